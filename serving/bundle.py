@@ -1,0 +1,380 @@
+"""The bundle: what a run hands to the world, and the only thing servers and clients need to know.
+
+    <bundles>/<model name>/<integer version>/
+      saved_model.pb variables/ fingerprint.pb       the float model, for TF Serving
+      assets/labels.txt                              one class name a line, in label order
+      assets.extra/tf_serving_warmup_requests        TFRecord of PredictionLog
+      model.tflite                                   the recommended variant, TF Serving's file name
+      model_<method>_<dtype>.tflite                  every variant, e.g. model_ptq_int8.tflite
+      manifest.json  card.html
+
+Signatures of the SavedModel (classification):
+  serving_default   image_bytes string (B,)   -> scores f32, classes i32, labels string: (B,k) each
+  preprocess        image_bytes string (B,)   -> images uint8 (B,H,W,3)
+  predict_tensor    images uint8 (B,H,W,3)    -> scores f32 (B,N): softmax over all classes
+  predict_examples  examples string (B,)      -> as serving_default
+TFLite: one input uint8 (1,H,W,3) RGB in [0, 255], one output f32 (1,N) softmax, labels.txt
+attached as a zip member. Normalisation, and softmax, live inside. Standard library only.
+"""
+
+import errno
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+MANIFEST_FILE = "manifest.json"
+CARD_FILE = "card.html"
+LABELS_FILE = "assets/labels.txt"
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+RECOMMENDED_TFLITE = "model.tflite"
+SAVED_MODEL_FILE = "saved_model.pb"
+
+# What may change about a bundle without changing the model it holds.
+_NOT_CONTENT = {MANIFEST_FILE, CARD_FILE}
+
+SIGNATURE_BYTES = "serving_default"
+SIGNATURE_PREPROCESS = "preprocess"
+SIGNATURE_TENSOR = "predict_tensor"
+SIGNATURE_EXAMPLES = "predict_examples"
+
+#: The variant name of the SavedModel itself; every other variant is a TFLite file.
+SAVED_MODEL = "saved_model"
+
+
+class BundleError(ValueError):
+    """A bundle that is missing, incomplete or of another format; names the path and the remedy."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One TFLite file of a bundle.
+
+    Attributes:
+      name: `<method>_<dtype>`, e.g. `pqat_int8`; the file is `model_<name>.tflite`.
+      method: `none`, `ptq`, `prune`, `qat` or `pqat` (prune-preserving QAT).
+      dtype: `fp32`, `dynamic` or `int8`.
+      size_bytes: of the file.
+      gzip_bytes: of the file after gzip -9, what a download costs.
+      sparsity: fraction of zero weights in the pruned layers, in [0, 1).
+    """
+
+    name: str
+    method: str
+    dtype: str
+    size_bytes: int
+    gzip_bytes: int
+    sparsity: float = 0.0
+
+    @property
+    def file(self) -> str:
+        """The file's name inside the bundle."""
+        return tflite_file(self.name)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The text of `manifest.json`; see the module's first lines for the contract it describes.
+
+    Attributes:
+      name: the model's name, e.g. `digits_cnn`; also its folder and its name on a server.
+      input: `{"height", "width", "crop_fraction"}` of the evaluation preprocessing.
+      top_k: how many classes `serving_default` returns.
+      recommended: name of the variant copied to `model.tflite`.
+      metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
+      benchmark: variant -> figures of `serving.benchmark`.
+    """
+
+    name: str
+    task: str
+    num_classes: int
+    input: dict[str, Any]
+    top_k: int
+    variants: tuple[Variant, ...]
+    recommended: str
+    config: dict[str, Any] = field(default_factory=dict)
+    config_hash: str = ""
+    git_commit: str = ""
+    stack: dict[str, str] = field(default_factory=dict)
+    data_fingerprint: str = ""
+    content_digest: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    benchmark: dict[str, Any] = field(default_factory=dict)
+    created: str = ""
+    format_version: int = 1
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "Manifest":
+        """Parses `text`; `source` names it in errors.
+
+        Raises:
+          BundleError: not JSON, a field is missing, or a newer format.
+        """
+        try:
+            raw = json.loads(text)
+            if raw.get("format_version", 1) > 1:
+                raise BundleError(
+                    f"{source} has format_version {raw['format_version']}, this version of "
+                    "sightline reads 1; upgrade sightline"
+                )
+            raw["variants"] = tuple(Variant(**v) for v in raw["variants"])
+            known = {f.name for f in fields(cls)}
+            return cls(**{key: value for key, value in raw.items() if key in known})
+        except BundleError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{source} is not a bundle manifest: {error}") from error
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: `path` is the version's folder, `labels` are in label order."""
+
+    path: Path
+    manifest: Manifest
+    labels: tuple[str, ...]
+
+    @property
+    def version(self) -> int:
+        """The version from the folder's name; 0 for a draft that was never pushed."""
+        return int(self.path.name) if self.path.name.isdigit() else 0
+
+    def tflite_path(self, variant: str) -> Path:
+        """The file of `variant`.
+
+        Raises:
+          BundleError: the bundle has no such variant; the message lists those it has.
+        """
+        names = [v.name for v in self.manifest.variants]
+        if variant not in names:
+            raise BundleError(
+                f"{self.path} has no variant {variant!r}; it has {SAVED_MODEL}, {', '.join(names)}"
+            )
+        return self.path / tflite_file(variant)
+
+
+def tflite_file(variant: str) -> str:
+    """The file name of a TFLite variant."""
+    return f"model_{variant}.tflite"
+
+
+def version_dirs(model_dir: Path) -> dict[int, Path]:
+    """Version -> folder of the complete versions under a model's folder, ascending.
+
+    Temporary folders do not count. TF Serving reads `00000123` as 123, so that does count; of two
+    spellings of one number the first by name is taken.
+    """
+    if not model_dir.is_dir():
+        return {}
+    found: dict[int, Path] = {}
+    for entry in sorted(model_dir.iterdir()):
+        name = entry.name
+        if name.isascii() and name.isdigit() and (entry / SAVED_MODEL_FILE).is_file():
+            found.setdefault(int(name), entry)
+    return dict(sorted(found.items()))
+
+
+def versions(model_dir: Path) -> list[int]:
+    """The complete versions under a model's folder, ascending; temporary folders do not count."""
+    return list(version_dirs(model_dir))
+
+
+def find_models(bundles_dir: Path) -> dict[str, list[int]]:
+    """Model name -> versions for every model under `bundles_dir` that has a version."""
+    if not bundles_dir.is_dir():
+        return {}
+    found = {
+        entry.name: versions(entry) for entry in sorted(bundles_dir.iterdir()) if entry.is_dir()
+    }
+    return {name: numbers for name, numbers in found.items() if numbers}
+
+
+def open_bundle(path: Path | str) -> Bundle:
+    """Opens a version's folder, or the newest version of a model's folder.
+
+    Raises:
+      BundleError: no such folder, no version in it, or the manifest or labels do not fit.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise BundleError(f"{path} is not a folder; give a bundle such as bundles/digits_cnn")
+    if not (path / SAVED_MODEL_FILE).is_file():
+        found = version_dirs(path)
+        if not found:
+            raise BundleError(
+                f"{path} holds no version: expected {path}/<integer>/{SAVED_MODEL_FILE}; "
+                "push one with `sightline run` or `sightline export`"
+            )
+        path = found[max(found)]
+    manifest_path = path / MANIFEST_FILE
+    if not manifest_path.is_file():
+        raise BundleError(f"{manifest_path} is missing: a SavedModel, but not a sightline bundle")
+    manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"), str(manifest_path))
+    labels = read_labels(path)
+    if len(labels) != manifest.num_classes:
+        raise BundleError(
+            f"{path / LABELS_FILE} has {len(labels)} lines, the manifest says "
+            f"{manifest.num_classes} classes"
+        )
+    return Bundle(path=path, manifest=manifest, labels=labels)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The class names of the bundle at `path`, in label order.
+
+    Raises:
+      BundleError: the file is missing.
+    """
+    labels_path = path / LABELS_FILE
+    if not labels_path.is_file():
+        raise BundleError(f"{labels_path} is missing")
+    return tuple(labels_path.read_text(encoding="utf-8").splitlines())
+
+
+def content_digest(path: Path) -> str:
+    """Sha256 hex over names and bytes of what makes the model; manifest and card do not count."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        name = file.relative_to(path).as_posix()
+        if name in _NOT_CONTENT:
+            continue
+        data = file.read_bytes()
+        digest.update(f"{name}\0{len(data)}\0".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def gzip_size(path: Path) -> int:
+    """Bytes of the file after gzip -9: what a download costs."""
+    return len(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
+
+
+def seal(path: Path, manifest: Manifest) -> Manifest:
+    """Makes the folder `path` a whole bundle: `model.tflite`, digest, and last the manifest.
+
+    Raises:
+      BundleError: `manifest.recommended` is no variant of it.
+    """
+    recommended = path / tflite_file(manifest.recommended)
+    if not recommended.is_file():
+        names = ", ".join(variant.name for variant in manifest.variants)
+        raise BundleError(f"{path} has no variant {manifest.recommended!r}; it has {names}")
+    shutil.copyfile(recommended, path / RECOMMENDED_TFLITE)
+    manifest = replace(manifest, content_digest=content_digest(path))
+    temporary = path / f".{MANIFEST_FILE}.{os.getpid()}"
+    temporary.write_text(manifest.to_json(), encoding="utf-8")
+    os.replace(temporary, path / MANIFEST_FILE)
+    return manifest
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """Where a push left the bundle; `pushed` is False when that content was there already."""
+
+    path: Path
+    version: int
+    pushed: bool
+
+
+def push(draft: Path, model_dir: Path) -> PushResult:
+    """Copies `draft` to the next version of `model_dir`, atomically and once.
+
+    The copy is written under a temporary name, flushed to disk, and renamed: a server polling the
+    folder sees the whole bundle or nothing. A content digest that a version there already has is
+    not pushed again.
+
+    Raises:
+      BundleError: `draft` is not a complete bundle.
+      OSError: the disk refused; nothing is left behind.
+    """
+    manifest = open_bundle(draft).manifest
+    digest = content_digest(draft)
+    if manifest.content_digest and manifest.content_digest != digest:
+        raise BundleError(f"{draft} was changed after its manifest was written; export it again")
+    found = version_dirs(model_dir)
+    for number, path in reversed(found.items()):
+        if _pushed_digest(path) == digest:
+            return PushResult(path=path, version=number, pushed=False)
+    model_dir.mkdir(parents=True, exist_ok=True)
+    _sweep(model_dir)
+    temporary = model_dir / f".pushing-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    try:
+        shutil.copytree(draft, temporary)
+        _fsync_tree(temporary)
+        version, target = _rename_to_next(temporary, model_dir)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _fsync_directory(model_dir)
+    return PushResult(path=target, version=version, pushed=True)
+
+
+def _rename_to_next(temporary: Path, model_dir: Path) -> tuple[int, Path]:
+    """Renames to the first free version; another push may take one between look and rename."""
+    while True:
+        version = max(version_dirs(model_dir), default=0) + 1
+        target = model_dir / str(version)
+        try:
+            os.rename(temporary, target)
+        except OSError as error:
+            # ENOTEMPTY and EEXIST say that the race was lost; retrying sees the winner's version.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not _is_version(target):
+                raise
+        else:
+            return version, target
+
+
+def _is_version(path: Path) -> bool:
+    return (path / SAVED_MODEL_FILE).is_file()
+
+
+def _pushed_digest(path: Path) -> str:
+    manifest_path = path / MANIFEST_FILE
+    if not manifest_path.is_file():
+        return ""
+    text = manifest_path.read_text(encoding="utf-8")
+    return Manifest.from_json(text, str(manifest_path)).content_digest or content_digest(path)
+
+
+def _sweep(model_dir: Path) -> None:
+    """Removes what a killed push left: temporary folders whose process is gone."""
+    for leftover in model_dir.glob(".pushing-*"):
+        pid = leftover.name.split("-")[1]
+        if not pid.isdigit() or not _is_running(int(pid)):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _fsync_tree(root: Path) -> None:
+    for entry in [*root.rglob("*"), root]:
+        if entry.is_dir():
+            _fsync_directory(entry)
+        else:
+            with entry.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

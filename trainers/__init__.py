@@ -1,0 +1,1 @@
+"""Models, data input, training, compression and export: TensorFlow and tf_keras, nothing of TFX."""

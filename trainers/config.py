@@ -1,0 +1,295 @@
+"""One run's whole configuration: frozen dataclasses, dotted overrides, a hash.
+
+    config = override(recipe("digits_cnn"), ["train.epochs=5", "optim.learning_rate=0.02"])
+
+Standard library only: reading a configuration never loads TensorFlow.
+"""
+
+import hashlib
+import json
+import typing
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from trainers.registry import nearest
+
+
+class ConfigError(ValueError):
+    """A key or value the configuration does not take; the message gives the remedy."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read and how it becomes pixels.
+
+    Attributes:
+      dir: folder holding `dataset.json` and `Split-*`.
+      image_size: (height, width) in pixels that the network sees.
+      crop_fraction: evaluation keeps this central part of each side, in (0, 1], then resizes.
+      mean: per-channel mean on the [0, 255] scale, subtracted inside the model's graph.
+      std: per-channel deviation on the same scale, divided by inside the model's graph.
+      augment: names of training augmentations, applied in order.
+      on_error: `raise` stops at a bad record, `skip` counts it.
+      max_skipped: with `skip`, more than this many bad records is an error after all.
+    """
+
+    dir: str = ""
+    image_size: tuple[int, int] = (224, 224)
+    crop_fraction: float = 0.875
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    augment: tuple[str, ...] = ()
+    on_error: str = "raise"
+    max_skipped: int = 10
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network.
+
+    Attributes:
+      name: a registered model, e.g. `cnn`, `resnet20`, `resnet50`, `vit_s16`.
+      dropout: rate before the classifier, in [0, 1).
+      options: further keyword arguments of that model's builder, e.g. `{"width": 32}`.
+    """
+
+    name: str = "cnn"
+    dropout: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedule.
+
+    Attributes:
+      name: `sgd` (Nesterov-free momentum), `adam` or `adamw`.
+      learning_rate: peak, for the recipe's own `train.global_batch`.
+      schedule: `step` (divide by 10 at each of `step_fractions`), `cosine` or `constant`.
+      step_fractions: fractions of the run after which `step` divides by 10.
+      warmup_steps: linear from 0 to the peak.
+      weight_decay: decoupled for adamw, L2 in the loss for sgd and adam; never on biases or norms.
+      clip_norm: global gradient norm limit; 0 is off.
+    """
+
+    name: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    step_fractions: tuple[float, ...] = (0.3, 0.6, 0.9)
+    warmup_steps: int = 0
+    weight_decay: float = 5e-4
+    clip_norm: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop.
+
+    Attributes:
+      global_batch: images a step over all replicas.
+      label_smoothing: in [0, 1).
+      strategy: `one` (one device), `mirrored`, `multi_worker` or `tpu`.
+    """
+
+    epochs: int = 30
+    global_batch: int = 128
+    label_smoothing: float = 0.0
+    seed: int = 0
+    strategy: str = "one"
+    tpu: str = ""
+
+
+@dataclass(frozen=True)
+class CompressConfig:
+    """What compression methods get.
+
+    Attributes:
+      sparsity: final fraction of zero weights for `prune` and `pqat`, in [0, 1).
+      prune_epochs: epochs of fine-tuning while pruning.
+      qat_epochs: epochs of quantisation-aware fine-tuning.
+      learning_rate: peak of the fine-tuning schedules (cosine, same optimiser).
+      calibration_images: training images that calibrate int8 ranges.
+    """
+
+    sparsity: float = 0.8
+    prune_epochs: int = 8
+    qat_epochs: int = 4
+    learning_rate: float = 0.01
+    calibration_images: int = 256
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What the bundle offers.
+
+    Attributes:
+      top_k: classes that `serving_default` returns, capped at the number of classes.
+      warmup_requests: how many evaluation images become warm-up requests.
+    """
+
+    top_k: int = 5
+    warmup_requests: int = 4
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How evaluation runs; the batch size never changes a metric."""
+
+    batch: int = 256
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a trained model. `name` is also the bundle's name."""
+
+    name: str
+    task: str = "classification"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    compress: CompressConfig = field(default_factory=CompressConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def override(config: Config, assignments: Iterable[str]) -> Config:
+    """`config` with `section.key=value` assignments applied, values as JSON or bare words.
+
+    Raises:
+      ConfigError: not of that form, an unknown key (the nearest are named), or a wrong type.
+    """
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"{assignment!r} is not `key=value`, e.g. train.epochs=5")
+        config = _assign(config, key.strip().split("."), text.strip(), key.strip())
+    return config
+
+
+def _assign(node: Any, path: list[str], text: str, whole: str) -> Any:
+    names = [f.name for f in fields(node)]
+    if path[0] not in names:
+        raise ConfigError(
+            f"unknown config key {whole!r}: no {path[0]!r}; {nearest(path[0], names)}"
+        )
+    current = getattr(node, path[0])
+    if len(path) > 1:
+        if isinstance(current, dict):
+            return replace(node, **{path[0]: {**current, ".".join(path[1:]): _parse(text)}})
+        if not is_dataclass(current):
+            raise ConfigError(f"config key {whole!r}: {path[0]!r} has no parts")
+        return replace(node, **{path[0]: _assign(current, path[1:], text, whole)})
+    if is_dataclass(current):
+        inner = [f"{whole}.{f.name}" for f in fields(current)]
+        raise ConfigError(f"config key {whole!r} is a section; set one of {', '.join(inner)}")
+    wanted = typing.get_type_hints(type(node))[path[0]]
+    return replace(node, **{path[0]: _typed(_parse(text), wanted, whole)})
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _typed(value: Any, wanted: Any, key: str) -> Any:
+    """`value` as `wanted`: int, float, str, dict or a tuple of one of those."""
+    origin = typing.get_origin(wanted)
+    if origin is tuple:
+        items = value if isinstance(value, list) else str(value).split(",") if value != "" else []
+        inner, *rest = typing.get_args(wanted)
+        if rest and rest[0] is not Ellipsis and len(items) != 1 + len(rest):
+            raise ConfigError(f"{key} takes {1 + len(rest)} values, got {value!r}")
+        parsed = (_parse(item) if isinstance(item, str) else item for item in items)
+        return tuple(_typed(item, inner, key) for item in parsed)
+    if origin is dict:
+        wanted = dict
+    if wanted is str and not isinstance(value, (dict, list)):
+        return value if isinstance(value, str) else json.dumps(value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise ConfigError(f"{key} takes {wanted.__name__}, got {value!r}")
+    return value
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain dictionaries and lists, as JSON holds them."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def from_dict(raw: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`.
+
+    Raises:
+      ConfigError: an unknown key (the nearest are named) or a wrong type.
+    """
+    return _build(Config, raw, "")
+
+
+def _build(kind: Any, raw: dict[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key not in hints:
+            raise ConfigError(f"unknown config key {prefix + key!r}; {nearest(key, list(hints))}")
+        wanted = hints[key]
+        if is_dataclass(wanted):
+            values[key] = _build(wanted, value, f"{prefix}{key}.")
+        else:
+            values[key] = _typed(value, wanted, prefix + key)
+    return kind(**values)
+
+
+def config_hash(config: Config) -> str:
+    """First 16 hex digits of the sha256 of the configuration's canonical JSON."""
+    text = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def validate(config: Config) -> Config:
+    """`config` itself, when every value is in range.
+
+    Raises:
+      ConfigError: names the key, the value and what is allowed.
+    """
+    checks = [
+        ("data.image_size", min(config.data.image_size) >= 1, "positive pixels"),
+        ("data.crop_fraction", 0 < config.data.crop_fraction <= 1, "in (0, 1]"),
+        ("data.mean", len(config.data.mean) == 3, "three values, one a channel"),
+        (
+            "data.std",
+            len(config.data.std) == 3 and min(config.data.std) > 0,
+            "three positive values",
+        ),
+        ("data.on_error", config.data.on_error in ("raise", "skip"), "raise or skip"),
+        ("model.dropout", 0 <= config.model.dropout < 1, "in [0, 1)"),
+        ("optim.learning_rate", config.optim.learning_rate > 0, "positive"),
+        ("optim.name", config.optim.name in ("sgd", "adam", "adamw"), "sgd, adam or adamw"),
+        (
+            "optim.schedule",
+            config.optim.schedule in ("step", "cosine", "constant"),
+            "step, cosine or constant",
+        ),
+        ("train.epochs", config.train.epochs >= 1, "at least 1"),
+        ("train.global_batch", config.train.global_batch >= 1, "at least 1"),
+        ("train.label_smoothing", 0 <= config.train.label_smoothing < 1, "in [0, 1)"),
+        (
+            "train.strategy",
+            config.train.strategy in ("one", "mirrored", "multi_worker", "tpu"),
+            "one, mirrored, multi_worker or tpu",
+        ),
+        ("compress.sparsity", 0 <= config.compress.sparsity < 1, "in [0, 1); 80 % is written 0.8"),
+        ("export.top_k", config.export.top_k >= 1, "at least 1"),
+        ("eval.batch", config.eval.batch >= 1, "at least 1"),
+    ]
+    for key, fine, allowed in checks:
+        if not fine:
+            section, name = key.split(".")
+            value = getattr(getattr(config, section), name)
+            raise ConfigError(f"{key} must be {allowed}, got {value!r}")
+    return config

@@ -1,0 +1,14 @@
+"""The one door to Keras: `tf_keras` (Keras 2), which TFMOT, TFMA and multi-worker training need.
+
+Every other file says `from trainers.keras import keras`. The variable below also turns
+`tf.keras` inside third-party code into `tf_keras`, so it has to be set before TensorFlow loads.
+"""
+
+import os
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tf_keras as keras
+
+__all__ = ["keras"]
