@@ -1,0 +1,204 @@
+"""Training augmentations, by the names that `config.data.augment` lists.
+
+Two kinds. A *crop* chooses which box of the stored picture is resized to the network's size, in
+place of the central crop (kept apart from pixels so that a JPEG can be decoded only there). An
+*augmentation* changes the resized picture. Each gets a seed of its own per example and epoch, so a
+run repeats exactly. A new one is a decorated function in any file of this package.
+
+| name | kind | does |
+|---|---|---|
+| random_resized_crop | crop | 8-100 % of the area, aspect 3/4 to 4/3 |
+| flip | augmentation | left-right, half of the time |
+| shift | augmentation | up to an eighth of each side, black behind |
+| pad_crop | augmentation | up to 4 px each way, black behind |
+| rotate | augmentation | up to 10 degrees, edge pixels behind |
+| brightness | augmentation | times 0.8 to 1.2 |
+| contrast | augmentation | times 0.8 to 1.2 around the picture's mean |
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from trainers.config import ConfigError, DataConfig
+from trainers.data.decode import decode_image
+from trainers.data.preprocess import central_crop, resize_image, to_uint8
+from trainers.registry import Registry, nearest
+
+#: `(size, seed) -> box`: size (2,) int32 height, width; box (4,) int32 top, left, height, width.
+Crop = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+#: `(image, seed) -> image`, both (H, W, 3) uint8 of one size.
+Augmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+crops: Registry[Crop] = Registry("crop", "trainers.data")
+augmentations: Registry[Augmentation] = Registry("augmentation", "trainers.data")
+
+# Szegedy et al. 2015 (Going deeper with convolutions), section 6: training crops.
+_AREA = (0.08, 1.0)
+_ASPECT = (3 / 4, 4 / 3)
+# He et al. 2015 (Deep residual learning), section 4.2: CIFAR-10 padding.
+_PAD_PX = 4
+_SHIFT_FRACTION = 1 / 8
+_ROTATE_DEGREES = 10.0
+_JITTER = 0.2
+
+
+def split_names(names: Sequence[str]) -> tuple[Crop | None, list[Augmentation]]:
+    """The crop and the augmentations that `names` ask for, the latter in order.
+
+    Raises:
+      ConfigError: an unknown name (the nearest are given) or two crops.
+    """
+    known_crops, known = crops.names(), augmentations.names()
+    for name in names:
+        if name not in known_crops and name not in known:
+            raise ConfigError(
+                f"data.augment: unknown augmentation {name!r}; {nearest(name, known_crops + known)}"
+            )
+    chosen = [name for name in names if name in known_crops]
+    if len(chosen) > 1:
+        raise ConfigError(f"data.augment takes one crop, got {', '.join(chosen)}")
+    rest = [augmentations.get(name) for name in names if name in known]
+    return (crops.get(chosen[0]) if chosen else None), rest
+
+
+def train_image(encoded: tf.Tensor, seed: tf.Tensor, *, data: DataConfig) -> tf.Tensor:
+    """An augmented training image from encoded bytes.
+
+    Args:
+      encoded: () string.
+      seed: (2,) int32, a different one for every example and epoch.
+      data: `image_size`, `crop_fraction` and `augment` are used.
+
+    Returns:
+      (height, width, 3) uint8.
+    """
+    crop, _ = split_names(data.augment)
+    image = decode_image(encoded)
+    if crop is None:
+        image = central_crop(image, crop_fraction=data.crop_fraction)
+    else:
+        box = crop(tf.shape(image)[:2], _fold(seed, 0))
+        image = tf.slice(image, [box[0], box[1], 0], [box[2], box[3], 3])
+    return augment_image(resize_image(image, image_size=data.image_size), seed, names=data.augment)
+
+
+def augment_image(image: tf.Tensor, seed: tf.Tensor, *, names: Sequence[str]) -> tf.Tensor:
+    """`image` after the augmentations among `names` (crops are for `train_image`).
+
+    Args:
+      image: (H, W, 3) uint8 with a static shape.
+      seed: (2,) int32.
+      names: registered names, applied in order.
+
+    Returns:
+      (H, W, 3) uint8.
+    """
+    for position, augmentation in enumerate(split_names(names)[1], start=1):
+        image = augmentation(image, _fold(seed, position))
+    return image
+
+
+@crops.register("random_resized_crop")
+def random_resized_crop(size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """A box of random area and aspect, clipped to the picture.
+
+    Args:
+      size: (2,) int32 height, width.
+      seed: (2,) int32.
+
+    Returns:
+      (4,) int32 top, left, height, width; never empty.
+    """
+    draws = tf.random.stateless_uniform((4,), seed)
+    sides = tf.cast(size, tf.float32)
+    area = (_AREA[0] + draws[0] * (_AREA[1] - _AREA[0])) * sides[0] * sides[1]
+    low, high = math.log(_ASPECT[0]), math.log(_ASPECT[1])
+    aspect = tf.exp(low + draws[1] * (high - low))
+    box = tf.stack([tf.sqrt(area / aspect), tf.sqrt(area * aspect)])
+    kept = tf.clip_by_value(tf.cast(tf.round(box), tf.int32), 1, size)
+    free = tf.cast(size - kept + 1, tf.float32)
+    start = tf.minimum(tf.cast(tf.floor(draws[2:] * free), tf.int32), size - kept)
+    return tf.concat([start, kept], 0)
+
+
+@augmentations.register("flip")
+def flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Mirrored left to right, half of the time."""
+    return tf.image.stateless_random_flip_left_right(image, seed)
+
+
+@augmentations.register("shift")
+def shift(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Moved by up to an eighth of each side (at least one pixel), black where nothing was."""
+    height, width = _sides(image)
+    return _translate(
+        image,
+        seed,
+        max(1, round(height * _SHIFT_FRACTION)),
+        max(1, round(width * _SHIFT_FRACTION)),
+    )
+
+
+@augmentations.register("pad_crop")
+def pad_crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Padded by 4 black pixels and cropped back: the CIFAR-10 recipe."""
+    return _translate(image, seed, _PAD_PX, _PAD_PX)
+
+
+@augmentations.register("rotate")
+def rotate(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Turned around the centre by up to 10 degrees, bilinear, edge pixels repeated behind."""
+    limit = math.radians(_ROTATE_DEGREES)
+    angle = tf.random.stateless_uniform((), seed, -limit, limit)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    height, width = _sides(image)
+    middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
+    across = middle_x - cos * middle_x + sin * middle_y
+    down = middle_y - sin * middle_x - cos * middle_y
+    transform = tf.stack([cos, -sin, across, sin, cos, down, 0.0, 0.0])
+    turned = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(image, tf.float32)[None],
+        transforms=transform[None],
+        output_shape=(height, width),
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+        fill_value=0.0,
+    )
+    return tf.ensure_shape(to_uint8(turned[0]), image.shape)
+
+
+@augmentations.register("brightness")
+def brightness(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Every value times one factor from 0.8 to 1.2."""
+    factor = tf.random.stateless_uniform((), seed, 1 - _JITTER, 1 + _JITTER)
+    return to_uint8(tf.cast(image, tf.float32) * factor)
+
+
+@augmentations.register("contrast")
+def contrast(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Distances from the picture's mean times one factor from 0.8 to 1.2."""
+    factor = tf.random.stateless_uniform((), seed, 1 - _JITTER, 1 + _JITTER)
+    values = tf.cast(image, tf.float32)
+    mean = tf.reduce_mean(values)
+    return to_uint8(mean + (values - mean) * factor)
+
+
+def _fold(seed: tf.Tensor, step: int) -> Any:
+    """A seed of its own for each step that one example goes through."""
+    return tf.random.fold_in(seed, step)
+
+
+def _sides(image: tf.Tensor) -> tuple[int, int]:
+    shape: Any = image.shape
+    return shape[0], shape[1]
+
+
+def _translate(image: tf.Tensor, seed: tf.Tensor, down_px: int, across_px: int) -> tf.Tensor:
+    padded = tf.pad(image, [[down_px, down_px], [across_px, across_px], [0, 0]])
+    seeds = tf.random.split(seed, 2)
+    down = tf.random.stateless_uniform((), seeds[0], 0, 2 * down_px + 1, tf.int32)
+    across = tf.random.stateless_uniform((), seeds[1], 0, 2 * across_px + 1, tf.int32)
+    return tf.slice(padded, [down, across, 0], image.shape)

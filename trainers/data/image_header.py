@@ -1,0 +1,166 @@
+"""What an encoded picture's first bytes say: format, size, channels, and whether to decode it.
+
+Standard library only: a verdict before any decoder allocates memory, cheap enough for every
+request. `trainers.data.decode.load_image` adds the decoder's own verdict.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: 64 megapixels: 192 MB as uint8 RGB, above any camera in the field and below a bomb.
+MAX_PIXELS = 64 * 1024 * 1024
+
+_BMP_RGB, _BMP_BITFIELDS = 0, 3
+_BMP_BGRA_MASKS = (0x00FF0000, 0x0000FF00, 0x000000FF)
+# JPEG start-of-frame markers; C4 (tables), C8 (reserved) and CC (arithmetic tables) are not.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+
+
+class ImageError(ValueError):
+    """Bytes that are not a picture the exported graph decodes; the message says why."""
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the header declares.
+
+    Attributes:
+      format: `JPEG`, `PNG`, `BMP` or `GIF`, from the content and never from a file name.
+      height: rows in pixels, as stored (EXIF orientation is not applied, here or in the graph).
+      width: columns in pixels, as stored.
+      channels: 1 grey, 2 grey and alpha, 3 colour or palette, 4 with alpha or CMYK.
+    """
+
+    format: str
+    height: int
+    width: int
+    channels: int
+
+
+def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """The header of an encoded picture, when its format and size are ones the graph takes.
+
+    A damaged body passes: only a decoder can tell.
+
+    Args:
+      data: the encoded bytes.
+      max_pixels: largest height times width.
+
+    Raises:
+      ImageError: empty, another format, a broken header, a BMP flavour that TensorFlow would
+        misread (palette, RLE, unusual masks), or more than `max_pixels`.
+    """
+    if not data:
+        raise ImageError("empty: 0 bytes; send the bytes of a JPEG, PNG, BMP or GIF picture")
+    for magic, read in _READERS.items():
+        if data.startswith(magic):
+            header = _read(read, data)
+            break
+    else:
+        raise ImageError(
+            f"not an image: {len(data)} bytes starting {data[:8]!r}{_guess(data)}; "
+            "allowed are JPEG, PNG, BMP and GIF"
+        )
+    if header.height < 1 or header.width < 1:
+        raise ImageError(f"{header.format} header says {header.height} x {header.width} pixels")
+    if header.height * header.width > max_pixels:
+        raise ImageError(
+            f"{header.format} of {header.height} x {header.width} = "
+            f"{header.height * header.width:,} pixels is over the limit of {max_pixels:,}; "
+            "send a smaller picture"
+        )
+    return header
+
+
+def _read(read: Callable[[bytes], ImageHeader], data: bytes) -> ImageHeader:
+    try:
+        return read(data)
+    except (struct.error, IndexError) as error:
+        raise ImageError(f"broken header: the file ends in it, after {len(data)} bytes") from error
+
+
+def _jpeg(data: bytes) -> ImageHeader:
+    position = 2
+    while True:
+        position = data.find(b"\xff", position)
+        if position < 0:
+            raise ImageError("broken JPEG: no frame header, the file is truncated or not a JPEG")
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+        elif marker in _JPEG_FRAMES:
+            height, width, channels = struct.unpack_from(">HHB", data, position + 5)
+            return ImageHeader("JPEG", height, width, channels)
+        elif marker == 0xD9:
+            raise ImageError("broken JPEG: it ends before a frame header")
+        elif marker == 0 or marker in _JPEG_NO_LENGTH:
+            position += 2
+        else:
+            (length,) = struct.unpack_from(">H", data, position + 2)
+            position += 2 + length
+
+
+def _png(data: bytes) -> ImageHeader:
+    name, width, height, _, colour = struct.unpack_from(">4sIIBB", data, 12)
+    if name != b"IHDR" or colour not in _PNG_CHANNELS:
+        raise ImageError(f"broken PNG: first chunk {name!r}, colour type {colour}")
+    return ImageHeader("PNG", height, width, _PNG_CHANNELS[colour])
+
+
+def _gif(data: bytes) -> ImageHeader:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return ImageHeader("GIF", height, width, 3)
+
+
+def _bmp(data: bytes) -> ImageHeader:
+    """Refuses a palette or odd masks: TensorFlow takes 8 bits as grey, 32 as BGRA, regardless."""
+    size, width, height, _, bits, compression = struct.unpack_from("<IiiHHI", data, 14)
+    if size < 40:
+        raise ImageError(f"BMP with an OS/2 header ({size} bytes) is not decoded; save it as PNG")
+    if bits not in (8, 24, 32) or compression not in (_BMP_RGB, _BMP_BITFIELDS):
+        raise ImageError(
+            f"BMP with {bits} bits a pixel and compression {compression} is not decoded; "
+            "save it as PNG"
+        )
+    if bits == 8 and not _grey_palette(data, size):
+        raise ImageError("BMP with a colour palette is not decoded; save it as PNG")
+    if compression == _BMP_BITFIELDS and struct.unpack_from("<III", data, 54) != _BMP_BGRA_MASKS:
+        raise ImageError("BMP with channel masks other than BGRA is not decoded; save it as PNG")
+    return ImageHeader("BMP", abs(height), width, bits // 8)
+
+
+def _grey_palette(data: bytes, header_size: int) -> bool:
+    (used,) = struct.unpack_from("<I", data, 46)
+    start, count = 14 + header_size, used or 256
+    palette = data[start : start + 4 * count]
+    identity = b"".join(bytes((level, level, level)) for level in range(min(count, 256)))
+    stored = b"".join(palette[i : i + 3] for i in range(0, len(palette), 4))
+    return stored == identity
+
+
+def _guess(data: bytes) -> str:
+    """A name for well-known contents that are not decoded."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return " (WebP)"
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return " (TIFF)"
+    if data[4:8] == b"ftyp":
+        return " (AVIF or HEIF)"
+    if data[:1] == b"P" and data[1:2] in b"123456":
+        return " (PPM)"
+    if data[:5] == b"%PDF-":
+        return " (PDF)"
+    if data.lstrip()[:1] in (b"<", b"{"):
+        return " (text)"
+    return ""
+
+
+_READERS: dict[bytes, Callable[[bytes], ImageHeader]] = {
+    b"\xff\xd8\xff": _jpeg,
+    b"\x89PNG\r\n\x1a\n": _png,
+    b"GIF8": _gif,
+    b"BM": _bmp,
+}

@@ -1,0 +1,88 @@
+"""Evaluation preprocessing: one function for training, evaluation and the exported graph.
+
+Crop first, then resize (bilinear, half-pixel centres, no antialias: what TFLite's ResizeBilinear
+also computes), so that pixels which are cropped away are never resized.
+"""
+
+import tensorflow as tf
+
+from trainers.data.decode import decode_image
+
+
+def eval_image(
+    encoded: tf.Tensor, *, image_size: tuple[int, int], crop_fraction: float
+) -> tf.Tensor:
+    """The uint8 image that the network sees for encoded bytes.
+
+    Args:
+      encoded: () string, see `decode_image`.
+      image_size: (height, width) in pixels of the result.
+      crop_fraction: the central part of each side that is kept, in (0, 1]; 1 keeps everything.
+
+    Returns:
+      (height, width, 3) uint8 RGB in [0, 255].
+
+    Raises:
+      tf.errors.InvalidArgumentError: when run on bytes that do not decode.
+    """
+    return resize_image(
+        central_crop(decode_image(encoded), crop_fraction=crop_fraction), image_size=image_size
+    )
+
+
+def eval_images(
+    encoded: tf.Tensor, *, image_size: tuple[int, int], crop_fraction: float
+) -> tf.Tensor:
+    """`eval_image` of a batch, for signatures that take bytes.
+
+    Args:
+      encoded: (B,) string; B may be 0.
+      image_size: (height, width) in pixels of the result.
+      crop_fraction: see `eval_image`.
+
+    Returns:
+      (B, height, width, 3) uint8.
+    """
+    return tf.map_fn(
+        lambda one: eval_image(one, image_size=image_size, crop_fraction=crop_fraction),
+        encoded,
+        fn_output_signature=tf.TensorSpec((*image_size, 3), tf.uint8),
+    )
+
+
+def central_crop(image: tf.Tensor, *, crop_fraction: float) -> tf.Tensor:
+    """The central `crop_fraction` of each side, at least one pixel, rounded half to even.
+
+    Args:
+      image: (H, W, 3).
+      crop_fraction: in (0, 1].
+
+    Returns:
+      (h, w, 3) of the same dtype; an odd remainder is left at the bottom and right.
+    """
+    if crop_fraction == 1.0:
+        return image
+    size = tf.shape(image)[:2]
+    kept = tf.cast(tf.round(tf.cast(size, tf.float32) * crop_fraction), tf.int32)
+    kept = tf.maximum(kept, 1)
+    start = (size - kept) // 2
+    return tf.slice(image, tf.concat([start, [0]], 0), tf.concat([kept, [3]], 0))
+
+
+def resize_image(image: tf.Tensor, *, image_size: tuple[int, int]) -> tf.Tensor:
+    """Bilinear resizing without antialias, rounded half to even.
+
+    Args:
+      image: (H, W, 3) uint8.
+      image_size: (height, width) in pixels.
+
+    Returns:
+      (height, width, 3) uint8; equal to `image` where that has this size.
+    """
+    resized = tf.image.resize(image, image_size, method="bilinear", antialias=False)
+    return to_uint8(resized)
+
+
+def to_uint8(values: tf.Tensor) -> tf.Tensor:
+    """Floats on the [0, 255] scale as uint8: rounded half to even, clipped."""
+    return tf.cast(tf.clip_by_value(tf.round(values), 0.0, 255.0), tf.uint8)

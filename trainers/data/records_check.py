@@ -1,0 +1,153 @@
+"""Finds bad records and names them by file and index, which tf.data's own errors do not.
+
+Nothing here runs while all is well: the input pipeline calls it after an error, or once before the
+first epoch when `data.on_error` is `skip`.
+"""
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from trainers.data import features
+from trainers.data.decode import decode_bytes
+from trainers.data.features import DatasetError, DatasetInfo
+from trainers.data.image_header import ImageError
+
+#: Keys a record must have, with the list of `tf.train.Feature` that holds them.
+REQUIRED = {
+    features.IMAGE: "bytes_list",
+    features.LABEL: "int64_list",
+    features.ID: "bytes_list",
+    **dict.fromkeys(features.SLICES, "bytes_list"),
+}
+
+
+class DataError(DatasetError):
+    """Records that cannot be used; the message names the file, the record and the remedy."""
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """One record that cannot be used.
+
+    Attributes:
+      file: path of the shard.
+      index: position in the shard, from 0.
+      reason: what is wrong, in words.
+      ends_shard: nothing after it can be read (truncated file, broken checksum).
+    """
+
+    file: str
+    index: int
+    reason: str
+    ends_shard: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.file} record {self.index}: {self.reason}"
+
+
+def shard_files(directory: Path | str, split: str, info: DatasetInfo) -> list[str]:
+    """The shards of one split, sorted.
+
+    Raises:
+      DataError: `info` has no such split, or not as many shards as `info` says are there.
+    """
+    if split not in info.splits or info.splits[split].examples == 0:
+        have = ", ".join(name for name, one in info.splits.items() if one.examples) or "none"
+        raise DataError(f"data set {info.name!r} has no examples in split {split!r}; it has {have}")
+    pattern = features.shard_pattern(glob.escape(str(directory)), split)
+    files = sorted(glob.glob(pattern))
+    if len(files) != info.splits[split].shards:
+        raise DataError(
+            f"{features.shard_pattern(directory, split)} matches {len(files)} files, "
+            f"{features.DATASET_FILE} says {info.splits[split].shards}; ingest the data again"
+        )
+    return files
+
+
+def validate_records(
+    directory: Path | str, split: str, info: DatasetInfo, *, limit: int | None = None
+) -> list[BadRecord]:
+    """Every record of a split that cannot be used, in file order; all are read and decoded.
+
+    Args:
+      directory: the data set's folder.
+      split: `train`, `validation` or `test`.
+      info: the folder's `dataset.json`.
+      limit: stop after this many.
+
+    Raises:
+      DataError: the split or a shard is missing.
+    """
+    found: list[BadRecord] = []
+    for bad in _scan(directory, split, info):
+        found.append(bad)
+        if limit is not None and len(found) >= limit:
+            break
+    return found
+
+
+def find_bad_record(directory: Path | str, split: str, info: DatasetInfo) -> BadRecord | None:
+    """The first bad record of a split, None where all are fine."""
+    return next(iter(validate_records(directory, split, info, limit=1)), None)
+
+
+def count_records(files: list[str]) -> int:
+    """How many records the shards hold; a broken shard counts up to its break."""
+    return sum(not isinstance(one, BadRecord) for file in files for one in _records(file))
+
+
+def check_example(serialized: bytes, info: DatasetInfo) -> str:
+    """Why a serialised tf.Example cannot be used; empty when it can."""
+    try:
+        example = tf.train.Example.FromString(serialized)
+    except DecodeError:
+        return f"{len(serialized)} bytes that are not a tf.Example"
+    feature = example.features.feature
+    for key, kind in REQUIRED.items():
+        if key not in feature:
+            have = ", ".join(sorted(feature)) or "nothing"
+            return f"no {key!r}, it has {have}; write records with `sightline ingest`"
+        if len(getattr(feature[key], kind).value) != 1:
+            return f"{key!r} must be one value in {kind}, got {feature[key].WhichOneof('kind')}"
+    label = feature[features.LABEL].int64_list.value[0]
+    low, high = info.label_offset, info.label_offset + info.num_classes - 1
+    if not low <= label <= high:
+        return f"label {label} is outside {low}..{high} ({info.num_classes} classes)"
+    try:
+        decode_bytes(feature[features.IMAGE].bytes_list.value[0])
+    except ImageError as error:
+        return f"picture does not decode: {error}"
+    return ""
+
+
+def _scan(directory: Path | str, split: str, info: DatasetInfo) -> Iterator[BadRecord]:
+    for file in shard_files(directory, split, info):
+        for index, one in enumerate(_records(file)):
+            if isinstance(one, BadRecord):
+                yield one
+                continue
+            reason = check_example(one, info)
+            if reason:
+                yield BadRecord(file, index, reason)
+
+
+def _records(file: str) -> Iterator[bytes | BadRecord]:
+    """The records of a shard; where reading fails, one `BadRecord` ends them."""
+    iterator = iter(tf.data.TFRecordDataset(file))
+    index = 0
+    while True:
+        try:
+            record = bytes(next(iterator).numpy())
+        except StopIteration:
+            return
+        except tf.errors.DataLossError as error:
+            reason = error.message.split("}}")[-1].split(" [Op:")[0].strip()
+            yield BadRecord(file, index, f"truncated or corrupt shard ({reason})", ends_shard=True)
+            return
+        yield record
+        index += 1
