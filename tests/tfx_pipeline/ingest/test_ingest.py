@@ -1,0 +1,252 @@
+"""The whole job: pictures in, records out, read back by the training input."""
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tfx_pipeline.ingest import IngestError, ingest
+from trainers.config import Config, DataConfig, TrainConfig
+from trainers.data import features
+from trainers.data.features import DatasetInfo
+from trainers.data.pipeline import eval_batches, raw_examples, train_batches
+from trainers.data.records_check import validate_records
+
+
+def files(folder):
+    """Relative path -> sha256 of every file."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def records(folder):
+    """Source file -> (split, label, sha256, picture bytes)."""
+    found = {}
+    for split in features.SPLITS:
+        for raw in raw_examples(folder, split):
+            feature = tf.train.Example.FromString(raw).features.feature
+            name = feature[features.FILENAME].bytes_list.value[0].decode()
+            assert name not in found
+            found[name] = (
+                split,
+                feature[features.LABEL].int64_list.value[0],
+                feature[features.ID].bytes_list.value[0].decode(),
+                feature[features.IMAGE].bytes_list.value[0],
+            )
+    return found
+
+
+def rejected(folder):
+    lines = (folder / features.REJECTED_FILE).read_text().splitlines()
+    return {one["file"]: one["reason"] for one in map(json.loads, lines)}
+
+
+def extract(shared_data, package, folder):
+    with tarfile.open(shared_data / f"{package}.tar") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    out = tmp_path_factory.mktemp("ingest") / "digits"
+    return out, ingest("digits", out)
+
+
+def test_digits_are_all_there_with_imagenet_labels(digits):
+    out, info = digits
+    found = records(out)
+    target = load_digits().target
+    assert {name: label for name, (_, label, _, _) in found.items()} == {
+        f"{index:04d}.png": digit + 1 for index, digit in enumerate(target)
+    }
+    assert info.label_offset == 1
+    assert info.rejected == 0
+    assert DatasetInfo.load(out) == info
+    assert info.splits["test"].examples >= 350
+    shares = {split: one.examples / 1797 for split, one in info.splits.items()}
+    assert shares == pytest.approx({"train": 0.6, "validation": 0.2, "test": 0.2}, abs=0.03)
+    for split, one in info.splits.items():
+        assert sum(one.per_class.values()) == one.examples
+        assert validate_records(out, split, info) == []
+
+
+def test_the_same_input_gives_the_same_bytes_in_tfx_layout(digits, tmp_path):
+    out, info = digits
+    again = ingest("digits", tmp_path / "again")
+    assert again == info
+    assert files(tmp_path / "again") == files(out)
+    assert set(files(out)) == {"dataset.json", "rejected.jsonl"} | {
+        f"Split-{split}/data_tfrecord-0000{shard}-of-00002"
+        for split in features.SPLITS
+        for shard in range(2)
+    }
+
+
+def test_records_are_in_order_of_their_id_and_ids_are_the_content(digits):
+    for raw_file in sorted(digits[0].rglob("data_tfrecord*")):
+        ids = []
+        for raw in tf.data.TFRecordDataset(str(raw_file)).as_numpy_iterator():
+            feature = tf.train.Example.FromString(raw).features.feature
+            ids.append(feature[features.ID].bytes_list.value[0])
+            data = feature[features.IMAGE].bytes_list.value[0]
+            assert hashlib.sha256(data).hexdigest().encode() == ids[-1]
+        assert ids == sorted(ids)
+
+
+def test_training_input_reads_what_ingest_wrote(digits):
+    out, info = digits
+    config = Config(
+        name="t",
+        data=DataConfig(dir=str(out), image_size=(8, 8), crop_fraction=1.0),
+        train=TrainConfig(global_batch=64),
+    )
+    scans = load_digits()
+    known = {
+        np.round(image * (255 / 16)).astype(np.uint8).tobytes(): digit
+        for image, digit in zip(scans.images, scans.target, strict=True)
+    }
+    seen = 0
+    for images, labels in train_batches(config, info, epoch=0):
+        for image, label in zip(images.numpy(), labels.numpy(), strict=True):
+            assert known[image[..., 0].tobytes()] == label
+            seen += 1
+    assert seen == info.splits["train"].examples // 64 * 64
+    total = sum(float(tf.reduce_sum(b.mask)) for b in eval_batches(config, info, "test"))
+    assert total == info.splits["test"].examples
+
+
+def test_fractions_shards_and_name_are_options(tmp_path):
+    info = ingest("digits", tmp_path / "d", name="scans", fractions=(0.8, 0.1, 0.1), shards=3)
+    assert info.name == "scans"
+    assert info.splits["train"].examples / 1797 == pytest.approx(0.8, abs=0.03)
+    assert len(list((tmp_path / "d" / "Split-test").iterdir())) == 3
+
+
+def noise(path, seed, kind=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, kind)
+
+
+def test_bad_and_repeated_files_are_named_and_nothing_is_lost(tmp_path):
+    root = tmp_path / "pets"
+    for seed in range(30):
+        noise(root / ("cat" if seed % 2 else "dog") / f"{seed:02d}.png", seed)
+    shutil.copy(root / "cat" / "01.png", root / "cat" / "again.png")
+    shutil.copy(root / "cat" / "03.png", root / "dog" / "a cat.png")
+    (root / "dog" / "empty.jpg").touch()
+    (root / "dog" / "notes.txt").write_text("hello")
+    (root / "cat" / "half.png").write_bytes((root / "cat" / "05.png").read_bytes()[:200])
+    os.mkfifo(root / "cat" / "pipe")
+    noise(root / "cat" / "really a jpeg.png", 99, "JPEG")
+    info = ingest("folder", tmp_path / "out", source=root, shards=2)
+    refused = rejected(tmp_path / "out")
+    assert set(refused) == {
+        "cat/again.png",
+        "cat/03.png",
+        "dog/a cat.png",
+        "dog/empty.jpg",
+        "dog/notes.txt",
+        "cat/half.png",
+        "cat/pipe",
+    }
+    assert refused["cat/again.png"] == "duplicate of cat/01.png"
+    assert refused["cat/03.png"].startswith("one picture with classes cat and dog")
+    assert "empty" in refused["dog/empty.jpg"]
+    assert "not an image" in refused["dog/notes.txt"]
+    assert "damaged PNG" in refused["cat/half.png"]
+    assert info.rejected == 7
+    found = records(tmp_path / "out")
+    assert len(found) == 30 - 1 + 1
+    assert info.classes == ("cat", "dog")
+    assert all(
+        label == (1 if name.startswith("cat") else 2) for name, (_, label, _, _) in found.items()
+    )
+
+
+def test_a_copy_of_a_test_picture_is_not_trained_on(tmp_path):
+    root = tmp_path / "pets"
+    for seed in range(40):
+        noise(root / "train" / ("cat" if seed % 2 else "dog") / f"{seed}.png", seed)
+    for split, seed in (("test", 100), ("val", 200)):
+        noise(root / split / "cat" / "1.png", seed)
+        noise(root / split / "dog" / "2.png", seed + 1)
+    shutil.copy(root / "test" / "cat" / "1.png", root / "train" / "cat" / "leak.png")
+    ingest("folder", tmp_path / "out", source=root)
+    assert rejected(tmp_path / "out") == {"train/cat/leak.png": "duplicate of test/cat/1.png"}
+    for name, (split, *_) in records(tmp_path / "out").items():
+        assert split == {"train": "train", "val": "validation", "test": "test"}[name.split("/")[0]]
+
+
+def test_a_class_or_split_without_pictures_is_refused_and_nothing_is_written(tmp_path):
+    root = tmp_path / "pets"
+    for seed in range(30):
+        noise(root / "dog" / f"{seed}.png", seed)
+    (root / "cat").mkdir()
+    (root / "cat" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    with pytest.raises(IngestError, match=r"no training picture of class cat .*broken\.jpg"):
+        ingest("folder", tmp_path / "out", source=root)
+    assert os.listdir(tmp_path) == ["pets"]
+
+
+@pytest.mark.shared_data
+def test_traffic_signs_as_ppm_are_transcoded_losslessly(shared_data, tmp_path):
+    root = extract(shared_data, "gtsrb_A", tmp_path / "gtsrb")
+    info = ingest("folder", tmp_path / "out", source=root / "images")
+    assert info.classes == tuple(str(number) for number in range(43))
+    assert info.rejected == 0
+    found = records(tmp_path / "out")
+    assert len(found) == 430
+    for name, (_, label, _, data) in found.items():
+        assert label == int(name.split("/")[0]) + 1
+        original = np.asarray(Image.open(root / "images" / name))
+        np.testing.assert_array_equal(tf.io.decode_image(data, channels=3), original)
+
+
+@pytest.mark.shared_data
+def test_cats_and_dogs_keep_their_test_split_and_gain_validation(shared_data, tmp_path):
+    root = extract(shared_data, "cats_dogs_A", tmp_path / "source")
+    for extra in ("NOTICE.txt", "labels.csv"):
+        assert (root / extra).is_file()
+    info = ingest("folder", tmp_path / "out", source=root)
+    assert info.splits["test"].per_class == {"cats": 25, "dogs": 25}
+    assert info.splits["train"].examples + info.splits["validation"].examples == 180
+    assert 25 <= info.splits["validation"].examples <= 65
+    for name, (split, _, _, data) in records(tmp_path / "out").items():
+        assert data == (root / name).read_bytes()
+        assert (split == "test") == name.startswith("test/")
+
+
+@pytest.mark.shared_data
+@pytest.mark.slow
+def test_every_odd_file_becomes_a_record_or_a_named_rejection(shared_data, tmp_path):
+    source = extract(shared_data, "odd_images_A", tmp_path / "odd")
+    names = set()
+    for index, path in enumerate(sorted(p for p in source.rglob("*") if p.is_file())):
+        if path.parent == source:
+            continue
+        name = str(path.relative_to(source)).replace("/", "__")
+        target = tmp_path / "classes" / ("even" if index % 2 else "odd") / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+        names.add(f"{target.parent.name}/{name}")
+    assert len(names) == 773
+    info = ingest("folder", tmp_path / "out", source=tmp_path / "classes")
+    kept, refused = set(records(tmp_path / "out")), rejected(tmp_path / "out")
+    assert kept | set(refused) == names
+    assert not kept & set(refused)
+    assert len(kept) > 550
+    assert all(refused.values())
+    for split in features.SPLITS:
+        assert validate_records(tmp_path / "out", split, info) == []

@@ -1,0 +1,1 @@
+"""Ingest jobs, the pipeline graph, its runners and the `sightline` command line."""

@@ -1,0 +1,103 @@
+"""A folder of pictures: `DIR/class/*` or `DIR/split/class/*`.
+
+Splits are folders called train, val, validation or test. One that is absent is filled from train,
+by content: `train/` and `test/` give a validation split too, and `DIR/class/*` all three. Files
+lie at any depth below their class. Hidden ones (`.DS_Store`, `.ipynb_checkpoints/`) are passed
+over, links are followed, and every other file becomes a record or a named rejection.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tfx_pipeline.ingest.source import IngestError, Item, Source, jobs
+
+_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+_LAYOUT = "put pictures into DIR/<class>/*.jpg or DIR/<train|validation|test>/<class>/*.jpg"
+
+
+@jobs.register("folder")
+def source(folder: Path | None) -> Source:
+    """The pictures below a folder; classes sorted, by number where all names are numbers.
+
+    Raises:
+      IngestError: no such folder, no class folders, one class only, split folders without
+        `train` or beside other folders, or no files.
+    """
+    if folder is None:
+        raise IngestError(f"`folder` needs a folder to read; {_LAYOUT}")
+    if not folder.is_dir():
+        raise IngestError(f"{folder} is not a folder; {_LAYOUT}")
+    roots = _split_roots(folder)
+    classes = _classes(folder, list(roots.values()))
+    items = tuple(
+        Item(path.relative_to(folder).as_posix(), class_name, split=split, path=str(path))
+        for split, root in roots.items()
+        for class_name in classes
+        for path in _files(root / class_name)
+    )
+    if not items:
+        raise IngestError(f"{folder} has {len(classes)} class folders but no file; {_LAYOUT}")
+    name = folder.resolve().name
+    return Source(name, classes, items, description=f"{len(items)} files of folder {name}")
+
+
+def _split_roots(folder: Path) -> dict[str, Path]:
+    """Split (empty: decided by content) -> the folder that holds its class folders."""
+    children = _folders(folder)
+    if not children:
+        loose = sum(1 for _ in _files(folder))
+        found = f"{loose} files without a label" if loose else "nothing"
+        raise IngestError(f"{folder} has no class folders, it holds {found}; {_LAYOUT}")
+    # A class may be called `train` (COCO has one): then it holds pictures and has other classes.
+    only_splits = all(one.name in _SPLITS for one in children)
+    splits = [one for one in children if one.name in _SPLITS and (only_splits or _folders(one))]
+    if not splits:
+        return {"": folder}
+    if len(splits) < len(children):
+        others = ", ".join(one.name for one in children if one not in splits)
+        raise IngestError(
+            f"{folder} has split folders ({', '.join(one.name for one in splits)}) and {others}; "
+            "move the latter away, or give the folder that holds only classes"
+        )
+    roots = {_SPLITS[one.name]: one for one in splits}
+    if len(roots) < len(splits):
+        raise IngestError(f"{folder} has both val and validation; merge them into validation")
+    if "train" not in roots:
+        raise IngestError(f"{folder} has no train folder, only {', '.join(sorted(roots))}")
+    return roots
+
+
+def _classes(folder: Path, roots: list[Path]) -> tuple[str, ...]:
+    names = {one.name for root in roots for one in _folders(root)}
+    if not names:
+        raise IngestError(f"the split folders of {folder} have no class folders; {_LAYOUT}")
+    if len(names) < 2:
+        only = next(iter(names))
+        inner = _folders(roots[0] / only)
+        hint = f"did you mean {roots[0] / only}?" if len(inner) > 1 else "add a second class folder"
+        raise IngestError(f"{folder} has one class only, {only!r}; {hint}")
+    if all(name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(one for one in folder.iterdir() if one.is_dir() and not _hidden(one.name))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files at any depth in sorted order, through links but never twice into one folder."""
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(one for one in folders if not _hidden(one))
+        yield from (Path(root, one) for one in sorted(files) if not _hidden(one))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
