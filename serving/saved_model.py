@@ -1,0 +1,230 @@
+"""Any SavedModel, run in a graph session as TF Serving runs it.
+
+TF1 and TF2 models load alike, declared shapes are left to the graph to refuse, a call costs tens
+of microseconds, and closing gives the memory back. TensorFlow is imported at the first load.
+"""
+
+import os
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving import bundle as bundles
+from serving.types import STATUS_CODES
+
+#: Sets of outputs for which a compiled run is kept; beyond it the cache starts anew.
+_MAX_CALLABLES = 64
+
+
+class EngineError(ValueError):
+    """A model that cannot be loaded or run.
+
+    Attributes:
+      code: the gRPC status name of the fault, e.g. `INVALID_ARGUMENT` for a bad input.
+    """
+
+    def __init__(self, message: str, code: str = "INVALID_ARGUMENT") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of a signature.
+
+    Attributes:
+      tensor: name in the graph, e.g. `serving_default_x:0`.
+      dtype: TensorFlow's enum name, e.g. `DT_FLOAT`.
+      shape: -1 where unknown; None for unknown rank.
+    """
+
+    tensor: str
+    dtype: str
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A named way to call a SavedModel; `proto` is its `SignatureDef`."""
+
+    name: str
+    method_name: str
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+    proto: Any
+
+
+def load_saved_model(version_dir: Path | str, *, threads: int = 0) -> "SavedModelEngine":
+    """The SavedModel in `version_dir`, its variables restored and its initialisers run.
+
+    Args:
+      version_dir: any folder with `saved_model.pb` that has the tag `serve`.
+      threads: of the model's own pool; 0 shares TensorFlow's pool of all cores.
+
+    Raises:
+      EngineError: nothing there, or TensorFlow refuses it; the code says which.
+    """
+    path = Path(version_dir)
+    if not (path / bundles.SAVED_MODEL_FILE).is_file():
+        raise EngineError(f"{path} holds no {bundles.SAVED_MODEL_FILE}", "NOT_FOUND")
+    tf = import_tensorflow()
+    options = tf.compat.v1.ConfigProto()
+    if threads:
+        options.intra_op_parallelism_threads = threads
+        options.inter_op_parallelism_threads = 1
+        options.use_per_session_threads = True
+    graph = tf.Graph()
+    session = tf.compat.v1.Session(graph=graph, config=options)
+    logger = tf.get_logger()
+    level = logger.level
+    try:
+        # The loader says "deprecated" at every call; it is how TF Serving itself loads.
+        logger.setLevel("ERROR")
+        with graph.as_default():
+            meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
+    except tf.errors.OpError as error:
+        session.close()
+        raise EngineError(f"cannot load {path}: {error.message}", _code_name(error)) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        session.close()
+        raise EngineError(f"cannot load {path}: {error}", "FAILED_PRECONDITION") from error
+    finally:
+        logger.setLevel(level)
+    return SavedModelEngine(path, session, dict(meta_graph.signature_def))
+
+
+class SavedModelEngine:
+    """A loaded SavedModel; every method may be called from any thread.
+
+    Attributes:
+      path: the folder it came from.
+      signatures: by name, those that can be called.
+      signature_defs: every `SignatureDef` proto, the initialiser's too.
+    """
+
+    def __init__(self, path: Path, session: Any, signature_defs: dict[str, Any]) -> None:
+        self.path = path
+        self.signature_defs = signature_defs
+        self.signatures = {
+            name: _signature(name, proto)
+            for name, proto in signature_defs.items()
+            if not name.startswith("__saved_model")
+        }
+        self._session = session
+        self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
+        self._lock = threading.Lock()
+
+    def run(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Output name -> array of one signature.
+
+        Args:
+          signature: its name, e.g. `serving_default`.
+          inputs: one array for each input of the signature, in its dtype; strings are object
+            arrays of bytes.
+          outputs: names to compute; all of them when None.
+
+        Raises:
+          EngineError: an unknown signature, input or output, or what the graph itself refuses,
+            e.g. bytes that are no image.
+        """
+        if signature not in self.signatures:
+            known = ", ".join(sorted(self.signatures))
+            raise EngineError(f"{self.path} has no signature {signature!r}; it has {known}")
+        spec = self.signatures[signature]
+        if set(inputs) != set(spec.inputs):
+            raise EngineError(
+                f"signature {signature!r} takes {sorted(spec.inputs)}, got {sorted(inputs)}"
+            )
+        names = list(spec.outputs) if outputs is None else list(outputs)
+        unknown = sorted(set(names) - set(spec.outputs))
+        if unknown:
+            raise EngineError(
+                f"signature {signature!r} has no output {unknown}, it has {sorted(spec.outputs)}"
+            )
+        feeds = {spec.inputs[name].tensor: value for name, value in inputs.items()}
+        fetched = self.run_tensors(feeds, [spec.outputs[name].tensor for name in names])
+        return {name: fetched[spec.outputs[name].tensor] for name in names}
+
+    def run_tensors(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Graph tensor name -> array; what `run` and a server's combined requests build on.
+
+        Raises:
+          EngineError: what the graph refuses, or the engine is closed.
+        """
+        tf = import_tensorflow()
+        # A session refuses to fetch one tensor twice, and two outputs may share one.
+        names = tuple(dict.fromkeys(fetches))
+        try:
+            values = self._callable(tuple(feeds), names)(*feeds.values())
+        except tf.errors.OpError as error:
+            raise EngineError(error.message, _code_name(error)) from error
+        except RuntimeError as error:
+            raise EngineError(f"{self.path}: {error}", "UNAVAILABLE") from error
+        except (TypeError, ValueError) as error:
+            raise EngineError(str(error)) from error
+        return dict(zip(names, values, strict=True))
+
+    def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Any:
+        key = (feeds, fetches)
+        with self._lock:
+            if key not in self._callables:
+                from tensorflow.core.protobuf.config_pb2 import CallableOptions
+
+                if len(self._callables) >= _MAX_CALLABLES:
+                    self._callables.clear()
+                options = CallableOptions(feed=feeds, fetch=fetches)
+                # Session.run would refuse shapes other than the placeholder's, which TF Serving
+                # does not, and costs five times as much a call.
+                self._callables[key] = self._session._make_callable_from_options(options)
+            return self._callables[key]
+
+    def close(self) -> None:
+        """Frees the model's memory; later calls raise `EngineError`."""
+        with self._lock:
+            self._callables.clear()
+            self._session.close()
+
+
+def import_tensorflow() -> Any:
+    """TensorFlow, without the lines it and its dependencies print while they load."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import tensorflow as tf
+
+    return tf
+
+
+def _code_name(error: Any) -> str:
+    code = error.error_code
+    return STATUS_CODES[code] if 0 < code < len(STATUS_CODES) else "UNKNOWN"
+
+
+def _signature(name: str, proto: Any) -> Signature:
+    return Signature(
+        name=name,
+        method_name=proto.method_name,
+        inputs={key: _tensor_info(proto.inputs[key]) for key in sorted(proto.inputs)},
+        outputs={key: _tensor_info(proto.outputs[key]) for key in sorted(proto.outputs)},
+        proto=proto,
+    )
+
+
+def _tensor_info(info: Any) -> TensorInfo:
+    from tensorflow.core.framework.types_pb2 import DataType
+
+    dims = info.tensor_shape
+    shape = None if dims.unknown_rank else tuple(int(dim.size) for dim in dims.dim)
+    return TensorInfo(tensor=info.name, dtype=DataType.Name(info.dtype), shape=shape)

@@ -1,0 +1,5 @@
+"""The embedded server: TF Serving's REST and gRPC API for laptops, tests and CI.
+
+`serving.server.app.serve` runs it in this process, `serving.server.process.ServerProcess` in
+another, `python -m serving.server` from a shell.
+"""

@@ -1,0 +1,69 @@
+"""What can go wrong: one exception for requests, one for starting, and TF Serving's code tables."""
+
+#: gRPC status name -> HTTP status, as TF Serving's REST front end translates them.
+HTTP_STATUS = {
+    "OK": 200,
+    "CANCELLED": 499,
+    "UNKNOWN": 500,
+    "INVALID_ARGUMENT": 400,
+    "DEADLINE_EXCEEDED": 504,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "PERMISSION_DENIED": 403,
+    "UNAUTHENTICATED": 401,
+    "RESOURCE_EXHAUSTED": 429,
+    "FAILED_PRECONDITION": 400,
+    "ABORTED": 409,
+    "OUT_OF_RANGE": 400,
+    "UNIMPLEMENTED": 501,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DATA_LOSS": 500,
+}
+
+#: TF Serving cuts gRPC messages here, and REST messages not at all.
+_GRPC_MESSAGE_LIMIT = 1024
+_TRUNCATED = "...TRUNCATED"
+
+
+class ServerError(RuntimeError):
+    """The server cannot start; the message says why and what to do."""
+
+
+class ServingError(Exception):
+    """A request that is refused, or failed.
+
+    Attributes:
+      code: gRPC status name, e.g. `INVALID_ARGUMENT`.
+      message: for the client.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    @property
+    def http_status(self) -> int:
+        """The HTTP status of `code`."""
+        return http_status(self.code)
+
+    @property
+    def grpc_message(self) -> str:
+        """The message as gRPC carries it: at most 1,024 characters and a mark."""
+        if len(self.message) <= _GRPC_MESSAGE_LIMIT:
+            return self.message
+        return self.message[:_GRPC_MESSAGE_LIMIT] + _TRUNCATED
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+def invalid(message: str) -> ServingError:
+    """A request that can never succeed as it is."""
+    return ServingError("INVALID_ARGUMENT", message)
+
+
+def http_status(code: str) -> int:
+    """The HTTP status of a gRPC status name; 500 for one that is not known."""
+    return HTTP_STATUS.get(code, 500)

@@ -1,0 +1,279 @@
+r"""JSON as RapidJSON reads it: NaN and Inf, any depth, the first of equal keys, nothing after.
+
+The standard library reads what it can at C speed. What it refuses (deep nesting, `Inf`, errors,
+lone surrogates) goes through an iterative parser that knows RapidJSON's words for each fault.
+"""
+
+import json
+import re
+from itertools import islice
+from typing import Any
+
+from serving.server.errors import ServingError, invalid
+
+#: TF Serving shows this much of a value in an error.
+_DEBUG_LIMIT = 256
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]*)?")
+_NON_FINITE = re.compile(r"(-?)(NaN|Infinity|Inf)")
+_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_LITERALS = {"t": ("true", True), "f": ("false", False), "n": ("null", None)}
+_ESCAPES = {
+    '"': '"',
+    "\\": "\\",
+    "/": "/",
+    "b": "\b",
+    "f": "\f",
+    "n": "\n",
+    "r": "\r",
+    "t": "\t",
+}
+_TYPE_NAMES = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
+
+
+def parse(body: bytes) -> Any:
+    """The first JSON value in `body`; bytes that are not UTF-8 become surrogate escapes.
+
+    Raises:
+      ServingError: not JSON; the message holds RapidJSON's words and the byte offset.
+    """
+    if not body:
+        raise invalid("JSON Parse error: The document is empty")
+    text = body.decode("utf-8", "surrogateescape")
+    if not _SURROGATE_ESCAPE.search(text):
+        try:
+            start = _SPACE.match(text)
+            value, _ = _DECODER.raw_decode(text, start.end() if start else 0)
+            return value
+        except (ValueError, RecursionError):
+            pass
+    # One character a byte, so that positions are RapidJSON's offsets.
+    return _Reader(body.decode("latin-1")).document()
+
+
+def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for key, value in pairs:
+        members.setdefault(key, value)
+    return members
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_first_wins)
+
+
+class _Reader:
+    """Reads one document without recursion; `text` holds one byte a character."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    def document(self) -> Any:
+        self._skip_space()
+        if self._at >= len(self._text):
+            raise self._error("The document is empty.")
+        # Open containers, innermost last, each with the key that its next value goes under.
+        containers: list[Any] = []
+        keys: list[str] = []
+        while True:
+            opened = self._open()
+            if opened is not None and not self._closes_at_once(opened):
+                containers.append(opened)
+                keys.append(self._member_name() if isinstance(opened, dict) else "")
+                continue
+            value = self._scalar() if opened is None else opened
+            while containers and self._add(containers[-1], keys, value):
+                value = containers.pop()
+                keys.pop()
+            if not containers:
+                return value
+
+    def _open(self) -> Any:
+        char = self._peek()
+        if char not in ("[", "{"):
+            return None
+        self._at += 1
+        self._skip_space()
+        return [] if char == "[" else {}
+
+    def _closes_at_once(self, opened: Any) -> bool:
+        if self._peek() != ("]" if isinstance(opened, list) else "}"):
+            return False
+        self._at += 1
+        return True
+
+    def _add(self, container: Any, keys: list[str], value: Any) -> bool:
+        """Puts `value` in; True when the container ends there, False when another value follows."""
+        self._skip_space()
+        is_list = isinstance(container, list)
+        if is_list:
+            container.append(value)
+        else:
+            container.setdefault(keys[-1], value)
+        char = self._peek()
+        if char == ("]" if is_list else "}"):
+            self._at += 1
+            return True
+        if char != ",":
+            where = "']' after an array element" if is_list else "'}' after an object member"
+            raise self._error(f"Missing a comma or {where}.")
+        self._at += 1
+        self._skip_space()
+        if not is_list:
+            keys[-1] = self._member_name()
+        return False
+
+    def _member_name(self) -> str:
+        if self._peek() != '"':
+            raise self._error("Missing a name for object member.")
+        name = self._string()
+        self._skip_space()
+        if self._peek() != ":":
+            raise self._error("Missing a colon after a name of object member.")
+        self._at += 1
+        self._skip_space()
+        return name
+
+    def _scalar(self) -> Any:
+        char = self._peek()
+        if char == '"':
+            return self._string()
+        if char in _LITERALS:
+            word, value = _LITERALS[char]
+            if not self._text.startswith(word, self._at):
+                raise self._error("Invalid value.")
+            self._at += len(word)
+            return value
+        return self._number()
+
+    def _number(self) -> int | float:
+        special = _NON_FINITE.match(self._text, self._at)
+        if special:
+            self._at = special.end()
+            return float(special[1] + ("nan" if special[2] == "NaN" else "inf"))
+        found = _NUMBER.match(self._text, self._at)
+        if not found:
+            raise self._error("Invalid value.")
+        self._at = found.end()
+        fraction, exponent = found[1], found[2]
+        if fraction == ".":
+            raise self._error("Miss fraction part in number.")
+        if exponent and not exponent[-1].isdigit():
+            raise self._error("Miss exponent in number.")
+        # RapidJSON keeps what fits 64 bits as an integer; the rest is a double.
+        if fraction is None and exponent is None and len(found[0]) <= 20:
+            whole = int(found[0])
+            if -(2**63) <= whole < 2**64:
+                return whole
+        value = float(found[0])
+        if value in (float("inf"), float("-inf")):
+            raise self._error("Number too big to be stored in double.")
+        return value
+
+    def _string(self) -> str:
+        begin = self._at
+        self._at += 1
+        pieces: list[bytes] = []
+        while True:
+            plain = _PLAIN.match(self._text, self._at)
+            if plain:
+                pieces.append(plain[0].encode("latin-1"))
+                self._at = plain.end()
+            char = self._peek()
+            if char == '"':
+                self._at += 1
+                return b"".join(pieces).decode("utf-8", "surrogateescape")
+            if char == "\\":
+                pieces.append(self._escape().encode("utf-8"))
+            elif char:
+                raise self._error("Invalid encoding in string.")
+            else:
+                self._at = begin
+                raise self._error("Missing a closing quotation mark in string.")
+
+    def _escape(self) -> str:
+        char = self._text[self._at + 1 : self._at + 2]
+        if char in _ESCAPES:
+            self._at += 2
+            return _ESCAPES[char]
+        if char != "u":
+            raise self._error("Invalid escape character in string.")
+        code = self._hex()
+        if 0xD800 <= code <= 0xDFFF:
+            low = self._hex() if self._text.startswith("\\u", self._at) else 0
+            if code >= 0xDC00 or not 0xDC00 <= low <= 0xDFFF:
+                raise self._error("The surrogate pair in string is invalid.")
+            code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00)
+        return chr(code)
+
+    def _hex(self) -> int:
+        digits = self._text[self._at + 2 : self._at + 6]
+        if not re.fullmatch(r"[0-9a-fA-F]{4}", digits):
+            raise self._error("Incorrect hex digit after \\u escape in string.")
+        self._at += 6
+        return int(digits, 16)
+
+    def _peek(self) -> str:
+        return self._text[self._at : self._at + 1]
+
+    def _skip_space(self) -> None:
+        space = _SPACE.match(self._text, self._at)
+        self._at = space.end() if space else self._at
+
+    def _error(self, words: str) -> ServingError:
+        return invalid(f"JSON Parse error: {words} at offset: {self._at}")
+
+
+def type_name(value: Any) -> str:
+    """RapidJSON's name of the value's type, as errors show it."""
+    if value is None:
+        return "Null"
+    if isinstance(value, bool):
+        return str(value)
+    return _TYPE_NAMES[type(value)]
+
+
+def debug_text(value: Any) -> str:
+    """`value` as errors show it: objects indented, arrays on one line, the first 256 characters."""
+    pieces: list[str] = []
+    length = 0
+    pending: list[tuple[str, Any, int]] = [("", value, 0)]
+    while pending and length < _DEBUG_LIMIT:
+        before, item, depth = pending.pop()
+        pieces.append(before)
+        if item is not _NOTHING:
+            text, inside = _shallow(item, depth)
+            pieces.append(text)
+            pending.extend(reversed(inside))
+        length = sum(map(len, pieces[-2:])) + length
+    return "".join(pieces)[:_DEBUG_LIMIT]
+
+
+_NOTHING = object()
+
+
+def _shallow(value: Any, depth: int) -> tuple[str, list[tuple[str, Any, int]]]:
+    """Text that starts `value`, and what follows as (text before, value or nothing, depth)."""
+    if isinstance(value, list):
+        shown = list(islice(value, _DEBUG_LIMIT))
+        inside = [(", " if i else "", item, depth + 1) for i, item in enumerate(shown)]
+        return "[", [*inside, ("]", _NOTHING, depth)]
+    if isinstance(value, dict):
+        if not value:
+            return "{}", []
+        margin = "\n" + " " * 4 * (depth + 1)
+        shown = list(islice(value.items(), _DEBUG_LIMIT))
+        inside = [
+            (f"{',' if i else ''}{margin}{_scalar_text(key)}: ", item, depth + 1)
+            for i, (key, item) in enumerate(shown)
+        ]
+        return "{", [*inside, ("\n" + " " * 4 * depth + "}", _NOTHING, depth)]
+    return _scalar_text(value), []
+
+
+def _scalar_text(value: Any) -> str:
+    if isinstance(value, str):
+        value = value[:_DEBUG_LIMIT]
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,25 @@
+"""TF Serving's monitoring config: `prometheus_config { enable: true path: "/metrics" }`."""
+
+from pathlib import Path
+
+from google.protobuf import text_format
+
+from serving import wire
+from serving.server.errors import ServerError
+
+_PATH = "/monitoring/prometheus/metrics"
+
+
+def read_monitoring_path(file: Path) -> str | None:
+    """The path of the Prometheus metrics, None when the config does not enable them.
+
+    Raises:
+      ServerError: no such file, or it is not a MonitoringConfig.
+    """
+    config = wire.message("MonitoringConfig")()
+    try:
+        text_format.Parse(file.read_text(encoding="utf-8"), config)
+    except (OSError, text_format.ParseError) as error:
+        raise ServerError(f"{file} is not a MonitoringConfig: {error}") from error
+    prometheus = config.prometheus_config
+    return (prometheus.path or _PATH) if prometheus.enable else None

@@ -1,0 +1,118 @@
+"""The embedded server as a process of its own, on free ports, for as long as a `with` lasts.
+
+with ServerProcess("bundles") as server:
+requests.get(f"{server.rest_url}/v1/models/digits_cnn")
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from serving.server.errors import ServerError
+
+_READY = re.compile(r"^serving .* at (http://\S+) and grpc://(\S+)$", re.MULTILINE)
+_LOG_CHARACTERS = 2000
+
+
+class ServerProcess:
+    """A running server.
+
+    Attributes:
+      rest_url: e.g. `http://127.0.0.1:43210`.
+      grpc_target: e.g. `127.0.0.1:43211`, as `grpc.insecure_channel` takes it.
+    """
+
+    rest_url: str
+    grpc_target: str
+
+    def __init__(
+        self,
+        bundles_dir: Path | str | None = None,
+        *,
+        flags: Sequence[str] = (),
+        timeout_s: float = 120.0,
+    ) -> None:
+        """Nothing is started before the `with`.
+
+        Args:
+          bundles_dir: every model under it is served; None when `flags` say what to serve.
+          flags: further flags of `python -m serving.server`.
+          timeout_s: to be ready in; most of it is the import of TensorFlow.
+        """
+        what = [] if bundles_dir is None else [f"--bundles_dir={bundles_dir}"]
+        self._flags = ["--port=auto", "--rest_api_port=auto", *what, *flags]
+        self._timeout_s = timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        if self._process is None:
+            raise ServerError("the server is not running; use it in a `with`")
+        return self._process.pid
+
+    def start(self) -> "ServerProcess":
+        """Starts it and waits until it is ready.
+
+        Raises:
+          ServerError: it ended or did not get ready in time; the message holds the end of its log.
+        """
+        # Appending: the child shares the position that reading the log moves.
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by stop()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "serving.server", *self._flags],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            ready = _READY.search(self.log())
+            if ready:
+                self.rest_url, self.grpc_target = ready.groups()
+                return self
+            code = self._process.poll()
+            if code is not None or time.monotonic() > deadline:
+                what = "was not ready in time" if code is None else f"ended with status {code}"
+                log = self.log()[-_LOG_CHARACTERS:]
+                self.stop()
+                raise ServerError(f"the server {what}; its log:\n{log}")
+            time.sleep(0.05)
+
+    def log(self) -> str:
+        """What the server has printed so far."""
+        if self._log is None:
+            return ""
+        self._log.seek(0)
+        return self._log.read().decode("utf-8", "replace")
+
+    def stop(self) -> int:
+        """Ends it and returns its exit status; requests under way get a few seconds."""
+        if self._process is None:
+            return 0
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        code = self._process.wait()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        self._process = None
+        return code
+
+    def __enter__(self) -> "ServerProcess":
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()

@@ -1,0 +1,76 @@
+"""Between the server's own values and TF Serving's protos."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tensorflow_serving.apis import get_model_status_pb2
+from tensorflow_serving.config import model_server_config_pb2
+
+from serving.server.errors import ServerError, ServingError, invalid
+from serving.server.models import ModelConfig, VersionPolicy, VersionStatus
+from serving.types import STATUS_CODES
+
+
+def status_response(
+    statuses: Sequence[VersionStatus],
+) -> get_model_status_pb2.GetModelStatusResponse:
+    """The answer of `GetModelStatus`."""
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for status in statuses:
+        entry = response.model_version_status.add(version=status.version, state=int(status.state))
+        # An empty status must still be there, or JSON would leave it out.
+        entry.status.SetInParent()
+        entry.status.error_code = STATUS_CODES.index(status.error_code)
+        entry.status.error_message = status.error_message
+    return response
+
+
+def model_configs(config: model_server_config_pb2.ModelServerConfig) -> list[ModelConfig]:
+    """The models of a `ModelServerConfig`.
+
+    Raises:
+      ServingError: a model without name or path, or of a platform other than `tensorflow`.
+    """
+    if config.WhichOneof("config") == "custom_model_config":
+        raise ServingError("UNIMPLEMENTED", "custom_model_config is not supported")
+    return [_model_config(entry) for entry in config.model_config_list.config]
+
+
+def _model_config(entry: Any) -> ModelConfig:
+    if not entry.name or not entry.base_path:
+        raise invalid(
+            f"a model needs a name and a base_path, got {entry.name!r}, {entry.base_path!r}"
+        )
+    if entry.model_platform not in ("", "tensorflow"):
+        raise invalid(f"model {entry.name}: model_platform must be tensorflow")
+    return ModelConfig(
+        name=entry.name,
+        base_path=Path(entry.base_path),
+        policy=_policy(entry.model_version_policy),
+        labels=dict(entry.version_labels),
+    )
+
+
+def _policy(policy: Any) -> VersionPolicy:
+    kind = policy.WhichOneof("policy_choice") or "latest"
+    if kind == "specific":
+        return VersionPolicy(kind, versions=tuple(policy.specific.versions))
+    if kind == "latest":
+        return VersionPolicy(kind, num_versions=policy.latest.num_versions or 1)
+    return VersionPolicy(kind)
+
+
+def read_model_config_file(path: Path) -> list[ModelConfig]:
+    """The models of a text `ModelServerConfig`, as `--model_config_file` names it.
+
+    Raises:
+      ServerError: no such file, or it is not one.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+        return model_configs(config)
+    except (OSError, text_format.ParseError, ServingError) as error:
+        raise ServerError(f"{path} is not a ModelServerConfig: {error}") from error

@@ -1,0 +1,67 @@
+"""Replays a model's `tf_serving_warmup_requests` before it takes traffic."""
+
+from pathlib import Path
+
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from serving import bundle as bundles
+from serving.saved_model import SavedModelEngine
+from serving.server import inference
+from serving.server.errors import ServingError
+from serving.server.models import Servable
+from serving.server.tensors import to_array
+
+#: TF Serving's own limit.
+MAX_RECORDS = 1000
+
+
+def replay(name: str, path: Path, engine: SavedModelEngine) -> int:
+    """How many requests were run on `engine`; 0 when the model brings none.
+
+    Args:
+      name: the model's.
+      path: the version's folder.
+      engine: loaded from it.
+
+    Raises:
+      ServingError: the file is damaged, too long, or a request in it fails: a model that cannot
+        answer its own warm-up is not made available.
+    """
+    file = path / bundles.WARMUP_FILE
+    if not file.is_file():
+        return 0
+    servable = Servable(name, 0, engine)
+    count = 0
+    try:
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            count += 1
+            if count > MAX_RECORDS:
+                raise ServingError(
+                    "INVALID_ARGUMENT", f"{file} holds more than {MAX_RECORDS} warm-up requests"
+                )
+            _run(servable, prediction_log_pb2.PredictionLog.FromString(record))
+    except ServingError as error:
+        raise ServingError(error.code, f"warm-up request {count}: {error.message}") from error
+    except (tf.errors.OpError, ValueError) as error:
+        raise ServingError("DATA_LOSS", f"{file}, record {count + 1}: {error}") from error
+    return count
+
+
+def _run(servable: Servable, log: prediction_log_pb2.PredictionLog) -> None:
+    kind = log.WhichOneof("log_type")
+    if kind == "predict_log":
+        request = log.predict_log.request
+        inputs = {name: to_array(name, proto) for name, proto in request.inputs.items()}
+        signature = request.model_spec.signature_name
+        inference.predict(servable, signature, inputs, list(request.output_filter))
+    elif kind == "classify_log":
+        request = log.classify_log.request
+        inference.classify(servable, request.model_spec.signature_name, request.input)
+    elif kind == "regress_log":
+        request = log.regress_log.request
+        inference.regress(servable, request.model_spec.signature_name, request.input)
+    elif kind == "multi_inference_log":
+        inference.multi_inference(servable, log.multi_inference_log.request)
+    else:
+        raise ServingError("UNIMPLEMENTED", f"log type {kind} cannot be replayed")

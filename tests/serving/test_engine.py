@@ -1,0 +1,149 @@
+import subprocess
+import sys
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+
+from serving import bundle as bundles
+from serving.engine import EngineError, LiteRtPool, load_saved_model, open_engine
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(1).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("variant", ["saved_model", "none_fp32"])
+def test_scores_match_numpy(tiny_draft, images, expected_scores, variant):
+    with open_engine(tiny_draft, variant) as engine:
+        scores = engine.predict_images(images)
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores, expected_scores(images), atol=1e-6)
+        assert engine.predict_images(images[:0]).shape == (0, 3)
+        assert engine.predict_bytes([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("variant", ["saved_model", "none_fp32"])
+def test_bytes_become_the_saved_models_pixels(tiny_draft, make_png, expected_scores, variant):
+    colours = [(255, 0, 0), (0, 200, 10), (3, 4, 250)]
+    with open_engine(tiny_draft, variant) as engine:
+        scores = engine.predict_bytes([make_png(c, (9, 7)) for c in colours])
+        pixels = np.array(colours, np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+        np.testing.assert_allclose(scores, expected_scores(pixels), atol=1e-6)
+        assert scores.argmax(1).tolist() == [0, 1, 2]
+
+
+def test_bytes_that_are_no_image(tiny_draft, make_png):
+    with open_engine(tiny_draft) as engine:
+        with pytest.raises(EngineError, match="Unknown image file format") as caught:
+            engine.predict_bytes([make_png((1, 2, 3)), b"not an image"])
+        assert caught.value.code == "INVALID_ARGUMENT"
+        assert len(engine.predict_bytes([make_png((1, 2, 3))])) == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((1, 4, 4, 3), np.float32),
+        np.zeros((4, 4, 3), np.uint8),
+        np.zeros((1, 5, 4, 3), np.uint8),
+    ],
+)
+def test_images_of_another_form(tiny_draft, bad):
+    pool = LiteRtPool(tiny_draft / "model.tflite", size=1)
+    with pytest.raises(EngineError, match=r"uint8 \(B, 4, 4, 3\), got"):
+        pool.predict(bad)
+
+
+def test_pool_keeps_order_under_threads(tiny_draft, images, expected_scores):
+    pool = LiteRtPool(tiny_draft / "model.tflite", size=2)
+    wanted = expected_scores(images)
+    wrong = []
+
+    def work():
+        for _ in range(20):
+            if not np.allclose(pool.predict(images), wanted, atol=1e-6):
+                wrong.append(1)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    [worker.start() for worker in workers]
+    [worker.join() for worker in workers]
+    pool.close()
+    assert not wrong
+
+
+def test_unknown_variant_names_those_there(tiny_draft):
+    with pytest.raises(bundles.BundleError, match="'int9'; it has saved_model, none_fp32"):
+        open_engine(tiny_draft, "int9")
+
+
+def test_half_plus_two(half_plus_two):
+    engine = load_saved_model(half_plus_two / "123")
+    spec = engine.signatures["serving_default"]
+    assert (spec.inputs["x"].dtype, spec.inputs["x"].shape) == ("DT_FLOAT", (-1, 1))
+    assert engine.signatures["regress_x_to_y"].method_name == "tensorflow/serving/regress"
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    np.testing.assert_array_equal(engine.run("serving_default", {"x": x})["y"], x / 2 + 2)
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run("serving_default", {"x": x})
+
+
+def test_run_says_what_is_wrong(half_plus_two):
+    engine = load_saved_model(half_plus_two / "123")
+    x = np.zeros(1, np.float32)
+    with pytest.raises(EngineError, match="no signature 'nope'; it has classify_x_to_y"):
+        engine.run("nope", {"x": x})
+    with pytest.raises(EngineError, match=r"takes \['x'\], got \['z'\]"):
+        engine.run("serving_default", {"z": x})
+    with pytest.raises(EngineError, match=r"no output \['q'\]"):
+        engine.run("serving_default", {"x": x}, ["q"])
+    with pytest.raises(EngineError, match=r"[Tt]ype mismatch"):
+        engine.run("serving_default", {"x": x.astype(np.float64)})
+    engine.close()
+
+
+def test_broken_models_are_refused(tmp_path, tiny_copy):
+    with pytest.raises(EngineError, match=r"holds no saved_model\.pb"):
+        load_saved_model(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"garbage")
+    with pytest.raises(EngineError, match="cannot load"):
+        load_saved_model(tmp_path)
+    for file in (tiny_copy / "variables").iterdir():
+        file.unlink()
+    with pytest.raises(EngineError, match="cannot load"):
+        load_saved_model(tiny_copy)
+    (tmp_path / "x.tflite").write_bytes(b"garbage")
+    with pytest.raises(EngineError, match=r"cannot load .*x.tflite"):
+        LiteRtPool(tmp_path / "x.tflite")
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    "name", ["saved_model_half_plus_two_cpu", "saved_model_half_plus_two_tf2_cpu"]
+)
+def test_tf_servings_own_models(shared_data, tmp_path, name):
+    with tarfile.open(shared_data / "tfserving_testdata_A.tar") as archive:
+        members = [m for m in archive.getmembers() if m.name.startswith(name + "/")]
+        archive.extractall(tmp_path, members=members)
+    engine = load_saved_model(tmp_path / name / "00000123")
+    x = np.array([1, 2, 5], np.float32)
+    np.testing.assert_array_equal(engine.run("serving_default", {"x": x})["y"], [2.5, 3, 4.5])
+    engine.close()
+
+
+def test_contract_client_and_litert_do_not_import_tensorflow(tiny_draft):
+    program = f"""
+import sys, numpy as np
+import serving.bundle, serving.client, serving.grpc_client, serving.types, serving.benchmark
+import serving.server.app, serving.server.process, serving.server.__main__
+from serving.engine import open_engine
+with open_engine({str(tiny_draft)!r}, "none_fp32") as engine:
+    assert engine.predict_images(np.zeros((1, 4, 4, 3), np.uint8)).shape == (1, 3)
+assert "tensorflow" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""

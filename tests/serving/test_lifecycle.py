@@ -1,0 +1,212 @@
+"""Policies, hot load, labels, reload, broken versions and warm-up, on real folders and models."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.saved_model import EngineError
+from serving.server.errors import ServingError
+from serving.server.models import ModelConfig, ModelManager, State, VersionPolicy
+
+LATEST = VersionPolicy()
+
+
+def copy_versions(model, folder, versions):
+    for version in versions:
+        shutil.copytree(model / "123", folder / str(version))
+
+
+@pytest.fixture
+def lifecycle(half_plus_two, tmp_path):
+    """`(versions on disk, policy, **manager options) -> (synced manager, folder, configs)`."""
+    managers = []
+
+    def make(on_disk, policy=LATEST, **options):
+        folder = tmp_path / "m"
+        folder.mkdir()
+        copy_versions(half_plus_two, folder, on_disk)
+        configs = [ModelConfig("m", folder, policy)]
+        manager = ModelManager(lambda: configs, **options)
+        managers.append(manager)
+        manager.sync()
+        return manager, folder, configs
+
+    yield make
+    for manager in managers:
+        manager.close()
+
+
+def predict_once(manager):
+    x = np.array([2.0], np.float32)
+    with manager.use("m") as servable:
+        return servable.engine.run("serving_default", {"x": x})["y"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "policy", "available"),
+    [
+        ([1, 2, 3], LATEST, [3]),
+        ([1, 2, 3], VersionPolicy("latest", 2), [2, 3]),
+        ([1, 2, 3], VersionPolicy("all"), [1, 2, 3]),
+        ([1, 2, 3], VersionPolicy("specific", versions=(1, 3)), [1, 3]),
+        (["01", "1"], LATEST, [1]),
+    ],
+    ids=["default_latest_one", "latest_n", "all", "specific", "duplicate_one_loaded"],
+)
+def test_policies(lifecycle, on_disk, policy, available):
+    manager, _, _ = lifecycle(on_disk, policy)
+    assert manager.available()["m"] == available
+
+
+def test_new_version_appears(lifecycle, half_plus_two):
+    manager, folder, _ = lifecycle([1])
+    seen, failures = [manager.available()["m"]], []
+    done = threading.Event()
+
+    def hammer():
+        while not done.is_set():
+            try:
+                assert predict_once(manager) == [3.0]
+            except Exception as error:
+                failures.append(error)
+            if manager.available()["m"] != seen[-1]:
+                seen.append(manager.available()["m"])
+
+    workers = [threading.Thread(target=hammer) for _ in range(2)]
+    [worker.start() for worker in workers]
+    copy_versions(half_plus_two, folder, [2])
+    manager.sync()
+    done.set()
+    [worker.join() for worker in workers]
+    assert not failures
+    assert manager.available()["m"] == [2]
+    assert [versions for versions in seen if versions not in ([1], [1, 2], [2])] == []
+    states = {status.version: status.state for status in manager.status("m")}
+    assert states == {1: State.END, 2: State.AVAILABLE}
+
+
+@pytest.mark.parametrize(("keep", "left"), [(False, []), (True, [1])])
+def test_last_version_removed(lifecycle, keep, left):
+    manager, folder, _ = lifecycle([1], versions_always_present=keep)
+    shutil.rmtree(folder / "1")
+    manager.sync()
+    assert manager.available()["m"] == left
+
+
+def test_duplicate_name():
+    configs = [ModelConfig("m", Path("a")), ModelConfig("m", Path("b"))]
+    with pytest.raises(ServingError, match="multiple times") as caught:
+        ModelManager(lambda: configs).sync()
+    assert caught.value.code == "INVALID_ARGUMENT"
+
+
+def test_reload_waits_and_brings_back(lifecycle, half_plus_two, tmp_path):
+    from serving.server.source import ModelSource
+
+    manager, _, configs = lifecycle([1])
+    source = ModelSource(configs)
+    manager._source = source
+    copy_versions(half_plus_two, tmp_path / "b", [1])
+    source.reload([*configs, ModelConfig("b", tmp_path / "b")], manager)
+    assert manager.available() == {"m": [1], "b": [1]}
+    source.reload([], manager)
+    assert manager.available() == {"m": [], "b": []}
+    source.reload(configs, manager)
+    assert manager.available()["m"] == [1]
+    with pytest.raises(ServingError, match="outside the folders"):
+        source.reload([ModelConfig("x", Path("/etc"))], manager)
+    with pytest.raises(ServingError, match="holds no version"):
+        source.reload([ModelConfig("m", tmp_path / "empty")], manager)
+    assert predict_once(manager) == [3.0]
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_labels_to_unavailable_versions(lifecycle, allowed):
+    manager, folder, configs = lifecycle([1], labels_for_unavailable=allowed)
+    configs[0] = ModelConfig("m", folder, labels={"stable": 1})
+    manager.sync()
+    configs[0] = ModelConfig("m", folder, labels={"stable": 2})
+    with pytest.raises(ServingError, match="assign label to version 2 of model m") as caught:
+        manager.sync()
+    assert caught.value.code == "FAILED_PRECONDITION"
+    configs[0] = ModelConfig("m", folder, labels={"canary": 2})
+    if allowed:
+        manager.sync()
+    else:
+        with pytest.raises(ServingError, match="not currently available for inference"):
+            manager.sync()
+
+
+def test_broken_model_reports_error(lifecycle):
+    manager, folder, _ = lifecycle([1], retry_seconds=0)
+    (folder / "2").mkdir()
+    (folder / "2" / "saved_model.pb").write_bytes(b"not a model")
+    manager.sync()
+    broken, good = manager.status("m")
+    assert (broken.version, broken.state) == (2, State.END)
+    assert broken.error_code != "OK"
+    assert str(folder / "2") in broken.error_message
+    assert (good.version, good.state) == (1, State.AVAILABLE)
+    assert predict_once(manager) == [3.0]
+    shutil.rmtree(folder / "2")
+    shutil.copytree(folder / "1", folder / "2")
+    manager.sync()
+    assert manager.available()["m"] == [2]
+
+
+def test_warmup_records_are_replayed(tiny_draft):
+    from serving.saved_model import load_saved_model
+    from serving.server.warmup import replay
+
+    engine = load_saved_model(tiny_draft)
+    calls = []
+    run = engine.run
+    engine.run = lambda *args: calls.append(args[0]) or run(*args)
+    assert replay("colours", tiny_draft, engine) == 3
+    assert calls == ["serving_default"] * 3
+    engine.close()
+
+
+def test_requests_under_way_outlive_an_unload(lifecycle, half_plus_two):
+    manager, folder, _ = lifecycle([1])
+    x = np.array([2.0], np.float32)
+    with manager.use("m") as old:
+        copy_versions(half_plus_two, folder, [2])
+        manager.sync()
+        assert manager.available()["m"] == [2]
+        assert old.engine.run("serving_default", {"x": x})["y"].tolist() == [3.0]
+    with pytest.raises(EngineError, match="closed"):
+        old.engine.run("serving_default", {"x": x})
+    assert not old.enter()
+
+
+def test_a_failing_warmup_keeps_the_version_out(lifecycle, half_plus_two):
+    def refuse(name, path, engine):
+        if path.name == "2":
+            raise ServingError("INTERNAL", "warm-up request 1: no")
+
+    manager, folder, _ = lifecycle([1], prepare=refuse, max_retries=1, retry_seconds=0)
+    copy_versions(half_plus_two, folder, [2])
+    for _ in range(4):
+        manager.sync()
+    failed = manager.status("m", 2)[0]
+    assert (failed.state, failed.error_code) == (State.END, "INTERNAL")
+    assert manager.available()["m"] == [1]
+
+
+def test_damaged_warmup_files(tiny_copy):
+    from serving.saved_model import load_saved_model
+    from serving.server.warmup import replay
+
+    engine = load_saved_model(tiny_copy)
+    file = tiny_copy / "assets.extra" / "tf_serving_warmup_requests"
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(ServingError, match="record 3") as caught:
+        replay("colours", tiny_copy, engine)
+    assert caught.value.code == "DATA_LOSS"
+    file.unlink()
+    assert replay("colours", tiny_copy, engine) == 0
+    engine.close()
