@@ -1,0 +1,154 @@
+"""Numbers as people read them: the same digits in the console, the report and the model card.
+
+Summaries hold a figure as a number, as `[value, low, high]`, or not at all; every function here
+takes any of these and answers a dash for what is absent.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+DASH = "–"  # noqa: RUF001
+
+# In shares of one; everything else of a metrics dictionary is shown as it is.
+_PLAIN = {"cross_entropy"}
+
+
+class Estimate(NamedTuple):
+    """A figure with its interval; `low` and `high` are None where it has none."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def estimate(raw: Any) -> Estimate | None:
+    """`raw` as an estimate; None for what is absent or not finite."""
+    parts = list(raw) if isinstance(raw, (list, tuple)) else [raw]
+    numbers = [number(part) for part in parts]
+    if not numbers or numbers[0] is None:
+        return None
+    low, high = numbers[1:3] if len(numbers) >= 3 else (None, None)
+    if low is None or high is None:
+        low = high = None
+    return Estimate(numbers[0], low, high)
+
+
+def number(raw: Any) -> float | None:
+    """`raw` as a finite float; None for anything else."""
+    if isinstance(raw, (int, float)) and not isinstance(raw, bool) and math.isfinite(raw):
+        return float(raw)
+    return None
+
+
+def percent(raw: Any) -> str:
+    """A share of one as `98.3 %`."""
+    found = estimate(raw)
+    return DASH if found is None else f"{found.value * 100:.1f} %"
+
+
+def percent_interval(raw: Any) -> str:
+    """The interval of a share of one as `97.2 to 99.2`; empty where there is none."""
+    found = estimate(raw)
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f"{found.low * 100:.1f} to {found.high * 100:.1f}"
+
+
+def points(raw: Any) -> str:
+    """A difference of shares in percentage points, signed: `-0.6`."""
+    found = estimate(raw)
+    return DASH if found is None else _signed(found.value)
+
+
+def points_interval(raw: Any) -> str:
+    """The interval of a difference in points as `-1.4 to +0.3`; empty where there is none."""
+    found = estimate(raw)
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f"{_signed(found.low)} to {_signed(found.high)}"
+
+
+def metric(name: str, raw: Any) -> str:
+    """The value of the metric `name`: a percentage, or plain digits for a loss."""
+    found = estimate(raw)
+    if found is not None and name in _PLAIN:
+        return f"{found.value:.3f}"
+    return percent(raw)
+
+
+def metric_interval(name: str, raw: Any) -> str:
+    """The interval of the metric `name`, in the same unit; empty where there is none."""
+    found = estimate(raw)
+    if name not in _PLAIN or found is None or found.low is None or found.high is None:
+        return percent_interval(raw)
+    return f"{found.low:.3f} to {found.high:.3f}"
+
+
+def metric_title(name: str) -> str:
+    """A metric's name as a heading: `top1` is `top-1`."""
+    if name.startswith("top") and name[3:].isdigit():
+        return f"top-{name[3:]}"
+    return {"ece": "calibration error", "macro_f1": "macro F1"}.get(name, name.replace("_", " "))
+
+
+def size(raw: Any) -> str:
+    """Bytes as `412 B`, `41.2 kB` or `4.12 MB` (powers of 1,000)."""
+    found = number(raw)
+    if found is None:
+        return DASH
+    if found < 1000:
+        return f"{found:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        found /= 1000
+        if found < 999.5 or unit == "GB":
+            return f"{_three_digits(found)} {unit}"
+    raise AssertionError("unreachable")
+
+
+def milliseconds(raw: Any) -> str:
+    """Milliseconds to three digits, `0.087 ms` or `12.4 ms`."""
+    found = number(raw)
+    return DASH if found is None else f"{_three_digits(found)} ms"
+
+
+def duration(raw: Any) -> str:
+    """Seconds as `31.2 s`, `3 min 30 s` or `2 h 05 min`."""
+    found = number(raw)
+    if found is None:
+        return DASH
+    if found < 59.95:
+        return f"{found:.1f} s"
+    minutes, seconds = divmod(round(found), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count(raw: Any) -> str:
+    """A whole number with thousands separated by commas."""
+    found = number(raw)
+    return DASH if found is None else f"{found:,.0f}"
+
+
+def amount(raw: Any) -> str:
+    """A large number as `36.2 k`, `4.1 M` or `4.10 G`."""
+    found = number(raw)
+    if found is None:
+        return DASH
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(found) >= scale:
+            return f"{_three_digits(found / scale)} {unit}"
+    return f"{found:g}"
+
+
+def _three_digits(value: float) -> str:
+    if value >= 99.95:
+        return f"{value:.0f}"
+    if value >= 9.995:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 0.9995 or value == 0 else f"{value:.3f}"
+
+
+def _signed(value: float) -> str:
+    text = f"{value * 100:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text

@@ -1,0 +1,137 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "analysis.ipynb"
+CLASSES = ("cat", "dog", "owl")
+SKILLS = {"none_fp32": 1.5, "pqat_int8": 0.8}
+
+# TFX's dependencies and Jupyter's warn of their own future; the numbers are what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def _answers():
+    from trainers.predictions import Predictions
+
+    size, generator = 50, np.random.default_rng(0)
+    labels = generator.integers(0, 3, size).astype(np.int32)
+    noise = generator.normal(size=(size, 3))
+    slices = {"slice/brightness": np.array(["dark", "bright"], object)[labels % 2]}
+    ids = np.array([f"{i:04x}" for i in range(size)], object)
+    table = {}
+    for variant, skill in SKILLS.items():
+        exponents = np.exp(noise + skill * np.eye(3)[labels])
+        scores = exponents / exponents.sum(axis=1, keepdims=True)
+        table[variant] = Predictions(ids, labels, scores.astype(np.float32), slices)
+    return table
+
+
+def _right(found):
+    return found.scores.argmax(axis=1) == found.labels
+
+
+@pytest.fixture
+def finished_run(tmp_path):
+    """A run's folder as the notebook meets it: predictions, TFMA's evaluation, the summary."""
+    import tensorflow_model_analysis as tfma
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from components.eval_config import EvalSettings, make_eval_config
+    from trainers.predictions import write_table
+
+    answers = _answers()
+    write_table(tmp_path / "predictions" / "table", answers, CLASSES)
+    tfma.run_model_analysis(
+        eval_config=make_eval_config(
+            list(answers), EvalSettings(slices=("slice/brightness",), top_k=3)
+        ),
+        data_location=str(tmp_path / "predictions" / "table"),
+        output_path=str(tmp_path / "evaluation"),
+        pipeline_options=PipelineOptions(["--runner=FnApiRunner"]),
+    )
+    variants = [
+        {
+            "name": variant,
+            "gzip_bytes": 10_000,
+            "latency_ms_p50": 0.1,
+            "metrics": {"top1": [float(_right(found).mean()), 0.0, 1.0]},
+        }
+        for variant, found in answers.items()
+    ]
+    summary = {
+        "pipeline": "smoke",
+        "run": "1",
+        "status": "pushed",
+        "data": {"classes": CLASSES},
+        "models": [
+            {
+                "name": "pets",
+                "variants": variants,
+                # One relative to the run's folder, one absolute: both are allowed.
+                "evaluation": "evaluation",
+                "predictions": str(tmp_path / "predictions" / "table"),
+            },
+            {"name": "failed_early"},
+        ],
+    }
+    folder = tmp_path / "reports" / "latest"
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    return tmp_path
+
+
+def _execute(run: Path, questions: list[str]) -> list:
+    """Runs the notebook against `run`; answers with the value of each expression, from JSON."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for question in questions:
+        notebook.cells.append(nbformat.v4.new_code_cell(f"print(json.dumps({question}))"))
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(run)}})
+    client.execute(env={**os.environ, "SIGHTLINE_RUN": str(run), "TF_CPP_MIN_LOG_LEVEL": "3"})
+    return [json.loads(cell.outputs[-1].text) for cell in notebook.cells[-len(questions) :]]
+
+
+@pytest.mark.timeout(600)  # two imports of TFMA and a Beam job, on a machine that may be busy
+def test_the_notebook_counts_what_the_table_holds(finished_run):
+    answers = _answers()
+    slices, differences, wrong = _execute(
+        finished_run,
+        [
+            "slices.to_dict('records')",
+            "differences.to_dict('records')",
+            "wrong['id'].tolist()",
+        ],
+    )
+
+    found = {(row["variant"], row["slice"]): row for row in slices}
+    assert len(found) == 2 * (1 + 2 + 3)
+    for variant, table in answers.items():
+        dark = table.slices["slice/brightness"] == "dark"
+        chosen = {
+            "all": np.ones(50, bool),
+            "slice/brightness = dark": dark,
+            "image/class/text = owl": table.labels == 2,
+        }
+        for name, mask in chosen.items():
+            row = found[variant, name]
+            assert row["example_count"] == mask.sum()
+            assert row["top1"] == pytest.approx(_right(table)[mask].mean())
+
+    ours, theirs = _right(answers["pqat_int8"]), _right(answers["none_fp32"])
+    (row,) = (row for row in differences if row["variant"] == "pqat_int8")
+    assert row["difference"] == pytest.approx(ours.mean() - theirs.mean())
+    assert row["low"] < row["difference"] < row["high"]
+    assert row["only_float"] == (theirs & ~ours).sum() > 0
+    assert set(wrong) == set(answers["none_fp32"].ids[~theirs])
+
+
+def test_the_notebook_is_kept_without_outputs():
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert code
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)

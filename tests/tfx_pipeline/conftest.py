@@ -1,0 +1,243 @@
+"""A run's summary as a smoke run writes it, and a browser to read its report with."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CLASSES = [str(digit) for digit in range(10)]
+VARIANTS = {
+    # name: (method, dtype, top1, size, gzip, sparsity, p50)
+    "saved_model": ("none", "fp32", 0.986, 412_000, 310_000, 0.0, 1.92),
+    "none_fp32": ("none", "fp32", 0.986, 158_400, 143_900, 0.0, 0.121),
+    "ptq_dynamic": ("ptq", "dynamic", 0.986, 46_100, 38_200, 0.0, 0.074),
+    "ptq_int8": ("ptq", "int8", 0.983, 45_000, 35_700, 0.0, 0.052),
+    "prune_fp32": ("prune", "fp32", 0.983, 158_400, 41_000, 0.8, 0.120),
+    "pqat_int8": ("pqat", "int8", 0.981, 45_000, 14_100, 0.8, 0.051),
+}
+
+
+def _interval(value: float, reach: float = 0.012) -> list[float]:
+    return [value, max(0.0, value - reach * 1.3), min(1.0, value + reach)]
+
+
+def _variant(name: str, shift: float) -> dict:
+    method, dtype, top1, size, gzip, sparsity, p50 = VARIANTS[name]
+    return {
+        "name": name,
+        "recommended": name == "pqat_int8",
+        "method": method,
+        "dtype": dtype,
+        "size_bytes": size,
+        "gzip_bytes": gzip,
+        "sparsity": sparsity,
+        "latency_ms_p50": p50 * (1 + 20 * shift),
+        "latency_ms_p99": p50 * (1 + 20 * shift) * 1.6,
+        "images_per_second": 1000 / p50,
+        "metrics": {
+            "top1": _interval(top1 - shift),
+            "top5": _interval(0.999, 0.002),
+            "macro_precision": _interval(top1 - shift - 0.001),
+            "macro_recall": _interval(top1 - shift),
+            "macro_f1": _interval(top1 - shift - 0.0005),
+            "cross_entropy": _interval(0.061 + shift, 0.02),
+            "ece": _interval(0.012, 0.004),
+        },
+        "difference": {
+            "against": "none_fp32",
+            "top1": [top1 - 0.986, top1 - 0.986 - 0.009, top1 - 0.986 + 0.006],
+            "mcnemar_p": 0.6875,
+        },
+    }
+
+
+def _history(epochs: int, best: float, seed: int) -> list[dict]:
+    noise = np.random.default_rng(seed).normal(0, 0.006, size=(epochs, 2))
+    progress = 1 - np.exp(-np.arange(1, epochs + 1) / 4)
+    return [
+        {
+            "epoch": epoch + 1,
+            "loss": float(2.3 * (1 - progress[epoch]) + 0.05),
+            "top1": float(min(1, progress[epoch] * (best + 0.01) + noise[epoch, 0])),
+            "val_loss": float(2.2 * (1 - progress[epoch]) + 0.07 + abs(noise[epoch, 1])),
+            "val_top1": float(min(1, progress[epoch] * best + noise[epoch, 1])),
+            "learning_rate": 0.1,
+            "images_per_second": 2100.0,
+        }
+        for epoch in range(epochs)
+    ]
+
+
+def _confusion() -> list[list[int]]:
+    matrix = np.diag([36, 36, 35, 36, 35, 37, 36, 35, 33, 35])
+    for label, guess in ((8, 1), (9, 3), (3, 9), (5, 9)):
+        matrix[label, guess] += 1
+    matrix[8, 1] += 1
+    return matrix.tolist()
+
+
+def _slices(shift: float) -> list[dict]:
+    found = [
+        ("slice/brightness", "dark", 121, 0.975),
+        ("slice/brightness", "medium", 118, 0.992),
+        ("slice/brightness", "bright", 121, 0.983),
+        ("slice/contrast", "low", 14, 0.929),
+        ("slice/contrast", "high", 346, 0.988),
+        *[("image/class/text", name, 36, 1.0 - 0.008 * i) for i, name in enumerate(CLASSES)],
+    ]
+    return [
+        {"key": key, "value": value, "examples": n, "top1": _interval(top1 - shift, 0.6 / n**0.5)}
+        for key, value, n, top1 in found
+    ]
+
+
+def _model(name: str, variants: list[str], shift: float, *, refused: bool = False) -> dict:
+    gates = [
+        {"name": "top1", "value": 0.986 - shift, "threshold": 0.97},
+        {"name": "int8 collapse", "variant": "ptq_int8", "value": 0.003, "threshold": 0.02},
+        {"name": "slice top1", "slice": "brightness=dark", "value": 0.975, "threshold": 0.9},
+        {"name": "round trip", "value": 0.0, "threshold": 0.0},
+    ]
+    for gate in gates:
+        gate |= {"passed": True, "detail": "", "variant": gate.get("variant", "saved_model")}
+    if refused:
+        gates[0] |= {"passed": False, "detail": "0.951 on 360 images; at least 0.97 is asked for"}
+    return {
+        "name": name,
+        "architecture": {"digits_cnn": "cnn", "digits_resnet": "resnet20"}.get(name, "vit_tiny"),
+        "recommended": name == "digits_cnn",
+        "parameters": 36_218,
+        "multiply_adds": 4_100_000,
+        "config": {"name": name, "train": {"epochs": 12, "seed": 0}},
+        "seed": 0,
+        "history": _history(12, 0.985 - shift, seed=len(name)),
+        "variants": [_variant(variant, shift) for variant in variants],
+        "confusion": {"variant": "saved_model", "matrix": _confusion()},
+        "slices": _slices(shift),
+        "gates": gates,
+        "why_variant": f"of 5 variants as good as float, {variants[-1]} is the smallest",
+        "pushed": None
+        if refused
+        else {"path": f"bundles/{name}/3", "version": 3, "pushed": name == "digits_cnn"},
+        "refused_because": "top1 0.951 is below 0.97" if refused else None,
+    }
+
+
+@pytest.fixture
+def smoke_summary() -> dict:
+    """A finished run: two models pushed, one refused."""
+    short = ["saved_model", "none_fp32", "ptq_dynamic"]
+    per_class = dict.fromkeys(CLASSES, 36)
+    return {
+        "pipeline": "smoke",
+        "run": "20261122-160000",
+        "status": "refused",
+        "seconds": 210.3,
+        "created": "2026-11-22T16:03:30+00:00",
+        "command": "sightline run smoke",
+        "git_commit": "0123456789abcdef0123456789abcdef01234567",
+        "stack": {"python": "3.10.14", "tensorflow": "2.16.2", "tfx": "1.16.0"},
+        "machine": {"cpu": "a processor", "cores": 2},
+        "data": {
+            "name": "digits",
+            "classes": CLASSES,
+            "label_offset": 1,
+            "splits": {
+                "train": {
+                    "examples": 1077,
+                    "shards": 2,
+                    "per_class": {c: 100 + 3 * i for i, c in enumerate(CLASSES)},
+                },
+                "validation": {"examples": 360, "shards": 1, "per_class": per_class},
+                "test": {"examples": 360, "shards": 1, "per_class": per_class},
+            },
+            "fingerprint": "9f2c41aa03b7",
+            "rejected": 1,
+            "rejections": ['{"file": "8/torn.png", "reason": "not an image"}'],
+            "source": "sklearn.datasets.load_digits",
+            "anomalies": [],
+        },
+        "components": [
+            {"name": "Importer", "seconds": 1.2, "state": "done"},
+            {"name": "StatisticsGen", "seconds": 14.9, "state": "cached"},
+            {"name": "Trainer.digits_cnn", "seconds": 31.2, "state": "done"},
+            {"name": "Trainer.digits_resnet", "seconds": 48.7, "state": "done"},
+            {"name": "Evaluator.digits_cnn", "seconds": 11.0, "state": "done"},
+        ],
+        "models": [
+            _model("digits_resnet", short, 0.004),
+            _model("digits_cnn", list(VARIANTS), 0.0),
+            _model("digits_vit", short, 0.035, refused=True),
+        ],
+        "recommendation": "digits_cnn as pqat_int8: 10x smaller, within 1 point of float.",
+        "lineage": [
+            {
+                "id": 1,
+                "type": "Examples",
+                "producer": "Importer",
+                "uri": "data/digits",
+                "digest": "9f2c41aa03b7" * 4,
+            },
+            {
+                "id": 7,
+                "type": "Model",
+                "producer": "Trainer.digits_cnn",
+                "uri": "runs/smoke/artifacts/Trainer.digits_cnn/model/7",
+                "digest": "77ab01cc93de" * 4,
+            },
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the browser made of a page: the document, its console, the addresses it asked for."""
+
+    dom: str
+    console: list[str]
+    requested: set[str]
+
+
+@pytest.fixture
+def open_page(tmp_path) -> Callable[[Path], Page]:
+    """Opens a file in headless Chromium, which resolves no host name; skips where there is none."""
+    browser = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not browser:
+        pytest.skip("no browser: set CHROMIUM or install Debian's package `chromium`")
+
+    def page(path: Path) -> Page:
+        log = tmp_path / "net.json"
+        ran = subprocess.run(
+            [
+                browser,
+                *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+                *("--no-first-run", "--disable-background-networking"),
+                *("--disable-component-update", "--disable-sync", "--enable-logging=stderr"),
+                "--host-resolver-rules=MAP * ~NOTFOUND",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                f"--log-net-log={log}",
+                "--dump-dom",
+                path.as_uri(),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        found = set(re.findall(r'"url":"([^"]*)"', log.read_text(encoding="utf-8")))
+        # What the browser wants for itself, whatever the page.
+        own = re.compile(r"https?://[\w.]*\.(google|googleapis)\.com/")
+        return Page(
+            dom=ran.stdout,
+            console=[line for line in ran.stderr.splitlines() if "CONSOLE" in line],
+            requested={json.loads(f'"{url}"') for url in found if not own.match(url)},
+        )
+
+    return page

@@ -1,0 +1,390 @@
+import copy
+import json
+import math
+import os
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from components.figures import Estimate
+from tfx_pipeline import report
+from tfx_pipeline.report import charts, page, view
+
+SECTIONS = [
+    *("results", "gates", "trade-offs", "metrics", "slices", "confusion"),
+    *("training", "data", "steps", "lineage", "environment"),
+]
+HOSTILE = "<script>alert('x')</script>\"><img src=http://example.invalid/x onerror=alert(1)>[red]"
+
+
+class _Reader(HTMLParser):
+    """The tags, attributes and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.words = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    @property
+    def ids(self):
+        return [value for name, value in self.attributes if name == "id"]
+
+
+def _hostile(value: Any) -> Any:
+    """`value` with every string in it, keys of counts included, replaced by markup."""
+    if isinstance(value, dict):
+        # "status" and "state" are ours; every other text comes from data, files or people.
+        return {k: v if k in ("status", "state") else _hostile(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_hostile(item) for item in value]
+    return value + HOSTILE if isinstance(value, str) else value
+
+
+def _printed(renderable):
+    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    with console.file:
+        console.print(renderable)
+    return console.export_text()
+
+
+def test_a_finished_run_has_every_section_and_figure(smoke_summary):
+    reader = _Reader(report.render_report(smoke_summary))
+
+    assert [id_ for id_ in reader.ids if not id_.endswith("-title")] == SECTIONS
+    for shown in (
+        "3 min 30 s",
+        "98.1 % 96.5 to 99.3",
+        "-0.5 -1.4 to +0.1",
+        "14.1 kB",
+        "0.051 ms",
+        "pushed as v3",
+        "already there: v3",
+        "refused: top1 0.951 is below 0.97",
+        "1 of 12 not met",
+        "5 errors in 359",
+        "sklearn.datasets.load_digits",
+        "slice/brightness",
+        "Trainer.digits_cnn",
+        "tensorflow",
+        "pqat_int8 ★",
+        "pqat_int8 is the smallest",
+        "8/torn.png",
+    ):
+        assert shown in reader.text, shown
+
+
+def test_the_recommended_model_comes_first(smoke_summary):
+    names = [model["name"] for model in view.models(smoke_summary)]
+    assert names == ["digits_cnn", "digits_resnet", "digits_vit"]
+
+
+def test_every_variant_is_a_dot_in_both_trade_offs(smoke_summary):
+    html = report.render_report(smoke_summary)
+    size, latency = (
+        html.split(f'aria-label="Top-1 by {cost}"')[1].split("</svg>")[0]
+        for cost in ("gzipped size", "median latency")
+    )
+    assert size.count("<circle") == latency.count("<circle") == 12
+    assert "digits_cnn, pqat_int8: 98.1 % at 14.1 kB" in size
+    assert "digits_cnn, pqat_int8: 98.1 % at 0.051 ms" in latency
+
+
+def test_writing_replaces_an_older_report_and_leaves_nothing_else(tmp_path, smoke_summary):
+    directory = tmp_path / "reports" / "latest"
+    report.write_report({"pipeline": "old", "run": "1", "status": "error"}, directory)
+
+    path = report.write_report(smoke_summary, directory)
+
+    assert path == directory / "report.html"
+    assert "98.1 %" in path.read_text(encoding="utf-8")
+    assert [entry.name for entry in directory.iterdir()] == ["report.html"]
+
+
+def test_a_report_that_cannot_be_written_leaves_the_older_one(tmp_path, smoke_summary, monkeypatch):
+    path = report.write_report({"pipeline": "old", "run": "1", "status": "error"}, tmp_path)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(page.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        report.write_report(smoke_summary, tmp_path)
+
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_run_that_failed_at_once_says_what_is_absent():
+    reader = _Reader(
+        report.render_report(
+            {"pipeline": "smoke", "run": "1", "status": "error", "error": "train: record 17"}
+        )
+    )
+    assert "The run stopped. train: record 17" in reader.text
+    for sentence in ("No model:", "No gate was asked", "No benchmark", "No data summary"):
+        assert sentence in reader.text
+
+
+def _without(summary, path):
+    """`summary` less one key, at `path`; a `*` walks every item of a list or dictionary."""
+    pruned = copy.deepcopy(summary)
+    nodes = [pruned]
+    for key in path[:-1]:
+        following = []
+        for node in nodes:
+            if key == "*":
+                following += list(node.values()) if isinstance(node, dict) else list(node)
+            else:
+                following.append(node[key])
+        nodes = following
+    for node in nodes:
+        del node[path[-1]]
+    return pruned
+
+
+def _paths(value, prefix=()):
+    """Every dictionary key of a summary, one path for all items of a list."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield (*prefix, key)
+            yield from _paths(item, (*prefix, key))
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        yield from _paths(value[0], (*prefix, "*"))
+
+
+def test_any_one_part_may_be_missing(smoke_summary):
+    model = smoke_summary["models"][2]
+    model |= {"variants": model["variants"][:1], "slices": model["slices"][:2]}
+    smoke_summary["models"] = [model | {"pushed": {"path": "p", "version": 3, "pushed": True}}]
+    paths = [path for path in _paths(smoke_summary) if "per_class" not in path[:-1]]
+    assert len(paths) > 80
+    for path in paths:
+        if "config" in path[:-1]:
+            continue
+        pruned = _without(smoke_summary, path)
+        assert SECTIONS[-1] in _Reader(report.render_report(pruned)).ids, path
+        _printed(report.console_table(pruned))
+        report.console_gates(pruned)
+
+
+@pytest.mark.parametrize("bad", [None, [], {}, "text", math.nan, 0])
+def test_a_part_of_another_type_is_no_crash(smoke_summary, bad):
+    for key in ("data", "models", "components", "lineage", "stack", "machine", "seconds"):
+        assert "<h2" in report.render_report(smoke_summary | {key: bad}), key
+    for key in ("variants", "history", "slices", "gates", "confusion", "pushed", "config"):
+        model = smoke_summary["models"][1] | {key: bad}
+        summary = smoke_summary | {"models": [model]}
+        assert "digits_cnn" in report.render_report(summary), key
+        assert "digits_cnn" in _printed(report.console_table(summary)), key
+
+
+def test_names_from_the_data_are_text_and_never_markup(smoke_summary):
+    text = report.render_report(_hostile(smoke_summary))
+    reader = _Reader(text)
+
+    assert "script" not in reader.tags
+    assert "img" not in reader.tags
+    assert not [name for name, _ in reader.attributes if name.startswith("on")]
+    assert HOSTILE.split("<img")[0] in reader.text
+
+
+def test_the_page_points_at_no_address(smoke_summary):
+    reader = _Reader(report.render_report(smoke_summary))
+    addresses = [v for name, v in reader.attributes if name in ("src", "href", "xlink:href")]
+    assert addresses
+    assert all(address.startswith(("#", "data:,")) for address in addresses)
+    assert "url(" not in report.render_report(smoke_summary)
+
+
+@pytest.mark.browser
+def test_a_browser_shows_the_whole_page_without_asking_anyone(tmp_path, smoke_summary, open_page):
+    hostile = smoke_summary["data"]["classes"] + [HOSTILE]
+    smoke_summary["data"]["classes"] = hostile
+
+    shown = open_page(report.write_report(smoke_summary, tmp_path / "report"))
+
+    reader = _Reader(shown.dom)
+    assert shown.console == []
+    assert {url for url in shown.requested if not url.startswith("data:")} == set()
+    assert [id_ for id_ in reader.ids if not id_.endswith("-title")] == SECTIONS
+    assert reader.tags.count("polyline") == 12
+    assert shown.dom.count('class="chart"') == 8
+    assert reader.tags.count("h2") == len(SECTIONS)
+    assert "script" not in reader.tags
+
+
+@pytest.mark.browser
+def test_the_browser_check_itself_sees_requests_and_errors(tmp_path, open_page):
+    path = tmp_path / "bad.html"
+    path.write_text("<img src='http://example.invalid/x.png'><script>console.error('no')</script>")
+
+    shown = open_page(path)
+
+    assert "http://example.invalid/x.png" in shown.requested
+    assert any("no" in line for line in shown.console)
+
+
+def test_the_console_table_fits_in_120_columns(smoke_summary):
+    smoke_summary["models"][0]["name"] = "a_model_with_a_name_that_goes_on_and_on_and_on"
+
+    text = _printed(report.console_table(smoke_summary))
+
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 120
+    assert "…" not in text
+    row = next(line for line in text.splitlines() if "pqat_int8" in line)
+    for figure in ("98.1 % [96.5, 99.3]", "-0.5 pt", "45.0 kB", "14.1 kB", "0.051 ms", "0.082 ms"):
+        assert figure in row
+    assert "★ digits_cnn" in text
+    assert "pqat_int8 ★" in row
+
+
+def test_the_console_table_of_a_run_without_models():
+    text = _printed(
+        report.console_table({"pipeline": "p", "run": "1", "status": "error", "error": "bad data"})
+    )
+    assert "no model" in text
+    assert "bad data" in text
+
+
+def test_names_are_not_read_as_console_markup(smoke_summary):
+    smoke_summary["models"][1]["name"] = "[b]cnn"
+    smoke_summary["pipeline"] = "[bold]smoke"
+    assert "[b]cnn" in _printed(report.console_table(smoke_summary))
+    assert "[bold]smoke" in _printed(report.console_table(smoke_summary))
+
+
+def test_the_console_names_each_gate_that_was_not_met(smoke_summary):
+    text = " ".join(_printed(report.console_gates(smoke_summary)).split())
+    assert "digits_vit top1 saved_model all 0.951 0.97" in text
+    assert "digits_cnn" not in text
+
+
+def test_without_a_failed_gate_there_is_no_table(smoke_summary):
+    smoke_summary["models"] = smoke_summary["models"][:2]
+    assert report.console_gates(smoke_summary) is None
+
+
+def test_confusion_lists_the_worst_pairs_first():
+    found = page.confusion({"matrix": [[5, 1, 0], [0, 4, 2], [3, 0, 9]]}, ["cat", "dog"])
+
+    assert found is not None
+    assert [pair[:3] for pair in found["pairs"]] == [
+        ("2", "cat", "3"),
+        ("dog", "2", "2"),
+        ("cat", "dog", "1"),
+    ]
+    assert (found["errors"], found["examples"]) == ("6", "24")
+    name, cells = found["rows"][0]
+    assert name == "cat"
+    assert [cell["kind"] for cell in cells] == ["hit", "miss", "miss"]
+    assert cells[1]["tip"] == "cat taken for dog: 1 (16.7 %)"
+
+
+def test_a_thousand_classes_get_pairs_instead_of_a_blur():
+    matrix = np.eye(1000, dtype=int)
+    matrix[3, 7] = 2
+
+    found = page.confusion({"matrix": matrix.tolist()}, [])
+
+    assert found is not None
+    assert found["rows"] == []
+    assert found["pairs"] == [("3", "7", "2", "66.7 %")]
+
+
+@pytest.mark.parametrize("matrix", [None, [], [[1, 2]], [1, 2], "x"])
+def test_what_is_no_matrix_has_no_confusion(matrix):
+    assert page.confusion({"matrix": matrix}, []) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0.96, 0.991), (2.3, 2.3), (0, 0), (-3, 1200), (1e-4, 3e-4)]
+)
+def test_ticks_enclose_what_they_measure(low, high):
+    found = charts.ticks(low, high)
+    assert found[0] <= low
+    assert found[-1] >= high
+    assert 2 <= len(found) <= 8
+    np.testing.assert_allclose(np.diff(found), found[1] - found[0])
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (0.05, 2.07), (14.1, 310), (1, 1e6), (3, 4)])
+def test_log_ticks_enclose_what_they_measure(low, high):
+    found = charts.log_ticks(low, high)
+    assert found[0] <= low
+    assert found[-1] >= high
+    assert len(found) >= 2
+
+
+def test_curves_draw_each_series_where_its_values_are():
+    series = [charts.Series("loss", [(1, 2.0), (2, 1.0), (3, 0.0)])]
+    svg = charts.curves(series, title="loss")
+
+    points = svg.split('points="')[1].split('"')[0].split()
+    xs, ys = zip(*(map(float, point.split(",")) for point in points), strict=True)
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1])
+    assert ys[0] < ys[1] < ys[2]
+    assert charts.curves([charts.Series("loss", [])], title="loss") == ""
+
+
+def test_trade_off_dots_stand_where_their_values_are():
+    dots = [
+        charts.Dot(x, Estimate(y, y - 0.01, y + 0.005), "cnn", f"v{x}", 0, f"{x} kB", f"{y:.1%}")
+        for x, y in ((10, 0.95), (100, 0.97), (1000, 0.99))
+    ]
+    svg = charts.trade_off(dots, title="t", x_title="kB")
+
+    found = re.findall(r'<circle class="dot s0" cx="([\d.]+)" cy="([\d.]+)"', svg)
+    xs, ys = np.array(found, float).T
+    assert np.diff(xs) == pytest.approx([np.diff(xs)[0]] * 2, abs=0.2)
+    assert np.diff(ys) == pytest.approx([np.diff(ys)[0]] * 2, abs=0.2)
+    assert np.diff(xs)[0] > 0 > np.diff(ys)[0]
+    bars = np.array(re.findall(r'class="bar s0".*?y1="([\d.]+)" y2="([\d.]+)"', svg), float)
+    assert (bars[:, 0] - ys) / (ys - bars[:, 1]) == pytest.approx(np.full(3, 2.0), abs=0.05)
+    assert charts.trade_off([dots[0]._replace(x=0)], title="t", x_title="kB") == ""
+
+
+def test_trade_off_labels_never_lie_on_each_other():
+    dots = [
+        charts.Dot(10.0 + i / 9, Estimate(0.98, None, None), "cnn", f"variant_{i}", i, "", "")
+        for i in range(12)
+    ]
+    svg = charts.trade_off(dots, title="t", x_title="kB")
+
+    assert svg.count("<circle") == 12
+    labels = re.findall(r'class="label (\w+)" x="([\d.]+)" y="([\d.]+)">(\w+)<', svg)
+    assert 1 < len(labels) < 12
+    places = {(anchor, x, y) for anchor, x, y, _ in labels}
+    assert len(places) == len(labels)
+    heights = sorted({float(y) for _, _, y, _ in labels})
+    assert min(np.diff(heights), default=13) >= 12.9
+
+
+def test_a_whisker_spans_its_interval():
+    svg = charts.whisker(Estimate(0.5, 0.25, 0.75), 0.0, 1.0)
+    assert 'x="32.0"' in svg
+    assert 'width="56.0"' in svg
+    assert 'cx="60.0"' in svg
+    assert "<rect" not in charts.whisker(Estimate(0.5, None, None), 0.0, 1.0)
+    assert charts.whisker(None, 0.0, 1.0) == ""
+
+
+def test_a_summary_from_json_renders_alike(smoke_summary):
+    smoke_summary["data"]["classes"] = tuple(smoke_summary["data"]["classes"])
+    again = json.loads(json.dumps(smoke_summary))
+    assert report.render_report(again) == report.render_report(smoke_summary)

@@ -1,0 +1,85 @@
+"""The tables a run ends with on the console; 120 columns are enough for both."""
+
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from components import figures
+from tfx_pipeline.report import view
+
+_STYLES = {"good": "green", "bad": "red", "warn": "yellow", "plain": ""}
+
+
+def console_table(summary: dict[str, Any]) -> Table:
+    """The run's one table: each model and variant with its accuracy, cost and fate.
+
+    Args:
+      summary: as `summary.json` holds it; whatever is missing shows as a dash.
+
+    Returns:
+      A rich table that fits in 120 columns; without models it holds one line that says so.
+    """
+    header = view.header(summary)
+    table = Table(
+        title=Text(f"{header['pipeline']} {header['run']}: {view.status(summary)}", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("model", overflow="fold", max_width=18)
+    table.add_column("variant", overflow="fold", max_width=16)
+    table.add_column("top-1 [95 %]", justify="right", no_wrap=True)
+    table.add_column("vs float", justify="right", no_wrap=True)
+    for column in ("size", "gzip", "p50", "p99"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold", max_width=26)
+    for model in view.models(summary):
+        variants = model["variants"] or [view.variant({})]
+        for index, variant in enumerate(variants):
+            table.add_row(*_row(model, variant, index), end_section=variant is variants[-1])
+    if not table.row_count:
+        table.add_row("no model", *[figures.DASH] * 7, Text(header["error"]))
+    return table
+
+
+def console_gates(summary: dict[str, Any]) -> Table | None:
+    """The gates that were not met, one a row; None when every gate passed.
+
+    Args:
+      summary: as `summary.json` holds it.
+    """
+    failed = [gate for gate in view.gates(summary) if not gate["passed"]]
+    if not failed:
+        return None
+    table = Table(
+        title="Gates not met",
+        title_style="bold red",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for column in ("model", "gate", "variant", "slice"):
+        table.add_column(column, overflow="fold")
+    for column in ("value", "threshold"):
+        table.add_column(column, justify="right", overflow="fold")
+    table.add_column("why", overflow="fold", ratio=1)
+    for gate in failed:
+        columns = ("model", "name", "variant", "slice", "value", "threshold", "detail")
+        table.add_row(*(Text(gate[column]) for column in columns))
+    return table
+
+
+def _row(model: dict[str, Any], variant: dict[str, Any], index: int) -> list[RenderableType]:
+    star = "★ " if model["recommended"] else ""
+    # Text, never str: names are data, and rich would read [brackets] in them as markup.
+    name = Text(star + model["name"], style="bold") if index == 0 else Text("")
+    fate = Text(model["fate"], style=_STYLES[model["tone"]]) if index == 0 else Text("")
+    interval = variant["top1_interval"].replace(" to ", ", ")
+    top1 = f"{variant['top1']} [{interval}]" if interval else variant["top1"]
+    difference = variant["difference"] + (" pt" if variant["difference"] != figures.DASH else "")
+    cost = (variant[key] for key in ("size", "gzip", "p50", "p99"))
+    shipped = " ★" if variant["recommended"] else ""
+    return [name, Text(variant["name"] + shipped), top1, difference, *cost, fate]

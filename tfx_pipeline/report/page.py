@@ -1,0 +1,224 @@
+"""`report.html`: a run on one page, self-contained, offline, without a script.
+
+The page's own content security policy forbids every request, so a report can be mailed, archived
+and opened years later; and nothing that a data set's class names hold can run.
+"""
+
+import os
+import uuid
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from components import figures
+from tfx_pipeline.report import charts, view
+
+REPORT_FILE = "report.html"
+
+# A heat map of more classes is a blur; the most confused pairs say more.
+_MAX_HEAT_CLASSES = 40
+_MAX_PAIRS = 12
+
+
+class _Scale(NamedTuple):
+    """The ends that whiskers share, in shares of one."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low * 100:.4g} to {self.high * 100:.4g}\N{NO-BREAK SPACE}%"
+
+
+def write_report(summary: dict[str, Any], directory: Path) -> Path:
+    """Writes `report.html` under a temporary name, then renames it.
+
+    Args:
+      summary: as `summary.json` holds it; only `pipeline`, `run` and `status` must be there.
+      directory: is made when absent.
+
+    Returns:
+      The report's path.
+
+    Raises:
+      OSError: the disk refused; an older report stays as it was.
+    """
+    text = render_report(summary)
+    directory.mkdir(parents=True, exist_ok=True)
+    target = directory / REPORT_FILE
+    temporary = directory / f".{REPORT_FILE}.{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def render_report(summary: dict[str, Any]) -> str:
+    """The page's text; sections whose data the run did not reach say so."""
+    found = view.models(summary)
+    colours = {model["name"]: index for index, model in enumerate(found)}
+    estimates = [variant["top1_estimate"] for model in found for variant in model["variants"]]
+    slices = view.slices(summary)
+    cells = [cell for table in slices for row in table["rows"] for cell in row["cells"]]
+    gates = view.gates(summary)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            header=view.header(summary),
+            status=view.status(summary),
+            tone=view.tone(summary),
+            models=found,
+            colours=colours,
+            whisker=charts.whisker,
+            top1_scale=_Scale(*charts.scale(estimates)),
+            slice_scale=_Scale(*charts.scale([cell["estimate"] for cell in cells])),
+            gates=gates,
+            failed_gates=[gate for gate in gates if not gate["passed"]],
+            data=view.data(summary),
+            curves=[(model, *_curves(model, colours[model["name"]])) for model in found],
+            metric_titles=[figures.metric_title(name) for name in view.METRICS],
+            slices=slices,
+            confusions=[
+                (model, confusion(model["confusion"], _classes(summary))) for model in found
+            ],
+            size_chart=_trade_off(found, colours, "gzip_bytes"),
+            latency_chart=_trade_off(found, colours, "p50_ms"),
+            components=view.components(summary),
+            environment=view.environment(summary),
+            lineage=view.lineage(summary),
+            dash=figures.DASH,
+        )
+    )
+
+
+def confusion(raw: dict[str, Any], classes: Sequence[str]) -> dict[str, Any] | None:
+    """A confusion matrix as heat and as its most confused pairs.
+
+    Args:
+      raw: `{"variant", "matrix"}`, the matrix (C, C) counts with labels as rows.
+      classes: names in label order; missing ones are numbered.
+
+    Returns:
+      `rows`: (name, cells) where a cell is (count, share of its row in [0, 1], class, tooltip), or
+      empty beyond 40 classes; `pairs`: (label, predicted, count, share) by count. None where there
+      is no square matrix of counts.
+    """
+    counts = _square(raw.get("matrix"))
+    if counts is None:
+        return None
+    size = len(counts)
+    names = [str(classes[i]) if i < len(classes) else str(i) for i in range(size)]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    wrong = np.where(np.eye(size, dtype=bool), 0, counts)
+    order = np.lexsort((-shares.ravel(), -wrong.ravel()))[:_MAX_PAIRS]
+    pairs = [divmod(int(cell), size) for cell in order if wrong.flat[cell]]
+    heat = size <= _MAX_HEAT_CLASSES
+    return {
+        "variant": str(raw.get("variant") or ""),
+        "names": names,
+        "rows": list(zip(names, _heat(counts, shares, names), strict=True)) if heat else [],
+        "pairs": [
+            (names[i], names[j], figures.count(int(counts[i, j])), figures.percent(shares[i, j]))
+            for i, j in pairs
+        ],
+        "errors": figures.count(int(wrong.sum())),
+        "examples": figures.count(int(counts.sum())),
+    }
+
+
+def _square(raw: Any) -> np.ndarray | None:
+    if not isinstance(raw, list) or not raw:
+        return None
+    if any(not isinstance(row, list) or len(row) != len(raw) for row in raw):
+        return None
+    return np.array([[figures.number(cell) or 0.0 for cell in row] for row in raw])
+
+
+def _heat(counts: np.ndarray, shares: np.ndarray, names: list[str]) -> list[list[dict[str, Any]]]:
+    right = np.eye(len(counts), dtype=bool)
+    # Errors have their own scale: beside a diagonal of 97 % they would all be white.
+    worst = np.where(right, 0, shares).max() or 1.0
+    depths = np.where(right, shares, shares / worst)
+
+    def cell(i: int, j: int) -> dict[str, Any]:
+        some = counts[i, j] > 0
+        share = figures.percent(float(shares[i, j]))
+        return {
+            "count": f"{counts[i, j]:.0f}" if some else "",
+            "kind": "hit" if i == j else "miss",
+            "depth": f"{0.15 + 0.85 * depths[i, j]:.2f}" if some else "0",
+            "deep": bool(depths[i, j] > 0.55),
+            "tip": f"{names[i]} taken for {names[j]}: {counts[i, j]:.0f} ({share})",
+        }
+
+    return [[cell(i, j) for j in range(len(counts))] for i in range(len(counts))]
+
+
+def _curves(model: dict[str, Any], colour: int) -> tuple[Markup, Markup]:
+    loss = [
+        charts.Series("train loss", _points(model, "loss"), colour, dashed=True),
+        charts.Series("validation loss", _points(model, "val_loss"), colour),
+    ]
+    top1 = [
+        charts.Series("train top-1", _points(model, "top1"), colour, dashed=True),
+        charts.Series("validation top-1", _points(model, "val_top1"), colour),
+    ]
+    return (
+        charts.curves(loss, title=f"{model['name']}: loss by epoch"),
+        charts.curves(top1, title=f"{model['name']}: top-1 by epoch", percent=True),
+    )
+
+
+def _points(model: dict[str, Any], key: str) -> list[tuple[float, float]]:
+    rows = enumerate(model["history"], start=1)
+    found = [
+        (figures.number(r.get("epoch")) or float(i), figures.number(r.get(key))) for i, r in rows
+    ]
+    return [(epoch, value) for epoch, value in found if value is not None]
+
+
+def _trade_off(models: view.Rows, colours: dict[str, int], cost: str) -> Markup:
+    is_size = cost == "gzip_bytes"
+    dots = [
+        charts.Dot(
+            x=variant[cost] / 1000 if is_size else variant[cost],
+            y=variant["top1_estimate"],
+            model=model["name"],
+            variant=variant["name"],
+            colour=colours[model["name"]],
+            x_text=variant["gzip"] if is_size else variant["p50"],
+            y_text=variant["top1"],
+        )
+        for model in models
+        for variant in model["variants"]
+        if variant["top1_estimate"] is not None and variant[cost]
+    ]
+    return charts.trade_off(
+        dots,
+        title="Top-1 by " + ("gzipped size" if is_size else "median latency"),
+        x_title="gzipped size, kB (log scale)" if is_size else "latency p50, ms (log scale)",
+    )
+
+
+def _classes(summary: dict[str, Any]) -> list[str]:
+    classes = view.mapping(summary.get("data")).get("classes")
+    return [str(name) for name in classes] if isinstance(classes, (list, tuple)) else []
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,255 @@
+"""A run's summary as rows of finished text: whatever is absent is a dash or an empty list.
+
+Everything here takes the summary as it was read from JSON, of a run that may have failed before
+it had data, models or gates.
+"""
+
+import json
+from typing import Any
+
+from components import figures
+
+Rows = list[dict[str, Any]]
+
+METRICS = ("top1", "top5", "macro_precision", "macro_recall", "macro_f1", "cross_entropy", "ece")
+_TONES = {"pushed": "good", "refused": "warn", "error": "bad"}
+_STATES = {"done": "good", "cached": "plain", "failed": "bad", "skipped": "plain"}
+
+
+def status(summary: dict[str, Any]) -> str:
+    """One word: `pushed`, `refused` or `error`."""
+    return str(summary.get("status") or "unknown")
+
+
+def tone(summary: dict[str, Any]) -> str:
+    """How the status feels: `good`, `warn`, `bad` or `plain`."""
+    return _TONES.get(status(summary), "plain")
+
+
+def header(summary: dict[str, Any]) -> dict[str, str]:
+    """What stands above everything else; empty text for what is absent."""
+    keys = ("pipeline", "run", "created", "command", "git_commit", "error", "recommendation")
+    return {key: str(summary.get(key) or "") for key in keys} | {
+        "seconds": figures.duration(summary.get("seconds")) if summary.get("seconds") else ""
+    }
+
+
+def models(summary: dict[str, Any]) -> Rows:
+    """One entry a model, the recommended first, each with its variants and its fate."""
+    found = [_model(raw) for raw in _dicts(summary.get("models"))]
+    return sorted(found, key=lambda model: not model["recommended"])
+
+
+def _model(raw: dict[str, Any]) -> dict[str, Any]:
+    fate, fate_tone = _fate(raw)
+    config = raw.get("config")
+    return {
+        "name": str(raw.get("name") or "?"),
+        "architecture": str(raw.get("architecture") or ""),
+        "recommended": bool(raw.get("recommended")),
+        "parameters": figures.amount(raw.get("parameters")),
+        "multiply_adds": figures.amount(raw.get("multiply_adds")),
+        "seed": str(raw.get("seed", figures.DASH)),
+        "config": json.dumps(config, indent=2, default=str) if config else "",
+        "variants": [variant(item) for item in _dicts(raw.get("variants"))],
+        "history": _dicts(raw.get("history")),
+        "confusion": mapping(raw.get("confusion")),
+        "slices": _dicts(raw.get("slices")),
+        "why": str(raw.get("why_variant") or ""),
+        "fate": fate,
+        "tone": fate_tone,
+    }
+
+
+def _fate(raw: dict[str, Any]) -> tuple[str, str]:
+    pushed = raw.get("pushed")
+    if isinstance(pushed, dict):
+        version = f"v{pushed.get('version', '?')}"
+        if pushed.get("pushed", True):
+            return f"pushed as {version}", "good"
+        return f"already there: {version}", "good"
+    if raw.get("refused_because"):
+        return f"refused: {raw['refused_because']}", "warn"
+    return "not pushed", "plain"
+
+
+def variant(raw: dict[str, Any]) -> dict[str, Any]:
+    """One variant's figures as text, and the raw numbers that charts need."""
+    measured, difference = mapping(raw.get("metrics")), mapping(raw.get("difference"))
+    p_value = figures.number(difference.get("mcnemar_p"))
+    return {
+        "name": str(raw.get("name") or figures.DASH),
+        "recommended": bool(raw.get("recommended")),
+        "method": str(raw.get("method") or ""),
+        "dtype": str(raw.get("dtype") or ""),
+        "top1": figures.percent(measured.get("top1")),
+        "top1_interval": figures.percent_interval(measured.get("top1")),
+        "top1_estimate": figures.estimate(measured.get("top1")),
+        "difference": figures.points(difference.get("top1")),
+        "difference_interval": figures.points_interval(difference.get("top1")),
+        "against": str(difference.get("against") or ""),
+        "p_value": "" if p_value is None else f"{p_value:.2g}",
+        "size": figures.size(raw.get("size_bytes")),
+        "gzip": figures.size(raw.get("gzip_bytes")),
+        "gzip_bytes": figures.number(raw.get("gzip_bytes")),
+        "sparsity": figures.percent(raw.get("sparsity")) if raw.get("sparsity") else figures.DASH,
+        "p50": figures.milliseconds(raw.get("latency_ms_p50")),
+        "p50_ms": figures.number(raw.get("latency_ms_p50")),
+        "p99": figures.milliseconds(raw.get("latency_ms_p99")),
+        "images_per_second": figures.count(raw.get("images_per_second")),
+        "metrics": [
+            {
+                "value": figures.metric(name, measured.get(name)),
+                "interval": figures.metric_interval(name, measured.get(name)),
+            }
+            for name in METRICS
+        ]
+        if measured
+        else [],
+    }
+
+
+def gates(summary: dict[str, Any]) -> Rows:
+    """Every gate of every model as text, those not met first."""
+    rows = [
+        {
+            "model": str(model.get("name") or "?"),
+            "name": str(gate.get("name") or "?"),
+            "variant": str(gate.get("variant") or ""),
+            "slice": str(gate.get("slice") or "all"),
+            "value": _plain(gate.get("value")),
+            "threshold": _plain(gate.get("threshold")),
+            "passed": bool(gate.get("passed")),
+            "detail": str(gate.get("detail") or ""),
+        }
+        for model in _dicts(summary.get("models"))
+        for gate in _dicts(model.get("gates"))
+    ]
+    return sorted(rows, key=lambda row: row["passed"])
+
+
+def data(summary: dict[str, Any]) -> dict[str, Any]:
+    """The data section: totals a split, counts a class, what was rejected and odd."""
+    raw = mapping(summary.get("data"))
+    splits = {str(name): mapping(split) for name, split in mapping(raw.get("splits")).items()}
+    names = [str(name) for name in _items(raw.get("classes"))]
+    for split in splits.values():
+        names += [name for name in mapping(split.get("per_class")) if name not in names]
+    counts = [
+        (name, [mapping(split.get("per_class")).get(name) for split in splits.values()])
+        for name in names
+    ]
+    most = max((figures.number(c) or 0 for _, row in counts for c in row), default=0) or 1
+    facts = [
+        ("data set", raw.get("name")),
+        ("source", raw.get("source")),
+        ("classes", len(names) or None),
+        ("label offset in the records", raw.get("label_offset")),
+        ("rejected at ingest", raw.get("rejected")),
+        ("fingerprint", raw.get("fingerprint")),
+    ]
+    return {
+        "present": bool(raw),
+        "facts": [(name, str(value)) for name, value in facts if value not in (None, "")],
+        "splits": [
+            (name, figures.count(split.get("examples")), figures.count(split.get("shards")))
+            for name, split in splits.items()
+        ],
+        "classes": [
+            (name, [(figures.count(c), 100 * (figures.number(c) or 0) / most) for c in row])
+            for name, row in counts
+        ],
+        "anomalies": [_plain(item) for item in _items(raw.get("anomalies"))],
+        "rejections": [_plain(item) for item in _items(raw.get("rejections"))],
+    }
+
+
+def slices(summary: dict[str, Any]) -> Rows:
+    """One entry a slice key: its values as rows, and one cell a model that was sliced by it."""
+    sliced = [model for model in models(summary) if model["slices"]]
+    keys = list(dict.fromkeys(str(s.get("key")) for model in sliced for s in model["slices"]))
+    tables = []
+    for key in keys:
+        cells: dict[str, dict[str, Any]] = {}
+        for model in sliced:
+            for item in model["slices"]:
+                if str(item.get("key")) == key:
+                    cells.setdefault(str(item.get("value")), {})[model["name"]] = item
+        tables.append(
+            {
+                "key": key,
+                "models": [model["name"] for model in sliced],
+                "rows": [_slice_row(value, found, sliced) for value, found in cells.items()],
+            }
+        )
+    return tables
+
+
+def _slice_row(value: str, found: dict[str, Any], sliced: Rows) -> dict[str, Any]:
+    examples = [item.get("examples") for item in found.values()]
+    items = [found.get(model["name"], {}).get("top1") for model in sliced]
+    return {
+        "value": value,
+        "examples": figures.count(next((n for n in examples if n is not None), None)),
+        "cells": [
+            {
+                "top1": figures.percent(item),
+                "interval": figures.percent_interval(item),
+                "estimate": figures.estimate(item),
+            }
+            for item in items
+        ],
+    }
+
+
+def components(summary: dict[str, Any]) -> Rows:
+    """The nodes of the graph in order, with time and state."""
+    found = _dicts(summary.get("components"))
+    longest = max((figures.number(c.get("seconds")) or 0 for c in found), default=0) or 1
+    return [
+        {
+            "name": str(item.get("name") or "?"),
+            "seconds": figures.duration(item.get("seconds")),
+            "share": 100 * (figures.number(item.get("seconds")) or 0) / longest,
+            "state": str(item.get("state") or ""),
+            "tone": _STATES.get(str(item.get("state")), "plain"),
+        }
+        for item in found
+    ]
+
+
+def environment(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Versions and machine as names and values."""
+    rows = [("command", summary.get("command")), ("git commit", summary.get("git_commit"))]
+    for section in ("stack", "machine"):
+        rows += list(mapping(summary.get(section)).items())
+    return [(str(name), _plain(value)) for name, value in rows if value not in (None, "")]
+
+
+def lineage(summary: dict[str, Any]) -> list[list[str]]:
+    """The artifacts: id, type, producer, location and digest."""
+    columns = ("id", "type", "producer", "uri", "digest")
+    return [[_plain(row.get(c)) for c in columns] for row in _dicts(summary.get("lineage"))]
+
+
+def mapping(raw: Any) -> dict[str, Any]:
+    """`raw` itself when it is a dictionary, an empty one for anything else."""
+    return raw if isinstance(raw, dict) else {}
+
+
+def _dicts(raw: Any) -> Rows:
+    return [item for item in _items(raw) if isinstance(item, dict)]
+
+
+def _items(raw: Any) -> list[Any]:
+    return list(raw) if isinstance(raw, (list, tuple)) else []
+
+
+def _plain(raw: Any) -> str:
+    if raw is None or raw == "":
+        return figures.DASH
+    if isinstance(raw, float):
+        return f"{raw:.4g}"
+    if isinstance(raw, (dict, list)):
+        return json.dumps(raw, default=str)
+    return str(raw)
