@@ -7,6 +7,8 @@ Standard library only: reading a configuration never loads TensorFlow.
 
 import hashlib
 import json
+import math
+import re
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -186,7 +188,17 @@ def _assign(node: Any, path: list[str], text: str, whole: str) -> Any:
         inner = [f"{whole}.{f.name}" for f in fields(current)]
         raise ConfigError(f"config key {whole!r} is a section; set one of {', '.join(inner)}")
     wanted = typing.get_type_hints(type(node))[path[0]]
-    return replace(node, **{path[0]: _typed(_parse(text), wanted, whole)})
+    return replace(node, **{path[0]: _typed(_value(text, wanted), wanted, whole)})
+
+
+def _value(text: str, wanted: Any) -> Any:
+    """`text` as JSON; where text is wanted, a bare `1.10` or `true` stands for itself."""
+    parsed = _parse(text)
+    if wanted is str:
+        return parsed if isinstance(parsed, str) else text
+    if typing.get_origin(wanted) is tuple:
+        return parsed if isinstance(parsed, (list, str)) else text
+    return parsed
 
 
 def _parse(text: str) -> Any:
@@ -200,21 +212,28 @@ def _typed(value: Any, wanted: Any, key: str) -> Any:
     """`value` as `wanted`: int, float, str, dict or a tuple of one of those."""
     origin = typing.get_origin(wanted)
     if origin is tuple:
-        items = value if isinstance(value, list) else str(value).split(",") if value != "" else []
         inner, *rest = typing.get_args(wanted)
+        items = _items(value, inner, key)
         if rest and rest[0] is not Ellipsis and len(items) != 1 + len(rest):
             raise ConfigError(f"{key} takes {1 + len(rest)} values, got {value!r}")
-        parsed = (_parse(item) if isinstance(item, str) else item for item in items)
-        return tuple(_typed(item, inner, key) for item in parsed)
+        return tuple(_typed(item, inner, key) for item in items)
     if origin is dict:
         wanted = dict
-    if wanted is str and not isinstance(value, (dict, list)):
-        return value if isinstance(value, str) else json.dumps(value)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise ConfigError(f"{key} takes {wanted.__name__}, got {value!r}")
     return value
+
+
+def _items(value: Any, inner: Any, key: str) -> list[Any]:
+    """The parts of a list, or of text with commas."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if not isinstance(value, str):
+        raise ConfigError(f"{key} takes a list or text with commas, got {value!r}")
+    parts = [part.strip() for part in value.split(",")] if value.strip() else []
+    return parts if inner is str else [_parse(part) for part in parts]
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -234,6 +253,10 @@ def from_dict(raw: dict[str, Any]) -> Config:
 def _build(kind: Any, raw: dict[str, Any], prefix: str) -> Any:
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"config section {prefix.rstrip('.')!r} takes a mapping, got {raw!r}")
+    if kind is Config and "name" not in raw:
+        raise ConfigError("a config needs a `name`, which becomes the bundle's name")
     for key, value in raw.items():
         if key not in hints:
             raise ConfigError(f"unknown config key {prefix + key!r}; {nearest(key, list(hints))}")
@@ -258,6 +281,11 @@ def validate(config: Config) -> Config:
       ConfigError: names the key, the value and what is allowed.
     """
     checks = [
+        (
+            "name",
+            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) is not None,
+            "a folder's name of letters, digits, `.`, `_` and `-`",
+        ),
         ("data.image_size", min(config.data.image_size) >= 1, "positive pixels"),
         ("data.crop_fraction", 0 < config.data.crop_fraction <= 1, "in (0, 1]"),
         ("data.mean", len(config.data.mean) == 3, "three values, one a channel"),
@@ -267,8 +295,18 @@ def validate(config: Config) -> Config:
             "three positive values",
         ),
         ("data.on_error", config.data.on_error in ("raise", "skip"), "raise or skip"),
+        ("data.max_skipped", config.data.max_skipped >= 0, "0 or more"),
         ("model.dropout", 0 <= config.model.dropout < 1, "in [0, 1)"),
-        ("optim.learning_rate", config.optim.learning_rate > 0, "positive"),
+        ("optim.learning_rate", 0 < config.optim.learning_rate < math.inf, "positive"),
+        ("optim.momentum", 0 <= config.optim.momentum < 1, "in [0, 1)"),
+        ("optim.warmup_steps", config.optim.warmup_steps >= 0, "0 or more"),
+        ("optim.weight_decay", 0 <= config.optim.weight_decay < math.inf, "0 or more"),
+        ("optim.clip_norm", 0 <= config.optim.clip_norm < math.inf, "0 (off) or more"),
+        (
+            "optim.step_fractions",
+            all(0 < fraction < 1 for fraction in config.optim.step_fractions),
+            "fractions of the run, each in (0, 1)",
+        ),
         ("optim.name", config.optim.name in ("sgd", "adam", "adamw"), "sgd, adam or adamw"),
         (
             "optim.schedule",
@@ -284,12 +322,17 @@ def validate(config: Config) -> Config:
             "one, mirrored, multi_worker or tpu",
         ),
         ("compress.sparsity", 0 <= config.compress.sparsity < 1, "in [0, 1); 80 % is written 0.8"),
+        ("compress.prune_epochs", config.compress.prune_epochs >= 1, "at least 1"),
+        ("compress.qat_epochs", config.compress.qat_epochs >= 1, "at least 1"),
+        ("compress.learning_rate", 0 < config.compress.learning_rate < math.inf, "positive"),
+        ("compress.calibration_images", config.compress.calibration_images >= 1, "at least 1"),
         ("export.top_k", config.export.top_k >= 1, "at least 1"),
+        ("export.warmup_requests", config.export.warmup_requests >= 0, "0 or more"),
         ("eval.batch", config.eval.batch >= 1, "at least 1"),
     ]
     for key, fine, allowed in checks:
         if not fine:
-            section, name = key.split(".")
-            value = getattr(getattr(config, section), name)
+            section, _, name = key.rpartition(".")
+            value = getattr(getattr(config, section) if section else config, name)
             raise ConfigError(f"{key} must be {allowed}, got {value!r}")
     return config

@@ -1,0 +1,1 @@
+"""One function per published row, each returning a whole `Config`."""

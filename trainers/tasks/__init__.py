@@ -1,0 +1,33 @@
+"""What differs from task to task, behind one protocol; the loop knows nothing else of a task."""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from trainers.config import Config
+from trainers.data.features import DatasetInfo
+from trainers.predictions import Predictions
+
+
+class Task(Protocol):
+    """Builds, scores and names the metrics of one kind of recognition."""
+
+    def build(self, config: Config, info: DatasetInfo) -> Any:
+        """The network with fresh weights: images (B,H,W,3) in [0, 255] to raw outputs."""
+        ...
+
+    def loss(self, config: Config) -> Any:
+        """A Keras loss on labels and raw outputs."""
+        ...
+
+    def metrics(self) -> list[Any]:
+        """Fresh Keras metrics for the progress line."""
+        ...
+
+    def scores(self, outputs: Any) -> np.ndarray:
+        """Raw outputs of a batch as what the exported model answers."""
+        ...
+
+    def evaluate(self, predictions: Predictions) -> dict[str, float]:
+        """Metrics over whole predictions, among them `top1` (to select by) and `loss`."""
+        ...

@@ -1,0 +1,43 @@
+"""Image classification: one label an image, softmax scores."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainers.config import Config
+from trainers.data.features import DatasetInfo
+from trainers.keras import keras
+from trainers.losses import CrossEntropy
+from trainers.metrics import classification_metrics
+from trainers.models import build_model
+from trainers.predictions import Predictions
+from trainers.registry import tasks
+
+
+class Classification:
+    """The `classification` task."""
+
+    def build(self, config: Config, info: DatasetInfo) -> keras.Model:
+        """A network of `info.num_classes` logits."""
+        return build_model(config, info.num_classes)
+
+    def loss(self, config: Config) -> keras.losses.Loss:
+        """Cross-entropy on logits with the recipe's label smoothing."""
+        return CrossEntropy(config.train.label_smoothing)
+
+    def metrics(self) -> list[Any]:
+        """Top-1 accuracy, called `top1`."""
+        return [keras.metrics.SparseCategoricalAccuracy(name="top1")]
+
+    def scores(self, outputs: Any) -> np.ndarray:
+        """(B,N) float32 softmax of the logits."""
+        return tf.nn.softmax(tf.cast(outputs, tf.float32)).numpy()
+
+    def evaluate(self, predictions: Predictions) -> dict[str, float]:
+        """All of `trainers.metrics.classification_metrics`; `loss` is the cross-entropy."""
+        found = classification_metrics(predictions.scores, predictions.labels)
+        return {**found, "loss": found["cross_entropy"]}
+
+
+tasks.register("classification")(Classification())
