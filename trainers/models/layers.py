@@ -1,0 +1,132 @@
+"""The few layers of our own: serialisable, and without kernels that compression should touch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from trainers.keras import keras
+
+
+@keras.utils.register_keras_serializable(package="sightline")
+class Normalize(keras.layers.Layer):
+    """Images on the [0, 255] scale to zero mean and unit deviation, channel by channel.
+
+    Args:
+      mean: one value a channel, on the [0, 255] scale.
+      std: one positive value a channel, on the same scale.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mean = tuple(float(value) for value in mean)
+        self.std = tuple(float(value) for value in std)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """(B, H, W, C) of any real dtype -> the same shape in the layer's compute dtype."""
+        images = tf.cast(inputs, self.compute_dtype)
+        scale = tf.constant([1.0 / value for value in self.std], self.compute_dtype)
+        return (images - tf.constant(self.mean, self.compute_dtype)) * scale
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that rebuild this layer."""
+        return {**super().get_config(), "mean": self.mean, "std": self.std}
+
+
+@keras.utils.register_keras_serializable(package="sightline")
+class ClassToken(keras.layers.Layer):
+    """A learned vector put before the sequence: (B, T, D) -> (B, T + 1, D); starts at zero."""
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the (1, 1, D) vector."""
+        self.token = self.add_weight(
+            name="token", shape=(1, 1, int(input_shape[-1])), initializer="zeros"
+        )
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """(B, T, D) -> (B, T + 1, D)."""
+        token = tf.cast(self.token, inputs.dtype)
+        return tf.concat([tf.repeat(token, tf.shape(inputs)[0], axis=0), inputs], axis=1)
+
+
+@keras.utils.register_keras_serializable(package="sightline")
+class PositionEmbedding(keras.layers.Layer):
+    """Adds a learned vector to each position: (B, T, D) -> (B, T, D); deviation 0.02 at first."""
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the (1, T, D) table; T must be static."""
+        self.table = self.add_weight(
+            name="table",
+            shape=(1, int(input_shape[1]), int(input_shape[2])),
+            initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+        )
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return inputs + tf.cast(self.table, inputs.dtype)
+
+
+@keras.utils.register_keras_serializable(package="sightline")
+class AttentionWeights(keras.layers.Layer):
+    """Softmax of scaled dot products: [query, key] of (B, T, D) -> (B, heads, T, T), rows sum to 1.
+
+    Section 3.2.1 of Vaswani et al. 2017. Without weights, so that a transformer's only kernels are
+    Dense ones, which TFMOT prunes and quantises (it cannot look into MultiHeadAttention).
+
+    Args:
+      heads: H, divides D.
+    """
+
+    def __init__(self, heads: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads = heads
+
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Two (B, T, D) tensors, query then key -> (B, H, T, T)."""
+        query, key = (_split_heads(tensor, self.heads) for tensor in inputs)
+        scale = query.shape[-1] ** -0.5
+        return tf.nn.softmax(tf.matmul(query * scale, key, transpose_b=True))
+
+    def multiply_adds(self) -> int:
+        """Of one image's scores: T x T dot products of length D over all heads."""
+        _, length, width = self.input_shape[0]
+        return length * length * width
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that rebuild this layer."""
+        return {**super().get_config(), "heads": self.heads}
+
+
+@keras.utils.register_keras_serializable(package="sightline")
+class AttentionValues(keras.layers.Layer):
+    """Weighted sums of values: [weights (B, H, T, T), value (B, T, D)] -> (B, T, D)."""
+
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Attention weights, then values -> (B, T, D), the heads side by side."""
+        weights, value = inputs
+        mixed = tf.matmul(weights, _split_heads(value, weights.shape[1]))
+        mixed = tf.transpose(mixed, (0, 2, 1, 3))
+        return tf.reshape(mixed, (-1, value.shape[1], value.shape[2]))
+
+    def multiply_adds(self) -> int:
+        """Of one image's sums: T x T weights, each over D values."""
+        _, length, width = self.output_shape
+        return length * length * width
+
+
+@keras.utils.register_keras_serializable(package="sightline")
+class TakeToken(keras.layers.Layer):
+    """The first token, which is the class token: (B, T, D) -> (B, D)."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """(B, T, D) -> (B, D)."""
+        return inputs[:, 0]
+
+
+def _split_heads(tensor: tf.Tensor, heads: int) -> tf.Tensor:
+    """(B, T, D) -> (B, heads, T, D / heads)."""
+    _, length, width = tensor.shape
+    split = tf.reshape(tensor, (-1, length, heads, width // heads))
+    return tf.transpose(split, (0, 2, 1, 3))
