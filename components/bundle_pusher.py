@@ -1,0 +1,60 @@
+"""Puts a blessed bundle together and pushes it, atomically and once; see `serving.bundle.push`."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from tfx.types.standard_artifacts import Model, ModelBlessing, PushedModel
+from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
+
+from components import files
+from components.artifacts import Card
+from serving import bundle as bundles
+
+
+def assemble(draft: Path, card: Path, out: Path) -> bundles.Manifest:
+    """The draft with its final manifest and card, and the recommended variant as `model.tflite`."""
+    shutil.copytree(draft, out)
+    for name in (bundles.MANIFEST_FILE, bundles.CARD_FILE):
+        shutil.copyfile(card / name, out / name)
+    text = (out / bundles.MANIFEST_FILE).read_text(encoding="utf-8")
+    manifest = bundles.Manifest.from_json(text, str(card))
+    return bundles.seal(out, manifest)
+
+
+@component
+def BundlePusher(
+    bundle: InputArtifact[Model],
+    card: InputArtifact[Card],
+    blessing: InputArtifact[ModelBlessing],
+    pushed_model: OutputArtifact[PushedModel],
+    bundles_dir: Parameter[str],
+    present: Parameter[str],
+    code_digest: Parameter[str],
+) -> None:
+    """Pushes the bundle if it is blessed, and records where in `pushed.json`.
+
+    Args:
+      bundle: a draft of the Compressor.
+      card: its manifest and card.
+      blessing: of the SignificanceGate.
+      pushed_model: where the bundle went.
+      bundles_dir: the destination.
+      present: the versions that are there now; part of the cache key, so that a bundle which was
+        deleted is pushed again.
+      code_digest: part of the cache key.
+    """
+    record = Path(pushed_model.uri) / files.PUSHED
+    if not (Path(blessing.uri) / "BLESSED").exists():
+        files.write_json(record, None)
+        pushed_model.set_int_custom_property("pushed", 0)
+        return
+    with tempfile.TemporaryDirectory(dir=pushed_model.uri, prefix="assembling-") as scratch:
+        draft = Path(scratch) / "bundle"
+        source = Path(bundle.uri) / files.SERVING_MODEL
+        manifest = assemble(source, Path(card.uri), draft)
+        result = bundles.push(draft, Path(bundles_dir) / manifest.name)
+    found = {"path": str(result.path), "version": result.version, "pushed": result.pushed}
+    files.write_json(record, found)
+    pushed_model.set_int_custom_property("pushed", int(result.pushed))
+    pushed_model.set_string_custom_property("pushed_destination", str(result.path))

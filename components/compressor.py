@@ -1,0 +1,46 @@
+"""Turns a trained model into a draft bundle; the best architecture gets every method."""
+
+import json
+from pathlib import Path
+
+from tfx.types.standard_artifacts import Examples, Model
+from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
+
+from components import files
+from components.artifacts import Selection
+from trainers.build import build_bundle
+from trainers.loop import load_trained
+from trainers.progress import emit, reporter
+
+
+@component
+def Compressor(
+    model: InputArtifact[Model],
+    examples: InputArtifact[Examples],
+    selection: InputArtifact[Selection],
+    bundle: OutputArtifact[Model],
+    plan: Parameter[str],
+    code_digest: Parameter[str],
+) -> None:
+    """Writes the draft bundle.
+
+    Args:
+      model: of a Trainer.
+      examples: for fine-tuning and calibration; the model's own configuration says where.
+      selection: of the ModelSelector.
+      bundle: the draft.
+      plan: JSON of `{"best": {"methods", "ptq"}, "others": {"methods", "ptq"}}`.
+      code_digest: part of the cache key.
+    """
+    trained = load_trained(Path(model.uri) / files.SERVING_MODEL)
+    ranked = files.read_json(Path(selection.uri) / files.SELECTION)
+    which = "best" if ranked[0]["name"] == trained.config.name else "others"
+    todo = json.loads(plan)[which]
+    build_bundle(
+        trained,
+        Path(bundle.uri) / files.SERVING_MODEL,
+        methods=todo["methods"],
+        ptq=todo["ptq"],
+        report=reporter(),
+        announce=lambda step: emit("step", step=step),
+    )

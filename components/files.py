@@ -1,0 +1,32 @@
+"""File names inside artifacts, and JSON in and out; standard library only."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+SELECTION = "selection.json"
+BENCHMARK = "benchmark.json"
+VERDICT = "verdict.json"
+ROUND_TRIP = "round_trip.json"
+PUSHED = "pushed.json"
+SERVING_MODEL = "Format-Serving"  # where TFX's Trainer puts what run_fn writes
+
+
+def read_json(path: Path | str) -> Any:
+    """What a JSON file holds."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Writes `value` under a temporary name and renames it onto `path`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def predictions_file(uri: str, split: str = "test") -> Path:
+    """The predictions table inside a Predictor's artifact."""
+    return Path(uri) / f"Split-{split}" / "data_tfrecord-00000-of-00001"

@@ -1,0 +1,114 @@
+"""The last gate: reads every verdict and figure, and emits the blessing.
+
+It alone blesses, so that "the baseline", which TFX's Resolver takes from the newest blessing, means
+the model pushed last and not one that passed the first of several gates.
+"""
+
+import json
+from pathlib import Path
+
+import tensorflow_model_analysis as tfma
+from tensorflow_metadata.proto.v0 import anomalies_pb2
+from tfx.types.standard_artifacts import (
+    ExampleAnomalies,
+    Examples,
+    InfraBlessing,
+    Model,
+    ModelBlessing,
+    ModelEvaluation,
+)
+from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
+
+from components import files
+from components.answers import BASELINE
+from components.artifacts import Benchmark
+from components.gates import Gate, GateSettings, judge
+from serving.bundle import open_bundle
+from trainers.predictions import Predictions, read_table
+
+
+def anomaly_gate(uri: str) -> Gate:
+    """Whether TFDV found anomalies in any split; the detail names up to three."""
+    found = []
+    for file in sorted(Path(uri).glob("Split-*/SchemaDiff.pb")):
+        anomalies = anomalies_pb2.Anomalies.FromString(file.read_bytes())
+        split = file.parent.name.removeprefix("Split-")
+        found += [f"{split} {key}: {i.description}" for key, i in anomalies.anomaly_info.items()]
+    return Gate("data/anomalies", len(found), "none", not found, detail="; ".join(found[:3]))
+
+
+def tfma_gates(uri: str, table: dict[str, Predictions]) -> list[Gate]:
+    """TFMA's own thresholds, and whether TFMA counted as the statistics did."""
+    gates = []
+    for variant, answers in table.items():
+        if variant == BASELINE:
+            continue
+        result = tfma.load_eval_result(uri, model_name=variant)
+        metrics = result.get_metrics_for_slice()
+        count, top1 = (metrics[name]["doubleValue"] for name in ("example_count", "top1"))
+        ours = float((answers.scores.argmax(axis=1) == answers.labels).mean())
+        same = count == len(answers.labels) and abs(top1 - ours) < 1e-6
+        gates.append(
+            Gate("tfma/agrees", top1, f"{ours:.6f} over {len(answers.labels)}", same, variant)
+        )
+    validation = tfma.load_validation_result(uri)
+    if validation is not None and not validation.missing_thresholds:
+        ok = bool(validation.validation_ok)
+        gates.append(Gate("tfma/thresholds", float(ok), "all met", ok))
+    return gates
+
+
+def serving_gate(uri: str) -> Gate:
+    """The ServingValidator's verdict."""
+    found = files.read_json(Path(uri) / files.ROUND_TRIP)
+    worst = found["max_difference"]
+    allowed = f"<= {found['tolerance']}"
+    return Gate("serving/round_trip", worst, allowed, found["passed"], detail=found["detail"])
+
+
+@component
+def SignificanceGate(
+    bundle: InputArtifact[Model],
+    predictions: InputArtifact[Examples],
+    evaluation: InputArtifact[ModelEvaluation],
+    benchmark_result: InputArtifact[Benchmark],
+    infra_blessing: InputArtifact[InfraBlessing],
+    anomalies: InputArtifact[ExampleAnomalies],
+    blessing: OutputArtifact[ModelBlessing],
+    settings: Parameter[str],
+    code_digest: Parameter[str],
+) -> None:
+    """Writes `verdict.json` and the blessing.
+
+    Args:
+      bundle: the draft that is judged.
+      predictions: its table.
+      evaluation: TFMA's view of the table.
+      benchmark_result: sizes and latencies.
+      infra_blessing: of the ServingValidator.
+      anomalies: of the ExampleValidator.
+      blessing: BLESSED or NOT_BLESSED, with the verdict beside it.
+      settings: JSON of `components.gates.GateSettings`.
+      code_digest: part of the cache key.
+    """
+    table = read_table(files.predictions_file(predictions.uri))
+    opened = open_bundle(Path(bundle.uri) / files.SERVING_MODEL)
+    figures = files.read_json(Path(benchmark_result.uri) / files.BENCHMARK)["variants"]
+    verdict = judge(
+        table,
+        figures,
+        GateSettings(**json.loads(settings)),
+        classes=opened.labels,
+        checks=[
+            *tfma_gates(evaluation.uri, table),
+            serving_gate(infra_blessing.uri),
+            anomaly_gate(anomalies.uri),
+        ],
+    )
+    folder = Path(blessing.uri)
+    files.write_json(folder / files.VERDICT, verdict)
+    (folder / ("BLESSED" if verdict["blessed"] else "NOT_BLESSED")).touch()
+    # What TFX's LatestBlessedModelStrategy reads.
+    blessing.set_int_custom_property("blessed", int(verdict["blessed"]))
+    blessing.set_int_custom_property("current_model_id", bundle.id)
+    blessing.set_string_custom_property("current_model", bundle.uri)
