@@ -29,8 +29,8 @@ def console_table(summary: dict[str, Any]) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    table.add_column("model", overflow="fold", max_width=18)
-    table.add_column("variant", overflow="fold", max_width=16)
+    table.add_column("model", overflow="fold", min_width=10, max_width=18)
+    table.add_column("variant", overflow="fold", min_width=10, max_width=16)
     table.add_column("top-1 [95 %]", justify="right", no_wrap=True)
     table.add_column("vs float", justify="right", no_wrap=True)
     for column in ("size", "gzip", "p50", "p99"):

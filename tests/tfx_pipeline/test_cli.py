@@ -1,0 +1,93 @@
+"""The command line as a user meets it: in a process of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SIGHTLINE = [sys.executable, "-m", "tfx_pipeline.cli"]
+VERBS = (
+    "ingest train evaluate compress export benchmark run serve predict report".split()  # noqa: SIM905
+)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def sightline(*arguments, cwd):
+    return subprocess.run(
+        [*SIGHTLINE, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+    )
+
+
+def test_help_lists_the_verbs_and_loads_nothing_heavy(tmp_path):
+    code = (
+        "import sys; import tfx_pipeline.cli as cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        "heavy = {'tensorflow', 'tfx', 'apache_beam', 'numpy', 'scipy', 'tf_keras'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    for verb in VERBS:
+        assert re.search(rf"\b{verb}\b", found.stdout)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_an_example(verb):
+    from typer.testing import CliRunner
+
+    from tfx_pipeline.cli import app
+
+    result = CliRunner().invoke(app, [verb, "--help"])
+    assert result.exit_code == 0
+    assert f"Example: sightline {verb} " in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "smok"), ["unknown pipeline 'smok'", "smoke"]),
+        (("train", "digit_cnn"), ["unknown recipe 'digit_cnn'", "digits_cnn"]),
+        (("train", "digits_cnn", "train.epoch=3"), ["'train.epoch'", "epochs"]),
+        (("train", "digits_cnn", "model.name=resnett20"), ["'resnett20'", "resnet20"]),
+        (("run", "smoke", "--data", "nowhere"), ["dataset.json", "sightline ingest"]),
+        (("ingest", "digit"), ["unknown ingest job 'digit'", "digits"]),
+        (("ingest", "folder", "nowhere"), ["nowhere"]),
+        (("serve", "nowhere"), ["nowhere"]),
+        (("predict", "nowhere", "cat.jpg"), ["nowhere is not a folder"]),
+        (("benchmark", "nowhere"), ["nowhere is not a folder"]),
+        (("report", "smoke"), ["summary.json does not exist", "none"]),
+        (("evaluate", "nowhere"), ["nowhere is not a folder"]),
+    ],
+)
+def test_errors_are_one_line_with_a_remedy(arguments, words, tmp_path, capsys, monkeypatch):
+    from tfx_pipeline import cli
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    assert ended.value.code == 1
+    printed = capsys.readouterr()
+    message = " ".join((printed.out + printed.err).split())
+    assert "error:" in message
+    assert "Traceback" not in message
+    for word in words:
+        assert word in message
+
+
+def test_an_error_in_a_process_of_its_own_has_status_1_and_no_trace(tmp_path):
+    found = sightline("run", "smok", cwd=tmp_path)
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: unknown pipeline 'smok'")
+    assert "Traceback" not in found.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,209 @@
+"""The pipeline, top to bottom.
+
+    Records -> StatisticsGen -> SchemaGen -> ExampleValidator
+      -> per architecture: Trainer
+      -> ModelSelector
+      -> per architecture: Compressor -> Predictor -> PredictionEvaluator (TFMA) -> Benchmarker
+           -> ServingValidator -> SignificanceGate -> CardWriter -> BundlePusher
+
+Each architecture has its own Resolver, so that a baseline never comes from another one.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tensorflow_data_validation as tfdv
+from tfx import v1 as tfx
+from tfx.dsl.components.common.importer import Importer
+from tfx.types import standard_artifacts
+from tfx.types.channel_utils import union
+
+from components.artifacts import Benchmark, Card, Selection
+from components.benchmarker import Benchmarker
+from components.bundle_pusher import BundlePusher
+from components.card_writer import CardWriter
+from components.compressor import Compressor
+from components.evaluator import PredictionEvaluator
+from components.model_selector import ModelSelector
+from components.predictor import Predictor
+from components.serving_validator import ServingValidator
+from components.significance_gate import SignificanceGate
+from serving.bundle import versions
+from tfx_pipeline.config import RunRequest, component_digest, data_state, training_digest
+from trainers.config import Config, to_dict
+from trainers.data import features
+from trainers.data.features import DatasetInfo
+
+#: The types of our own, for readers of the metadata store.
+ARTIFACT_TYPES = (Benchmark, Card, Selection)
+
+# The same in every run: a change of Beam's arguments changes every cache key. FnApiRunner by name,
+# because the default runner first tries to download another one.
+BEAM_ARGS = ["--runner=FnApiRunner"]
+
+
+def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
+    """The graph of one run.
+
+    Args:
+      request: configuration and places.
+      info: of the records in `request.data`.
+    """
+    layout = request.layout
+    records = _records(request.data, info)
+    examples = records.outputs["result"]
+    columns = [*features.INT_KEYS, features.TEXT, features.FORMAT, *features.SLICES]
+    statistics = tfx.components.StatisticsGen(
+        # The pixels stay out: TFDV would count 1,797 pictures as 1,797 distinct strings.
+        examples=examples,
+        stats_options=tfdv.StatsOptions(feature_allowlist=columns),
+    )
+    schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"])
+    validator = tfx.components.ExampleValidator(
+        statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
+    )
+    nodes: list[Any] = [records, statistics, schema, validator]
+    trainers = {
+        name: _trainer(name, config, examples, str(layout.checkpoints / name))
+        for name, config in request.experiments.items()
+    }
+    for trainer in trainers.values():
+        trainer.add_upstream_node(validator)  # Bad data is told before it costs a training run.
+    selector = ModelSelector(
+        models=union([t.outputs["model"] for t in trainers.values()])
+        if len(trainers) > 1
+        else next(iter(trainers.values())).outputs["model"],
+        code_digest=component_digest(),
+    )
+    nodes += [*trainers.values(), selector]
+    for name, trainer in trainers.items():
+        inputs = {
+            "examples": examples,
+            "model": trainer.outputs["model"],
+            "selection": selector.outputs["selection"],
+            "anomalies": validator.outputs["anomalies"],
+        }
+        nodes += _after_training(name, request, inputs)
+    return tfx.dsl.Pipeline(
+        pipeline_name=request.pipeline.name,
+        pipeline_root=str(layout.artifacts),
+        components=nodes,
+        enable_cache=True,
+        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
+            str(layout.metadata)
+        ),
+        beam_pipeline_args=BEAM_ARGS,
+    )
+
+
+def _records(data: str, info: DatasetInfo) -> Importer:
+    """Our own `Split-*` records, registered in place; the fingerprint tells when they change."""
+    splits = [name for name, split in info.splits.items() if split.examples]
+    return Importer(
+        source_uri=data,
+        artifact_type=standard_artifacts.Examples,
+        properties={"split_names": json.dumps(splits)},
+        custom_properties={"fingerprint": data_state(Path(data), info.fingerprint)},
+    ).with_id("Records")
+
+
+def _trainer(name: str, config: Config, examples: Any, work_dir: str) -> tfx.components.Trainer:
+    return tfx.components.Trainer(
+        run_fn="trainers.run_fn.run_fn",
+        examples=examples,
+        train_args=tfx.proto.TrainArgs(splits=["train"]),
+        eval_args=tfx.proto.EvalArgs(splits=["validation"]),
+        custom_config={
+            "config": to_dict(config),
+            "work_dir": work_dir,
+            "code_digest": training_digest(),
+        },
+    ).with_id(f"Trainer.{name}")
+
+
+def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> list[Any]:
+    """Compression, evaluation, gates and push of one architecture, in this order."""
+    pipeline, digest = request.pipeline, component_digest()
+    compressor = Compressor(
+        model=inputs["model"],
+        examples=inputs["examples"],
+        selection=inputs["selection"],
+        plan=json.dumps({"best": asdict(pipeline.best), "others": asdict(pipeline.others)}),
+        code_digest=digest,
+    ).with_id(f"Compressor.{name}")
+    bundle = compressor.outputs["bundle"]
+    last_pushed = tfx.dsl.Resolver(
+        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
+        model=tfx.dsl.Channel(
+            type=standard_artifacts.Model,
+            producer_component_id=f"Compressor.{name}",
+            output_key="bundle",
+        ),
+        model_blessing=tfx.dsl.Channel(
+            type=standard_artifacts.ModelBlessing,
+            producer_component_id=f"SignificanceGate.{name}",
+            output_key="blessing",
+        ),
+    ).with_id(f"LastPushed.{name}")
+    predictor = Predictor(
+        bundle=bundle,
+        examples=inputs["examples"],
+        baseline=last_pushed.outputs["model"],
+        baseline_blessing=last_pushed.outputs["model_blessing"],
+        code_digest=digest,
+    ).with_id(f"Predictor.{name}")
+    evaluator = PredictionEvaluator(
+        predictions=predictor.outputs["predictions"],
+        settings=json.dumps(
+            {"slices": pipeline.slices, "min_top1": pipeline.gates.get("min_top1", 0.0)}
+        ),
+        code_digest=digest,
+    ).with_id(f"Evaluator.{name}")
+    benchmarker = Benchmarker(
+        bundle=bundle, runs=pipeline.benchmark_runs, code_digest=digest
+    ).with_id(f"Benchmarker.{name}")
+    server = ServingValidator(
+        bundle=bundle,
+        examples=inputs["examples"],
+        requests=pipeline.serving_requests,
+        code_digest=digest,
+    ).with_id(f"ServingValidator.{name}")
+    gate = SignificanceGate(
+        bundle=bundle,
+        predictions=predictor.outputs["predictions"],
+        evaluation=evaluator.outputs["evaluation"],
+        benchmark_result=benchmarker.outputs["benchmark_result"],
+        infra_blessing=server.outputs["infra_blessing"],
+        anomalies=inputs["anomalies"],
+        settings=json.dumps(pipeline.gates),
+        code_digest=digest,
+    ).with_id(f"SignificanceGate.{name}")
+    card = CardWriter(
+        model=inputs["model"],
+        bundle=bundle,
+        benchmark_result=benchmarker.outputs["benchmark_result"],
+        blessing=gate.outputs["blessing"],
+        code_digest=digest,
+    ).with_id(f"CardWriter.{name}")
+    bundles = request.layout.bundles
+    pusher = BundlePusher(
+        bundle=bundle,
+        card=card.outputs["card"],
+        blessing=gate.outputs["blessing"],
+        bundles_dir=str(bundles),
+        present=",".join(map(str, versions(bundles / name))),
+        code_digest=digest,
+    ).with_id(f"BundlePusher.{name}")
+    return [
+        last_pushed,
+        compressor,
+        predictor,
+        evaluator,
+        benchmarker,
+        server,
+        gate,
+        card,
+        pusher,
+    ]

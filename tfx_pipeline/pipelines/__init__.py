@@ -1,0 +1,1 @@
+"""One function per pipeline, each returning a whole `PipelineConfig`."""

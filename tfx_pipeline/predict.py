@@ -1,0 +1,30 @@
+"""`sightline predict`: one table, from a server or from a bundle."""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from serving.client import ClientError, connect, predict_local
+
+
+def predictions_table(
+    where: str, images: list[Path], *, model: str = "", variant: str = "", top: int = 3
+) -> Table:
+    """Picture, best class, score, and the next ones.
+
+    Raises:
+      ClientError: no server there, no such model, or a picture it cannot decode.
+      BundleError: no such bundle or variant.
+    """
+    if "://" in where:
+        if not model:
+            raise ClientError("a server has many models: say which with --model")
+        with connect(where) as client:
+            found = client.predict(images, model=model, top_k=top)
+    else:
+        found = predict_local(where, images, variant=variant or "saved_model", top_k=top)
+    table = Table("picture", "class", "score", "then", box=None, pad_edge=False)
+    for image, prediction in zip(images, found, strict=True):
+        then = ", ".join(f"{label} {score:.3f}" for label, _, score in prediction.top[1:])
+        table.add_row(image.name, prediction.label, f"{prediction.score:.3f}", then)
+    return table

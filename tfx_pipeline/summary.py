@@ -1,0 +1,231 @@
+"""`summary.json`: everything a person wants to know of one run, read from its artifacts.
+
+The report, the console's table, the notebook and the next run's "nothing changed" all read it.
+"""
+
+import csv
+import datetime
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from components import files
+from tfx_pipeline.config import Layout, RunRequest, data_state
+from trainers.config import to_dict
+from trainers.data.features import REJECTED_FILE, DatasetInfo
+from trainers.stack import stack
+
+SUMMARY_FILE = "summary.json"
+LATEST = "latest"
+
+_FIGURES = (
+    "size_bytes",
+    "gzip_bytes",
+    "latency_ms_p50",
+    "latency_ms_p99",
+    "images_per_second",
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """What became of one component: `done`, `cached` or `failed`."""
+
+    name: str
+    state: str
+    seconds: float
+
+
+def build_summary(
+    request: RunRequest,
+    info: DatasetInfo,
+    nodes: Sequence[Node],
+    outputs: Sequence[Any],
+    *,
+    seconds: float,
+    error: str = "",
+) -> dict[str, Any]:
+    """The summary of a run that came to its end, or to an `error`.
+
+    Args:
+      request: what was asked.
+      info: the data.
+      nodes: what ran, in order.
+      outputs: `tfx_pipeline.runners.dag.Output`s of the run.
+      seconds: of all nodes.
+      error: why the run stopped; empty when it did not.
+    """
+    from trainers.export import git_commit
+
+    places = {(output.node, output.key): output.uri for output in outputs}
+    models = [_model(name, request, places) for name in request.experiments]
+    summary: dict[str, Any] = {
+        "pipeline": request.pipeline.name,
+        "run": request.run,
+        "status": "error" if error else _status(models),
+        "error": error,
+        "seconds": seconds,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": f"sightline run {request.pipeline.name}",
+        "key": request.key(data_state(Path(request.data), info.fingerprint), stack()),
+        "git_commit": git_commit(),
+        "stack": stack(),
+        "machine": _machine(places),
+        "data": {**asdict(info), "rejections": _rejections(Path(request.data))},
+        "components": [asdict(node) for node in nodes],
+        "models": models,
+        "recommendation": "",
+        "lineage": [
+            {"id": o.id, "type": o.type, "producer": f"{o.node}.{o.key}", "uri": o.uri}
+            for o in outputs
+        ],
+    }
+    summary["data"]["anomalies"] = sorted(
+        {
+            gate["detail"]
+            for model in models
+            for gate in model.get("gates", [])
+            if gate["name"] == "data/anomalies" and not gate["passed"]
+        }
+    )
+    if not error:
+        _recommend(summary, places)
+    return summary
+
+
+def _model(name: str, request: RunRequest, places: dict[tuple[str, str], str]) -> dict[str, Any]:
+    config = request.experiments[name]
+    found: dict[str, Any] = {
+        "name": name,
+        "architecture": config.model.name,
+        "config": to_dict(config),
+        "seed": config.train.seed,
+        "recommended": False,
+    }
+    trained = _place(places, f"Trainer.{name}", "model")
+    if trained:
+        folder = trained / files.SERVING_MODEL
+        facts = files.read_json(folder / "trained.json")
+        found |= {key: facts[key] for key in ("parameters", "multiply_adds", "best_epoch")}
+        found["history"] = _history(folder / "history.csv")
+    verdict_dir = _place(places, f"SignificanceGate.{name}", "blessing")
+    if verdict_dir:
+        found |= _judged(name, places, files.read_json(verdict_dir / files.VERDICT))
+    pushed = _place(places, f"BundlePusher.{name}", "pushed_model")
+    if pushed:
+        found["pushed"] = files.read_json(pushed / files.PUSHED)
+    return found
+
+
+def _judged(
+    name: str, places: dict[tuple[str, str], str], verdict: dict[str, Any]
+) -> dict[str, Any]:
+    bundle = Path(places[(f"Compressor.{name}", "bundle")]) / files.SERVING_MODEL
+    manifest = files.read_json(bundle / "manifest.json")
+    benchmark = Path(places[(f"Benchmarker.{name}", "benchmark_result")])
+    figures = files.read_json(benchmark / files.BENCHMARK)["variants"]
+    described = {v["name"]: v for v in manifest["variants"]}
+    variants = []
+    for variant, facts in verdict["variants"].items():
+        if variant not in figures:
+            continue  # The baseline: another run's model.
+        about = described.get(variant, {"method": "none", "dtype": "fp32", "sparsity": 0.0})
+        variants.append(
+            {
+                "name": variant,
+                "method": about["method"],
+                "dtype": about["dtype"],
+                "sparsity": about["sparsity"],
+                "recommended": variant == verdict["recommended"],
+                **{key: figures[variant][key] for key in _FIGURES},
+                **facts,
+            }
+        )
+    refused = [gate for gate in verdict["gates"] if not gate["passed"]]
+    return {
+        "variants": variants,
+        "recommended_variant": verdict["recommended"],
+        "why_variant": verdict["reason"],
+        "confusion": verdict["confusion"],
+        "slices": verdict["slices"],
+        "gates": verdict["gates"],
+        "blessed": verdict["blessed"],
+        "refused_because": "; ".join(
+            f"{g['name']} {g['value']:.4g}, asked {g['threshold']}" for g in refused
+        ),
+        "evaluation": places[(f"Evaluator.{name}", "evaluation")],
+        "predictions": str(files.predictions_file(places[(f"Predictor.{name}", "predictions")])),
+    }
+
+
+def _status(models: list[dict[str, Any]]) -> str:
+    return "pushed" if all(model.get("pushed") for model in models) else "refused"
+
+
+def _recommend(summary: dict[str, Any], places: dict[tuple[str, str], str]) -> None:
+    """Marks the model to use: the fastest of those not provably worse than the best, and why."""
+    from components.gates import compare
+    from trainers.predictions import read_table
+
+    shipped = [model for model in summary["models"] if model.get("pushed")]
+    if not shipped:
+        summary["recommendation"] = "none: no model passed its gates"
+        return
+    answers, latency = {}, {}
+    for model in shipped:
+        chosen = model["recommended_variant"]
+        answers[model["name"]] = read_table(Path(model["predictions"]))[chosen]
+        figures = next(v for v in model["variants"] if v["name"] == chosen)
+        latency[model["name"]] = figures["latency_ms_p50"]
+    top1 = {n: float((a.scores.argmax(1) == a.labels).mean()) for n, a in answers.items()}
+    best = max(top1, key=lambda name: top1[name])
+    differences = {name: compare(a, answers[best]) for name, a in answers.items() if name != best}
+    equals = [best] + [n for n, found in differences.items() if found["top1"][2] >= 0]
+    chosen = min(equals, key=lambda name: latency[name])
+    for model in summary["models"]:
+        model["recommended"] = model["name"] == chosen
+    ruled_out = [n for n in answers if n not in equals]
+    reason = f"{chosen}: {latency[chosen]:.2f} ms a picture, the fastest of "
+    reason += f"{len(equals)} not provably less accurate than the best ({best}, {top1[best]:.1%})"
+    if ruled_out:
+        reason += f"; provably less accurate: {', '.join(ruled_out)}"
+    summary["recommendation"] = reason
+
+
+def _place(places: dict[tuple[str, str], str], node: str, key: str) -> Path | None:
+    uri = places.get((node, key))
+    return Path(uri) if uri else None
+
+
+def _machine(places: dict[tuple[str, str], str]) -> dict[str, Any]:
+    for (node, _), uri in places.items():
+        if node.startswith("Benchmarker."):
+            return files.read_json(Path(uri) / files.BENCHMARK)["machine"]
+    return {"cores": os.cpu_count()}
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    with path.open(encoding="utf-8") as handle:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(handle)]
+
+
+def _rejections(data: Path) -> list[str]:
+    path = data / REJECTED_FILE
+    return path.read_text(encoding="utf-8").splitlines()[:20] if path.is_file() else []
+
+
+def write_summary(summary: dict[str, Any], layout: Layout) -> Path:
+    """Writes `summary.json` and `report.html`, then points `latest` at them."""
+    from tfx_pipeline.report import write_report
+
+    folder = layout.report(summary["run"])
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / SUMMARY_FILE, summary)
+    write_report(summary, folder)
+    link = folder.parent / f".{LATEST}-{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    os.replace(link, folder.parent / LATEST)
+    return folder

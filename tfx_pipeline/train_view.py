@@ -1,0 +1,118 @@
+"""`sightline train`, `compress` and `export`: as in a pipeline, with a progress bar."""
+
+import shutil
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from serving.bundle import open_bundle, push, seal
+from tfx_pipeline.live import progress_line
+from trainers.config import Config
+
+
+class _Bar:
+    """A rich bar that takes the loop's progress."""
+
+    def __init__(self, console: Console, label: str) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(20),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task(label, total=None, detail="")
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def report(self, at: "object") -> None:
+        """Takes a `trainers.loop.Progress`."""
+        line = asdict(at)  # type: ignore[call-overload]
+        done = (line["epoch"] - 1) * line["steps"] + line["step"]
+        self._progress.update(
+            self._task,
+            total=line["epochs"] * line["steps"],
+            completed=done,
+            detail=progress_line(line),
+        )
+
+    def step(self, name: str) -> None:
+        """Names the step that begins."""
+        self._progress.update(self._task, description=name)
+
+
+def train_shown(config: Config, out: Path, console: Console) -> None:
+    """Trains `config` into `out`, with checkpoints in `out/checkpoints`."""
+    from trainers.loop import fit, save_trained
+
+    with _Bar(console, config.name) as bar:
+        trained = fit(config, out / "checkpoints", report=bar.report)
+    save_trained(trained, out)
+    best = trained.history[trained.best_epoch - 1]
+    console.print(
+        f"{config.name}: epoch {trained.best_epoch} of {len(trained.history)} is the best, "
+        f"validation top-1 {best['val_top1']:.2%}, loss {best['val_loss']:.4f}"
+    )
+    console.print(f"wrote {out}; next: sightline compress {out} --out {out}/draft", soft_wrap=True)
+
+
+def compress_shown(
+    trained: Path, out: Path, methods: tuple[str, ...], ptq: tuple[str, ...], console: Console
+) -> None:
+    """Builds the draft bundle `out` and prints what each variant weighs."""
+    from trainers.build import FLOAT_VARIANT, build_bundle
+    from trainers.loop import load_trained
+
+    with _Bar(console, "load") as bar:
+        manifest = build_bundle(
+            load_trained(trained),
+            out,
+            methods=methods,
+            ptq=ptq,
+            report=bar.report,
+            announce=bar.step,
+        )
+    sizes = {variant.name: variant.gzip_bytes for variant in manifest.variants}
+    for variant in manifest.variants:
+        ratio = sizes[FLOAT_VARIANT] / variant.gzip_bytes
+        console.print(
+            f"  {variant.name:<14} {variant.size_bytes / 1e3:8.1f} kB, gzip "
+            f"{variant.gzip_bytes / 1e3:8.1f} kB ({ratio:.1f}x), sparsity {variant.sparsity:.0%}",
+            highlight=False,
+        )
+    console.print(f"wrote {out}; next: sightline export {out} bundles", soft_wrap=True)
+
+
+def export_shown(source: Path, bundles: Path, variant: str, console: Console) -> None:
+    """Pushes a trained folder or a draft to `bundles`.
+
+    Raises:
+      BundleError: neither a trained folder nor a draft, or no such variant.
+    """
+    from trainers.build import build_bundle
+    from trainers.loop import load_trained
+
+    with tempfile.TemporaryDirectory(prefix="sightline-export-") as scratch:
+        draft = Path(scratch) / "draft"
+        if (source / "trained.json").is_file():
+            with console.status("export"):
+                build_bundle(load_trained(source), draft)
+        else:
+            shutil.copytree(open_bundle(source).path, draft)
+        manifest = open_bundle(draft).manifest
+        if variant:
+            manifest = seal(draft, replace(manifest, recommended=variant))
+        result = push(draft, bundles / manifest.name)
+    word = "pushed" if result.pushed else "already there:"
+    console.print(f"{word} {result.path}", soft_wrap=True)
+    console.print(f"next: sightline serve {bundles}", soft_wrap=True)
