@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from tfx import types as tfx_types
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.types.standard_artifacts import Model
-from tfx import types as tfx_types
 
 from components import files
 from components.artifacts import Selection

@@ -212,9 +212,8 @@ def predict_split(
       DataError: a record that cannot be used; names the file and the record.
     """
     task = tasks.get(config.task)
-    strategy = strategy or tf.distribute.get_strategy()
-    replicas = strategy.num_replicas_in_sync
-    local = max(replicas // max(_workers(strategy), 1), 1)
+    on: Any = strategy or tf.distribute.get_strategy()
+    local = max(on.num_replicas_in_sync // max(_workers(on), 1), 1)
     batch = -(-config.eval.batch // local) * local
 
     @tf.function
@@ -225,10 +224,10 @@ def predict_split(
         if local == 1:
             return task.scores(run(tf.constant(images)))
         shares = np.split(images, local)
-        values = strategy.experimental_distribute_values_from_function(
+        values = on.experimental_distribute_values_from_function(
             lambda context: tf.constant(shares[context.replica_id_in_sync_group % local])
         )
-        outputs = strategy.experimental_local_results(strategy.run(run, args=(values,)))
+        outputs = on.experimental_local_results(on.run(run, args=(values,)))
         return np.concatenate([task.scores(part) for part in outputs])
 
     with pipeline.named_errors(config, info, split):

@@ -93,6 +93,6 @@ def build_optimizer(config: OptimConfig, total_steps: int) -> keras.optimizers.O
     if config.name == "adam":
         optimizer = _Adam(**common)
     else:
-        optimizer = _SGD(momentum=config.momentum, **common)
+        optimizer = _SGD(**common, **{"momentum": config.momentum})
     optimizer.l2 = config.weight_decay
     return optimizer

@@ -45,7 +45,7 @@ def run(request: RunRequest) -> dict[str, Any]:
     request.layout.home.mkdir(parents=True, exist_ok=True)
     emit("component", name="import TFX", state="done", seconds=time.perf_counter() - began)
     graph = dag.compile_graph(create_pipeline(request, info), request.run)
-    without_cache = dag.all_nodes(graph) if request.force else set()
+    without_cache = set(dag.all_nodes(graph)) if request.force else set()
     if request.start:
         without_cache |= _from(request.start, graph, dag)
     nodes: list[Node] = []

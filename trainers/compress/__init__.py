@@ -27,13 +27,12 @@ _PIXEL_CHANNELS = 3
 
 
 class FineTune(Protocol):
-    """Short training of a model that compression changed, on the recipe's own data and augment.
+    """Short training of a model that compression changed, on the recipe's own data and augment."""
 
-    Attributes:
-      steps_per_epoch: optimiser steps that one epoch takes.
-    """
-
-    steps_per_epoch: int
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps that one epoch takes."""
+        ...
 
     def __call__(
         self,

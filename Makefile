@@ -1,0 +1,52 @@
+# `make` alone lists the verbs; from another folder: make -C path/to/sightline test
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+STAMP := .venv/.sightline-stamp
+# TensorFlow reports every missing GPU library at its default level.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: force help setup demo test test-slow lint format bench serve stack2 lock clean
+
+help: ## list the verbs
+	@awk -F ' *:.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+# The stamp holds the version of Python; asking for another one makes .venv anew.
+CHANGED := $(if $(SIGHTLINE_PYTHON),$(filter-out $(shell cat $(STAMP) 2>/dev/null),$(SIGHTLINE_PYTHON)))
+$(STAMP): pyproject.toml uv.lock tools/setup.sh $(if $(CHANGED),force)
+	@tools/setup.sh
+
+setup: $(STAMP) ## make .venv from the lock file, with .venv/bin/sightline in it
+	@:
+
+demo: ## set up, train, compress, evaluate, push, serve and ask: on real scanned digits
+	@SECONDS=0; $(MAKE) --no-print-directory setup; .venv/bin/python tools/demo.py $$SECONDS
+
+test: setup ## run the tests, without the slow ones (ARGS="tests/serving -x" narrows it)
+	@.venv/bin/pytest $(ARGS)
+
+test-slow: setup ## run the slow tests only
+	@.venv/bin/pytest -m slow $(ARGS)
+
+lint: setup ## ruff, import-linter (the one way down), basedpyright
+	@.venv/bin/ruff check && .venv/bin/ruff format --check \
+	  && .venv/bin/lint-imports && .venv/bin/basedpyright
+
+format: setup ## let ruff put the code in order
+	@.venv/bin/ruff check --fix && .venv/bin/ruff format
+
+bench: setup ## measure the bundles that the demo pushed
+	@tools/bench.sh
+
+serve: setup ## serve the demo's bundles over REST and gRPC (ARGS="--port 9000")
+	@.venv/bin/sightline serve demo/bundles $(ARGS)
+
+stack2: ## the smoke pipeline on Python 3.13 and the newer TensorFlow, in a Debian root (needs root)
+	@tools/stack2.sh smoke
+
+lock: ## resolve the dependencies of both stacks anew, into uv.lock
+	@uv=$$(tools/find_uv.sh); "$$uv" lock --python "$$(tools/find_python.sh "$$uv")"
+
+clean: ## remove what make made, except .tools; stack 2's root goes by tools/stack2.sh clean
+	@rm -rf .venv demo build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,125 @@
+"""Checkpoints: weights, epoch and history never disagree, and the best epoch is validation's."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainers.checkpoint import Checkpoints, best_epoch, write_history, write_json
+from trainers.keras import keras
+
+
+def row(epoch, top1, loss=1.0):
+    return {"epoch": epoch, "val_top1": top1, "val_loss": loss}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A fresh model and optimiser, as a new process has them, on the same folder."""
+
+    def make():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        model.set_weights([np.zeros((1, 1))])
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        return Checkpoints(tmp_path / "c", model, optimizer), model, optimizer
+
+    return make
+
+
+def run(checkpoints, model, history, top1s):
+    """Epochs whose weight is their number."""
+    for top1 in top1s:
+        history.append(row(len(history) + 1, top1))
+        model.set_weights([np.full((1, 1), len(history))])
+        checkpoints.save(history, best=best_epoch(history) == len(history))
+
+
+def weight(model):
+    return float(model.get_weights()[0][0, 0])
+
+
+@pytest.mark.parametrize(
+    ("figures", "best"),
+    [
+        ([(0.5, 1.0)], 1),
+        ([(0.5, 1.0), (0.9, 2.0), (0.7, 0.1)], 2),
+        ([(0.5, 1.0), (0.9, 2.0), (0.9, 1.0), (0.9, 1.5)], 3),
+        ([(0.9, 1.0), (0.9, 1.0)], 1),
+    ],
+)
+def test_the_best_epoch_is_by_top1_then_loss(figures, best):
+    assert best_epoch([row(i, *pair) for i, pair in enumerate(figures, 1)]) == best
+
+
+def test_nothing_to_restore_at_first(make):
+    assert make()[0].restore() == []
+
+
+def test_last_and_best_come_back(make, tmp_path):
+    checkpoints, model, _ = make()
+    history = []
+    run(checkpoints, model, history, [0.1, 0.9, 0.5, 0.4])
+    again, model, _ = make()
+    assert again.restore() == history
+    assert weight(model) == 4
+    assert again.restore_best(history) == 2
+    assert weight(model) == 2
+    assert {file.name.split(".")[0] for file in (tmp_path / "c").glob("best-*")} == {"best-2"}
+    assert again.restore_best(history) == 2, "the chosen file is still there"
+
+
+def test_the_optimiser_goes_on_where_it_was(make):
+    def step(model, optimizer):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(tf.ones((1, 1))))
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    checkpoints, model, optimizer = make()
+    step(model, optimizer)
+    checkpoints.save([row(1, 0.5)], best=True)
+    step(model, optimizer)
+    again, resumed, optimizer = make()
+    again.restore()
+    step(resumed, optimizer)
+    # 0.1 of the first step, 0.1 * 1.9 of the second by its momentum.
+    assert weight(resumed) == weight(model) == pytest.approx(-0.29)
+    assert int(optimizer.iterations) == 2
+
+
+@pytest.mark.parametrize("when", ["before the checkpoint", "before the history"])
+def test_a_crash_while_saving_loses_that_epoch_only(make, monkeypatch, when):
+    checkpoints, model, _ = make()
+    history = []
+    run(checkpoints, model, history, [0.1, 0.9])
+
+    def crash(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    if when == "before the checkpoint":
+        monkeypatch.setattr(tf.train.CheckpointManager, "save", crash)
+    else:
+        monkeypatch.setattr("trainers.checkpoint.write_atomically", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoints, model, list(history), [0.95])
+    monkeypatch.undo()
+    again, model, _ = make()
+    found = again.restore()
+    assert found == history
+    assert weight(model) == 2
+    run(again, model, found, [0.2])
+    assert again.restore_best(found) == 2
+    assert weight(model) == 2
+
+
+def test_history_as_csv_and_json(tmp_path):
+    history = [row(1, 0.5), row(2, 0.75)]
+    write_history(tmp_path / "h.csv", history)
+    with (tmp_path / "h.csv").open() as handle:
+        assert [float(one["val_top1"]) for one in csv.DictReader(handle)] == [0.5, 0.75]
+    write_json(tmp_path / "h.json", history)
+    assert json.loads((tmp_path / "h.json").read_text()) == history
+    write_history(tmp_path / "none.csv", [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["h.csv", "h.json"]

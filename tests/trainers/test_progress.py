@@ -1,0 +1,39 @@
+"""Events over a real pipe."""
+
+import json
+import os
+
+from trainers.loop import Progress
+from trainers.progress import EVENTS_FD, emit, reporter
+
+PROGRESS = Progress(1, 3, 2, 10, loss=0.5, top1=0.25, images_per_second=100.0, eta_seconds=4.0)
+
+
+def test_events_are_one_json_line_each(monkeypatch):
+    read, write = os.pipe()
+    monkeypatch.setenv(EVENTS_FD, str(write))
+    emit("step", name="export")
+    reporter()(PROGRESS)
+    os.close(write)
+    with os.fdopen(read) as handle:
+        lines = [json.loads(line) for line in handle]
+    assert lines[0] == {"event": "step", "name": "export"}
+    assert lines[1]["event"] == "progress"
+    assert Progress(**{key: lines[1][key] for key in lines[1] if key != "event"}) == PROGRESS
+
+
+def test_nobody_listens(monkeypatch):
+    monkeypatch.delenv(EVENTS_FD, raising=False)
+    assert reporter() is None
+    emit("step", name="export")
+
+
+def test_a_listener_that_went_away_stops_nothing(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setenv(EVENTS_FD, str(write))
+    report = reporter()
+    report(PROGRESS)
+    assert EVENTS_FD not in os.environ, "it is not tried again"
+    report(PROGRESS)
+    os.close(write)

@@ -1,0 +1,40 @@
+"""TFX's adapter, without TFX."""
+
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from trainers.config import ConfigError, to_dict
+from trainers.loop import load_trained
+from trainers.progress import EVENTS_FD
+from trainers.run_fn import run_fn
+
+
+def arguments(config, work_dir, out):
+    custom = {"config": to_dict(config), "work_dir": str(work_dir), "code_digest": "c"}
+    return SimpleNamespace(custom_config=custom, serving_model_dir=str(out))
+
+
+def test_it_goes_on_in_the_work_dir_and_leaves_a_trained_model(
+    config, trained, work_dir, tmp_path, monkeypatch
+):
+    read, write = os.pipe()
+    monkeypatch.setenv(EVENTS_FD, str(write))
+    run_fn(arguments(config, work_dir, tmp_path / "Format-Serving"))
+    os.close(write)
+    with os.fdopen(read) as events:
+        assert events.read() == "", "the work was done before"
+    again = load_trained(tmp_path / "Format-Serving")
+    assert again.history == trained.history
+    for ours, theirs in zip(again.model.get_weights(), trained.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_wrong_config_writes_nothing(config, tmp_path):
+    given = arguments(config, tmp_path / "work", tmp_path / "out")
+    given.custom_config["config"]["train"]["epoch"] = 3
+    with pytest.raises(ConfigError, match=r"unknown config key 'train.epoch'"):
+        run_fn(given)
+    assert list(tmp_path.iterdir()) == []

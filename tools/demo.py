@@ -1,0 +1,185 @@
+"""`make demo`: from nothing to a served model that answers real images, with the times it took.
+
+    .venv/bin/python tools/demo.py [SECONDS_OF_SET_UP]
+
+Everything is written under `demo/`. The exit status is that of the pipeline: 0 all pushed, 3 a
+gate refused a model, 1 an error.
+"""
+
+import contextlib
+import json
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+SIGHTLINE = str(Path(sys.executable).with_name("sightline"))
+HOME = Path("demo")
+DATA = HOME / "data" / "digits"
+BUNDLES = HOME / "bundles"
+FAVOURITE = "digits_cnn"
+REFUSED = 3
+SERVER_START_S = 120
+SERVER_STOP_S = 20
+
+
+class DemoError(RuntimeError):
+    """A step that did not end well; the message says which and what to look at."""
+
+
+def step(title: str, *command: str, allowed: tuple[int, ...] = (0,), quiet: bool = False) -> int:
+    """Runs `sightline` with `command` and returns its exit status.
+
+    Raises:
+      DemoError: the exit status is not among `allowed`.
+    """
+    if title:
+        print(f"\n{title}\n  $ sightline {' '.join(command)}", flush=True)
+    run = subprocess.run([SIGHTLINE, *command], capture_output=quiet, text=True)
+    if run.returncode not in allowed:
+        raise DemoError(
+            f"`sightline {' '.join(command)}` ended with {run.returncode}\n{run.stderr or ''}"
+        )
+    return run.returncode
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def peak_memory_mb() -> float:
+    """MiB resident in the largest process that this one, or one of its children, waited for."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 2**20
+
+
+@contextlib.contextmanager
+def server(model: str) -> Iterator[str]:
+    """A server process for the demo's bundles; gives its REST address once `model` is loaded.
+
+    Raises:
+      DemoError: it ended, or was not ready in time; the message holds what it printed.
+    """
+    rest, grpc = free_port(), free_port()
+    url = f"http://127.0.0.1:{rest}"
+    command = ["serve", str(BUNDLES), "--rest_api_port", str(rest), "--port", str(grpc)]
+    print(f"  $ sightline {' '.join(command)} &", flush=True)
+    log_path = HOME / "serve.log"
+    with log_path.open("w") as log:
+        process = subprocess.Popen([SIGHTLINE, *command], stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_until_ready(f"{url}/v1/models/{model}", process, log_path)
+            yield url
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(SERVER_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + SERVER_START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise DemoError(f"the server ended with {process.returncode}:\n{log.read_text()}")
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                states = json.load(answer)["model_version_status"]
+            if any(version["state"] == "AVAILABLE" for version in states):
+                return
+        time.sleep(0.2)
+    raise DemoError(f"{url} was not ready after {SERVER_START_S} s:\n{log.read_text()}")
+
+
+def pushed_model() -> str:
+    """The model to ask: the favourite if it was pushed, else any other.
+
+    Raises:
+      DemoError: no model was pushed.
+    """
+    names = sorted(path.name for path in BUNDLES.glob("*") if path.is_dir())
+    if not names:
+        raise DemoError(f"{BUNDLES} is empty: every model was refused, see the table above")
+    return FAVOURITE if FAVOURITE in names else names[0]
+
+
+def seconds(began: float) -> float:
+    """Wall-clock seconds since `began`, a `time.monotonic()`."""
+    return time.monotonic() - began
+
+
+def demo(setup_s: float) -> int:
+    """Runs every step and prints the summary; returns the pipeline's exit status.
+
+    Raises:
+      DemoError: a step failed.
+    """
+    began = time.monotonic()
+    if (DATA / "dataset.json").is_file():
+        print(f"1. Real scanned digits are in {DATA} already", flush=True)
+    else:
+        step("1. Real scanned digits become TFRecords", "ingest", "digits", "--out", str(DATA))
+    ingest_s = seconds(began)
+
+    mark = time.monotonic()
+    run = ("run", "smoke", "--data", str(DATA), "--root", str(HOME))
+    status = step(
+        "2. Train, compress, evaluate, test against gates, push", *run, allowed=(0, REFUSED)
+    )
+    pipeline_s = seconds(mark)
+    mark = time.monotonic()
+    step("", *run, allowed=(status,), quiet=True)
+    again_s = seconds(mark)
+
+    mark = time.monotonic()
+    print("\n3. Serve what was pushed, and send it images of the test split", flush=True)
+    samples = HOME / "samples"
+    writer = subprocess.Popen(
+        [sys.executable, "tools/digit_samples.py", str(DATA), str(samples)],
+        stdout=subprocess.DEVNULL,
+    )
+    model = pushed_model()
+    with server(model) as url:
+        if writer.wait() != 0:
+            raise DemoError(f"tools/digit_samples.py could not read {DATA}")
+        images = sorted(str(path) for path in samples.glob("*.png"))
+        step("", "predict", url, *images, "--model", model)
+    serve_s = seconds(mark)
+
+    report = (HOME / "runs/smoke/reports/latest/report.html").resolve()
+    print(
+        f"\nset-up {setup_s:.0f} s, ingest {ingest_s:.0f} s, pipeline {pipeline_s:.0f} s, the same "
+        f"again {again_s:.1f} s, serving {serve_s:.0f} s; total {setup_s + seconds(began):.0f} s"
+        f"\npeak memory of one process {peak_memory_mb():,.0f} MiB"
+        f"\nreport  {report}"
+        f"\nbundles {BUNDLES.resolve()}, served again by `make serve`"
+    )
+    return status
+
+
+def main() -> int:
+    """The demo with one screen of error at most."""
+    setup_s = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return demo(setup_s)
+    except DemoError as error:
+        print(f"\nthe demo stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

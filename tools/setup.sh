@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Makes .venv match uv.lock: every extra and the development tools. Asked for by `make setup`,
+# which calls it only when the lock, the project file or this script is newer than the last time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+started=$SECONDS
+
+uv=$(tools/find_uv.sh)
+# What .venv was made with is kept, unless another version is asked for.
+stamp=.venv/.sightline-stamp
+python=$(tools/find_python.sh "$uv" "${SIGHTLINE_PYTHON:-$(cat "$stamp" 2>/dev/null || true)}")
+
+fail() {
+  printf '%s\n' "$@" >&2
+  exit 1
+}
+
+compiler=""
+for candidate in "${CXX:-}" c++ g++ clang++; do
+  if command -v "$candidate" >/dev/null 2>&1; then
+    compiler=$candidate
+    break
+  fi
+done
+[ -n "$compiler" ] || fail \
+  "set-up needs a C++ compiler: one dependency of TFX (pyfarmhash) is built from source." \
+  "  Debian, Ubuntu:  apt-get install g++" \
+  "  Fedora, RHEL:    dnf install gcc-c++" \
+  "  macOS:           xcode-select --install"
+header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+[ -f "$header" ] || fail \
+  "set-up needs Python's C headers: $header is not there (pyfarmhash is built from source)." \
+  "  Debian, Ubuntu:  apt-get install $(basename "$(dirname "$header")")-dev"
+
+echo "set-up: $("$python" --version) at $python, $("$uv" --version | cut -d' ' -f1,2), $compiler"
+# A resolver of its own mind is not wanted here: the lock decides, or set-up fails.
+# Bytecode for everything, once: importing TFX without it costs half a minute, in every process where
+# writing it is switched off.
+"$uv" sync --quiet --locked --all-extras --compile-bytecode --python "$python"
+"$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' >"$stamp"
+echo "set-up: .venv/bin/sightline is ready after $((SECONDS - started)) s"

@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# The second stack (Python 3.13, TFX 1.21, TensorFlow 2.21; its wheels need glibc 2.39) on any
+# Linux where one is root: a Debian trixie root in a temporary folder, the same uv.lock in it.
+#   tools/stack2.sh smoke          the demo there (what `make stack2` runs)
+#   tools/stack2.sh test [ARGS]    pytest there
+#   tools/stack2.sh run CMD...     any command there, from the project's folder
+#   tools/stack2.sh clean          removes the root
+# The root is kept and used again; SIGHTLINE_STACK2 moves it from ${TMPDIR:-/tmp}/sightline-stack2.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=3.13
+suite=trixie
+base=${SIGHTLINE_STACK2:-${TMPDIR:-/tmp}/sightline-stack2}
+root=$base/root
+packages=ca-certificates,g++,git,make,python3,python3-dev,python3-venv
+
+fail() {
+  printf '%s\n' "$@" >&2
+  exit 1
+}
+
+# The host's own Debian mirror, when it has one; debootstrap knows a default.
+mirror() {
+  [ "$(. /etc/os-release && echo "$ID")" = debian ] || return 0
+  cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list \
+    2>/dev/null | grep -v '^#' | grep -oE '(https?|file):/[^ ]*/debian/?( |$)' | head -n 1 || true
+}
+
+build_root() {
+  [ -f "$base/complete" ] && return
+  if ! command -v debootstrap >/dev/null; then
+    echo "stack 2: installing debootstrap"
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends \
+      debootstrap debian-archive-keyring >/dev/null ||
+      fail "stack 2 needs debootstrap; install it with your distribution's package manager"
+  fi
+  rm -rf "$root"
+  mkdir -p "$root"
+  echo "stack 2: building a Debian $suite root in $root (about a minute)"
+  # shellcheck disable=SC2046 # no mirror found means no argument
+  debootstrap --variant=minbase --include="$packages" "$suite" "$root" $(mirror) \
+    >"$base/debootstrap.log" 2>&1 ||
+    fail "stack 2: debootstrap failed; the end of $base/debootstrap.log:" \
+      "$(tail -n 5 "$base/debootstrap.log")"
+  touch "$base/complete"
+}
+
+# Name resolution, certificates and package index settings are the machine's, so they go along.
+copy_settings() {
+  local file
+  for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/uv/uv.toml \
+    /etc/ssl/certs/ca-certificates.crt "${SSL_CERT_FILE:-}" "${REQUESTS_CA_BUNDLE:-}" \
+    "${PIP_CERT:-}" "${CURL_CA_BUNDLE:-}" "${PIP_CONFIG_FILE:-}" "${UV_CONFIG_FILE:-}"; do
+    [ -f "$file" ] || continue
+    rm -f "$root$file"
+    install -D -m 644 "$file" "$root$file"
+  done
+}
+
+copy_tree() {
+  mkdir -p "$root/sightline" "$root/shared"
+  # What was made there stays, so that a second call is quick; everything else is replaced.
+  find "$root/sightline" -mindepth 1 -maxdepth 1 ! -name .venv ! -name .tools ! -name demo \
+    -exec rm -rf {} +
+  if git rev-parse --git-dir >/dev/null 2>&1; then
+    git ls-files -z --cached --others --exclude-standard |
+      tar --null --ignore-failed-read -T - -cf - 2>/dev/null | tar -xf - -C "$root/sightline"
+    # Models carry the commit they were made at. A work tree's .git is a file that points elsewhere.
+    if [ -d .git ]; then cp -a .git "$root/sightline/.git"; fi
+  else
+    tar --exclude=./.venv --exclude=./.tools --exclude=./demo -cf - . |
+      tar -xf - -C "$root/sightline"
+  fi
+}
+
+# Runs a command in the root. Mounts and processes live in namespaces of their own and end with it.
+inside() {
+  local name settings=()
+  while read -r name; do
+    settings+=("$name=${!name}")
+  done < <(compgen -e | grep -iE '^(PIP_|UV_|SSL_|TF_|.*_proxy$|REQUESTS_CA_BUNDLE$|CURL_CA_BUNDLE$|TERM$)')
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  unshare --mount --propagation private --pid --fork --kill-child bash -euc '
+    root=$1 shared=$2
+    shift 2
+    mount -t proc proc "$root/proc"
+    mount --rbind /dev "$root/dev"
+    mount -t tmpfs tmpfs "$root/tmp"
+    [ -d "$shared" ] && mount --bind -o ro "$shared" "$root/shared"
+    exec chroot "$root" env -i -C /sightline "$@"
+  ' stack2 "$root" "$PWD/../shared" "${settings[@]}" HOME=/root LANG=C.UTF-8 \
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    SIGHTLINE_PYTHON=$python "$@"
+}
+
+verb=${1:-smoke}
+[ $# -gt 0 ] && shift
+case $verb in
+  smoke | test | run) ;;
+  clean)
+    rm -rf --one-file-system "$base"
+    exit
+    ;;
+  *) fail "unknown verb '$verb'; known: smoke, test, run, clean" ;;
+esac
+
+[ "$(uname -s)" = Linux ] || fail "stack 2's root needs Linux; a Mac has that stack by itself:" \
+  "  make demo SIGHTLINE_PYTHON=$python"
+[ "$(id -u)" = 0 ] || fail "stack 2's root needs chroot, so: sudo make stack2" \
+  "With glibc 2.39 or newer the stack runs without one:  make demo SIGHTLINE_PYTHON=$python"
+
+build_root
+copy_settings
+copy_tree
+case $verb in
+  smoke) inside make demo ;;
+  test) inside make test ARGS="$*" ;;
+  run)
+    inside make setup
+    inside "$@"
+    ;;
+esac
