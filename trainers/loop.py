@@ -198,6 +198,31 @@ class _Reporter(keras.callbacks.Callback):
         )
 
 
+class Forward:
+    """What a model answers, on all replicas of this worker; traced once, however often called."""
+
+    def __init__(
+        self, model: keras.Model, config: Config, strategy: tf.distribute.Strategy | None = None
+    ) -> None:
+        self._task = tasks.get(config.task)
+        self._on: Any = strategy or tf.distribute.get_strategy()
+        self._local = max(self._on.num_replicas_in_sync // max(_workers(self._on), 1), 1)
+        self._run = tf.function(lambda images: model(images, training=False))
+        #: Images a call: `eval.batch`, rounded up to a multiple of the replicas.
+        self.batch = -(-config.eval.batch // self._local) * self._local
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (B,H,W,3), B = `batch`, to float32 scores (B,N)."""
+        if self._local == 1:
+            return self._task.scores(self._run(tf.constant(images)))
+        shares = np.split(images, self._local)
+        values = self._on.experimental_distribute_values_from_function(
+            lambda context: tf.constant(shares[context.replica_id_in_sync_group % self._local])
+        )
+        outputs = self._on.experimental_local_results(self._on.run(self._run, args=(values,)))
+        return np.concatenate([self._task.scores(part) for part in outputs])
+
+
 def predict_split(
     model: keras.Model,
     config: Config,
@@ -211,27 +236,9 @@ def predict_split(
     Raises:
       DataError: a record that cannot be used; names the file and the record.
     """
-    task = tasks.get(config.task)
-    on: Any = strategy or tf.distribute.get_strategy()
-    local = max(on.num_replicas_in_sync // max(_workers(on), 1), 1)
-    batch = -(-config.eval.batch // local) * local
-
-    @tf.function
-    def run(images: tf.Tensor) -> tf.Tensor:
-        return model(images, training=False)
-
-    def forward(images: np.ndarray) -> np.ndarray:
-        if local == 1:
-            return task.scores(run(tf.constant(images)))
-        shares = np.split(images, local)
-        values = on.experimental_distribute_values_from_function(
-            lambda context: tf.constant(shares[context.replica_id_in_sync_group % local])
-        )
-        outputs = on.experimental_local_results(on.run(run, args=(values,)))
-        return np.concatenate([task.scores(part) for part in outputs])
-
+    forward = Forward(model, config, strategy)
     with pipeline.named_errors(config, info, split):
-        return predict(forward, pipeline.eval_batches(config, info, split, batch=batch))
+        return predict(forward, pipeline.eval_batches(config, info, split, batch=forward.batch))
 
 
 def _workers(strategy: tf.distribute.Strategy) -> int:

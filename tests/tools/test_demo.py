@@ -44,9 +44,9 @@ def test_the_server_is_waited_for_and_stopped(demo, script, tmp_path, monkeypatc
 def test_a_server_that_ends_at_once_shows_what_it_said(demo, script, monkeypatch):
     program = script("sightline", "echo no version of any model; exit 7")
     monkeypatch.setattr(demo, "SIGHTLINE", str(program))
-    with pytest.raises(demo.DemoError, match=r"ended with 7:\nno version of any model"):
-        with demo.server("digits_cnn"):
-            pytest.fail("it was never ready")
+    said = pytest.raises(demo.DemoError, match=r"ended with 7:\nno version of any model")
+    with said, demo.server("digits_cnn"):
+        pytest.fail("it was never ready")
 
 
 def test_a_failed_step_names_the_command_and_its_status(demo, script, monkeypatch):

@@ -53,7 +53,7 @@ def test_one_row_an_epoch(config, trained):
     assert [row["epoch"] for row in history] == [1, 2, 3]
     schedule = optim.WarmUp(config.optim, 3 * STEPS)
     last_steps = [float(schedule(STEPS * epoch - 1)) for epoch in (1, 2, 3)]
-    assert [row["learning_rate"] for row in history] == pytest.approx(last_steps)
+    assert [row["learning_rate"] for row in history] == pytest.approx(last_steps, rel=1e-4)
     assert history[-1]["loss"] < history[0]["loss"]
     assert all(row["images_per_second"] > 0 for row in history)
 

@@ -28,7 +28,7 @@ def package(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("package")
 def test_a_file_in_the_package_is_enough():
-    from plugins import things
+    from plugins import things  # pyright: ignore[reportMissingImports]
 
     assert "plugins.one" not in sys.modules
     assert things.names() == ["alpha", "alphabet", "beta"]
@@ -39,7 +39,7 @@ def test_a_file_in_the_package_is_enough():
 
 @pytest.mark.usefixtures("package")
 def test_an_unknown_name_names_the_nearest():
-    from plugins import things
+    from plugins import things  # pyright: ignore[reportMissingImports]
 
     with pytest.raises(UnknownNameError, match=r"unknown thing 'alpa'; did you mean alpha, "):
         things.get("alpa")
