@@ -12,8 +12,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tf_keras as keras
 from tensorflow.python.autograph.core import config as autograph
 
-# TensorFlow 2.16 tells AutoGraph to leave `keras` alone but has forgotten `tf_keras`, as later
-# versions have not: rewriting the optimisers' sources costs a process's first step some 35 s of CPU.
+# TensorFlow 2.16 tells AutoGraph to leave `keras` alone and has forgotten `tf_keras`, as later
+# versions have not: rewriting the optimisers' sources takes a process's first step 35 s of CPU.
 autograph.CONVERSION_RULES = (autograph.DoNotConvert("tf_keras"), *autograph.CONVERSION_RULES)
 
 __all__ = ["keras"]

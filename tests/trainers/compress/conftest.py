@@ -22,7 +22,6 @@ class Fit:
         self._data = images.astype(np.float32), labels
         self._batch = batch
         self.steps_per_epoch = -(-len(labels) // batch)
-        self.runs: list[tuple[int, float]] = []
 
     def __call__(
         self,
@@ -32,7 +31,6 @@ class Fit:
         learning_rate: float,
         callbacks: Sequence[Any] = (),
     ) -> None:
-        self.runs.append((epochs, learning_rate))
         steps = epochs * self.steps_per_epoch
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
         model.compile(
@@ -64,7 +62,7 @@ def fine_tune(digits):
 
 @pytest.fixture(scope="session")
 def settings():
-    return CompressConfig(sparsity=0.75, prune_epochs=4, qat_epochs=2, learning_rate=2e-3)
+    return CompressConfig(sparsity=0.7, prune_epochs=6, qat_epochs=2, learning_rate=2e-3)
 
 
 @pytest.fixture(scope="session")

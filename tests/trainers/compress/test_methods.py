@@ -97,12 +97,19 @@ def test_qat_fills_zeros_again(compressed, fine_tune, settings):
     assert sparsity(model) < 0.1
 
 
-def test_fine_tuning_gets_the_settings(trained, fine_tune):
-    fine_tune.runs.clear()
-    settings = CompressConfig(sparsity=0.5, prune_epochs=1, qat_epochs=2, learning_rate=1e-4)
-    compressors.get("prune").run(trained, fine_tune, settings)
-    compressors.get("qat").run(trained, fine_tune, settings)
-    assert fine_tune.runs == [(1, 1e-4), (2, 1e-4)]
+def test_fine_tuning_gets_the_settings(trained):
+    runs = []
+
+    class Record:
+        steps_per_epoch = 10
+
+        def __call__(self, model, *, epochs, learning_rate, callbacks=()):
+            runs.append((epochs, learning_rate))
+
+    settings = CompressConfig(prune_epochs=3, qat_epochs=2, learning_rate=0.5)
+    for name in ("prune", "qat", "pqat"):
+        compressors.get(name).run(trained, Record(), settings)
+    assert runs == [(3, 0.5), (2, 0.5), (2, 0.5)]
 
 
 def make(name, **options):
