@@ -187,8 +187,12 @@ def _recommend(summary: dict[str, Any], places: dict[tuple[str, str], str]) -> N
     for model in summary["models"]:
         model["recommended"] = model["name"] == chosen
     ruled_out = [n for n in answers if n not in equals]
-    reason = f"{chosen}: {latency[chosen]:.2f} ms a picture, the fastest of "
-    reason += f"{len(equals)} not provably less accurate than the best ({best}, {top1[best]:.1%})"
+    reason = f"{chosen}, {latency[chosen]:.2f} ms a picture: "
+    if len(equals) > 1:
+        reason += f"the fastest of {', '.join(equals)}, none provably less accurate than "
+        reason += f"{best} ({top1[best]:.1%})"
+    else:
+        reason += f"the most accurate ({top1[best]:.1%})"
     if ruled_out:
         reason += f"; provably less accurate: {', '.join(ruled_out)}"
     summary["recommendation"] = reason
