@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -48,6 +49,9 @@ def run(request: RunRequest) -> dict[str, Any]:
     without_cache = set(dag.all_nodes(graph)) if request.force else set()
     if request.start:
         without_cache |= _from(request.start, graph, dag)
+    for name in without_cache:
+        if name.startswith("Trainer."):  # Or training would only find its own checkpoints again.
+            shutil.rmtree(request.layout.checkpoints / name.partition(".")[2], ignore_errors=True)
     nodes: list[Node] = []
     started = time.perf_counter()
     failure: BaseException | None = None
