@@ -5,6 +5,7 @@ Only what answers `--help` is imported here; each verb imports what it needs whe
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -207,6 +208,8 @@ def main(arguments: list[str] | None = None) -> None:
     """The console script: one screen of error, never a trace, unless SIGHTLINE_TRACE is set."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    # Google's client library tells every process that it will soon leave Python 3.10.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="google.api_core")
     try:
         app(arguments, standalone_mode=True)
     except KeyboardInterrupt:

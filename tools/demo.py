@@ -146,7 +146,7 @@ def demo(setup_s: float) -> int:
     print("\n3. Serve what was pushed, and send it images of the test split", flush=True)
     samples = HOME / "samples"
     writer = subprocess.Popen(
-        [sys.executable, "tools/digit_samples.py", str(DATA), str(samples)],
+        [sys.executable, "-W", "ignore", "tools/digit_samples.py", str(DATA), str(samples)],
         stdout=subprocess.DEVNULL,
     )
     model = pushed_model()
