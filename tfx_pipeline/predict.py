@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from serving.bundle import open_bundle
 from serving.client import ClientError, connect, predict_local
 
 
@@ -22,6 +23,7 @@ def predictions_table(
         with connect(where) as client:
             found = client.predict(images, model=model, top_k=top)
     else:
+        open_bundle(where)  # A mistyped folder is told before the pictures are read.
         found = predict_local(where, images, variant=variant or "saved_model", top_k=top)
     table = Table("picture", "class", "score", "then", box=None, pad_edge=False)
     for image, prediction in zip(images, found, strict=True):

@@ -127,7 +127,7 @@ def test_broken_models_are_refused(tmp_path, tiny_copy):
 def test_tf_servings_own_models(shared_data, tmp_path, name):
     with tarfile.open(shared_data / "tfserving_testdata_A.tar") as archive:
         members = [m for m in archive.getmembers() if m.name.startswith(name + "/")]
-        archive.extractall(tmp_path, members=members)
+        archive.extractall(tmp_path, members=members, filter="data")
     engine = load_saved_model(tmp_path / name / "00000123")
     x = np.array([1, 2, 5], np.float32)
     np.testing.assert_array_equal(engine.run("serving_default", {"x": x})["y"], [2.5, 3, 4.5])

@@ -72,7 +72,7 @@ def test_a_free_port_can_be_listened_on(demo):
 
 
 def test_the_peak_is_that_of_the_largest_child(demo, script, monkeypatch):
-    grow = f"exec {sys.executable} -c 'bytearray(300 << 20)'"
+    grow = f"exec '{sys.executable}' -c 'bytearray(300 << 20)'"
     monkeypatch.setattr(demo, "SIGHTLINE", str(script("sightline", grow)))
     demo.step("")
     assert 300 < demo.peak_memory_mb() < 100_000
