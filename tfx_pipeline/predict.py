@@ -24,9 +24,25 @@ def predictions_table(
             found = client.predict(images, model=model, top_k=top)
     else:
         open_bundle(where)  # A mistyped folder is told before the pictures are read.
+        for image in images:
+            _check(image)
         found = predict_local(where, images, variant=variant or "saved_model", top_k=top)
     table = Table("picture", "class", "score", "then", box=None, pad_edge=False)
     for image, prediction in zip(images, found, strict=True):
         then = ", ".join(f"{label} {score:.3f}" for label, _, score in prediction.top[1:])
         table.add_row(image.name, prediction.label, f"{prediction.score:.3f}", then)
     return table
+
+
+def _check(image: Path) -> None:
+    """Names the picture that the model's graph would refuse, where TensorFlow would not.
+
+    Raises:
+      ClientError: no such file, or not a JPEG, PNG, BMP or GIF.
+    """
+    from trainers.data.image_header import ImageError, check_image
+
+    try:
+        check_image(image.read_bytes())
+    except (ImageError, OSError) as error:
+        raise ClientError(f"{image}: {error}") from error
