@@ -125,6 +125,7 @@ def test_interrupted_by_ctrl_c_says_so(killed):
             break
     process.send_signal(signal.SIGINT)
     rest = process.stdout.read()
+    process.stdout.close()
     assert process.wait() == 1
     assert "interrupted" in rest
     assert "goes on from the component that failed" in rest
