@@ -35,7 +35,7 @@ lint: setup ## ruff, import-linter (the one way down), basedpyright
 format: setup ## let ruff put the code in order
 	@.venv/bin/ruff check --fix && .venv/bin/ruff format
 
-bench: setup ## measure the bundles that the demo pushed
+bench: setup ## measure the data input (PICTURES=DIR) and the bundles that the demo pushed
 	@tools/bench.sh
 
 serve: setup ## serve the demo's bundles over REST and gRPC (ARGS="--port 9000")

@@ -21,3 +21,9 @@ class Card(Artifact):
     """A bundle's final `manifest.json` and `card.html`."""
 
     TYPE_NAME = "SightlineCard"
+
+
+class ImageReport(Artifact):
+    """`anomalies.json`: what is wrong with the pictures, and `thumbnails/` of some of them."""
+
+    TYPE_NAME = "SightlineImageReport"

@@ -10,6 +10,7 @@ BENCHMARK = "benchmark.json"
 VERDICT = "verdict.json"
 ROUND_TRIP = "round_trip.json"
 PUSHED = "pushed.json"
+IMAGE_ANOMALIES = "anomalies.json"
 SERVING_MODEL = "Format-Serving"  # where TFX's Trainer puts what run_fn writes
 
 

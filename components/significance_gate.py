@@ -20,8 +20,10 @@ from tfx.types.standard_artifacts import (
 from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
 
 from components import files
+from components.anomaly import blocking
 from components.answers import BASELINE
-from components.artifacts import Benchmark
+from components.artifacts import Benchmark, ImageReport
+from components.gallery import read_gallery
 from components.gates import Gate, GateSettings, judge
 from serving.bundle import open_bundle
 from trainers.predictions import Predictions, read_table
@@ -35,6 +37,13 @@ def anomaly_gate(uri: str) -> Gate:
         split = file.parent.name.removeprefix("Split-")
         found += [f"{split} {key}: {i.description}" for key, i in anomalies.anomaly_info.items()]
     return Gate("data/anomalies", len(found), "none", not found, detail="; ".join(found[:3]))
+
+
+def image_gate(uri: str) -> Gate:
+    """Whether the ImageValidator's limits hold; the detail names every kind that is over its."""
+    over = blocking(read_gallery(Path(uri)))
+    detail = "; ".join(f"{kind} {n}, allowed {limit}" for kind, (n, limit) in over.items())
+    return Gate("data/images", sum(n for n, _ in over.values()), "limits", not over, detail=detail)
 
 
 def tfma_gates(uri: str, table: dict[str, Predictions]) -> list[Gate]:
@@ -74,6 +83,7 @@ def SignificanceGate(
     benchmark_result: InputArtifact[Benchmark],
     infra_blessing: InputArtifact[InfraBlessing],
     anomalies: InputArtifact[ExampleAnomalies],
+    image_report: InputArtifact[ImageReport],
     blessing: OutputArtifact[ModelBlessing],
     settings: Parameter[str],
     code_digest: Parameter[str],
@@ -86,7 +96,8 @@ def SignificanceGate(
       evaluation: TFMA's view of the table.
       benchmark_result: sizes and latencies.
       infra_blessing: of the ServingValidator.
-      anomalies: of the ExampleValidator.
+      anomalies: of the StatisticsValidator.
+      image_report: of the ImageValidator.
       blessing: BLESSED or NOT_BLESSED, with the verdict beside it.
       settings: JSON of `components.gates.GateSettings`.
       code_digest: part of the cache key.
@@ -103,6 +114,7 @@ def SignificanceGate(
             *tfma_gates(evaluation.uri, table),
             serving_gate(infra_blessing.uri),
             anomaly_gate(anomalies.uri),
+            image_gate(image_report.uri),
         ],
     )
     folder = Path(blessing.uri)

@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+INPUT_BYTES = "image_bytes"  # of the signatures that take encoded pictures
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "card.html"
 LABELS_FILE = "assets/labels.txt"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from serving import bundle as bundles
+from serving.image_header import ImageError, check_image
 from serving.types import STATUS_CODES
 
 #: Sets of outputs for which a compiled run is kept; beyond it the cache starts anew.
@@ -117,6 +118,8 @@ class SavedModelEngine:
         }
         self._session = session
         self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
+        # Another's `image_bytes` may be anything; a bundle's are what ingest and training take.
+        self._takes_pictures = (path / bundles.MANIFEST_FILE).is_file()
         self._lock = threading.Lock()
 
     def run(
@@ -151,6 +154,8 @@ class SavedModelEngine:
             raise EngineError(
                 f"signature {signature!r} has no output {unknown}, it has {sorted(spec.outputs)}"
             )
+        if self._takes_pictures and bundles.INPUT_BYTES in inputs:
+            _check_pictures(inputs[bundles.INPUT_BYTES])
         feeds = {spec.inputs[name].tensor: value for name, value in inputs.items()}
         fetched = self.run_tensors(feeds, [spec.outputs[name].tensor for name in names])
         return {name: fetched[spec.outputs[name].tensor] for name in names}
@@ -195,6 +200,21 @@ class SavedModelEngine:
         with self._lock:
             self._callables.clear()
             self._session.close()
+
+
+def _check_pictures(images: np.ndarray) -> None:
+    """Refuses what the graph would not decode, or would decode to other pixels, before it runs.
+
+    Raises:
+      EngineError: names the first such picture and the reason.
+    """
+    for position, data in enumerate(np.ravel(images)):
+        if not isinstance(data, bytes):
+            return  # Not strings at all; the graph says so.
+        try:
+            check_image(data)
+        except ImageError as error:
+            raise EngineError(f"{bundles.INPUT_BYTES}[{position}]: {error}") from error
 
 
 def import_tensorflow() -> Any:

@@ -1,11 +1,13 @@
 """What every room's tests share: the shared data, quiet TensorFlow, and no way out to a network."""
 
+import contextlib
 import ipaddress
 import os
 import socket
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,3 +96,98 @@ def extract(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
         return unpacked[name]
 
     return unpack
+
+
+def _feature(value: Any) -> Any:
+    import tensorflow as tf
+
+    value = value if isinstance(value, (list, tuple)) else [value]
+    if any(isinstance(one, float) for one in value):
+        return tf.train.Feature(float_list=tf.train.FloatList(value=value))
+    if any(isinstance(one, int) for one in value):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=value))
+    data = [one.encode() if isinstance(one, str) else one for one in value]
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=data))
+
+
+@pytest.fixture(scope="session")
+def write_dataset() -> Callable[..., Path]:
+    """`write_dataset(folder, {"train": [record, ...]}, classes=("a", "b"), task=...)`.
+
+    A record is a mapping of feature keys to a value or a list of values, or the bytes of a record
+    as they are. Writes one shard a split and `dataset.json`; returns the folder.
+    """
+
+    def write(folder: Path, splits: dict[str, list], *, classes: Sequence[str], **facts) -> Path:
+        import tensorflow as tf
+
+        from trainers.data.features import DatasetInfo, SplitInfo, shard_pattern
+
+        for split, records in splits.items():
+            file = shard_pattern(folder, split).replace("*", "00000-of-00001")
+            Path(file).parent.mkdir(parents=True)
+            with tf.io.TFRecordWriter(file) as writer:
+                for record in records:
+                    if not isinstance(record, bytes):
+                        feature = {key: _feature(value) for key, value in record.items()}
+                        features = tf.train.Features(feature=feature)
+                        record = tf.train.Example(features=features).SerializeToString()
+                    writer.write(record)
+        about = {name: SplitInfo(len(records), 1, {}) for name, records in splits.items()}
+        given = {"task": "classification", "label_offset": 0, **facts}
+        info = DatasetInfo("made", classes=tuple(classes), splits=about, fingerprint="0", **given)
+        (folder / "dataset.json").write_text(info.to_json())
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def coco_records(extract: Callable[[str], Path]) -> tuple[list[dict], tuple[str, ...]]:
+    """80 detection records of real COCO val2017 pictures, made with pycocotools, and the classes.
+
+    Labels are the categories' positions from 1, as COCO's ids have gaps.
+    """
+    import io
+
+    from PIL import Image
+    from pycocotools.coco import COCO
+
+    folder = extract("coco_subset_A")
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(folder / "annotations" / "instances_val2017.json")
+    ids = sorted(coco.cats)
+    names = tuple(coco.cats[i]["name"] for i in ids)
+
+    def png(mask: Any) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(mask).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    records = []
+    for image_id, image in sorted(coco.imgs.items()):
+        height, width = image["height"], image["width"]
+        objects = coco.imgToAnns[image_id]
+        boxes = [
+            (x / width, y / height, w / width, h / height)
+            for x, y, w, h in (one["bbox"] for one in objects)
+        ]
+        labels = [ids.index(one["category_id"]) + 1 for one in objects]
+        records.append(
+            {
+                "image/encoded": (folder / "val2017" / image["file_name"]).read_bytes(),
+                "image/format": "JPEG",
+                "image/filename": image["file_name"],
+                "image/height": height,
+                "image/width": width,
+                "image/object/bbox/xmin": [float(x) for x, _, _, _ in boxes],
+                "image/object/bbox/ymin": [float(y) for _, y, _, _ in boxes],
+                "image/object/bbox/xmax": [float(x + w) for x, _, w, _ in boxes],
+                "image/object/bbox/ymax": [float(y + h) for _, y, _, h in boxes],
+                "image/object/class/label": labels,
+                "image/object/class/text": [names[label - 1] for label in labels],
+                "image/object/is_crowd": [one["iscrowd"] for one in objects],
+                "image/object/mask": [png(coco.annToMask(one)) for one in objects],
+            }
+        )
+    return records, names

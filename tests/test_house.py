@@ -52,7 +52,7 @@ def cli_verbs():
         command.name or command.callback.__name__.replace("_", "-")
         for command in app.registered_commands
         if command.callback
-    }
+    } | {str(group.name) for group in app.registered_groups}
 
 
 def documented_commands(document):

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 app = typer.Typer(
     name="sightline",
@@ -32,23 +33,78 @@ Overrides = Annotated[
 Root = Annotated[Path, typer.Option(help="Holds runs/ and bundles/.")]
 
 
-@app.command(epilog="Example: sightline ingest folder ~/pets --out data/pets")
+def _list_jobs(wanted: bool) -> None:
+    if wanted:
+        from tfx_pipeline.ingest_view import jobs_table
+
+        console.print(jobs_table())
+        raise typer.Exit
+
+
+@app.command(epilog="Example: sightline ingest coco ~/coco captions=true --out data/coco")
 def ingest(
-    job: Annotated[str, typer.Argument(help="digits, or folder for DIR/[split/]class/*.jpg.")],
-    source: Annotated[Path | None, typer.Argument(help="The folder to read.")] = None,
+    job: Annotated[str, typer.Argument(help="folder, imagenet, coco, voc, yolo, tfds, csv, ...")],
+    source: Annotated[str | None, typer.Argument(help="A folder, an archive or a name.")] = None,
+    options: Annotated[list[str] | None, typer.Argument(help="The job's own, key=value.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; data/JOB if not given.")] = None,
     name: Annotated[str | None, typer.Option(help="The data set's name.")] = None,
     shards: Annotated[int | None, typer.Option(help="Files a split.")] = None,
+    split: Annotated[str, typer.Option(help="Put everything into this one.")] = "",
+    exif: Annotated[
+        str, typer.Option(help="as_stored, or upright to turn pictures by their EXIF.")
+    ] = "as_stored",
+    beam: Annotated[
+        list[str] | None, typer.Option(help="A Beam option, e.g. --beam=--runner=FlinkRunner.")
+    ] = None,
+    _: Annotated[
+        bool,
+        typer.Option("--jobs", is_eager=True, callback=_list_jobs, help="List jobs and options."),
+    ] = False,
 ) -> None:
-    """Turn pictures into sharded TFRecords, with a deterministic split."""
-    from tfx_pipeline.ingest import ingest as run_ingest
+    """Turn pictures into sharded TFRecords; goes on where it was stopped."""
+    from tfx_pipeline.ingest_view import ingest_shown
 
-    target = out or Path("data") / job
-    info = run_ingest(job, target, source=source, name=name, shards=shards)
-    counts = ", ".join(f"{split.examples} {key}" for key, split in info.splits.items())
-    rejected = f"; {info.rejected} rejected, see {target}/rejected.jsonl" if info.rejected else ""
-    console.print(f"{info.name}: {info.num_classes} classes, {counts}{rejected}")
-    console.print(f"wrote {target}", soft_wrap=True)
+    given = list(options or ())
+    if source and "=" in source and not Path(source).exists():
+        given, source = [source, *given], None
+    ingest_shown(
+        job,
+        source,
+        out or Path("data") / job,
+        console,
+        options=given,
+        name=name,
+        shards=shards,
+        split=split,
+        exif=exif,
+        beam_args=beam or (),
+    )
+
+
+@app.command(epilog="Example: sightline validate data/pets --out pets.html")
+def validate(
+    data: Annotated[Path, typer.Argument(help="Records of `sightline ingest`.")],
+    out: Annotated[Path | None, typer.Option(help="Also write a gallery as HTML.")] = None,
+) -> None:
+    """Look for what would spoil training: corrupt, duplicate, leaked or mislabelled pictures."""
+    from tfx_pipeline.validate import validate as validate_data
+
+    raise typer.Exit(validate_data(data, out=out, console=console))
+
+
+@app.command(epilog="Example: sightline show data/coco --split test -n 12 --out sheet.png")
+def show(
+    data: Annotated[Path, typer.Argument(help="Records of `sightline ingest`.")],
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("sheet.png"),
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    count: Annotated[int, typer.Option("-n", "--count", help="How many pictures.")] = 12,
+    seed: Annotated[int, typer.Option(help="Decides which.")] = 0,
+) -> None:
+    """Draw pictures from records, with their class or boxes and masks."""
+    from tfx_pipeline.contact_sheet import contact_sheet
+
+    contact_sheet(data, split=split, count=count, seed=seed, out=out)
+    console.print(f"wrote {out}", soft_wrap=True)
 
 
 @app.command(epilog="Example: sightline train digits_cnn train.epochs=5 --data data/digits")
@@ -111,8 +167,27 @@ def export(
     export_shown(source, bundles, variant, console)
 
 
-@app.command(epilog="Example: sightline benchmark bundles/digits_cnn --runs 500")
-def benchmark(
+class _BundleByDefault(TyperGroup):
+    """`sightline benchmark PATH` is `sightline benchmark bundle PATH`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Click does, after the verb's name was put before a bundle's path or options."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["bundle", *args]
+        return super().parse_args(ctx, args)
+
+
+benchmarks = typer.Typer(
+    cls=_BundleByDefault,
+    no_args_is_help=True,
+    help="Measure a bundle, or the way from pictures to batches, as ratios of one run.",
+    epilog="Example: sightline benchmark bundles/digits_cnn",
+)
+app.add_typer(benchmarks, name="benchmark")
+
+
+@benchmarks.command("bundle", epilog="Example: sightline benchmark bundles/digits_cnn --runs 500")
+def benchmark_bundle(
     bundle: Annotated[Path, typer.Argument(help="A bundle or a model's folder.")],
     runs: Annotated[int, typer.Option(help="Timed calls of each variant.")] = 200,
     threads: Annotated[int, typer.Option(help="For one call.")] = 1,
@@ -124,6 +199,22 @@ def benchmark(
 
     figures = time_variants(bundle, runs=runs, threads=threads)
     console.print(benchmark_table(figures, environment()))
+
+
+@benchmarks.command("data", epilog="Example: sightline benchmark data ~/pictures --out rates.json")
+def benchmark_data(
+    source: Annotated[Path, typer.Argument(help="Records, or a folder or tar of JPEGs.")],
+    rounds: Annotated[int, typer.Option(help="Turns of each input.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+) -> None:
+    """Images a second of ingest and of each input, against decoding alone on all cores."""
+    from tfx_pipeline.data_benchmark import measure, table, write
+
+    figures = measure(source, rounds=rounds)
+    console.print(table(figures))
+    if out:
+        write(figures, out)
+        console.print(f"wrote {out}", soft_wrap=True)
 
 
 @app.command(epilog="Example: sightline run smoke --data data/digits")

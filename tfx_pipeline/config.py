@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trainers.config import Config, ConfigError, from_dict, override, to_dict
 from trainers.registry import Registry, recipes
@@ -14,6 +15,13 @@ from trainers.registry import Registry, recipes
 _TRAINING = ("trainers", "serving/bundle.py")
 _NOT_TRAINING = ("trainers/build.py", "trainers/export.py", "trainers/compress")
 _ALL = ("trainers", "components", "serving")
+_VALIDATION = (
+    *("components/anomaly.py", "components/image_anomalies.py", "components/record_facts.py"),
+    *("components/object_anomalies.py", "components/near_duplicates.py", "components/gallery.py"),
+    *("components/drawing.py", "components/image_validator.py"),
+    *("components/statistics_validator.py", "serving/image_header.py"),
+    *("trainers/data/decode.py", "trainers/data/features.py"),
+)
 _PLANS = ("best", "others")
 
 
@@ -34,6 +42,8 @@ class PipelineConfig:
       experiments: recipe names; each becomes a bundle if its gates pass.
       slices: feature keys that evaluation slices by, besides the class.
       gates: fields of `components.gates.GateSettings`.
+      images: fields of `components.anomaly.ValidatorSettings`: limits of the image validator.
+      statistics: fields of `components.statistics_validator.StatisticsSettings`: drift and skew.
       best: compression of the best architecture by validation.
       others: compression of the rest.
       benchmark_runs: timed calls of each variant.
@@ -44,6 +54,8 @@ class PipelineConfig:
     experiments: tuple[str, ...]
     slices: tuple[str, ...] = ("slice/brightness", "slice/contrast")
     gates: dict[str, float] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, float] = field(default_factory=dict)
     best: Plan = Plan()
     others: Plan = Plan()
     benchmark_runs: int = 200
@@ -193,6 +205,11 @@ def code_digest(*rooms: str, without: tuple[str, ...] = ()) -> str:
 def training_digest() -> str:
     """Digest of the code that decides a trained model."""
     return code_digest(*_TRAINING, without=_NOT_TRAINING)
+
+
+def validation_digest() -> str:
+    """Digest of the code that decides what is wrong with the data."""
+    return code_digest(*_VALIDATION)
 
 
 def component_digest() -> str:

@@ -38,14 +38,14 @@ def _trained(model: Path, data: Path | None, split: str) -> dict[str, Any]:
     if not (model / "trained.json").is_file():
         return {}
     from trainers.data.features import DatasetInfo
-    from trainers.loop import load_trained, predict_split
+    from trainers.loop import Forward, load_trained, predict_split
 
     trained = load_trained(model)
     config = trained.config
     if data is not None:
         config = replace(config, data=replace(config.data, dir=str(data)))
     info = DatasetInfo.load(Path(config.data.dir))
-    return {"trained": predict_split(trained.model, config, info, split)}
+    return {"trained": predict_split(Forward(trained.model, config), config, info, split)}
 
 
 def _bundle(model: Path, data: Path | None, split: str, variant: str) -> dict[str, Any]:

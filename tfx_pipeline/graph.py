@@ -1,6 +1,6 @@
 """The pipeline, top to bottom.
 
-    Records -> StatisticsGen -> SchemaGen -> ExampleValidator
+    Records -> StatisticsGen -> SchemaGen -> StatisticsValidator -> ImageValidator -> DataGate
       -> per architecture: Trainer
       -> ModelSelector
       -> per architecture: Compressor -> Predictor -> PredictionEvaluator (TFMA) -> Benchmarker
@@ -20,24 +20,37 @@ from tfx.dsl.components.common.importer import Importer
 from tfx.types import standard_artifacts
 from tfx.types.channel_utils import union
 
-from components.artifacts import Benchmark, Card, Selection
+from components.anomaly import make_settings
+from components.artifacts import Benchmark, Card, ImageReport, Selection
 from components.benchmarker import Benchmarker
 from components.bundle_pusher import BundlePusher
 from components.card_writer import CardWriter
 from components.compressor import Compressor
 from components.evaluator import PredictionEvaluator
+from components.image_validator import DataGate, ImageValidator
 from components.model_selector import ModelSelector
 from components.predictor import Predictor
 from components.serving_validator import ServingValidator
 from components.significance_gate import SignificanceGate
+from components.statistics_validator import (
+    COMPARED,
+    LatestIfAny,
+    StatisticsSettings,
+    StatisticsValidator,
+)
 from serving.bundle import versions
-from tfx_pipeline.config import RunRequest, component_digest, data_state, training_digest
+from tfx_pipeline.config import (
+    RunRequest,
+    component_digest,
+    data_state,
+    training_digest,
+    validation_digest,
+)
 from trainers.config import Config, to_dict
-from trainers.data import features
 from trainers.data.features import DatasetInfo
 
 #: The types of our own, for readers of the metadata store.
-ARTIFACT_TYPES = (Benchmark, Card, Selection)
+ARTIFACT_TYPES = (Benchmark, Card, ImageReport, Selection)
 
 # The same in every run: a change of Beam's arguments changes every cache key. FnApiRunner by name,
 # because the default runner first tries to download another one.
@@ -54,23 +67,16 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
     layout = request.layout
     records = _records(request.data, info)
     examples = records.outputs["result"]
-    columns = [*features.INT_KEYS, features.TEXT, features.FORMAT, *features.SLICES]
-    statistics = tfx.components.StatisticsGen(
-        # The pixels stay out: TFDV would count 1,797 pictures as 1,797 distinct strings.
-        examples=examples,
-        stats_options=tfdv.StatsOptions(feature_allowlist=columns),
-    )
-    schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"])
-    validator = tfx.components.ExampleValidator(
-        statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
-    )
-    nodes: list[Any] = [records, statistics, schema, validator]
+    validation = _validation(request, examples)
+    nodes: list[Any] = [records, *validation.values()]
     trainers = {
         name: _trainer(name, config, examples, str(layout.checkpoints / name))
         for name, config in request.experiments.items()
     }
     for trainer in trainers.values():
-        trainer.add_upstream_node(validator)  # Bad data is told before it costs a training run.
+        trainer.add_upstream_node(
+            validation["gate"]
+        )  # Bad data is told before it costs a training run.
     selector = ModelSelector(
         models=union([t.outputs["model"] for t in trainers.values()])
         if len(trainers) > 1
@@ -83,7 +89,8 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
             "examples": examples,
             "model": trainer.outputs["model"],
             "selection": selector.outputs["selection"],
-            "anomalies": validator.outputs["anomalies"],
+            "anomalies": validation["statistics_validator"].outputs["anomalies"],
+            "image_report": validation["image_validator"].outputs["image_report"],
         }
         nodes += _after_training(name, request, inputs)
     return tfx.dsl.Pipeline(
@@ -107,6 +114,49 @@ def _records(data: str, info: DatasetInfo) -> Importer:
         properties={"split_names": json.dumps(splits)},
         custom_properties={"fingerprint": data_state(Path(data), info.fingerprint)},
     ).with_id("Records")
+
+
+def _validation(request: RunRequest, examples: Any) -> dict[str, Any]:
+    """What looks at the data before training; `gate` is the last of it."""
+    digest = validation_digest()
+    previous = tfx.dsl.Resolver(
+        strategy_class=LatestIfAny,
+        statistics=tfx.dsl.Channel(
+            type=standard_artifacts.ExampleStatistics,
+            producer_component_id="StatisticsGen",
+            output_key="statistics",
+        ),
+    ).with_id("PreviousStatistics")
+    statistics = tfx.components.StatisticsGen(
+        # The pixels stay out: TFDV would count 1,797 pictures as 1,797 distinct strings.
+        examples=examples,
+        stats_options=tfdv.StatsOptions(feature_allowlist=list(COMPARED)),
+    )
+    # Or the newest statistics would be this run's own.
+    statistics.add_upstream_node(previous)
+    schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"])
+    statistics_validator = StatisticsValidator(
+        statistics=statistics.outputs["statistics"],
+        schema=schema.outputs["schema"],
+        previous=previous.outputs["statistics"],
+        settings=json.dumps(asdict(StatisticsSettings(**request.pipeline.statistics))),
+        code_digest=digest,
+    )
+    # Made here too, so that a mistyped setting is told before anything runs.
+    settings = json.dumps(asdict(make_settings(request.pipeline.images)))
+    image_validator = ImageValidator(examples=examples, settings=settings, code_digest=digest)
+    gate = DataGate(
+        image_report=image_validator.outputs["image_report"], settings=settings, code_digest=digest
+    )
+    gate.add_upstream_node(statistics_validator)
+    return {
+        "previous": previous,
+        "statistics": statistics,
+        "schema": schema,
+        "statistics_validator": statistics_validator,
+        "image_validator": image_validator,
+        "gate": gate,
+    }
 
 
 def _trainer(name: str, config: Config, examples: Any, work_dir: str) -> tfx.components.Trainer:
@@ -177,6 +227,7 @@ def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> l
         benchmark_result=benchmarker.outputs["benchmark_result"],
         infra_blessing=server.outputs["infra_blessing"],
         anomalies=inputs["anomalies"],
+        image_report=inputs["image_report"],
         settings=json.dumps(pipeline.gates),
         code_digest=digest,
     ).with_id(f"SignificanceGate.{name}")

@@ -40,7 +40,7 @@ def _check(image: Path) -> None:
     Raises:
       ClientError: no such file, or not a JPEG, PNG, BMP or GIF.
     """
-    from trainers.data.image_header import ImageError, check_image
+    from serving.image_header import ImageError, check_image
 
     try:
         check_image(image.read_bytes())

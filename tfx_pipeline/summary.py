@@ -5,6 +5,7 @@ The report, the console's table, the notebook and the next run's "nothing change
 
 import csv
 import datetime
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,11 +15,13 @@ from typing import Any
 from components import files
 from tfx_pipeline.config import Layout, RunRequest, data_state
 from trainers.config import to_dict
-from trainers.data.features import REJECTED_FILE, DatasetInfo
+from trainers.data.features import REPORT_FILE, DatasetInfo
 from trainers.stack import stack
 
 SUMMARY_FILE = "summary.json"
 LATEST = "latest"
+# Rejected files that a report lists; all of them are in the ingest report.
+_NAMED = 20
 
 _FIGURES = (
     "size_bytes",
@@ -216,8 +219,13 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 
 def _rejections(data: Path) -> list[str]:
-    path = data / REJECTED_FILE
-    return path.read_text(encoding="utf-8").splitlines()[:20] if path.is_file() else []
+    """The first rejections at ingest, one line each; none for records of others."""
+    path = data / REPORT_FILE
+    if not path.is_file():
+        return []
+    found = files.read_json(path)["findings"].values()
+    rejected = (one for entry in found if entry["level"] == "rejection" for one in entry["files"])
+    return [f"{one['file']}: {one['detail']}" for one in itertools.islice(rejected, _NAMED)]
 
 
 def write_summary(summary: dict[str, Any], layout: Layout) -> Path:

@@ -31,9 +31,20 @@ class DataConfig:
       crop_fraction: evaluation keeps this central part of each side, in (0, 1], then resizes.
       mean: per-channel mean on the [0, 255] scale, subtracted inside the model's graph.
       std: per-channel deviation on the same scale, divided by inside the model's graph.
-      augment: names of training augmentations, applied in order.
+      augment: training augmentations in order, e.g. `flip` or `rotate(15)`; `mixup(0.2)` and
+        `cutmix(1.0)` mix pairs of pictures and make the labels soft.
       on_error: `raise` stops at a bad record, `skip` counts it.
       max_skipped: with `skip`, more than this many bad records is an error after all.
+      cache: where decoded uint8 pictures are kept between epochs: `auto` (in memory where they fit
+        `cache_mb` and no random crop needs the original), `memory`, `disk` or `none`.
+      cache_dir: for `disk`; `.cache` in `dir` where empty.
+      cache_mb: the budget of `auto`, in MiB.
+      host_sharding: with several hosts, `examples` (every host reads all bytes and decodes its
+        part; the global batch is the same for any number of hosts) or `files` (every host reads
+        its own shards only).
+      service: address of a tf.data service, e.g. `grpc://host:5050`, that prepares training
+        batches; empty prepares them in the trainer's process.
+      max_boxes: detection batches hold this many objects a picture.
     """
 
     dir: str = ""
@@ -44,6 +55,12 @@ class DataConfig:
     augment: tuple[str, ...] = ()
     on_error: str = "raise"
     max_skipped: int = 10
+    cache: str = "auto"
+    cache_dir: str = ""
+    cache_mb: int = 256
+    host_sharding: str = "examples"
+    service: str = ""
+    max_boxes: int = 100
 
 
 @dataclass(frozen=True)
@@ -232,8 +249,20 @@ def _items(value: Any, inner: Any, key: str) -> list[Any]:
         return list(value)
     if not isinstance(value, str):
         raise ConfigError(f"{key} takes a list or text with commas, got {value!r}")
-    parts = [part.strip() for part in value.split(",")] if value.strip() else []
+    parts = _split(value) if value.strip() else []
     return parts if inner is str else [_parse(part) for part in parts]
+
+
+def _split(text: str) -> list[str]:
+    """`text` at its commas, but for those within parentheses or brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -296,6 +325,18 @@ def validate(config: Config) -> Config:
         ),
         ("data.on_error", config.data.on_error in ("raise", "skip"), "raise or skip"),
         ("data.max_skipped", config.data.max_skipped >= 0, "0 or more"),
+        (
+            "data.cache",
+            config.data.cache in ("auto", "memory", "disk", "none"),
+            "auto, memory, disk or none",
+        ),
+        ("data.cache_mb", config.data.cache_mb >= 0, "0 or more MiB"),
+        (
+            "data.host_sharding",
+            config.data.host_sharding in ("examples", "files"),
+            "examples or files",
+        ),
+        ("data.max_boxes", config.data.max_boxes >= 1, "at least 1"),
         ("model.dropout", 0 <= config.model.dropout < 1, "in [0, 1)"),
         ("optim.learning_rate", 0 < config.optim.learning_rate < math.inf, "positive"),
         ("optim.momentum", 0 <= config.optim.momentum < 1, "in [0, 1)"),

@@ -100,9 +100,10 @@ def fit(config: Config, work_dir: Path, *, report: Report | None = None) -> Trai
             where = where / f"worker-{strategy.cluster_resolver.task_id}"
         checkpoints = Checkpoints(where, model, optimizer)
         history = checkpoints.restore()
+    forward = Forward(model, config, strategy)
     for epoch in range(len(history), config.train.epochs):
         row = _train_epoch(config, info, model, strategy, epoch=epoch, report=report)
-        answers = predict_split(model, config, info, "validation", strategy=strategy)
+        answers = predict_split(forward, config, info, "validation")
         if not np.isfinite(answers.scores).all():
             raise _diverged(config, epoch, "the validation scores are not finite")
         found = task.evaluate(answers)
@@ -223,20 +224,12 @@ class Forward:
         return np.concatenate([self._task.scores(part) for part in outputs])
 
 
-def predict_split(
-    model: keras.Model,
-    config: Config,
-    info: DatasetInfo,
-    split: str,
-    *,
-    strategy: tf.distribute.Strategy | None = None,
-) -> Predictions:
-    """What `model` answers to every example of `split`, each counted once on any batch size.
+def predict_split(forward: Forward, config: Config, info: DatasetInfo, split: str) -> Predictions:
+    """What a model answers to every example of `split`, each counted once on any batch size.
 
     Raises:
       DataError: a record that cannot be used; names the file and the record.
     """
-    forward = Forward(model, config, strategy)
     with pipeline.named_errors(config, info, split):
         return predict(forward, pipeline.eval_batches(config, info, split, batch=forward.batch))
 

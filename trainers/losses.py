@@ -1,4 +1,6 @@
-"""Losses on logits."""
+"""Losses on logits, and the training metric, for hard and for mixed labels."""
+
+from typing import Any
 
 import tensorflow as tf
 
@@ -7,10 +9,10 @@ from trainers.keras import keras
 
 @keras.saving.register_keras_serializable(package="sightline")
 class CrossEntropy(keras.losses.Loss):
-    """Softmax cross-entropy of integer labels, with label smoothing (Szegedy et al. 2016, s7).
+    """Softmax cross-entropy with label smoothing (Szegedy et al. 2016, s7), in nats.
 
-    Labels are (B,) int in [0, N), predictions (B,N) float32 logits; the result is one value an
-    image, in nats.
+    Labels are (B,) int in [0, N), or (B,N) float32 rows of weights that sum to 1, as mixed pictures
+    have; predictions are (B,N) float32 logits; the result is one value an image.
     """
 
     def __init__(self, label_smoothing: float = 0.0, **kwargs) -> None:
@@ -20,13 +22,55 @@ class CrossEntropy(keras.losses.Loss):
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """(B,) float32 cross-entropy."""
         y_pred = tf.cast(y_pred, tf.float32)
-        labels = tf.cast(tf.reshape(y_true, [-1]), tf.int32)
-        hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=y_pred)
+        if are_soft(y_true, y_pred):
+            exact = tf.nn.softmax_cross_entropy_with_logits(
+                labels=tf.cast(y_true, tf.float32), logits=y_pred
+            )
+        else:
+            labels = tf.cast(tf.reshape(y_true, [-1]), tf.int32)
+            exact = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=y_pred)
         if not self.label_smoothing:
-            return hard
+            return exact
         uniform = -tf.reduce_mean(tf.nn.log_softmax(y_pred), axis=-1)
-        return (1.0 - self.label_smoothing) * hard + self.label_smoothing * uniform
+        return (1.0 - self.label_smoothing) * exact + self.label_smoothing * uniform
 
     def get_config(self) -> dict:
         """Constructor arguments."""
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+def are_soft(y_true: tf.Tensor, y_pred: tf.Tensor) -> bool:
+    """Whether labels are weights, one a class, rather than class numbers.
+
+    Args:
+      y_true: (B,), (B,1) or (B,N); Keras gives (B,) labels a second axis.
+      y_pred: (B,N).
+    """
+    labels, classes = tf.convert_to_tensor(y_true), y_pred.shape[-1]
+    return labels.dtype.is_floating and labels.shape.rank == 2 and labels.shape[-1] == classes
+
+
+def top1_hits(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+    """(B,) float32: 1 where the highest logit is at the label, or at the greatest of its weights.
+
+    Args:
+      y_true: labels as `CrossEntropy` takes them.
+      y_pred: (B,N) logits.
+    """
+    if are_soft(y_true, y_pred):
+        labels = tf.argmax(y_true, -1)
+    else:
+        labels = tf.cast(tf.reshape(y_true, [-1]), tf.int64)
+    return tf.cast(tf.argmax(y_pred, -1) == labels, tf.float32)
+
+
+@keras.saving.register_keras_serializable(package="sightline")
+class Top1(keras.metrics.Mean):
+    """The part of pictures that `top1_hits` counts, in [0, 1]."""
+
+    def __init__(self, name: str = "top1", **kwargs) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def update_state(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: Any = None) -> Any:
+        """Counts a batch; `sample_weight` is (B,) or None."""
+        return super().update_state(top1_hits(y_true, y_pred), sample_weight)

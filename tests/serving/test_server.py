@@ -20,6 +20,7 @@ from serving.client import Client, ClientError, connect, predict_local
 from serving.server.app import serve
 from serving.server.errors import ServerError
 from serving.server.process import ServerProcess
+from trainers.data.decode import ImageError, load_image
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 10), (3, 4, 250)
 
@@ -69,6 +70,35 @@ def test_not_an_image_is_the_clients_fault_and_the_server_lives(client, make_png
         assert caught.value.status in ("400", "INVALID_ARGUMENT")
         assert len(str(caught.value)) > 20
     assert client.predict([make_png(RED)], model="colours")[0].label == "red"
+
+
+@pytest.mark.shared_data
+def test_every_odd_file_gets_an_answer_or_a_reason(server, extract, make_png):
+    """The server's verdict is ingest's and training's: `check_image`, then the graph's decoder."""
+    answered = refused = 0
+    with connect(server.rest_url, retries=0) as client:
+        for path in sorted(extract("odd_images_A").rglob("*")):
+            if not path.is_file() or path.stat().st_size > 600_000:
+                continue
+            data = path.read_bytes()
+            try:
+                load_image(data)
+                expected = ""
+            except ImageError as error:
+                expected = str(error)
+            if not expected:
+                client.predict([data], model="colours")
+                answered += 1
+                continue
+            with pytest.raises(ClientError) as caught:
+                client.predict([data], model="colours")
+            assert caught.value.status == "400", path.name
+            if not expected.startswith("damaged"):
+                assert f"image_bytes[0]: {expected}" in str(caught.value)
+            refused += 1
+        assert client.predict([make_png(RED)], model="colours")[0].label == "red"
+    assert answered > 450
+    assert refused > 200
 
 
 def test_unknown_model_and_version(client, make_png):

@@ -10,7 +10,7 @@ import pytest
 
 SIGHTLINE = [sys.executable, "-m", "tfx_pipeline.cli"]
 VERBS = (
-    "ingest train evaluate compress export benchmark run serve predict report".split()  # noqa: SIM905
+    "ingest validate show train evaluate compress export benchmark run serve predict report".split()  # noqa: SIM905
 )
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,9 +63,18 @@ def test_every_verb_has_an_example(verb):
         (("run", "smoke", "--data", "nowhere"), ["dataset.json", "sightline ingest"]),
         (("ingest", "digit"), ["unknown ingest job 'digit'", "digits"]),
         (("ingest", "folder", "nowhere"), ["nowhere"]),
+        (("ingest", "coco", "nowhere", "caption=true"), ["no option 'caption'", "captions"]),
+        (("ingest", "digits", "levels=3"), ["`digits` has no option 'levels'", "takes none"]),
+        (("ingest", "digits", "--split", "dev"), ["'dev'", "train, validation, test"]),
+        (("ingest", "digits", "--exif", "turned"), ["as_stored or upright", "'turned'"]),
+        (("ingest", "digits", "--shards", "0"), ["1..99999, got 0"]),
+        (("validate", "nowhere"), ["dataset.json", "sightline ingest"]),
+        (("show", "nowhere"), ["dataset.json", "sightline ingest"]),
         (("serve", "nowhere"), ["nowhere"]),
         (("predict", "nowhere", "cat.jpg"), ["nowhere is not a folder"]),
         (("benchmark", "nowhere"), ["nowhere is not a folder"]),
+        (("benchmark", "bundle", "nowhere"), ["nowhere is not a folder"]),
+        (("benchmark", "data", "nowhere"), ["nowhere"]),
         (("report", "smoke"), ["summary.json does not exist", "none"]),
         (("evaluate", "nowhere"), ["nowhere is not a folder"]),
     ],
@@ -83,6 +92,26 @@ def test_errors_are_one_line_with_a_remedy(arguments, words, tmp_path, capsys, m
     assert "Traceback" not in message
     for word in words:
         assert word in message
+
+
+def test_ingest_says_what_was_found_and_lists_its_jobs(tmp_path, capsys, monkeypatch):
+    from tfx_pipeline import cli
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["ingest", "digits", "--shards", "1"])
+    assert ended.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "digits: 10 classes, 1,072 train, 352 validation, 373 test" in printed
+    assert "one channel, kept" in printed
+    assert "1,797" in printed
+    assert "wrote data/digits" in printed
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["ingest", "--jobs"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    for job in ("coco", "csv", "digits", "folder", "imagenet", "tfds", "tfrecord", "voc", "yolo"):
+        assert re.search(rf"^{job} ", printed, re.MULTILINE)
 
 
 def test_an_error_in_a_process_of_its_own_has_status_1_and_no_trace(tmp_path):

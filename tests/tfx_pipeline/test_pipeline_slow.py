@@ -121,7 +121,7 @@ def test_interrupted_by_ctrl_c_says_so(killed):
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if "ExampleValidator" in line:
+        if "StatisticsValidator" in line:
             break
     process.send_signal(signal.SIGINT)
     rest = process.stdout.read()

@@ -20,7 +20,15 @@ from trainers.data.features import DatasetError
 from trainers.data.pipeline import DataError, train_batches
 from trainers.data.preprocess import eval_image
 from trainers.keras import keras
-from trainers.loop import FineTuner, TrainingError, fit, load_trained, predict_split, save_trained
+from trainers.loop import (
+    FineTuner,
+    Forward,
+    TrainingError,
+    fit,
+    load_trained,
+    predict_split,
+    save_trained,
+)
 from trainers.predictions import Predictions
 from trainers.tasks.classification import Classification
 
@@ -61,7 +69,7 @@ def test_one_row_an_epoch(config, trained):
 @pytest.mark.parametrize("batch", [1, 7, 256])
 def test_every_example_counts_once_on_any_batch(batch, config, trained, encoded, true_labels):
     sized = replace(config, eval=replace(config.eval, batch=batch))
-    found = predict_split(trained.model, sized, trained.info, "validation")
+    found = predict_split(Forward(trained.model, sized), sized, trained.info, "validation")
     assert found.ids.tolist() == [hashlib.sha256(one).hexdigest() for one in encoded["validation"]]
     np.testing.assert_array_equal(found.labels, true_labels["validation"])
     pictures = [
@@ -129,7 +137,9 @@ def test_validation_chooses_the_epoch(config, tmp_path, monkeypatch):
     found = fit(override(config, ["train.epochs=2"]), tmp_path)
     monkeypatch.undo()
     assert found.best_epoch == 1
-    again = Classification().evaluate(predict_split(found.model, config, found.info, "validation"))
+    again = Classification().evaluate(
+        predict_split(Forward(found.model, config), config, found.info, "validation")
+    )
     assert again["loss"] == pytest.approx(true_losses[0], abs=1e-6)
     assert again["loss"] != pytest.approx(true_losses[1], abs=1e-6)
 

@@ -1,11 +1,13 @@
-"""The loss against NumPy."""
+"""The loss and the training metric against NumPy and Keras, on hard and mixed labels."""
 
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from trainers.config import Config, TrainConfig
 from trainers.keras import keras
-from trainers.losses import CrossEntropy
+from trainers.losses import CrossEntropy, top1_hits
+from trainers.tasks.classification import Classification
 
 LOGITS = np.random.default_rng(0).normal(0, 5, (7, 4)).astype(np.float32)
 LABELS = np.array([0, 3, 2, 1, 1, 0, 3])
@@ -42,3 +44,56 @@ def test_survives_serialisation():
     loss = keras.losses.deserialize(keras.losses.serialize(CrossEntropy(0.2)))
     assert isinstance(loss, CrossEntropy)
     assert loss.label_smoothing == 0.2
+
+
+SOFT = np.random.default_rng(1).dirichlet(np.ones(4), 7).astype(np.float32)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_equals_keras_on_hard_and_soft_labels(smoothing):
+    ours = CrossEntropy(smoothing)
+    soft = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    assert float(ours(SOFT, LOGITS)) == pytest.approx(float(soft(SOFT, LOGITS)), rel=1e-6)
+    one_hot = np.eye(4, dtype=np.float32)[LABELS]
+    assert float(ours(LABELS, LOGITS)) == pytest.approx(float(soft(one_hot, LOGITS)), rel=1e-6)
+    np.testing.assert_allclose(ours.call(one_hot, LOGITS), ours.call(LABELS, LOGITS), rtol=1e-5)
+    if not smoothing:
+        hard = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        assert float(ours(LABELS, LOGITS)) == pytest.approx(float(hard(LABELS, LOGITS)), rel=1e-6)
+
+
+def test_soft_labels_of_half_precision_are_computed_in_full():
+    each = CrossEntropy(0.1).call(SOFT.astype(np.float16), LOGITS.astype(np.float16))
+    targets = 0.9 * SOFT.astype(np.float16).astype(float) + 0.1 / 4
+    expected = -(targets * log_softmax(LOGITS.astype(np.float16).astype(float), -1)).sum(-1)
+    np.testing.assert_allclose(each, expected, rtol=1e-4)
+
+
+def test_hits_are_at_the_label_or_its_greatest_weight():
+    expected = LOGITS.argmax(1) == LABELS
+    assert 0 < expected.sum() < 7
+    for labels in (LABELS, LABELS[:, None], LABELS.astype(np.float32), np.eye(4)[LABELS]):
+        np.testing.assert_array_equal(top1_hits(labels, LOGITS), expected)
+    np.testing.assert_array_equal(top1_hits(SOFT, LOGITS), LOGITS.argmax(1) == SOFT.argmax(1))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_fit_counts_loss_and_top1_of_either_kind_of_label(soft):
+    task, config = Classification(), Config(name="t", train=TrainConfig(label_smoothing=0.1))
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Activation("linear")])
+    model.compile(loss=task.loss(config), metrics=task.metrics())
+    labels = SOFT if soft else LABELS
+    found = model.evaluate(LOGITS, labels, batch_size=3, verbose=0, return_dict=True)
+    classes = SOFT.argmax(1) if soft else LABELS
+    assert found["top1"] == pytest.approx((LOGITS.argmax(1) == classes).mean())
+    weights = 0.9 * (SOFT if soft else np.eye(4)[LABELS]) + 0.1 / 4
+    expected = -(weights * log_softmax(LOGITS.astype(float), -1)).sum(-1).mean()
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_metric_survives_serialisation():
+    (metric,) = Classification().metrics()
+    again = keras.metrics.deserialize(keras.metrics.serialize(metric))
+    again.update_state(LABELS, LOGITS)
+    assert float(again.result()) == pytest.approx((LOGITS.argmax(1) == LABELS).mean())
+    assert again.name == "top1"

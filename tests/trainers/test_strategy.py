@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from trainers.config import ConfigError, from_dict
-from trainers.loop import fit, predict_split
+from trainers.loop import fit, Forward, predict_split
 from trainers.strategy import is_chief, make_strategy
 
 tf.config.set_logical_device_configuration(
@@ -41,7 +41,7 @@ runs = [
 ]
 two = runs[1].model.distribute_strategy
 odd = replace(config, eval=replace(config.eval, batch=7))
-found = predict_split(runs[1].model, odd, runs[1].info, "validation", strategy=two)
+found = predict_split(Forward(runs[1].model, odd, two), odd, runs[1].info, "validation")
 weights = [np.concatenate([w.ravel() for w in run.model.get_weights()]).tolist() for run in runs]
 print(json.dumps({
     "refused": refused, "replicas": two.num_replicas_in_sync, "chief": is_chief(two),

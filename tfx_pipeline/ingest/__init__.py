@@ -1,56 +1,88 @@
 """Pictures to records: a Beam job whose next data set is one file.
 
-    info = ingest("folder", Path("data/pets"), source=Path("~/pets").expanduser())
+    info = ingest("folder", Path("data/pets"), where="~/pets")
 
-A data set is a module of this package with a function under `@jobs.register(name)`; see
-`tfx_pipeline.ingest.source`. Beam and TensorFlow load when a job runs, not on import.
+A data set is a module of `tfx_pipeline.ingest.sources` with a function under
+`@jobs.register(name)`; see `tfx_pipeline.ingest.source`. Beam and TensorFlow load when a job runs,
+not on import.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tfx_pipeline.ingest.source import IngestError, Item, Source, jobs
-from tfx_pipeline.ingest.splits import DEFAULT_FRACTIONS
+from tfx_pipeline.ingest.options import bind
+from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, jobs
 from trainers.data.features import DatasetInfo
 
-__all__ = ["IngestError", "Item", "Source", "ingest", "jobs"]
+if TYPE_CHECKING:
+    from tfx_pipeline.ingest.report import KindCount
+
+#: The one that copies nothing: it describes records that are there.
+TFRECORD = "tfrecord"
+
+__all__ = ["TFRECORD", "IngestError", "Item", "Objects", "Request", "Source", "ingest", "jobs"]
 
 
 def ingest(
     job: str,
     out: Path,
     *,
-    source: Path | None = None,
+    where: str | Path | None = None,
+    options: Mapping[str, Any] | Sequence[str] = (),
     name: str | None = None,
-    fractions: tuple[float, float, float] = DEFAULT_FRACTIONS,
+    fractions: tuple[float, float, float] | None = None,
     shards: int | None = None,
+    split: str = "",
+    exif: str = "as_stored",
     beam_args: Sequence[str] = (),
+    on_found: Callable[[list["KindCount"]], None] | None = None,
 ) -> DatasetInfo:
     """Writes a data set to the folder `out` and returns what its `dataset.json` says.
 
-    `out` appears complete or not at all; an older data set there is replaced. The same pictures
-    and options give the same bytes.
+    `out` appears complete or not at all; an older data set there is replaced. A job that was
+    stopped goes on where it was when it is started again. The same pictures and options give the
+    same bytes.
 
     Args:
-      job: a registered ingest job: `digits`, `folder`, ...
+      job: a registered ingest job: `digits`, `folder`, `imagenet`, `coco`, ..., or `tfrecord`,
+        which takes only `where`, `name` and its `options`.
       out: the folder to write; it may be absent, empty, or an older data set.
-      source: the folder to read, for jobs that read one.
+      where: what the job reads: a folder, an archive, or a name.
+      options: of the job, by name or as `key=value` texts.
       name: the data set's name; by default the job's choice.
-      fractions: of train, validation and test, where the source has no folders for them.
+      fractions: of train, validation and test, where the source does not say.
       shards: files a split; by default one for each 1,000 pictures.
+      split: put everything into this split.
+      exif: `as_stored`, or `upright` to turn pictures by their EXIF orientation.
       beam_args: further Beam options, e.g. `--runner=FlinkRunner`; the default runner is local.
+      on_found: called with the kinds of what was noted, repaired and rejected.
 
     Raises:
       UnknownNameError: no such job; the nearest names are given.
-      IngestError: nothing usable in the source, or `out` is something else.
+      IngestError: nothing usable in the source, `out` is something else, or an unknown option.
     """
-    from tfx_pipeline.ingest import job as beam_job
+    if job == TFRECORD:
+        from tfx_pipeline.ingest.tfrecord import adopt
 
-    return beam_job.run(
-        jobs.get(job)(source),
-        Path(out),
-        name=name,
+        return adopt(where, Path(out), name=name, options=options)
+    from tfx_pipeline.ingest.job import Plan, run
+
+    function = jobs.get(job)
+    given = bind(job, function, options)
+    plan = Plan(
+        job=job,
+        where=None if where is None else str(where),
+        options=given,
+        name=name or "",
         fractions=fractions,
         shards=shards,
-        beam_args=beam_args,
+        everything=split,
+        exif=exif,
     )
+    info, found = run(
+        plan, lambda request: function(request, **given), Path(out), beam_args=beam_args
+    )
+    if on_found is not None:
+        on_found(found)
+    return info

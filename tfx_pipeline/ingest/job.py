@@ -1,272 +1,315 @@
-"""The Beam pipeline: items -> checked pictures -> one of each content -> shards.
+"""The job: items -> index -> checked pictures -> duplicates and splits -> shards.
 
-Only facts about pictures travel between workers. A shard's writer reads the files again, so memory
-does not grow with the data.
+The two heavy steps run on Beam, on chunks of items and on shards; what lies between is SQL on the
+index. Each chunk's verdicts and each shard are files that are whole or absent, so that a job that
+was stopped, even by a power cut, goes on from there. Workers need the source's and the output's
+file system, and nothing but small task numbers travels between them.
 """
 
 import hashlib
 import json
 import logging
 import os
+import shutil
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tfx_pipeline.ingest import progress, splits
-from tfx_pipeline.ingest.output import replacing
-from tfx_pipeline.ingest.records import load_picture, make_example, serialize
-from tfx_pipeline.ingest.source import IngestError, Item, Source
+from tfx_pipeline.ingest.check import Checker, verdict_file
+from tfx_pipeline.ingest.findings import REJECTION, REPAIR
+from tfx_pipeline.ingest.index import CHUNK, Listing, connect, create
+from tfx_pipeline.ingest.merge import merge, place
+from tfx_pipeline.ingest.output import publish, workplace, writing
+from tfx_pipeline.ingest.records import LABEL_OFFSET
+from tfx_pipeline.ingest.report import KindCount, count_files, summarize, write_report
+from tfx_pipeline.ingest.shards import ShardWriter, counts_file
+from tfx_pipeline.ingest.source import IngestError, Request, Source
 from trainers.data import features
 from trainers.data.features import DatasetInfo, SplitInfo
-from trainers.data.image_header import ImageError
 
-# ImageNet's convention: 0 is background, classes count from 1.
-LABEL_OFFSET = 1
 # At ImageNet's 110 kB a picture, about 110 MB a shard.
 _PICTURES_PER_SHARD = 1000
-_MAX_FILE_BYTES = 256 * 2**20
-_WORK = ".work"
-# How many of the files with one content a message lists.
-_NAMED = 4
+_LISTING = "listing.json"
+_FAILED = "failed"
+_DECODERS_LOG = "decoders.log"
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A picture that decodes: the item and the digest of what will be stored."""
+class Plan:
+    """Everything that decides a data set, besides the source's files.
 
-    item: Item
-    digest: str
+    Attributes:
+      job: the registered name.
+      where: the SOURCE argument.
+      options: of the job.
+      name: the data set's name; empty takes the job's.
+      fractions: of train, validation and test; None takes the job's.
+      shards: files a split; None is one for each 1,000 pictures.
+      everything: the split that everything goes to; empty leaves it to the source.
+      exif: `as_stored` or `upright`.
+    """
 
+    job: str
+    where: str | None
+    options: dict[str, Any]
+    name: str = ""
+    fractions: tuple[float, float, float] | None = None
+    shards: int | None = None
+    everything: str = ""
+    exif: str = "as_stored"
 
-@dataclass(frozen=True)
-class Rejected:
-    """A source file that does not become a record, and why."""
-
-    file: str
-    reason: str
+    @property
+    def key(self) -> str:
+        """Hex digits that tell this plan's unfinished work from another's."""
+        where = None if self.where is None else os.path.abspath(self.where)
+        text = json.dumps([asdict(self), where], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def run(
-    source: Source,
+    plan: Plan,
+    make_source: Callable[[Request], Source],
     out: Path,
     *,
-    name: str | None,
-    fractions: tuple[float, float, float],
-    shards: int | None,
-    beam_args: Sequence[str],
-) -> DatasetInfo:
-    """Writes `source` as a data set to `out`; see `tfx_pipeline.ingest.ingest`.
+    beam_args: Sequence[str] = (),
+) -> tuple[DatasetInfo, list[KindCount]]:
+    """Writes a data set to `out`; see `tfx_pipeline.ingest.ingest`. Also returns what was found.
 
     Raises:
-      IngestError: nothing usable in the source, or `out` is something else.
+      IngestError: nothing usable in the source, `out` is something else, or the disk is full.
     """
-    splits.check_fractions(fractions)
-    shards = shards or max(1, round(len(source.items) / _PICTURES_PER_SHARD))
-    if not 1 <= shards <= 99_999:
-        raise IngestError(f"shards must be in 1..99999, got {shards}")
-    with replacing(out) as folder:
-        (folder / _WORK).mkdir()
-        with progress.showing(len(source.items)):
-            _run_beam(source, folder, fractions=fractions, shards=shards, beam_args=beam_args)
-        info = _describe(source, folder, name=name, shards=shards)
-        (folder / features.DATASET_FILE).write_text(info.to_json(), encoding="utf-8")
-    return info
+    _check_plan(plan)
+    with workplace(out, plan.key) as work:
+        source, listing = _list(plan, make_source, work)
+        if not listing.items:
+            raise IngestError(f"{source.description} has no pictures")
+        _run_beam(_checks(plan, source, listing, work), work, "checking pictures", beam_args)
+        counts = _merge_and_place(plan, source, listing, work)
+        folder = work / "out"
+        shards = plan.shards or max(1, round(listing.items / _PICTURES_PER_SHARD))
+        for split in features.SPLITS:
+            (folder / f"Split-{split}").mkdir(parents=True, exist_ok=True)
+        tasks = _writes(plan, source, work, shards=shards, total=sum(counts.values()))
+        _run_beam(tasks, work, "writing records", beam_args)
+        info = _describe(plan, source, work, shards=shards, items=listing.items)
+        found = summarize(work / "index.sqlite")
+        publish(folder, out)
+        shutil.rmtree(work, ignore_errors=True)
+    return info, found
 
 
-def _run_beam(
-    source: Source,
-    folder: Path,
-    *,
-    fractions: tuple[float, float, float],
-    shards: int,
-    beam_args: Sequence[str],
-) -> None:
+@dataclass(frozen=True)
+class _Tasks:
+    """Calls of one function, the number of pictures in all of them."""
+
+    function: Callable[[Any], None]
+    arguments: list[Any]
+    pictures: int
+
+
+def _check_plan(plan: Plan) -> None:
+    if plan.fractions is not None:
+        splits.check_fractions(plan.fractions)
+    if plan.shards is not None and not 1 <= plan.shards <= 99_999:
+        raise IngestError(f"shards must be in 1..99999, got {plan.shards}")
+    if plan.everything and plan.everything not in features.SPLITS:
+        known = ", ".join(features.SPLITS)
+        raise IngestError(f"the split must be one of {known}, got {plan.everything!r}")
+    if plan.exif not in ("as_stored", "upright"):
+        raise IngestError(f"exif must be as_stored or upright, got {plan.exif!r}")
+
+
+def _list(
+    plan: Plan, make_source: Callable[[Request], Source], work: Path
+) -> tuple[Source, Listing]:
+    """Reads the source anew; verdicts of an earlier attempt stay if it is the same as then."""
+    scratch = work / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    index = work / "index.sqlite"
+    index.unlink(missing_ok=True)
+    source = make_source(Request(plan.where, scratch))
+    with progress.showing("listing the source", source.total):
+        listing = create(index, source.items, progress.tick)
+    shutil.rmtree(scratch, ignore_errors=True)
+    state = json.dumps({"digest": listing.digest, "classes": source.classes})
+    before = work / _LISTING
+    if not before.is_file() or before.read_text(encoding="utf-8") != state:
+        for name in ("verdicts", "counts", "out"):
+            shutil.rmtree(work / name, ignore_errors=True)
+        with writing(before) as file:
+            file.write(state.encode())
+    for name in ("verdicts", "counts"):
+        (work / name).mkdir(exist_ok=True)
+    return source, listing
+
+
+def _checks(plan: Plan, source: Source, listing: Listing, work: Path) -> _Tasks:
+    checker = Checker(
+        index=str(work / "index.sqlite"),
+        verdicts=str(work / "verdicts"),
+        exif=plan.exif,
+        num_classes=len(source.classes),
+    )
+    return _Tasks(checker, list(range(-(-listing.items // CHUNK))), listing.items)
+
+
+def _writes(plan: Plan, source: Source, work: Path, *, shards: int, total: int) -> _Tasks:
+    writer = ShardWriter(
+        index=str(work / "index.sqlite"),
+        folder=str(work / "out"),
+        counts=str(work / "counts"),
+        shards=shards,
+        classes=source.classes,
+        exif=plan.exif,
+    )
+    places = [(split, shard) for split in features.SPLITS for shard in range(shards)]
+    return _Tasks(writer, places, total)
+
+
+def _run_beam(tasks: _Tasks, work: Path, doing: str, beam_args: Sequence[str]) -> None:
+    """Runs tasks on Beam's workers.
+
+    Raises:
+      IngestError: of a worker, as it was raised there.
+    """
     # Beam takes seconds to load, and the job registry imports this module.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    present = {item.split for item in source.items if item.split}
-    place = partial(_place, present=present, fractions=fractions, shards=shards)
+    failed = work / _FAILED
+    failed.unlink(missing_ok=True)
     # Beam's default DirectRunner first tries to download one written in Go.
     options = PipelineOptions(["--runner=FnApiRunner", *beam_args])
-    with beam.Pipeline(options=options) as pipeline:
-        checked = (
-            pipeline
-            | "Items" >> beam.Create(source.items)
-            | "Spread" >> beam.Reshuffle()
-            | "Check" >> beam.Map(check_item)
-        )
-        resolved = (
-            checked
-            | "Good" >> beam.Filter(lambda one: isinstance(one, Checked))
-            | "ByContent" >> beam.Map(lambda one: (one.digest, one))
-            | "SameContent" >> beam.GroupByKey()
-            | "OneOfEach" >> beam.FlatMap(lambda group: resolve_duplicates(group[1]))
-        )
-        _ = (
-            resolved
-            | "Kept" >> beam.Filter(lambda one: isinstance(one, Checked))
-            | "Place" >> beam.Map(place)
-            | "Shards" >> beam.GroupByKey()
-            | "Write" >> beam.Map(_write_shard, str(folder), shards, source.classes)
-        )
-        _ = (
-            (checked, resolved)
-            | "Both" >> beam.Flatten()
-            | "Bad" >> beam.Filter(lambda one: isinstance(one, Rejected))
-            | "OneList" >> beam.Map(lambda one: (0, one))
-            | "AllRejected" >> beam.GroupByKey()
-            | "WriteRejected" >> beam.Map(_write_rejected, str(folder))
-        )
-
-
-def check_item(item: Item) -> Checked | Rejected:
-    """The verdict on one item; a bad file is named, never an exception."""
-    progress.tick()
     try:
-        return Checked(item, load_picture(read_item(item)).digest)
-    except (ImageError, OSError) as error:
-        return Rejected(item.name, str(error))
-
-
-def read_item(item: Item) -> bytes:
-    """The bytes of an item.
-
-    Raises:
-      ImageError: not a regular file, or too large to be one picture.
-      OSError: it cannot be read.
-    """
-    if not item.path:
-        return item.data
-    path = Path(item.path)
-    if not path.is_file():  # Also keeps the job from waiting on a pipe.
-        raise ImageError("not a regular file, or a link to nothing")
-    size = path.stat().st_size
-    if size > _MAX_FILE_BYTES:
-        raise ImageError(f"{size:,} bytes is over the limit of {_MAX_FILE_BYTES:,} for a picture")
-    return path.read_bytes()
-
-
-def resolve_duplicates(same: Iterable[Checked]) -> list[Checked | Rejected]:
-    """What is kept of items with equal content, and the rejections of the others.
-
-    One is kept where all agree on the class: from test rather than validation, from those rather
-    than train (so that no test picture is trained on), then the first by name. Where they
-    disagree, none is kept.
-    """
-    rank = {"test": 0, "validation": 1}
-    ordered = sorted(same, key=lambda one: (rank.get(one.item.split, 2), one.item.name))
-    first = ordered[0]
-    labels = sorted({one.item.class_name for one in ordered})
-    if len(labels) > 1:
-        names = ", ".join(sorted(one.item.name for one in ordered)[:_NAMED])
-        more = f" and {len(ordered) - _NAMED} more" if len(ordered) > _NAMED else ""
-        reason = f"one picture with classes {' and '.join(labels)}: {names}{more}"
-        return [Rejected(one.item.name, reason) for one in ordered]
-    reason = f"duplicate of {first.item.name}"
-    return [first, *(Rejected(one.item.name, reason) for one in ordered[1:])]
-
-
-def _place(
-    one: Checked, *, present: set[str], fractions: tuple[float, float, float], shards: int
-) -> tuple[tuple[str, int], Checked]:
-    split = splits.choose_split(one.digest, one.item.split, present=present, fractions=fractions)
-    return (split, splits.choose_shard(one.digest, shards)), one
-
-
-def _write_shard(
-    group: tuple[tuple[str, int], Iterable[Checked]],
-    folder: str,
-    shards: int,
-    classes: tuple[str, ...],
-) -> None:
-    """One TFRecord file in order of the digests, and its class counts in the work folder."""
-    import tensorflow as tf
-
-    (split, shard), members = group
-    counts: Counter[str] = Counter()
-    path = _shard_path(Path(folder), split, shard, shards)
-    path.parent.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for one in sorted(members, key=lambda one: one.digest):
-            picture = load_picture(read_item(one.item))
-            if picture.digest != one.digest:
-                raise IngestError(f"{one.item.name} changed while it was ingested; run again")
-            label = classes.index(one.item.class_name) + LABEL_OFFSET
-            example = make_example(
-                picture, filename=one.item.name, label=label, class_name=one.item.class_name
+        with (
+            progress.showing(doing, tasks.pictures),
+            progress.quiet_decoders(work / _DECODERS_LOG),
+            beam.Pipeline(options=options) as pipeline,
+        ):
+            _ = (
+                pipeline
+                | "Tasks" >> beam.Create(tasks.arguments)
+                | "Spread" >> beam.Reshuffle()
+                | "Do" >> beam.Map(partial(_do, tasks.function, str(failed)))
             )
-            writer.write(serialize(example))
-            counts[one.item.class_name] += 1
-    (Path(folder) / _WORK / f"{split}-{shard}.json").write_text(json.dumps(counts))
+    except Exception as error:
+        # Runners wrap what a worker raised, each in its own way and with the worker's trace.
+        if failed.is_file():
+            raise IngestError(failed.read_text(encoding="utf-8")) from error
+        raise
 
 
-def _write_rejected(group: tuple[int, Iterable[Rejected]], folder: str) -> None:
-    lines = sorted(json.dumps({"file": one.file, "reason": one.reason}) for one in group[1])
-    text = "".join(line + "\n" for line in lines)
-    (Path(folder) / features.REJECTED_FILE).write_text(text, encoding="utf-8")
+def _do(function: Callable[[Any], None], failed: str, argument: Any) -> None:
+    try:
+        function(argument)
+    except IngestError as error:
+        Path(failed).write_text(str(error), encoding="utf-8", errors="backslashreplace")
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__} in {where.name}: {error}"
+        Path(failed).write_text(text, encoding="utf-8", errors="backslashreplace")
+        raise
 
 
-def _describe(source: Source, folder: Path, *, name: str | None, shards: int) -> DatasetInfo:
-    """Counts what was written, fills in empty shards, and removes the work folder."""
-    counts: dict[str, Counter[str]] = {split: Counter() for split in features.SPLITS}
-    for file in (folder / _WORK).iterdir():
-        counts[file.stem.split("-")[0]].update(json.loads(file.read_text()))
-        file.unlink()
-    (folder / _WORK).rmdir()
-    rejected = folder / features.REJECTED_FILE
-    rejected.touch()
-    refused = rejected.read_text(encoding="utf-8").splitlines()
-    _check_counts(source, counts, refused)
-    fingerprint = hashlib.sha256()
-    for split in features.SPLITS:
-        for shard in range(shards):
-            path = _shard_path(folder, split, shard, shards)
-            path.parent.mkdir(exist_ok=True)
-            path.touch()
-            fingerprint.update(path.read_bytes())
-    return DatasetInfo(
-        name=name or source.name,
-        task="classification",
-        classes=source.classes,
-        label_offset=LABEL_OFFSET,
-        splits={
-            split: SplitInfo(
-                examples=sum(counts[split].values()),
-                shards=shards,
-                per_class={one: counts[split][one] for one in source.classes},
-            )
-            for split in features.SPLITS
-        },
-        fingerprint=fingerprint.hexdigest(),
-        rejected=len(refused),
-        source=source.description,
+def _merge_and_place(plan: Plan, source: Source, listing: Listing, work: Path) -> dict[str, int]:
+    index = work / "index.sqlite"
+    chunks = range(-(-listing.items // CHUNK))
+    files = [verdict_file(work / "verdicts", chunk) for chunk in chunks]
+    merge(index, files, keep_duplicates=source.keep_duplicates)
+    counts = place(
+        index,
+        fractions=plan.fractions or source.fractions or splits.DEFAULT_FRACTIONS,
+        shards=plan.shards or max(1, round(listing.items / _PICTURES_PER_SHARD)),
+        everything=plan.everything,
     )
+    _check_counts(plan, source, index, counts)
+    return counts
 
 
-def _check_counts(source: Source, counts: dict[str, Counter[str]], refused: list[str]) -> None:
-    first = f"; {len(refused)} files were rejected, e.g. {refused[0]}" if refused else ""
-    absent = [one for one in source.classes if not counts["train"][one]]
+def _check_counts(plan: Plan, source: Source, index: Path, counts: dict[str, int]) -> None:
+    refused = [one.first for one in summarize(index) if one.level == REJECTION]
+    first = ""
+    if refused:
+        number = count_files(index, REJECTION)
+        first = f"; {number} files were rejected, e.g. {refused[0].file}: {refused[0].detail}"
+    if not sum(counts.values()):
+        raise IngestError(f"no picture of {source.description} can be used{first}")
+    if not source.every_class or plan.everything:
+        return
+    with connect(index) as opened:
+        query = "SELECT DISTINCT class FROM items JOIN facts USING (row) WHERE facts.split='train'"
+        trained = {name for (name,) in opened.execute(query)}
+    absent = [one for one in source.classes if one not in trained]
     if absent:
         raise IngestError(
-            f"no training picture of class {', '.join(absent)} among {len(source.items)} files"
-            f"{first}; add pictures of it, or remove its folder"
+            f"no training picture of class {', '.join(absent)} in {source.description}{first}; "
+            "add pictures of it, or remove its folder"
         )
-    for split in features.SPLITS:
-        if not counts[split]:
+    for split, count in counts.items():
+        if not count:
             raise IngestError(
-                f"no picture fell into {split!r} of {len(source.items)} files{first}; add "
-                f"pictures, give it a larger fraction, or add a folder {split!r}"
+                f"no picture fell into {split!r} of {source.description}{first}; add pictures, "
+                f"give it a larger fraction, or add a folder {split!r}"
             )
 
 
-def _shard_path(folder: Path, split: str, shard: int, shards: int) -> Path:
-    return folder / f"Split-{split}" / f"data_tfrecord-{shard:05d}-of-{shards:05d}"
+def _describe(plan: Plan, source: Source, work: Path, *, shards: int, items: int) -> DatasetInfo:
+    """Writes `dataset.json` and `ingest_report.json` beside the finished shards."""
+    folder, fingerprint = work / "out", hashlib.sha256()
+    made: dict[str, SplitInfo] = {}
+    for split in features.SPLITS:
+        per_class: Counter[str] = Counter()
+        examples = objects = 0
+        for shard in range(shards):
+            tally = json.loads(counts_file(work / "counts", split, shard).read_text())
+            per_class.update(tally["per_class"])
+            examples += tally["examples"]
+            objects += tally["objects"]
+            fingerprint.update(tally["sha256"].encode())
+        named = {one: per_class[one] for one in source.classes}
+        made[split] = SplitInfo(examples, shards, named, objects)
+    index = work / "index.sqlite"
+    about = {"source": source.description, **asdict(plan), "name": plan.name or source.name}
+    about |= {"items": items, "records": {split: one.examples for split, one in made.items()}}
+    info = DatasetInfo(
+        name=plan.name or source.name,
+        task=source.task,
+        classes=source.classes,
+        label_offset=LABEL_OFFSET,
+        splits=made,
+        fingerprint=fingerprint.hexdigest(),
+        rejected=count_files(index, REJECTION),
+        repaired=count_files(index, REPAIR),
+        source=source.description,
+        category_ids=source.category_ids,
+        slices=_slice_keys(index, source),
+        masks=source.masks,
+    )
+    with writing(folder / features.REPORT_FILE) as file:
+        write_report(index, about, file)
+    with writing(folder / features.DATASET_FILE) as file:
+        file.write(info.to_json().encode())
+    return info
+
+
+def _slice_keys(index: Path, source: Source) -> tuple[str, ...]:
+    """The picture's own keys, and those that the source gave to its first item."""
+    with connect(index) as opened:
+        labels = opened.execute("SELECT labels FROM items ORDER BY row LIMIT 1").fetchone()[0]
+    keys = [*features.SLICES, *json.loads(labels)["slices"]]
+    if source.task == features.DETECTION:
+        keys.append(features.SLICE_OBJECTS)
+    return tuple(keys)

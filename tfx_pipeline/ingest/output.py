@@ -1,37 +1,101 @@
-"""A data set's folder appears whole or not at all, also when the job is killed."""
+"""A data set's folder appears whole or not at all; a stopped job's work is taken up again."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from tfx_pipeline.ingest.source import IngestError
 from trainers.data.features import DATASET_FILE
 
+_LOCK = "lock"
+_OLD = "old"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextlib.contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its name when the block ends well.
+def workplace(out: Path, key: str) -> Iterator[Path]:
+    """A hidden folder beside `out` for a job's files; it stays when the job is stopped.
 
-    An older data set at `out` is moved aside first and deleted last; if the process dies between,
-    the next call puts it back. Leftovers of dead processes are swept.
+    The same `key` finds the same folder again; folders of other keys are removed.
+
+    Args:
+      out: the data set's folder, which may exist.
+      key: of everything that decides the result, as letters and digits.
 
     Raises:
-      IngestError: `out` is a file, or a folder with contents but without a `dataset.json`.
+      IngestError: `out` is a file or a folder with other contents, or another job writes to it.
     """
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(out)
+    _recover(out)
     _check(out)
-    temporary = _sibling(out, "new")
-    temporary.mkdir()
+    folder = _sibling(out, key)
+    folder.mkdir(exist_ok=True)
+    with (folder / _LOCK).open("w") as lock:
+        if not _taken(lock):
+            raise IngestError(f"another job is writing {out}; wait for it, or give another --out")
+        for other in _siblings(out):
+            if other != folder:
+                _remove_if_free(other, out)
+        yield folder
+
+
+def publish(finished: Path, out: Path) -> None:
+    """Moves the folder `finished` to `out`; an older data set there is replaced.
+
+    If the process dies between the two renames, the next job puts the old one back.
+    """
+    out = out.absolute()
+    if out.exists():
+        old = _sibling(out, _OLD)
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+        finished.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        finished.rename(out)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes its name when the block ends well, and leaves nothing otherwise.
+
+    Raises:
+      IngestError: the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield temporary
-        _replace(out, temporary)
+        with full_disk_named(path):
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Turns the system's error about a full disk into one that names the remedy.
+
+    Raises:
+      IngestError: the disk is full, or a quota or file-size limit is reached.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise IngestError(
+            f"{path} could not be written: {error.strerror}; free some space and run the same "
+            "command again, it goes on from here"
+        ) from error
 
 
 def _check(out: Path) -> None:
@@ -46,39 +110,40 @@ def _check(out: Path) -> None:
         )
 
 
-def _replace(out: Path, temporary: Path) -> None:
-    if out.exists():
-        old = _sibling(out, "old")
-        out.rename(old)
-        temporary.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        temporary.rename(out)
+def _recover(out: Path) -> None:
+    old = _sibling(out, _OLD)
+    if old.is_dir() and not out.exists():
+        old.rename(out)
 
 
 def _sibling(out: Path, role: str) -> Path:
-    return out.parent / f".{out.name}.ingest-{role}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return out.parent / f".{out.name}.ingest-{role}"
 
 
-def _sweep(out: Path) -> None:
+def _siblings(out: Path) -> list[Path]:
     prefix = f".{out.name}.ingest-"
-    for leftover in sorted(
-        entry for entry in out.parent.iterdir() if entry.name.startswith(prefix)
-    ):
-        role, pid, _ = leftover.name[len(prefix) :].split("-")
-        if _alive(int(pid)):
-            continue
-        if role == "old" and not out.exists():
-            leftover.rename(out)
-        else:
-            shutil.rmtree(leftover, ignore_errors=True)
+    return sorted(one for one in out.parent.iterdir() if one.name.startswith(prefix))
 
 
-def _alive(pid: int) -> bool:
+def _taken(lock: object) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
+    except OSError:
         return False
-    except PermissionError:
-        return True
     return True
+
+
+def _remove_if_free(folder: Path, out: Path) -> None:
+    """Removes the leftovers of a job with other options, unless that job still runs.
+
+    Raises:
+      IngestError: it does.
+    """
+    path = folder / _LOCK
+    if path.is_file():
+        with path.open("r+") as lock:
+            if not _taken(lock):
+                raise IngestError(
+                    f"another job is writing {out}; wait for it, or give another --out"
+                )
+    shutil.rmtree(folder, ignore_errors=True)

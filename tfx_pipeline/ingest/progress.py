@@ -1,21 +1,30 @@
-"""A progress line for pictures that are checked inside this process."""
+"""A progress line for what is done inside this process: count, images/s, time left."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 # None outside `showing`, and always in the worker processes of other runners.
-_advance: Callable[[], None] | None = None
+_advance: Callable[[int], None] | None = None
 
 
-def tick() -> None:
-    """Counts one picture, where a line is shown."""
+def tick(count: int = 1) -> None:
+    """Counts pictures, where a line is shown; any thread may call it."""
     if _advance:
-        _advance()
+        _advance(count)
 
 
 @contextmanager
-def showing(total: int) -> Iterator[None]:
-    """Shows count, rate and time on a terminal while the block runs; elsewhere nothing."""
+def showing(doing: str, total: int | None) -> Iterator[None]:
+    """Shows a line on a terminal while the block runs; elsewhere nothing.
+
+    Args:
+      doing: what is done, e.g. `checking pictures`.
+      total: how many there are; None where nobody knows yet.
+    """
     global _advance
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task
@@ -28,25 +37,51 @@ def showing(total: int) -> Iterator[None]:
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
 
-    console = Console(stderr=True)
-    bar = Progress(
-        "checking pictures",
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        Remaining(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("", total=total)
+    with _terminal() as file:
+        console = Console(file=file)
+        bar = Progress(
+            doing,
+            BarColumn(),
+            MofNCompleteColumn(),
+            Rate(),
+            Remaining(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        task = bar.add_task("", total=total)
 
-    def advance() -> None:
-        bar.advance(task)
+        def advance(count: int) -> None:
+            bar.advance(task, count)
 
-    _advance = advance
+        _advance = advance
+        try:
+            with bar:
+                yield
+        finally:
+            _advance = None
+
+
+@contextmanager
+def quiet_decoders(log: Path) -> Iterator[None]:
+    """Sends what C libraries print about damaged pictures to a file instead of the console.
+
+    Those lines name no file; the ingest report does.
+    """
+    sys.stderr.flush()
+    original = os.dup(2)
     try:
-        with bar:
-            yield
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
     finally:
-        _advance = None
+        sys.stderr.flush()
+        os.dup2(original, 2)
+        os.close(original)
+
+
+@contextmanager
+def _terminal() -> Iterator[TextIO]:
+    """Standard error, through a copy that `quiet_decoders` does not turn away."""
+    with os.fdopen(os.dup(2), "w") as file:
+        yield file

@@ -1,136 +1,63 @@
-"""One picture to one `tf.train.Example` that holds every key `trainers.data.features` declares.
+"""One checked item to one `tf.train.Example` with the keys that `trainers.data.features` declares.
 
 TensorFlow loads inside the functions: the registry imports this module to find jobs.
 """
 
-import hashlib
-import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tfx_pipeline.ingest.transcode import transcode_to_png
+from tfx_pipeline.ingest.objects import clean, count_band, object_features
+from tfx_pipeline.ingest.pictures import Facts
+from tfx_pipeline.ingest.source import Item, Values
 from trainers.data import features
-from trainers.data.image_header import ImageError, check_image
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# ITU-R BT.601 luma.
-_LUMA = (0.299, 0.587, 0.114)
-_SQUARE = 1.1
-# Kept byte for byte or refused: a client would send the same bytes to the same decoder.
-_KEPT = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
+#: ImageNet's and COCO's convention: 0 is background, classes count from 1.
+LABEL_OFFSET = 1
 
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture that the exported graph decodes.
-
-    Attributes:
-      encoded: its bytes, transcoded to PNG where the graph has no decoder for the original.
-      format: `JPEG`, `PNG`, `BMP` or `GIF`.
-      pixels: (H, W, 3) uint8 RGB as the graph sees it.
-      channels: as stored.
-    """
-
-    encoded: bytes
-    format: str
-    pixels: np.ndarray
-    channels: int
-
-    @property
-    def digest(self) -> str:
-        """Sha256 hex of `encoded`: the example's identity."""
-        return hashlib.sha256(self.encoded).hexdigest()
-
-
-def load_picture(data: bytes) -> Picture:
-    """The picture in a file's bytes.
-
-    JPEG, PNG, GIF and plain BMP are kept byte for byte, or refused where the graph refuses them.
-    BMP flavours that TensorFlow misreads, WebP, TIFF, PPM, AVIF and JPEG 2000 become PNG.
-
-    Raises:
-      ImageError: neither the graph nor, for those formats, Pillow can decode it.
-    """
-    from trainers.data.decode import load_image
-
-    if data and not data.startswith(_KEPT):
-        try:
-            check_image(data)
-        except ImageError as refused:
-            data = transcode_to_png(data, refused)
-    header, pixels = check_image(data), load_image(data)
-    return Picture(data, header.format, pixels, header.channels)
-
-
-def slices(pixels: np.ndarray) -> dict[str, str]:
-    """The `slice/*` strings of a picture.
-
-    | key | values |
-    |---|---|
-    | slice/brightness | mean luma in thirds of [0, 255]: dark < 85 <= medium < 170 <= bright |
-    | slice/contrast | standard deviation of luma: low < 32 <= medium < 64 <= high |
-    | slice/aspect | square where neither side is over 1.1 of the other, portrait, landscape |
-    | slice/size | shorter side in pixels: small < 32 <= medium < 256 <= large |
-
-    Args:
-      pixels: (H, W, 3) uint8 RGB.
-    """
-    luma = pixels.astype(np.float32) @ np.array(_LUMA, np.float32)
-    height, width = pixels.shape[:2]
-    aspect = "square"
-    if width > _SQUARE * height:
-        aspect = "landscape"
-    elif height > _SQUARE * width:
-        aspect = "portrait"
-    return {
-        "slice/brightness": _band(float(luma.mean()), (85, 170), ("dark", "medium", "bright")),
-        "slice/contrast": _band(float(luma.std()), (32, 64), ("low", "medium", "high")),
-        "slice/aspect": aspect,
-        "slice/size": _band(min(height, width), (32, 256), ("small", "medium", "large")),
-    }
+# Attributes that only say what the labels were made for; the record holds the picture's own.
+_DECLARED = (features.HEIGHT, features.WIDTH)
 
 
 def make_example(
-    picture: Picture, *, filename: str, label: int, class_name: str
+    item: Item, facts: Facts, encoded: bytes, *, classes: Sequence[str]
 ) -> "tf.train.Example":
     """The record of one picture.
 
     Args:
-      picture: from `load_picture`.
-      filename: path relative to the source.
-      label: with the label offset already added.
-      class_name: in words.
+      item: with its labels.
+      facts: of the stored bytes.
+      encoded: the stored bytes.
+      classes: of the source, in label order.
     """
     import tensorflow as tf
 
-    height, width = picture.pixels.shape[:2]
-    texts = {
-        features.FORMAT: picture.format,
-        features.TEXT: class_name,
-        features.ID: picture.digest,
-        **slices(picture.pixels),
+    values: dict[str, Values] = {
+        features.IMAGE: [encoded],
+        features.FORMAT: [facts.format],
+        # A file name is bytes to Linux and need not be UTF-8.
+        features.FILENAME: [item.name.encode("utf-8", "surrogateescape")],
+        features.HEIGHT: [facts.height],
+        features.WIDTH: [facts.width],
+        features.CHANNELS: [facts.channels],
+        features.COLORSPACE: [facts.colorspace],
+        features.ORIENTATION: [facts.orientation],
+        features.ID: [facts.digest],
     }
-    numbers = {
-        features.HEIGHT: height,
-        features.WIDTH: width,
-        features.CHANNELS: picture.channels,
-        features.LABEL: label,
-    }
-    values = {key: text.encode() for key, text in texts.items()}
-    # A file name is bytes to Linux and need not be UTF-8.
-    values |= {features.FILENAME: os.fsencode(filename), features.IMAGE: picture.encoded}
-    feature = {
-        key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        for key, value in values.items()
-    } | {
-        key: tf.train.Feature(int64_list=tf.train.Int64List(value=[number]))
-        for key, number in numbers.items()
-    }
-    return tf.train.Example(features=tf.train.Features(feature=feature))
+    if item.class_name:
+        values[features.LABEL] = [classes.index(item.class_name) + LABEL_OFFSET]
+        values[features.TEXT] = [item.class_name]
+    slices = {**facts.slices, **item.slices}
+    if item.objects is not None:
+        size = {"height": facts.height, "width": facts.width}
+        kept, _ = clean(item.objects, name=item.name, num_classes=len(classes), **size)
+        values |= object_features(kept, classes=classes, label_offset=LABEL_OFFSET, **size)
+        slices[features.SLICE_OBJECTS] = count_band(len(kept.boxes))
+    values |= {key: [value] for key, value in slices.items()}
+    values |= {key: one for key, one in item.attributes.items() if key not in _DECLARED}
+    return tf.train.Example(features=tf.train.Features(feature=_features(values)))
 
 
 def serialize(example: "tf.train.Example") -> bytes:
@@ -138,5 +65,30 @@ def serialize(example: "tf.train.Example") -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def _band(value: float, limits: tuple[float, float], names: tuple[str, str, str]) -> str:
-    return names[sum(value >= limit for limit in limits)]
+def _features(values: Mapping[str, Values]) -> dict[str, "tf.train.Feature"]:
+    import tensorflow as tf
+
+    made = {}
+    for key, one in values.items():
+        kind = _kind(key, one)
+        if kind is bytes:
+            data = [text.encode() if isinstance(text, str) else text for text in one]
+            made[key] = tf.train.Feature(bytes_list=tf.train.BytesList(value=data))
+        elif kind is float:
+            made[key] = tf.train.Feature(float_list=tf.train.FloatList(value=one))
+        else:
+            made[key] = tf.train.Feature(int64_list=tf.train.Int64List(value=one))
+    return made
+
+
+# Lists that may be empty have no value to tell their kind by.
+_FLOATS = (features.XMIN, features.XMAX, features.YMIN, features.YMAX, features.AREA)
+_BYTES = (features.OBJECT_TEXT, features.MASK, features.CAPTION)
+
+
+def _kind(key: str, values: Values) -> type:
+    if key in _FLOATS:
+        return float
+    if key in _BYTES or (values and isinstance(values[0], (bytes, str))):
+        return bytes
+    return float if values and isinstance(values[0], float) else int

@@ -1,17 +1,24 @@
-"""What a data set is to the ingest job: a name, class names, and items.
+"""What a data set is to the ingest job: class names and a stream of items.
 
-A new data set is one module of this package:
+A new data set is one module of `tfx_pipeline.ingest.sources`:
 
     @jobs.register("pets")
-    def source(folder: Path | None) -> Source:
+    def source(request: Request, *, breeds: bool = False) -> Source:
         ...
+
+Keyword arguments are the job's options: `sightline ingest pets ~/pets breeds=true`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
+from tfx_pipeline.ingest.findings import Finding
 from trainers.registry import Registry
+
+#: The value of a feature: a list of one kind of thing.
+Values: TypeAlias = list[int] | list[float] | list[bytes] | list[str]
 
 
 class IngestError(ValueError):
@@ -19,22 +26,91 @@ class IngestError(ValueError):
 
 
 @dataclass(frozen=True)
+class Request:
+    """What a job is asked to read.
+
+    Attributes:
+      where: the SOURCE argument: a folder, a file or a name; None where none was given.
+      work: an empty folder for files the job needs while its items are read.
+    """
+
+    where: str | None
+    work: Path
+
+    def folder(self, layout: str) -> Path:
+        """`where` as an existing folder.
+
+        Args:
+          layout: what the folder should hold, for the message.
+
+        Raises:
+          IngestError: none was given, or it is not a folder.
+        """
+        if self.where is None:
+            raise IngestError(f"this job needs a folder to read: {layout}")
+        path = Path(self.where).expanduser()
+        if not path.is_dir():
+            raise IngestError(f"{path} is not a folder; give {layout}")
+        return path
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of one picture: parallel tuples, one entry each. Plain values: it becomes JSON.
+
+    Attributes:
+      boxes: (xmin, ymin, xmax, ymax) in pixels as stored, or fractions where `normalized`.
+      classes: indices into the source's classes.
+      ids: the source's annotation ids, or 0, 1, 2, ... where it has none.
+      areas: square pixels; -1 where the source does not say (then the box's or the mask's).
+      is_crowd: 0 or 1.
+      segmentations: of each object: a list of polygons [x0, y0, x1, y1, ...] in pixels (fractions
+        where `normalized`), a COCO RLE `{"counts", "size"}`, or None.
+      flags: further int64 lists by feature key, such as `features.DIFFICULT`.
+      normalized: boxes and polygons are fractions of width and height.
+    """
+
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    classes: tuple[int, ...] = ()
+    ids: tuple[int, ...] = ()
+    areas: tuple[float, ...] = ()
+    is_crowd: tuple[int, ...] = ()
+    segmentations: tuple[Any, ...] = ()
+    flags: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    normalized: bool = False
+
+
+@dataclass(frozen=True)
 class Item:
-    """One picture of a source, by path or by value.
+    """One picture of a source, by place or by value.
 
     Attributes:
       name: what reports call it: a path relative to the source, unique in it.
-      class_name: one of the source's classes.
+      class_name: one of the source's classes; empty for detection.
       split: `train`, `validation` or `test` where the source says; empty is decided by content.
-      path: where its bytes are.
+      path: the file that holds its bytes.
+      offset: where in that file they start; tars, zips and TFRecords are read in place.
+      length: how many there are; -1 is to the end.
+      deflated: they are a zip's raw deflate stream.
       data: the bytes themselves, for sources that are not files.
+      objects: for detection; None for classification.
+      attributes: further features by key, e.g. `{features.SOURCE_ID: ["42"]}`.
+      slices: further `slice/*` keys and their values.
+      findings: what the job itself repaired or noted in this picture's labels.
     """
 
     name: str
-    class_name: str
+    class_name: str = ""
     split: str = ""
     path: str = ""
+    offset: int = 0
+    length: int = -1
+    deflated: bool = False
     data: bytes = b""
+    objects: Objects | None = None
+    attributes: Mapping[str, Values] = field(default_factory=dict)
+    slices: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,15 +120,30 @@ class Source:
     Attributes:
       name: the data set's name, used in reports.
       classes: class names in label order.
-      items: every picture; those that turn out bad are rejected by name.
+      items: every picture, read once and in a fixed order, so that a generator will do; a
+        `Finding` among them is about something that is no picture, such as a label without one.
       description: where the pictures come from, in words.
+      task: `classification` or `detection`.
+      category_ids: see `DatasetInfo`.
+      fractions: of train, validation and test where the source does not say; None is the default.
+      every_class: refuse the source when a class has no training picture, or a split none at all.
+      keep_duplicates: keep pictures with equal bytes, as benchmarks whose counts are published do.
+      masks: every object has a mask.
+      total: how many items, where known before they are read.
     """
 
     name: str
     classes: tuple[str, ...]
-    items: tuple[Item, ...]
+    items: Iterable[Item | Finding]
     description: str
+    task: str = "classification"
+    category_ids: tuple[int, ...] = ()
+    fractions: tuple[float, float, float] | None = None
+    every_class: bool = False
+    keep_duplicates: bool = False
+    masks: bool = False
+    total: int | None = None
 
 
-#: Ingest jobs: functions of a folder (None where none was given) that return a `Source`.
-jobs: Registry[Callable[[Path | None], Source]] = Registry("ingest job", "tfx_pipeline.ingest")
+#: Ingest jobs: functions of a `Request` and keyword options that return a `Source`.
+jobs: Registry[Callable[..., Source]] = Registry("ingest job", "tfx_pipeline.ingest.sources")

@@ -16,7 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from components import figures
-from tfx_pipeline.report import charts, view
+from tfx_pipeline.report import charts, gallery, view
+from trainers.data.features import DatasetInfo
 
 REPORT_FILE = "report.html"
 
@@ -83,6 +84,7 @@ def render_report(summary: dict[str, Any]) -> str:
             gates=gates,
             failed_gates=[gate for gate in gates if not gate["passed"]],
             data=view.data(summary),
+            images=gallery.images_of_run(summary),
             curves=[(model, *_curves(model, colours[model["name"]])) for model in found],
             metric_titles=[figures.metric_title(name) for name in view.METRICS],
             slices=slices,
@@ -95,6 +97,27 @@ def render_report(summary: dict[str, Any]) -> str:
             environment=view.environment(summary),
             lineage=view.lineage(summary),
             dash=figures.DASH,
+        )
+    )
+
+
+def render_images(info: DatasetInfo, directory: Path) -> str:
+    """The page of `sightline validate`.
+
+    Args:
+      info: the data set.
+      directory: written by `components.gallery.write_gallery`.
+    """
+    return (
+        _environment()
+        .get_template("validate.html.j2")
+        .render(
+            name=info.name,
+            task=info.task,
+            classes=figures.count(info.num_classes),
+            fingerprint=info.fingerprint,
+            source=info.source,
+            images=gallery.images(directory),
         )
     )
 

@@ -1,31 +1,37 @@
-"""Training augmentations, by the names that `config.data.augment` lists.
+"""Training augmentations, by the entries that `config.data.augment` lists.
 
-Two kinds. A *crop* chooses which box of the stored picture is resized to the network's size, in
-place of the central crop (kept apart from pixels so that a JPEG can be decoded only there). An
-*augmentation* changes the resized picture. Each gets a seed of its own per example and epoch, so a
-run repeats exactly. A new one is a decorated function in any file of this package.
+Two kinds, and mixes of whole batches (`trainers.data.mix`). A *crop* chooses which box of the
+stored picture is resized to the network's size, in place of the central crop (kept apart from
+pixels so that a JPEG can be decoded only there). An *augmentation* changes the resized picture.
+Each gets a seed of its own per example and epoch, so a run repeats exactly. A new one is a
+decorated function in any file of this package; its options are its parameters with a default.
 
-| name | kind | does |
+| entry with its defaults | kind | does |
 |---|---|---|
-| random_resized_crop | crop | 8-100 % of the area, aspect 3/4 to 4/3 |
+| random_resized_crop(area=(0.08, 1), aspect=(0.75, 1.333)) | crop | a box of that area and aspect |
 | flip | augmentation | left-right, half of the time |
-| shift | augmentation | up to an eighth of each side, black behind |
-| pad_crop | augmentation | up to 4 px each way, black behind |
-| rotate | augmentation | up to 10 degrees, edge pixels behind |
-| brightness | augmentation | times 0.8 to 1.2 |
-| contrast | augmentation | times 0.8 to 1.2 around the picture's mean |
+| shift(fraction=0.125) | augmentation | up to that part of each side, black behind |
+| pad_crop(px=4) | augmentation | up to so many px each way, black behind |
+| rotate(degrees=10) | augmentation | up to so many degrees, edge pixels behind |
+| brightness(amount=0.2) | augmentation | times 1 - amount to 1 + amount |
+| contrast(amount=0.2) | augmentation | the same, around the picture's mean |
+
+More: `jitter` (colour_jitter, grayscale), `policies` (rand_augment, auto_augment,
+trivial_augment), `erasing` (random_erasing).
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tensorflow as tf
 
 from trainers.config import ConfigError, DataConfig
 from trainers.data.decode import decode_image
+from trainers.data.entries import Between, Fraction, bind, parse_entries
+from trainers.data.mix import mixes
 from trainers.data.preprocess import central_crop, resize_image, to_uint8
-from trainers.registry import Registry, nearest
+from trainers.registry import Registry
 
 #: `(size, seed) -> box`: size (2,) int32 height, width; box (4,) int32 top, left, height, width.
 Crop = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -46,22 +52,24 @@ _JITTER = 0.2
 
 
 def split_names(names: Sequence[str]) -> tuple[Crop | None, list[Augmentation]]:
-    """The crop and the augmentations that `names` ask for, the latter in order.
+    """The crop and the augmentations that `names` ask for, the latter in order; mixes are left out.
+
+    Args:
+      names: entries such as `flip` or `rotate(15)`.
 
     Raises:
-      ConfigError: an unknown name (the nearest are given) or two crops.
+      ConfigError: malformed, an unknown name (the nearest are given), wrong options, or two crops.
     """
-    known_crops, known = crops.names(), augmentations.names()
-    for name in names:
-        if name not in known_crops and name not in known:
-            raise ConfigError(
-                f"data.augment: unknown augmentation {name!r}; {nearest(name, known_crops + known)}"
-            )
-    chosen = [name for name in names if name in known_crops]
-    if len(chosen) > 1:
+    known = {kind: kind.names() for kind in (crops, augmentations, mixes)}
+    parsed = parse_entries(names, list(known))
+    bound = {
+        kind: [bind(entry, kind.get(entry.name)) for entry in parsed if entry.name in known[kind]]
+        for kind in known
+    }
+    if len(bound[crops]) > 1:
+        chosen = [entry.text for entry in parsed if entry.name in known[crops]]
         raise ConfigError(f"data.augment takes one crop, got {', '.join(chosen)}")
-    rest = [augmentations.get(name) for name in names if name in known]
-    return (crops.get(chosen[0]) if chosen else None), rest
+    return next(iter(bound[crops]), None), bound[augmentations]
 
 
 def train_image(encoded: tf.Tensor, seed: tf.Tensor, *, data: DataConfig) -> tf.Tensor:
@@ -91,7 +99,7 @@ def augment_image(image: tf.Tensor, seed: tf.Tensor, *, names: Sequence[str]) ->
     Args:
       image: (H, W, 3) uint8 with a static shape.
       seed: (2,) int32.
-      names: registered names, applied in order.
+      names: entries of `data.augment`, applied in order.
 
     Returns:
       (H, W, 3) uint8.
@@ -102,22 +110,30 @@ def augment_image(image: tf.Tensor, seed: tf.Tensor, *, names: Sequence[str]) ->
 
 
 @crops.register("random_resized_crop")
-def random_resized_crop(size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def random_resized_crop(
+    size: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    area: Annotated[tuple[float, float], Between(0.0001, 1.0)] = _AREA,
+    aspect: Annotated[tuple[float, float], Between(0.01, 100.0)] = _ASPECT,
+) -> tf.Tensor:
     """A box of random area and aspect, clipped to the picture.
 
     Args:
       size: (2,) int32 height, width.
       seed: (2,) int32.
+      area: least and greatest part of the picture.
+      aspect: least and greatest width / height; the logarithm is drawn uniformly.
 
     Returns:
       (4,) int32 top, left, height, width; never empty.
     """
     draws = tf.random.stateless_uniform((4,), seed)
     sides = tf.cast(size, tf.float32)
-    area = (_AREA[0] + draws[0] * (_AREA[1] - _AREA[0])) * sides[0] * sides[1]
-    low, high = math.log(_ASPECT[0]), math.log(_ASPECT[1])
-    aspect = tf.exp(low + draws[1] * (high - low))
-    box = tf.stack([tf.sqrt(area / aspect), tf.sqrt(area * aspect)])
+    pixels = (area[0] + draws[0] * (area[1] - area[0])) * sides[0] * sides[1]
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    ratio = tf.exp(low + draws[1] * (high - low))
+    box = tf.stack([tf.sqrt(pixels / ratio), tf.sqrt(pixels * ratio)])
     kept = tf.clip_by_value(tf.cast(tf.round(box), tf.int32), 1, size)
     free = tf.cast(size - kept + 1, tf.float32)
     start = tf.minimum(tf.cast(tf.floor(draws[2:] * free), tf.int32), size - kept)
@@ -131,30 +147,34 @@ def flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 @augmentations.register("shift")
-def shift(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Moved by up to an eighth of each side (at least one pixel), black where nothing was."""
-    height, width = _sides(image)
+def shift(image: tf.Tensor, seed: tf.Tensor, *, fraction: Fraction = _SHIFT_FRACTION) -> tf.Tensor:
+    """Moved by up to `fraction` of each side (at least one pixel), black where nothing was."""
+    height, width = sides(image)
     return _translate(
-        image,
-        seed,
-        max(1, round(height * _SHIFT_FRACTION)),
-        max(1, round(width * _SHIFT_FRACTION)),
+        image, seed, max(1, round(height * fraction)), max(1, round(width * fraction))
     )
 
 
 @augmentations.register("pad_crop")
-def pad_crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Padded by 4 black pixels and cropped back: the CIFAR-10 recipe."""
-    return _translate(image, seed, _PAD_PX, _PAD_PX)
+def pad_crop(
+    image: tf.Tensor, seed: tf.Tensor, *, px: Annotated[int, Between(1, 1024)] = _PAD_PX
+) -> tf.Tensor:
+    """Padded by `px` black pixels and cropped back: with 4, the CIFAR-10 recipe."""
+    return _translate(image, seed, px, px)
 
 
 @augmentations.register("rotate")
-def rotate(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Turned around the centre by up to 10 degrees, bilinear, edge pixels repeated behind."""
-    limit = math.radians(_ROTATE_DEGREES)
+def rotate(
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    degrees: Annotated[float, Between(0.0, 180.0)] = _ROTATE_DEGREES,
+) -> tf.Tensor:
+    """Turned around the centre by up to `degrees`, bilinear, edge pixels repeated behind."""
+    limit = math.radians(degrees)
     angle = tf.random.stateless_uniform((), seed, -limit, limit)
     cos, sin = tf.cos(angle), tf.sin(angle)
-    height, width = _sides(image)
+    height, width = sides(image)
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
     across = middle_x - cos * middle_x + sin * middle_y
     down = middle_y - sin * middle_x - cos * middle_y
@@ -171,29 +191,30 @@ def rotate(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 @augmentations.register("brightness")
-def brightness(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Every value times one factor from 0.8 to 1.2."""
-    factor = tf.random.stateless_uniform((), seed, 1 - _JITTER, 1 + _JITTER)
+def brightness(image: tf.Tensor, seed: tf.Tensor, *, amount: Fraction = _JITTER) -> tf.Tensor:
+    """Every value times one factor from 1 - `amount` to 1 + `amount`."""
+    factor = tf.random.stateless_uniform((), seed, 1 - amount, 1 + amount)
     return to_uint8(tf.cast(image, tf.float32) * factor)
 
 
 @augmentations.register("contrast")
-def contrast(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Distances from the picture's mean times one factor from 0.8 to 1.2."""
-    factor = tf.random.stateless_uniform((), seed, 1 - _JITTER, 1 + _JITTER)
+def contrast(image: tf.Tensor, seed: tf.Tensor, *, amount: Fraction = _JITTER) -> tf.Tensor:
+    """Distances from the picture's mean times one factor from 1 - `amount` to 1 + `amount`."""
+    factor = tf.random.stateless_uniform((), seed, 1 - amount, 1 + amount)
     values = tf.cast(image, tf.float32)
     mean = tf.reduce_mean(values)
     return to_uint8(mean + (values - mean) * factor)
 
 
+def sides(image: tf.Tensor) -> tuple[int, int]:
+    """Height and width of an image whose shape is static."""
+    shape: Any = image.shape
+    return shape[0], shape[1]
+
+
 def _fold(seed: tf.Tensor, step: int) -> Any:
     """A seed of its own for each step that one example goes through."""
     return tf.random.fold_in(seed, step)
-
-
-def _sides(image: tf.Tensor) -> tuple[int, int]:
-    shape: Any = image.shape
-    return shape[0], shape[1]
 
 
 def _translate(image: tf.Tensor, seed: tf.Tensor, down_px: int, across_px: int) -> tf.Tensor:

@@ -1,9 +1,12 @@
 """Encoded bytes to pixels. "Decodable" means what `decode_image` decodes, here and in a bundle."""
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
-from trainers.data.image_header import MAX_PIXELS, ImageError, ImageHeader, check_image
+from serving.image_header import MAX_PIXELS, ImageError, ImageHeader, check_image
 
 __all__ = [
     "MAX_PIXELS",
@@ -11,9 +14,12 @@ __all__ = [
     "ImageHeader",
     "check_image",
     "decode_bytes",
+    "decode_crop",
     "decode_image",
     "load_image",
 ]
+
+_JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:
@@ -34,6 +40,53 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape((None, None, 3))
     return image
+
+
+def decode_crop(
+    encoded: tf.Tensor,
+    choose: Callable[[tf.Tensor], tf.Tensor],
+    *,
+    image_size: tuple[int, int],
+) -> tf.Tensor:
+    """A box of the picture for training: of a JPEG, only that box is decoded.
+
+    A JPEG's box with both sides at least 2, 4 or 8 times `image_size` comes at 1/2, 1/4 or 1/8 of
+    its size, averaged by the decoder, which is faster and drops detail that resizing would skip.
+    Otherwise it equals the box of `decode_image` except in its outermost columns, where colours may
+    be up to 4 levels away. Damage to a JPEG below the box is not seen.
+
+    Args:
+      encoded: () string.
+      choose: from the picture's size, (2,) int32 height, width, to the box, (4,) int32 top, left,
+        height, width.
+      image_size: (height, width) in pixels that the box will be resized to.
+
+    Returns:
+      (h, w, 3) uint8.
+
+    Raises:
+      tf.errors.InvalidArgumentError: when run on bytes that do not decode.
+    """
+
+    def jpeg() -> tf.Tensor:
+        box = choose(tf.image.extract_jpeg_shape(encoded)[:2])
+        times = tf.reduce_min(box[2:] // tf.constant(image_size))
+        return tf.cond(times >= 2, lambda: shrunk(box, times), lambda: crop(box, 1))
+
+    def shrunk(box: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
+        level = tf.cast(times >= 4, tf.int32) + tf.cast(times >= 8, tf.int32)
+        branches = [functools.partial(crop, box // ratio, ratio) for ratio in (2, 4, 8)]
+        return tf.switch_case(level, branches)
+
+    def crop(box: tf.Tensor, ratio: int) -> tf.Tensor:
+        return tf.image.decode_and_crop_jpeg(encoded, box, channels=3, ratio=ratio)
+
+    def other() -> tf.Tensor:
+        image = decode_image(encoded)
+        box = choose(tf.shape(image)[:2])
+        return tf.slice(image, [box[0], box[1], 0], [box[2], box[3], 3])
+
+    return tf.cond(tf.strings.substr(encoded, 0, 3) == _JPEG_MAGIC, jpeg, other)
 
 
 def load_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:

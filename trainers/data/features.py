@@ -1,7 +1,8 @@
 """What a record holds: keys, dtypes and the label offset. The single truth for writer and reader.
 
-The keys are those of the Inception / Model Garden ImageNet records. Ingest writes them, the input
-pipeline, TFDV and TFMA read them. Standard library only, so that anything may import this.
+The keys are those of public TFRecords: the Inception / Model Garden ones for ImageNet, the TF
+Object Detection API's for COCO, DeepLab's for segmentation. Ingest writes them; the input pipeline,
+TFDV and TFMA read them. Standard library only, so that anything may import this.
 """
 
 import json
@@ -9,23 +10,56 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Every record.
 IMAGE = "image/encoded"  # bytes: an encoded picture that the exported graph decodes
 FORMAT = "image/format"  # bytes: JPEG, PNG, BMP or GIF, from the content
 FILENAME = "image/filename"  # bytes: path relative to the source folder
 HEIGHT = "image/height"  # int64, pixels as stored
 WIDTH = "image/width"  # int64, pixels as stored
 CHANNELS = "image/channels"  # int64, as stored: 1, 3 or 4
-LABEL = "image/class/label"  # int64, in [label_offset, label_offset + num_classes)
-TEXT = "image/class/text"  # bytes: the class name
+COLORSPACE = "image/colorspace"  # bytes: RGB, Grayscale or CMYK, as stored
+ORIENTATION = "image/exif_orientation"  # int64: EXIF 1 to 8 as stored; 1 is upright or unknown
 ID = "image/key/sha256"  # bytes: hex digest of image/encoded; the example's identity
 SLICES = ("slice/brightness", "slice/contrast", "slice/aspect", "slice/size")
 
+# Classification, and the class of the whole picture.
+LABEL = "image/class/label"  # int64, in [label_offset, label_offset + num_classes)
+TEXT = "image/class/text"  # bytes: the class name
+SYNSET = "image/class/synset"  # bytes: WordNet id, ImageNet only
+
+# Detection: lists of equal length, one value an object; all empty for a picture without objects.
+SOURCE_ID = "image/source_id"  # bytes: the picture's id in its source, a decimal number in COCO
+XMIN = "image/object/bbox/xmin"  # float32 in [0, 1], a fraction of the width
+XMAX = "image/object/bbox/xmax"
+YMIN = "image/object/bbox/ymin"  # float32 in [0, 1], a fraction of the height
+YMAX = "image/object/bbox/ymax"
+OBJECT_LABEL = "image/object/class/label"  # int64, in [label_offset, label_offset + num_classes)
+OBJECT_TEXT = "image/object/class/text"  # bytes: the class name
+IS_CROWD = "image/object/is_crowd"  # int64: 1 for a group that is not told apart
+AREA = "image/object/area"  # float32, square pixels: of the mask where there is one
+OBJECT_ID = "image/object/id"  # int64: the annotation's id in its source
+MASK = "image/object/mask"  # bytes: PNG of the picture's size, 1 where the object is; optional
+DIFFICULT = "image/object/difficult"  # int64: Pascal VOC's flag; optional
+TRUNCATED = "image/object/truncated"  # int64: Pascal VOC's flag; optional
+CAPTION = "image/caption"  # bytes: any number of sentences; optional
+SLICE_OBJECTS = "slice/objects"  # bytes: none, one, few (2-4), some (5-9) or many (10 or more)
+
+# Segmentation, each an encoded PNG of the picture's size; optional.
+SEMANTIC = "image/segmentation/class/encoded"  # uint8: label of each pixel, 0 void
+SEMANTIC_FORMAT = "image/segmentation/class/format"  # bytes: PNG
+PANOPTIC_CATEGORY = "image/panoptic/category_mask"  # uint8: label of each pixel, 0 void
+PANOPTIC_INSTANCE = "image/panoptic/instance_mask"  # uint16: number of the segment, from 1
+
 BYTES_KEYS = (IMAGE, FORMAT, FILENAME, TEXT, ID, *SLICES)
 INT_KEYS = (HEIGHT, WIDTH, CHANNELS, LABEL)
+#: What every detection record holds, besides the picture.
+OBJECT_KEYS = (XMIN, XMAX, YMIN, YMAX, OBJECT_LABEL, OBJECT_TEXT, IS_CROWD, AREA, OBJECT_ID)
 
 SPLITS = ("train", "validation", "test")
 DATASET_FILE = "dataset.json"
-REJECTED_FILE = "rejected.jsonl"
+REPORT_FILE = "ingest_report.json"
+
+CLASSIFICATION, DETECTION = "classification", "detection"
 
 
 class DatasetError(ValueError):
@@ -34,11 +68,19 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """Counts of one split; `per_class` maps a class name to its number of examples."""
+    """Counts of one split.
+
+    Attributes:
+      examples: how many records.
+      shards: how many files.
+      per_class: class name -> pictures of it, or for detection objects of it.
+      objects: how many in all; 0 for classification.
+    """
 
     examples: int
     shards: int
     per_class: dict[str, int]
+    objects: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,13 +89,20 @@ class DatasetInfo:
 
     Attributes:
       name: the data set's name, used in reports.
-      task: `classification`.
+      task: `classification` or `detection`.
       classes: class names; index = label - label_offset.
-      label_offset: 1 for ImageNet-convention records (0 is background), 0 for TFDS / Keras ones.
+      label_offset: 1 for ImageNet- and COCO-convention records (0 is background), 0 for TFDS /
+        Keras ones.
       splits: one entry for each of train, validation, test that exists.
       fingerprint: sha256 hex of the records' bytes, in shard order.
-      rejected: how many source files were refused; each is named in `rejected.jsonl`.
+      rejected: how many source files were refused; each is named in `ingest_report.json`.
+      repaired: how many source files were changed to become records; named there too.
       source: where the pictures came from, in words.
+      category_ids: the source's own id of each class, where they are not 0, 1, 2, ...: COCO's 80
+        classes have ids up to 90.
+      slices: the `slice/*` keys that every record holds.
+      masks: every object has a mask.
+      foreign: written by others: records may lack an identity and slices, which readers compute.
     """
 
     name: str
@@ -63,7 +112,12 @@ class DatasetInfo:
     splits: dict[str, SplitInfo]
     fingerprint: str
     rejected: int = 0
+    repaired: int = 0
     source: str = ""
+    category_ids: tuple[int, ...] = ()
+    slices: tuple[str, ...] = SLICES
+    masks: bool = False
+    foreign: bool = False
     format_version: int = field(default=1)
 
     @property
@@ -90,7 +144,9 @@ class DatasetInfo:
             )
         try:
             raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            raw["classes"] = tuple(raw["classes"])
+            for key in ("classes", "category_ids", "slices"):
+                if key in raw:
+                    raw[key] = tuple(raw[key])
             raw["splits"] = {name: SplitInfo(**split) for name, split in raw["splits"].items()}
             return cls(**raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

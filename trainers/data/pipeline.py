@@ -1,32 +1,47 @@
 """Batches of uint8 images from records: training, exact-count evaluation, calibration.
 
-Split and network sizes that fit are decoded once a process and kept as uint8; bigger ones, and
-those with a random crop, are decoded as they stream. Either way an epoch is decided by
-(`train.seed`, epoch) alone.
+A training epoch is decided by (`train.seed`, epoch) alone: which examples come in which order and
+how each is augmented depend neither on a cache, nor on the number of hosts and replicas, nor on
+where a resumed run starts. What `data.host_sharding=files` and `data.service` give up for speed is
+told at `train_batches`.
+
+`data.cache` keeps pictures decoded between epochs. A random crop needs more than the network's
+central crop: `memory` and `disk` then keep whole pictures at 8/7 of the network's size, and crops
+of them are softer than those of a photograph; `auto` keeps nothing.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from trainers.config import Config, DataConfig
-from trainers.data import features
-from trainers.data.augment import augment_image, split_names, train_image
+from trainers.config import Config
+from trainers.data import cache
+from trainers.data.augment import split_names
 from trainers.data.features import DatasetInfo
-from trainers.data.preprocess import eval_image
+from trainers.data.mix import apply_mixes, split_mixes
+from trainers.data.order import Share, make_share, own_positions, with_positions
+from trainers.data.prepare import (
+    Examples,
+    chunk_size,
+    decode_examples,
+    pad,
+    parallel_calls,
+    train_cached,
+    train_pictures,
+)
 from trainers.data.reader import (
-    Record,
     Usable,
     named_errors,
+    parse_records,
     raw_examples,
-    read_records,
-    signature,
+    read_indices,
+    read_serialized,
     usable,
 )
 from trainers.data.records_check import BadRecord, DataError
+from trainers.data.service import through_service
 
 __all__ = [
     "DataError",
@@ -40,10 +55,6 @@ __all__ = [
     "train_batches",
 ]
 
-# A decoded split up to this size is kept: CIFAR-10's 50,000 take 147 MB.
-_CACHE_BYTES = 256 * 2**20
-_LOAD_BATCH = 256
-
 
 class EvalBatch(NamedTuple):
     """One evaluation batch, always full.
@@ -52,22 +63,13 @@ class EvalBatch(NamedTuple):
       images: (B, H, W, 3) uint8; zeros where `mask` is 0.
       labels: (B,) int32 in [0, num_classes); 0 where `mask` is 0.
       mask: (B,) float32: 1 for an example, 0 for padding.
-      ids: (B,) string, sha256 hex; empty where `mask` is 0.
-      slices: `slice/*` key -> (B,) string; empty where `mask` is 0.
+      ids: (B,) string, see `trainers.data.reader.Record`; empty where `mask` is 0.
+      slices: key -> (B,) string for each of `info.slices`; empty where `mask` is 0.
     """
 
     images: tf.Tensor
     labels: tf.Tensor
     mask: tf.Tensor
-    ids: tf.Tensor
-    slices: dict[str, tf.Tensor]
-
-
-class _Decoded(NamedTuple):
-    """A whole split in memory: images (N, H, W, 3) uint8, labels (N,) int32, ids, slices."""
-
-    images: tf.Tensor
-    labels: tf.Tensor
     ids: tf.Tensor
     slices: dict[str, tf.Tensor]
 
@@ -78,49 +80,65 @@ def train_batches(
     *,
     epoch: int,
     input_context: tf.distribute.InputContext | None = None,
+    start_step: int = 0,
 ) -> tf.data.Dataset:
     """One epoch of shuffled, augmented training batches.
 
-    Every example comes at most once; the last incomplete global batch is left out. With several
-    input pipelines each gets its own part. Iterate inside `named_errors(config, info, "train")`.
+    Every example comes at most once; the last incomplete global batch is left out. Each host gets
+    one contiguous slice of every global batch, and each of its replicas a slice of that. Iterate
+    inside `named_errors(config, info, "train")`.
+
+    With `data.host_sharding=files`, each host reads its own shards only: which examples meet in a
+    batch depends on the number of hosts, and a host with fewer of them repeats some while one with
+    more leaves some out. With `data.service`, workers elsewhere prepare pictures: every example
+    comes once, in an order that depends on their speed, augmented by (seed, epoch, identity); so
+    `start_step` drops as many batches as it says, but not the same examples. Several hosts then
+    read as with `files`.
 
     Args:
       config: `data` and `train.seed`, `train.global_batch` are used.
       info: of the data in `config.data.dir`.
       epoch: from 0; with the seed it decides order and augmentation.
       input_context: from `strategy.distribute_datasets_from_function`.
+      start_step: batches from this global step on are the tail of the whole epoch's; what comes
+        before is read where it streams, but not decoded.
 
     Returns:
-      `steps_per_epoch` batches a replica of (images (B, H, W, 3) uint8, labels (B,) int32), where
-      B is the global batch divided by the number of replicas.
+      `steps_per_epoch - start_step` batches a replica of images (B, H, W, 3) uint8 and labels, (B,)
+      int32, or (B, num_classes) float32 where `data.augment` lists a mix. B is the global batch
+      divided by the number of replicas.
 
     Raises:
-      DataError: less than one batch of examples, or bad records.
-      ConfigError: an unknown augmentation.
+      DataError: less than one batch of examples, bad records, or fewer shards than hosts.
+      ConfigError: an unknown augmentation, or a batch that cannot be divided.
+      ValueError: `start_step` is outside the epoch.
     """
-    context = input_context or tf.distribute.InputContext()
+    mixed = bool(split_mixes(config.data.augment))
+    share = make_share(config, input_context or tf.distribute.InputContext(), pairs=mixed)
     steps = steps_per_epoch(config, info)
-    records = usable(config, info, "train")
-    if _fits(config, records) and split_names(config.data.augment)[0] is None:
-        examples = _cached_examples(config, info, records, epoch)
-    else:
-        examples = _streamed_examples(config, info, records, epoch)
-    # Shards are cut from whole global batches, so that every worker has the same number of steps.
-    examples = examples.take(steps * config.train.global_batch)
-    examples = examples.shard(context.num_input_pipelines, context.input_pipeline_id)
-    prepare = _trainer(config.data)
-    run_seed = [config.train.seed & 0x7FFFFFFF, epoch]
+    if not 0 <= start_step <= steps:
+        raise ValueError(
+            f"start_step must be in 0..{steps}, the steps of an epoch, got {start_step}"
+        )
+    epoch_of = _Epoch(config, info, share, epoch, steps, start_step)
+    pictures = _prepared(epoch_of)
+    chunks = share.replica_batch // chunk_size(share.replica_batch)
 
     @tf.autograph.experimental.do_not_convert
-    def train_example(
-        position: Any, example: tuple[tf.Tensor, tf.Tensor]
+    def train_batch(
+        images: tf.Tensor, labels: tf.Tensor, positions: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        return prepare(example[0], tf.random.fold_in(run_seed, position)), example[1]
+        images, labels, positions = (_flat(x) for x in (images, labels, positions))
+        if not mixed:
+            return images, labels
+        # One seed for each pair, from its number in the epoch.
+        pairs = tf.cast(positions[::2] // 2, tf.int32)
+        seeds = tf.stack([tf.fill(tf.shape(pairs), epoch_of.head(tf.int32)), pairs], 1)
+        soft = tf.one_hot(labels, info.num_classes)
+        return apply_mixes(images, soft, seeds, config.data.augment)
 
-    batches = examples.map(train_example, tf.data.AUTOTUNE).batch(
-        _replica_batch(config, context), drop_remainder=True
-    )
-    return _finish(batches)
+    batches = pictures.batch(chunks, drop_remainder=True)
+    return _finish(batches.map(train_batch, parallel_calls(), deterministic=True))
 
 
 def eval_batches(
@@ -139,14 +157,16 @@ def eval_batches(
     """
     records = usable(config, info, split)
     size = batch or config.eval.batch
-    if _fits(config, records):
-        whole = _decoded(config, info, split, records)
+    if cache.is_cached(config, records, whole=False):
+        kept = cache.decoded(config, info, split, records=records, whole=False).examples
         indices = tf.data.Dataset.range(records.examples).batch(size)
-        batches = indices.map(lambda at: tf.nest.map_structure(lambda x: tf.gather(x, at), whole))
+        parts = indices.map(lambda at: tf.nest.map_structure(lambda x: tf.gather(x, at), kept))
     else:
-        decode = functools.partial(_eval_example, config=config)
-        batches = read_records(records, info).map(decode, tf.data.AUTOTUNE).batch(size)
-    return _finish(batches.map(functools.partial(_padded, size=size), tf.data.AUTOTUNE))
+        chunk = chunk_size(size)
+        tagged = read_serialized(records, tagged=True)
+        parts = decode_examples(tagged, info, config.data, chunk=chunk, whole=False)
+        parts = parts.batch(size // chunk).map(lambda part: tf.nest.map_structure(_flat, part))
+    return _finish(parts.map(functools.partial(_padded, size=size), tf.data.AUTOTUNE))
 
 
 def steps_per_epoch(config: Config, info: DatasetInfo) -> int:
@@ -180,14 +200,11 @@ def calibration_images(config: Config, info: DatasetInfo, n: int) -> np.ndarray:
       DataError: the split is missing or holds bad records.
     """
     records = usable(config, info, "train")
-    if _fits(config, records):
-        order = _permutation(config, 0, records.examples)[:n]
-        return _decoded(config, info, "train", records).images.numpy()[order]
-    decode = functools.partial(_eval_example, config=config)
-    dataset = read_records(records, info, seed=(config.train.seed, 0)).take(n)
+    tagged = read_serialized(records, seed=(config.train.seed, 0), tagged=True).take(n)
+    parts = decode_examples(tagged, info, config.data, chunk=chunk_size(8), whole=False)
     with named_errors(config, info, "train"):
-        chosen = [one.images.numpy() for one in dataset.map(decode, tf.data.AUTOTUNE)]
-    return np.stack(chosen)
+        chosen = [part.images[part.mask > 0].numpy() for part in parts]
+    return np.concatenate(chosen)
 
 
 def skipped_records(config: Config, info: DatasetInfo, split: str) -> tuple[BadRecord, ...]:
@@ -195,105 +212,130 @@ def skipped_records(config: Config, info: DatasetInfo, split: str) -> tuple[BadR
     return usable(config, info, split).bad
 
 
-def _replica_batch(config: Config, context: tf.distribute.InputContext) -> int:
-    replicas = context.num_replicas_in_sync
-    if config.train.global_batch % replicas:
-        raise DataError(
-            f"train.global_batch {config.train.global_batch} is not divisible by {replicas} "
-            f"replicas; use a multiple of {replicas}"
-        )
-    return config.train.global_batch // replicas
+class _Epoch(NamedTuple):
+    """One epoch on one host."""
+
+    config: Config
+    info: DatasetInfo
+    share: Share
+    epoch: int
+    steps: int
+    start_step: int
+
+    @property
+    def chunk(self) -> int:
+        return chunk_size(self.share.replica_batch)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.config.train.seed, self.epoch
+
+    @property
+    def own_files(self) -> bool:
+        """This host reads its own files only."""
+        by_files = self.config.data.host_sharding == "files" or self.config.data.service
+        return self.share.hosts > 1 and bool(by_files)
+
+    def head(self, dtype: Any) -> tf.Tensor:
+        """The first half of every seed: `tf.random.fold_in` makes (head, what is folded in)."""
+        run_seed = [self.config.train.seed & 0x7FFFFFFF, self.epoch]
+        return tf.random.fold_in(run_seed, tf.constant(0, dtype))[0]
+
+    def seeds(self, positions: tf.Tensor) -> tf.Tensor:
+        """(k, 2) int64: `fold_in(seed of run and epoch, position)` of each of (k,) positions."""
+        return tf.stack([tf.fill(tf.shape(positions), self.head(tf.int64)), positions], 1)
 
 
-def _permutation(config: Config, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([config.train.seed & 0xFFFFFFFF, epoch]).permutation(count)
+def _prepared(epoch: _Epoch) -> tf.data.Dataset:
+    """(images (k, H, W, 3), labels (k,), positions (k,)) of this host, k to a chunk."""
+    records = usable(epoch.config, epoch.info, "train")
+    part = (0, 1)
+    if epoch.own_files:
+        part = (epoch.share.host, epoch.share.hosts)
+        if len(records.files) < epoch.share.hosts:
+            raise DataError(
+                f"{epoch.config.data.dir} has {len(records.files)} training shards for "
+                f"{epoch.share.hosts} hosts that read their own; ingest with at least "
+                f"{epoch.share.hosts} shards, or set data.host_sharding=examples"
+            )
+    if epoch.config.data.service:
+        return _from_service(epoch, records, part)
+    whole = split_names(epoch.config.data.augment)[0] is not None
+    if cache.is_cached(epoch.config, records, whole=whole):
+        return _from_cache(epoch, records, part, whole=whole)
+    serialized = read_serialized(records, seed=epoch.order, part=part)
+    return _chunked(epoch, serialized).map(_preparer(epoch), parallel_calls(), deterministic=True)
 
 
-def _cached_examples(
-    config: Config, info: DatasetInfo, records: Usable, epoch: int
-) -> tf.data.Dataset:
-    """(position in the epoch, (image, label)) with the image decoded, resized, not augmented."""
-    whole = _decoded(config, info, "train", records)
-    order = tf.data.Dataset.from_tensor_slices(_permutation(config, epoch, records.examples))
-    return order.map(lambda at: (whole.images[at], whole.labels[at])).enumerate()
+def _chunked(epoch: _Epoch, dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """(positions (k,), elements (k,)) of this host from the start step on."""
+    place = own_positions if epoch.own_files else with_positions
+    placed = place(dataset, epoch.share, steps=epoch.steps, start_step=epoch.start_step)
+    return placed.batch(epoch.chunk, drop_remainder=True)
 
 
-def _streamed_examples(
-    config: Config, info: DatasetInfo, records: Usable, epoch: int
-) -> tf.data.Dataset:
-    """(position in the epoch, (encoded bytes, label))."""
-    ordered = read_records(records, info, seed=(config.train.seed, epoch))
-    return ordered.map(lambda record: (record.encoded, record.label)).enumerate()
+def _preparer(epoch: _Epoch) -> Any:
+    pictures = train_pictures(epoch.config.data)
 
-
-@functools.lru_cache(maxsize=8)
-def _trainer(data: DataConfig) -> Callable[..., Any]:
-    """`(picture, seed) -> image`, traced once: a dataset made each epoch would trace it again."""
-
-    @tf.function(autograph=False)
-    def prepare(picture: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        if picture.dtype == tf.string:
-            return train_image(picture, seed, data=data)
-        return augment_image(picture, seed, names=data.augment)
+    @tf.autograph.experimental.do_not_convert
+    def prepare(positions: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        record = parse_records(serialized, info=epoch.info)
+        return pictures(record.encoded, epoch.seeds(positions)), record.label, positions
 
     return prepare
 
 
+def _from_cache(
+    epoch: _Epoch, records: Usable, part: tuple[int, int], *, whole: bool
+) -> tf.data.Dataset:
+    kept, counts = cache.decoded(epoch.config, epoch.info, "train", records=records, whole=whole)
+    pictures = train_cached(epoch.config.data, whole=whole)
+
+    @tf.autograph.experimental.do_not_convert
+    def prepare(positions: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        pixels, sizes = tf.gather(kept.images, at), tf.gather(kept.sizes, at)
+        images = pictures(pixels, sizes, epoch.seeds(positions))
+        return images, tf.gather(kept.labels, at), positions
+
+    order = read_indices(records, counts, seed=epoch.order, part=part)
+    return _chunked(epoch, order).map(prepare, parallel_calls(), deterministic=True)
+
+
+def _from_service(epoch: _Epoch, records: Usable, part: tuple[int, int]) -> tf.data.Dataset:
+    pictures = train_pictures(epoch.config.data)
+
+    @tf.autograph.experimental.do_not_convert
+    def prepare(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        record = parse_records(serialized, info=epoch.info)
+        numbers = tf.strings.to_hash_bucket_fast(record.id, 2**62)
+        return pictures(record.encoded, epoch.seeds(numbers)), record.label
+
+    # Each picture by itself: a chunk would be cut off where a worker's part ends.
+    serialized = read_serialized(records, seed=epoch.order, part=part, total=False).batch(1, True)
+    prepared = serialized.map(prepare, parallel_calls())
+    examples = through_service(prepared, epoch.config.data.service).unbatch()
+    placed = _chunked(epoch, examples)
+    return placed.map(lambda positions, example: (*example, positions))
+
+
 @tf.autograph.experimental.do_not_convert
-def _eval_example(record: Record, *, config: Config) -> _Decoded:
-    image = eval_image(
-        record.encoded,
-        image_size=config.data.image_size,
-        crop_fraction=config.data.crop_fraction,
+def _padded(part: Examples, *, size: int) -> EvalBatch:
+    full = tf.nest.map_structure(functools.partial(pad, size=size), part)
+    return EvalBatch(full.images, full.labels, full.mask, full.ids, full.slices)
+
+
+def _flat(values: tf.Tensor) -> tf.Tensor:
+    """(c, k, ...) as (c * k, ...)."""
+    chunks, chunk, *rest = values.shape
+    count = None if chunks is None or chunk is None else chunks * chunk
+    return tf.ensure_shape(
+        tf.reshape(values, tf.concat([[-1], tf.shape(values)[2:]], 0)), (count, *rest)
     )
-    return _Decoded(image, record.label, record.id, record.slices)
-
-
-@tf.autograph.experimental.do_not_convert
-def _padded(part: _Decoded, *, size: int) -> EvalBatch:
-    count = tf.shape(part.labels)[0]
-
-    def fill(values: tf.Tensor) -> tf.Tensor:
-        missing = tf.concat([[size - count], tf.shape(values)[1:]], 0)
-        full = tf.concat([values, tf.zeros(missing, values.dtype)], 0)
-        return tf.ensure_shape(full, (size, *values.shape[1:]))
-
-    mask = tf.cast(tf.range(size) < count, tf.float32)
-    slices = {key: fill(value) for key, value in part.slices.items()}
-    return EvalBatch(fill(part.images), fill(part.labels), mask, fill(part.ids), slices)
 
 
 def _finish(batches: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # Our own shard() has split the data; tf.distribute must not do so again.
+    # Our own shares have split the data; tf.distribute must not do so again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
-
-
-def _fits(config: Config, records: Usable) -> bool:
-    height, width = config.data.image_size
-    return records.examples * height * width * 3 <= _CACHE_BYTES
-
-
-def _decoded(config: Config, info: DatasetInfo, split: str, records: Usable) -> _Decoded:
-    """The whole split, from memory when the same files were decoded the same way before."""
-    data = config.data
-    key = (signature(records.files), data.image_size, data.crop_fraction, info.to_json(), records)
-    if key not in _kept:
-        while len(_kept) >= len(features.SPLITS):
-            _kept.pop(next(iter(_kept)))
-        with named_errors(config, info, split):
-            _kept[key] = _decode_all(config, info, records)
-    return _kept[key]
-
-
-_kept: dict[object, _Decoded] = {}
-
-
-def _decode_all(config: Config, info: DatasetInfo, records: Usable) -> _Decoded:
-    decode = functools.partial(_eval_example, config=config)
-    dataset = read_records(records, info).map(decode, tf.data.AUTOTUNE).batch(_LOAD_BATCH)
-    with tf.device("CPU"):
-        parts = list(dataset)
-        return tf.nest.map_structure(lambda *values: tf.concat(values, 0), *parts)

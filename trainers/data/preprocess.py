@@ -25,9 +25,23 @@ def eval_image(
     Raises:
       tf.errors.InvalidArgumentError: when run on bytes that do not decode.
     """
-    return resize_image(
-        central_crop(decode_image(encoded), crop_fraction=crop_fraction), image_size=image_size
-    )
+    return eval_pixels(decode_image(encoded), image_size=image_size, crop_fraction=crop_fraction)
+
+
+def eval_pixels(
+    image: tf.Tensor, *, image_size: tuple[int, int], crop_fraction: float
+) -> tf.Tensor:
+    """`eval_image` of a picture that is decoded already.
+
+    Args:
+      image: (H, W, 3) uint8.
+      image_size: (height, width) in pixels of the result.
+      crop_fraction: see `eval_image`.
+
+    Returns:
+      (height, width, 3) uint8 RGB in [0, 255].
+    """
+    return resize_image(central_crop(image, crop_fraction=crop_fraction), image_size=image_size)
 
 
 def eval_images(
@@ -79,8 +93,30 @@ def resize_image(image: tf.Tensor, *, image_size: tuple[int, int]) -> tf.Tensor:
     Returns:
       (height, width, 3) uint8; equal to `image` where that has this size.
     """
-    resized = tf.image.resize(image, image_size, method="bilinear", antialias=False)
-    return to_uint8(resized)
+    resized = tf.raw_ops.ResizeBilinear(
+        images=image[None], size=image_size, half_pixel_centers=True
+    )[0]
+    # Weighted means of values in [0, 255] need no clipping.
+    return tf.cast(tf.round(resized), tf.uint8)
+
+
+def resize_crop(image: tf.Tensor, *, image_size: tuple[int, int]) -> tf.Tensor:
+    """`resize_image` for training: faster, at most one level apart, halves are rounded up.
+
+    TensorFlow's kernel takes two thirds of the time on floats, which need four times the memory:
+    right for the crop that `trainers.data.decode.decode_crop` returns, wrong for whole pictures.
+
+    Args:
+      image: (H, W, 3) uint8.
+      image_size: (height, width) in pixels.
+
+    Returns:
+      (height, width, 3) uint8.
+    """
+    resized = tf.raw_ops.ResizeBilinear(
+        images=tf.cast(image, tf.float32)[None], size=image_size, half_pixel_centers=True
+    )[0]
+    return tf.cast(resized + 0.5, tf.uint8)
 
 
 def to_uint8(values: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,5 @@
 """Shards to parsed records: which of them can be used, and in which order they come."""
 
-import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import tensorflow as tf
 from trainers.config import Config
 from trainers.data import features
 from trainers.data.features import DatasetInfo
+from trainers.data.order import arranged
 from trainers.data.records_check import (
     BadRecord,
     DataError,
@@ -26,9 +26,6 @@ from trainers.data.records_check import (
 
 logger = logging.getLogger("sightline.data")
 
-# Shards open at once while shuffling: mixes neighbours without one thread a shard.
-_OPEN_SHARDS = 8
-
 _RECORD_ERRORS = (
     tf.errors.InvalidArgumentError,  # schema, label, picture; also too many records
     tf.errors.FailedPreconditionError,  # too few records
@@ -38,13 +35,13 @@ _RECORD_ERRORS = (
 
 
 class Record(NamedTuple):
-    """One parsed record.
+    """Parsed records.
 
     Attributes:
-      encoded: () string, the picture's bytes.
-      label: () int32 in [0, num_classes): the label offset is subtracted here and nowhere else.
-      id: () string, sha256 hex.
-      slices: key -> () string for each of `features.SLICES`.
+      encoded: (k,) string, the pictures' bytes.
+      label: (k,) int32 in [0, num_classes): the label offset is subtracted here and nowhere else.
+      id: (k,) string, sha256 hex; of foreign records without one, 16 hex digits of a fingerprint.
+      slices: key -> (k,) string for each of `info.slices`; foreign records may leave them empty.
     """
 
     encoded: tf.Tensor
@@ -106,41 +103,77 @@ def _validate(directory: str, split: str, info: DatasetInfo, files: tuple[str, .
     return Usable(files, found, bad)
 
 
-def read_records(
-    records: Usable, info: DatasetInfo, *, seed: tuple[int, int] | None = None
+def read_serialized(
+    records: Usable,
+    *,
+    seed: tuple[int, int] | None = None,
+    part: tuple[int, int] = (0, 1),
+    tagged: bool = False,
+    total: bool = True,
 ) -> tf.data.Dataset:
-    """A dataset of `Record`: in file order, or shuffled when a seed is given.
+    """A dataset of serialised tf.Examples: in file order, or shuffled when a seed is given.
 
     With a seed, shards are permuted and interleaved, and so are the records within a buffer that
     `shuffle_buffer` sizes. Iterating raises tf.errors.OpError at a bad record; see `named_errors`.
 
     Args:
       records: which files, and which records of them are left out.
-      info: for the label offset and range.
       seed: two integers that decide the order.
+      part: (i, n) reads each n-th file from the i-th on; (0, 1) reads all.
+      tagged: pairs of (index of the file in `records.files`, () int64, and the example).
+      total: iterating fails where all files hold more or fewer records than declared.
     """
-    files, order = list(records.files), np.arange(len(records.files))
-    if seed is not None:
-        order = np.random.default_rng([part & 0xFFFFFFFF for part in seed]).permutation(len(files))
-    readable = np.full(len(files), -1, np.int64)
+    files = tf.constant(records.files)
+    readable = np.full(len(records.files), -1, np.int64)
     for bad in records.bad:
         if bad.ends_shard:
-            readable[files.index(bad.file)] = bad.index
-    bad_keys = [_key(files.index(bad.file), bad.index) for bad in records.bad]
-    dataset = tf.data.Dataset.from_tensor_slices(
-        (np.array(files)[order], order.astype(np.int64), readable[order])
-    ).interleave(
-        functools.partial(_one_shard, bad_keys=bad_keys),
-        cycle_length=1 if seed is None else min(_OPEN_SHARDS, len(files)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
+            readable[records.files.index(bad.file)] = bad.index
+    bad_keys = [_key(records.files.index(bad.file), bad.index) for bad in records.bad]
+
+    def leaf(shard: tf.Tensor) -> tf.data.Dataset:
+        dataset = _one_shard(files[shard], shard, readable=readable, bad_keys=bad_keys)
+        if tagged:
+            dataset = tf.data.Dataset.zip((tf.data.Dataset.from_tensors(shard).repeat(), dataset))
+        return dataset
+
+    first, step = part
+    return arranged(
+        leaf,
+        np.arange(len(records.files))[first::step],
+        seed=seed,
+        buffer=shuffle_buffer(records),
+        examples=records.examples if total and step == 1 else None,
     )
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(records.examples))
-    if seed is not None:
-        dataset = dataset.shuffle(
-            shuffle_buffer(records), seed=_mix(seed), reshuffle_each_iteration=False
-        )
-    return dataset.map(functools.partial(parse_record, info=info), tf.data.AUTOTUNE)
+
+
+def read_indices(
+    records: Usable,
+    counts: np.ndarray,
+    *,
+    seed: tuple[int, int] | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> tf.data.Dataset:
+    """The order in which `read_serialized` gives examples, as their numbers in file order.
+
+    Args:
+      records: which files.
+      counts: (S,) how many usable examples each file holds.
+      seed: as for `read_serialized`.
+      part: as for `read_serialized`.
+
+    Returns:
+      A dataset of () int64.
+    """
+    ends = tf.constant(np.cumsum(counts), tf.int64)
+    starts = ends - tf.constant(counts, tf.int64)
+    first, step = part
+    return arranged(
+        lambda shard: tf.data.Dataset.range(starts[shard], ends[shard]),
+        np.arange(len(records.files))[first::step],
+        seed=seed,
+        buffer=shuffle_buffer(records),
+        examples=records.examples if step == 1 else None,
+    )
 
 
 def shuffle_buffer(records: Usable, *, memory_mb: int = 256) -> int:
@@ -151,25 +184,49 @@ def shuffle_buffer(records: Usable, *, memory_mb: int = 256) -> int:
 
 
 @tf.autograph.experimental.do_not_convert
-def parse_record(serialized: tf.Tensor, *, info: DatasetInfo) -> Record:
-    """The `Record` in a serialised tf.Example.
+def parse_records(serialized: tf.Tensor, *, info: DatasetInfo) -> Record:
+    """The `Record` columns in serialised tf.Examples.
+
+    Records that others wrote (`info.foreign`) may lack an identity, which is then computed, and
+    slices, which are then empty: see `trainers.data.prepare`.
+
+    Args:
+      serialized: (k,) string.
+      info: for the label offset and range, and the slice keys.
 
     Raises:
       tf.errors.InvalidArgumentError: when run on a record without a required key, or whose label
         is outside [label_offset, label_offset + num_classes).
     """
     text = tf.io.FixedLenFeature((), tf.string)
-    spec = {features.IMAGE: text, features.ID: text, **dict.fromkeys(features.SLICES, text)}
+    lenient = tf.io.FixedLenFeature((), tf.string, "") if info.foreign else text
+    spec = {features.IMAGE: text, features.ID: lenient, **dict.fromkeys(info.slices, lenient)}
     spec[features.LABEL] = tf.io.FixedLenFeature((), tf.int64)
-    parsed = tf.io.parse_single_example(serialized, spec)
+    parsed = tf.io.parse_example(serialized, spec)
     label = parsed[features.LABEL] - info.label_offset
     in_range = tf.debugging.Assert(
-        (label >= 0) & (label < info.num_classes), ["label out of range", label]
+        tf.reduce_all((label >= 0) & (label < info.num_classes)), ["label out of range", label]
     )
     with tf.control_dependencies([in_range] if in_range is not None else []):
         label = tf.cast(label, tf.int32)
-    slices = {key: parsed[key] for key in features.SLICES}
-    return Record(parsed[features.IMAGE], label, parsed[features.ID], slices)
+    encoded, identity = parsed[features.IMAGE], parsed[features.ID]
+    if info.foreign:
+        identity = tf.where(identity == "", fingerprint(encoded), identity)
+    return Record(encoded, label, identity, {key: parsed[key] for key in info.slices})
+
+
+def fingerprint(encoded: tf.Tensor) -> tf.Tensor:
+    """An identity for pictures of others: 16 hex digits of FarmHash64.
+
+    Args:
+      encoded: (k,) string.
+
+    Returns:
+      (k,) string.
+    """
+    digest = tf.raw_ops.Fingerprint(data=encoded, method="farmhash64")
+    digits = tf.constant([f"{byte:02x}" for byte in range(256)])
+    return tf.strings.reduce_join(tf.gather(digits, tf.cast(digest, tf.int32)), -1)
 
 
 @contextmanager
@@ -219,14 +276,16 @@ def raw_examples(directory: Path | str, split: str) -> Iterator[bytes]:
 
 
 def _one_shard(
-    file: tf.Tensor, shard: tf.Tensor, readable: tf.Tensor, *, bad_keys: list[int]
+    file: tf.Tensor, shard: tf.Tensor, *, readable: np.ndarray, bad_keys: list[int]
 ) -> tf.data.Dataset:
-    dataset = tf.data.TFRecordDataset(file).take(readable)
+    dataset = tf.data.TFRecordDataset(file)
     if not bad_keys:
         return dataset
     keys = tf.constant(bad_keys, tf.int64)
-    kept = dataset.enumerate().filter(
-        lambda index, _: tf.logical_not(tf.reduce_any(keys == _key(shard, index)))
+    kept = (
+        dataset.take(tf.constant(readable)[shard])
+        .enumerate()
+        .filter(lambda index, _: tf.logical_not(tf.reduce_any(keys == _key(shard, index))))
     )
     return kept.map(lambda _, serialized: serialized)
 
@@ -234,7 +293,3 @@ def _one_shard(
 def _key(shard: Any, index: Any) -> Any:
     """One number for (shard, index); no shard holds 2**40 records."""
     return shard * 2**40 + index
-
-
-def _mix(seed: tuple[int, int]) -> int:
-    return int(np.random.default_rng([part & 0xFFFFFFFF for part in seed]).integers(2**31))

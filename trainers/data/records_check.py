@@ -12,18 +12,10 @@ from pathlib import Path
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from serving.image_header import ImageError
 from trainers.data import features
-from trainers.data.decode import decode_bytes
+from trainers.data.decode import load_image
 from trainers.data.features import DatasetError, DatasetInfo
-from trainers.data.image_header import ImageError
-
-#: Keys a record must have, with the list of `tf.train.Feature` that holds them.
-REQUIRED = {
-    features.IMAGE: "bytes_list",
-    features.LABEL: "int64_list",
-    features.ID: "bytes_list",
-    **dict.fromkeys(features.SLICES, "bytes_list"),
-}
 
 
 class DataError(DatasetError):
@@ -108,21 +100,35 @@ def check_example(serialized: bytes, info: DatasetInfo) -> str:
     except DecodeError:
         return f"{len(serialized)} bytes that are not a tf.Example"
     feature = example.features.feature
-    for key, kind in REQUIRED.items():
+    for key, kind in required_keys(info).items():
         if key not in feature:
             have = ", ".join(sorted(feature)) or "nothing"
             return f"no {key!r}, it has {have}; write records with `sightline ingest`"
         if len(getattr(feature[key], kind).value) != 1:
             return f"{key!r} must be one value in {kind}, got {feature[key].WhichOneof('kind')}"
-    label = feature[features.LABEL].int64_list.value[0]
+    detection = info.task == features.DETECTION
     low, high = info.label_offset, info.label_offset + info.num_classes - 1
-    if not low <= label <= high:
-        return f"label {label} is outside {low}..{high} ({info.num_classes} classes)"
+    for label in feature[features.OBJECT_LABEL if detection else features.LABEL].int64_list.value:
+        if not low <= label <= high:
+            return f"label {label} is outside {low}..{high} ({info.num_classes} classes)"
     try:
-        decode_bytes(feature[features.IMAGE].bytes_list.value[0])
+        load_image(feature[features.IMAGE].bytes_list.value[0])
     except ImageError as error:
         return f"picture does not decode: {error}"
     return ""
+
+
+def required_keys(info: DatasetInfo) -> dict[str, str]:
+    """Keys of exactly one value that a record must have -> the `tf.train.Feature` list they are in.
+
+    Of records that others wrote (`info.foreign`), identity and slices are not asked for.
+    """
+    keys = {features.IMAGE: "bytes_list"}
+    if info.task != features.DETECTION:
+        keys[features.LABEL] = "int64_list"
+    if not info.foreign:
+        keys |= {features.ID: "bytes_list", **dict.fromkeys(info.slices, "bytes_list")}
+    return keys
 
 
 def _scan(directory: Path | str, split: str, info: DatasetInfo) -> Iterator[BadRecord]:

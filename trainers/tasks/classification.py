@@ -8,7 +8,7 @@ import tensorflow as tf
 from trainers.config import Config
 from trainers.data.features import DatasetInfo
 from trainers.keras import keras
-from trainers.losses import CrossEntropy
+from trainers.losses import CrossEntropy, Top1
 from trainers.metrics import classification_metrics
 from trainers.models import build_model
 from trainers.predictions import Predictions
@@ -27,8 +27,8 @@ class Classification:
         return CrossEntropy(config.train.label_smoothing)
 
     def metrics(self) -> list[Any]:
-        """Top-1 accuracy, called `top1`."""
-        return [keras.metrics.SparseCategoricalAccuracy(name="top1")]
+        """Top-1 accuracy, called `top1`, of hard or mixed labels."""
+        return [Top1()]
 
     def scores(self, outputs: Any) -> np.ndarray:
         """(B,N) float32 softmax of the logits."""

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -5,7 +6,7 @@ import sys
 
 import pytest
 
-from tfx_pipeline.ingest.output import replacing
+from tfx_pipeline.ingest.output import full_disk_named, publish, workplace, writing
 from tfx_pipeline.ingest.source import IngestError
 
 DIES = """
@@ -19,77 +20,104 @@ if sys.argv[2] == "between renames":
         rename(self, target)
         os.kill(os.getpid(), signal.SIGKILL)
     Path.rename = once
-with output.replacing(out) as folder:
-    (folder / "dataset.json").write_text("new")
+with output.workplace(out, "abc") as work:
+    (work / "out").mkdir()
+    (work / "out" / "dataset.json").write_text("new")
     if sys.argv[2] == "inside":
         os.kill(os.getpid(), signal.SIGKILL)
+    output.publish(work / "out", out)
 """
 
 
-def fill(folder, text):
-    (folder / "dataset.json").write_text(text)
+def finish(out, text, key="abc"):
+    with workplace(out, key) as work:
+        made = work / "out"
+        made.mkdir(exist_ok=True)
+        (made / "dataset.json").write_text(text)
+        publish(made, out)
 
 
-def interrupted(out):
-    with replacing(out) as folder:
-        fill(folder, "new")
+def write_half(path):
+    with writing(path) as file:
+        file.write(b"half")
         raise KeyboardInterrupt
-
-
-def die(out, when):
-    done = subprocess.run([sys.executable, "-c", DIES, str(out), when], check=False)
-    assert done.returncode == -signal.SIGKILL
 
 
 def test_appears_whole_and_replaces_an_older_data_set(tmp_path):
     out = tmp_path / "deep" / "data"
     for text in ("first", "second"):
-        with replacing(out) as folder:
-            assert folder.parent == out.parent
-            fill(folder, text)
+        finish(out, text)
         assert (out / "dataset.json").read_text() == text
-    assert os.listdir(out.parent) == ["data"]
+    assert [one for one in os.listdir(out.parent) if not one.startswith(".")] == ["data"]
 
 
-def test_a_failure_leaves_the_older_data_set_and_nothing_else(tmp_path):
-    out = tmp_path / "data"
-    with replacing(out) as folder:
-        fill(folder, "old")
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(out)
-    assert (out / "dataset.json").read_text() == "old"
-    assert os.listdir(tmp_path) == ["data"]
+def test_work_is_kept_for_the_same_key_and_removed_for_another(tmp_path):
+    work = tmp_path / ".data.ingest-abc"
+    with workplace(tmp_path / "data", "abc") as first:
+        assert first == work
+        (work / "half").touch()
+    with workplace(tmp_path / "data", "abc") as again:
+        assert again == work
+        assert (again / "half").is_file()
+    with workplace(tmp_path / "data", "def") as other:
+        assert other != work
+    assert not work.exists()
 
 
 @pytest.mark.parametrize("when", ["inside", "between renames"])
-def test_kill_9_loses_nothing_and_is_swept_by_the_next_run(tmp_path, when):
+def test_kill_9_loses_nothing(tmp_path, when):
     out = tmp_path / "data"
-    with replacing(out) as folder:
-        fill(folder, "old")
-    die(out, when)
-    assert len(os.listdir(tmp_path)) > 1 or not out.exists()
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(out)
-    assert (out / "dataset.json").read_text() == "old"
-    assert os.listdir(tmp_path) == ["data"]
+    finish(out, "old")
+    done = subprocess.run([sys.executable, "-c", DIES, str(out), when], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with workplace(out, "def"):
+        assert (out / "dataset.json").read_text() == "old"
 
 
-def test_another_process_at_work_is_not_swept(tmp_path):
-    theirs = tmp_path / f".data.ingest-new-{os.getppid()}-0000"
-    theirs.mkdir()
-    with replacing(tmp_path / "data") as folder:
-        fill(folder, "mine")
-    assert theirs.is_dir()
+def test_two_jobs_do_not_write_one_data_set(tmp_path):
+    for key in ("abc", "def"):
+        with (
+            workplace(tmp_path / "data", "abc"),
+            pytest.raises(IngestError, match="another job"),
+            workplace(tmp_path / "data", key),
+        ):
+            pass
 
 
 def test_refuses_what_is_not_a_data_set(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(IngestError, match=r"no dataset.json.*not overwritten"), replacing(tmp_path):
-        pass
-    with pytest.raises(IngestError, match="is a file"), replacing(tmp_path / "thesis.txt"):
-        pass
-    assert os.listdir(tmp_path) == ["thesis.txt"]
+    with pytest.raises(IngestError, match=r"no dataset.json.*not overwritten"):
+        finish(tmp_path, "new")
+    with pytest.raises(IngestError, match="is a file"):
+        finish(tmp_path / "thesis.txt", "new")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
-    with replacing(tmp_path / "empty") as folder:
-        fill(folder, "fine")
+    finish(tmp_path / "empty", "fine")
     assert (tmp_path / "empty" / "dataset.json").is_file()
+
+
+def test_a_file_is_whole_or_absent(tmp_path):
+    path = tmp_path / "a.json"
+    with writing(path) as file:
+        file.write(b"whole")
+    with pytest.raises(KeyboardInterrupt):
+        write_half(path)
+    assert path.read_bytes() == b"whole"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_only_a_full_disk_is_called_one(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        pytest.raises(IngestError, match=r"a.json could not be written.*free some space"),
+        full_disk_named(tmp_path / "a.json"),
+    ):
+        raise full
+    with pytest.raises(PermissionError), full_disk_named(tmp_path / "a.json"):
+        raise PermissionError
+    with (
+        open("/dev/full", "wb", buffering=0) as device,
+        pytest.raises(IngestError, match="No space left"),
+        full_disk_named(tmp_path),
+    ):
+        device.write(b"x")

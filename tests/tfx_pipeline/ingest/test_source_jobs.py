@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tfx_pipeline.ingest import IngestError, ingest, jobs
-from tfx_pipeline.ingest.job import read_item
-from trainers.data.image_header import ImageError
+from serving.image_header import ImageError
+from tfx_pipeline.ingest import IngestError, Request, ingest, jobs
+from tfx_pipeline.ingest.check import read_item
 from trainers.registry import UnknownNameError
 
 
@@ -22,7 +22,7 @@ def picture(path, level=0):
 
 
 def folder(path):
-    return jobs.get("folder")(path)
+    return jobs.get("folder")(Request(None if path is None else str(path), path))
 
 
 def test_importing_the_package_loads_neither_beam_nor_tensorflow():
@@ -40,12 +40,13 @@ def test_unknown_job_names_the_nearest(tmp_path):
 
 
 def test_digits_are_the_scans_losslessly():
-    source = jobs.get("digits")(None)
+    source = jobs.get("digits")(Request(None, None))
     scans = load_digits()
     assert source.classes == tuple("0123456789")
-    assert len(source.items) == 1797
+    items = list(source.items)
+    assert len(items) == source.total == 1797
     for index in (0, 5, 1796):
-        item = source.items[index]
+        item = items[index]
         assert item.data.startswith(b"\x89PNG")
         assert item.class_name == str(scans.target[index])
         pixels = np.asarray(Image.open(io.BytesIO(item.data)))
@@ -54,7 +55,7 @@ def test_digits_are_the_scans_losslessly():
 
 def test_digits_take_no_folder(tmp_path):
     with pytest.raises(IngestError, match="reads no folder"):
-        jobs.get("digits")(tmp_path)
+        jobs.get("digits")(Request(str(tmp_path), tmp_path))
 
 
 def test_class_folders_in_number_order_with_nested_linked_and_hidden_files(tmp_path):
@@ -121,7 +122,7 @@ def test_refused_layouts_say_what_was_found_and_what_to_do(tmp_path, files, mess
 
 
 def test_absent_folder(tmp_path):
-    with pytest.raises(IngestError, match="is not a folder; put pictures into"):
+    with pytest.raises(IngestError, match="is not a folder; give put pictures into"):
         folder(tmp_path / "nowhere")
     with pytest.raises(IngestError, match="needs a folder"):
         folder(None)

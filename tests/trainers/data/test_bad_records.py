@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from trainers.config import override
-from trainers.data import pipeline
 from trainers.data.pipeline import (
     DataError,
     calibration_images,
@@ -22,10 +21,10 @@ from trainers.data.pipeline import (
 from trainers.data.records_check import find_bad_record, validate_records
 
 
-@pytest.fixture(params=["in memory", "streamed"])
-def either_way(request, monkeypatch):
-    if request.param == "streamed":
-        monkeypatch.setattr(pipeline, "_CACHE_BYTES", 0)
+@pytest.fixture(params=["memory", "none"])
+def config(request, config):
+    """Each test runs with pictures kept in memory, and decoded as they come."""
+    return override(config, [f"data.cache={request.param}"])
 
 
 def good(writer, scans, index):
@@ -75,7 +74,6 @@ def damaged(config, tmp_path, writer, scans):
 
 
 @pytest.mark.parametrize("kind", list(REASONS))
-@pytest.mark.usefixtures("either_way")
 def test_a_bad_record_is_named_by_file_and_index(damaged, kind):
     config, info = damaged(kind)
     message = f"data_tfrecord-00001-of-00002 record 3: .*{REASONS[kind]}.*on_error=skip"
@@ -85,11 +83,8 @@ def test_a_bad_record_is_named_by_file_and_index(damaged, kind):
         list(eval_batches(config, info, "test"))
 
 
-@pytest.mark.parametrize(
-    ("kind", "cache_bytes"), [*((kind, 2**28) for kind in REASONS), ("undecodable", 0)]
-)
-def test_skip_leaves_out_exactly_the_bad_record(damaged, kind, cache_bytes, caplog, monkeypatch):
-    monkeypatch.setattr(pipeline, "_CACHE_BYTES", cache_bytes)
+@pytest.mark.parametrize("kind", list(REASONS))
+def test_skip_leaves_out_exactly_the_bad_record(damaged, kind, caplog):
     config, info = damaged(kind)
     config = override(config, ["data.on_error=skip"])
     with caplog.at_level(logging.WARNING, "sightline.data"):
@@ -124,7 +119,6 @@ def truncated(config, tmp_path, writer, scans):
     return override(config, changed), info
 
 
-@pytest.mark.usefixtures("either_way")
 def test_a_truncated_shard_is_named_and_its_lost_records_are_counted(truncated):
     config, info = truncated
     message = "data_tfrecord-00000-of-00002 record 6: truncated or corrupt shard"
@@ -150,7 +144,6 @@ def test_a_flipped_bit_is_found_by_the_checksum(truncated, tmp_path, digits, con
     ]
 
 
-@pytest.mark.usefixtures("either_way")
 def test_fewer_records_than_declared_is_an_error(config, digits):
     info = digits[1]
     more = dataclasses.replace(info.splits["test"], examples=54)

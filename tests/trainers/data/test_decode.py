@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from trainers.data.decode import ImageError, decode_bytes, decode_image, load_image
+from trainers.data.decode import ImageError, decode_bytes, decode_crop, decode_image, load_image
+from trainers.data.preprocess import resize_crop, resize_image
 
 RNG = np.random.default_rng(0)
 
@@ -69,3 +70,58 @@ def test_damaged_bodies_are_image_errors_with_the_reason():
         load_image(data[: len(data) // 2])
     with pytest.raises(ImageError, match="Unknown image file format"):
         decode_bytes(b"hello")
+
+
+def smooth(height, width):
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = [np.sin(rows / 40 + c) + np.cos(columns / (30 + 10 * c)) for c in range(3)]
+    return np.round((np.stack(waves, -1) + 2) * 63).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
+def test_a_crop_is_that_box_of_the_picture(kind):
+    data = save(Image.fromarray(smooth(90, 120)), kind)
+    whole = load_image(data)
+    seen = []
+
+    def choose(size):
+        seen.append(size.numpy().tolist())
+        return tf.constant([11, 23, 40, 31])
+
+    got = decode_crop(tf.constant(data), choose, image_size=(40, 40)).numpy()
+    assert seen == [[90, 120]]
+    assert got.shape == (40, 31, 3)
+    box = whole[11:51, 23:54]
+    np.testing.assert_array_equal(got[:, 2:-2], box[:, 2:-2])
+    assert np.abs(got.astype(int) - box).max() <= (4 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize(
+    ("target", "ratio"), [((56, 56), 1), ((50, 50), 2), ((25, 20), 4), ((5, 12), 8)]
+)
+def test_a_much_larger_box_of_a_jpeg_comes_smaller(target, ratio):
+    data = save(Image.fromarray(smooth(203, 301)), "JPEG", quality=98)
+    box = tf.constant([37, 50, 103, 122])
+    traced = tf.function(lambda one: decode_crop(one, lambda _: box, image_size=target))
+    got = traced(tf.constant(data)).numpy()
+    assert got.shape == (103 // ratio, 122 // ratio, 3)
+    blocks = load_image(data)[: 203 // ratio * ratio, : 301 // ratio * ratio].astype(float)
+    blocks = blocks.reshape(203 // ratio, ratio, 301 // ratio, ratio, 3).mean((1, 3))
+    top, left = 37 // ratio, 50 // ratio
+    wanted = blocks[top : top + 103 // ratio, left : left + 122 // ratio]
+    # One block further on would be 1.5 to 17 levels away on average.
+    assert np.abs(got - wanted).mean() < 1.2
+    assert np.abs(got - wanted).max() < 8
+
+
+def test_resizing_for_training_is_within_one_level():
+    image = tf.constant(RNG.integers(0, 256, (61, 47, 3), dtype=np.uint8))
+    for size in ((61, 47), (30, 90), (224, 224)):
+        exact = resize_image(image, image_size=size).numpy().astype(int)
+        assert np.abs(resize_crop(image, image_size=size).numpy() - exact).max() <= 1
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"hello", b"\xff\xd8\xffno"])
+def test_crops_of_what_is_no_picture_fail(data):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_crop(tf.constant(data), lambda size: tf.concat([[0, 0], size], 0), image_size=(8, 8))

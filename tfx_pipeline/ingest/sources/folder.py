@@ -10,36 +10,43 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfx_pipeline.ingest.source import IngestError, Item, Source, jobs
+from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, jobs
 
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _LAYOUT = "put pictures into DIR/<class>/*.jpg or DIR/<train|validation|test>/<class>/*.jpg"
 
 
 @jobs.register("folder")
-def source(folder: Path | None) -> Source:
+def source(request: Request) -> Source:
     """The pictures below a folder; classes sorted, by number where all names are numbers.
 
     Raises:
       IngestError: no such folder, no class folders, one class only, split folders without
         `train` or beside other folders, or no files.
     """
-    if folder is None:
-        raise IngestError(f"`folder` needs a folder to read; {_LAYOUT}")
-    if not folder.is_dir():
-        raise IngestError(f"{folder} is not a folder; {_LAYOUT}")
+    folder = request.folder(_LAYOUT)
     roots = _split_roots(folder)
     classes = _classes(folder, list(roots.values()))
-    items = tuple(
-        Item(path.relative_to(folder).as_posix(), class_name, split=split, path=str(path))
-        for split, root in roots.items()
-        for class_name in classes
-        for path in _files(root / class_name)
-    )
-    if not items:
+    count = sum(1 for root in roots.values() for one in classes for _ in _files(root / one))
+    if not count:
         raise IngestError(f"{folder} has {len(classes)} class folders but no file; {_LAYOUT}")
     name = folder.resolve().name
-    return Source(name, classes, items, description=f"{len(items)} files of folder {name}")
+    return Source(
+        name,
+        classes,
+        _items(folder, roots, classes),
+        description=f"{count} files of folder {name}",
+        every_class=True,
+        total=count,
+    )
+
+
+def _items(folder: Path, roots: dict[str, Path], classes: tuple[str, ...]) -> Iterator[Item]:
+    for split, root in roots.items():
+        for class_name in classes:
+            for path in _files(root / class_name):
+                name = path.relative_to(folder).as_posix()
+                yield Item(name, class_name, split=split, path=str(path))
 
 
 def _split_roots(folder: Path) -> dict[str, Path]:

@@ -16,11 +16,16 @@ _BMP_BGRA_MASKS = (0x00FF0000, 0x0000FF00, 0x000000FF)
 # JPEG start-of-frame markers; C4 (tables), C8 (reserved) and CC (arithmetic tables) are not.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
+_GIF_EXTENSION, _GIF_FRAME = 0x21, 0x2C
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 
 class ImageError(ValueError):
     """Bytes that are not a picture the exported graph decodes; the message says why."""
+
+
+class ImageTooLargeError(ImageError):
+    """More pixels than a decoder should be asked for: a bomb, or a picture to be made smaller."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,9 @@ def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
       max_pixels: largest height times width.
 
     Raises:
+      ImageTooLargeError: more than `max_pixels`.
       ImageError: empty, another format, a broken header, a BMP flavour that TensorFlow would
-        misread (palette, RLE, unusual masks), or more than `max_pixels`.
+        misread (palette, RLE, unusual masks), or a GIF whose first frame is smaller than it.
     """
     if not data:
         raise ImageError("empty: 0 bytes; send the bytes of a JPEG, PNG, BMP or GIF picture")
@@ -67,7 +73,7 @@ def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     if header.height < 1 or header.width < 1:
         raise ImageError(f"{header.format} header says {header.height} x {header.width} pixels")
     if header.height * header.width > max_pixels:
-        raise ImageError(
+        raise ImageTooLargeError(
             f"{header.format} of {header.height} x {header.width} = "
             f"{header.height * header.width:,} pixels is over the limit of {max_pixels:,}; "
             "send a smaller picture"
@@ -111,8 +117,27 @@ def _png(data: bytes) -> ImageHeader:
 
 
 def _gif(data: bytes) -> ImageHeader:
-    width, height = struct.unpack_from("<HH", data, 6)
-    return ImageHeader("GIF", height, width, 3)
+    """Refuses a first frame that does not fill the canvas: TensorFlow then returns the frame."""
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    header = ImageHeader("GIF", height, width, 3)
+    position = 13 + _colour_table_bytes(flags)
+    while data[position] == _GIF_EXTENSION:
+        position += 2
+        while data[position]:  # Sub-blocks, each after its length; an empty one ends them.
+            position += 1 + data[position]
+        position += 1
+    if data[position] == _GIF_FRAME:
+        left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, position + 1)
+        if (left, top, frame_width, frame_height) != (0, 0, width, height):
+            raise ImageError(
+                f"GIF of {height} x {width} whose first frame is {frame_height} x {frame_width} "
+                f"at {top}, {left} is not decoded; save it as PNG"
+            )
+    return header
+
+
+def _colour_table_bytes(flags: int) -> int:
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def _bmp(data: bytes) -> ImageHeader:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainers.data.image_header import ImageError, check_image
+from serving.image_header import ImageError, check_image
 
 
 def encoded(kind, shape=(5, 7, 3), mode=None, **options):
@@ -110,7 +110,7 @@ def test_sizes_of_real_odd_files_agree_with_pillow(shared_data, tmp_path):
         try:
             header = check_image((tmp_path / row["file"]).read_bytes())
         except ImageError:
-            assert row["pillow_format"] == "BMP", row["file"]
+            assert row["pillow_format"] in ("BMP", "GIF"), row["file"]
             continue
         assert f"{header.width}x{header.height}" == row["size"], row["file"]
         agreed += 1

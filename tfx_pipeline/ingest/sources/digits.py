@@ -1,17 +1,16 @@
 """scikit-learn's handwritten digits: 1,797 real 8 x 8 scans that come with the package."""
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tfx_pipeline.ingest.source import IngestError, Item, Source, jobs
+from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, jobs
 
 
 @jobs.register("digits")
-def source(folder: Path | None) -> Source:
+def source(request: Request) -> Source:
     """The UCI optical recognition test set as grey PNG bytes, classes `0` to `9`.
 
     Scans hold 0 to 16; they are scaled to 0 to 255, which keeps all 17 levels apart.
@@ -19,9 +18,9 @@ def source(folder: Path | None) -> Source:
     Raises:
       IngestError: a folder was given, and this job reads none.
     """
-    if folder is not None:
+    if request.where is not None:
         raise IngestError(
-            f"`digits` reads no folder, got {folder}; pictures of your own go in with `folder`"
+            f"`digits` reads no folder, got {request.where}; your own pictures go in with `folder`"
         )
     from sklearn.datasets import load_digits
 
@@ -35,6 +34,8 @@ def source(folder: Path | None) -> Source:
             for index, (pixels, digit) in enumerate(zip(levels, scans.target, strict=True))
         ),
         description="sklearn.datasets.load_digits: 8 x 8 scans, UCI optical recognition test set",
+        every_class=True,
+        total=len(levels),
     )
 
 

@@ -1,0 +1,108 @@
+"""Members of folders, tars, tars within tars and zips, read in place."""
+
+import io
+import tarfile
+import zipfile
+
+import pytest
+
+from tfx_pipeline.ingest.archives import members, members_within, read_member
+from tfx_pipeline.ingest.source import IngestError
+
+FILES = {"a/1.jpg": b"one", "a/2.jpg": b"", "b/3.jpg": bytes(range(256)) * 40}
+
+
+def read(member):
+    return read_member(
+        member.path, offset=member.offset, length=member.length, deflated=member.deflated
+    )
+
+
+def contents(path, listing=members):
+    return {member.name: read(member) for member in listing(path)}
+
+
+def tar(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def test_a_folder_in_sorted_order_without_what_is_hidden(tmp_path):
+    for name, data in {**FILES, ".git/x": b"no", "a/.DS_Store": b"no"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    assert [member.name for member in members(tmp_path)] == sorted(FILES)
+    assert contents(tmp_path) == FILES
+
+
+def test_a_tar_and_tars_within_it(tmp_path):
+    inner = {f"n{number}.tar": tar({f"{number}.jpg": bytes([number]) * 700}) for number in range(3)}
+    (tmp_path / "outer.tar").write_bytes(tar({**inner, "./plain.jpg": b"p", "._hidden": b"no"}))
+    assert contents(tmp_path / "outer.tar") == {
+        "n0.tar/0.jpg": bytes(700),
+        "n1.tar/1.jpg": b"\1" * 700,
+        "n2.tar/2.jpg": b"\2" * 700,
+        "plain.jpg": b"p",
+    }
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
+        for name, data in {**FILES, "__MACOSX/a/._1.jpg": b"no"}.items():
+            archive.writestr(name, data)
+    assert contents(tmp_path / "x.zip") == FILES
+
+
+def test_archives_within_a_folder(tmp_path):
+    (tmp_path / "train.tar").write_bytes(tar(FILES))
+    (tmp_path / "readme.txt").write_bytes(b"r")
+    found = contents(tmp_path, members_within)
+    expected = {f"train.tar/{name}": data for name, data in FILES.items()}
+    assert found == {**expected, "readme.txt": b"r"}
+
+
+def test_a_cut_tar_is_refused_wherever_the_cut_is(tmp_path):
+    whole = tar(FILES)
+    end = len(whole.rstrip(b"\0")) + 512
+    for size in [100, 512, 700, 2000, 6000, end - 1000]:
+        (tmp_path / "cut.tar").write_bytes(whole[:size])
+        with pytest.raises(IngestError, match=r"cut\.tar (is not a whole tar|ends at|has no end)"):
+            list(members(tmp_path / "cut.tar"))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("x.tar.gz", b"\x1f\x8b", "compressed tar; unpack it"),
+        ("x.tar", b"not a tar at all" * 100, "not a whole tar or zip"),
+        ("absent", None, "does not exist"),
+    ],
+)
+def test_what_is_no_archive(tmp_path, name, data, message):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(IngestError, match=message):
+        list(members(tmp_path / name))
+
+
+def test_zip_methods_nobody_reads_in_place(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.jpg", b"a")
+    with pytest.raises(IngestError, match="jpg is compressed by method 14"):
+        list(members(tmp_path / "x.zip"))
+
+
+def test_a_part_that_is_not_there_any_more(tmp_path):
+    (tmp_path / "x").write_bytes(b"12345")
+    assert read_member(str(tmp_path / "x"), offset=1, length=3) == b"234"
+    with pytest.raises(OSError, match="2 are missing"):
+        read_member(str(tmp_path / "x"), offset=3, length=4)
+    with pytest.raises(OSError, match="damaged zip member"):
+        read_member(str(tmp_path / "x"), offset=0, length=5, deflated=True)

@@ -1,0 +1,61 @@
+"""What ingest has to say about single files: noted, repaired or rejected, by kind."""
+
+from dataclasses import dataclass
+
+NOTE, REPAIR, REJECTION = "note", "repair", "rejection"
+
+#: Kind -> (level, what it means). A note changes nothing; a repair changes or leaves out a part of
+#: a picture's record; a rejection leaves out the whole picture, or a label that belongs to none.
+KINDS: dict[str, tuple[str, str]] = {
+    # Pictures.
+    "name_differs": (NOTE, "the content is another format than the file's name says"),
+    "grey": (NOTE, "one channel, kept; the graph makes three equal ones"),
+    "cmyk": (NOTE, "CMYK or YCCK JPEG, kept; the graph turns it into RGB"),
+    "sixteen_bits": (NOTE, "16 bits a channel; the graph keeps the high byte"),
+    "animated": (NOTE, "several frames; the first is the picture"),
+    "alpha": (NOTE, "transparency, dropped without blending"),
+    "exif_kept": (NOTE, "EXIF says turned; kept as stored, which is what TensorFlow decodes"),
+    "duplicate_kept": (NOTE, "the same bytes as another picture; this source keeps both"),
+    "exif_applied": (REPAIR, "turned upright by EXIF and stored as PNG"),
+    "transcoded": (REPAIR, "a format that the graph does not decode, stored as PNG"),
+    "undecodable": (REJECTION, "no picture can be had from the bytes"),
+    "too_large": (REJECTION, "over the pixel budget, by its header"),
+    "unreadable": (REJECTION, "the file could not be read"),
+    "duplicate": (REJECTION, "the same bytes as another picture, which is kept"),
+    "conflict": (REJECTION, "the same bytes as another picture with another label; none is kept"),
+    # Labels of pictures.
+    "label_missing": (REJECTION, "no label for the picture"),
+    "label_unknown": (REJECTION, "a label that is none of the classes"),
+    "image_missing": (REJECTION, "a label for a picture that is not there"),
+    "size_differs": (REJECTION, "the annotations were made for another size of this picture"),
+    # Objects: the picture stays.
+    "no_objects": (NOTE, "a picture without objects, kept as a negative"),
+    "box_clipped": (REPAIR, "a box past the picture's edge, clipped"),
+    "box_outside": (REPAIR, "a box wholly outside of the picture, dropped"),
+    "box_empty": (REPAIR, "a box without area, dropped"),
+    "box_invalid": (REPAIR, "a box with a negative side or a value that is no number, dropped"),
+    "mask_size": (REPAIR, "a mask of another size than its picture, dropped with its object"),
+    "mask_invalid": (REPAIR, "a mask that cannot be read, dropped with its object"),
+    "category_unknown": (REPAIR, "an object of a category that does not exist, dropped"),
+    "annotation_invalid": (REPAIR, "an annotation that lacks a field or cannot be read, dropped"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about one file.
+
+    Attributes:
+      kind: a key of `KINDS`.
+      file: the picture's name in the source.
+      detail: what exactly, with the value.
+    """
+
+    kind: str
+    file: str
+    detail: str = ""
+
+    @property
+    def level(self) -> str:
+        """`note`, `repair` or `rejection`."""
+        return KINDS[self.kind][0]

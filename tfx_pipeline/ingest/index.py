@@ -1,0 +1,210 @@
+"""The items of a source and what is known of them, in one SQLite file.
+
+Memory never holds a data set.
+
+Workers open it read-only: it lies beside the shards, where every runner's workers write. Verdicts
+come back as one file a chunk, written whole or not at all, so that a job that was stopped goes on
+from its last whole chunk.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.objects import objects_from_json, objects_to_json
+from tfx_pipeline.ingest.source import IngestError, Item
+
+#: Items that one worker checks at a time, and that a stopped job loses at most.
+CHUNK = 256
+
+_SCHEMA = """
+CREATE TABLE items (
+  row INTEGER PRIMARY KEY, name BLOB UNIQUE, class TEXT, split TEXT, path BLOB, offset INTEGER,
+  length INTEGER, deflated INTEGER, state TEXT, data BLOB, labels TEXT);
+CREATE TABLE findings (row INTEGER, kind TEXT, file BLOB, detail TEXT);
+CREATE TABLE facts (
+  row INTEGER PRIMARY KEY, digest TEXT, facts TEXT, split TEXT, shard INTEGER, objects INTEGER);
+CREATE INDEX by_digest ON facts (digest);
+"""
+_COLUMNS = "row, name, class, split, path, offset, length, deflated, data, labels"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source turned out to hold: how many items, and a digest of all that decides them."""
+
+    items: int
+    digest: str
+
+
+def create(
+    path: Path, items: Iterable[Item | Finding], tick: Callable[[], None] = lambda: None
+) -> Listing:
+    """Writes every item of a source to a new index.
+
+    Args:
+      path: the file to write; it must not exist.
+      items: of a `Source`.
+      tick: called for each item.
+
+    Raises:
+      IngestError: two items have one name.
+    """
+    digest, rows = hashlib.sha256(), 0
+    with connect(path, write=True) as index:
+        index.executescript(_SCHEMA)
+        for one in items:
+            if isinstance(one, Finding):
+                record_findings(index, None, [one])
+                digest.update(repr(one).encode("utf-8", "surrogateescape"))
+                continue
+            values = _row(one)
+            try:
+                slots = ",".join("?" * (1 + len(values)))
+                index.execute(f"INSERT INTO items VALUES ({slots})", (rows, *values))
+            except sqlite3.IntegrityError:
+                raise IngestError(f"the source has two pictures called {one.name!r}") from None
+            record_findings(index, rows, one.findings)
+            digest.update(repr(values).encode())
+            rows += 1
+            tick()
+    return Listing(rows, digest.hexdigest())
+
+
+@contextlib.contextmanager
+def connect(path: Path | str, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+    """The index, to read or, committed at the end of the block, to write.
+
+    Raises:
+      IngestError: the disk is full.
+    """
+    # A plain name: `%` and `?` in it would mean something in the URI.
+    quoted = Path(path).absolute().as_uri()
+    mode = "rwc" if write else "ro"
+    connection = sqlite3.connect(f"{quoted}?mode={mode}", uri=True)
+    try:
+        if write:
+            # The whole file is made again after a crash, so that nothing needs to wait for disks.
+            connection.execute("PRAGMA synchronous=OFF")
+            connection.execute("PRAGMA journal_mode=OFF")
+        yield connection
+        connection.commit()
+    except sqlite3.OperationalError as error:
+        if "disk is full" in str(error) or "disk I/O" in str(error):
+            raise IngestError(
+                f"{path}: {error}; free some space and run the same command again"
+            ) from error
+        raise
+    finally:
+        connection.close()
+
+
+def read_item_row(index: sqlite3.Connection, row: int) -> Item:
+    """The item of one row."""
+    query = f"SELECT {_COLUMNS} FROM items WHERE row = ?"
+    return _item(index.execute(query, (row,)).fetchone())[1]
+
+
+def read_chunk(path: str, chunk: int) -> list[tuple[int, Item]]:
+    """The items of one chunk, by row."""
+    with connect(path) as index:
+        found = index.execute(
+            f"SELECT {_COLUMNS} FROM items WHERE row >= ? AND row < ? ORDER BY row",
+            (chunk * CHUNK, (chunk + 1) * CHUNK),
+        )
+        return [_item(values) for values in found]
+
+
+def record_findings(
+    index: sqlite3.Connection, row: int | None, findings: Iterable[Finding]
+) -> None:
+    """Adds findings about one row, or about none."""
+    index.executemany(
+        "INSERT INTO findings VALUES (?,?,?,?)",
+        [(row, one.kind, _bytes(one.file), one.detail) for one in findings],
+    )
+
+
+def all_findings(index: sqlite3.Connection) -> Iterator[Finding]:
+    """Every finding, by kind and then by file."""
+    query = "SELECT kind, file, detail FROM findings ORDER BY kind, file, detail"
+    for kind, file, detail in index.execute(query):
+        yield Finding(kind, _text(file), detail)
+
+
+def _row(item: Item) -> tuple[Any, ...]:
+    labels = {
+        "objects": None if item.objects is None else objects_to_json(item.objects),
+        "attributes": {key: _pack(values) for key, values in item.attributes.items()},
+        "slices": dict(item.slices),
+        "findings": [asdict(one) for one in item.findings],
+    }
+    return (
+        _bytes(item.name),
+        item.class_name,
+        item.split,
+        _bytes(item.path),
+        item.offset,
+        item.length,
+        int(item.deflated),
+        _state(item.path),
+        item.data or None,
+        json.dumps(labels),
+    )
+
+
+def _state(path: str) -> str:
+    """Size and time of change, so that a job that goes on notices another file under the name."""
+    if not path:
+        return ""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _item(values: tuple[Any, ...]) -> tuple[int, Item]:
+    row, name, class_name, split, path, offset, length, deflated, data, labels = values
+    raw = json.loads(labels)
+    return row, Item(
+        name=_text(name),
+        class_name=class_name,
+        split=split,
+        path=_text(path),
+        offset=offset,
+        length=length,
+        deflated=bool(deflated),
+        data=data or b"",
+        objects=None if raw["objects"] is None else objects_from_json(raw["objects"]),
+        attributes={key: _unpack(values) for key, values in raw["attributes"].items()},
+        slices=raw["slices"],
+        findings=tuple(Finding(**one) for one in raw["findings"]),
+    )
+
+
+# A file's name is bytes to Linux and need not be UTF-8, which SQLite's text must be.
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _pack(values: Any) -> Any:
+    return [
+        {"b64": base64.b64encode(one).decode()} if isinstance(one, bytes) else one for one in values
+    ]
+
+
+def _unpack(values: Any) -> Any:
+    return [base64.b64decode(one["b64"]) if isinstance(one, dict) else one for one in values]

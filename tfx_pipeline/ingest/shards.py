@@ -1,0 +1,132 @@
+"""Shards of TFRecords from the index: each whole under its name or not there."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.image_header import ImageError
+from tfx_pipeline.ingest import progress
+from tfx_pipeline.ingest.check import read_item
+from tfx_pipeline.ingest.index import connect, read_item_row
+from tfx_pipeline.ingest.output import writing
+from tfx_pipeline.ingest.pictures import Facts, load_picture
+from tfx_pipeline.ingest.records import make_example, serialize
+from tfx_pipeline.ingest.source import IngestError, Item
+
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Writes shards of one index; small and plain, so that Beam can send it to workers.
+
+    Attributes:
+      index: the SQLite file.
+      folder: the data set's folder.
+      counts: the folder of the shards' counts.
+      shards: files a split.
+      classes: of the source.
+      exif: as the pictures were checked.
+    """
+
+    index: str
+    folder: str
+    counts: str
+    shards: int
+    classes: tuple[str, ...]
+    exif: str
+
+    def __call__(self, place: tuple[str, int]) -> None:
+        """Writes one shard in order of the digests, and its counts, unless they are there.
+
+        Raises:
+          IngestError: a file is not what was checked any more, or the disk is full.
+        """
+        import tensorflow as tf
+
+        split, shard = place
+        path = shard_path(Path(self.folder), split, shard, self.shards)
+        counts = counts_file(Path(self.counts), split, shard)
+        if counts.is_file():
+            progress.tick(json.loads(counts.read_text())["examples"])
+            return
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        tally: dict[str, Any] = {"examples": 0, "objects": 0, "per_class": Counter()}
+        try:
+            with tf.io.TFRecordWriter(str(temporary)) as writer:
+                self._write(writer, place, tally)
+            tally["sha256"] = _file_digest(temporary)
+            os.replace(temporary, path)
+        except tf.errors.OpError as error:
+            raise IngestError(
+                f"{path} could not be written: {error.message}; free some space and run the same "
+                "command again, it goes on from here"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        # Written last: its presence says that the shard is whole.
+        with writing(counts) as file:
+            file.write(json.dumps(tally).encode())
+
+    def _write(self, writer: Any, place: tuple[str, int], tally: dict[str, Any]) -> None:
+        with connect(self.index) as index:
+            rows = index.execute(
+                "SELECT row, facts, objects FROM facts WHERE split = ? AND shard = ? "
+                "ORDER BY digest, row",
+                place,
+            )
+            for row, text, objects in rows:
+                item, facts = read_item_row(index, row), Facts(**json.loads(text))
+                example = make_example(item, facts, self._bytes(item, facts), classes=self.classes)
+                writer.write(serialize(example))
+                tally["examples"] += 1
+                tally["objects"] += objects
+                tally["per_class"].update(_class_names(example, item))
+                progress.tick()
+
+    def _bytes(self, item: Item, facts: Facts) -> bytes:
+        """What is stored of an item, which must be what was checked."""
+        try:
+            data = read_item(item)
+            if facts.transcoded:
+                data = load_picture(data, exif=self.exif).encoded
+        except (ImageError, OSError) as error:
+            raise IngestError(
+                f"{item.name} changed while it was ingested: {error}; run the same command again"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != facts.digest:
+            raise IngestError(
+                f"{item.name} changed while it was ingested; run the same command again"
+            )
+        return data
+
+
+def shard_path(folder: Path, split: str, shard: int, shards: int) -> Path:
+    """A shard's file, in TFX's layout."""
+    return folder / f"Split-{split}" / f"data_tfrecord-{shard:05d}-of-{shards:05d}"
+
+
+def counts_file(folder: Path, split: str, shard: int) -> Path:
+    """Where a shard's counts and digest are kept until the data set is whole."""
+    return folder / f"{split}-{shard:05d}.json"
+
+
+def _class_names(example: Any, item: Item) -> list[str]:
+    if item.objects is None:
+        return [item.class_name] if item.class_name else []
+    from trainers.data import features
+
+    values = example.features.feature[features.OBJECT_TEXT].bytes_list.value
+    return [text.decode() for text in values]
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,298 @@
+"""COCO: detection with masks, crowds and, if wished, captions and labels of single pixels.
+
+    sightline ingest coco ~/coco --out data/coco
+    sightline ingest coco annotations=mine.json images=pictures.zip --out data/mine
+
+| in the folder | is |
+|---|---|
+| `annotations/instances_{train,val}2017.json`, or `annotations_trainval2017.zip` | the labels |
+| `train2017/`, `train2017.zip` or `train2017.tar`, likewise `val2017` | the pictures |
+| `annotations/captions_{train,val}2017.json` | captions, with `captions=true` |
+| `annotations/panoptic_{train,val}2017.json` and folders or zips of that name | `panoptic=true` |
+
+Published figures are on val2017, so that it becomes the `test` split and nothing is chosen by it;
+a validation split of 2 % is carved from train2017 by content. `val=validation` keeps it as that.
+Category ids have gaps: classes count from 0 in the order of the ids, and `category_ids` in
+`dataset.json` says which id each has.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfx_pipeline.ingest.archives import Member, members, read_member
+from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, Values, jobs
+from tfx_pipeline.ingest.sources.coco_index import (
+    PANOPTIC,
+    PICTURE,
+    SEMANTIC,
+    CocoIndex,
+    CocoReader,
+    CocoWriter,
+    ImageEntry,
+)
+from tfx_pipeline.ingest.sources.coco_layout import LAYOUT, Part, Wishes, named_part, parts_of
+from tfx_pipeline.ingest.sources.coco_panoptic import (
+    PixelLabelError,
+    panoptic_features,
+    semantic_features,
+)
+from tfx_pipeline.ingest.sources.json_stream import Document, read_list
+from trainers.data import features
+
+_VAL_SPLITS = ("test", "validation")
+# Of training pictures; val2017 fills test, and then only the ratio of the first two counts.
+_FRACTIONS = (0.97, 0.02, 0.01)
+_MAX_PIXEL_LABELS = 255
+
+
+@jobs.register("coco")
+def source(
+    request: Request,
+    *,
+    annotations: str = "",
+    images: str = "",
+    split: str = "",
+    val: str = "test",
+    year: str = "",
+    only: str = "",
+    captions: bool = False,
+    panoptic: bool = False,
+    semantic: str = "",
+) -> Source:
+    """COCO's pictures and objects, or those of any data set in its format.
+
+    Args:
+      request: a folder in COCO's layout; not needed with `annotations` and `images`.
+      annotations: an instances file.
+      images: the folder, zip or tar of its pictures.
+      split: with `annotations`: where they go; by default what the file's name says, or by content.
+      val: `test` or `validation`: where val2017 goes.
+      year: which annotation files to take, where there are several years: `2014` or `2017`.
+      only: `train` or `val`, where the other's pictures are not there.
+      captions: also read the captions.
+      panoptic: also read the panoptic labels; their classes count from 1 in the order of their ids.
+      semantic: a folder or archive with a PNG of labels for each picture, by the same name; one
+        called `stuffthingmaps...` counts from 0, in others 0 is void.
+
+    Raises:
+      IngestError: a file is missing, not JSON or not COCO's, or an id is there twice.
+    """
+    wishes = Wishes(captions, panoptic)
+    if val not in _VAL_SPLITS:
+        raise IngestError(f"val must be {' or '.join(_VAL_SPLITS)}, got {val!r}")
+    if annotations or images:
+        parts = [named_part(request, (annotations, images, split), val, wishes)]
+    else:
+        parts = parts_of(request.folder(LAYOUT), val=val, year=year, only=only, wishes=wishes)
+    categories = _categories([one.instances for one in parts])
+    pixel_labels = _pixel_labels([one.panoptic[0] for one in parts if one.panoptic])
+    index = CocoIndex(request.work / "coco.sqlite")
+    labels = Path(semantic).expanduser() if semantic else None
+    with index.writing() as writer:
+        for part in parts:
+            _load(writer, part, labels)
+        masks = not writer.maskless
+    reader = _Reader(index, parts, list(categories), pixel_labels, labels)
+    total, objects = index.count("images"), index.count("annotations")
+    files = " and ".join(one.instances.name for one in parts)
+    return Source(
+        name="coco",
+        classes=_unique(categories),
+        items=reader.items(),
+        description=f"{total:,} images and {objects:,} annotations of {files}",
+        task=features.DETECTION,
+        category_ids=tuple(categories),
+        fractions=_FRACTIONS,
+        keep_duplicates=parts[0].own,
+        masks=masks,
+        total=total,
+    )
+
+
+class _Reader:
+    """Items of an index, part by part and by image id."""
+
+    def __init__(
+        self,
+        index: CocoIndex,
+        parts: list[Part],
+        category_ids: list[int],
+        pixel_labels: Mapping[int, int],
+        semantic: Path | None,
+    ) -> None:
+        self._index, self._parts, self._pixel_labels = index, parts, pixel_labels
+        self._classes = {ident: place for place, ident in enumerate(category_ids)}
+        self._semantic = semantic
+
+    def items(self) -> Iterator[Item | Finding]:
+        with self._index.reading() as reader:
+            for number, part in enumerate(self._parts):
+                yield from _orphans(reader, number, part)
+                for entry in reader.images(number):
+                    yield self._item(reader, number, entry)
+                if part.own:
+                    yield from _unlisted(reader, number, part)
+
+    def _item(self, reader: CocoReader, number: int, entry: ImageEntry) -> Item | Finding:
+        part = self._parts[number]
+        name = f"{part.pictures.stem}/{entry.name}"
+        place = reader.file(number, PICTURE, entry.name)
+        if place is None:
+            what = f"image {entry.id} of {part.instances.name} is not in {part.pictures.name}"
+            return Finding("image_missing", name, what)
+        found, attributes = self._attributes(reader, number, entry)
+        every = [*(("annotation_invalid", one) for one in entry.faults), *found]
+        return Item(
+            name=name,
+            split=part.split,
+            path=place.path,
+            offset=place.offset,
+            length=place.length,
+            deflated=place.deflated,
+            objects=self._objects(entry),
+            attributes=attributes,
+            findings=tuple(Finding(kind, name, detail) for kind, detail in every),
+        )
+
+    def _objects(self, entry: ImageEntry) -> Objects:
+        every = entry.annotations
+        return Objects(
+            boxes=tuple(one.box for one in every),
+            classes=tuple(self._classes.get(one.category, -1) for one in every),
+            ids=tuple(one.id for one in every),
+            areas=tuple(one.area for one in every),
+            is_crowd=tuple(one.is_crowd for one in every),
+            segmentations=tuple(one.segmentation for one in every),
+        )
+
+    def _attributes(
+        self, reader: CocoReader, number: int, entry: ImageEntry
+    ) -> tuple[list[tuple[str, str]], dict[str, Values]]:
+        part, found = self._parts[number], []
+        made: dict[str, Values] = {features.SOURCE_ID: [str(entry.id)]}
+        if entry.size is not None:
+            made |= {features.HEIGHT: [entry.size[0]], features.WIDTH: [entry.size[1]]}
+        if part.captions:
+            made[features.CAPTION] = reader.captions(number, entry.id)
+        wished = ((self._panoptic, part.panoptic), (self._semantic_of, self._semantic))
+        for read, given in wished:
+            try:
+                made |= read(reader, number, entry) if given else {}
+            except PixelLabelError as error:
+                found.append((error.kind, str(error)))
+        return found, made
+
+    def _panoptic(self, reader: CocoReader, number: int, entry: ImageEntry) -> dict[str, Values]:
+        listed = reader.panoptic(number, entry.id)
+        if listed is None:
+            raise PixelLabelError("mask_invalid", "panoptic: the picture is not listed")
+        name, segments = listed
+        data = _png(reader.file(number, PANOPTIC, name), name)
+        return panoptic_features(data, segments, labels=self._pixel_labels, size=entry.size)
+
+    def _semantic_of(self, reader: CocoReader, number: int, entry: ImageEntry) -> dict[str, Values]:
+        name = Path(entry.name).with_suffix(".png").as_posix()
+        data = _png(reader.file(number, SEMANTIC, name), name)
+        from_zero = self._semantic is not None and self._semantic.name.startswith("stuffthingmaps")
+        return semantic_features(data, size=entry.size, from_zero=from_zero)
+
+
+def _orphans(reader: CocoReader, number: int, part: Part) -> Iterator[Finding]:
+    """Annotations that belong to no image."""
+    file = part.instances.name
+    for ident, image, fault in reader.orphans(number):
+        if image is None:
+            yield Finding("annotation_invalid", file, fault or "")
+        else:
+            detail = f"annotation {ident} is of image {image}, which is not listed"
+            yield Finding("image_missing", file, detail)
+
+
+def _unlisted(reader: CocoReader, number: int, part: Part) -> Iterator[Finding]:
+    """Pictures that the annotation file does not know, once its images are read."""
+    for name in reader.unused(number):
+        # In archives the names often begin with the folder's.
+        below = name.removeprefix(f"{part.pictures.stem}/")
+        what = f"not listed in {part.instances.name}"
+        yield Finding("label_missing", f"{part.pictures.stem}/{below}", what)
+
+
+def _png(place: Member | None, name: str) -> bytes:
+    if place is None:
+        raise PixelLabelError("mask_invalid", f"PNG of labels: there is no {name}")
+    try:
+        return read_member(
+            place.path, offset=place.offset, length=place.length, deflated=place.deflated
+        )
+    except OSError as error:
+        raise PixelLabelError("mask_invalid", f"PNG of labels: {error}") from error
+
+
+def _load(writer: CocoWriter, part: Part, semantic: Path | None) -> None:
+    number = writer.add_instances(part.instances)
+    if not writer.add_files(number, PICTURE, members(part.pictures)):
+        raise IngestError(f"{part.pictures} holds no pictures; {part.instances} is about them")
+    if part.captions:
+        writer.add_captions(number, part.captions)
+    if part.panoptic:
+        writer.add_panoptic(number, part.panoptic[0])
+        writer.add_files(number, PANOPTIC, members(part.panoptic[1]))
+    if semantic:
+        writer.add_files(number, SEMANTIC, members(semantic))
+
+
+def _categories(documents: list[Document]) -> dict[int, str]:
+    """Id -> name by id, which all files must agree on."""
+    found: dict[int, str] = {}
+    for document in documents:
+        listed: dict[int, str] = {}
+        for one in read_list(document, "categories"):
+            ident, name = _category(one, document)
+            if ident in listed:
+                raise IngestError(
+                    f"{document} has two categories with id {ident}; number them anew"
+                )
+            listed[ident] = name
+        if not listed:
+            raise IngestError(f"{document} has no `categories`; give a COCO instances file")
+        if found and found != listed:
+            differ = sorted(set(found.items()) ^ set(listed.items()))[0]
+            raise IngestError(
+                f"{documents[0].name} and {document.name} do not have the same categories; the "
+                f"first difference is {differ[0]}: {differ[1]!r}"
+            )
+        found = listed
+    return dict(sorted(found.items()))
+
+
+def _category(entry: Mapping[str, Any], document: Document) -> tuple[int, str]:
+    ident, name = entry.get("id"), entry.get("name")
+    if type(ident) is not int or not isinstance(name, str) or not name:
+        raise IngestError(
+            f"{document}: a category has id {ident!r} and name {name!r}; it needs an integer and "
+            "a name"
+        )
+    return ident, name
+
+
+def _pixel_labels(documents: list[Document]) -> dict[int, int]:
+    """Panoptic category id -> label, counted from 1 in the order of the ids."""
+    if not documents:
+        return {}
+    found = _categories(documents)
+    if len(found) > _MAX_PIXEL_LABELS:
+        raise IngestError(
+            f"{documents[0]} has {len(found)} categories; a label of 8 bits tells "
+            f"{_MAX_PIXEL_LABELS} apart"
+        )
+    return {ident: label for label, ident in enumerate(found, start=1)}
+
+
+def _unique(categories: Mapping[int, str]) -> tuple[str, ...]:
+    counts = Counter(categories.values())
+    return tuple(
+        f"{name} ({ident})" if counts[name] > 1 else name for ident, name in categories.items()
+    )

@@ -1,0 +1,333 @@
+"""COCO's JSON files as an SQLite file: read as streams, so that memory never holds one.
+
+The annotations of COCO's training set are 450 MB of text and several GB as Python objects. Here one
+of them exists at a time.
+"""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from tfx_pipeline.ingest.archives import Member
+from tfx_pipeline.ingest.index import connect
+from tfx_pipeline.ingest.source import IngestError
+from tfx_pipeline.ingest.sources.json_stream import Document, read_list
+
+#: What a file is to a part: a picture, its panoptic PNG, or its semantic PNG.
+PICTURE, PANOPTIC, SEMANTIC = range(3)
+
+_MAX_INTEGER = 2**63
+_TABLES = """
+CREATE TABLE images (part INTEGER, id INTEGER, name BLOB, height INTEGER, width INTEGER);
+CREATE TABLE annotations (part INTEGER, image INTEGER, id INTEGER, body TEXT, fault TEXT);
+CREATE TABLE captions (part INTEGER, image INTEGER, id INTEGER, body TEXT);
+CREATE TABLE panoptic (part INTEGER, image INTEGER, name BLOB, body TEXT);
+CREATE TABLE files (
+  part INTEGER, kind INTEGER, name BLOB, base BLOB, path BLOB, offset INTEGER, length INTEGER,
+  deflated INTEGER, used INTEGER DEFAULT 0);
+"""
+_KEYS = """
+CREATE INDEX annotations_of ON annotations (part, image, id);
+CREATE INDEX captions_of ON captions (part, image, id);
+CREATE INDEX panoptic_of ON panoptic (part, image);
+CREATE INDEX files_named ON files (part, kind, name);
+CREATE INDEX files_based ON files (part, kind, base);
+"""
+_UNIQUE = (("images", "image"), ("annotations", "annotation"))
+_FILE = "rowid, name, path, offset, length, deflated"
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One object as the JSON has it; `category` is the source's id."""
+
+    id: int
+    box: tuple[float, float, float, float]
+    category: int
+    area: float
+    is_crowd: int
+    segmentation: Any
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """One image of the JSON, with all that the source says of it.
+
+    Attributes:
+      id: the source's.
+      name: `file_name`.
+      size: (height, width) as declared; None where it is not.
+      annotations: by id.
+      faults: of annotations that are none, in words.
+    """
+
+    id: int
+    name: str
+    size: tuple[int, int] | None
+    annotations: tuple[Annotation, ...]
+    faults: tuple[str, ...]
+
+
+class CocoIndex:
+    """The lists of any number of annotation files ("parts", numbered from 0), on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator["CocoWriter"]:
+        """A writer for a new index; what it got is checked and sorted at the end of the block.
+
+        Raises:
+          IngestError: an id is there twice, or the disk is full.
+        """
+        with connect(self.path, write=True) as database:
+            database.executescript(_TABLES)
+            writer = CocoWriter(database)
+            yield writer
+            for table, what in _UNIQUE:
+                self._forbid_duplicates(database, writer, table, what)
+            database.executescript(_KEYS)
+
+    def count(self, table: str) -> int:
+        """How many rows a table has."""
+        with connect(self.path) as database:
+            return database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator["CocoReader"]:
+        """What reads the index, while the block runs."""
+        # Files are marked as used while they are read.
+        with connect(self.path, write=True) as database:
+            yield CocoReader(database)
+
+    def _forbid_duplicates(
+        self, database: sqlite3.Connection, writer: "CocoWriter", table: str, what: str
+    ) -> None:
+        try:
+            database.execute(f"CREATE UNIQUE INDEX {table}_by_id ON {table} (part, id)")
+        except sqlite3.IntegrityError:
+            part, ident, count = database.execute(
+                f"SELECT part, id, COUNT(*) FROM {table} WHERE id IS NOT NULL "
+                "GROUP BY part, id HAVING COUNT(*) > 1 ORDER BY part, id LIMIT 1"
+            ).fetchone()
+            raise IngestError(
+                f"{writer.documents[part]} has {count} {what}s with id {ident}; ids must be "
+                f"unique: remove all but one of each, or number the {what}s anew"
+            ) from None
+
+
+class CocoWriter:
+    """Fills a new index."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self.documents: list[Document] = []
+        #: Objects without a segmentation so far.
+        self.maskless = 0
+
+    def add_instances(self, document: Document) -> int:
+        """Reads the images and annotations of a file; the number of the part they become.
+
+        Raises:
+          IngestError: it is not JSON, or has no images or no annotations.
+        """
+        part = len(self.documents)
+        self.documents.append(document)
+        images = self._insert(
+            "INSERT INTO images VALUES (?,?,?,?,?)",
+            (_image_row(part, one, document) for one in read_list(document, "images")),
+        )
+        if not images:
+            raise IngestError(f"{document} has no `images`; give a COCO instances file")
+        annotations = self._insert(
+            "INSERT INTO annotations VALUES (?,?,?,?,?)",
+            (self._annotation_row(part, one) for one in read_list(document, "annotations")),
+        )
+        if not annotations:
+            raise IngestError(
+                f"{document} has no `annotations`: COCO's image_info files are of test pictures, "
+                "whose labels are not published; give an instances file"
+            )
+        return part
+
+    def add_captions(self, part: int, document: Document) -> None:
+        """Reads a captions file that belongs to a part; entries without text are passed over."""
+        self._insert(
+            "INSERT INTO captions VALUES (?,?,?,?)",
+            (
+                (part, one.get("image_id"), one.get("id"), one["caption"].strip())
+                for one in read_list(document, "annotations")
+                if isinstance(one.get("caption"), str) and _is_id(one.get("image_id"))
+            ),
+        )
+
+    def add_panoptic(self, part: int, document: Document) -> None:
+        """Reads a panoptic file that belongs to a part.
+
+        Raises:
+          IngestError: an entry lacks its image's id, its PNG's name or its segments.
+        """
+        self._insert(
+            "INSERT INTO panoptic VALUES (?,?,?,?)",
+            (_panoptic_row(part, one, document) for one in read_list(document, "annotations")),
+        )
+
+    def add_files(self, part: int, kind: int, found: Iterator[Member]) -> int:
+        """Notes where files of a part lie; how many there are."""
+        return self._insert(
+            "INSERT INTO files VALUES (?,?,?,?,?,?,?,?,0)",
+            (
+                (part, kind, *_names(one), one.offset, one.length, int(one.deflated))
+                for one in found
+            ),
+        )
+
+    def _insert(self, query: str, rows: Iterator[tuple[Any, ...]]) -> int:
+        return self._database.executemany(query, rows).rowcount
+
+    def _annotation_row(self, part: int, entry: dict[str, Any]) -> tuple[Any, ...]:
+        ident, image = entry.get("id"), entry.get("image_id")
+        known = (ident if _is_id(ident) else None, image if _is_id(image) else None)
+        fault = _annotation_fault(entry)
+        if fault:
+            return part, known[1], known[0], None, f"annotation {ident}: {fault}"
+        segmentation = entry.get("segmentation") or None
+        self.maskless += segmentation is None
+        area = entry.get("area")
+        body = (
+            entry["bbox"],
+            entry["category_id"],
+            float(area) if _is_number(area) else -1.0,
+            int(entry.get("iscrowd") == 1),
+            segmentation,
+        )
+        return part, image, ident, json.dumps(body, separators=(",", ":")), None
+
+
+class CocoReader:
+    """Reads an index in order of the images' ids."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def images(self, part: int) -> Iterator[ImageEntry]:
+        """The images of a part."""
+        query = "SELECT id, name, height, width FROM images WHERE part = ? ORDER BY id"
+        for ident, name, height, width in self._database.execute(query, (part,)):
+            annotations, faults = [], []
+            found = self._database.execute(
+                "SELECT id, body, fault FROM annotations WHERE part = ? AND image = ? ORDER BY id",
+                (part, ident),
+            )
+            for number, body, fault in found:
+                if fault:
+                    faults.append(fault)
+                else:
+                    annotations.append(_annotation(number, body))
+            size = (height, width) if height is not None and width is not None else None
+            yield ImageEntry(ident, _text(name), size, tuple(annotations), tuple(faults))
+
+    def orphans(self, part: int) -> Iterator[tuple[int | None, int | None, str | None]]:
+        """Annotations without an image, by id: their id, the image's, and what else is wrong."""
+        yield from self._database.execute(
+            "SELECT one.id, one.image, one.fault FROM annotations one LEFT JOIN images ON "
+            "images.part = one.part AND images.id = one.image "
+            "WHERE one.part = ? AND images.id IS NULL ORDER BY one.id, one.rowid",
+            (part,),
+        )
+
+    def captions(self, part: int, image: int) -> list[str]:
+        """The captions of an image, by id."""
+        query = "SELECT body FROM captions WHERE part = ? AND image = ? ORDER BY id, rowid"
+        return [text for (text,) in self._database.execute(query, (part, image))]
+
+    def panoptic(self, part: int, image: int) -> tuple[str, list[dict[str, Any]]] | None:
+        """The PNG's name and the segments of an image."""
+        query = "SELECT name, body FROM panoptic WHERE part = ? AND image = ?"
+        found = self._database.execute(query, (part, image)).fetchone()
+        return None if found is None else (_text(found[0]), json.loads(found[1]))
+
+    def file(self, part: int, kind: int, name: str) -> Member | None:
+        """Where a file lies that a JSON calls `name`: a path, or a name that is there once."""
+        where = "SELECT " + _FILE + " FROM files WHERE part = ? AND kind = ? AND "
+        for column, value in (("name", _bytes(name)), ("base", _base(name))):
+            found = self._database.execute(
+                f"{where} {column} = ? LIMIT 2", (part, kind, value)
+            ).fetchall()
+            if len(found) == 1:
+                row, own, path, offset, length, deflated = found[0]
+                self._database.execute("UPDATE files SET used = 1 WHERE rowid = ?", (row,))
+                return Member(_text(own), _text(path), offset, length, bool(deflated))
+        return None
+
+    def unused(self, part: int) -> Iterator[str]:
+        """Names of pictures that no image asked for so far."""
+        query = "SELECT name FROM files WHERE part = ? AND kind = ? AND used = 0 ORDER BY name"
+        for (name,) in self._database.execute(query, (part, PICTURE)):
+            yield _text(name)
+
+
+def _image_row(part: int, entry: dict[str, Any], document: Document) -> tuple[Any, ...]:
+    ident, name = entry.get("id"), entry.get("file_name")
+    if not _is_id(ident) or not isinstance(name, str) or not name:
+        raise IngestError(
+            f"{document}: an image has id {ident!r} and file_name {name!r}; it needs an integer "
+            "and a name"
+        )
+    sizes = [entry.get(key) for key in ("height", "width")]
+    return part, ident, _bytes(name), *(one if _is_id(one) else None for one in sizes)
+
+
+def _panoptic_row(part: int, entry: dict[str, Any], document: Document) -> tuple[Any, ...]:
+    image, name, segments = (entry.get(key) for key in ("image_id", "file_name", "segments_info"))
+    if not _is_id(image) or not isinstance(name, str) or not isinstance(segments, list):
+        raise IngestError(
+            f"{document}: the entry of image {image!r} lacks `file_name` or `segments_info`; give "
+            "a COCO panoptic file"
+        )
+    return part, image, _bytes(name), json.dumps(segments)
+
+
+def _annotation_fault(entry: dict[str, Any]) -> str:
+    for key in ("id", "image_id", "category_id"):
+        if not _is_id(entry.get(key)):
+            return f"`{key}` must be an integer, got {entry.get(key)!r}"
+    box = entry.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        return f"`bbox` must be four numbers x, y, width, height, got {box!r}"
+    return ""
+
+
+def _annotation(number: int, body: str) -> Annotation:
+    (x, y, width, height), category, area, crowd, segmentation = json.loads(body)
+    return Annotation(number, (x, y, x + width, y + height), category, area, crowd, segmentation)
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and abs(value) < _MAX_INTEGER
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return type(value) in (int, float)
+
+
+# A file's name is bytes to Linux and need not be UTF-8, which SQLite's text must be.
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _names(member: Member) -> tuple[bytes, bytes, bytes]:
+    return _bytes(member.name), _base(member.name), _bytes(member.path)
+
+
+def _base(name: str) -> bytes:
+    return _bytes(name.rpartition("/")[2])

@@ -1,0 +1,107 @@
+"""JSON files too large for memory, one entry of a list at a time."""
+
+import contextlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import ijson
+
+from tfx_pipeline.ingest.source import IngestError
+
+_BLOCK = 2**16
+
+
+@dataclass(frozen=True)
+class Document:
+    """A JSON file, or one within a zip.
+
+    Attributes:
+      path: the file.
+      member: the name within the zip at `path`; empty for a plain file.
+    """
+
+    path: Path
+    member: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.member}" if self.member else str(self.path)
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return Path(self.member or self.path).name
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The bytes of the JSON, as a stream."""
+        if not self.member:
+            with self.path.open("rb") as file:
+                yield file
+            return
+        with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
+            yield file
+
+
+def read_list(document: Document, key: str) -> Iterator[dict[str, Any]]:
+    """The entries of one of the JSON's lists, one at a time.
+
+    Raises:
+      IngestError: it is not JSON, with the byte where that shows; an entry is no object; or the
+        file cannot be read.
+    """
+    try:
+        with document.open() as file:
+            for entry in ijson.items(file, f"{key}.item", use_float=True):
+                if not isinstance(entry, dict):
+                    raise IngestError(f"{document}: an entry of {key!r} is {entry!r}, no object")
+                yield entry
+    except ijson.JSONError as error:
+        raise IngestError(
+            f"{document} is not whole JSON: at byte {_error_offset(document):,}: "
+            f"{_first_line(error)}; download or export it again"
+        ) from error
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise IngestError(f"{document} cannot be read: {error}; copy it again") from error
+
+
+class _Nothing:
+    """Takes a parser's events and forgets them."""
+
+    def send(self, event: Any) -> None:
+        """Does nothing."""
+
+
+def _error_offset(document: Document) -> int:
+    """The byte at which a parser sees that a text is not JSON; its length when it ends early."""
+    done = 0
+    with document.open() as file:
+        whole: Any = ijson.basic_parse_coro(_Nothing())
+        while block := file.read(_BLOCK):
+            try:
+                whole.send(block)
+            except ijson.JSONError:
+                break
+            done += len(block)
+        else:
+            return done
+    with document.open() as file:
+        single: Any = ijson.basic_parse_coro(_Nothing())
+        for start in range(0, done, _BLOCK):
+            single.send(file.read(min(_BLOCK, done - start)))
+        for index, byte in enumerate(block):
+            try:
+                single.send(bytes((byte,)))
+            except ijson.JSONError:
+                return done + index
+    return done + len(block)
+
+
+def _first_line(error: Exception) -> str:
+    # yajl returns bytes on some versions, and draws an arrow below the place.
+    text = error.args[0] if error.args else ""
+    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    return text.strip().partition("\n")[0].strip() or type(error).__name__

@@ -1,0 +1,231 @@
+"""Any image classification or detection data set of TensorFlow Datasets, by its name.
+
+    sightline ingest tfds oxford_flowers102 data_dir=~/tensorflow_datasets --out data/flowers
+
+Nothing is downloaded unless `download=true`. The encoded pictures are taken as they are: where the
+data set is stored as TFRecords they are read in place, inside its own shards.
+"""
+
+import itertools
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, jobs
+from trainers.data.features import CLASSIFICATION, DETECTION
+
+_TRAIN, _VALIDATION, _TEST = "train", "validation", "test"
+# A TFRecord: length (8), its checksum (4), the data, its checksum (4).
+_HEADER_BYTES, _FOOTER_BYTES = 12, 4
+_PROBED = 1000
+
+
+@jobs.register("tfds")
+def source(
+    request: Request,
+    *,
+    data_dir: str = "",
+    download: bool = False,
+    image: str = "",
+    label: str = "",
+) -> Source:
+    """The pictures of a TFDS data set.
+
+    Its `test` split is ours; where it has none with labels, its `validation` split is, and ours is
+    carved from `train`.
+
+    Args:
+      request: the data set's name, e.g. `mnist` or `coco/2017`.
+      data_dir: where TFDS keeps prepared data sets; its own default if empty.
+      download: let TFDS download and prepare what is not there.
+      image: the feature to take where there are several pictures.
+      label: the feature to take where there are several labels.
+
+    Raises:
+      IngestError: an unknown name, a data set that is not there, or one without pictures or labels.
+    """
+    if request.where is None:
+        raise IngestError("`tfds` needs the name of a data set, e.g. oxford_flowers102")
+    builder = _builder(request.where, data_dir)
+    if not builder.is_prepared():
+        if not download:
+            raise IngestError(
+                f"{request.where} is not prepared in {builder.data_path}; add download=true to let "
+                "TensorFlow Datasets fetch it, or give data_dir=DIR where it is"
+            )
+        builder.download_and_prepare()
+    keys = _keys(builder, image, label)
+    splits = _splits(builder)
+    return Source(
+        name=builder.name,
+        classes=tuple(keys.names),
+        items=_items(builder, keys, splits),
+        description=f"TensorFlow Datasets {builder.info.full_name}",
+        task=DETECTION if keys.box else CLASSIFICATION,
+        keep_duplicates=True,
+        total=sum(builder.info.splits[name].num_examples for name in splits),
+    )
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Keys of the stored examples: of the picture, the label, and for detection the boxes."""
+
+    image: str
+    label: str
+    names: tuple[str, ...]
+    box: str = ""
+    prefix: str = ""
+
+
+def _builder(name: str, data_dir: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir or None, try_gcs=False)
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise IngestError(
+            f"TensorFlow Datasets has no {name!r} that can be built here: {first}"
+        ) from error
+
+
+def _keys(builder: Any, image: str, label: str) -> _Keys:
+    import tensorflow_datasets as tfds
+
+    features: Any = builder.info.features
+    pictures = [key for key, one in features.items() if isinstance(one, tfds.features.Image)]
+    labels = [key for key, one in features.items() if isinstance(one, tfds.features.ClassLabel)]
+    found = _choose(builder.name, "picture", pictures, image)
+    for key, one in features.items():
+        inner: Any = getattr(one, "feature", None)
+        if isinstance(inner, tfds.features.FeaturesDict):
+            boxes = [k for k, v in inner.items() if isinstance(v, tfds.features.BBoxFeature)]
+            kinds = [k for k, v in inner.items() if isinstance(v, tfds.features.ClassLabel)]
+            if boxes and kinds and not (label and label in labels):
+                name = _choose(builder.name, "label", kinds, label)
+                names = _names(builder.name, inner[name])
+                return _Keys(found, f"{key}/{name}", names, f"{key}/{boxes[0]}", f"{key}/")
+    chosen = _choose(builder.name, "label", labels, label)
+    return _Keys(found, chosen, _names(builder.name, features[chosen]))
+
+
+def _choose(name: str, what: str, have: list[str], wanted: str) -> str:
+    if wanted in have or (len(have) == 1 and not wanted):
+        return wanted or have[0]
+    if not have:
+        raise IngestError(f"{name} has no {what} among its features; it cannot be ingested")
+    option = "image" if what == "picture" else "label"
+    raise IngestError(f"{name} has several {what}s: say {option}= one of {', '.join(have)}")
+
+
+def _names(name: str, feature: Any) -> tuple[str, ...]:
+    found = feature.names or [str(number) for number in range(feature.num_classes or 0)]
+    if len(found) < 1:
+        raise IngestError(f"{name} does not say how many classes it has")
+    return tuple(found)
+
+
+def _splits(builder: Any) -> dict[str, str]:
+    """TFDS's split -> ours."""
+    have = [name for name in (_TRAIN, _VALIDATION, _TEST) if name in builder.info.splits]
+    if not have:
+        have = list(builder.info.splits)
+        return dict.fromkeys(have, "")
+    return {name: name for name in have}
+
+
+def _items(builder: Any, keys: _Keys, splits: dict[str, str]) -> Iterator[Item | Finding]:
+    labelled = _TEST not in splits or _has_labels(builder, keys)
+    for theirs, ours in splits.items():
+        if theirs == _TEST and not labelled:
+            count = builder.info.splits[theirs].num_examples
+            yield Finding("label_missing", theirs, f"{count:,} pictures of a split without labels")
+            continue
+        if theirs == _VALIDATION and (_TEST not in splits or not labelled):
+            ours = _TEST
+        for number, (place, features) in enumerate(_examples(builder, theirs, keys)):
+            yield _item(f"{theirs}/{number:07d}", ours, place, features, keys)
+
+
+def _has_labels(builder: Any, keys: _Keys) -> bool:
+    """Whether any of the first test examples has one; pictures without objects have none."""
+    for _, features in itertools.islice(_examples(builder, _TEST, keys), _PROBED):
+        if keys.label in features and any(v >= 0 for v in features[keys.label].int64_list.value):
+            return True
+    return False
+
+
+def _examples(builder: Any, split: str, keys: _Keys) -> Iterator[tuple[dict[str, Any], Any]]:
+    """(where the picture's bytes are, the stored example's features) in stored order."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        raise IngestError(
+            f"{builder.name} is stored as {builder.info.file_format.value}; prepare it as TFRecords"
+        )
+    for path in builder.info.splits[split].filepaths:
+        for offset, record in _records(str(path)):
+            features = tf.train.Example.FromString(record).features.feature
+            values = features[keys.image].bytes_list.value
+            encoded = values[0] if values else b""
+            start = record.find(encoded) if encoded else -1
+            if start < 0:
+                yield {"data": encoded}, features
+            else:
+                place = {"path": str(path), "offset": offset + start, "length": len(encoded)}
+                yield place, features
+
+
+def _records(path: str) -> Iterator[tuple[int, bytes]]:
+    """(offset of the data, the data) of each record; TensorFlow's readers do not tell the offset.
+
+    Raises:
+      IngestError: the file ends within a record.
+    """
+    with open(path, "rb") as file:
+        while header := file.read(_HEADER_BYTES):
+            (length,) = struct.unpack_from("<Q", header.ljust(8, b"\0"))
+            offset = file.tell()
+            record = file.read(length)
+            if len(header) < _HEADER_BYTES or len(file.read(_FOOTER_BYTES)) < _FOOTER_BYTES:
+                raise IngestError(f"{path} is cut off at byte {offset:,}; prepare it again")
+            yield offset, record
+
+
+def _item(
+    name: str, split: str, place: dict[str, Any], features: Any, keys: _Keys
+) -> Item | Finding:
+    if keys.box:
+        return Item(name, split=split, objects=_objects(features, keys), **place)
+    values = features[keys.label].int64_list.value
+    if not values or not 0 <= values[0] < len(keys.names):
+        return Finding("label_missing", name, f"{keys.label} is {list(values)}")
+    return Item(name, keys.names[values[0]], split=split, **place)
+
+
+def _objects(features: Any, keys: _Keys) -> Objects:
+    """TFDS keeps boxes as fractions in the order ymin, xmin, ymax, xmax."""
+    flat = list(features[keys.box].float_list.value)
+    boxes = [tuple(flat[at : at + 4]) for at in range(0, len(flat), 4)]
+    count = len(boxes)
+
+    def values(key: str, default: list[Any]) -> tuple[Any, ...]:
+        if keys.prefix + key not in features:
+            return tuple(default)
+        feature = features[keys.prefix + key]
+        found = list(feature.int64_list.value) or list(feature.float_list.value)
+        return tuple(found) if len(found) == count else tuple(default)
+
+    return Objects(
+        boxes=tuple((xmin, ymin, xmax, ymax) for ymin, xmin, ymax, xmax in boxes),
+        classes=tuple(features[keys.label].int64_list.value),
+        ids=values("id", list(range(count))),
+        areas=tuple(float(one) for one in values("area", [-1.0] * count)),
+        is_crowd=tuple(int(one) for one in values("is_crowd", [0] * count)),
+        segmentations=(None,) * count,
+        normalized=True,
+    )

@@ -1,0 +1,273 @@
+"""Pascal VOC: one XML file of objects for each picture.
+
+    sightline ingest voc ~/VOCdevkit --out data/voc
+
+A folder with `JPEGImages` and `Annotations`, or one or two levels above such folders, of which
+`VOCdevkit` has one a year; all are read. `ImageSets/Main/{train,val,test}.txt` say which pictures
+are read and where they go; what only `trainval.txt` lists is split by content, and so is
+everything where there are no lists.
+
+Boxes are taken as they are written, as the TF Object Detection API and TensorFlow Datasets do. VOC
+counts pixels from 1 and includes the last one, so that a box is half a pixel off; every published
+TFRecord of VOC has this, and so must these to be comparable.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+from tfx_pipeline.ingest.archives import members
+from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, Values, jobs
+from tfx_pipeline.ingest.sources.coco_panoptic import PixelLabelError, semantic_features
+from trainers.data import features
+
+_LAYOUT = "a Pascal VOC folder with JPEGImages/, Annotations/ and perhaps ImageSets/Main/"
+_LISTS = {"train": "train", "val": "validation", "test": "test"}
+_MAX_XML_BYTES = 16 * 2**20
+_FLAGS = {features.DIFFICULT: "difficult", features.TRUNCATED: "truncated"}
+
+
+class _XmlError(ValueError):
+    """A file that is no VOC annotation."""
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What one XML file says; `names` are of the objects' classes, in order."""
+
+    objects: Objects
+    names: tuple[str, ...]
+    size: tuple[int, int] | None
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Root:
+    """One folder with `JPEGImages`.
+
+    Attributes:
+      folder: that holds it.
+      pictures: path by stem.
+      splits: split by stem of the pictures to read, empty for by content; None reads all.
+    """
+
+    folder: Path
+    pictures: dict[str, Path]
+    splits: dict[str, str] | None
+
+    def stems(self) -> list[str]:
+        """What is to be read, in order."""
+        return sorted(self.pictures if self.splits is None else self.splits)
+
+    def xml(self, stem: str) -> Path:
+        """The annotation file of a picture."""
+        return self.folder / "Annotations" / f"{stem}.xml"
+
+
+@jobs.register("voc")
+def source(request: Request, *, classes: str = "", semantic: bool = False) -> Source:
+    """Pascal VOC's pictures and objects, with `difficult` and `truncated` flags.
+
+    Args:
+      request: see the module.
+      classes: their names with commas between; by default all that the XML files have, sorted,
+        which is VOC's own order. Objects of others are dropped and counted.
+      semantic: also read `SegmentationClass` where a picture has one; label 0 is background and
+        what VOC leaves out.
+
+    Raises:
+      IngestError: no such folder, no objects, or a picture that is in two lists.
+    """
+    folder = request.folder(_LAYOUT)
+    roots = [_read_root(one) for one in _roots(folder)]
+    names = tuple(one.strip() for one in classes.split(",") if one.strip()) or _names(roots)
+    if not names:
+        raise IngestError(f"{folder} has no XML file with an object; give {_LAYOUT}")
+    total = sum(len(one.stems()) for one in roots)
+    there = sum(len(one.pictures) for one in roots)
+    return Source(
+        name="voc",
+        classes=names,
+        items=_items(folder, roots, names, semantic),
+        description=f"{total} pictures of {folder.resolve().name} in Pascal VOC's layout"
+        + (f", those of {there} that are in its lists" if there > total else ""),
+        task=features.DETECTION,
+        total=total,
+    )
+
+
+def _items(
+    folder: Path, roots: list[_Root], names: tuple[str, ...], semantic: bool
+) -> Iterator[Item | Finding]:
+    known = {name: place for place, name in enumerate(names)}
+    for root in roots:
+        for stem in root.stems():
+            yield _item(folder, root, stem, known, semantic=semantic)
+        listed = set(root.stems())
+        for path in sorted((root.folder / "Annotations").glob("*.xml")):
+            if path.stem not in root.pictures and path.stem not in listed:
+                name = path.relative_to(folder).as_posix()
+                yield Finding("image_missing", name, "there is no picture of this name")
+
+
+def _item(
+    folder: Path, root: _Root, stem: str, known: dict[str, int], *, semantic: bool
+) -> Item | Finding:
+    if stem not in root.pictures:
+        name = (root.folder / "JPEGImages" / stem).relative_to(folder).as_posix()
+        return Finding("image_missing", name, "a list of ImageSets/Main has it")
+    path = root.pictures[stem]
+    name = path.relative_to(folder).as_posix()
+    try:
+        labels = _read_xml(root.xml(stem), known)
+    except _XmlError as error:
+        return Finding("label_missing", name, str(error))
+    attributes: dict[str, Values] = {features.SOURCE_ID: [stem]}
+    if labels.size:
+        attributes |= {features.HEIGHT: [labels.size[0]], features.WIDTH: [labels.size[1]]}
+    findings = [Finding("annotation_invalid", name, one) for one in labels.faults]
+    mask = root.folder / "SegmentationClass" / f"{stem}.png"
+    if semantic and mask.is_file():
+        try:
+            attributes |= semantic_features(mask.read_bytes(), size=labels.size, from_zero=False)
+        except PixelLabelError as error:
+            findings.append(Finding(error.kind, name, f"{mask.name}: {error}"))
+    return Item(
+        name=name,
+        split=(root.splits or {}).get(stem, ""),
+        path=str(path),
+        objects=labels.objects,
+        attributes=attributes,
+        findings=tuple(findings),
+    )
+
+
+def _roots(folder: Path) -> list[Path]:
+    for pattern in ("JPEGImages", "*/JPEGImages", "*/*/JPEGImages"):
+        found = sorted(one.parent for one in folder.glob(pattern) if one.is_dir())
+        if found:
+            bare = [one for one in found if not (one / "Annotations").is_dir()]
+            if bare:
+                raise IngestError(
+                    f"{bare[0]} has JPEGImages but no Annotations; put the XML files there"
+                )
+            return found
+    raise IngestError(f"{folder} has no JPEGImages folder; give {_LAYOUT}")
+
+
+def _read_root(folder: Path) -> _Root:
+    pictures: dict[str, Path] = {}
+    for one in members(folder / "JPEGImages"):
+        path = Path(one.path)
+        other = pictures.setdefault(path.stem, path)
+        if other != path:
+            raise IngestError(
+                f"{other} and {path} would have the same annotation file; rename or remove one"
+            )
+    return _Root(folder, pictures, _splits(folder / "ImageSets" / "Main"))
+
+
+def _splits(lists: Path) -> dict[str, str] | None:
+    """Split by stem, as the lists say; None where there are none."""
+    found: dict[str, str] = {}
+    have = [name for name in (*_LISTS, "trainval") if (lists / f"{name}.txt").is_file()]
+    for name in have:
+        for line in (lists / f"{name}.txt").read_text(encoding="utf-8-sig").splitlines():
+            stem = line.split()[0] if line.split() else ""
+            if not stem or (name == "trainval" and stem in found):
+                continue
+            split = _LISTS.get(name, "")
+            if found.setdefault(stem, split) != split:
+                raise IngestError(
+                    f"{lists} has {stem} in both the {found[stem]} and the {split} list; a picture "
+                    "to evaluate on must not be trained on: remove it from one"
+                )
+    return found if have else None
+
+
+def _names(roots: list[_Root]) -> tuple[str, ...]:
+    found: set[str] = set()
+    for root in roots:
+        for stem in root.stems():
+            try:
+                found.update(_read_xml(root.xml(stem), {}).names)
+            except _XmlError:
+                continue  # It is named when the items are read.
+    return tuple(sorted(found))
+
+
+def _read_xml(path: Path, known: dict[str, int]) -> _Labels:
+    """The labels in one file; an object that is none is named in `faults`.
+
+    Raises:
+      _XmlError: no such file, or not an annotation.
+    """
+    top = _parse(path)
+    boxes, names, ids, faults = [], [], [], []
+    flags: dict[str, list[int]] = {key: [] for key in _FLAGS}
+    for place, one in enumerate(top.findall("object")):
+        name = (one.findtext("name") or "").strip()
+        try:
+            box = tuple(
+                float(one.findtext(f"bndbox/{side}") or "")
+                for side in ("xmin", "ymin", "xmax", "ymax")
+            )
+        except ValueError:
+            faults.append(f"{path.name}: object {place} ({name or 'no name'}) has no whole bndbox")
+            continue
+        if not name:
+            faults.append(f"{path.name}: object {place} has no name")
+            continue
+        boxes.append(box)
+        names.append(name)
+        ids.append(place)
+        for key, tag in _FLAGS.items():
+            flags[key].append(int((one.findtext(tag) or "").strip() == "1"))
+    objects = Objects(
+        boxes=tuple(boxes),
+        classes=tuple(known.get(name, -1) for name in names),
+        ids=tuple(ids),
+        flags={key: tuple(values) for key, values in flags.items()},
+    )
+    return _Labels(objects, tuple(names), _size(top), tuple(faults))
+
+
+def _size(top: ElementTree.Element) -> tuple[int, int] | None:
+    """(height, width); some tools leave them out or write 0."""
+    try:
+        height, width = (int(top.findtext(f"size/{side}") or 0) for side in ("height", "width"))
+    except ValueError:
+        return None
+    return (height, width) if height > 0 and width > 0 else None
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    """The root element. Entities, by which a small file can become any size, are refused."""
+    builder = ElementTree.TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_XML_BYTES + 1)
+        if len(data) > _MAX_XML_BYTES:
+            raise _XmlError(f"{path.name} is over {_MAX_XML_BYTES:,} bytes")
+        parser.Parse(data, True)
+        top = builder.close()
+    except FileNotFoundError:
+        raise _XmlError(f"there is no {path.name}") from None
+    except (OSError, expat.ExpatError, ValueError, LookupError) as error:
+        raise _XmlError(f"{path.name}: {error}") from error
+    if top.tag != "annotation":
+        raise _XmlError(f"{path.name} is <{top.tag}>, no <annotation>")
+    return top
+
+
+def _refuse_doctype(*_: object) -> None:
+    raise _XmlError("a DOCTYPE is not read; remove it")

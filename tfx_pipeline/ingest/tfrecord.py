@@ -1,0 +1,266 @@
+"""Public TFRecords taken as they are: nothing is copied, the shards stay where they lie.
+
+Records of the Inception / Model Garden convention for ImageNet and of the TF Object Detection API
+for COCO are described by a `dataset.json` beside links to their shards. Shards are told by their
+names: `train-00000-of-01024`, `validation-*` or `val-*`, `test-*`.
+"""
+
+import hashlib
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tfx_pipeline.ingest import progress
+from tfx_pipeline.ingest.options import bind
+from tfx_pipeline.ingest.output import publish, workplace, writing
+from tfx_pipeline.ingest.shards import shard_path
+from tfx_pipeline.ingest.source import IngestError
+from trainers.data import features
+from trainers.data.features import CLASSIFICATION, DETECTION, DatasetInfo, SplitInfo
+
+_LAYOUT = "a folder of shards such as train-00000-of-01024 and validation-00000-of-00128"
+_SHARD = re.compile(r"(?:^|[^a-z])(train|validation|val|test)(?=[^a-z]|$)", re.IGNORECASE)
+_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+_NOT_SHARDS = (".json", ".txt", ".csv", ".pbtxt", ".md", ".idx")
+_BATCH = 64
+_BLOCK = 2**20
+# One training shard in a hundred, and at least one, becomes the validation split.
+_MINIVAL = 100
+
+
+def adopt(
+    where: str | Path | None,
+    out: Path,
+    *,
+    name: str | None = None,
+    options: Mapping[str, Any] | Sequence[str] = (),
+) -> DatasetInfo:
+    """Describes TFRecords that others wrote as a data set in the folder `out`.
+
+    Where there is no test split the validation shards become it, because published figures are on
+    them, and every hundredth training shard (at least one) becomes the validation split.
+
+    Args:
+      where: the folder of the shards.
+      out: the folder to write: `dataset.json` and links.
+      name: the data set's name; the folder's if None.
+      options: `label_offset` (-1 tells it by the smallest label), `classes` (a file with a class
+        name a line).
+
+    Raises:
+      IngestError: no shards, a record that lacks its picture or label, or a cut shard.
+    """
+    given = bind("tfrecord", known_options, options)
+    folder = Path(where or "").expanduser()
+    if where is None or not folder.is_dir():
+        raise IngestError(f"`tfrecord` needs {_LAYOUT}, got {where}")
+    shards = _shards(folder)
+    key = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    with workplace(out, key) as work:
+        made = work / "out"
+        shutil.rmtree(made, ignore_errors=True)
+        found: dict[str, _Contents] = {}
+        with progress.showing("reading records", None):
+            for split, files in shards.items():
+                found[split] = _read(files)
+                for number, file in enumerate(files):
+                    link = shard_path(made, split, number, len(files))
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(file.resolve())
+        info = _info(name or folder.resolve().name, folder, shards, found, given)
+        with writing(made / features.DATASET_FILE) as file:
+            file.write(info.to_json().encode())
+        publish(made, out)
+        shutil.rmtree(work, ignore_errors=True)
+    return info
+
+
+def known_options(*, label_offset: int = -1, classes: str = "") -> None:
+    """The options that `adopt` takes."""
+
+
+@dataclass
+class _Contents:
+    """What the shards of a split hold: label -> count and name, numbers of records and objects."""
+
+    labels: Counter[int] = field(default_factory=Counter)
+    names: dict[int, str] = field(default_factory=dict)
+    examples: int = 0
+    objects: int = 0
+    detection: bool = False
+    masks: bool = True
+    own: bool = True
+    digests: list[str] = field(default_factory=list)
+
+
+def _shards(folder: Path) -> dict[str, list[Path]]:
+    """Split -> its shards, sorted; see `adopt` for how splits are filled."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*")):
+        match = _SHARD.search(file.relative_to(folder).as_posix())
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if match and file.is_file() and not hidden and not file.name.endswith(_NOT_SHARDS):
+            found.setdefault(_SPLITS[match.group(1).lower()], []).append(file)
+    if "train" not in found and "test" not in found and "validation" not in found:
+        raise IngestError(f"{folder} has no shards called by a split; give {_LAYOUT}")
+    if "test" not in found and "validation" in found:
+        found["test"] = found.pop("validation")
+    train = found.get("train", [])
+    if "validation" not in found and len(train) > 1:
+        found["validation"] = train[_MINIVAL - 1 :: _MINIVAL] or train[-1:]
+        found["train"] = [file for file in train if file not in found["validation"]]
+    return {split: found[split] for split in features.SPLITS if split in found}
+
+
+def _read(files: list[Path]) -> _Contents:
+    contents = _Contents()
+    for file in files:
+        for serialized in _batches(file):
+            _count(contents, serialized, file)
+            progress.tick(len(serialized))
+        contents.digests.append(_digest(file))
+    return contents
+
+
+def _batches(file: Path) -> Iterator[list[bytes]]:
+    import tensorflow as tf
+
+    with file.open("rb") as opened:
+        if opened.read(2) == b"\x1f\x8b":
+            raise IngestError(f"{file} is gzipped; unpack it, so that it can be read from anywhere")
+    try:
+        for batch in tf.data.TFRecordDataset(str(file)).batch(_BATCH).as_numpy_iterator():
+            yield [bytes(one) for one in batch]
+    except tf.errors.DataLossError as error:
+        raise IngestError(f"{file} is cut off or damaged; copy it again") from error
+
+
+def _count(contents: _Contents, serialized: list[bytes], file: Path) -> None:
+    import tensorflow as tf
+
+    varied = {
+        key: tf.io.VarLenFeature(kind)
+        for key, kind in (
+            (features.LABEL, tf.int64),
+            (features.TEXT, tf.string),
+            (features.OBJECT_LABEL, tf.int64),
+            (features.OBJECT_TEXT, tf.string),
+            (features.XMIN, tf.float32),
+            (features.MASK, tf.string),
+            (features.ID, tf.string),
+            *((key, tf.string) for key in features.SLICES),
+        )
+    }
+    wanted = {**varied, features.IMAGE: tf.io.FixedLenFeature([], tf.string)}
+    try:
+        parsed = tf.io.parse_example(serialized, wanted)
+    except tf.errors.InvalidArgumentError as error:
+        raise IngestError(
+            f"{file} records {contents.examples} and on: not tf.Examples with {features.IMAGE!r}"
+        ) from error
+    start, contents.examples = contents.examples, contents.examples + len(serialized)
+    boxes = parsed[features.XMIN].values.shape[0]
+    whole = parsed[features.LABEL]
+    # ImageNet's records may have boxes too, but a picture has one class.
+    if whole.values.shape[0] == 0 and (boxes or contents.detection or _has(serialized[0])):
+        contents.detection = True
+        contents.objects += int(boxes)
+        contents.masks &= bool(parsed[features.MASK].values.shape[0] == boxes)
+        _count_labels(contents, parsed[features.OBJECT_LABEL], parsed[features.OBJECT_TEXT])
+    else:
+        if whole.values.shape[0] != len(serialized):
+            raise IngestError(
+                f"{file} records {start} to {contents.examples - 1}: {len(serialized)} records "
+                f"with {whole.values.shape[0]} labels; each takes one {features.LABEL!r}"
+            )
+        _count_labels(contents, whole, parsed[features.TEXT])
+    own = [features.ID, *features.SLICES]
+    contents.own &= all(parsed[key].values.shape[0] == len(serialized) for key in own)
+
+
+def _has(serialized: bytes) -> bool:
+    """Whether a record is one of detection, which without objects has empty lists."""
+    import tensorflow as tf
+
+    return features.XMIN in tf.train.Example.FromString(serialized).features.feature
+
+
+def _count_labels(contents: _Contents, labels: Any, texts: Any) -> None:
+    numbers = labels.values.numpy().tolist()
+    contents.labels.update(numbers)
+    names = texts.values.numpy().tolist()
+    if len(names) == len(numbers):
+        for number, text in zip(numbers, names, strict=True):
+            contents.names.setdefault(number, text.decode("utf-8", "replace"))
+
+
+def _info(
+    name: str,
+    folder: Path,
+    shards: dict[str, list[Path]],
+    found: dict[str, _Contents],
+    given: dict[str, Any],
+) -> DatasetInfo:
+    labels = sorted({label for one in found.values() for label in one.labels})
+    if not labels:
+        raise IngestError(f"{folder}: none of its records has a label")
+    offset = given.get("label_offset", -1)
+    if offset < 0:
+        offset = 0 if labels[0] == 0 else 1
+    texts = {number: text for one in found.values() for number, text in one.names.items()}
+    classes = _classes(labels, texts, offset=offset, given=given.get("classes", ""))
+    fingerprint = hashlib.sha256("".join(d for one in found.values() for d in one.digests).encode())
+    detection = any(one.detection for one in found.values())
+    own = all(one.own for one in found.values())
+    slices = (*features.SLICES, features.SLICE_OBJECTS) if detection else features.SLICES
+    return DatasetInfo(
+        name=name,
+        task=DETECTION if detection else CLASSIFICATION,
+        classes=classes,
+        label_offset=offset,
+        splits={
+            split: SplitInfo(
+                examples=one.examples,
+                shards=len(shards[split]),
+                per_class={text: one.labels[index + offset] for index, text in enumerate(classes)},
+                objects=one.objects,
+            )
+            for split, one in found.items()
+        },
+        fingerprint=fingerprint.hexdigest(),
+        source=f"TFRecords of {folder.resolve().name}, in place",
+        slices=slices,
+        masks=detection and all(one.masks for one in found.values()),
+        foreign=not own,
+    )
+
+
+def _classes(
+    labels: list[int], texts: dict[int, str], *, offset: int, given: str
+) -> tuple[str, ...]:
+    """Names in label order; a label that no record has or names is called by its number."""
+    if given:
+        names = Path(given).expanduser().read_text(encoding="utf-8").splitlines()
+    else:
+        names = [texts.get(label, str(label)) for label in range(offset, labels[-1] + 1)]
+    if labels[0] < offset or labels[-1] - offset >= len(names):
+        raise IngestError(
+            f"labels run from {labels[0]} to {labels[-1]}, which {len(names)} classes from "
+            f"{offset} on do not cover; give label_offset= and classes="
+        )
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    return tuple(
+        f"{name} ({index + offset})" if name in twice else name for index, name in enumerate(names)
+    )
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

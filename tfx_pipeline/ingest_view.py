@@ -1,0 +1,75 @@
+"""`sightline ingest` on a console: what was written and what was found."""
+
+import inspect
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tfx_pipeline.ingest import TFRECORD, ingest, jobs
+from tfx_pipeline.ingest.options import describe
+from tfx_pipeline.ingest.report import KindCount, report_table
+from trainers.data import features
+
+
+def ingest_shown(
+    job: str,
+    source: str | None,
+    out: Path,
+    console: Console,
+    *,
+    options: Sequence[str] = (),
+    **settings: Any,
+) -> None:
+    """Runs an ingest job and prints its summary.
+
+    Args:
+      job: a registered job.
+      source: what it reads.
+      out: the data set's folder.
+      console: to print on.
+      options: of the job, as `key=value`.
+      settings: further arguments of `tfx_pipeline.ingest.ingest`.
+    """
+    started = time.perf_counter()
+    found: list[KindCount] = []
+    info = ingest(job, out, where=source, options=options, on_found=found.extend, **settings)
+    seconds = time.perf_counter() - started
+    counts = ", ".join(f"{split.examples:,} {key}" for key, split in info.splits.items())
+    objects = sum(split.objects for split in info.splits.values())
+    more = f", {objects:,} objects" if info.task == features.DETECTION else ""
+    console.print(
+        f"{escape(info.name)}: {info.num_classes} classes, {counts}{more}; {seconds:.1f} s",
+        soft_wrap=True,
+    )
+    if found:
+        console.print(report_table(found))
+        console.print(f"each is named in {out / features.REPORT_FILE}", soft_wrap=True)
+    console.print(f"wrote {out}", soft_wrap=True)
+
+
+def jobs_table() -> Table:
+    """Every job with what it does and its options."""
+    from tfx_pipeline.ingest.tfrecord import adopt, known_options
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("job", "reads", "options"):
+        table.add_column(name, overflow="fold")
+    rows: dict[str, tuple[Any, dict[str, Any]]] = {
+        name: (jobs.get(name), describe(jobs.get(name))) for name in jobs.names()
+    }
+    rows[TFRECORD] = (adopt, describe(known_options))
+    for name, (function, known) in sorted(rows.items()):
+        module = inspect.getmodule(function)
+        first = (inspect.getdoc(module) or "").splitlines()[0]
+        given = " ".join(f"{key}={_shown(value)}" for key, value in known.items())
+        table.add_row(name, first, given)
+    return table
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value) or "..."

@@ -1,0 +1,99 @@
+"""What is wrong with a data set's pictures, as a page shows it: counts, limits and the pictures.
+
+The run's report and the page of `sightline validate` hold the same section.
+"""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from components import figures
+from components.anomaly import ERROR, KINDS, WARNING, ImageAnomalies, Place, blocking
+from components.gallery import read_gallery, thumbnail_file
+
+#: The producer of the artifact in a run's lineage.
+PRODUCER = "ImageValidator.image_report"
+
+_MAX_LINES = 12
+_TONES = {ERROR: "bad", WARNING: "warn"}
+
+
+def images_of_run(summary: dict[str, Any]) -> dict[str, Any] | None:
+    """The section of a finished run, found by its lineage; None where nothing was recorded.
+
+    Args:
+      summary: as `summary.json` holds it.
+    """
+    lineage = summary.get("lineage")
+    for row in lineage if isinstance(lineage, list) else []:
+        if isinstance(row, dict) and row.get("producer") == PRODUCER:
+            try:
+                return images(Path(str(row.get("uri"))))
+            except (OSError, ValueError):  # The artifacts of an old run may have been deleted.
+                return None
+    return None
+
+
+def images(directory: Path) -> dict[str, Any]:
+    """The section as finished text and inlined thumbnails.
+
+    Args:
+      directory: written by `components.gallery.write_gallery`.
+
+    Raises:
+      OSError, ValueError: nothing usable is there.
+    """
+    found = read_gallery(directory)
+    rows = anomaly_rows(found)
+    return {
+        "records": ", ".join(f"{figures.count(n)} {name}" for name, n in found.records.items()),
+        "rows": rows,
+        "over": sum(row["over"] for row in rows),
+        "kinds": [_listed(directory, found, row) for row in rows],
+    }
+
+
+def anomaly_rows(found: ImageAnomalies) -> list[dict[str, Any]]:
+    """One row a kind that was found, as text; those over their limit first, then by severity."""
+    over = blocking(found)
+    rows = []
+    for kind, count in found.counts.items():
+        first = next(iter(found.of(kind)), None)
+        limit = found.limits.get(kind)
+        rows.append(
+            {
+                "kind": kind,
+                "severity": KINDS[kind][0],
+                "tone": _TONES.get(KINDS[kind][0], "plain"),
+                "meaning": KINDS[kind][1],
+                "count": figures.count(count),
+                "limit": "any" if limit is None else figures.count(limit),
+                "over": kind in over,
+                "example": "" if first is None else first.in_words(),
+            }
+        )
+    return sorted(rows, key=lambda row: not row["over"])
+
+
+def _listed(directory: Path, found: ImageAnomalies, row: dict[str, Any]) -> dict[str, Any]:
+    """The anomalies of a kind that have pictures; where none has, the first few as text."""
+    items = [
+        {
+            "detail": one.detail,
+            "words": one.in_words(),
+            "pictures": [_picture(directory, p) for p in (one.place, one.other) if p is not None],
+        }
+        for one in found.of(row["kind"])
+    ]
+    seen = [one for one in items if any(picture["src"] for picture in one["pictures"])]
+    shown = seen or items[:_MAX_LINES]
+    more = found.counts[row["kind"]] - len(shown)
+    return {**row, "items": shown, "seen": bool(seen), "more": figures.count(more) if more else ""}
+
+
+def _picture(directory: Path, place: Place) -> dict[str, str]:
+    file = thumbnail_file(directory, place)
+    source = ""
+    if file.is_file():
+        source = "data:image/jpeg;base64," + base64.b64encode(file.read_bytes()).decode()
+    return {"src": source, "label": place.label, "name": place.short, "place": str(place)}

@@ -1,0 +1,250 @@
+"""Decoded splits, kept from epoch to epoch: in memory, or in a folder that is mapped into memory.
+
+A folder holds `images.npy` (N, h, w, 3) uint8, `facts.npz` (everything else) and `cache.json` (of
+which records and which preprocessing it is). It is written under a temporary name and renamed, so
+that under its own name it is whole; a lock keeps a second process from decoding the same.
+"""
+
+import errno
+import fcntl
+import functools
+import hashlib
+import json
+import math
+import mmap
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from trainers.config import Config
+from trainers.data import features
+from trainers.data.features import DatasetInfo
+from trainers.data.prepare import Examples, cached_size, decode_examples
+from trainers.data.reader import Usable, named_errors, read_serialized, signature
+from trainers.data.records_check import DataError
+
+_CHUNK = 8
+_IMAGES, _FACTS, _MANIFEST = "images.npy", "facts.npz", "cache.json"
+# Raised when the preprocessing or the layout changes.
+_VERSION = 1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Decoded(NamedTuple):
+    """A whole split in file order.
+
+    Attributes:
+      examples: N of them, none of them padding.
+      counts: (S,) int64: how many come from each of the split's files.
+    """
+
+    examples: Examples
+    counts: np.ndarray
+
+
+def is_cached(config: Config, records: Usable, *, whole: bool) -> bool:
+    """Whether `data.cache` asks for `records` to be kept.
+
+    Args:
+      config: `data` is used.
+      records: of the split.
+      whole: a random crop needs the whole picture; then `auto` keeps nothing.
+    """
+    data = config.data
+    if data.cache != "auto":
+        return data.cache != "none"
+    return not whole and _image_bytes(data, records, whole=False) <= data.cache_mb * 2**20
+
+
+def decoded(
+    config: Config, info: DatasetInfo, split: str, *, records: Usable, whole: bool
+) -> Decoded:
+    """A split from the cache, which is made now where there is none of the same files.
+
+    Args:
+      config: `data` decides the preprocessing and where the cache is.
+      info: of the data in `data.dir`.
+      split: `train`, `validation` or `test`.
+      records: of the split.
+      whole: pictures to crop from, see `trainers.data.prepare.cached_size`.
+
+    Raises:
+      DataError: bad records, or the disk is full.
+    """
+    key = _key(config, info, records=records, whole=whole)
+    text = json.dumps([split, os.path.abspath(config.data.dir), config.data.cache == "disk", key])
+    if text not in _kept:
+        while len(_kept) >= len(features.SPLITS):
+            _kept.pop(next(iter(_kept)))
+        what = _Wanted(config, info, split, records, whole)
+        _kept[text] = _from_disk(what, key) if config.data.cache == "disk" else _in_memory(what)
+    return _kept[text]
+
+
+_kept: dict[str, Decoded] = {}
+
+
+def _chunks(what: "_Wanted") -> Iterator[tuple[np.ndarray, Examples]]:
+    """The images, (n, h, w, 3), of each chunk and the rest of its examples without padding."""
+    tagged = read_serialized(what.records, tagged=True)
+    dataset = decode_examples(
+        tagged, what.info, what.config.data, chunk=_CHUNK, whole=what.whole
+    ).prefetch(2)
+    with named_errors(what.config, what.info, what.split), tf.device("CPU"):
+        for part in dataset.as_numpy_iterator():
+            kept = tf.nest.map_structure(functools.partial(_first, int(part.mask.sum())), part)
+            yield kept.images, kept._replace(images=kept.images[:, 0, 0, :0])
+
+
+def _first(count: int, values: np.ndarray) -> np.ndarray:
+    return values[:count]
+
+
+class _Wanted(NamedTuple):
+    """What is to be decoded."""
+
+    config: Config
+    info: DatasetInfo
+    split: str
+    records: Usable
+    whole: bool
+
+
+def _in_memory(what: _Wanted) -> Decoded:
+    shape = (what.records.examples, *cached_size(what.config.data, whole=what.whole), 3)
+    # A map starts at a page: TensorFlow ends the process over a shared array that is not aligned.
+    memory = mmap.mmap(-1, math.prod(shape))
+    images, at, facts = np.frombuffer(memory, np.uint8).reshape(shape), 0, []
+    for pixels, rest in _chunks(what):
+        images[at : at + len(pixels)] = pixels
+        at += len(pixels)
+        facts.append(rest)
+    return _decoded(images, _joined(facts), len(what.records.files))
+
+
+def _joined(facts: list[Examples]) -> Examples:
+    return tf.nest.map_structure(lambda *values: np.concatenate(values), *facts)
+
+
+def _decoded(images: np.ndarray, facts: Examples, shards: int) -> Decoded:
+    """As tensors; the images stay where they are, in memory or in a file."""
+    with tf.device("CPU"):
+        rest = tf.nest.map_structure(tf.constant, facts)
+        shared = tf.experimental.dlpack.from_dlpack(images.__dlpack__())
+    return Decoded(
+        rest._replace(images=shared), np.bincount(facts.shards, minlength=shards).astype(np.int64)
+    )
+
+
+def _from_disk(what: _Wanted, key: dict[str, Any]) -> Decoded:
+    data = what.config.data
+    root = Path(data.cache_dir or Path(data.dir) / ".cache")
+    height, width = cached_size(data, whole=what.whole)
+    kind = hashlib.sha256(json.dumps(key["preprocessing"]).encode()).hexdigest()[:8]
+    where = root / f"{what.split}-{height}x{width}-{kind}"
+    with _errors(root, _image_bytes(data, what.records, whole=what.whole)), _lock(where):
+        if not _is_whole(where, key):
+            _write(where, what, key)
+        # Copy on write: DLPack takes no memory that is read only; nothing is ever written to it.
+        images = np.load(where / _IMAGES, mmap_mode="c")
+        with np.load(where / _FACTS) as stored:
+            return _decoded(images, _unpacked(stored), len(what.records.files))
+
+
+def _write(where: Path, what: _Wanted, key: dict[str, Any]) -> None:
+    draft = where.with_name(f"{where.name}.tmp")
+    for old in (draft, where):  # The draft is a killed writer's: the lock is ours.
+        shutil.rmtree(old, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        shape = (what.records.examples, *cached_size(what.config.data, whole=what.whole), 3)
+        facts = []
+        # Written, not mapped: a full disk is then an error and not a crash.
+        with (draft / _IMAGES).open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for pixels, rest in _chunks(what):
+                file.write(pixels.data)
+                facts.append(rest)
+        np.savez(draft / _FACTS, **_packed(_joined(facts)))
+        sizes = {name: (draft / name).stat().st_size for name in (_IMAGES, _FACTS)}
+        (draft / _MANIFEST).write_text(json.dumps({**key, "bytes": sizes}), encoding="utf-8")
+        draft.rename(where)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _packed(facts: Examples) -> dict[str, np.ndarray]:
+    """Text is stored as fixed width bytes, which need no pickle."""
+    slices = {key: value.astype("S") for key, value in facts.slices.items()}
+    return {
+        "labels": facts.labels,
+        "ids": facts.ids.astype("S"),
+        "sizes": facts.sizes,
+        "shards": facts.shards,
+        "mask": facts.mask,
+        **slices,
+    }
+
+
+def _unpacked(stored: Any) -> Examples:
+    slices = {key: stored[key] for key in stored.files if key.startswith("slice/")}
+    return Examples(
+        images=np.zeros((len(stored["labels"]), 0), np.uint8),
+        slices=slices,
+        **{key: stored[key] for key in ("labels", "ids", "sizes", "shards", "mask")},
+    )
+
+
+def _is_whole(where: Path, key: dict[str, Any]) -> bool:
+    """Whether the folder holds what `key` says, and all of it."""
+    try:
+        found = json.loads((where / _MANIFEST).read_text(encoding="utf-8"))
+        sizes = found.pop("bytes")
+        return found == key and all((where / n).stat().st_size == size for n, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _key(config: Config, info: DatasetInfo, *, records: Usable, whole: bool) -> dict[str, Any]:
+    """What decides a cache's content, as JSON gives it back. Files may move, but not change."""
+    data = config.data
+    files = [[os.path.basename(name), *rest] for name, *rest in signature(records.files)]
+    key = {
+        "preprocessing": [_VERSION, data.image_size, 1.0 if whole else data.crop_fraction, whole],
+        "files": files,
+        "records": [[one.file[-40:], one.index, one.ends_shard] for one in records.bad],
+        "dataset": hashlib.sha256(info.to_json().encode()).hexdigest(),
+    }
+    return json.loads(json.dumps(key))
+
+
+def _image_bytes(data: Any, records: Usable, *, whole: bool) -> int:
+    height, width = cached_size(data, whole=whole)
+    return records.examples * height * width * 3
+
+
+@contextmanager
+def _lock(where: Path) -> Iterator[None]:
+    where.parent.mkdir(parents=True, exist_ok=True)
+    with where.with_name(f"{where.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _errors(root: Path, needed: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = "is full" if error.errno in _FULL else f"cannot be written ({error})"
+        raise DataError(
+            f"the cache in {root} needs {needed / 2**20:.0f} MiB and its disk {reason}; make "
+            "room, set data.cache_dir to a folder elsewhere, or set data.cache=none"
+        ) from error

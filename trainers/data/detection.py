@@ -1,0 +1,210 @@
+"""One picture with its objects, and the steps that move boxes, masks and areas together.
+
+Every function takes and returns a `Sample`, works on pictures of any size, without objects and
+without masks, and keeps the arrays parallel: an object that leaves the picture leaves them all.
+`trainers.data.detection_augment` draws these steps at random.
+"""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from trainers.data.preprocess import resize_image
+
+# What float32 makes of a box that only touches the edge, in pixels.
+_SLIVER_PX = 1e-2
+
+
+class Sample(NamedTuple):
+    """One picture and its N objects; N may be 0.
+
+    Attributes:
+      image: (H, W, 3) uint8.
+      boxes: (N, 4) float32 ymin,xmin,ymax,xmax as fractions of the sides.
+      classes: (N,) int32 in [0, num_classes).
+      is_crowd: (N,) bool, a group that is not told apart.
+      area: (N,) float32, square pixels of this picture.
+      ids: (N,) int64, the annotations' ids in their source.
+      masks: (N, H, W) uint8, 1 where the object is; statically (N, 0, 0) where there are none.
+    """
+
+    image: tf.Tensor
+    boxes: tf.Tensor
+    classes: tf.Tensor
+    is_crowd: tf.Tensor
+    area: tf.Tensor
+    ids: tf.Tensor
+    masks: tf.Tensor
+
+
+def has_masks(sample: Sample) -> bool:
+    """Whether the masks are more than a placeholder."""
+    shape: Any = sample.masks.shape
+    return shape[1] != 0
+
+
+def size_of(sample: Sample) -> tf.Tensor:
+    """(2,) float32 height, width of the picture."""
+    return tf.cast(tf.shape(sample.image)[:2], tf.float32)
+
+
+def keep(sample: Sample, chosen: tf.Tensor) -> Sample:
+    """The objects where `chosen` (N,) bool is true, in order."""
+    kept = {
+        name: tf.boolean_mask(getattr(sample, name), chosen)
+        for name in ("boxes", "classes", "is_crowd", "area", "ids", "masks")
+    }
+    return sample._replace(**kept)
+
+
+def flip(sample: Sample) -> Sample:
+    """Mirrored left to right."""
+    top, left, bottom, right = tf.unstack(sample.boxes, axis=1)
+    return sample._replace(
+        image=sample.image[:, ::-1],
+        boxes=tf.stack([top, 1.0 - right, bottom, 1.0 - left], axis=1),
+        masks=sample.masks[:, :, ::-1],
+    )
+
+
+def crop(sample: Sample, box: tf.Tensor) -> Sample:
+    """The part within `box`, with the objects that show in it.
+
+    A box that is cut is cut to what its mask still shows, where there are masks. Areas shrink with
+    the mask's pixels, or with the box.
+
+    Args:
+      sample: a picture with its objects.
+      box: (4,) int32 top, left, height, width in pixels; inside the picture and not empty.
+    """
+    size, start = size_of(sample), tf.cast(box[:2], tf.float32)
+    window = tf.cast(box[2:], tf.float32)
+    whole = sample.boxes * tf.tile(size, [2]) - tf.tile(start, [2])
+    boxes = tf.clip_by_value(whole, 0.0, tf.tile(window, [2]))
+    masks = sample.masks
+    if has_masks(sample):
+        masks = masks[:, box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
+        is_cut = tf.reduce_any(tf.abs(boxes - whole) > _SLIVER_PX, axis=1, keepdims=True)
+        boxes = tf.where(is_cut, _intersection(boxes, mask_boxes(masks)), boxes)
+        share = tf.math.divide_no_nan(_count(masks), _count(sample.masks))
+    else:
+        share = tf.math.divide_no_nan(_box_area(boxes), _box_area(whole))
+    cropped = sample._replace(
+        image=tf.slice(sample.image, [box[0], box[1], 0], [box[2], box[3], 3]),
+        boxes=boxes / tf.tile(window, [2]),
+        area=sample.area * tf.minimum(share, 1.0),
+        masks=masks,
+    )
+    return keep(cropped, tf.reduce_all(boxes[:, 2:] - boxes[:, :2] > _SLIVER_PX, axis=1))
+
+
+def resize(sample: Sample, image_size: Any) -> Sample:
+    """Stretched to `image_size`: bilinear as for evaluation, masks by nearest pixel.
+
+    Every object stays, even one whose mask falls between the pixels.
+
+    Args:
+      sample: a picture with its objects.
+      image_size: (height, width) in pixels, two ints or (2,) int32.
+    """
+    old = size_of(sample)
+    masks = sample.masks
+    if has_masks(sample):
+        masks = tf.image.resize(masks[..., None], image_size, method="nearest")[..., 0]
+    ratio = tf.cast(image_size, tf.float32) / old
+    return sample._replace(
+        image=resize_image(sample.image, image_size=image_size),
+        area=sample.area * ratio[0] * ratio[1],
+        masks=masks,
+    )
+
+
+def pad(sample: Sample, image_size: tuple[int, int]) -> Sample:
+    """Black below and to the right, up to `image_size`, which is at least the picture's size."""
+    size = tf.shape(sample.image)[:2]
+    after = tf.convert_to_tensor(image_size) - size
+    ratio = tf.cast(size, tf.float32) / tf.cast(image_size, tf.float32)
+    margins = tf.stack([tf.zeros_like(after), after], 1)
+    image = tf.pad(sample.image, tf.concat([margins, [[0, 0]]], 0))
+    masks = sample.masks
+    if has_masks(sample):
+        masks = tf.pad(masks, tf.concat([[[0, 0]], margins], 0))
+        masks = tf.ensure_shape(masks, (None, *image_size))
+    return sample._replace(
+        image=tf.ensure_shape(image, (*image_size, 3)),
+        boxes=sample.boxes * tf.tile(ratio, [2]),
+        masks=masks,
+    )
+
+
+def resize_and_pad(
+    sample: Sample, image_size: tuple[int, int], *, zoom: Any = 1.0
+) -> tuple[Sample, tf.Tensor]:
+    """The whole picture within `image_size`, aspect kept, at the top left, black behind.
+
+    Args:
+      sample: a picture with its objects.
+      image_size: (height, width) in pixels.
+      zoom: () float in (0, 1]: this part of what would fill the height or the width.
+
+    Returns:
+      The sample, and (2,) float32 new / old height and width: a box in pixels of the stored picture
+      is `box * image_size / ratio`.
+    """
+    size = size_of(sample)
+    target = tf.cast(image_size, tf.float32)
+    fitted = tf.round(size * tf.reduce_min(target / size) * zoom)
+    fitted = tf.clip_by_value(fitted, 1.0, target)
+    resized = resize(sample, tf.cast(fitted, tf.int32))
+    return pad(resized, image_size), fitted / size
+
+
+def mask_boxes(masks: tf.Tensor) -> tf.Tensor:
+    """The tight box of each mask.
+
+    Args:
+      masks: (N, H, W) uint8.
+
+    Returns:
+      (N, 4) float32 ymin,xmin,ymax,xmax in pixels, the last ones exclusive; zeros where a mask is
+      empty.
+    """
+    sides = []
+    for axis in (2, 1):
+        used = tf.reduce_max(masks, axis=axis)
+        length = tf.shape(used)[1]
+        first = tf.argmax(used, 1, output_type=tf.int32)
+        last = length - tf.argmax(used[:, ::-1], 1, output_type=tf.int32)
+        sides.append((first, tf.where(tf.reduce_max(used, axis=1) > 0, last, 0)))
+    (top, bottom), (left, right) = sides
+    return tf.cast(tf.stack([top, left, bottom, right], 1), tf.float32)
+
+
+def iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Pairwise intersection over union.
+
+    Args:
+      a: (N, 4) float32 boxes, ymin,xmin,ymax,xmax, any one unit.
+      b: (M, 4) boxes in the same unit.
+
+    Returns:
+      (N, M) float32 in [0, 1]; 0 where either box is empty.
+    """
+    overlap = _box_area(_intersection(a[:, None], b[None]))
+    union = _box_area(a)[:, None] + _box_area(b)[None] - overlap
+    return tf.math.divide_no_nan(overlap, union)
+
+
+def _intersection(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """(..., 4) boxes; of no extent where the two do not meet."""
+    start = tf.maximum(a[..., :2], b[..., :2])
+    return tf.concat([start, tf.maximum(start, tf.minimum(a[..., 2:], b[..., 2:]))], -1)
+
+
+def _box_area(boxes: tf.Tensor) -> tf.Tensor:
+    sides = tf.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def _count(masks: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.reduce_sum(tf.cast(masks, tf.int32), axis=[1, 2]), tf.float32)

@@ -1,0 +1,207 @@
+"""Training augmentations of pictures with objects, by the entries that `data.augment` lists.
+
+As with `trainers.data.augment`, a *crop* makes the network's picture out of the stored one, in
+place of `resize_and_pad`, and *augmentations* change that picture.
+
+| entry with its defaults | kind | does |
+|---|---|---|
+| random_scale_crop(low=0.1, high=2) | crop | large-scale jitter: shrunk and padded, or cropped |
+| random_crop(area=(0.1, 1), aspect=(0.5, 2)) | crop | a part that shows objects to a drawn degree |
+| flip | augmentation | left-right, half of the time |
+| brightness, contrast, colour_jitter, grayscale | augmentation | colours only, as elsewhere |
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import tensorflow as tf
+
+from trainers.config import ConfigError
+from trainers.data import detection
+from trainers.data.augment import brightness, contrast
+from trainers.data.detection import Sample, crop, iou, keep, resize_and_pad, size_of
+from trainers.data.entries import Between, bind, parse_entries
+from trainers.data.jitter import colour_jitter, grayscale
+from trainers.registry import Registry
+
+#: `(sample, seed, image_size) -> sample`, the latter with a picture of `image_size`.
+SampleCrop = Callable[[Sample, tf.Tensor, tuple[int, int]], Sample]
+#: `(sample, seed) -> sample`, of one size.
+SampleAugmentation = Callable[[Sample, tf.Tensor], Sample]
+
+detection_crops: Registry[SampleCrop] = Registry("detection crop", "trainers.data")
+detection_augmentations: Registry[SampleAugmentation] = Registry(
+    "detection augmentation", "trainers.data"
+)
+
+# Liu et al. 2016 (SSD), section 2.2: a patch shows some object to at least this IoU. The first two
+# are the whole picture and any patch.
+_LEAST_IOU = (-1.0, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+# How many patches are drawn at once; where none will do, the picture stays whole.
+_PATCHES = 50
+
+
+def split_entries(entries: Sequence[str]) -> tuple[SampleCrop | None, list[SampleAugmentation]]:
+    """The crop and the augmentations that `entries` ask for, the latter in order.
+
+    Raises:
+      ConfigError: malformed, an unknown name (the nearest are given), wrong options, or two crops.
+    """
+    known, known_crops = detection_augmentations.names(), detection_crops.names()
+    parsed = parse_entries(entries, [detection_crops, detection_augmentations])
+    chosen = [entry for entry in parsed if entry.name in known_crops]
+    if len(chosen) > 1:
+        raise ConfigError(f"data.augment takes one crop, got {', '.join(e.text for e in chosen)}")
+    rest = [
+        bind(entry, detection_augmentations.get(entry.name))
+        for entry in parsed
+        if entry.name in known
+    ]
+    first = bind(chosen[0], detection_crops.get(chosen[0].name)) if chosen else None
+    return first, rest
+
+
+def train_sample(
+    sample: Sample, seed: tf.Tensor, *, image_size: tuple[int, int], entries: Sequence[str]
+) -> Sample:
+    """An augmented training sample of the network's size.
+
+    Args:
+      sample: a stored picture with its objects.
+      seed: (2,) int32, a different one for every example and epoch.
+      image_size: (height, width) in pixels.
+      entries: `data.augment`.
+
+    Raises:
+      ConfigError: see `split_entries`.
+    """
+    chosen, rest = split_entries(entries)
+    if chosen is None:
+        sample, _ = resize_and_pad(sample, image_size)
+    else:
+        sample = chosen(sample, _fold(seed, 0), image_size)
+    for position, augmentation in enumerate(rest, start=1):
+        sample = augmentation(sample, _fold(seed, position))
+    return sample
+
+
+@detection_crops.register("random_scale_crop")
+def random_scale_crop(
+    sample: Sample,
+    seed: tf.Tensor,
+    image_size: tuple[int, int],
+    *,
+    low: Annotated[float, Between(0.01, 10.0)] = 0.1,
+    high: Annotated[float, Between(0.01, 10.0)] = 2.0,
+) -> Sample:
+    """Large-scale jitter (Ghiasi et al. 2021, section 3).
+
+    The picture is scaled to `low` to `high` times what just fits, then padded, or cropped at a
+    random place. Only what is kept is resized. An object whose mask falls between the pixels goes.
+
+    Args:
+      sample: a stored picture with its objects.
+      seed: (2,) int32.
+      image_size: (height, width) in pixels.
+      low: 0.8 with 1.25 is the paper's standard jitter.
+      high: not below `low`.
+
+    Raises:
+      ConfigError: `low` exceeds `high`.
+    """
+    if low > high:
+        raise ConfigError(
+            f"data.augment: random_scale_crop needs low <= high, got {low:g} and {high:g}"
+        )
+    draws = tf.random.stateless_uniform((3,), seed)
+    size, target = size_of(sample), tf.cast(image_size, tf.float32)
+    scale = (low + draws[0] * (high - low)) * tf.reduce_min(target / size)
+    window = tf.clip_by_value(tf.round(target / scale), 1.0, size)
+    start = tf.minimum(tf.floor(draws[1:] * (size - window + 1.0)), size - window)
+    part = crop(sample, tf.cast(tf.concat([start, window], 0), tf.int32))
+    fitted = tf.clip_by_value(tf.round(window * scale), 1.0, target)
+    # What is cut from a bigger picture fills the network's to the last pixel.
+    fitted = tf.where(window < size, target, fitted)
+    resized = detection.resize(part, tf.cast(fitted, tf.int32))
+    if detection.has_masks(resized):
+        resized = keep(resized, tf.reduce_max(resized.masks, axis=[1, 2]) > 0)
+    return detection.pad(resized, image_size)
+
+
+@detection_crops.register("random_crop")
+def random_crop(
+    sample: Sample,
+    seed: tf.Tensor,
+    image_size: tuple[int, int],
+    *,
+    area: Annotated[tuple[float, float], Between(0.001, 1.0)] = (0.1, 1.0),
+    aspect: Annotated[tuple[float, float], Between(0.01, 100.0)] = (0.5, 2.0),
+) -> Sample:
+    """The whole picture, or a patch that overlaps an object enough (Liu et al. 2016, section 2.2).
+
+    How much is enough is drawn. Objects stay whose centre is in the patch, which is resized and
+    padded to `image_size`.
+
+    Args:
+      sample: a stored picture with its objects.
+      seed: (2,) int32.
+      image_size: (height, width) in pixels.
+      area: least and greatest part of the picture.
+      aspect: least and greatest width / height relative to the picture's own.
+    """
+    draws = tf.random.stateless_uniform((_PATCHES, 4), _fold(seed, 0))
+    pick = tf.random.stateless_uniform((), _fold(seed, 1), 0, len(_LEAST_IOU), tf.int32)
+    least = tf.constant(_LEAST_IOU)[pick]
+    part = area[0] + draws[:, 0] * (area[1] - area[0])
+    bottom, top = math.log(aspect[0]), math.log(aspect[1])
+    ratio = tf.exp(bottom + draws[:, 1] * (top - bottom))
+    sides = tf.stack([tf.sqrt(part / ratio), tf.sqrt(part * ratio)], 1)
+    start = draws[:, 2:] * (1.0 - sides)
+    patches = tf.concat([start, start + sides], 1)
+    best = tf.reduce_max(tf.pad(iou(patches, sample.boxes), [[0, 0], [0, 1]]), axis=1)
+    fine = tf.reduce_all(sides <= 1.0, axis=1) & (best >= least)
+    at = tf.argmax(fine)
+    patch = tf.where(fine[at] & (least >= 0.0), patches[at], tf.constant([0.0, 0.0, 1.0, 1.0]))
+    return resize_and_pad(_centred(sample, patch), image_size)[0]
+
+
+def _centred(sample: Sample, patch: tf.Tensor) -> Sample:
+    """`sample` within `patch`, (4,) fractions, with the objects that have their centre in it."""
+    size = size_of(sample)
+    start = tf.floor(patch[:2] * size)
+    window = tf.clip_by_value(tf.round((patch[2:] - patch[:2]) * size), 1.0, size - start)
+    centres = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2 * size
+    inside = tf.reduce_all((centres >= start) & (centres <= start + window), axis=1)
+    return crop(keep(sample, inside), tf.cast(tf.concat([start, window], 0), tf.int32))
+
+
+@detection_augmentations.register("flip")
+def flip(sample: Sample, seed: tf.Tensor) -> Sample:
+    """Mirrored left to right, half of the time.
+
+    Args:
+      sample: a picture with its objects.
+      seed: (2,) int32.
+    """
+    turned = tf.random.stateless_uniform((), seed) < 0.5
+    return Sample(*tf.cond(turned, lambda: tuple(detection.flip(sample)), lambda: tuple(sample)))
+
+
+def _on_the_image(image_op: Callable[..., tf.Tensor]) -> SampleAugmentation:
+    """`image_op`, with its options, on the picture alone."""
+
+    @functools.wraps(image_op)
+    def augment(sample: Any, seed: tf.Tensor, **options: Any) -> Any:
+        return sample._replace(image=image_op(sample.image, seed, **options))
+
+    return augment
+
+
+for _op in (brightness, contrast, colour_jitter, grayscale):
+    detection_augmentations.register(_op.__name__)(_on_the_image(_op))
+
+
+def _fold(seed: tf.Tensor, step: int) -> Any:
+    return tf.random.fold_in(seed, step)

@@ -1,0 +1,61 @@
+"""Random changes of colour, registered as augmentations.
+
+| entry with its defaults | does |
+|---|---|
+| colour_jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0) | all four, in that order |
+| grayscale(p=0.2) | grey in three equal channels, with probability p |
+"""
+
+from typing import Annotated
+
+import tensorflow as tf
+
+from trainers.data import colour
+from trainers.data.augment import augmentations
+from trainers.data.entries import Between, Fraction
+
+
+@augmentations.register("colour_jitter")
+def colour_jitter(
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    brightness: Fraction = 0.4,
+    contrast: Fraction = 0.4,
+    saturation: Fraction = 0.4,
+    hue: Annotated[float, Between(0.0, 0.5)] = 0.0,
+) -> tf.Tensor:
+    """Brightness, contrast and saturation times 1 - x to 1 + x each, hue turned by up to `hue`.
+
+    Args:
+      image: (H, W, 3) uint8.
+      seed: (2,) int32.
+      brightness: 0 leaves it, as with the others.
+      contrast: around the mean luma.
+      saturation: around each pixel's luma.
+      hue: in turns of the colour circle.
+    """
+    draws = tf.random.stateless_uniform((4,), seed, -1.0, 1.0)
+    steps = ((colour.brightness, brightness), (colour.contrast, contrast))
+    for position, (op, amount) in enumerate((*steps, (colour.color, saturation))):
+        if amount:
+            image = op(image, 1.0 + amount * draws[position])
+    if hue:
+        image = tf.image.adjust_hue(image, hue * draws[3])
+    return image
+
+
+@augmentations.register("grayscale")
+def grayscale(image: tf.Tensor, seed: tf.Tensor, *, p: Fraction = 0.2) -> tf.Tensor:
+    """The luma in three equal channels, with probability `p`.
+
+    Args:
+      image: (H, W, 3) uint8.
+      seed: (2,) int32.
+      p: 0 never, 1 always.
+    """
+    return tf.cond(
+        tf.random.stateless_uniform((), seed) < p,
+        lambda: tf.repeat(tf.cast(colour.grey(image), tf.uint8)[..., None], 3, axis=-1),
+        lambda: image,
+    )
