@@ -5,7 +5,7 @@ request. `trainers.data.decode.load_image` adds the decoder's own verdict.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 #: 64 megapixels: 192 MB as uint8 RGB, above any camera in the field and below a bomb.
@@ -118,22 +118,44 @@ def _png(data: bytes) -> ImageHeader:
 
 def _gif(data: bytes) -> ImageHeader:
     """Refuses a first frame that does not fill the canvas: TensorFlow then returns the frame."""
-    width, height, flags = struct.unpack_from("<HHB", data, 6)
-    header = ImageHeader("GIF", height, width, 3)
-    position = 13 + _colour_table_bytes(flags)
-    while data[position] == _GIF_EXTENSION:
-        position += 2
-        while data[position]:  # Sub-blocks, each after its length; an empty one ends them.
-            position += 1 + data[position]
-        position += 1
-    if data[position] == _GIF_FRAME:
-        left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, position + 1)
-        if (left, top, frame_width, frame_height) != (0, 0, width, height):
+    width, height = struct.unpack_from("<HH", data, 6)
+    pixels = 0
+    for number, (left, top, frame_width, frame_height) in enumerate(_gif_frames(data)):
+        fills = (left, top, frame_width, frame_height) == (0, 0, width, height)
+        if number == 0 and not fills:
             raise ImageError(
                 f"GIF of {height} x {width} whose first frame is {frame_height} x {frame_width} "
                 f"at {top}, {left} is not decoded; save it as PNG"
             )
-    return header
+        if left + frame_width > width or top + frame_height > height:
+            raise ImageError(
+                f"GIF of {height} x {width} whose frame {number} is {frame_height} x {frame_width} "
+                f"at {top}, {left}, past its edge, is not decoded; save it as PNG"
+            )
+        pixels += frame_width * frame_height
+        if pixels > MAX_PIXELS:  # The decoder unpacks every frame, to return the first.
+            raise ImageError(
+                f"GIF whose first {number + 1} frames have {pixels:,} pixels is over the limit of "
+                f"{MAX_PIXELS:,}; save the first as PNG"
+            )
+    return ImageHeader("GIF", height, width, 3)
+
+
+def _gif_frames(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Left, top, width and height of each frame, up to where the file ends."""
+    position = 13 + _colour_table_bytes(data[10])
+    while position < len(data) and data[position] in (_GIF_EXTENSION, _GIF_FRAME):
+        if data[position] == _GIF_FRAME:
+            if position + 10 > len(data):
+                return
+            yield struct.unpack_from("<HHHH", data, position + 1)
+            # The colour table, and the byte with the code size.
+            position += 11 + _colour_table_bytes(data[position + 9])
+        else:
+            position += 2
+        while position < len(data) and data[position]:
+            position += 1 + data[position]  # Sub-blocks, each after its length.
+        position += 1  # The empty one that ends them.
 
 
 def _colour_table_bytes(flags: int) -> int:

@@ -1,5 +1,6 @@
 import csv
 import io
+import struct
 import tarfile
 
 import numpy as np
@@ -115,3 +116,24 @@ def test_sizes_of_real_odd_files_agree_with_pillow(shared_data, tmp_path):
         assert f"{header.width}x{header.height}" == row["size"], row["file"]
         agreed += 1
     assert agreed > 500
+
+
+def gif(canvas, frames):
+    """A GIF of (height, width) whose frames are (top, left, height, width), one colour each."""
+    height, width = canvas
+    data = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
+    for top, left, rows, columns in frames:
+        data += b"\x21\xf9\x04\0\0\0\0\0"
+        data += b"\x2c" + struct.pack("<HHHHB", left, top, columns, rows, 0)
+        data += b"\x02\x02\x4c\x01\0"
+    return data + b";"
+
+
+def test_gif_frames_after_the_first_are_judged_too():
+    assert check_image(gif((10, 20), [(0, 0, 10, 20), (2, 3, 4, 5)])).width == 20
+    with pytest.raises(ImageError, match="first frame is 5 x 20"):
+        check_image(gif((10, 20), [(0, 0, 5, 20)]))
+    with pytest.raises(ImageError, match="frame 1 is 60000 x 60000 at 0, 0, past its edge"):
+        check_image(gif((10, 10), [(0, 0, 10, 10), (0, 0, 60000, 60000)]))
+    with pytest.raises(ImageError, match="first 5 frames have 80,000,000 pixels"):
+        check_image(gif((4000, 4000), [(0, 0, 4000, 4000)] * 9))

@@ -12,11 +12,17 @@ import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tfx_pipeline.ingest.source import IngestError
 
 ARCHIVES = (".tar", ".zip")
+#: No file of a data set is larger: 256 MiB.
+MAX_FILE_BYTES = 256 * 2**20
+
+# A zip starts so, also an empty one. `zipfile.is_zipfile` looks for its end, and takes a tar whose
+# last member is a zip for that zip.
+_ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # A zip's local header: 30 bytes, of which the last four are the lengths of what follows.
@@ -57,7 +63,7 @@ def members(path: Path) -> Iterator[Member]:
         raise IngestError(f"{path} does not exist")
     elif path.name.endswith(_COMPRESSED_TARS):
         raise IngestError(f"{path} is a compressed tar; unpack it or make a plain .tar of it")
-    elif zipfile.is_zipfile(path):
+    elif _starts(path, 4) in _ZIP_STARTS:
         yield from _in_zip(path)
     else:
         yield from _in_tar(path)
@@ -96,12 +102,26 @@ def read_member(path: str, *, offset: int, length: int, deflated: bool = False) 
         data = file.read(length)
     if 0 <= length != len(data):
         raise OSError(f"{path} ends at byte {offset + len(data)}, {length - len(data)} are missing")
-    if not deflated:
-        return data
+    return _inflate(data, f"{path} at byte {offset}") if deflated else data
+
+
+def _inflate(data: bytes, where: str) -> bytes:
+    """The bytes of a raw deflate stream, at most `MAX_FILE_BYTES`: a bomb is not unpacked."""
+    stream = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
     try:
-        return zlib.decompress(data, wbits=-zlib.MAX_WBITS)
+        inflated = stream.decompress(data, MAX_FILE_BYTES + 1)
     except zlib.error as error:
-        raise OSError(f"{path} at byte {offset}: damaged zip member: {error}") from error
+        raise OSError(f"{where}: damaged zip member: {error}") from error
+    if len(inflated) > MAX_FILE_BYTES:
+        raise OSError(f"{where}: a zip member unpacks to over {MAX_FILE_BYTES:,} bytes")
+    if not stream.eof:
+        raise OSError(f"{where}: damaged zip member: its data end early")
+    return inflated
+
+
+def _starts(path: Path, length: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(length)
 
 
 def _in_folder(folder: Path) -> Iterator[Member]:
@@ -122,7 +142,7 @@ def _in_folder(folder: Path) -> Iterator[Member]:
 def _in_tar(path: Path) -> Iterator[Member]:
     with open(path, "rb") as file:
         end = yield from _tar_members(file, str(path), "", 0)
-        _check_tar_end(file, path, end)
+        _check_tar_end(file, str(path), end, os.stat(path).st_size)
 
 
 def _tar_members(file: Any, path: str, prefix: str, base: int) -> Generator[Member, None, int]:
@@ -136,9 +156,15 @@ def _tar_members(file: Any, path: str, prefix: str, base: int) -> Generator[Memb
                 start, end = base + one.offset_data, max(end, one.offset_data + one.size)
                 if one.isdir() or _is_hidden(one.name):
                     continue
+                if one.islnk() or one.issym():
+                    raise IngestError(
+                        f"{path}: {prefix}{one.name} is a link, which is not followed within a "
+                        "tar; unpack it and give the folder"
+                    )
                 if one.isfile() and one.name.endswith(".tar"):
                     inner = _Window(path, start, one.size)
-                    yield from _tar_members(inner, path, f"{prefix}{one.name}/", start)
+                    last = yield from _tar_members(inner, path, f"{prefix}{one.name}/", start)
+                    _check_tar_end(inner, f"{path} within {prefix}{one.name}", last, one.size)
                 elif one.isfile():
                     yield Member(prefix + one.name.removeprefix("./"), path, start, one.size)
     except tarfile.TarError as error:
@@ -149,9 +175,8 @@ def _tar_members(file: Any, path: str, prefix: str, base: int) -> Generator[Memb
     return end
 
 
-def _check_tar_end(file: BinaryIO, path: Path, end: int) -> None:
-    """Refuses a tar that was cut within its last member, which `tarfile` does not notice."""
-    size = os.stat(path).st_size
+def _check_tar_end(file: Any, path: str, end: int, size: int) -> None:
+    """Refuses a tar that was cut or damaged in the middle, which `tarfile` takes for its end."""
     if size < end:
         raise IngestError(
             f"{path} ends at byte {size:,}, its last member at {end:,}; it was cut off: "

@@ -10,7 +10,7 @@ from typing import Any
 
 from serving.image_header import ImageError, ImageTooLargeError
 from tfx_pipeline.ingest import progress
-from tfx_pipeline.ingest.archives import read_member
+from tfx_pipeline.ingest.archives import MAX_FILE_BYTES, read_member
 from tfx_pipeline.ingest.findings import Finding
 from tfx_pipeline.ingest.index import read_chunk
 from tfx_pipeline.ingest.objects import clean
@@ -18,8 +18,6 @@ from tfx_pipeline.ingest.output import writing
 from tfx_pipeline.ingest.pictures import Facts, Picture, load_picture, name_differs
 from tfx_pipeline.ingest.source import Item
 from trainers.data import features
-
-_MAX_FILE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -125,8 +123,8 @@ def read_item(item: Item) -> bytes:
     if not path.is_file():  # Also keeps the job from waiting on a pipe.
         raise ImageError("not a regular file, or a link to nothing")
     size = path.stat().st_size if item.length < 0 else item.length
-    if size > _MAX_FILE_BYTES:
-        raise ImageError(f"{size:,} bytes is over the limit of {_MAX_FILE_BYTES:,} for a picture")
+    if size > MAX_FILE_BYTES:
+        raise ImageError(f"{size:,} bytes is over the limit of {MAX_FILE_BYTES:,} for a picture")
     return read_member(item.path, offset=item.offset, length=item.length, deflated=item.deflated)
 
 

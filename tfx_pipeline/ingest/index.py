@@ -129,7 +129,7 @@ def record_findings(
     """Adds findings about one row, or about none."""
     index.executemany(
         "INSERT INTO findings VALUES (?,?,?,?)",
-        [(row, one.kind, _bytes(one.file), one.detail) for one in findings],
+        [(row, one.kind, _bytes(one.file), _readable(one.detail)) for one in findings],
     )
 
 
@@ -141,6 +141,11 @@ def all_findings(index: sqlite3.Connection) -> Iterator[Finding]:
 
 
 def _row(item: Item) -> tuple[Any, ...]:
+    if _readable(item.class_name) != item.class_name:
+        raise IngestError(
+            f"{_readable(item.name)}: the class name {_readable(item.class_name)!r} is not UTF-8; "
+            "rename its folder"
+        )
     labels = {
         "objects": None if item.objects is None else objects_to_json(item.objects),
         "attributes": {key: _pack(values) for key, values in item.attributes.items()},
@@ -189,6 +194,11 @@ def _item(values: tuple[Any, ...]) -> tuple[int, Item]:
         slices=raw["slices"],
         findings=tuple(Finding(**one) for one in raw["findings"]),
     )
+
+
+def _readable(text: str) -> str:
+    """`text` with what is not UTF-8, such as the name of another file, written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 # A file's name is bytes to Linux and need not be UTF-8, which SQLite's text must be.

@@ -85,6 +85,8 @@ def run(
       IngestError: nothing usable in the source, `out` is something else, or the disk is full.
     """
     _check_plan(plan)
+    if plan.where and Path(plan.where).expanduser().resolve().is_relative_to(out.resolve()):
+        raise IngestError(f"{plan.where} lies within {out}, which is replaced; give another --out")
     with workplace(out, plan.key) as work:
         source, listing = _list(plan, make_source, work)
         if not listing.items:
@@ -99,6 +101,8 @@ def run(
         _run_beam(tasks, work, "writing records", beam_args)
         info = _describe(plan, source, work, shards=shards, items=listing.items)
         found = summarize(work / "index.sqlite")
+        # What says that the work is done goes before the shards do.
+        (work / _LISTING).unlink()
         publish(folder, out)
         shutil.rmtree(work, ignore_errors=True)
     return info, found

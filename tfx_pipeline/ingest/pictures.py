@@ -4,6 +4,7 @@ The verdict is the one of training and serving: `serving.image_header.check_imag
 graph's own decoder. What they refuse but Pillow reads becomes an 8-bit PNG, losslessly.
 """
 
+import contextlib
 import hashlib
 import io
 import warnings
@@ -187,11 +188,16 @@ def _details(data: bytes) -> _Details:
 
 
 def _of(picture: Image.Image) -> _Details:
-    orientation = picture.getexif().get(_ORIENTATION, 1)
+    orientation, frames = 1, 1
+    # Broken metadata: the pixels may be fine.
+    with contextlib.suppress(Exception):
+        orientation = picture.getexif().get(_ORIENTATION, 1)
+    with contextlib.suppress(Exception):
+        frames = getattr(picture, "n_frames", 1)
     return _Details(
         format=picture.format or "",
         mode=picture.mode,
-        frames=getattr(picture, "n_frames", 1),
+        frames=frames,
         orientation=orientation if orientation in range(1, 9) else 1,
     )
 

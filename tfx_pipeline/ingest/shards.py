@@ -51,7 +51,7 @@ class ShardWriter:
         split, shard = place
         path = shard_path(Path(self.folder), split, shard, self.shards)
         counts = counts_file(Path(self.counts), split, shard)
-        if counts.is_file():
+        if counts.is_file() and path.is_file():
             progress.tick(json.loads(counts.read_text())["examples"])
             return
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -60,6 +60,7 @@ class ShardWriter:
             with tf.io.TFRecordWriter(str(temporary)) as writer:
                 self._write(writer, place, tally)
             tally["sha256"] = _file_digest(temporary)
+            _to_disk(temporary)  # Or a power cut could leave the counts without the records.
             os.replace(temporary, path)
         except tf.errors.OpError as error:
             raise IngestError(
@@ -122,6 +123,11 @@ def _class_names(example: Any, item: Item) -> list[str]:
 
     values = example.features.feature[features.OBJECT_TEXT].bytes_list.value
     return [text.decode() for text in values]
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _file_digest(path: Path) -> str:

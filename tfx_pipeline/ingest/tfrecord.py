@@ -58,6 +58,8 @@ def adopt(
     folder = Path(where or "").expanduser()
     if where is None or not folder.is_dir():
         raise IngestError(f"`tfrecord` needs {_LAYOUT}, got {where}")
+    if _within(folder, out) or _within(out, folder):
+        raise IngestError(f"{out} and {folder} lie within each other; give another --out")
     shards = _shards(folder)
     key = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
     with workplace(out, key) as work:
@@ -95,6 +97,10 @@ class _Contents:
     masks: bool = True
     own: bool = True
     digests: list[str] = field(default_factory=list)
+
+
+def _within(inner: Path, outer: Path) -> bool:
+    return inner.resolve().is_relative_to(outer.resolve())
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:

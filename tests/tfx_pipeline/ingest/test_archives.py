@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 
+from tfx_pipeline.ingest import archives
 from tfx_pipeline.ingest.archives import members, members_within, read_member
 from tfx_pipeline.ingest.source import IngestError
 
@@ -106,3 +107,39 @@ def test_a_part_that_is_not_there_any_more(tmp_path):
         read_member(str(tmp_path / "x"), offset=3, length=4)
     with pytest.raises(OSError, match="damaged zip member"):
         read_member(str(tmp_path / "x"), offset=0, length=5, deflated=True)
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", bytes(50_000))
+    (bomb,) = members(tmp_path / "x.zip")
+    assert bomb.length < 500
+    assert len(read(bomb)) == 50_000
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 40_000)
+    with pytest.raises(OSError, match="unpacks to over 40,000 bytes"):
+        read(bomb)
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path):
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("n.npy", b"n")
+    (tmp_path / "x.tar").write_bytes(tar({"1.jpg": b"one", "meta.npz": inner.getvalue()}))
+    assert set(contents(tmp_path / "x.tar")) == {"1.jpg", "meta.npz"}
+
+
+def test_a_damaged_inner_tar_is_refused_and_not_cut_short(tmp_path):
+    inner = bytearray(tar({"a.jpg": b"a", "b.jpg": b"b"}))
+    inner[1024:1100] = b"\xff" * 76
+    (tmp_path / "x.tar").write_bytes(tar({"n01440764.tar": bytes(inner), "c.jpg": b"c"}))
+    with pytest.raises(IngestError, match=r"within n01440764\.tar has no end mark"):
+        list(members(tmp_path / "x.tar"))
+
+
+def test_links_within_a_tar_are_named(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        entry = tarfile.TarInfo("b.jpg")
+        entry.type, entry.linkname = tarfile.LNKTYPE, "a.jpg"
+        archive.addfile(entry)
+    with pytest.raises(IngestError, match=r"b\.jpg is a link"):
+        list(members(tmp_path / "x.tar"))

@@ -281,6 +281,57 @@ def test_work_of_an_attempt_on_other_pictures_is_not_taken_up(tmp_path):
     assert records(tmp_path / "out")["cat/1.png"][3] == (root / "cat" / "1.png").read_bytes()
 
 
+def test_a_job_killed_while_the_old_data_set_is_removed_is_not_taken_for_done(tmp_path):
+    root, out = tmp_path / "pets", tmp_path / "out"
+    for seed in range(40):
+        noise(root / ("cat" if seed % 2 else "dog") / f"{seed}.png", seed)
+    ingest("folder", out, where=root, shards=2)
+    whole = files(out)
+    done = subprocess.run([sys.executable, "-c", DIES_LATE, str(root), str(out)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    ingest("folder", out, where=root, shards=2)
+    assert files(out) == whole
+
+
+DIES_LATE = """
+import os, signal, sys
+from tfx_pipeline.ingest import ingest, job
+def published(finished, out):
+    original(finished, out)
+    os.kill(os.getpid(), signal.SIGKILL)
+original, job.publish = job.publish, published
+ingest("folder", sys.argv[2], where=sys.argv[1], shards=2)
+"""
+
+
+def test_a_source_within_the_output_is_refused(tmp_path):
+    root = tmp_path / "pets"
+    for seed in range(40):
+        noise(root / ("cat" if seed % 2 else "dog") / f"{seed}.png", seed)
+    with pytest.raises(IngestError, match="lies within"):
+        ingest("folder", tmp_path, where=root)
+    out = tmp_path / "out"
+    ingest("folder", out, where=root, shards=1)
+    before = files(out)
+    for where, target in ((out, out), (out, out / "more"), (out / "Split-train", out)):
+        with pytest.raises(IngestError, match="lie within each other"):
+            ingest("tfrecord", target, where=where)
+    assert files(out) == before
+
+
+def test_names_that_are_not_utf8_are_written_out(tmp_path):
+    root = tmp_path / "pets"
+    for seed in range(40):
+        noise(root / ("cat" if seed % 2 else "dog") / f"{seed}.png", seed)
+    first = os.fsencode(root / "cat") + b"/0 caf\xe9.png"
+    shutil.copy(root / "cat" / "1.png", os.fsdecode(first))
+    ingest("folder", tmp_path / "out", where=root)
+    assert rejected(tmp_path / "out") == {"cat/1.png": "duplicate: of cat/0 caf\\udce9.png"}
+    os.rename(root / "cat", os.fsdecode(os.fsencode(root) + b"/ch\xe4t"))
+    with pytest.raises(IngestError, match=r"class name .* is not UTF-8; rename its folder"):
+        ingest("folder", tmp_path / "again", where=root)
+
+
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path):
     root = tmp_path / "pets"
     for seed in range(60):

@@ -199,3 +199,10 @@ def test_all_of_ingest_training_and_serving_agree_on_every_odd_file(extract):
     assert kept > 450
     assert changed > 150
     assert 50 < refused < 150
+
+
+def test_broken_exif_does_not_cost_the_picture():
+    data = save(RGB, "WEBP", lossless=True, exif=b"Exif\0\0junk that is no TIFF header")
+    picture = load_picture(data)
+    np.testing.assert_array_equal(load_image(picture.encoded), RGB)
+    assert picture.facts.orientation == 1

@@ -80,6 +80,21 @@ def test_refusals(tmp_path, text, options, message):
         source(tmp_path / "nowhere.csv")
 
 
+def test_words_that_are_no_split_are_not_trained_on(tmp_path):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    for word, expected in (("valid", "validation"), ("DEV", "validation"), ("", "")):
+        path = table(tmp_path, f"file,label,split\na.png,x,{word}\na.png,y,test\n")
+        assert next(iter(source(path).items)).split == expected
+    path = table(tmp_path, "file,label,split\na.png,x,holdout\na.png,y,test\n")
+    with pytest.raises(IngestError, match=r"labels\.csv line 2: 'holdout' is no split"):
+        list(source(path).items)
+    with pytest.raises(IngestError, match="no column 'phase'"):
+        source(path, split="phase")
+    path.write_bytes("file,label\na.png,caf\u00e9\n".encode("cp1252"))
+    with pytest.raises(IngestError, match="is not CSV in UTF-8"):
+        source(path)
+
+
 def test_unknown_options_name_the_nearest(tmp_path):
     path = table(tmp_path, "file,label\n")
     with pytest.raises(IngestError, match=r"`csv` has no option 'slice'.*slices"):
