@@ -26,7 +26,7 @@ from components.anomaly import (
     blocking,
     limits_of,
 )
-from components.near_duplicates import SIDE, near_duplicates
+from components.near_duplicates import SIDE, Closest, near_duplicates
 from components.record_facts import Facts, filename_of, label_text, labels_of, look
 from trainers.data import features
 from trainers.data.features import DatasetInfo
@@ -72,11 +72,18 @@ def read_record(path: Path, offset: int) -> tf.train.Example:
     """The record that starts at byte `offset` of a shard.
 
     Raises:
-      OSError, struct.error, DecodeError: there is none.
+      OSError, DecodeError: there is none.
     """
     with path.open("rb") as file:
+        rest = os.fstat(file.fileno()).st_size - offset - _BEFORE
         file.seek(offset)
-        (length,) = struct.unpack(_LENGTH, file.read(_BEFORE)[:8])
+        header = file.read(_BEFORE)
+        if len(header) < _BEFORE:
+            raise OSError(f"{path} is cut at byte {offset}, in the {_BEFORE} before a record")
+        (length,) = struct.unpack(_LENGTH, header[:8])
+        # Asked before it is read: Python would allocate whatever a damaged length says.
+        if length > rest:
+            raise OSError(f"{path}: a record of {length} bytes at {offset}, {rest} are left")
         return tf.train.Example.FromString(file.read(length))
 
 
@@ -226,28 +233,35 @@ class _Scan:
         if len(rows) < 2:
             return
         self._thumbnails.flush()
-        pairs, apart = near_duplicates(
+        closest = self._closest_relatives(rows)
+        for kind, found in closest.items():
+            for position in np.flatnonzero(np.isfinite(found.apart)):
+                earlier = int(rows[found.earlier[position]])
+                detail = f"difference {found.apart[position]:.3f}"
+                self._pair(kind, int(rows[position]), earlier, detail)
+
+    def _closest_relatives(self, rows: np.ndarray) -> dict[str, Closest]:
+        """Kind -> the closest relatives of `rows`, pictures that decode; equal bytes are none."""
+        digest = np.frombuffer(bytes(self._digest), "S16")[rows]
+        split = np.frombuffer(self._split, np.uint8)[rows]
+        label = np.frombuffer(self._label, np.int64)[rows]
+        kinds = ("near_duplicate", "near_leakage", "near_label_conflict")
+        closest = {kind: Closest(len(rows)) for kind in kinds}
+        # Block by block: all pairs of a data set whose pictures are alike do not fit in memory.
+        for pairs, apart in near_duplicates(
             np.frombuffer(self._hash, np.uint64)[rows],
             np.memmap(self._thumbnails, np.uint8, "r", shape=(len(rows), SIDE, SIDE)),
             max_bits=self._settings.near_bits,
             max_difference=self._settings.near_difference,
-        )
-        told: set[tuple[str, int]] = set()
-        for position in np.lexsort((apart, pairs[:, 1])):
-            earlier, row = (int(rows[i]) for i in pairs[position])
-            if self._digest_of(earlier) == self._digest_of(row):
-                continue
-            within = self._split[earlier] == self._split[row]
-            kinds = ["near_duplicate" if within else "near_leakage"]
-            if self._label[earlier] != self._label[row]:
-                kinds.append("near_label_conflict")
-            for kind in kinds:
-                if (kind, row) not in told:
-                    told.add((kind, row))
-                    self._pair(kind, row, earlier, f"difference {apart[position]:.3f}")
-
-    def _digest_of(self, row: int) -> bytes:
-        return bytes(self._digest[16 * row : 16 * row + 16])
+        ):
+            one, other = pairs.T
+            differ = digest[one] != digest[other]
+            within = split[one] == split[other]
+            conflict = label[one] != label[other]
+            for kind, is_kind in zip(kinds, (within, ~within, conflict), strict=True):
+                chosen = differ & is_kind
+                closest[kind].add(pairs[chosen], apart[chosen])
+        return closest
 
     def _pair(self, kind: str, row: int, earlier: int, detail: str) -> None:
         if self._counts[kind] >= self._settings.listed:

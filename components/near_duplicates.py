@@ -69,37 +69,42 @@ def _standard(thumbnails: np.ndarray) -> np.ndarray:
     return grey / np.maximum(grey.std(axis=(1, 2), keepdims=True), _MIN_CONTRAST)
 
 
-def candidate_pairs(hashes: np.ndarray, brightness: np.ndarray, max_bits: int) -> np.ndarray:
+def candidate_pairs(
+    hashes: np.ndarray, brightness: np.ndarray, max_bits: int
+) -> Iterator[np.ndarray]:
     """Pairs whose hashes differ in at most `max_bits` bits, without comparing all with all.
 
     The bits are cut into `max_bits + 1` bands: two hashes that differ in `max_bits` bits agree in
     one band at least (multi-index hashing, Norouzi et al. 2012, section 3; also Manku et al. 2007).
+    Equal hashes may make 511 pairs a picture: use a block and let it go.
 
     Args:
       hashes: (N,) uint64.
       brightness: (N,) any number that is close for near duplicates; it orders crowded bands.
       max_bits: in 0..15.
 
-    Returns:
-      (P, 2) int64 positions, the lower one first, sorted, each pair once.
+    Yields:
+      (P, 2) int64 positions, 0 < P < N, the lower one first; each pair in one block only.
     """
     edges = np.linspace(0, _BITS, max_bits + 2).round().astype(int)
-    found = [np.empty((0, 2), np.int64)]
+    earlier: list[tuple[np.ndarray, np.ndarray]] = []
     for low, high in pairwise(edges):
         mask = np.uint64((1 << int(high - low)) - 1)
         band = (hashes >> np.uint64(low)) & mask
-        for one, other in _neighbours(band, brightness):
-            near = hamming(hashes[one], hashes[other]) <= max_bits
-            pair = np.stack([one[near], other[near]], axis=1)
-            found.append(np.sort(pair, axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+        order = np.lexsort((brightness, band))
+        for one, other in _neighbours(band, order):
+            new = hamming(hashes[one], hashes[other]) <= max_bits
+            for known, rank in earlier:
+                new &= ~_were_neighbours(known, rank, one, other)
+            if new.any():
+                yield np.sort(np.stack([one[new], other[new]], axis=1), axis=1)
+        rank = np.empty(len(order), np.int32)
+        rank[order] = np.arange(len(order), dtype=np.int32)
+        earlier.append((band.astype(np.min_scalar_type(int(mask))), rank))
 
 
-def _neighbours(
-    band: np.ndarray, brightness: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions of all that share a band's value, at growing distance in order of brightness."""
-    order = np.lexsort((brightness, band))
+def _neighbours(band: np.ndarray, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions of all that share a band's value, at growing distance in `order`."""
     sorted_band = band[order]
     active = np.arange(len(order))
     for step in range(1, min(_WINDOW, len(order))):
@@ -110,10 +115,17 @@ def _neighbours(
         yield order[active], order[active + step]
 
 
+def _were_neighbours(
+    band: np.ndarray, rank: np.ndarray, one: np.ndarray, other: np.ndarray
+) -> np.ndarray:
+    """(P,) bool: which pairs `_neighbours` gave for a band; `rank` inverts its order."""
+    return (band[one] == band[other]) & (np.abs(rank[one] - rank[other]) < _WINDOW)
+
+
 def near_duplicates(
     hashes: np.ndarray, thumbnails: np.ndarray, *, max_bits: int, max_difference: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of pictures that are nearly the same.
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of pictures that are nearly the same, in blocks; none of them is flat.
 
     Args:
       hashes: (N,) uint64 of `perceptual_hash`.
@@ -121,23 +133,53 @@ def near_duplicates(
       max_bits: of the hashes, in 0..15.
       max_difference: of `difference`.
 
-    Returns:
-      (P, 2) int64 positions, the lower one first, and (P,) float32 differences; empty for N < 2.
+    Yields:
+      (P, 2) int64 positions, the lower one first, and (P,) float32 differences, 0 < P <= 4096; each
+      pair in one block only, in no order.
     """
-    brightness = np.concatenate(
-        [
-            thumbnails[at : at + _CHUNK].mean(axis=(1, 2), dtype=np.float32)
-            for at in range(0, len(hashes), _CHUNK)
-        ]
-        or [np.empty(0, np.float32)]
-    )
-    pairs = candidate_pairs(hashes, brightness, max_bits)
-    apart = np.concatenate(
-        [
-            difference(thumbnails[chunk[:, 0]], thumbnails[chunk[:, 1]])
-            for chunk in (pairs[at : at + _CHUNK] for at in range(0, len(pairs), _CHUNK))
-        ]
-        or [np.empty(0, np.float32)]
-    )
-    near = apart <= max_difference
-    return pairs[near], apart[near]
+    rows, brightness = _structured(thumbnails)
+    for block in candidate_pairs(hashes[rows], brightness, max_bits):
+        for at in range(0, len(block), _CHUNK):
+            pairs = rows[block[at : at + _CHUNK]]
+            apart = difference(thumbnails[pairs[:, 0]], thumbnails[pairs[:, 1]])
+            near = apart <= max_difference
+            if near.any():
+                yield pairs[near], apart[near]
+
+
+def _structured(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the thumbnails that are not flat, (M,) int64, and their brightness, (M,).
+
+    Flat ones nearly all share a hash and are like no other: comparing them is for nothing.
+    """
+    rows, brightness = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+    for at in range(0, len(thumbnails), _CHUNK):
+        chunk = thumbnails[at : at + _CHUNK]
+        kept = np.flatnonzero(~_flat(chunk))
+        rows.append(at + kept)
+        brightness.append(chunk[kept].mean(axis=(1, 2), dtype=np.float32))
+    return np.concatenate(rows), np.concatenate(brightness)
+
+
+class Closest:
+    """Of each of N pictures its closest earlier relative, among the pairs that were added.
+
+    Attributes:
+      earlier: (N,) int64 position of the relative, the lowest where several are as close; N where
+        there is none.
+      apart: (N,) float32 difference from it; infinity where there is none.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.earlier = np.full(count, count, np.int64)
+        self.apart = np.full(count, np.inf, np.float32)
+
+    def add(self, pairs: np.ndarray, apart: np.ndarray) -> None:
+        """Takes (P, 2) positions, the lower one first, and their (P,) differences into account."""
+        order = np.lexsort((pairs[:, 0], apart, pairs[:, 1]))
+        later, first = np.unique(pairs[order, 1], return_index=True)
+        earlier, apart = pairs[order[first], 0], apart[order[first]]
+        tie = (apart == self.apart[later]) & (earlier < self.earlier[later])
+        better = tie | (apart < self.apart[later])
+        self.earlier[later[better]] = earlier[better]
+        self.apart[later[better]] = apart[better]

@@ -1,7 +1,6 @@
 """One record, looked at once: what is wrong with it, and the few numbers that are kept of it."""
 
 import hashlib
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,10 +73,10 @@ def look(serialized: bytes, info: DatasetInfo, settings: ValidatorSettings) -> F
 
 
 def filename_of(feature: Any) -> str:
-    """The picture's name, or its id in the source, or nothing."""
+    """The picture's name, or its id in the source, or nothing; what is no UTF-8 as hex."""
     for key in (features.FILENAME, features.SOURCE_ID):
         for name in values(feature, key, "bytes_list"):
-            return os.fsdecode(name)
+            return name.decode("utf-8", "backslashreplace")
     return ""
 
 
@@ -126,12 +125,12 @@ def _check_picture(
         facts.found.append((kind, str(error)))
         return None
     for name in values(feature, features.FORMAT, "bytes_list"):
-        stated = os.fsdecode(name).upper()
+        stated = name.decode("utf-8", "backslashreplace").upper()
         if _SAME_FORMAT.get(stated, stated) != header.format:
             facts.found.append(("format_mismatch", f"says {stated}, is {header.format}"))
     for stated_digest in values(feature, features.ID, "bytes_list"):
         digest = hashlib.sha256(encoded).hexdigest()
-        if os.fsdecode(stated_digest) != digest:
+        if stated_digest != digest.encode():
             facts.found.append(("identity_mismatch", f"says {stated_digest!r}, is {digest}"))
     try:
         with tf.device("CPU"):

@@ -48,14 +48,14 @@ def validate(
 
     info = DatasetInfo.load(directory)
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(f"reading {info.name}", total=None)
+        task = progress.add_task(_printable(f"reading {info.name}"), total=None)
         found = find_anomalies(
             directory, settings, lambda done, of: progress.update(task, completed=done, total=of)
         )
     console.print(anomaly_table(found))
     if out is not None:
         write_page(directory, found, Path(out), shown=settings.gallery)
-        console.print(f"wrote {out}", soft_wrap=True, highlight=False)
+        console.print(_printable(f"wrote {out}"), soft_wrap=True, highlight=False)
     return REFUSED if blocking(found) else FINE
 
 
@@ -64,8 +64,9 @@ def anomaly_table(found: ImageAnomalies) -> Table:
     over = len(blocking(found))
     verdict = f"{over} over the limit" if over else "within the limits"
     total = sum(found.records.values())
+    title = f"{found.name}, {total:,} records: {verdict}"
     table = Table(
-        title=Text(f"{found.name}, {total:,} records: {verdict}", "bold red" if over else "bold"),
+        title=Text(_printable(title), "bold red" if over else "bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -83,11 +84,16 @@ def anomaly_table(found: ImageAnomalies) -> Table:
             Text(row["count"], "bold red" if row["over"] else ""),
             row["limit"],
             # Text, never str: names are data, and rich would read [brackets] in them as markup.
-            Text(row["example"]),
+            Text(_printable(row["example"])),
         )
     if not table.row_count:
         table.add_row("nothing", *[""] * 3, "every picture decodes, and none occurs twice")
     return table
+
+
+def _printable(text: str) -> str:
+    """`text` where names that are not UTF-8, as Python reads them from disk, are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_page(directory: Path, found: ImageAnomalies, out: Path, *, shown: int) -> None:
@@ -110,7 +116,7 @@ def write_page(directory: Path, found: ImageAnomalies, out: Path, *, shown: int)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)

@@ -114,6 +114,20 @@ def test_a_wrong_setting_stops_before_a_picture_is_read(tmp_path):
         run(tmp_path / "nowhere", tmp_path, min_sid=3)
 
 
+@pytest.mark.parametrize("damage", ["cut", "length"])
+def test_a_shard_damaged_after_it_was_read_has_no_thumbnail(damage, leaky, tmp_path):
+    found = find_anomalies(leaky)
+    shards = {leaky / f"Split-{p.split}" / p.file for a in found.anomalies if (p := a.place)}
+    assert shards
+    for shard in shards:
+        whole = shard.read_bytes()
+        shard.write_bytes(whole[:5] if damage == "cut" else b"\xff" * 8 + whole[8:])
+    write_gallery(leaky, found, tmp_path / "out", shown=3)
+    assert read_gallery(tmp_path / "out") == found
+    for one in (a.place for a in found.anomalies if a.place and a.place.offset == 0):
+        assert not thumbnail_file(tmp_path / "out", one).exists()
+
+
 def boxed(boxes, crowd=0, mask=None):
     black = np.zeros((50, 100, 3), np.uint8)
     sides = dict(zip(("ymin", "xmin", "ymax", "xmax"), zip(*boxes, strict=True), strict=True))

@@ -1,3 +1,6 @@
+import itertools
+import tracemalloc
+
 import imagehash
 import numpy as np
 import pytest
@@ -6,7 +9,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components import near_duplicates as near
-from components.near_duplicates import candidate_pairs, difference, hamming, perceptual_hash
+from components.near_duplicates import (
+    Closest,
+    candidate_pairs,
+    difference,
+    hamming,
+    perceptual_hash,
+)
 
 
 def scene(seed, side=32):
@@ -23,6 +32,19 @@ def pairs_by_hand(hashes, max_bits):
         for i in range(j)
         if bin(int(hashes[i]) ^ int(hashes[j])).count("1") <= max_bits
     }
+
+
+def candidates(hashes, brightness, max_bits):
+    """All blocks of candidates in one list of tuples."""
+    blocks = candidate_pairs(hashes, brightness, max_bits)
+    return [tuple(pair) for block in blocks for pair in block.tolist()]
+
+
+def duplicates(hashes, thumbnails, max_difference=0.1):
+    """Pair -> difference, of all blocks."""
+    blocks = near.near_duplicates(hashes, thumbnails, max_bits=4, max_difference=max_difference)
+    found = [zip(pairs.tolist(), apart.tolist(), strict=True) for pairs, apart in blocks]
+    return {tuple(pair): apart for pair, apart in itertools.chain(*found)}
 
 
 def test_the_hash_is_imagehashs():
@@ -47,30 +69,67 @@ def test_banding_finds_exactly_the_close_pairs(max_bits):
             flips = rng.choice(64, bits, replace=False)
             hashes.append(number ^ np.uint64(sum(1 << int(f) for f in flips)))
     hashes = np.array(hashes, np.uint64)
-    found = candidate_pairs(hashes, rng.random(len(hashes)), max_bits)
-    assert {tuple(pair) for pair in found.tolist()} == pairs_by_hand(hashes, max_bits)
-    assert len(found) == len({tuple(pair) for pair in found.tolist()})
+    found = candidates(hashes, rng.random(len(hashes)), max_bits)
+    assert set(found) == pairs_by_hand(hashes, max_bits)
+    assert len(found) == len(set(found))
 
 
 def test_a_crowded_band_still_gives_neighbours_by_brightness(monkeypatch):
     monkeypatch.setattr(near, "_WINDOW", 3)
     hashes = np.zeros(100, np.uint64)
     brightness = np.arange(100)[::-1]
-    found = candidate_pairs(hashes, brightness, 4)
-    assert {(i, i + 1) for i in range(99)} <= {tuple(pair) for pair in found.tolist()}
-    assert len(found) < 200
+    found = candidates(hashes, brightness, 4)
+    assert {(i, i + 1) for i in range(99)} <= set(found)
+    assert len(found) == len(set(found)) < 200
+
+
+def test_crowded_bands_give_no_pair_twice(monkeypatch):
+    monkeypatch.setattr(near, "_WINDOW", 5)
+    rng = np.random.default_rng(0)
+    bits = rng.choice(64, 60)
+    hashes = np.uint64(1) << bits.astype(np.uint64)
+    found = candidates(hashes, rng.random(60), 4)
+    assert len(found) == len(set(found)) > 60
+
+
+def peak_mb(blocks):
+    tracemalloc.start()
+    count = sum(len(block) for block in blocks)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 2**20, count
+
+
+def test_equal_hashes_do_not_fill_the_memory():
+    hashes = np.zeros(2000, np.uint64)
+    peak, count = peak_mb(candidate_pairs(hashes, np.arange(2000), 4))
+    assert count == sum(2000 - step for step in range(1, 512))
+    assert peak < 2  # All pairs at once take 14 MB, and 5 bands of them 70.
+
+
+def test_flat_pictures_are_not_compared(monkeypatch):
+    compared = []
+    monkeypatch.setattr(near, "hamming", lambda a, b: compared.append(len(a)) or hamming(a, b))
+    flat = [np.full((32, 32), level, np.uint8) for level in range(50)]
+    thumbnails = np.stack([scene(1), *flat, scene(1)])
+    found = duplicates(np.zeros(52, np.uint64), thumbnails)
+    assert list(found) == [(0, 51)]
+    assert sum(compared) == 5  # One pair in each of 5 bands.
+
+
+def test_the_closest_of_all_blocks_is_kept():
+    closest = Closest(5)
+    closest.add(np.array([[0, 3], [1, 3], [2, 4]]), np.float32([0.5, 0.25, 0.5]))
+    closest.add(np.array([[0, 3], [1, 4], [0, 1]]), np.float32([0.25, 0.5, 0.75]))
+    closest.add(np.array([[2, 3], [3, 4]]), np.float32([0.5, 0.75]))
+    assert closest.earlier.tolist() == [5, 0, 5, 0, 1]
+    assert closest.apart.tolist() == [np.inf, 0.75, np.inf, 0.25, 0.5]
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_to_be_duplicates(count):
-    pairs, apart = near.near_duplicates(
-        np.zeros(count, np.uint64),
-        np.zeros((count, 32, 32), np.uint8),
-        max_bits=4,
-        max_difference=0.1,
-    )
-    assert pairs.shape == (0, 2)
-    assert apart.shape == (0,)
+    thumbnails = np.zeros((count, 32, 32), np.uint8)
+    assert duplicates(np.zeros(count, np.uint64), thumbnails) == {}
 
 
 def test_difference_by_hand():
@@ -95,11 +154,9 @@ def test_thumbnails_decide_where_hashes_agree():
     first = scene(1)
     close = np.clip(first.astype(int) + 2, 0, 255).astype(np.uint8)
     thumbnails = np.stack([first, scene(2), close])
-    pairs, apart = near.near_duplicates(
-        np.zeros(3, np.uint64), thumbnails, max_bits=4, max_difference=0.1
-    )
-    assert pairs.tolist() == [[0, 2]]
-    assert apart[0] < 0.05
+    found = duplicates(np.zeros(3, np.uint64), thumbnails)
+    assert list(found) == [(0, 2)]
+    assert found[0, 2] < 0.05
 
 
 def _open(path):
@@ -120,6 +177,6 @@ def test_frames_of_one_sign_are_not_duplicates_and_a_compressed_copy_is(extract,
     copies = [_open(tmp_path / f"{index}.jpg") for index in range(20)]
     thumbnails = np.stack([_grey(one) for one in [*frames, *copies]])
     hashes = np.array([perceptual_hash(one) for one in thumbnails], np.uint64)
-    pairs, _ = near.near_duplicates(hashes, thumbnails, max_bits=4, max_difference=0.12)
+    found = duplicates(hashes, thumbnails, max_difference=0.12)
     assert len(frames) > 100
-    assert {tuple(pair) for pair in pairs.tolist()} == {(i, len(frames) + i) for i in range(20)}
+    assert set(found) == {(i, len(frames) + i) for i in range(20)}

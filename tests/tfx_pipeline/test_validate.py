@@ -89,6 +89,19 @@ def test_the_page_holds_its_pictures_and_nothing_that_runs(leaky, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
 
 
+def test_names_that_are_not_utf_8_are_spelled_out(tmp_path, write_dataset):
+    splits = {"train": [record(0, 0), record(1, 1)], "test": [record(0, 0, b"caf\xe9.png")]}
+    folder = write_dataset(tmp_path / "data", splits, classes=("cat\udcff", "dog"))
+    printed, out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), tmp_path / "page\udcff.html"
+    validate(folder, out=out, console=Console(file=printed, width=200))
+    printed.seek(0)
+    text, page = printed.read(), out.read_text(encoding="utf-8")
+    assert r"caf\xe9.png" in text
+    assert r"page\udcff.html" in text
+    assert r"caf\xe9.png" in page
+    assert r"cat\udcff" in page
+
+
 def test_a_page_that_cannot_be_written_leaves_the_older_one(clean, tmp_path, monkeypatch):
     from components.image_anomalies import find_anomalies
     from tfx_pipeline import validate as module

@@ -59,6 +59,12 @@ def parse_sample(serialized: tf.Tensor, info: DatasetInfo, *, masks: bool = Fals
         tf.debugging.assert_equal(tf.size(edge), count, message="as many edges as object labels")
         for edge in edges
     ]
+    for key in (features.IS_CROWD, features.AREA, features.OBJECT_ID):
+        length = tf.size(parsed[key])
+        fits = (length == 0) | (length == count)
+        checks.append(
+            tf.debugging.Assert(fits, [f"{key}: as many as object labels, or none", length, count])
+        )
     in_range = (classes >= 0) & (classes < info.num_classes)
     checks.append(tf.debugging.Assert(tf.reduce_all(in_range), ["label out of range", classes]))
     with tf.control_dependencies([check for check in checks if check is not None]):

@@ -8,6 +8,7 @@ import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -16,6 +17,17 @@ from serving.image_header import ImageError
 from trainers.data import features
 from trainers.data.decode import load_image
 from trainers.data.features import DatasetError, DatasetInfo
+
+_BOX_LISTS = dict.fromkeys(
+    (features.XMIN, features.XMAX, features.YMIN, features.YMAX), "float_list"
+)
+# These may be empty: what they say of an object has a default.
+_OPTIONAL_LISTS = {
+    features.IS_CROWD: "int64_list",
+    features.AREA: "float_list",
+    features.OBJECT_ID: "int64_list",
+    features.MASK: "bytes_list",
+}
 
 
 class DataError(DatasetError):
@@ -107,6 +119,8 @@ def check_example(serialized: bytes, info: DatasetInfo) -> str:
         if len(getattr(feature[key], kind).value) != 1:
             return f"{key!r} must be one value in {kind}, got {feature[key].WhichOneof('kind')}"
     detection = info.task == features.DETECTION
+    if detection and (reason := _unequal_lists(feature)):
+        return reason
     low, high = info.label_offset, info.label_offset + info.num_classes - 1
     for label in feature[features.OBJECT_LABEL if detection else features.LABEL].int64_list.value:
         if not low <= label <= high:
@@ -115,6 +129,20 @@ def check_example(serialized: bytes, info: DatasetInfo) -> str:
         load_image(feature[features.IMAGE].bytes_list.value[0])
     except ImageError as error:
         return f"picture does not decode: {error}"
+    return ""
+
+
+def _unequal_lists(feature: Any) -> str:
+    """Which list of objects is not as long as their labels; empty when all are.
+
+    Args:
+      feature: of a tf.Example; crowds, areas, ids and masks may be absent.
+    """
+    count = len(feature[features.OBJECT_LABEL].int64_list.value)
+    for key, kind in {**_BOX_LISTS, **_OPTIONAL_LISTS}.items():
+        length = len(getattr(feature[key], kind).value)
+        if length != count and (length or key in _BOX_LISTS):
+            return f"{key!r} has {length} values in {kind}, {features.OBJECT_LABEL!r} has {count}"
     return ""
 
 

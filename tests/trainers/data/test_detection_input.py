@@ -1,5 +1,6 @@
 """Records of objects, written here by hand, to batches."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from trainers.config import Config, ConfigError, DataConfig, EvalConfig, TrainCo
 from trainers.data.detection_input import detection_batches, pad_objects, parse_sample
 from trainers.data.features import DATASET_FILE, DatasetInfo, SplitInfo
 from trainers.data.pipeline import DataError, named_errors
+from trainers.data.records_check import check_example
 
 OBJECT = "image/object/"
 
@@ -218,6 +220,34 @@ def test_a_picture_without_objects_is_kept(masks):
 def test_wrong_records_are_named(changed, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         parse_sample(tf.constant(example(small(**changed))), tiny(), masks=True)
+
+
+@pytest.mark.parametrize(("key", "value"), [("is_crowd", [0, 1]), ("area", [4.0] * 4), ("id", [7])])
+def test_what_may_be_absent_is_there_for_all_objects(key, value):
+    record = example(small(**{f"{OBJECT}{key}": value}))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{key}: as many as object labels"):
+        parse_sample(tf.constant(record), tiny())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("bbox/xmin", [0.1]),
+        ("bbox/xmax", [0.1] * 4),
+        ("bbox/ymin", []),
+        ("bbox/ymax", [0.1] * 2),
+        ("is_crowd", [0, 1]),
+        ("area", [4.0] * 4),
+        ("id", [7]),
+        ("mask", [b"", b""]),
+    ],
+)
+def test_a_list_of_another_length_is_the_reason(key, value):
+    info = dataclasses.replace(tiny(), foreign=True)
+    assert check_example(example(small()), info) == ""
+    reason = check_example(example(small(**{f"{OBJECT}{key}": value})), info)
+    assert f"'{OBJECT}{key}' has {len(value)} values" in reason
+    assert f"'{OBJECT}class/label' has 3" in reason
 
 
 def test_objects_are_padded_or_cut_to_a_fixed_number():

@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -253,12 +254,16 @@ class CocoReader:
         return None if found is None else (_text(found[0]), json.loads(found[1]))
 
     def file(self, part: int, kind: int, name: str) -> Member | None:
-        """Where a file lies that a JSON calls `name`: a path, or a name that is there once."""
+        """Where a file lies that a JSON calls `name`.
+
+        That is its path, or the one path that ends in `/` and `name`, or that `name` ends in `/`
+        and: another folder's file of the same base name is another picture.
+        """
+        wanted = _bytes(name)
         where = "SELECT " + _FILE + " FROM files WHERE part = ? AND kind = ? AND "
-        for column, value in (("name", _bytes(name)), ("base", _base(name))):
-            found = self._database.execute(
-                f"{where} {column} = ? LIMIT 2", (part, kind, value)
-            ).fetchall()
+        for column, value in (("name", wanted), ("base", _base(name))):
+            rows = self._database.execute(f"{where} {column} = ?", (part, kind, value))
+            found = list(islice((row for row in rows if _same_end(row[1], wanted)), 2))
             if len(found) == 1:
                 row, own, path, offset, length, deflated = found[0]
                 self._database.execute("UPDATE files SET used = 1 WHERE rowid = ?", (row,))
@@ -323,6 +328,12 @@ def _bytes(name: str) -> bytes:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
+
+
+def _same_end(one: bytes, other: bytes) -> bool:
+    """Whether one path is the other, or the other behind some folders."""
+    short, long = sorted((one, other), key=len)
+    return one == other or long.endswith(b"/" + short)
 
 
 def _names(member: Member) -> tuple[bytes, bytes, bytes]:

@@ -7,6 +7,7 @@
 | `data.yaml` (or the YAML file itself as the source) | `names`, `path`, `train`, `val`, `test` |
 | `images/{train,val,test}/*.jpg` | pictures, where no YAML says otherwise |
 | `labels/.../*.txt` | `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`, a line an object |
+| `kpt_shape: [k, d]` in the YAML | `class cx cy w h` and k * d numbers of keypoints, left out |
 | `classes.txt` or `obj.names` | class names, where no YAML has them |
 
 A picture without a label file, or with an empty one, has no objects.
@@ -33,11 +34,16 @@ _BOX_VALUES, _MIN_POLYGON_VALUES = 5, 7
 
 @dataclass(frozen=True)
 class _Data:
-    """What is to be read: class names, and (split, pictures) by split."""
+    """What is to be read: class names, and (split, pictures) by split.
+
+    Attributes:
+      keypoint_values: of a line, behind its box; 0 where lines are boxes or polygons.
+    """
 
     root: Path
     names: tuple[str, ...]
     pictures: tuple[tuple[str, tuple[Path, ...]], ...]
+    keypoint_values: int = 0
 
 
 class _LineError(ValueError):
@@ -103,7 +109,7 @@ def _item(data: _Data, split: str, path: Path) -> Item | Finding:
         if not line.strip():
             continue
         try:
-            place, box, polygon = _object(line.split())
+            place, box, polygon = _object(line.split(), data.keypoint_values)
         except _LineError as error:
             detail = f"{_name(label, data.root)} line {number}: {error}"
             findings.append(Finding("annotation_invalid", name, detail))
@@ -129,7 +135,7 @@ def _item(data: _Data, split: str, path: Path) -> Item | Finding:
 
 
 def _object(
-    words: list[str],
+    words: list[str], keypoint_values: int
 ) -> tuple[int, tuple[float, float, float, float], list[list[float]] | None]:
     """Class, box and polygon of a line's words."""
     try:
@@ -139,8 +145,13 @@ def _object(
         raise _LineError(f"it takes numbers, got {' '.join(words)[:60]!r}") from None
     if label != place:
         raise _LineError(f"the class must be an integer, got {words[0]}")
-    if len(words) == _BOX_VALUES:
-        x, y, width, height = values
+    if keypoint_values and len(words) != _BOX_VALUES + keypoint_values:
+        raise _LineError(
+            f"it has {len(words)} values; by `kpt_shape` a box and its keypoints have "
+            f"{_BOX_VALUES + keypoint_values}"
+        )
+    if keypoint_values or len(words) == _BOX_VALUES:
+        x, y, width, height = values[:4]
         return label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2), None
     if len(words) < _MIN_POLYGON_VALUES or not len(words) % 2:
         raise _LineError(
@@ -196,7 +207,8 @@ def _from_yaml(path: Path, names: tuple[str, ...]) -> _Data:
     for key, split in _SPLITS.items():
         for one in _as_list(raw.get(key)):
             found.setdefault(split, []).extend(_pictures(root, str(one), path))
-    return _Data(root, names, tuple((split, tuple(paths)) for split, paths in found.items()))
+    pictures = tuple((split, tuple(paths)) for split, paths in found.items())
+    return _Data(root, names, pictures, _keypoint_values(path, raw.get("kpt_shape")))
 
 
 def _yaml_names(path: Path, raw: Any) -> tuple[str, ...]:
@@ -212,6 +224,18 @@ def _yaml_names(path: Path, raw: Any) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise IngestError(f"{path}: `names` has a name twice: {', '.join(names)}")
     return names
+
+
+def _keypoint_values(path: Path, raw: Any) -> int:
+    """How many numbers an object's keypoints are, by `kpt_shape`; 0 without one."""
+    if raw is None:
+        return 0
+    whole = isinstance(raw, list) and len(raw) == 2 and all(type(one) is int for one in raw)
+    if not whole or raw[0] < 1 or raw[1] not in (2, 3):
+        raise IngestError(
+            f"{path}: `kpt_shape` must be [how many keypoints, 2 or 3 numbers each], got {raw!r}"
+        )
+    return raw[0] * raw[1]
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -276,7 +300,7 @@ def _survey(data: _Data) -> tuple[int, bool]:
             counts = [len(line.split()) for line in lines if line.strip()]
         objects += len(counts)
         polygons += sum(one != _BOX_VALUES for one in counts)
-    return labelled, 0 < objects == polygons
+    return labelled, not data.keypoint_values and 0 < objects == polygons
 
 
 def _label_file(picture: Path) -> Path:

@@ -107,6 +107,25 @@ class TestWhatIsRead:
         assert found.segmentations == (crowd, objects[0]["segmentation"])
         assert not found.normalized
 
+    @pytest.mark.parametrize(
+        ("asked", "stored", "found"),
+        [
+            ("cam2/0001.png", "cam1/0001.png", False),
+            ("1.png", "cam1/01.png", False),
+            ("0001.png", "cam1/0001.png", True),
+            ("train2017/cam1/0001.png", "cam1/0001.png", True),
+            ("am1/0001.png", "cam1/0001.png", False),
+        ],
+    )
+    def test_a_base_name_in_another_folder_is_another_picture(self, folder, asked, stored, found):
+        coco(folder, images=[image(1, file_name=asked)], pictures=())
+        target = folder / "train2017" / stored
+        target.parent.mkdir()
+        target.write_bytes(png())
+        items = read(folder)[1]
+        missing = any(isinstance(one, Finding) and one.kind == "image_missing" for one in items)
+        assert missing is not found
+
     def test_what_is_optional_may_be_absent(self, folder):
         bare = annotation(1, 1, area=None, iscrowd=None, segmentation=None)
         coco(folder, images=[{"id": 1, "file_name": "1.png"}], annotations=[bare])

@@ -67,6 +67,28 @@ def test_polygons_are_masks_and_give_the_box(tmp_path):
     assert item.objects.segmentations == ([[0.25, 0.5, 0.75, 0.5, 0.5, 0.75]],)
 
 
+@pytest.mark.parametrize("shape", [[2, 3], [3, 2]])
+def test_keypoints_behind_a_box_are_no_polygon(tmp_path, shape):
+    lines = f"{BOX} 0.9 0.9 2 0.1 0.1 1\n{BOX}\n{BOX} 0.9 0.9"
+    data = NAMES | {"val": "", "kpt_shape": shape}
+    write(tmp_path, {"images/train/a.png": lines}, data)
+    made, (item,) = read(tmp_path)
+    assert not made.masks
+    assert item.objects.boxes == ((0.375, 0.25, 0.625, 0.75),)
+    assert item.objects.segmentations == (None,)
+    assert [one.detail.partition(": ")[2][:15] for one in item.findings] == [
+        "it has 5 values",
+        "it has 7 values",
+    ]
+
+
+@pytest.mark.parametrize("shape", [17, [17], [0, 3], [17, 4], ["a", 2]])
+def test_a_wrong_shape_of_keypoints(tmp_path, shape):
+    write(tmp_path, PLAIN, NAMES | {"kpt_shape": shape})
+    with pytest.raises(IngestError, match="`kpt_shape` must be"):
+        read(tmp_path)
+
+
 def test_a_box_among_polygons_leaves_the_set_without_masks(tmp_path):
     write(tmp_path, {"images/train/a.png": f"0 0 0 1 0 1 1\n{BOX}"}, NAMES | {"val": ""})
     assert not read(tmp_path)[0].masks
