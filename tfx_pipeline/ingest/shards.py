@@ -59,7 +59,7 @@ class ShardWriter:
         try:
             with tf.io.TFRecordWriter(str(temporary)) as writer:
                 self._write(writer, place, tally)
-            tally["sha256"] = _file_digest(temporary)
+            tally["sha256"] = file_digest(temporary)
             _to_disk(temporary)  # Or a power cut could leave the counts without the records.
             os.replace(temporary, path)
         except tf.errors.OpError as error:
@@ -130,7 +130,8 @@ def _to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Sha256 hex of a file, in constant memory."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

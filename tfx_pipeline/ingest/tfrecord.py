@@ -17,7 +17,7 @@ from typing import Any
 from tfx_pipeline.ingest import progress
 from tfx_pipeline.ingest.options import bind
 from tfx_pipeline.ingest.output import publish, workplace, writing
-from tfx_pipeline.ingest.shards import shard_path
+from tfx_pipeline.ingest.shards import file_digest, shard_path
 from tfx_pipeline.ingest.source import IngestError
 from trainers.data import features
 from trainers.data.features import CLASSIFICATION, DETECTION, DatasetInfo, SplitInfo
@@ -27,7 +27,6 @@ _SHARD = re.compile(r"(?:^|[^a-z])(train|validation|val|test)(?=[^a-z]|$)", re.I
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _NOT_SHARDS = (".json", ".txt", ".csv", ".pbtxt", ".md", ".idx")
 _BATCH = 64
-_BLOCK = 2**20
 # One training shard in a hundred, and at least one, becomes the validation split.
 _MINIVAL = 100
 
@@ -128,7 +127,7 @@ def _read(files: list[Path]) -> _Contents:
         for serialized in _batches(file):
             _count(contents, serialized, file)
             progress.tick(len(serialized))
-        contents.digests.append(_digest(file))
+        contents.digests.append(file_digest(file))
     return contents
 
 
@@ -262,11 +261,3 @@ def _classes(
     return tuple(
         f"{name} ({index + offset})" if name in twice else name for index, name in enumerate(names)
     )
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -6,10 +6,10 @@ lie at any depth below their class. Hidden ones (`.DS_Store`, `.ipynb_checkpoint
 over, links are followed, and every other file becomes a record or a named rejection.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tfx_pipeline.ingest.archives import members
 from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, jobs
 
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
@@ -94,16 +94,9 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files at any depth in sorted order, through links but never twice into one folder."""
-    seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(one for one in folders if not _hidden(one))
-        yield from (Path(root, one) for one in sorted(files) if not _hidden(one))
+    """Files at any depth; none where a split has no folder of a class."""
+    if folder.is_dir():
+        yield from (Path(one.path) for one in members(folder))
 
 
 def _hidden(name: str) -> bool:
