@@ -17,13 +17,21 @@ _LAYOUT = "put pictures into DIR/<class>/*.jpg or DIR/<train|validation|test>/<c
 
 
 @jobs.register("folder")
-def source(request: Request) -> Source:
+def source(request: Request, *, validation: float = 0.25, test: float = 0.2) -> Source:
     """The pictures below a folder; classes sorted, by number where all names are numbers.
 
+    Args:
+      request: of the job.
+      validation: the part of the training pictures that fills an absent validation split.
+      test: the part of all pictures that fills an absent test split, before that.
+
     Raises:
-      IngestError: no such folder, no class folders, one class only, split folders without
-        `train` or beside other folders, or no files.
+      IngestError: a part that is not in (0, 1), no such folder, no class folders, one class only,
+        split folders without `train` or beside other folders, or no files.
     """
+    for option, part in (("validation", validation), ("test", test)):
+        if not 0 < part < 1:
+            raise IngestError(f"folder option {option} must be in (0, 1), got {part}; e.g. 0.1")
     folder = request.folder(_LAYOUT)
     roots = _split_roots(folder)
     classes = _classes(folder, list(roots.values()))
@@ -38,6 +46,7 @@ def source(request: Request) -> Source:
         description=f"{count} files of folder {name}",
         every_class=True,
         total=count,
+        fractions=((1 - validation) * (1 - test), validation * (1 - test), test),
     )
 
 
