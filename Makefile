@@ -6,7 +6,7 @@ STAMP := .venv/.sightline-stamp
 # TensorFlow reports every missing GPU library at its default level.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: force help setup demo test test-slow lint format bench serve stack2 lock clean
+.PHONY: force help setup demo test test-slow test-zoo lint format bench study serve stack2 lock clean
 
 help: ## list the verbs
 	@awk -F ' *:.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ test: setup ## run the tests, without the slow ones (ARGS="tests/serving -x" nar
 test-slow: setup ## run the slow tests only
 	@.venv/bin/pytest -m slow $(ARGS)
 
+test-zoo: setup ## put every model through the mill, an hour or more; writes zoo.tsv
+	@.venv/bin/pytest -m zoo $(ARGS)
+
 lint: setup ## ruff, import-linter (the one way down), basedpyright
 	@.venv/bin/ruff check && .venv/bin/ruff format --check \
 	  && .venv/bin/lint-imports && .venv/bin/basedpyright
@@ -37,6 +40,10 @@ format: setup ## let ruff put the code in order
 
 bench: setup ## measure the data input (PICTURES=DIR) and the bundles that the demo pushed
 	@tools/bench.sh
+
+study: setup ## train the CIFAR-10 recipes and compare them, hours (PICTURES=cifar10_A.tar)
+	@.venv/bin/python tools/study.py $(or $(PICTURES),../shared/data/cifar10_A.tar)
+	@.venv/bin/python tools/benchmarks_md.py benchmarks BENCHMARKS.md
 
 serve: setup ## serve the demo's bundles over REST and gRPC (ARGS="--port 9000")
 	@.venv/bin/sightline serve demo/bundles $(ARGS)

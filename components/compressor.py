@@ -9,8 +9,8 @@ from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, comp
 from components import files
 from components.artifacts import Selection
 from trainers.build import build_bundle
-from trainers.loop import load_trained
 from trainers.progress import emit, reporter
+from trainers.trained import load_trained
 
 
 @component

@@ -60,12 +60,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--slow") or "slow" in config.option.markexpr:
-        return
-    skip = pytest.mark.skip(reason="slow; --slow or `make test-slow` runs it")
+    wanted = config.option.markexpr
+    reasons = {}
+    if "zoo" not in wanted:
+        reasons["zoo"] = "every model there is; `make test-zoo` runs it"
+    if "slow" not in wanted and not config.getoption("--slow"):
+        reasons["slow"] = "slow; --slow or `make test-slow` runs it"
     for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+        for mark, reason in reasons.items():
+            if mark in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

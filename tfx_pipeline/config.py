@@ -34,6 +34,21 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """A search before training, see `trainers.tuner`.
+
+    Attributes:
+      space: configuration key -> where its values come from, e.g. `log(1e-4, 1e-1)`.
+      trials: how many runs of the search.
+      epochs: of a trial; 0 is as many as the recipe has.
+    """
+
+    space: dict[str, str]
+    trials: int = 5
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
 class PipelineConfig:
     """One pipeline.
 
@@ -48,6 +63,7 @@ class PipelineConfig:
       others: compression of the rest.
       benchmark_runs: timed calls of each variant.
       serving_requests: images sent to the server before a model may ship.
+      tune: model name -> the search whose best values it is trained with; most have none.
     """
 
     name: str
@@ -60,6 +76,7 @@ class PipelineConfig:
     others: Plan = Plan()
     benchmark_runs: int = 200
     serving_requests: int = 8
+    tune: dict[str, Tuning] = field(default_factory=dict)
 
 
 #: Functions without arguments that return a `PipelineConfig`, one file each.
@@ -178,6 +195,11 @@ def make_experiments(
                 raise ConfigError(f"{assignment!r}: {pipeline.name} has no {target!r}, but {known}")
         config = override(recipes.get(name)(), mine)
         found[config.name] = config
+    for name in pipeline.tune:
+        if name not in found:
+            raise ConfigError(
+                f"{pipeline.name} tunes {name!r}, which it has not; {', '.join(found)}"
+            )
     return found
 
 
@@ -233,6 +255,7 @@ def request_from_json(text: str) -> RunRequest:
             **shape,
             "experiments": tuple(shape["experiments"]),
             "slices": tuple(shape["slices"]),
+            "tune": {name: Tuning(**search) for name, search in shape["tune"].items()},
             **{key: Plan(**{k: tuple(v) for k, v in shape[key].items()}) for key in _PLANS},
         }
     )

@@ -38,7 +38,8 @@ def _trained(model: Path, data: Path | None, split: str) -> dict[str, Any]:
     if not (model / "trained.json").is_file():
         return {}
     from trainers.data.features import DatasetInfo
-    from trainers.loop import Forward, load_trained, predict_split
+    from trainers.forward import Forward, predict_split
+    from trainers.trained import load_trained
 
     trained = load_trained(model)
     config = trained.config

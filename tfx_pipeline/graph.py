@@ -1,7 +1,7 @@
 """The pipeline, top to bottom.
 
     Records -> StatisticsGen -> SchemaGen -> StatisticsValidator -> ImageValidator -> DataGate
-      -> per architecture: Trainer
+      -> per architecture: [Tuner] -> Trainer
       -> ModelSelector
       -> per architecture: Compressor -> Predictor -> PredictionEvaluator (TFMA) -> Benchmarker
            -> ServingValidator -> SignificanceGate -> CardWriter -> BundlePusher
@@ -46,7 +46,7 @@ from tfx_pipeline.config import (
     training_digest,
     validation_digest,
 )
-from trainers.config import Config, to_dict
+from trainers.config import to_dict
 from trainers.data.features import DatasetInfo
 
 #: The types of our own, for readers of the metadata store.
@@ -69,21 +69,20 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
     examples = records.outputs["result"]
     validation = _validation(request, examples)
     nodes: list[Any] = [records, *validation.values()]
+    tuners = {name: _tuner(name, request, examples) for name in request.pipeline.tune}
     trainers = {
-        name: _trainer(name, config, examples, str(layout.checkpoints / name))
-        for name, config in request.experiments.items()
+        name: _trainer(name, request, examples, tuners.get(name)) for name in request.experiments
     }
-    for trainer in trainers.values():
-        trainer.add_upstream_node(
-            validation["gate"]
-        )  # Bad data is told before it costs a training run.
+    for node in (*tuners.values(), *trainers.values()):
+        # Bad data is told before it costs a training run.
+        node.add_upstream_node(validation["gate"])
     selector = ModelSelector(
         models=union([t.outputs["model"] for t in trainers.values()])
         if len(trainers) > 1
         else next(iter(trainers.values())).outputs["model"],
         code_digest=component_digest(),
     )
-    nodes += [*trainers.values(), selector]
+    nodes += [*tuners.values(), *trainers.values(), selector]
     for name, trainer in trainers.items():
         inputs = {
             "examples": examples,
@@ -159,17 +158,36 @@ def _validation(request: RunRequest, examples: Any) -> dict[str, Any]:
     }
 
 
-def _trainer(name: str, config: Config, examples: Any, work_dir: str) -> tfx.components.Trainer:
+def _training_config(name: str, request: RunRequest) -> dict[str, Any]:
+    """`custom_config` of what trains; both kinds share checkpoints."""
+    return {
+        "config": to_dict(request.experiments[name]),
+        "work_dir": str(request.layout.checkpoints / name),
+        "code_digest": training_digest(),
+    }
+
+
+def _tuner(name: str, request: RunRequest, examples: Any) -> tfx.components.Tuner:
+    return tfx.components.Tuner(
+        tuner_fn="trainers.tuner.tuner_fn",
+        examples=examples,
+        train_args=tfx.proto.TrainArgs(splits=["train"]),
+        eval_args=tfx.proto.EvalArgs(splits=["validation"]),
+        custom_config={
+            **_training_config(name, request),
+            **asdict(request.pipeline.tune[name]),
+        },
+    ).with_id(f"Tuner.{name}")
+
+
+def _trainer(name: str, request: RunRequest, examples: Any, tuner: Any) -> tfx.components.Trainer:
     return tfx.components.Trainer(
         run_fn="trainers.run_fn.run_fn",
         examples=examples,
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["validation"]),
-        custom_config={
-            "config": to_dict(config),
-            "work_dir": work_dir,
-            "code_digest": training_digest(),
-        },
+        hyperparameters=tuner.outputs["best_hyperparameters"] if tuner else None,
+        custom_config=_training_config(name, request),
     ).with_id(f"Trainer.{name}")
 
 

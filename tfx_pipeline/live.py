@@ -56,8 +56,18 @@ class LiveView:
 
 def progress_line(event: dict[str, Any]) -> str:
     """A training step in words."""
+    busy = f"waits {event['input_stall']:.0%}"
+    if event.get("mfu") is not None:
+        busy += f" MFU {event['mfu']:.0%}"
     return (
         f"epoch {event['epoch']}/{event['epochs']} step {event['step']}/{event['steps']} "
-        f"loss {event['loss']:.3f} top-1 {event['top1']:.1%} "
-        f"{event['images_per_second']:.0f} images/s ETA {event['eta_seconds']:.0f} s"
+        f"loss {event['loss']:.3f} top-1 {event['top1']:.1%} lr {event['learning_rate']:.2g} "
+        f"{event['images_per_second']:.0f} images/s {busy} ETA {_time(event['eta_seconds'])}"
     )
+
+
+def _time(seconds: float) -> str:
+    """90 as `1:30`, 7200 as `2:00:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

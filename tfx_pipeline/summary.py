@@ -113,6 +113,11 @@ def _model(name: str, request: RunRequest, places: dict[tuple[str, str], str]) -
         facts = files.read_json(folder / "trained.json")
         found |= {key: facts[key] for key in ("parameters", "multiply_adds", "best_epoch")}
         found["history"] = _history(folder / "history.csv")
+        # What a search found is not in the request.
+        found["config"] = files.read_json(folder / "config.json")
+    tuned = _place(places, f"Tuner.{name}", "tuner_results")
+    if tuned:
+        found["trials"] = files.read_json(tuned / "tuner_results.json")
     verdict_dir = _place(places, f"SignificanceGate.{name}", "blessing")
     if verdict_dir:
         found |= _judged(name, places, files.read_json(verdict_dir / files.VERDICT))

@@ -1,19 +1,22 @@
 """`sightline train`, `compress` and `export`: as in a pipeline, with a progress bar."""
 
+import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from serving.bundle import open_bundle, push, seal
 from tfx_pipeline.live import progress_line
 from trainers.config import Config
 
 
-class _Bar:
+class Bar:
     """A rich bar that takes the loop's progress."""
 
     def __init__(self, console: Console, label: str) -> None:
@@ -28,7 +31,7 @@ class _Bar:
         )
         self._task = self._progress.add_task(label, total=None, detail="")
 
-    def __enter__(self) -> "_Bar":
+    def __enter__(self) -> "Bar":
         self._progress.start()
         return self
 
@@ -51,19 +54,46 @@ class _Bar:
         self._progress.update(self._task, description=name)
 
 
-def train_shown(config: Config, out: Path, console: Console) -> None:
-    """Trains `config` into `out`, with checkpoints in `out/checkpoints`."""
-    from trainers.loop import fit, save_trained
+def train_shown(config: Config, out: Path, console: Console, *, workers: int = 1) -> None:
+    """Trains `config` into `out`, with checkpoints in `out/checkpoints`.
 
-    with _Bar(console, config.name) as bar:
-        trained = fit(config, out / "checkpoints", report=bar.report)
-    save_trained(trained, out)
-    best = trained.history[trained.best_epoch - 1]
+    With several `workers` it starts as many processes, which train as one.
+    """
+    with Bar(console, config.name) as bar:
+        if workers > 1:
+            from trainers.workers import launch
+
+            launch(config, out, workers=workers, report=bar.report)
+        else:
+            from trainers.workers import train_here
+
+            train_here(config, out, report=bar.report, announce=_printer(console))
+    history = json.loads((out / "history.json").read_text(encoding="utf-8"))
+    number = json.loads((out / "trained.json").read_text(encoding="utf-8"))["best_epoch"]
+    best = history[number - 1]
     console.print(
-        f"{config.name}: epoch {trained.best_epoch} of {len(trained.history)} is the best, "
+        f"{config.name}: epoch {number} of {len(history)} is the best, "
         f"validation top-1 {best['val_top1']:.2%}, loss {best['val_loss']:.4f}"
     )
     console.print(f"wrote {out}; next: sightline compress {out} --out {out}/draft", soft_wrap=True)
+
+
+def _printer(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def recipes_table() -> Table:
+    """Every recipe with its model and the first line of what it says of itself."""
+    from trainers.registry import recipes
+
+    shown = Table(box=None, pad_edge=False)
+    for column in ("recipe", "model", "what"):
+        shown.add_column(column)
+    for name in recipes.names():
+        recipe = recipes.get(name)
+        first = (recipe.__doc__ or "").strip().splitlines()[0]
+        shown.add_row(name, recipe().model.name, first)
+    return shown
 
 
 def compress_shown(
@@ -71,9 +101,9 @@ def compress_shown(
 ) -> None:
     """Builds the draft bundle `out` and prints what each variant weighs."""
     from trainers.build import FLOAT_VARIANT, build_bundle
-    from trainers.loop import load_trained
+    from trainers.trained import load_trained
 
-    with _Bar(console, "load") as bar:
+    with Bar(console, "load") as bar:
         manifest = build_bundle(
             load_trained(trained),
             out,
@@ -100,7 +130,7 @@ def export_shown(source: Path, bundles: Path, variant: str, console: Console) ->
       BundleError: neither a trained folder nor a draft, or no such variant.
     """
     from trainers.build import build_bundle
-    from trainers.loop import load_trained
+    from trainers.trained import load_trained
 
     with tempfile.TemporaryDirectory(prefix="sightline-export-") as scratch:
         draft = Path(scratch) / "draft"

@@ -8,7 +8,7 @@ pictures=${PICTURES:-../shared/data/imagenet_sample_A.tar}
 if [ -e "$pictures" ]; then
   mkdir -p benchmarks
   .venv/bin/sightline benchmark data "$pictures" --out benchmarks/data.json
-  .venv/bin/python tools/benchmarks_md.py benchmarks/data.json BENCHMARKS.md
+  .venv/bin/python tools/benchmarks_md.py benchmarks BENCHMARKS.md
 else
   echo "$pictures does not exist; PICTURES=DIR make bench measures pictures of your own" >&2
 fi

@@ -1,4 +1,4 @@
-"""BENCHMARKS.md from the figures in benchmarks/data.json; `make bench` runs it, nobody types it."""
+"""BENCHMARKS.md from the figures in benchmarks/*.json; `make bench` runs it, nobody types it."""
 
 import json
 import statistics
@@ -47,13 +47,108 @@ def data_section(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(source: Path, out: Path) -> None:
-    """Writes `out` from the JSON file `source`."""
-    figures = json.loads(source.read_text(encoding="utf-8"))
-    head = (
-        "# Benchmarks\n\nWritten by `make bench` from `benchmarks/*.json`; ratios of one run.\n\n"
-    )
-    out.write_text(head + data_section(figures) + "\n", encoding="utf-8")
+def replicas_section(figures: dict[str, Any]) -> str:
+    """Markdown of what `tools/replica_curves.py` wrote."""
+    config = figures["config"]
+    epochs = len(next(iter(figures["runs"].values())))
+    lines = [
+        "## One device, two devices, two processes",
+        "",
+        f"Training loss of each epoch: `{config['model']['name']}` on {config['data']['dir']}, "
+        f"global batch {config['train']['global_batch']}, seed {config['train']['seed']}. The last "
+        "column is the greatest relative difference of any training or validation loss from one "
+        "device.",
+        "",
+        f"| | {' | '.join(f'epoch {number + 1}' for number in range(epochs))} | difference |",
+        "|---" * (epochs + 2) + "|",
+    ]
+    for name, rows in figures["runs"].items():
+        cells = [f"{row['loss']:.6f}" for row in rows]
+        apart = f"{figures['greatest_difference'][name]:.1e}"
+        lines.append(f"| {' | '.join([name, *cells, apart])} |")
+    return "\n".join(lines)
+
+
+def study_section(figures: dict[str, Any]) -> str:
+    """Markdown of what `tools/study.py` wrote."""
+    counts, machine = figures["examples"], figures["machine"]
+    lines = [
+        "## CIFAR-10 on two cores",
+        "",
+        f"`make study`: {counts['train']:,} training, {counts['validation']:,} validation and "
+        f"{counts['test']:,} test pictures of 32 x 32 px, on {machine['cores']} cores of "
+        f"{machine['cpu']}. Test top-1 with its 95 % interval (1,000 resamples of the test "
+        "pictures); the epoch was chosen by validation. Minutes are of the clock, and of the "
+        "processor divided by the cores, as other programs ran meanwhile.",
+        "",
+        "| run | M parameters | MMAC | epochs | test top-1 | interval | minutes | processor |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, run in figures["runs"].items():
+        value, low, high = (f"{part:.1%}" for part in run["test_top1"])
+        cells = [
+            f"{run['parameters'] / 1e6:.2f}",
+            f"{run['multiply_adds'] / 1e6:.0f}",
+            f"{run['epochs']}",
+            value,
+            f"{low} to {high}",
+            f"{run['seconds'] / 60:.0f}",
+            f"{run['cpu_seconds'] / 60 / machine['cores']:.0f}",
+        ]
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    if figures["pairs"]:
+        lines += ["", "| compared on the same pictures | difference | interval | p (McNemar) |"]
+        lines.append("|---|---|---|---|")
+    for pair in figures["pairs"]:
+        value, low, high = (f"{100 * part:+.1f}" for part in pair["difference"])
+        name = f"{pair['a']} - {pair['b']}"
+        lines.append(f"| {name} | {value} points | {low} to {high} | {pair['p_value']:.2g} |")
+    return "\n".join(lines)
+
+
+def training_section(figures: dict[str, Any]) -> str:
+    """Markdown of what `sightline benchmark train --out` wrote."""
+    lines = [
+        "## Training steps",
+        "",
+        f"{figures['model']} against {figures['against']}: {figures['image_size']} px, batches of "
+        f"{figures['batch']}, {figures['rounds']} rounds of {figures['steps']} steps in turns, in "
+        f"the same loop and from the same input, on {figures['machine']['cores']} cores of "
+        f"{figures['machine']['cpu']}. A ratio is over the rounds, with its 95 % interval; below 1 "
+        "is faster.",
+        "",
+        "| | ms a step | ratio | interval | waits for data | peak MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in figures["contenders"].items():
+        value, low, high = (f"{part:.3f}" for part in found["ratio"])
+        cells = [
+            f"{1e3 * statistics.median(found['step_seconds']):,.0f}",
+            value,
+            f"{low} to {high}",
+            f"{found['stall']:.1%}",
+            f"{found['peak_mb']:,.0f}",
+        ]
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    return "\n".join(lines)
+
+
+#: File in `benchmarks/` -> what renders it; in the order of the page.
+_SECTIONS = {
+    "data.json": data_section,
+    "train.json": training_section,
+    "replicas.json": replicas_section,
+    "cifar10.json": study_section,
+}
+
+
+def main(folder: Path, out: Path) -> None:
+    """Writes `out` from the JSON files in `folder` that there are."""
+    parts = ["# Benchmarks", "Written by `make bench` from `benchmarks/*.json`; ratios of one run."]
+    for name, render in _SECTIONS.items():
+        if (folder / name).is_file():
+            parts.append(render(json.loads((folder / name).read_text(encoding="utf-8"))))
+    out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

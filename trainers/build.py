@@ -17,10 +17,12 @@ from trainers.compress import FLOAT, Method, sparsity
 from trainers.compress.convert import ConversionJob, convert_all, require, save_for_conversion
 from trainers.data import pipeline
 from trainers.data.features import IMAGE
+from trainers.epoch import Report
 from trainers.export import describe_variant, seal_draft, write_saved_model, write_warmup
 from trainers.keras import keras
-from trainers.loop import FineTuner, Report, Trained
+from trainers.loop import FineTuner
 from trainers.registry import compressors
+from trainers.trained import Trained
 
 #: Post-training quantisation: needs no training, so it is asked for by dtype.
 PTQ_DTYPES = ("dynamic", "int8")

@@ -1,8 +1,9 @@
-"""Training state that survives kill -9: weights, optimiser, epoch and history, saved together."""
+"""Training state that survives kill -9: weights, optimiser, step and history, saved together."""
 
 import csv
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,51 +33,96 @@ def write_history(path: Path, history: list[Row]) -> None:
     os.replace(temporary, path)
 
 
+class CheckpointError(RuntimeError):
+    """A saved state that does not fit; the message names its folder."""
+
+
 class Checkpoints:
     """The last and the best state of one training run, in `directory`.
 
-    The epoch is a variable inside the checkpoint, so that weights and epoch can never disagree;
-    `history.json` is written first and cut back to that epoch on restore.
+    Epoch and step are variables inside the checkpoint, so that they and the weights can never
+    disagree; `history.json` is written first and cut back to that epoch on restore.
+
+    Args:
+      directory: made where it is missing.
+      model: whose weights `best-*` holds.
+      state: everything that a resumed run needs, by name; trackable by `tf.train.Checkpoint`.
+      source: what is read; another folder than `directory` for all workers but the chief, who
+        would differ if they read their own after a kill between two of them saving.
     """
 
     def __init__(
-        self, directory: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer
+        self,
+        directory: Path,
+        model: keras.Model,
+        state: Mapping[str, Any],
+        *,
+        source: Path | None = None,
     ) -> None:
         self.directory = Path(directory)
+        self._source = source or self.directory
         self.directory.mkdir(parents=True, exist_ok=True)
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=model, optimizer=optimizer, epoch=self._epoch),
+            tf.train.Checkpoint(epoch=self._epoch, step=self._step, **state),
             str(self.directory / "last"),
             max_to_keep=2,
         )
         self._best = tf.train.Checkpoint(model=model)
 
-    def restore(self) -> list[Row]:
-        """Loads the last state, if there is one, and returns the history up to it."""
-        if not self._manager.latest_checkpoint:
-            return []
-        # The optimiser's slots come into being at the first step: not all match yet.
-        self._manager.checkpoint.restore(self._manager.latest_checkpoint).expect_partial()
-        rows: list[Row] = json.loads((self.directory / "history.json").read_text())
+    @property
+    def step(self) -> int:
+        """Steps done of the epoch after the history that `restore` gave."""
+        return int(self._step.numpy())
+
+    def restore(self) -> list[Row] | None:
+        """Loads the last state and returns the history up to it; None where there is no state.
+
+        Raises:
+          CheckpointError: it is of another network or optimiser.
+        """
+        latest = tf.train.latest_checkpoint(str(self._source / "last"))
+        if not latest:
+            return None
+        try:
+            self._manager.checkpoint.restore(latest).assert_consumed()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            raise CheckpointError(
+                f"{self._source} holds the state of another network or optimiser than this version "
+                f"makes of the same configuration; delete the folder to train anew, or use the "
+                f"version that made it ({str(error).splitlines()[0][:200]})"
+            ) from error
+        rows: list[Row] = json.loads((self._source / "history.json").read_text())
         return rows[: int(self._epoch.numpy())]
 
-    def save(self, history: list[Row], *, best: bool) -> None:
+    def save_within(self, history: list[Row], step: int) -> None:
+        """Saves the state after `step` steps of the epoch that follows `history`."""
+        self._write(history, step)
+
+    def save(self, history: list[Row]) -> None:
         """Saves the state after the epoch that is `history[-1]`."""
-        if best:
-            self._best.write(str(self.directory / f"best-{len(history)}"))
-        write_atomically(self.directory / "history.json", json.dumps(history))
-        self._epoch.assign(len(history))
-        self._manager.save()
+        self._write(history, 0)
+
+    def save_best(self, epoch: int) -> None:
+        """Keeps the model's weights as they are now as those of `epoch`, counted from 1."""
+        self._best.write(str(self.directory / f"best-{epoch}"))
 
     def restore_best(self, history: list[Row]) -> int:
         """Loads the weights of the best epoch so far and returns its number, counted from 1."""
         epoch = best_epoch(history)
-        self._best.read(str(self.directory / f"best-{epoch}")).expect_partial()
-        for stale in self.directory.glob("best-*"):
-            if stale.name.split(".")[0] != f"best-{epoch}":
+        self._best.read(str(self._source / f"best-{epoch}")).expect_partial()
+        # TensorFlow's half-written files lie in a folder of a similar name.
+        for stale in self.directory.glob("best-*.*"):
+            if stale.name.split(".")[0] != f"best-{epoch}" and stale.is_file():
                 stale.unlink()
         return epoch
+
+    def _write(self, history: list[Row], step: int) -> None:
+        write_atomically(self.directory / "history.json", json.dumps(history))
+        self._epoch.assign(len(history))
+        self._step.assign(step)
+        self._manager.save()
 
 
 def best_epoch(history: list[Row]) -> int:

@@ -7,8 +7,6 @@ Standard library only: reading a configuration never loads TensorFlow.
 
 import hashlib
 import json
-import math
-import re
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -70,11 +68,14 @@ class ModelConfig:
     Attributes:
       name: a registered model, e.g. `cnn`, `resnet20`, `resnet50`, `vit_s16`.
       dropout: rate before the classifier, in [0, 1).
+      init: weights to start from: a folder of `sightline train`, or a `.safetensors`, `.npz` or
+        `.h5` file of an architecture that matches; empty starts from random weights.
       options: further keyword arguments of that model's builder, e.g. `{"width": 32}`.
     """
 
     name: str = "cnn"
     dropout: float = 0.0
+    init: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -83,22 +84,41 @@ class OptimConfig:
     """Optimiser and schedule.
 
     Attributes:
-      name: `sgd` (Nesterov-free momentum), `adam` or `adamw`.
-      learning_rate: peak, for the recipe's own `train.global_batch`.
+      name: `sgd` (with momentum), `adam`, `adamw` or `lamb`.
+      learning_rate: peak, for `reference_batch` images a step.
+      reference_batch: the global batch that `learning_rate` and `warmup_steps` are stated for; both
+        are scaled when `train.global_batch` differs, as `scaling` says. 0 takes them as they are.
+      scaling: `linear` (Goyal et al. 2017, s2.1) or `sqrt` (You et al. 2020, s4 of LAMB).
+      momentum: of sgd, and the first moment's decay of the others.
+      beta_2: the second moment's decay of adam, adamw and lamb.
+      epsilon: added to the root of the second moment.
+      nesterov: sgd looks ahead.
       schedule: `step` (divide by 10 at each of `step_fractions`), `cosine` or `constant`.
       step_fractions: fractions of the run after which `step` divides by 10.
+      final_fraction: the part of the peak where `cosine` ends.
       warmup_steps: linear from 0 to the peak.
-      weight_decay: decoupled for adamw, L2 in the loss for sgd and adam; never on biases or norms.
+      weight_decay: decoupled for adamw and lamb, L2 in the loss for sgd and adam.
+      decay_all: decay biases, norms, positions and tokens too, which recipes rarely want.
+      layer_decay: each layer's rate is this factor of the one above it, 1 is off (Clark et al.
+        2020; Bao et al. 2022, s3.2): for fine-tuning.
       clip_norm: global gradient norm limit; 0 is off.
     """
 
     name: str = "sgd"
     learning_rate: float = 0.1
+    reference_batch: int = 0
+    scaling: str = "linear"
     momentum: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+    nesterov: bool = False
     schedule: str = "cosine"
     step_fractions: tuple[float, ...] = (0.3, 0.6, 0.9)
+    final_fraction: float = 0.0
     warmup_steps: int = 0
     weight_decay: float = 5e-4
+    decay_all: bool = False
+    layer_decay: float = 1.0
     clip_norm: float = 0.0
 
 
@@ -108,16 +128,66 @@ class TrainConfig:
 
     Attributes:
       global_batch: images a step over all replicas.
+      accumulate: a step's gradient is summed over this many equal parts of each replica's batch, so
+        that a batch that memory does not hold can be trained; batch norm sees one part.
+      loss: `softmax` cross-entropy, or `bce`, one sigmoid a class (Wightman et al. 2021, s3.1).
       label_smoothing: in [0, 1).
+      ema: decay a step of the moving average of weights that is evaluated and kept; 0 is off.
+      seed: of weights, order, augmentation and dropout.
+      early_stop: stop after this many epochs without a better validation top-1; 0 never.
+      freeze_epochs: train only the classifier at first, for this many epochs.
+      save_steps: keep the state within an epoch every so many steps; 0 only at its end.
+      deterministic: bitwise equal reruns on the same machine, slower.
+      precision: `float32`, `bfloat16` or `float16` (with loss scaling) arithmetic; weights stay
+        float32.
+      xla: compile the step with XLA.
+      sync_batch_norm: batch norms take their statistics over all replicas, so that the number of
+        replicas changes nothing.
+      tensorboard: write event files beside the checkpoints.
       strategy: `one` (one device), `mirrored`, `multi_worker` or `tpu`.
+      devices: how many GPUs to demand (0 takes what is there, CPUs too).
+      tpu: the TPU's name or address.
     """
 
     epochs: int = 30
     global_batch: int = 128
+    accumulate: int = 1
+    loss: str = "softmax"
     label_smoothing: float = 0.0
+    ema: float = 0.0
     seed: int = 0
+    early_stop: int = 0
+    freeze_epochs: int = 0
+    save_steps: int = 500
+    deterministic: bool = False
+    precision: str = "float32"
+    xla: bool = False
+    sync_batch_norm: bool = False
+    tensorboard: bool = False
     strategy: str = "one"
+    devices: int = 0
     tpu: str = ""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Learning from a teacher (Hinton et al. 2015, arXiv 1503.02531).
+
+    Attributes:
+      teacher: a bundle's version folder or a folder of `sightline train`; empty is no teacher.
+      mode: `soft` (the teacher's softened probabilities), `hard` (its decision) or `token` (its
+        decision, for the distillation token of a `deit_*`: Touvron et al. 2021, s4).
+      weight: of the teacher's part of the loss, in [0, 1]; the labels have the rest.
+      temperature: softens both sides of `soft`, above 0.
+      cache_dir: keeps the teacher's answers for runs with the same data, seed and augmentation;
+        empty asks the teacher at every step.
+    """
+
+    teacher: str = ""
+    mode: str = "soft"
+    weight: float = 0.5
+    temperature: float = 3.0
+    cache_dir: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,6 +239,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     compress: CompressConfig = field(default_factory=CompressConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -301,79 +372,3 @@ def config_hash(config: Config) -> str:
     """First 16 hex digits of the sha256 of the configuration's canonical JSON."""
     text = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def validate(config: Config) -> Config:
-    """`config` itself, when every value is in range.
-
-    Raises:
-      ConfigError: names the key, the value and what is allowed.
-    """
-    checks = [
-        (
-            "name",
-            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) is not None,
-            "a folder's name of letters, digits, `.`, `_` and `-`",
-        ),
-        ("data.image_size", min(config.data.image_size) >= 1, "positive pixels"),
-        ("data.crop_fraction", 0 < config.data.crop_fraction <= 1, "in (0, 1]"),
-        ("data.mean", len(config.data.mean) == 3, "three values, one a channel"),
-        (
-            "data.std",
-            len(config.data.std) == 3 and min(config.data.std) > 0,
-            "three positive values",
-        ),
-        ("data.on_error", config.data.on_error in ("raise", "skip"), "raise or skip"),
-        ("data.max_skipped", config.data.max_skipped >= 0, "0 or more"),
-        (
-            "data.cache",
-            config.data.cache in ("auto", "memory", "disk", "none"),
-            "auto, memory, disk or none",
-        ),
-        ("data.cache_mb", config.data.cache_mb >= 0, "0 or more MiB"),
-        (
-            "data.host_sharding",
-            config.data.host_sharding in ("examples", "files"),
-            "examples or files",
-        ),
-        ("data.max_boxes", config.data.max_boxes >= 1, "at least 1"),
-        ("model.dropout", 0 <= config.model.dropout < 1, "in [0, 1)"),
-        ("optim.learning_rate", 0 < config.optim.learning_rate < math.inf, "positive"),
-        ("optim.momentum", 0 <= config.optim.momentum < 1, "in [0, 1)"),
-        ("optim.warmup_steps", config.optim.warmup_steps >= 0, "0 or more"),
-        ("optim.weight_decay", 0 <= config.optim.weight_decay < math.inf, "0 or more"),
-        ("optim.clip_norm", 0 <= config.optim.clip_norm < math.inf, "0 (off) or more"),
-        (
-            "optim.step_fractions",
-            all(0 < fraction < 1 for fraction in config.optim.step_fractions),
-            "fractions of the run, each in (0, 1)",
-        ),
-        ("optim.name", config.optim.name in ("sgd", "adam", "adamw"), "sgd, adam or adamw"),
-        (
-            "optim.schedule",
-            config.optim.schedule in ("step", "cosine", "constant"),
-            "step, cosine or constant",
-        ),
-        ("train.epochs", config.train.epochs >= 1, "at least 1"),
-        ("train.global_batch", config.train.global_batch >= 1, "at least 1"),
-        ("train.label_smoothing", 0 <= config.train.label_smoothing < 1, "in [0, 1)"),
-        (
-            "train.strategy",
-            config.train.strategy in ("one", "mirrored", "multi_worker", "tpu"),
-            "one, mirrored, multi_worker or tpu",
-        ),
-        ("compress.sparsity", 0 <= config.compress.sparsity < 1, "in [0, 1); 80 % is written 0.8"),
-        ("compress.prune_epochs", config.compress.prune_epochs >= 1, "at least 1"),
-        ("compress.qat_epochs", config.compress.qat_epochs >= 1, "at least 1"),
-        ("compress.learning_rate", 0 < config.compress.learning_rate < math.inf, "positive"),
-        ("compress.calibration_images", config.compress.calibration_images >= 1, "at least 1"),
-        ("export.top_k", config.export.top_k >= 1, "at least 1"),
-        ("export.warmup_requests", config.export.warmup_requests >= 0, "0 or more"),
-        ("eval.batch", config.eval.batch >= 1, "at least 1"),
-    ]
-    for key, fine, allowed in checks:
-        if not fine:
-            section, _, name = key.rpartition(".")
-            value = getattr(getattr(config, section) if section else config, name)
-            raise ConfigError(f"{key} must be {allowed}, got {value!r}")
-    return config

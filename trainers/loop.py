@@ -4,12 +4,11 @@
     result = fit(config, Path("work/digits_cnn"))
 
 An epoch trains on the train split, evaluates every validation example exactly once, and saves;
-a run that was killed goes on from its last whole epoch and sees the data it would have seen.
-The best epoch is chosen by validation, never by test.
+within long epochs the state is saved too. A run that was killed goes on from its last saved step,
+sees the data it would have seen and ends with the same figures. The best epoch is chosen by
+validation, never by test.
 """
 
-import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,69 +17,52 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainers.checkpoint import (
-    Checkpoints,
-    Row,
-    best_epoch,
-    weights_path,
-    write_history,
-    write_json,
-)
+from trainers.checkpoint import Checkpoints, Row, best_epoch
 from trainers.complexity import complexity
-from trainers.config import Config, config_hash, from_dict, to_dict, validate
+from trainers.config import Config
+from trainers.config_rules import validate
 from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
+from trainers.distill import Teacher
+from trainers.epoch import EpochJob, Progress, Report, TrainingError, diverged, run_epoch
+from trainers.forward import Forward, predict_split
+from trainers.hardware import peak_flops
 from trainers.keras import keras
 from trainers.optim import build_optimizer
-from trainers.predictions import Predictions, predict
+from trainers.precision import precision
 from trainers.registry import models, tasks
-from trainers.strategy import is_chief, make_strategy
+from trainers.run_folder import run_folder
+from trainers.step import TrainStep
+from trainers.strategy import from_chief, make_strategy, own_folder
+from trainers.teacher_cache import cached_logits, with_teacher
+from trainers.trained import Trained
+
+__all__ = ["FineTuner", "Progress", "Report", "TrainingError", "fit"]
+
+# A training step computes the forward pass and, in the backward pass, twice as much again.
+_STEP_PASSES = 3
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the epoch and the remedy."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where training is: `epoch` and `step` count from 1, `loss` and `top1` are of this epoch."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    top1: float
-    images_per_second: float
-    eta_seconds: float
-
-
-Report = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model: the best epoch's weights, and one row of figures an epoch."""
-
-    model: keras.Model
-    config: Config
-    info: DatasetInfo
-    history: list[Row]
-    best_epoch: int
-
-
-def fit(config: Config, work_dir: Path, *, report: Report | None = None) -> Trained:
+def fit(
+    config: Config,
+    work_dir: Path,
+    *,
+    report: Report | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Trained:
     """Trains `config`, or goes on where `work_dir` was left, and returns the best epoch.
 
     Args:
       config: `data.dir` holds records.
       work_dir: checkpoints live here, under the configuration's and the data's fingerprint.
       report: called about twice a second with the progress.
+      announce: called with lines worth printing, e.g. which weights a run starts from.
 
     Raises:
-      ConfigError: a value is out of range.
+      ConfigError: a value is out of range, or does not fit the data, the model or the devices.
       DatasetError: no data set in `data.dir`.
       DataError: a record that cannot be used; names the file and the record.
+      WeightsError: `model.init` does not fit the model.
       TrainingError: the loss is not finite.
     """
     validate(config)
@@ -88,157 +70,185 @@ def fit(config: Config, work_dir: Path, *, report: Report | None = None) -> Trai
     models.get(config.model.name)  # A mistyped name is told before any data is read.
     info = DatasetInfo.load(Path(config.data.dir))
     strategy = make_strategy(config.train)
+    teacher = Teacher.load(config, info) if config.distill.teacher else None
+    if config.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(config.train.seed)
-    steps = pipeline.steps_per_epoch(config, info)
-    with strategy.scope():
+    with precision(config.train), strategy.scope():
         model = task.build(config, info)
-        optimizer = build_optimizer(config.optim, steps * config.train.epochs)
-        model.compile(optimizer=optimizer, loss=task.loss(config), metrics=task.metrics())
-        where = work_dir / f"{config_hash(config)}-{info.fingerprint[:8]}"
-        if not is_chief(strategy):
-            # Every worker must take part in saving; only the chief's files are kept.
-            where = where / f"worker-{strategy.cluster_resolver.task_id}"
-        checkpoints = Checkpoints(where, model, optimizer)
-        history = checkpoints.restore()
-    forward = Forward(model, config, strategy)
-    for epoch in range(len(history), config.train.epochs):
-        row = _train_epoch(config, info, model, strategy, epoch=epoch, report=report)
-        answers = predict_split(forward, config, info, "validation")
-        if not np.isfinite(answers.scores).all():
-            raise _diverged(config, epoch, "the validation scores are not finite")
-        found = task.evaluate(answers)
-        row.update(val_loss=found["loss"], val_top1=found["top1"])
-        history.append(row)
-        checkpoints.save(history, best=best_epoch(history) == len(history))
-    best = checkpoints.restore_best(history)
+        if config.train.sync_batch_norm:
+            model = _synchronised(model)
+        optimizer = _optimizer(config, info, model)
+    step = TrainStep(model, optimizer, task.loss(config), config, strategy, teacher=teacher)
+    run = _Run(config, info, step, work_dir, report=report, teacher=teacher)
+    history = run.begin(announce or (lambda line: None))
+    while not run.is_over(history):
+        run.epoch(history)
+    from_chief(strategy, [0.0])  # Nobody reads the best weights before the chief has written them.
+    best = run.checkpoints.restore_best(history)
+    step.freeze(False)
+    if config.train.precision != "float32":
+        model = _in_float32(model, config, info, strategy)
     return Trained(model, config, info, history, best)
 
 
-def _train_epoch(
-    config: Config,
-    info: DatasetInfo,
-    model: keras.Model,
-    strategy: tf.distribute.Strategy,
-    *,
-    epoch: int,
-    report: Report | None,
-) -> Row:
-    steps = pipeline.steps_per_epoch(config, info)
-    if any(isinstance(layer, keras.layers.Dropout) for layer in model.layers):
-        # Starts dropout's random state anew, which no checkpoint holds: a resumed run draws the
-        # masks that an uninterrupted one draws.
-        keras.utils.set_random_seed(config.train.seed)
-    started = time.perf_counter()
-    callbacks: list[Any] = [keras.callbacks.TerminateOnNaN()]
-    if report is not None:
-        callbacks.append(_Reporter(report, config, epoch, steps))
-    with pipeline.named_errors(config, info, "train"):
-        result = model.fit(
-            _batches(config, info, strategy, epoch),
-            epochs=1,
-            steps_per_epoch=steps,
-            verbose=0,
-            callbacks=callbacks,
-        )
-    loss = float(result.history["loss"][-1])
-    if not np.isfinite(loss):
-        raise _diverged(config, epoch, f"the loss became {loss}")
-    return {
-        "epoch": epoch + 1,
-        "loss": loss,
-        "top1": float(result.history["top1"][-1]),
-        # Under a strategy it is a distributed variable, which `float` does not take.
-        "learning_rate": float(tf.convert_to_tensor(model.optimizer.learning_rate)),
-        "images_per_second": steps * config.train.global_batch / (time.perf_counter() - started),
-    }
+def _in_float32(
+    model: keras.Model, config: Config, info: DatasetInfo, strategy: tf.distribute.Strategy
+) -> keras.Model:
+    """What `load_trained` will give: the same weights, computing in float32."""
+    with strategy.scope():
+        exact = tasks.get(config.task).build(config, info)
+    exact.set_weights(model.get_weights())
+    return exact
 
 
-def _diverged(config: Config, epoch: int, what: str) -> TrainingError:
-    return TrainingError(
-        f"{what} in epoch {epoch + 1}; lower optim.learning_rate "
-        f"(now {config.optim.learning_rate}) or set optim.clip_norm=1"
-    )
+def _synchronised(model: keras.Model) -> keras.Model:
+    """`model` with batch norms that take their statistics over all replicas."""
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        options = layer.get_config()
+        if isinstance(layer, keras.layers.BatchNormalization):
+            options["synchronized"] = True
+        return type(layer).from_config(options)
+
+    copied = keras.models.clone_model(model, clone_function=copy)
+    copied.set_weights(model.get_weights())
+    return copied
 
 
-def _batches(
-    config: Config, info: DatasetInfo, strategy: tf.distribute.Strategy, epoch: int
-) -> Any:
-    if config.train.strategy == "one":
-        return pipeline.train_batches(config, info, epoch=epoch)
-    return strategy.distribute_datasets_from_function(
-        lambda context: pipeline.train_batches(config, info, epoch=epoch, input_context=context)
-    )
+def _optimizer(config: Config, info: DatasetInfo, model: keras.Model) -> Any:
+    total = pipeline.steps_per_epoch(config, info) * config.train.epochs
+    batch = config.train.global_batch
+    return build_optimizer(config.optim, total, global_batch=batch, model=model)
 
 
-class _Reporter(keras.callbacks.Callback):
-    """Turns Keras batch ends into `Progress`, at most twice a second."""
-
-    def __init__(self, report: Report, config: Config, epoch: int, steps: int) -> None:
-        super().__init__()
-        self._report, self._config, self._epoch, self._steps = report, config, epoch, steps
-        self._started = self._last = time.perf_counter()
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        now = time.perf_counter()
-        if now - self._last < 0.5 and batch + 1 < self._steps:
-            return
-        self._last, logs = now, logs or {}
-        rate = (batch + 1) / (now - self._started)
-        left = self._steps * (self._config.train.epochs - self._epoch) - batch - 1
-        self._report(
-            Progress(
-                epoch=self._epoch + 1,
-                epochs=self._config.train.epochs,
-                step=batch + 1,
-                steps=self._steps,
-                loss=float(logs.get("loss", np.nan)),
-                top1=float(logs.get("top1", np.nan)),
-                images_per_second=rate * self._config.train.global_batch,
-                eta_seconds=left / rate,
-            )
-        )
-
-
-class Forward:
-    """What a model answers, on all replicas of this worker; traced once, however often called."""
+class _Run:
+    """One run from its first to its last epoch."""
 
     def __init__(
-        self, model: keras.Model, config: Config, strategy: tf.distribute.Strategy | None = None
+        self,
+        config: Config,
+        info: DatasetInfo,
+        step: TrainStep,
+        work_dir: Path,
+        *,
+        report: Report | None,
+        teacher: Teacher | None,
     ) -> None:
+        self.config, self.info, self.step = config, info, step
+        self._report, self._teacher = report, teacher
         self._task = tasks.get(config.task)
-        self._on: Any = strategy or tf.distribute.get_strategy()
-        self._local = max(self._on.num_replicas_in_sync // max(_workers(self._on), 1), 1)
-        self._run = tf.function(lambda images: model(images, training=False))
-        #: Images a call: `eval.batch`, rounded up to a multiple of the replicas.
-        self.batch = -(-config.eval.batch // self._local) * self._local
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (B,H,W,3), B = `batch`, to float32 scores (B,N)."""
-        if self._local == 1:
-            return self._task.scores(self._run(tf.constant(images)))
-        shares = np.split(images, self._local)
-        values = self._on.experimental_distribute_values_from_function(
-            lambda context: tf.constant(shares[context.replica_id_in_sync_group % self._local])
+        chief = run_folder(work_dir, config, info, teacher)
+        where = own_folder(step.strategy, chief)
+        with step.strategy.scope():
+            self.checkpoints = Checkpoints(where, step.model, step.state, source=chief)
+        self._log = _event_log(where) if config.train.tensorboard else None
+        self._forward = Forward(step.model, config, step.strategy)
+        self._frozen = False
+        self._job = EpochJob(
+            config,
+            info,
+            epoch=0,
+            report=self._heard if report or self._log else None,
+            peak_flops=peak_flops(step.strategy, config.train.precision),
+            step_flops=2.0
+            * _STEP_PASSES
+            * complexity(step.model).multiply_adds
+            * config.train.global_batch,
         )
-        outputs = self._on.experimental_local_results(self._on.run(self._run, args=(values,)))
-        return np.concatenate([self._task.scores(part) for part in outputs])
 
+    def _heard(self, progress: Progress) -> None:
+        if self._log is not None:
+            self._log.progress(progress)
+        if self._report is not None:
+            self._report(progress)
 
-def predict_split(forward: Forward, config: Config, info: DatasetInfo, split: str) -> Predictions:
-    """What a model answers to every example of `split`, each counted once on any batch size.
+    def begin(self, announce: Callable[[str], None]) -> list[Row]:
+        """Restores the last state, or loads `model.init`; the history up to it."""
+        history = self.checkpoints.restore()
+        self._agree(history)
+        if history is not None:
+            if not self.is_over(history):
+                announce(f"goes on at epoch {len(history) + 1}, step {self.checkpoints.step + 1}")
+            return history
+        if self.config.model.init:
+            from trainers.weights import initialize  # Readers of files that few runs need.
 
-    Raises:
-      DataError: a record that cannot be used; names the file and the record.
-    """
-    with pipeline.named_errors(config, info, split):
-        return predict(forward, pipeline.eval_batches(config, info, split, batch=forward.batch))
+            found = initialize(self.step.model, Path(self.config.model.init), self.config)
+            for line in found.lines():
+                announce(line)
+            if self.step.average:
+                self.step.average.restart()
+        return []
 
+    def _agree(self, history: list[Row] | None) -> None:
+        """Checks that every worker goes on where the chief does."""
+        own = [float(len(history or ())), float(self.checkpoints.step)]
+        chief = from_chief(self.step.strategy, own)
+        if chief != own:
+            raise TrainingError(
+                f"this worker's checkpoints in {self.checkpoints.directory} end at epoch "
+                f"{own[0]:.0f}, step {own[1]:.0f}, the chief's at {chief[0]:.0f}, {chief[1]:.0f}; "
+                "all workers need the same folder, on a file system that they share"
+            )
 
-def _workers(strategy: tf.distribute.Strategy) -> int:
-    resolver = strategy.cluster_resolver
-    if resolver is None or not resolver.cluster_spec():
-        return 1
-    return len(resolver.cluster_spec().as_dict().get("worker", [0]))
+    def is_over(self, history: list[Row]) -> bool:
+        """All epochs are done, or too many in a row brought nothing better."""
+        patience = self.config.train.early_stop
+        waited = len(history) - best_epoch(history) if history else 0
+        return len(history) >= self.config.train.epochs or 0 < patience <= waited
+
+    def epoch(self, history: list[Row]) -> None:
+        """Trains, evaluates and saves the epoch after `history`, and adds its row."""
+        number, start = len(history), self.checkpoints.step
+        frozen = number < self.config.train.freeze_epochs
+        if frozen != self._frozen:
+            self.step.freeze(frozen)
+            self._frozen = frozen
+        if not start:
+            self.step.reset()
+        job = replace(
+            self._job,
+            epoch=number,
+            start=start,
+            save=lambda done: self.checkpoints.save_within(history, done),
+        )
+        row = run_epoch(self.step, self._batches(number, start), job)
+        self.step.settle()
+        with self.step.evaluated():
+            history.append(row | self._validated(number))
+            if best_epoch(history) == len(history):
+                self.checkpoints.save_best(len(history))
+        self.checkpoints.save(history)
+        if self._log is not None:
+            self._log.write(history[-1], len(history) * pipeline.steps_per_epoch(*self._of))
+
+    @property
+    def _of(self) -> tuple[Config, DatasetInfo]:
+        return self.config, self.info
+
+    def _validated(self, epoch: int) -> Row:
+        answers = predict_split(self._forward, self.config, self.info, "validation")
+        if not np.isfinite(answers.scores).all():
+            raise diverged(self.config, epoch, "the validation scores are not finite")
+        found = self._task.evaluate(answers)
+        loss, top1 = from_chief(self.step.strategy, [found["loss"], found["top1"]])
+        return {"val_loss": loss, "val_top1": top1}
+
+    def _batches(self, epoch: int, start: int) -> Any:
+        logits = None
+        if self._teacher is not None:
+            logits = cached_logits(self.config, self.info, self._teacher, epoch)
+
+        def batches(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+            found = pipeline.train_batches(
+                self.config, self.info, epoch=epoch, input_context=context, start_step=start
+            )
+            return found if logits is None else with_teacher(found, logits, start_step=start)
+
+        if self.config.train.strategy == "one":
+            return batches()
+        return self.step.strategy.distribute_datasets_from_function(batches)
 
 
 @dataclass(frozen=True)
@@ -263,66 +273,68 @@ class FineTuner:
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> None:
         """Trains for `epochs` with a cosine schedule from `learning_rate`, the last epoch kept."""
-        config = replace(
-            self.config,
-            optim=replace(
-                self.config.optim, learning_rate=learning_rate, schedule="cosine", warmup_steps=0
-            ),
-            train=replace(self.config.train, epochs=epochs, strategy="one"),
-        )
-        task = tasks.get(config.task)
-        optimizer = build_optimizer(config.optim, self.steps_per_epoch * epochs)
-        model.compile(optimizer=optimizer, loss=task.loss(config), metrics=task.metrics())
+        config = self._short(epochs, learning_rate)
+        step = self._step(model, config)
+        step.hooks = hooks = keras.callbacks.CallbackList(list(callbacks), model=model)
+        hooks.on_train_begin()
         for epoch in range(epochs):
-            extra = list(callbacks)
-            if self.report is not None:
-                extra.append(_Reporter(self.report, config, epoch, self.steps_per_epoch))
-            with pipeline.named_errors(config, self.info, "train"):
-                # Epochs after the recipe's own, so that the order of images is a new one.
-                batches = pipeline.train_batches(
-                    config, self.info, epoch=self.config.train.epochs + epoch
-                )
-                model.fit(
-                    batches,
-                    epochs=epoch + 1,
-                    initial_epoch=epoch,
-                    steps_per_epoch=self.steps_per_epoch,
-                    verbose=0,
-                    callbacks=extra,
-                )
+            # Epochs after the recipe's own, so that the order of images is a new one.
+            batches = pipeline.train_batches(
+                config, self.info, epoch=self.config.train.epochs + epoch
+            )
+            hooks.on_epoch_begin(epoch)
+            step.reset()
+            shift = self.config.train.epochs
+            job = EpochJob(config, self.info, epoch, shift=shift, report=self.report)
+            run_epoch(step, batches, job)
+            hooks.on_epoch_end(epoch)
+        hooks.on_train_end()
 
-
-def save_trained(trained: Trained, directory: Path) -> None:
-    """Writes what `load_trained` reads: weights, configuration, history, the chosen epoch."""
-    directory.mkdir(parents=True, exist_ok=True)
-    tf.train.Checkpoint(model=trained.model).write(weights_path(directory))
-    write_json(directory / "config.json", to_dict(trained.config))
-    write_history(directory / "history.csv", trained.history)
-    write_json(directory / "history.json", trained.history)
-    (directory / "dataset.json").write_text(trained.info.to_json(), encoding="utf-8")
-    chosen = trained.history[trained.best_epoch - 1]
-    # Written last: its presence says that the folder is whole.
-    cost = {
-        "parameters": trained.model.count_params(),
-        "multiply_adds": complexity(trained.model).multiply_adds,
-    }
-    write_json(directory / "trained.json", {"best_epoch": trained.best_epoch, **cost, **chosen})
-
-
-def load_trained(directory: Path) -> Trained:
-    """Reads what `save_trained` wrote.
-
-    Raises:
-      FileNotFoundError: the folder is not a trained model; names the verb that makes one.
-    """
-    if not (directory / "trained.json").is_file():
-        raise FileNotFoundError(
-            f"{directory} holds no trained model; make one with `sightline train RECIPE --out "
-            f"{directory}`"
+    def _short(self, epochs: int, learning_rate: float) -> Config:
+        optim = replace(
+            self.config.optim,
+            learning_rate=learning_rate,
+            reference_batch=0,
+            schedule="cosine",
+            warmup_steps=0,
+            # Wrappers of TFMOT give the layers of one block different prefixes.
+            layer_decay=1.0,
         )
-    config = from_dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
-    info = DatasetInfo.load(directory)
-    model = tasks.get(config.task).build(config, info)
-    tf.train.Checkpoint(model=model).read(weights_path(directory)).expect_partial()
-    history = json.loads((directory / "history.json").read_text(encoding="utf-8"))
-    return Trained(model, config, info, history, best_epoch(history))
+        train = replace(
+            self.config.train,
+            epochs=epochs,
+            strategy="one",
+            ema=0.0,
+            precision="float32",
+            save_steps=0,
+            freeze_epochs=0,
+        )
+        return replace(
+            self.config, optim=optim, train=train, distill=replace(self.config.distill, teacher="")
+        )
+
+    def _step(self, model: keras.Model, config: Config) -> "_HookedStep":
+        task = tasks.get(config.task)
+        optimizer = _optimizer(config, self.info, model)
+        # Callbacks look at the model's optimiser.
+        model.compile(optimizer=optimizer)
+        on = tf.distribute.get_strategy()
+        return _HookedStep(model, optimizer, task.loss(config), config, on)
+
+
+class _HookedStep(TrainStep):
+    """A step that Keras callbacks are told of."""
+
+    hooks: keras.callbacks.CallbackList
+
+    def __call__(self, batch: tuple[Any, ...]) -> None:
+        number = int(self.optimizer.iterations.numpy())
+        self.hooks.on_train_batch_begin(number)
+        super().__call__(batch)
+        self.hooks.on_train_batch_end(number)
+
+
+def _event_log(directory: Path) -> Any:
+    from trainers.event_log import EventLog  # TensorBoard's writer, which few runs need.
+
+    return EventLog(directory / "events")

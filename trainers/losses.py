@@ -4,7 +4,17 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainers.config import TrainConfig
 from trainers.keras import keras
+
+
+def make_loss(config: TrainConfig) -> keras.losses.Loss:
+    """The loss that `train.loss` names, with `train.label_smoothing`.
+
+    Its `call(labels, logits)` gives (B,) float32, one value an image.
+    """
+    kind = BinaryCrossEntropy if config.loss == "bce" else CrossEntropy
+    return kind(config.label_smoothing)
 
 
 @keras.saving.register_keras_serializable(package="sightline")
@@ -33,6 +43,40 @@ class CrossEntropy(keras.losses.Loss):
             return exact
         uniform = -tf.reduce_mean(tf.nn.log_softmax(y_pred), axis=-1)
         return (1.0 - self.label_smoothing) * exact + self.label_smoothing * uniform
+
+    def get_config(self) -> dict:
+        """Constructor arguments."""
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable(package="sightline")
+class BinaryCrossEntropy(keras.losses.Loss):
+    """One sigmoid a class against "is in the picture" (Wightman et al. 2021, s3.1), in nats.
+
+    A mixed picture shows both of its classes: every class with some weight has the target 1,
+    however small its part, and targets of one picture don't sum to 1. Smoothing by s makes them
+    1 - s + s / N and s / N, as in the authors' code. The result is the mean over classes, also
+    theirs, so gradients are N times smaller than those of a sum: rates found for one don't fit the
+    other, unless the optimiser is LAMB.
+
+    Labels and predictions are as for `CrossEntropy`.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, **kwargs) -> None:
+        super().__init__(**{"name": "binary_cross_entropy", **kwargs})
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """(B,) float32 binary cross-entropy, averaged over classes."""
+        y_pred = tf.cast(y_pred, tf.float32)
+        classes = y_pred.shape[-1]
+        if are_soft(y_true, y_pred):
+            present = tf.cast(tf.convert_to_tensor(y_true) > 0, tf.float32)
+        else:
+            present = tf.one_hot(tf.cast(tf.reshape(y_true, [-1]), tf.int32), classes)
+        targets = present * (1.0 - self.label_smoothing) + self.label_smoothing / classes
+        each = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=y_pred)
+        return tf.reduce_mean(each, axis=-1)
 
     def get_config(self) -> dict:
         """Constructor arguments."""

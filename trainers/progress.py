@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainers.loop import Progress, Report
+    from trainers.epoch import Progress, Report
 
 #: Holds the number of an open, writable file descriptor.
 EVENTS_FD = "SIGHTLINE_EVENTS_FD"

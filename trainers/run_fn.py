@@ -2,27 +2,33 @@
 
 Everything arrives in `custom_config`, which is part of TFX's cache key: `config` (nested, as
 `trainers.config.to_dict` writes it), `work_dir` (checkpoints, outside the artifact, so that a
-killed run goes on where it was) and `code_digest`.
+killed run goes on where it was) and `code_digest`. The best values of a Tuner, where the graph has
+one, come in `hyperparameters` and override the configuration's.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
-from trainers.config import from_dict
-from trainers.loop import fit, save_trained
+from trainers.config import from_dict, override
+from trainers.loop import fit
 from trainers.progress import reporter
+from trainers.workers import save_once
 
 
 def run_fn(fn_args: Any) -> None:
     """Trains and writes the model into `fn_args.serving_model_dir`.
 
     Args:
-      fn_args: TFX's `FnArgs`; `custom_config` is as above.
+      fn_args: TFX's `FnArgs`; `custom_config` is as above, `hyperparameters` None or KerasTuner's
+        `HyperParameters.get_config()`, whose values are named by configuration keys.
 
     Raises:
       What `trainers.loop.fit` raises.
     """
     custom = fn_args.custom_config
-    config = from_dict(custom["config"])
-    trained = fit(config, Path(custom["work_dir"]), report=reporter())
-    save_trained(trained, Path(fn_args.serving_model_dir))
+    values = (fn_args.hyperparameters or {}).get("values", {})
+    tuned = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    config = override(from_dict(custom["config"]), tuned)
+    trained = fit(config, Path(custom["work_dir"]), report=reporter(), announce=print)
+    save_once(trained, Path(fn_args.serving_model_dir))

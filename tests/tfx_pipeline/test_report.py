@@ -187,7 +187,8 @@ def test_any_one_part_may_be_missing(smoke_summary):
 def test_a_part_of_another_type_is_no_crash(smoke_summary, bad):
     for key in ("data", "models", "components", "lineage", "stack", "machine", "seconds"):
         assert "<h2" in report.render_report(smoke_summary | {key: bad}), key
-    for key in ("variants", "history", "slices", "gates", "confusion", "pushed", "config"):
+    parts = ("variants", "history", "slices", "gates", "confusion", "pushed", "config")
+    for key in (*parts, "best_epoch", "trials"):
         model = smoke_summary["models"][1] | {key: bad}
         summary = smoke_summary | {"models": [model]}
         assert "digits_cnn" in report.render_report(summary), key
@@ -223,8 +224,8 @@ def test_a_browser_shows_the_whole_page_without_asking_anyone(tmp_path, smoke_su
     assert shown.console == []
     assert {url for url in shown.requested if not url.startswith("data:")} == set()
     assert [id_ for id_ in reader.ids if not id_.endswith("-title")] == SECTIONS
-    assert reader.tags.count("polyline") == 12
-    assert shown.dom.count('class="chart"') == 8
+    assert reader.tags.count("polyline") == 18
+    assert shown.dom.count('class="chart"') == 12
     assert reader.tags.count("h2") == len(SECTIONS)
     assert "script" not in reader.tags
 

@@ -19,6 +19,7 @@ from tfx_pipeline.config import (
     Layout,
     PipelineConfig,
     RunRequest,
+    Tuning,
     code_digest,
     data_state,
     make_experiments,
@@ -75,6 +76,16 @@ def quiet():
 
 def test_a_request_travels_whole(request_):
     assert request_from_json(request_to_json(request_)) == request_
+
+
+def test_searches_travel_too_and_name_models_that_exist(request_, tmp_path):
+    search = Tuning({"optim.learning_rate": "log(1e-3, 1e-1)"}, trials=3, epochs=2)
+    shape = replace(request_.pipeline, tune={"digits_cnn": search})
+    tuned = replace(request_, pipeline=shape, experiments=make_experiments(shape, tmp_path))
+    assert request_from_json(request_to_json(tuned)) == tuned
+    assert tuned.key("f", {}) != request_.key("f", {})
+    with pytest.raises(ConfigError, match="smoke tunes 'digits_rnn', which it has not; digits_cnn"):
+        make_experiments(replace(shape, tune={"digits_rnn": search}), tmp_path)
 
 
 def test_unknown_pipeline_names_the_nearest():

@@ -13,8 +13,8 @@ from trainers.build import build_bundle
 from trainers.compress.convert import ConversionError, ConversionResult
 from trainers.config import config_hash, from_dict, override
 from trainers.data.pipeline import eval_batches
-from trainers.loop import Trained
 from trainers.registry import UnknownNameError, compressors
+from trainers.trained import Trained
 
 VARIANTS = ("none_fp32", "ptq_dynamic", "ptq_int8")
 

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers.checkpoint import Checkpoints, best_epoch, write_history, write_json
+from trainers.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    best_epoch,
+    write_history,
+    write_json,
+)
 from trainers.keras import keras
 
 
@@ -23,7 +29,9 @@ def make(tmp_path):
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
         model.set_weights([np.zeros((1, 1))])
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
-        return Checkpoints(tmp_path / "c", model, optimizer), model, optimizer
+        optimizer.build(model.trainable_variables)
+        state = {"model": model, "optimizer": optimizer}
+        return Checkpoints(tmp_path / "c", model, state), model, optimizer
 
     return make
 
@@ -33,7 +41,9 @@ def run(checkpoints, model, history, top1s):
     for top1 in top1s:
         history.append(row(len(history) + 1, top1))
         model.set_weights([np.full((1, 1), len(history))])
-        checkpoints.save(history, best=best_epoch(history) == len(history))
+        if best_epoch(history) == len(history):
+            checkpoints.save_best(len(history))
+        checkpoints.save(history)
 
 
 def weight(model):
@@ -54,7 +64,7 @@ def test_the_best_epoch_is_by_top1_then_loss(figures, best):
 
 
 def test_nothing_to_restore_at_first(make):
-    assert make()[0].restore() == []
+    assert make()[0].restore() is None
 
 
 def test_last_and_best_come_back(make, tmp_path):
@@ -79,7 +89,7 @@ def test_the_optimiser_goes_on_where_it_was(make):
 
     checkpoints, model, optimizer = make()
     step(model, optimizer)
-    checkpoints.save([row(1, 0.5)], best=True)
+    checkpoints.save([row(1, 0.5)])
     step(model, optimizer)
     again, resumed, optimizer = make()
     again.restore()
@@ -112,6 +122,43 @@ def test_a_crash_while_saving_loses_that_epoch_only(make, monkeypatch, when):
     run(again, model, found, [0.2])
     assert again.restore_best(found) == 2
     assert weight(model) == 2
+
+
+def test_a_state_within_an_epoch_has_its_step(make):
+    checkpoints, model, _ = make()
+    history = []
+    run(checkpoints, model, history, [0.1])
+    model.set_weights([np.full((1, 1), 7.0)])
+    checkpoints.save_within(history, 40)
+    again, model, _ = make()
+    assert (again.restore(), again.step, weight(model)) == (history, 40, 7)
+    run(again, model, history, [0.2])
+    assert again.step == 0
+
+
+def test_what_a_killed_writer_left_is_no_obstacle(make, tmp_path):
+    checkpoints, model, _ = make()
+    history = []
+    run(checkpoints, model, history, [0.1])
+    (tmp_path / "c" / "best-2_temp").mkdir()
+    assert checkpoints.restore_best(history) == 1
+
+
+def test_a_state_of_another_network_names_its_folder(make, tmp_path):
+    checkpoints, model, _ = make()
+    run(checkpoints, model, [], [0.1])
+    other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    with pytest.raises(CheckpointError, match=rf"{tmp_path}/c holds the state of another network"):
+        Checkpoints(tmp_path / "c", other, {"model": other}).restore()
+
+
+def test_workers_read_what_the_chief_wrote(make, tmp_path):
+    checkpoints, model, _ = make()
+    history = []
+    run(checkpoints, model, history, [0.1, 0.2])
+    state = {"model": model, "optimizer": make()[2]}
+    worker = Checkpoints(tmp_path / "w", model, state, source=tmp_path / "c")
+    assert worker.restore() == history
 
 
 def test_history_as_csv_and_json(tmp_path):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax
 
 from trainers.config import Config, TrainConfig
 from trainers.keras import keras
-from trainers.losses import CrossEntropy, top1_hits
+from trainers.losses import BinaryCrossEntropy, CrossEntropy, make_loss, top1_hits
 from trainers.tasks.classification import Classification
 
 LOGITS = np.random.default_rng(0).normal(0, 5, (7, 4)).astype(np.float32)
@@ -97,3 +97,51 @@ def test_the_metric_survives_serialisation():
     again.update_state(LABELS, LOGITS)
     assert float(again.result()) == pytest.approx((LOGITS.argmax(1) == LABELS).mean())
     assert again.name == "top1"
+
+
+def binary_by_hand(present: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
+    targets = present * (1 - smoothing) + smoothing / 4
+    chance = expit(LOGITS.astype(np.float64))
+    return -(targets * np.log(chance) + (1 - targets) * np.log1p(-chance)).mean(-1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("shape", [(7,), (7, 1)])
+def test_binary_is_one_sigmoid_a_class(smoothing, shape):
+    each = BinaryCrossEntropy(smoothing).call(LABELS.reshape(shape), LOGITS).numpy()
+    np.testing.assert_allclose(each, binary_by_hand(np.eye(4)[LABELS], smoothing), rtol=1e-4)
+    assert each.dtype == np.float32
+    one_hot = np.eye(4, dtype=np.float32)[LABELS]
+    np.testing.assert_array_equal(BinaryCrossEntropy(smoothing).call(one_hot, LOGITS), each)
+    theirs = keras.losses.BinaryCrossentropy(from_logits=True)
+    if not smoothing:
+        assert float(theirs(one_hot, LOGITS)) == pytest.approx(each.mean(), rel=1e-5)
+
+
+def test_binary_has_every_class_of_a_mixed_picture_present():
+    mixed = np.zeros((7, 4), np.float32)
+    rows = np.arange(7)
+    mixed[rows, LABELS] = 0.97
+    mixed[rows, (LABELS + 1) % 4] = 0.03
+    each = BinaryCrossEntropy(0.1).call(mixed, LOGITS)
+    np.testing.assert_allclose(each, binary_by_hand(mixed > 0, 0.1), rtol=1e-4)
+
+
+def test_binary_survives_large_logits_half_precision_and_serialisation():
+    loss = keras.losses.deserialize(keras.losses.serialize(BinaryCrossEntropy(0.2)))
+    assert isinstance(loss, BinaryCrossEntropy)
+    assert loss.label_smoothing == 0.2
+    huge = BinaryCrossEntropy()(np.array([0]), np.array([[-1e4, 1e4]], np.float32))
+    assert float(huge) == pytest.approx(1e4)
+    half = LOGITS.astype(np.float16)
+    full = float(loss(LABELS, half.astype(np.float32)))
+    assert float(loss(LABELS, half)) == full
+
+
+@pytest.mark.parametrize(("name", "kind"), [("softmax", CrossEntropy), ("bce", BinaryCrossEntropy)])
+def test_the_recipe_chooses_the_loss(name, kind):
+    train = TrainConfig(loss=name, label_smoothing=0.1)
+    loss = make_loss(train)
+    assert type(loss) is kind
+    assert type(Classification().loss(Config(name="t", train=train))) is kind
+    assert loss.label_smoothing == 0.1

@@ -3,10 +3,21 @@
 import json
 import os
 
-from trainers.loop import Progress
+from trainers.epoch import Progress
 from trainers.progress import EVENTS_FD, emit, reporter
 
-PROGRESS = Progress(1, 3, 2, 10, loss=0.5, top1=0.25, images_per_second=100.0, eta_seconds=4.0)
+PROGRESS = Progress(
+    epoch=1,
+    epochs=3,
+    step=2,
+    steps=10,
+    loss=0.5,
+    top1=0.25,
+    learning_rate=0.1,
+    images_per_second=100.0,
+    input_stall=0.02,
+    eta_seconds=4.0,
+)
 
 
 def test_events_are_one_json_line_each(monkeypatch):

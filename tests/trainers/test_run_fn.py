@@ -6,15 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trainers.config import ConfigError, to_dict
-from trainers.loop import load_trained
+from trainers.config import ConfigError, override, to_dict
 from trainers.progress import EVENTS_FD
 from trainers.run_fn import run_fn
+from trainers.trained import load_trained
 
 
-def arguments(config, work_dir, out):
+def arguments(config, work_dir, out, hyperparameters=None):
     custom = {"config": to_dict(config), "work_dir": str(work_dir), "code_digest": "c"}
-    return SimpleNamespace(custom_config=custom, serving_model_dir=str(out))
+    return SimpleNamespace(
+        custom_config=custom, serving_model_dir=str(out), hyperparameters=hyperparameters
+    )
 
 
 def test_it_goes_on_in_the_work_dir_and_leaves_a_trained_model(
@@ -38,3 +40,12 @@ def test_a_wrong_config_writes_nothing(config, tmp_path):
     with pytest.raises(ConfigError, match=r"unknown config key 'train.epoch'"):
         run_fn(given)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tuned_values_are_the_configurations(config, work_dir, tmp_path):
+    tuned = {"space": [], "values": {"optim.learning_rate": 0.02, "model.options.width": 4}}
+    short = override(config, ["train.epochs=1", "optim.learning_rate=9"])
+    run_fn(arguments(short, tmp_path / "work", tmp_path / "out", tuned))
+    found = load_trained(tmp_path / "out")
+    assert found.config.optim.learning_rate == 0.02
+    assert found.config.model.options == {**config.model.options, "width": 4}

@@ -47,13 +47,16 @@ class _Frame(NamedTuple):
     y: Callable[[float], float]
 
 
-def curves(series: Sequence[Series], *, title: str, percent: bool = False) -> Markup:
+def curves(
+    series: Sequence[Series], *, title: str, percent: bool = False, mark: float | None = None
+) -> Markup:
     """Lines over epochs; empty where no series has a point.
 
     Args:
       series: the lines.
       title: what the chart shows, for people who do not see it.
       percent: y is a share of one.
+      mark: the epoch that was kept.
     """
     series = [line for line in series if line.points]
     if not series:
@@ -73,6 +76,10 @@ def curves(series: Sequence[Series], *, title: str, percent: bool = False) -> Ma
         [(tick, _tick_text(tick, y_ticks, percent)) for tick in y_ticks],
         "epoch",
     )
+    if mark is not None and low <= mark <= high:
+        body += Markup(
+            '<line class="kept" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}">{3}</line>'
+        ).format(x(mark), _TOP, height - _BOTTOM, _tip(f"epoch {mark:.0f} was kept"))
     for line in series:
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points)
         dashed = " dashed" if line.dashed else ""
@@ -80,7 +87,7 @@ def curves(series: Sequence[Series], *, title: str, percent: bool = False) -> Ma
             line.colour % COLOURS, dashed, path
         )
         end_x, end_y = line.points[-1]
-        end = f"{end_y * 100:.1f} %" if percent else f"{end_y:.3f}"
+        end = f"{end_y * 100:.1f} %" if percent else f"{end_y:.3g}"
         body += Markup('<circle class="dot s{}" cx="{:.1f}" cy="{:.1f}" r="3">{}</circle>').format(
             line.colour % COLOURS, x(end_x), y(end_y), _tip(f"{line.name}, last: {end}")
         )
@@ -186,6 +193,8 @@ def _linear(low: float, high: float, start: float, stop: float) -> Callable[[flo
 def _tick_text(tick: float, every: Sequence[float], percent: bool) -> str:
     scaled = [value * 100 for value in every] if percent else list(every)
     step = scaled[1] - scaled[0]
+    if step < 1e-4:
+        return f"{scaled[list(every).index(tick)]:g}"
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     if round(step, digits) != round(step, 9):
         digits += 1

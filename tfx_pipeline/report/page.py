@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from components import figures
-from tfx_pipeline.report import charts, gallery, view
+from tfx_pipeline.report import charts, curves, gallery, view
 from trainers.data.features import DatasetInfo
 
 REPORT_FILE = "report.html"
@@ -85,7 +85,8 @@ def render_report(summary: dict[str, Any]) -> str:
             failed_gates=[gate for gate in gates if not gate["passed"]],
             data=view.data(summary),
             images=gallery.images_of_run(summary),
-            curves=[(model, *_curves(model, colours[model["name"]])) for model in found],
+            trainings=[curves.training(model, colours[model["name"]]) for model in found],
+            comparison=curves.comparison(found, colours),
             metric_titles=[figures.metric_title(name) for name in view.METRICS],
             slices=slices,
             confusions=[
@@ -183,29 +184,6 @@ def _heat(counts: np.ndarray, shares: np.ndarray, names: list[str]) -> list[list
         }
 
     return [[cell(i, j) for j in range(len(counts))] for i in range(len(counts))]
-
-
-def _curves(model: dict[str, Any], colour: int) -> tuple[Markup, Markup]:
-    loss = [
-        charts.Series("train loss", _points(model, "loss"), colour, dashed=True),
-        charts.Series("validation loss", _points(model, "val_loss"), colour),
-    ]
-    top1 = [
-        charts.Series("train top-1", _points(model, "top1"), colour, dashed=True),
-        charts.Series("validation top-1", _points(model, "val_top1"), colour),
-    ]
-    return (
-        charts.curves(loss, title=f"{model['name']}: loss by epoch"),
-        charts.curves(top1, title=f"{model['name']}: top-1 by epoch", percent=True),
-    )
-
-
-def _points(model: dict[str, Any], key: str) -> list[tuple[float, float]]:
-    rows = enumerate(model["history"], start=1)
-    found = [
-        (figures.number(r.get("epoch")) or float(i), figures.number(r.get(key))) for i, r in rows
-    ]
-    return [(epoch, value) for epoch, value in found if value is not None]
 
 
 def _trade_off(models: view.Rows, colours: dict[str, int], cost: str) -> Markup:

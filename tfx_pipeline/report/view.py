@@ -53,6 +53,8 @@ def _model(raw: dict[str, Any]) -> dict[str, Any]:
         "config": json.dumps(config, indent=2, default=str) if config else "",
         "variants": [variant(item) for item in _dicts(raw.get("variants"))],
         "history": _dicts(raw.get("history")),
+        "best_epoch": raw.get("best_epoch"),
+        "trials": _dicts(raw.get("trials")),
         "confusion": mapping(raw.get("confusion")),
         "slices": _dicts(raw.get("slices")),
         "why": str(raw.get("why_variant") or ""),

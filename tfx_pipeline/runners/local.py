@@ -50,7 +50,9 @@ def run(request: RunRequest) -> dict[str, Any]:
     if request.start:
         without_cache |= _from(request.start, graph, dag)
     for name in without_cache:
-        if name.startswith("Trainer."):  # Or training would only find its own checkpoints again.
+        if name.startswith(
+            ("Tuner.", "Trainer.")
+        ):  # Or training would only find its own checkpoints again.
             shutil.rmtree(request.layout.checkpoints / name.partition(".")[2], ignore_errors=True)
     nodes: list[Node] = []
     started = time.perf_counter()

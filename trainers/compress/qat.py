@@ -3,7 +3,7 @@
 TFMOT's default 8-bit scheme: int8 kernels, per channel for convolutions, int8 activations. Its
 whole-model call refuses custom layers, so layers are annotated one by one, by two rules:
 
-- Conv2D, Dense, and a batch normalisation that only follows a convolution: always.
+- Conv2D, DepthwiseConv2D, Dense, and a batch normalisation that only follows a convolution: always.
 - Any other layer when all that read it compute in int8: what TFMOT knows (ReLU, Add, pooling,
   padding) by TFMOT's own configuration, the others (LayerNormalization, GELU, attention) by
   quantising their output only.
@@ -22,7 +22,8 @@ from trainers.config import CompressConfig
 from trainers.keras import keras
 from trainers.registry import compressors
 
-_KERNEL_LAYERS = (keras.layers.Conv2D, keras.layers.Dense)
+_CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+_KERNEL_LAYERS = (*_CONVOLUTIONS, keras.layers.Dense)
 _INT8_ACTIVATIONS = ("linear", "relu", "softmax")  # what TFMOT's Activation config takes
 
 
@@ -128,7 +129,7 @@ def _native_names(
             known = registry.supports(layer)
         if known:
             native.add(layer.name)
-        if isinstance(layer, keras.layers.Conv2D):
+        if isinstance(layer, _CONVOLUTIONS):
             # Folded into the convolution, which needs to be its only source.
             native.update(
                 reader.name

@@ -46,6 +46,7 @@ from trainers.data.service import through_service
 __all__ = [
     "DataError",
     "EvalBatch",
+    "batch_ids",
     "calibration_images",
     "eval_batches",
     "named_errors",
@@ -205,6 +206,28 @@ def calibration_images(config: Config, info: DatasetInfo, n: int) -> np.ndarray:
     with named_errors(config, info, "train"):
         chosen = [part.images[part.mask > 0].numpy() for part in parts]
     return np.concatenate(chosen)
+
+
+def batch_ids(config: Config, info: DatasetInfo, epoch: int, *, step: int) -> list[str]:
+    """The identities of the examples in one global training batch, to name them in an error.
+
+    Args:
+      config: as for `train_batches`.
+      info: of the data in `config.data.dir`.
+      epoch: from 0.
+      step: from 0.
+
+    Returns:
+      As many as `train.global_batch`, in order, see `trainers.data.reader.Record`; nothing where
+      hosts read their own files or a service decides the order.
+    """
+    if config.data.service or config.data.host_sharding == "files":
+        return []
+    size = config.train.global_batch
+    records = usable(config, info, "train")
+    serialized = read_serialized(records, seed=(config.train.seed, epoch), total=False)
+    batch = serialized.skip(step * size).take(size).batch(size)
+    return [one.decode() for data in batch for one in parse_records(data, info=info).id.numpy()]
 
 
 def skipped_records(config: Config, info: DatasetInfo, split: str) -> tuple[BadRecord, ...]:

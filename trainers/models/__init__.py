@@ -8,7 +8,8 @@ How to add a model in one file, `trainers/models/mynet.py`:
         return features
 
 A builder gets normalised images (B, H, W, 3) float32 with H and W static, and returns pooled
-features (B, F); normalisation, dropout and the `logits` layer are put around it here. Its
+features (B, F); normalisation, dropout and the `logits` layer are put around it here. A builder
+that returns two of them has a second head, for a teacher's answers (see `distillation_heads`). Its
 keyword-only arguments are what `model.options` takes, and each carries a plain type (`int`,
 `float`, `bool`, `str` or `tuple`), which is checked. One builder may serve several names through
 `functools.partial`. Use layers that TFMOT can quantise (Conv2D, Dense, BatchNormalization, ReLU,
@@ -24,7 +25,7 @@ from trainers.config import Config, ConfigError
 from trainers.keras import keras
 from trainers.registry import models, nearest
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "distillation_heads"]
 
 
 def build_model(config: Config, num_classes: int) -> keras.Model:
@@ -53,11 +54,40 @@ def build_model(config: Config, num_classes: int) -> keras.Model:
     images = keras.Input((*config.data.image_size, 3), name="images", dtype="float32")
     x = Normalize(config.data.mean, config.data.std, name="normalize")(images)
     x = builder(x, **options)
-    if config.model.dropout:
-        x = keras.layers.Dropout(config.model.dropout, name="dropout")(x)
-    # Under mixed precision the loss still needs float32.
-    logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    if isinstance(x, tuple):
+        heads = [
+            _head(part, config, num_classes, suffix)
+            for part, suffix in zip(x, ("_class", "_distill"), strict=True)
+        ]
+        logits = keras.layers.Average(dtype="float32", name="logits")(heads)
+    else:
+        logits = _head(x, config, num_classes, "")
     return keras.Model(images, logits, name=config.model.name)
+
+
+def distillation_heads(model: keras.Model) -> keras.Model | None:
+    """`model` with its two heads for outputs, or None where it has one.
+
+    Args:
+      model: as `build_model` returns it; the result shares its layers.
+
+    Returns:
+      From `images` to a list of `logits_class` and `logits_distill`, each (B, N) float32: the
+      first learns from labels, the second from a teacher; `logits` of `model` is their mean.
+    """
+    names = {layer.name for layer in model.layers}
+    if "logits_distill" not in names:
+        return None
+    heads = [model.get_layer(name).output for name in ("logits_class", "logits_distill")]
+    return keras.Model(model.input, heads, name=f"{model.name}_heads")
+
+
+def _head(features: Any, config: Config, num_classes: int, suffix: str) -> Any:
+    """(B, F) to (B, N) logits, in layers `dropout` and `logits` with `suffix`."""
+    if config.model.dropout:
+        features = keras.layers.Dropout(config.model.dropout, name=f"dropout{suffix}")(features)
+    # Under mixed precision the loss still needs float32.
+    return keras.layers.Dense(num_classes, dtype="float32", name=f"logits{suffix}")(features)
 
 
 def _checked(builder: Callable[..., Any], options: Mapping[str, Any], model: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from trainers.keras import keras
@@ -86,8 +87,11 @@ class AttentionWeights(keras.layers.Layer):
     def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Two (B, T, D) tensors, query then key -> (B, H, T, T)."""
         query, key = (_split_heads(tensor, self.heads) for tensor in inputs)
-        scale = query.shape[-1] ** -0.5
-        return tf.nn.softmax(tf.matmul(query * scale, key, transpose_b=True))
+        return tf.nn.softmax(self.scores(query, key))
+
+    def scores(self, query: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """Two (B, H, T, D / H) tensors -> (B, H, T, T) scaled dot products."""
+        return tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)
 
     def multiply_adds(self) -> int:
         """Of one image's scores: T x T dot products of length D over all heads."""
@@ -97,6 +101,48 @@ class AttentionWeights(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The arguments that rebuild this layer."""
         return {**super().get_config(), "heads": self.heads}
+
+
+@keras.utils.register_keras_serializable(package="sightline")
+class RelativeAttentionWeights(AttentionWeights):
+    """`AttentionWeights` over a map, with a learned bias for each head and offset of positions.
+
+    Equation 3 of Dai et al. 2021 (CoAtNet, arXiv 2106.04803); the biases start at deviation 0.02.
+
+    Args:
+      heads: H, divides D.
+      map_size: (height, width) of the map that the T = height x width tokens tile, row by row.
+    """
+
+    def __init__(self, heads: int, map_size: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(heads, **kwargs)
+        self.map_size = tuple(map_size)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the (H, (2 height - 1) (2 width - 1)) table."""
+        height, width = self.map_size
+        self.table = self.add_weight(
+            name="position_bias",
+            shape=(self.heads, (2 * height - 1) * (2 * width - 1)),
+            initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+        )
+        super().build(input_shape)
+
+    def bias(self) -> tf.Tensor:
+        """(H, T, T): what is added to the score of each query (rows) and key."""
+        height, width = self.map_size
+        rows, columns = np.divmod(np.arange(height * width), width)
+        down = rows[:, None] - rows[None, :] + height - 1
+        right = columns[:, None] - columns[None, :] + width - 1
+        return tf.gather(self.table, down * (2 * width - 1) + right, axis=1)
+
+    def scores(self, query: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """(B, H, T, T): scaled dot products plus the bias, before the softmax."""
+        return super().scores(query, key) + tf.cast(self.bias(), query.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that rebuild this layer."""
+        return {**super().get_config(), "map_size": self.map_size}
 
 
 @keras.utils.register_keras_serializable(package="sightline")
@@ -118,11 +164,71 @@ class AttentionValues(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable(package="sightline")
 class TakeToken(keras.layers.Layer):
-    """The first token, which is the class token: (B, T, D) -> (B, D)."""
+    """One token: (B, T, D) -> (B, D); the first, unless told otherwise, which is the class token.
+
+    Args:
+      index: which one, from 0.
+    """
+
+    def __init__(self, index: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.index = index
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """(B, T, D) -> (B, D)."""
-        return inputs[:, 0]
+        return inputs[:, self.index]
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that rebuild this layer."""
+        return {**super().get_config(), "index": self.index}
+
+
+@keras.utils.register_keras_serializable(package="sightline")
+class LayerScale(keras.layers.Layer):
+    """A learned factor for each feature of a residual branch (Touvron et al. 2021, 2103.17239).
+
+    Args:
+      value: where the factors start, e.g. 1e-4 for deep networks.
+    """
+
+    def __init__(self, value: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.value = value
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the (D,) factors."""
+        self.gamma = self.add_weight(
+            name="gamma",
+            shape=(int(input_shape[-1]),),
+            initializer=keras.initializers.Constant(self.value),
+        )
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """(..., D) -> (..., D)."""
+        return inputs * tf.cast(self.gamma, inputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that rebuild this layer."""
+        return {**super().get_config(), "value": self.value}
+
+
+@keras.utils.register_keras_serializable(package="sightline")
+class HardSigmoid(keras.layers.Layer):
+    """min(max(x + 3, 0), 6) / 6 (Howard et al. 2019, section 5.2); Keras' own has another slope."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Any shape, to [0, 1]."""
+        return tf.nn.relu6(inputs + 3.0) * (1.0 / 6.0)
+
+
+@keras.utils.register_keras_serializable(package="sightline")
+class HardSwish(keras.layers.Layer):
+    """x times its `HardSigmoid` (Howard et al. 2019, equation 3); one operation in TFLite."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Any shape, the same shape."""
+        return inputs * tf.nn.relu6(inputs + 3.0) * (1.0 / 6.0)
 
 
 def _split_heads(tensor: tf.Tensor, heads: int) -> tf.Tensor:

@@ -3,8 +3,7 @@
 `resnet18/34/50/101/152` follow table 1: a 7x7 stem, max pooling, four stages. `resnet8/14/20/32/44/
 56` follow section 4.2 (6n + 2 layers): a 3x3 stem, three stages, for pictures of 16 to 64 pixels.
 The paper's parameter-free shortcuts (option A) pad channels, which does not quantise, so ours
-project (option B). Blocks are post-activation, and each convolution is followed directly by its
-batch normalisation, so that TFMOT and the TFLite converter fold the pair.
+project (option B). Blocks are post-activation.
 """
 
 from dataclasses import dataclass
@@ -14,10 +13,8 @@ import tensorflow as tf
 
 from trainers.config import ConfigError
 from trainers.keras import keras
+from trainers.models.blocks import conv_bn, drop_rates, stochastic_depth
 from trainers.registry import models
-
-_BN_MOMENTUM = 0.9
-_BN_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,7 @@ class _Style:
     stride_first: bool
     zero_init: bool
     bias: bool
+    average: bool
 
 
 def resnet(
@@ -67,6 +65,8 @@ def resnet(
     variant: str = "v1.5",
     zero_init: bool = True,
     bias: bool = False,
+    stem_pool: bool = False,
+    drop_path: float = 0.0,
 ) -> tf.Tensor:
     """A residual network up to its pooled features.
 
@@ -75,98 +75,117 @@ def resnet(
       images: (B, H, W, 3) float32, normalised.
       width: channels of the first stage; 0 takes the plan's.
       variant: where a bottleneck halves the map: `v1` in its first 1x1 (the paper), `v1.5` in its
-        3x3 (half a point better, 5 % slower). Basic blocks know no difference.
+        3x3 (half a point better, 5 % slower); basic blocks know no difference. `d` is v1.5 with
+        three 3x3 in place of the 7x7, and shortcuts that average before they project (He et al.
+        2019, arXiv 1812.01187, figure 2); the names `resnet50d` and alike set it.
       zero_init: the last gamma of each block starts at 0, so that blocks start as identities
         (Goyal et al. 2017, section 5.1).
       bias: convolutions have one, as in `keras.applications`; the normalisation makes it idle.
+      stem_pool: small-picture depths halve the map by pooling after the stem. With twice the width
+        that is the same arithmetic, and learns faster in a short run; others pool anyway.
+      drop_path: stochastic depth of the last block, rising from 0 at the first, in [0, 1).
 
     Returns:
       (B, F) float32 features.
 
     Raises:
-      ConfigError: `variant` or `width` is not one of those.
+      ConfigError: `variant`, `width` or `drop_path` is not one of those.
     """
-    if variant not in ("v1", "v1.5") or width < 0:
+    options = {"variant": variant, "zero_init": zero_init, "bias": bias, "drop_path": drop_path}
+    x = trunk(plan, images, width=width, stem_pool=stem_pool, **options)
+    return keras.layers.GlobalAveragePooling2D(name="pool")(x)
+
+
+def trunk(
+    plan: Plan,
+    images: tf.Tensor,
+    *,
+    width: int,
+    variant: str,
+    zero_init: bool,
+    bias: bool,
+    drop_path: float,
+    stem_pool: bool = False,
+) -> tf.Tensor:
+    """The last map of `resnet`, whose arguments these are: (B, H', W', F)."""
+    if variant not in ("v1", "v1.5", "d") or width < 0:
         raise ConfigError(
-            "resnet takes variant v1 or v1.5 and width >= 0 (0 is the plan's), got "
+            "resnet takes variant v1, v1.5 or d and width >= 0 (0 is the plan's), got "
             f"variant={variant!r}, width={width}"
         )
-    style = _Style(plan.bottleneck, variant == "v1", zero_init, bias)
+    style = _Style(plan.bottleneck, variant == "v1", zero_init, bias, variant == "d")
     width = width or plan.width
-    if plan.imagenet:
-        x = _conv_bn(images, width, 7, stride=2, bias=bias, name="stem")
-        x = keras.layers.ReLU(name="stem_relu")(x)
-        # After ReLU nothing is negative, so zero padding cannot win a maximum.
-        x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
-        x = keras.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
-    else:
-        x = _conv_bn(images, width, 3, stride=1, bias=bias, name="stem")
-        x = keras.layers.ReLU(name="stem_relu")(x)
+    rates = iter(drop_rates(drop_path, sum(plan.blocks), model="resnet"))
+    x = _stem(images, width, plan=plan, deep=variant == "d", bias=bias)
+    if stem_pool and not plan.imagenet:
+        x = keras.layers.MaxPooling2D(2, name="stem_pool")(x)
     for stage, blocks in enumerate(plan.blocks):
-        for block in range(blocks):
-            stride = 2 if stage and not block else 1
-            name = f"stage{stage + 1}_block{block + 1}"
-            x = _block(x, width * 2**stage, stride=stride, style=style, name=name)
-    return keras.layers.GlobalAveragePooling2D(name="pool")(x)
+        for index in range(blocks):
+            name = f"stage{stage + 1}_block{index + 1}"
+            block = _Block(name, width * 2**stage, 2 if stage and not index else 1, next(rates))
+            x = _residual(x, block, style)
+    return x
 
 
 for _depth, _plan in PLANS.items():
     models.register(f"resnet{_depth}")(partial(resnet, _plan))
+    if _plan.imagenet:
+        models.register(f"resnet{_depth}d")(partial(resnet, _plan, variant="d"))
 
 
-def _block(x: tf.Tensor, width: int, *, stride: int, style: _Style, name: str) -> tf.Tensor:
+@dataclass(frozen=True)
+class _Block:
+    """One block: its name, channels before expansion, stride and rate of stochastic depth."""
+
+    name: str
+    width: int
+    stride: int
+    drop: float
+
+
+def _stem(images: tf.Tensor, width: int, *, plan: Plan, deep: bool, bias: bool) -> tf.Tensor:
+    if not plan.imagenet:
+        return conv_bn(images, width, 3, bias=bias, activation="relu", name="stem")
+    if deep:
+        half = max(width // 2, 1)
+        x = conv_bn(images, half, 3, stride=2, bias=bias, activation="relu", name="stem_1")
+        x = conv_bn(x, half, 3, bias=bias, activation="relu", name="stem_2")
+        x = conv_bn(x, width, 3, bias=bias, activation="relu", name="stem")
+    else:
+        x = conv_bn(images, width, 7, stride=2, bias=bias, activation="relu", name="stem")
+    # After ReLU nothing is negative, so zero padding cannot win a maximum.
+    x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+    return keras.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
+
+
+def _residual(x: tf.Tensor, block: _Block, style: _Style) -> tf.Tensor:
     """One residual block; the shortcut is projected where the shape changes (option B)."""
-    out = width * 4 if style.bottleneck else width
-    shortcut = x
-    if stride != 1 or x.shape[-1] != out:
-        shortcut = _conv_bn(x, out, 1, stride=stride, bias=style.bias, name=f"{name}_shortcut")
+    name = block.name
+    out = block.width * 4 if style.bottleneck else block.width
+    shortcut = _shortcut(x, out, block, style)
     kernels = (1, 3, 1) if style.bottleneck else (3, 3)
     strided = 0 if style.stride_first or not style.bottleneck else 1
     for index, kernel in enumerate(kernels):
         last = index == len(kernels) - 1
-        x = _conv_bn(
+        x = conv_bn(
             x,
-            out if last else width,
+            out if last else block.width,
             kernel,
-            stride=stride if index == strided else 1,
+            stride=block.stride if index == strided else 1,
             bias=style.bias,
-            zero_gamma=last and style.zero_init,
+            gamma="zeros" if last and style.zero_init else "ones",
+            activation="" if last else "relu",
             name=f"{name}_{index + 1}",
         )
-        if not last:
-            x = keras.layers.ReLU(name=f"{name}_{index + 1}_relu")(x)
+    x = stochastic_depth(x, block.drop, name=name)
     x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
     return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
-def _conv_bn(
-    x: tf.Tensor,
-    filters: int,
-    kernel: int,
-    *,
-    stride: int,
-    bias: bool,
-    name: str,
-    zero_gamma: bool = False,
-) -> tf.Tensor:
-    """Convolution and batch normalisation; strided ones pad both sides alike, as the paper's."""
-    padding = "same"
-    if stride > 1 and kernel > 1:
-        # TensorFlow's own "same" pads a strided convolution more at the end than at the start.
-        x = keras.layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
-        padding = "valid"
-    x = keras.layers.Conv2D(
-        filters,
-        kernel,
-        strides=stride,
-        padding=padding,
-        use_bias=bias,
-        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
-        name=f"{name}_conv",
-    )(x)
-    return keras.layers.BatchNormalization(
-        momentum=_BN_MOMENTUM,
-        epsilon=_BN_EPSILON,
-        gamma_initializer="zeros" if zero_gamma else "ones",
-        name=f"{name}_bn",
-    )(x)
+def _shortcut(x: tf.Tensor, out: int, block: _Block, style: _Style) -> tf.Tensor:
+    stride, name = block.stride, f"{block.name}_shortcut"
+    if stride == 1 and x.shape[-1] == out:
+        return x
+    if style.average and stride > 1:
+        x, stride = keras.layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")(x), 1
+    return conv_bn(x, out, 1, stride=stride, bias=style.bias, name=name)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from trainers.config import Config
 from trainers.data.features import DatasetInfo
 from trainers.keras import keras
-from trainers.losses import CrossEntropy, Top1
+from trainers.losses import Top1, make_loss
 from trainers.metrics import classification_metrics
 from trainers.models import build_model
 from trainers.predictions import Predictions
@@ -23,8 +23,8 @@ class Classification:
         return build_model(config, info.num_classes)
 
     def loss(self, config: Config) -> keras.losses.Loss:
-        """Cross-entropy on logits with the recipe's label smoothing."""
-        return CrossEntropy(config.train.label_smoothing)
+        """The recipe's loss on logits, with its label smoothing."""
+        return make_loss(config.train)
 
     def metrics(self) -> list[Any]:
         """Top-1 accuracy, called `top1`, of hard or mixed labels."""

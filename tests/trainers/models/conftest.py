@@ -1,0 +1,83 @@
+"""Finds the families of models through the registry: a test that takes `family` runs for each."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from trainers.config import Config, ConfigError, DataConfig, ModelConfig
+from trainers.keras import keras
+from trainers.models import build_model
+from trainers.registry import models
+
+CLASSES = 5
+SIZES = (32, 71, 75, 224, 331)  # pixels
+# Options that make any family small, as far as its builder has them.
+TINY = {"width": 8, "depth": 1, "heads": 2, "patch": 8, "blocks": (1, 1), "trunk_width": 4}
+# Deep enough to have squeeze and excitation.
+DEPTHS = {"mobilenet_v3_large": 4}
+
+
+def families() -> list[str]:
+    """The shortest registered name of every builder function."""
+    found = {}
+    for name in models.names():
+        builder = models.get(name)
+        key = builder.func if isinstance(builder, partial) else builder
+        if key not in found or (len(name), name) < (len(found[key]), found[key]):
+            found[key] = name
+    return sorted(found.values())
+
+
+# Of parts that other families have: `make test-zoo` is enough for its way through the mill.
+COMBINED = ("resnet_vit",)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "family" in metafunc.fixturenames:
+        whole_mill = "small" in metafunc.fixturenames
+        metafunc.parametrize("family", small_families() if whole_mill else families())
+
+
+def small_families() -> list[str]:
+    """The families that `make test` puts through the whole mill."""
+    return [name for name in families() if name not in COMBINED]
+
+
+def tiny_options(name: str) -> dict:
+    allowed = inspect.signature(models.get(name)).parameters
+    options = {key: value for key, value in TINY.items() if key in allowed}
+    if "width" in options and allowed["width"].annotation is float:
+        options["width"] = 0.25
+    if name in DEPTHS:
+        options["depth"] = DEPTHS[name]
+    return options
+
+
+@pytest.fixture(scope="session")
+def make() -> Callable[..., tuple[keras.Model, Config]]:
+    """`make(name, tiny=True, **options)`: a model at the smallest size it takes, its config."""
+
+    def build(name: str, *, tiny: bool = False, **options) -> tuple[keras.Model, Config]:
+        options = {**(tiny_options(name) if tiny else {}), **options}
+        for size in SIZES:
+            config = Config(
+                name="test",
+                data=DataConfig(image_size=(size, size)),
+                model=ModelConfig(name=name, options=options),
+            )
+            try:
+                return build_model(config, CLASSES), config
+            except ConfigError:
+                if size == SIZES[-1]:
+                    raise
+        raise AssertionError
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def small_names() -> list[str]:
+    """What `family` runs over where networks are converted."""
+    return small_families()

@@ -1,0 +1,82 @@
+"""Verbs on pictures and records: `ingest`, `validate`, `show`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfx_pipeline.cli.shared import app, console
+
+
+def _list_jobs(wanted: bool) -> None:
+    if wanted:
+        from tfx_pipeline.ingest_view import jobs_table
+
+        console.print(jobs_table())
+        raise typer.Exit
+
+
+@app.command(epilog="Example: sightline ingest coco ~/coco captions=true --out data/coco")
+def ingest(
+    job: Annotated[str, typer.Argument(help="folder, imagenet, coco, voc, yolo, tfds, csv, ...")],
+    source: Annotated[str | None, typer.Argument(help="A folder, an archive or a name.")] = None,
+    options: Annotated[list[str] | None, typer.Argument(help="The job's own, key=value.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; data/JOB if not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="The data set's name.")] = None,
+    shards: Annotated[int | None, typer.Option(help="Files a split.")] = None,
+    split: Annotated[str, typer.Option(help="Put everything into this one.")] = "",
+    exif: Annotated[
+        str, typer.Option(help="as_stored, or upright to turn pictures by their EXIF.")
+    ] = "as_stored",
+    beam: Annotated[
+        list[str] | None, typer.Option(help="A Beam option, e.g. --beam=--runner=FlinkRunner.")
+    ] = None,
+    _: Annotated[
+        bool,
+        typer.Option("--jobs", is_eager=True, callback=_list_jobs, help="List jobs and options."),
+    ] = False,
+) -> None:
+    """Turn pictures into sharded TFRecords; goes on where it was stopped."""
+    from tfx_pipeline.ingest_view import ingest_shown
+
+    given = list(options or ())
+    if source and "=" in source and not Path(source).exists():
+        given, source = [source, *given], None
+    ingest_shown(
+        job,
+        source,
+        out or Path("data") / job,
+        console,
+        options=given,
+        name=name,
+        shards=shards,
+        split=split,
+        exif=exif,
+        beam_args=beam or (),
+    )
+
+
+@app.command(epilog="Example: sightline validate data/pets --out pets.html")
+def validate(
+    data: Annotated[Path, typer.Argument(help="Records of `sightline ingest`.")],
+    out: Annotated[Path | None, typer.Option(help="Also write a gallery as HTML.")] = None,
+) -> None:
+    """Look for what would spoil training: corrupt, duplicate, leaked or mislabelled pictures."""
+    from tfx_pipeline.validate import validate as validate_data
+
+    raise typer.Exit(validate_data(data, out=out, console=console))
+
+
+@app.command(epilog="Example: sightline show data/coco --split test -n 12 --out sheet.png")
+def show(
+    data: Annotated[Path, typer.Argument(help="Records of `sightline ingest`.")],
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("sheet.png"),
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    count: Annotated[int, typer.Option("-n", "--count", help="How many pictures.")] = 12,
+    seed: Annotated[int, typer.Option(help="Decides which.")] = 0,
+) -> None:
+    """Draw pictures from records, with their class or boxes and masks."""
+    from tfx_pipeline.contact_sheet import contact_sheet
+
+    contact_sheet(data, split=split, count=count, seed=seed, out=out)
+    console.print(f"wrote {out}", soft_wrap=True)

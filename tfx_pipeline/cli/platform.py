@@ -1,0 +1,86 @@
+"""Verbs on the whole: `run`, `serve`, `predict`, `report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfx_pipeline.cli.shared import Overrides, Root, app, console
+
+
+@app.command(epilog="Example: sightline run smoke --data data/digits")
+def run(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline, e.g. smoke.")],
+    overrides: Overrides = None,
+    data: Annotated[Path, typer.Option(help="Records of `sightline ingest`.")] = Path(
+        "data/digits"
+    ),
+    root: Root = Path(),
+    start: Annotated[
+        str, typer.Option("--from", help="Run again from here, e.g. Trainer or Compressor.")
+    ] = "",
+    force: Annotated[bool, typer.Option(help="Run everything again.")] = False,
+) -> None:
+    """Run a pipeline to pushed models. Exit status: 0 all pushed, 3 one refused, 1 error."""
+    import datetime
+
+    from tfx_pipeline.config import RunRequest, make_experiments, pipelines
+    from tfx_pipeline.run import run as run_pipeline
+
+    shape = pipelines.get(pipeline)()
+    request = RunRequest(
+        run=datetime.datetime.now().strftime("%Y%m%d-%H%M%S"),
+        pipeline=shape,
+        experiments=make_experiments(shape, data.resolve(), tuple(overrides or ())),
+        data=str(data.resolve()),
+        root=str(root.resolve()),
+        start=start,
+        force=force,
+    )
+    raise typer.Exit(run_pipeline(request, console))
+
+
+@app.command(epilog="Example: sightline serve bundles")
+def serve(
+    bundles: Annotated[Path, typer.Argument(help="Every model under it is served.")],
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="gRPC; 0 takes a free one.")] = 8500,
+    rest_port: Annotated[
+        int, typer.Option("--rest_api_port", help="REST; 0 takes a free one.")
+    ] = 8501,
+) -> None:
+    """Serve bundles over TF Serving's REST and gRPC, until Ctrl-C."""
+    from serving.server.app import serve as serve_until_stopped
+
+    serve_until_stopped(bundles, host=host, grpc_port=port, rest_port=rest_port)
+
+
+@app.command(epilog="Example: sightline predict http://127.0.0.1:8501 cat.jpg --model digits_cnn")
+def predict(
+    where: Annotated[str, typer.Argument(help="http://..., grpc://... or a bundle's folder.")],
+    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG, BMP or GIF files.")],
+    model: Annotated[str, typer.Option(help="On a server: which model.")] = "",
+    variant: Annotated[str, typer.Option(help="Of a bundle: saved_model, ptq_int8, ...")] = "",
+    top: Annotated[int, typer.Option(help="Classes to show.")] = 3,
+) -> None:
+    """Classify pictures with a server or straight from a bundle."""
+    from tfx_pipeline.predict import predictions_table
+
+    console.print(predictions_table(where, images, model=model, variant=variant, top=top))
+
+
+@app.command(epilog="Example: sightline report smoke --run latest")
+def report(
+    pipeline: Annotated[str, typer.Argument(help="The pipeline that ran.")] = "smoke",
+    root: Root = Path(),
+    run_name: Annotated[str, typer.Option("--run", help="A run, or latest.")] = "latest",
+) -> None:
+    """Print a finished run's table again and render its report anew."""
+    from tfx_pipeline.config import Layout
+    from tfx_pipeline.report import write_report
+    from tfx_pipeline.run import read_summary, show
+
+    layout = Layout(root.resolve(), pipeline)
+    summary = read_summary(layout, run_name)
+    write_report(summary, layout.report(summary["run"]))
+    raise typer.Exit(show(summary, layout, console))

@@ -1,0 +1,26 @@
+"""The application that every verb joins, and what verbs share."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="sightline",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Real-time image recognition: from pictures to a served, compressed, proven model.",
+)
+# In a file or a pipe there is no width to respect, and a table must not lose its columns.
+_WIDTH = None if sys.stdout.isatty() else 130
+console = Console(width=_WIDTH)
+errors = Console(stderr=True)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Configuration as key=value, e.g. train.epochs=5.", show_default=False),
+]
+Root = Annotated[Path, typer.Option(help="Holds runs/ and bundles/.")]

@@ -1,0 +1,105 @@
+"""The training section: loss, top-1 and learning rate by epoch, and what a search tried."""
+
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from components import figures
+from tfx_pipeline.report import charts
+
+Rows = list[dict[str, Any]]
+
+
+class Training(NamedTuple):
+    """How one model came about; empty markup and lists for what is absent.
+
+    Attributes:
+      name: the model's.
+      loss: chart of training and validation loss.
+      top1: chart of training and validation top-1.
+      learning_rate: chart of each epoch's last rate.
+      kept: in words, which epoch was kept and why.
+      keys: configuration keys that a search varied.
+      trials: (validation top-1, value of each key) of its trials, the best first.
+    """
+
+    name: str
+    loss: Markup
+    top1: Markup
+    learning_rate: Markup
+    kept: str
+    keys: list[str]
+    trials: list[tuple[str, list[str]]]
+
+
+def training(model: dict[str, Any], colour: int) -> Training:
+    """The curves of one model.
+
+    Args:
+      model: of `tfx_pipeline.report.view.models`; `history`, `best_epoch` and `trials` are used.
+      colour: of its lines.
+    """
+    name, best = model["name"], figures.number(model["best_epoch"])
+
+    def chart(key: str, title: str, *, percent: bool = False) -> Markup:
+        lines = [
+            charts.Series(f"train {title}", _points(model, key), colour, dashed=True),
+            charts.Series(f"validation {title}", _points(model, f"val_{key}"), colour),
+        ]
+        return charts.curves(lines, title=f"{name}: {title} by epoch", percent=percent, mark=best)
+
+    rate = [charts.Series("learning rate", _points(model, "learning_rate"), colour)]
+    keys, trials = _trials(model["trials"])
+    return Training(
+        name,
+        chart("loss", "loss"),
+        chart("top1", "top-1", percent=True),
+        charts.curves(rate, title=f"{name}: learning rate by epoch", mark=best),
+        _kept(model, best),
+        keys,
+        trials,
+    )
+
+
+def comparison(models: Rows, colours: dict[str, int]) -> Markup:
+    """Validation top-1 of all models in one chart; empty for fewer than two that trained."""
+    lines = [
+        charts.Series(model["name"], _points(model, "val_top1"), colours[model["name"]])
+        for model in models
+    ]
+    lines = [line for line in lines if line.points]
+    if len(lines) < 2:
+        return Markup("")
+    return charts.curves(lines, title="Validation top-1 by epoch", percent=True)
+
+
+def _kept(model: dict[str, Any], best: float | None) -> str:
+    found = dict(_points(model, "val_top1"))
+    if best is None or best not in found:
+        return ""
+    return (
+        f"epoch {best:.0f} of {len(model['history'])} was kept: validation top-1 "
+        f"{figures.percent(found[best])}"
+    )
+
+
+def _trials(rows: Rows) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    known = {"trial_id", "score"}
+    keys = [key for key in (rows[0] if rows else {}) if key not in known]
+    ranked = sorted(rows, key=lambda row: -(figures.number(row.get("score")) or 0.0))
+    return keys, [
+        (figures.percent(row.get("score")), [_short(row.get(key)) for key in keys])
+        for row in ranked
+    ]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _points(model: dict[str, Any], key: str) -> list[tuple[float, float]]:
+    rows = enumerate(model["history"], start=1)
+    found = [
+        (figures.number(r.get("epoch")) or float(i), figures.number(r.get(key))) for i, r in rows
+    ]
+    return [(epoch, value) for epoch, value in found if value is not None]

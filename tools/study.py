@@ -1,0 +1,156 @@
+"""`make study`: the two-core CIFAR-10 recipes, trained from the command line and compared.
+
+    .venv/bin/python tools/study.py ../shared/data/cifar10_A.tar
+
+Ingests the archive, trains every recipe of `RUNS` with `sightline train`, each in a process of its
+own, and writes benchmarks/cifar10.json: test top-1 with its interval, time and CPU time of every
+run, and paired tests on the same test pictures. A run that was stopped goes on when this is started
+again, and a finished one is not repeated.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SIGHTLINE = ROOT / ".venv" / "bin" / "sightline"
+
+#: (recipe, seeds, the run that teaches it).
+RUNS: tuple[tuple[str, tuple[int, ...], str], ...] = (
+    ("cifar10_resnet20", (0, 1, 2), ""),
+    ("cifar10_vit", (0,), ""),
+    ("cifar10_hybrid", (0,), ""),
+    ("cifar10_vit_distilled", (0,), "cifar10_resnet20-0"),
+)
+#: Pairs of runs whose answers are compared on the same pictures.
+PAIRS = (
+    ("cifar10_vit_distilled-0", "cifar10_vit-0"),
+    ("cifar10_hybrid-0", "cifar10_resnet20-0"),
+    ("cifar10_hybrid-0", "cifar10_vit-0"),
+)
+
+
+def main() -> None:
+    """Runs the study and writes its figures."""
+    parser = argparse.ArgumentParser(description="Train and compare the CIFAR-10 recipes.")
+    parser.add_argument("pictures", type=Path, help="cifar10_A.tar, or a folder like it")
+    parser.add_argument("--work", type=Path, default=ROOT / "work" / "study")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "cifar10.json")
+    parser.add_argument("--only", default="", help="run only these, e.g. cifar10_vit-0,...")
+    given = parser.parse_args()
+    data = given.work / "data"
+    if not (data / "dataset.json").is_file():
+        source = unpacked(given.pictures, given.work)
+        # A tenth for validation: every training picture counts.
+        command = ["ingest", "folder", source, "validation=0.1", "--out", data, "--name", "cifar10"]
+        subprocess.run([SIGHTLINE, *map(str, command)], check=True)
+    wanted = set(filter(None, given.only.split(",")))
+    for recipe, seeds, teacher in RUNS:
+        for seed in seeds:
+            if not wanted or f"{recipe}-{seed}" in wanted:
+                train(recipe, seed, teacher, data=data, work=given.work)
+    figures = compare(given.work, data)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {given.out}")
+
+
+def unpacked(pictures: Path, work: Path) -> Path:
+    """The folder of class folders in `pictures`, a tar or a folder."""
+    if pictures.is_dir():
+        return pictures
+    folder = work / "pictures"
+    if not folder.is_dir():
+        half = work / ".pictures"
+        half.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["tar", "-xf", str(pictures), "-C", str(half)], check=True)
+        half.rename(folder)
+    return folder
+
+
+def train(recipe: str, seed: int, teacher: str, *, data: Path, work: Path) -> None:
+    """Trains one run, unless it is there, and adds its time to what earlier tries took."""
+    out = work / f"{recipe}-{seed}"
+    spent = out / "time.json"
+    if (out / "trained.json").is_file():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    command = ["train", recipe, f"train.seed={seed}", "--data", data, "--out", out]
+    command += [f"distill.teacher={work / teacher}"] if teacher else []
+    print("sightline", *command, flush=True)
+    started, before = time.perf_counter(), os.times()
+    try:
+        subprocess.run([SIGHTLINE, *map(str, command)], check=True)
+    finally:
+        after = os.times()
+        cpu = after.children_user + after.children_system
+        cpu -= before.children_user + before.children_system
+        earlier = json.loads(spent.read_text()) if spent.is_file() else {}
+        total = {
+            "seconds": earlier.get("seconds", 0.0) + time.perf_counter() - started,
+            "cpu_seconds": earlier.get("cpu_seconds", 0.0) + cpu,
+        }
+        spent.write_text(json.dumps(total))
+
+
+def compare(work: Path, data: Path) -> dict[str, Any]:
+    """Every finished run's test figures, and the paired tests that its answers allow."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from trainers.config import override
+    from trainers.data.features import DatasetInfo
+    from trainers.forward import Forward, predict_split
+    from trainers.stats import bootstrap_interval, mcnemar, paired_difference
+    from trainers.trained import load_trained
+
+    runs, right = {}, {}
+    names = [f"{recipe}-{seed}" for recipe, seeds, _ in RUNS for seed in seeds]
+    for name in names:
+        if not (work / name / "trained.json").is_file():
+            continue
+        trained = load_trained(work / name)
+        config = override(trained.config, [f"data.dir={data}"])
+        info = DatasetInfo.load(data)
+        answers = predict_split(Forward(trained.model, config), config, info, "test")
+        right[name] = answers.scores.argmax(1) == answers.labels
+        facts = json.loads((work / name / "trained.json").read_text())
+        runs[name] = {
+            "test_top1": bootstrap_interval(right[name]).as_list(),
+            "val_top1": facts["val_top1"],
+            "epochs": len(trained.history),
+            "best_epoch": trained.best_epoch,
+            "parameters": facts["parameters"],
+            "multiply_adds": facts["multiply_adds"],
+            "images_per_second": max(row["images_per_second"] for row in trained.history),
+            **json.loads((work / name / "time.json").read_text()),
+        }
+    pairs = []
+    for one, other in PAIRS:
+        if one in right and other in right:
+            gain = paired_difference(right[one], right[other])
+            test = mcnemar(right[one], right[other])
+            pairs.append(
+                {"a": one, "b": other, "difference": gain.as_list(), "p_value": test.p_value}
+            )
+    info = DatasetInfo.load(data)
+    counts = {split: found.examples for split, found in info.splits.items()}
+    machine = {"cores": os.cpu_count(), "cpu": cpu_name()}
+    return {"machine": machine, "examples": counts, "runs": runs, "pairs": pairs}
+
+
+def cpu_name() -> str:
+    """The processor's name, as the kernel gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""What a model answers, with every example counted exactly once."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainers.config import Config
+from trainers.data import pipeline
+from trainers.data.features import DatasetInfo
+from trainers.keras import keras
+from trainers.predictions import Predictions, predict
+from trainers.registry import tasks
+from trainers.strategy import worker_count
+
+
+class Forward:
+    """What a model answers, on all replicas of this worker; traced once, however often called."""
+
+    def __init__(
+        self, model: keras.Model, config: Config, strategy: tf.distribute.Strategy | None = None
+    ) -> None:
+        self._task = tasks.get(config.task)
+        self._on: Any = strategy or tf.distribute.get_strategy()
+        self._local = max(self._on.num_replicas_in_sync // worker_count(self._on), 1)
+        self._run = tf.function(lambda images: model(images, training=False))
+        #: Images a call: `eval.batch`, rounded up to a multiple of the replicas.
+        self.batch = -(-config.eval.batch // self._local) * self._local
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (B,H,W,3), B = `batch`, to float32 scores (B,N)."""
+        if self._local == 1:
+            return self._task.scores(self._run(tf.constant(images)))
+        shares = np.split(images, self._local)
+        values = self._on.experimental_distribute_values_from_function(
+            lambda context: tf.constant(shares[context.replica_id_in_sync_group % self._local])
+        )
+        outputs = self._on.experimental_local_results(self._on.run(self._run, args=(values,)))
+        return np.concatenate([self._task.scores(part) for part in outputs])
+
+
+def predict_split(forward: Forward, config: Config, info: DatasetInfo, split: str) -> Predictions:
+    """What a model answers to every example of `split`, each counted once on any batch size.
+
+    Raises:
+      DataError: a record that cannot be used; names the file and the record.
+    """
+    with pipeline.named_errors(config, info, split):
+        return predict(forward, pipeline.eval_batches(config, info, split, batch=forward.batch))

@@ -1,0 +1,165 @@
+"""Every architecture of `keras.applications` by its name: `vgg16`, `inception_v3`, `convnext_tiny`.
+
+Names are the classes' in lower case with underscores, so `EfficientNetV2B0` is `efficientnetv2_b0`;
+where a family of ours has the name, theirs starts with `keras_`. They start without weights.
+
+Their graphs are built anew, layer by layer under the same names, with what compression cannot see
+into put differently: nested models are laid flat, separable convolutions become their two halves,
+custom layers and bare additions become layers that TFMOT knows. Weights keep their order. Their own
+preprocessing goes, because the normalisation is `build_model`'s.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import tensorflow as tf
+
+from trainers.config import ConfigError
+from trainers.keras import keras
+from trainers.models.blocks import stochastic_depth
+from trainers.models.layers import LayerScale
+from trainers.registry import models
+
+# Families that Sightline builds itself.
+_OURS = re.compile(r"resnet\d+|mobilenet_v[23].*")
+
+
+def application(name: str, images: tf.Tensor) -> tf.Tensor:
+    """An architecture of `keras.applications`, up to its pooled features.
+
+    Args:
+      name: of the function there, e.g. `InceptionV3`.
+      images: (B, H, W, 3) float32, normalised.
+
+    Returns:
+      (B, F) float32 features.
+
+    Raises:
+      ConfigError: the architecture refuses images of this size.
+    """
+    build = getattr(keras.applications, name)
+    options: dict[str, Any] = {"include_top": False, "weights": None, "pooling": "avg"}
+    if "include_preprocessing" in inspect.signature(build).parameters:
+        options["include_preprocessing"] = False
+    height, width = images.shape[1:3]
+    try:
+        network = build(input_shape=(height, width, 3), **options)
+    except ValueError as error:
+        raise ConfigError(
+            f"keras.applications.{name} does not take {height}x{width} images: {error}; set "
+            "data.image_size"
+        ) from error
+    return _rebuilt(network, images)
+
+
+def registered_name(name: str) -> str:
+    """What the registry calls the architecture `name`, e.g. `densenet121` for `DenseNet121`."""
+    joined = re.sub(r"(ConvNeXt|NASNet|[A-Z][a-z]+Net)", lambda found: found[0].capitalize(), name)
+    # EfficientNetV2's variants are letters, which stay apart from the version.
+    joined = re.sub(r"V2(?=[BSML]\d?$)", "v2", joined)
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=[A-Z])", "_", joined).lower()
+    return f"keras_{words}" if _OURS.fullmatch(words) else words
+
+
+def _rebuilt(network: keras.Model, images: tf.Tensor) -> tf.Tensor:
+    """The output of a copy of `network` whose input is `images`."""
+    tensors = {id(network.input): images}
+    for layer in network.layers:
+        (node,) = layer.inbound_nodes
+        if node.is_input:
+            continue
+        args, kwargs = tf.nest.map_structure(
+            lambda value: tensors.get(id(value), value), (node.call_args, node.call_kwargs)
+        )
+        inputs = [tensors[id(tensor)] for tensor in node.keras_inputs]
+        replace = _REPLACED.get(type(layer).__name__)
+        made = replace(layer, inputs) if replace is not None else None
+        tensors[id(node.outputs)] = _copy(layer)(*args, **kwargs) if made is None else made
+    return tensors[id(network.output)]
+
+
+def _copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+    return type(layer).from_config(layer.get_config())
+
+
+def _nothing(layer: keras.layers.Layer, inputs: list[tf.Tensor]) -> tf.Tensor:
+    return inputs[0]
+
+
+def _flat(layer: keras.Sequential, inputs: list[tf.Tensor]) -> tf.Tensor:
+    x = inputs[0]
+    for inner in layer.layers:
+        replace = _REPLACED.get(type(inner).__name__)
+        x = _copy(inner)(x) if replace is None else replace(inner, [x])
+    return x
+
+
+def _layer_scale(layer: Any, inputs: list[tf.Tensor]) -> tf.Tensor:
+    return LayerScale(layer.init_values, name=layer.name)(inputs[0])
+
+
+def _stochastic_depth(layer: Any, inputs: list[tf.Tensor]) -> tf.Tensor:
+    return stochastic_depth(inputs[0], layer.drop_path_rate, name=layer.name)
+
+
+def _scaled_sum(layer: Any, inputs: list[tf.Tensor]) -> tf.Tensor:
+    scaled = keras.layers.Rescaling(layer.scale, name=f"{layer.name}_scale")(inputs[1])
+    return keras.layers.Add(name=layer.name)([inputs[0], scaled])
+
+
+def _sum(layer: keras.layers.Layer, inputs: list[tf.Tensor]) -> tf.Tensor | None:
+    """An addition of two tensors; None leaves any other operation as it is."""
+    if not layer.get_config()["function"].endswith("add") or len(inputs) != 2:
+        return None
+    return keras.layers.Add(name=re.sub(r"\W+", "_", layer.name))(inputs)
+
+
+def _separated(layer: Any, inputs: list[tf.Tensor]) -> tf.Tensor:
+    """A depthwise convolution under the layer's name, then `NAME_pointwise`."""
+    x = keras.layers.DepthwiseConv2D(
+        layer.kernel_size,
+        strides=layer.strides,
+        padding=layer.padding,
+        dilation_rate=layer.dilation_rate,
+        use_bias=False,
+        depthwise_initializer=_fresh(layer.depthwise_initializer),
+        name=layer.name,
+    )(inputs[0])
+    return keras.layers.Conv2D(
+        layer.filters,
+        1,
+        use_bias=layer.use_bias,
+        kernel_initializer=_fresh(layer.pointwise_initializer),
+        activation=layer.activation,
+        name=f"{layer.name}_pointwise",
+    )(x)
+
+
+def _fresh(initializer: Any) -> Any:
+    """A copy: Keras warns of an unseeded one that is used twice."""
+    return type(initializer).from_config(initializer.get_config())
+
+
+#: Class of a layer -> (layer, its inputs) -> what stands in its place, or None for a plain copy.
+_REPLACED: dict[str, Callable[[Any, list[tf.Tensor]], tf.Tensor | None]] = {
+    "CustomScaleLayer": _scaled_sum,
+    "LayerScale": _layer_scale,
+    "Normalization": _nothing,
+    "Rescaling": _nothing,
+    "SeparableConv2D": _separated,
+    "Sequential": _flat,
+    "StochasticDepth": _stochastic_depth,
+    "TFOpLambda": _sum,
+}
+
+
+def _register_all() -> None:
+    for name, entry in vars(keras.applications).items():
+        if name[0].isupper() and inspect.isfunction(entry):
+            models.register(registered_name(name))(partial(application, name))
+
+
+_register_all()

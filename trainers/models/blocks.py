@@ -1,0 +1,155 @@
+"""Parts that several families share: convolution with normalisation, squeeze and excitation, paths.
+
+Each convolution is followed directly by its batch normalisation, so that TFMOT and the TFLite
+converter fold the pair.
+"""
+
+import tensorflow as tf
+
+from trainers.config import ConfigError
+from trainers.keras import keras
+from trainers.models.layers import HardSigmoid, HardSwish
+
+_BN_MOMENTUM = 0.9
+_BN_EPSILON = 1e-5
+
+ACTIVATIONS = ("", "relu", "relu6", "gelu", "hard_swish")
+
+
+def conv_bn(
+    x: tf.Tensor,
+    filters: int,
+    kernel: int,
+    *,
+    name: str,
+    stride: int = 1,
+    bias: bool = False,
+    groups: int = 1,
+    activation: str = "",
+    gamma: str = "ones",
+    epsilon: float = _BN_EPSILON,
+) -> tf.Tensor:
+    """Convolution, batch normalisation and maybe an activation: layers `NAME_conv`, `NAME_bn`.
+
+    Args:
+      x: (B, H, W, C).
+      filters: output channels.
+      kernel: side in pixels; a strided one pads both sides alike, as the papers' code does.
+      name: what the layers' names start with.
+      stride: of both axes.
+      bias: the convolution has one.
+      groups: of channels.
+      activation: one of `ACTIVATIONS`; a layer `NAME_ACTIVATION` follows.
+      gamma: `ones` or `zeros`, where the scale of the normalisation starts.
+      epsilon: of the normalisation.
+
+    Returns:
+      (B, H', W', filters), H' = ceil(H / stride).
+    """
+    y, padding = _padded(x, kernel, stride, name)
+    y = keras.layers.Conv2D(
+        filters,
+        kernel,
+        strides=stride,
+        padding=padding,
+        use_bias=bias,
+        groups=groups,
+        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+        name=f"{name}_conv",
+    )(y)
+    return activate(_norm(y, name, gamma=gamma, epsilon=epsilon), activation, name=name)
+
+
+def depthwise_bn(
+    x: tf.Tensor,
+    kernel: int,
+    *,
+    name: str,
+    stride: int = 1,
+    activation: str = "",
+    epsilon: float = _BN_EPSILON,
+) -> tf.Tensor:
+    """As `conv_bn`, one filter a channel: layers `NAME_conv`, `NAME_bn`."""
+    y, padding = _padded(x, kernel, stride, name)
+    y = keras.layers.DepthwiseConv2D(
+        kernel,
+        strides=stride,
+        padding=padding,
+        use_bias=False,
+        # One input channel each, so the fan is the kernel's area.
+        depthwise_initializer=keras.initializers.RandomNormal(stddev=(2.0 / kernel**2) ** 0.5),
+        name=f"{name}_conv",
+    )(y)
+    return activate(_norm(y, name, epsilon=epsilon), activation, name=name)
+
+
+def activate(x: tf.Tensor, activation: str, *, name: str) -> tf.Tensor:
+    """`x` through a layer `NAME_ACTIVATION`, or `x` where `activation` is empty."""
+    made = {
+        "relu": lambda full: keras.layers.ReLU(name=full),
+        "relu6": lambda full: keras.layers.ReLU(6.0, name=full),
+        "gelu": lambda full: keras.layers.Activation("gelu", name=full),
+        "hard_swish": lambda full: HardSwish(name=full),
+    }
+    return made[activation](f"{name}_{activation}")(x) if activation else x
+
+
+def squeeze_excite(
+    x: tf.Tensor, hidden: int, *, name: str, activation: str = "relu", gate: str = "sigmoid"
+) -> tf.Tensor:
+    """Channels weighed by what the whole map holds (Hu et al. 2018, section 3): (B, H, W, C).
+
+    Args:
+      x: (B, H, W, C).
+      hidden: units between the two convolutions of 1x1.
+      name: what the layers' names start with.
+      activation: between them, one of `ACTIVATIONS`.
+      gate: `sigmoid`, or `hard_sigmoid` as in MobileNetV3.
+    """
+    channels = x.shape[-1]
+    y = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
+    y = keras.layers.Conv2D(hidden, 1, name=f"{name}_reduce")(y)
+    y = activate(y, activation, name=f"{name}_reduce")
+    y = keras.layers.Conv2D(channels, 1, name=f"{name}_expand")(y)
+    if gate == "hard_sigmoid":
+        y = HardSigmoid(name=f"{name}_gate")(y)
+    else:
+        y = keras.layers.Activation("sigmoid", name=f"{name}_gate")(y)
+    return keras.layers.Multiply(name=f"{name}_excite")([x, y])
+
+
+def stochastic_depth(x: tf.Tensor, rate: float, *, name: str) -> tf.Tensor:
+    """Stochastic depth (Huang et al. 2016): in training, whole images of a branch become 0.
+
+    Dropout with one draw an image does it: nothing happens at inference, and TFMOT and the loop's
+    seeding know the layer.
+    """
+    if not rate:
+        return x
+    noise_shape = (None, *(1 for _ in x.shape[1:]))
+    return keras.layers.Dropout(rate, noise_shape=noise_shape, name=f"{name}_drop_path")(x)
+
+
+def drop_rates(highest: float, depth: int, *, model: str) -> list[float]:
+    """The rate of each of `depth` blocks, from 0 to `highest` (Huang et al. 2016, equation 4).
+
+    Raises:
+      ConfigError: `highest` is not in [0, 1).
+    """
+    if not 0 <= highest < 1:
+        raise ConfigError(f"{model} drop_path must be in [0, 1), got {highest}")
+    return [highest * index / max(depth - 1, 1) for index in range(depth)]
+
+
+def _padded(x: tf.Tensor, kernel: int, stride: int, name: str) -> tuple[tf.Tensor, str]:
+    if stride == 1 or kernel == 1:
+        return x, "same"
+    # TensorFlow's own "same" pads a strided convolution more at the end than at the start.
+    return keras.layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x), "valid"
+
+
+def _norm(x: tf.Tensor, name: str, *, gamma: str = "ones", epsilon: float) -> tf.Tensor:
+    # Keras' momentum of 0.99 lags behind the weights in the short runs of compression.
+    return keras.layers.BatchNormalization(
+        momentum=_BN_MOMENTUM, epsilon=epsilon, gamma_initializer=gamma, name=f"{name}_bn"
+    )(x)

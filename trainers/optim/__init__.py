@@ -1,0 +1,14 @@
+"""Optimisers and learning-rate schedules from an `OptimConfig`.
+
+    optimizer = build_optimizer(config.optim, steps, global_batch=128, model=model)
+    optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+
+`rules` holds the update rules, `schedule` the learning rate, `parameters` what differs from one
+variable to another.
+"""
+
+from trainers.optim.parameters import decayed, layer_factors
+from trainers.optim.rules import build_optimizer
+from trainers.optim.schedule import WarmUp, scaled, schedule_of
+
+__all__ = ["WarmUp", "build_optimizer", "decayed", "layer_factors", "scaled", "schedule_of"]

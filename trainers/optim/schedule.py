@@ -1,0 +1,87 @@
+"""The learning rate as a function of the step."""
+
+import dataclasses
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from trainers.config import OptimConfig
+from trainers.keras import keras
+
+
+def scaled(config: OptimConfig, global_batch: int) -> OptimConfig:
+    """`config` for steps of `global_batch` images, in place of the recipe's own.
+
+    The rate grows with the batch (`linear`: Goyal et al. 2017, s2.1; `sqrt`: You et al. 2020,
+    s4), and the warm-up lasts as many images as before.
+
+    Args:
+      config: `reference_batch` is what its figures are stated for.
+      global_batch: images a step over all replicas and micro-batches; 0 is unknown.
+
+    Returns:
+      The same figures where either batch is 0; always with `reference_batch=0`, so that scaling
+      twice is scaling once.
+    """
+    reference = config.reference_batch
+    if not (reference and global_batch):
+        return dataclasses.replace(config, reference_batch=0)
+    ratio = global_batch / reference
+    warmup = max(round(config.warmup_steps / ratio), 1) if config.warmup_steps else 0
+    factor = math.sqrt(ratio) if config.scaling == "sqrt" else ratio
+    return dataclasses.replace(
+        config,
+        learning_rate=config.learning_rate * factor,
+        warmup_steps=warmup,
+        reference_batch=0,
+    )
+
+
+def schedule_of(config: OptimConfig, total_steps: int, *, global_batch: int = 0) -> "WarmUp":
+    """The learning rate of a run of `total_steps` steps of `global_batch` images.
+
+    Args:
+      config: peak, shape, warm-up and how they scale.
+      total_steps: optimiser steps of the whole run.
+      global_batch: as for `scaled`.
+    """
+    return WarmUp(scaled(config, global_batch), total_steps)
+
+
+@keras.saving.register_keras_serializable(package="sightline")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear from 0 over `warmup_steps`, then `step`, `cosine` or `constant` to `total_steps`.
+
+    `config` is taken as it is: `scaled` comes before.
+    """
+
+    def __init__(self, config: OptimConfig, total_steps: int) -> None:
+        super().__init__()
+        self._config = config
+        self._total = total_steps
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """The float32 learning rate of `step`, counted from 0."""
+        config, step = self._config, tf.cast(step, tf.float32)
+        after = tf.maximum(step - config.warmup_steps, 0.0)
+        left = max(self._total - config.warmup_steps, 1)
+        if config.schedule == "cosine":
+            factor = 0.5 * (1.0 + tf.cos(math.pi * tf.minimum(after / left, 1.0)))
+            factor = config.final_fraction + (1.0 - config.final_fraction) * factor
+        elif config.schedule == "step":
+            drops = [tf.cast(step >= f * self._total, tf.float32) for f in config.step_fractions]
+            factor = tf.pow(0.1, tf.add_n(drops)) if drops else tf.constant(1.0)
+        else:
+            factor = tf.constant(1.0)
+        ramp = tf.minimum((step + 1.0) / max(config.warmup_steps, 1), 1.0)
+        return config.learning_rate * factor * (ramp if config.warmup_steps else 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments, for Keras."""
+        return {"config": dataclasses.asdict(self._config), "total_steps": self._total}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "WarmUp":
+        """The schedule whose `get_config` this is."""
+        return cls(OptimConfig(**config["config"]), config["total_steps"])

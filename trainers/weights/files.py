@@ -1,0 +1,171 @@
+"""Weights files as named arrays: safetensors, npz and Keras' HDF5, nothing that runs code."""
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from trainers.weights.report import WeightsError
+
+#: Endings that are pickles: loading one runs whatever code it holds.
+_PICKLES = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt", ".tar")
+_CONVERT = (
+    'python -c "import sys, torch; from safetensors.torch import save_file; '
+    "w = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+    "w = w.get('model', w.get('state_dict', w)); "
+    'save_file({k: v.clone().contiguous() for k, v in w.items()}, sys.argv[2])" IN OUT.safetensors'
+)
+
+#: One layer of a Keras file: its name, then (name, array) of its weights in Keras' order.
+KerasLayer = tuple[str, tuple[tuple[str, np.ndarray], ...]]
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file's content.
+
+    Attributes:
+      path: where it is.
+      kind: `safetensors`, `npz` or `keras`.
+      tensors: name -> array; floats are float32.
+      layers: of a Keras file, in the order that it holds them; empty for the others.
+      counted: the layers of a Keras file are named after their classes (`conv2d_3`), not by names.
+      beside: facts of a `config.json` and `preprocessor_config.json` in the same folder, as
+        Hugging Face's hub lays them.
+    """
+
+    path: Path
+    kind: str
+    tensors: Mapping[str, np.ndarray]
+    layers: tuple[KerasLayer, ...] = ()
+    counted: bool = False
+    beside: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read(path: Path) -> WeightsFile:
+    """The tensors of a weights file.
+
+    Raises:
+      WeightsError: not there, a pickle (the message tells how to convert it), or not readable.
+    """
+    if not path.is_file():
+        raise WeightsError(f"model.init={path}: no such file or folder of `sightline train`")
+    if path.suffix in _PICKLES:
+        raise WeightsError(
+            f"{path} is a pickle, which can run any code when it is loaded; convert it where you "
+            f"trust it, then use the new file:\n  {_CONVERT}"
+        )
+    readers = {".safetensors": _safetensors, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5}
+    readers[".keras"] = _keras_archive
+    if path.suffix not in readers:
+        raise WeightsError(
+            f"{path}: a weights file ends in {', '.join(sorted(readers))}, got {path.suffix!r}"
+        )
+    try:
+        return readers[path.suffix](path)
+    except (OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"{path} cannot be read as {path.suffix[1:]}: {error}; is the download whole?"
+        ) from error
+
+
+def _safetensors(path: Path) -> WeightsFile:
+    with safe_open(path, "np") as file:
+        tensors = {name: _plain(_tensor(path, file, name)) for name in file.keys()}  # noqa: SIM118
+    return WeightsFile(path, "safetensors", tensors, beside=_beside(path))
+
+
+def _tensor(path: Path, file: Any, name: str) -> np.ndarray:
+    try:
+        return file.get_tensor(name)
+    except (TypeError, AttributeError) as error:
+        kind = file.get_slice(name).get_dtype()
+        raise WeightsError(
+            f"{path}: tensor {name} is {kind}, which NumPy does not hold; save it as float32"
+        ) from error
+
+
+def _npz(path: Path) -> WeightsFile:
+    with np.load(path, allow_pickle=False) as file:
+        tensors = {name: _plain(file[name]) for name in file.files}
+    return WeightsFile(path, "npz", tensors)
+
+
+def _hdf5(path: Path) -> WeightsFile:
+    with h5py.File(path, "r") as file:
+        return _keras(path, file)
+
+
+def _keras_archive(path: Path) -> WeightsFile:
+    with zipfile.ZipFile(path) as archive:
+        weights = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(weights, "r") as file:
+        return _keras(path, file)
+
+
+def _keras(path: Path, file: h5py.File) -> WeightsFile:
+    """Keras' first format names its layers; the newer one only counts them, class by class."""
+    root = file.get("model_weights", file)
+    counted = "layer_names" not in root.attrs
+    if not counted:
+        names = [_text(name) for name in root.attrs["layer_names"]]
+        layers = [(name, _named_weights(root[name])) for name in names]
+    else:
+        keys = [key for key in ("_layer_checkpoint_dependencies", "layers") if key in root]
+        if not keys:
+            raise WeightsError(f"{path} holds no layers as Keras saves them: {sorted(root)}")
+        groups = root[keys[0]]
+        layers = [(name, _counted_weights(groups[name])) for name in sorted(groups, key=_place)]
+    layers = [(name, weights) for name, weights in layers if weights]
+    tensors = {f"{name}/{key}": value for name, found in layers for key, value in found}
+    return WeightsFile(path, "keras", tensors, tuple(layers), counted)
+
+
+def _named_weights(group: h5py.Group) -> tuple[tuple[str, np.ndarray], ...]:
+    names = [_text(name) for name in group.attrs["weight_names"]]
+    return tuple((name.split(":")[0], _plain(group[name][()])) for name in names)
+
+
+def _counted_weights(group: h5py.Group) -> tuple[tuple[str, np.ndarray], ...]:
+    found = group.get("vars", {})
+    return tuple((str(index), _plain(found[str(index)][()])) for index in range(len(found)))
+
+
+def _place(name: str) -> tuple[str, int]:
+    """`conv2d_10` after `conv2d_9`."""
+    match = re.fullmatch(r"(.*?)(?:_(\d+))?", name)
+    assert match is not None  # The pattern takes any name.
+    return match[1], int(match[2] or 0)
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """Float32 of any float; other dtypes as they are."""
+    array = np.asarray(array)
+    return array.astype(np.float32) if array.dtype.kind in "f" else array
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """What `config.json` and `preprocessor_config.json` in the file's folder say, put together."""
+    facts: dict[str, Any] = {}
+    for name in ("config.json", "preprocessor_config.json"):
+        try:
+            found = json.loads((path.parent / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict):
+            facts.update(found)
+    return facts
