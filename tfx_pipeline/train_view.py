@@ -14,6 +14,7 @@ from rich.table import Table
 from serving.bundle import open_bundle, push, seal
 from tfx_pipeline.live import progress_line
 from trainers.config import Config
+from trainers.data.features import DATASET_FILE
 
 
 class Bar:
@@ -52,6 +53,20 @@ class Bar:
     def step(self, name: str) -> None:
         """Names the step that begins."""
         self._progress.update(self._task, description=name)
+
+
+def records_of(data: Path, out: Path, console: Console) -> Path:
+    """`data` where it holds records, else records of its pictures, made in `out/data` once."""
+    if (data / DATASET_FILE).is_file() or not data.is_dir():
+        return data
+    records = out / "data"
+    if (records / DATASET_FILE).is_file():
+        console.print(f"takes the records in {records}; delete them to read {data} again")
+        return records
+    from tfx_pipeline.ingest_view import ingest_shown
+
+    ingest_shown("folder", str(data), records, console)
+    return records
 
 
 def train_shown(config: Config, out: Path, console: Console, *, workers: int = 1) -> None:

@@ -1,17 +1,30 @@
 #!/usr/bin/env bash
-# `make bench`: the way from JPEGs to batches, and every variant of every bundle that the demo pushed.
-# PICTURES=DIR_OR_TAR measures other pictures than the sample photographs beside the checkout.
+# `make bench`: the way from JPEGs to batches, the models' cost, training steps, and every variant of
+# every bundle that the demo pushed. PICTURES=DIR_OR_TAR and CLASSES=TAR (of class folders) measure
+# other pictures than those beside the checkout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 pictures=${PICTURES:-../shared/data/imagenet_sample_A.tar}
+mkdir -p benchmarks
 if [ -e "$pictures" ]; then
-  mkdir -p benchmarks
   .venv/bin/sightline benchmark data "$pictures" --out benchmarks/data.json
-  .venv/bin/python tools/benchmarks_md.py benchmarks BENCHMARKS.md
 else
   echo "$pictures does not exist; PICTURES=DIR make bench measures pictures of your own" >&2
 fi
+
+classes=${CLASSES:-../shared/data/cats_dogs_A.tar}
+if [ -e "$classes" ]; then
+  unpacked=$(mktemp -d)
+  trap 'rm -rf "$unpacked"' EXIT
+  tar -xf "$classes" -C "$unpacked"
+  .venv/bin/sightline benchmark train resnet50 variant=v1 bias=true --against keras_resnet50 \
+    --data "$unpacked" --size 224 --batch 16 --rounds 10 --out benchmarks/train.json
+else
+  echo "$classes does not exist; CLASSES=TAR make bench trains on pictures of your own" >&2
+fi
+.venv/bin/sightline describe --table --json >benchmarks/models.json
+.venv/bin/python tools/benchmarks_md.py benchmarks BENCHMARKS.md
 
 shopt -s nullglob
 bundles=(demo/bundles/*/)

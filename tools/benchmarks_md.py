@@ -69,6 +69,32 @@ def replicas_section(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def models_section(rows: list[dict[str, Any]]) -> str:
+    """Markdown of what `sightline describe --table --json` wrote."""
+    lines = [
+        "## Models",
+        "",
+        "`sightline describe --table`: trainable parameters and multiply-adds of one picture, for "
+        "1,000 classes, counted from the layers, beside what the literature says.",
+        "",
+        "| model | px | M parameters | published | GMAC | published | source |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        known = row["published"]
+        cells = [
+            row["model"],
+            f"{row['image_size'][0]}",
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{known['parameters']:.2f}",
+            f"{row['multiply_adds'] / 1e9:.2f}",
+            f"{known['giga_multiply_adds']:.2f}",
+            known["source"] + ("" if known["whole"] else "; ours has one dense layer"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def study_section(figures: dict[str, Any]) -> str:
     """Markdown of what `tools/study.py` wrote."""
     counts, machine = figures["examples"], figures["machine"]
@@ -136,6 +162,7 @@ def training_section(figures: dict[str, Any]) -> str:
 #: File in `benchmarks/` -> what renders it; in the order of the page.
 _SECTIONS = {
     "data.json": data_section,
+    "models.json": models_section,
     "train.json": training_section,
     "replicas.json": replicas_section,
     "cifar10.json": study_section,

@@ -68,6 +68,20 @@ def test_a_study_shows_runs_and_pairs():
     assert "| x-0 - y-0 | +2.1 points | +0.1 to +4.0 | 0.031 |" in page
 
 
+def test_models_stand_beside_the_literature():
+    known = {"parameters": 25.557, "giga_multiply_adds": 4.09, "source": "who", "whole": False}
+    row = {
+        "model": "net",
+        "image_size": [224, 224],
+        "parameters": 25_557_032,
+        "multiply_adds": 4_089_184_256,
+        "published": known,
+    }
+    page = load().models_section([row])
+    wanted = "| net | 224 | 25.56 | 25.56 | 4.09 | 4.09 | who; ours has one dense layer |"
+    assert wanted in page
+
+
 def test_training_steps_show_the_ratio_with_its_interval():
     figures = {
         "machine": {"cpu": "Abacus", "cores": 2},

@@ -32,7 +32,10 @@ def _list_recipes(wanted: bool) -> None:
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe, e.g. digits_cnn.")],
     overrides: Overrides = None,
-    data: Data = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Records, or a folder of pictures by class; the recipe's if not given."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="work/RECIPE if not given.")] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes on this machine that train as one.")
@@ -43,10 +46,12 @@ def train(
     ] = False,
 ) -> None:
     """Train a recipe; a run that was stopped goes on where it was."""
-    from tfx_pipeline.train_view import train_shown
+    from tfx_pipeline.train_view import records_of, train_shown
 
-    config = _config(recipe, overrides, data)
-    train_shown(config, out or Path("work") / recipe, console, workers=workers)
+    where = out or Path("work") / recipe
+    _config(recipe, overrides, data)  # A mistyped key is told before pictures are read.
+    config = _config(recipe, overrides, data and records_of(data, where, console))
+    train_shown(config, where, console, workers=workers)
 
 
 @app.command(epilog="Example: sightline describe vit_s16 --size 224")

@@ -30,8 +30,8 @@ def families() -> list[str]:
     return sorted(found.values())
 
 
-# Of parts that other families have: `make test-zoo` is enough for its way through the mill.
-COMBINED = ("resnet_vit",)
+# Of parts that other families have: `make test-zoo` is enough for their way through the mill.
+COMBINED = ("resnet_vit", "mobilenet_v2")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -79,5 +79,11 @@ def make() -> Callable[..., tuple[keras.Model, Config]]:
 
 @pytest.fixture(scope="session")
 def small_names() -> list[str]:
+    """What `family` runs over, but for `converted_names`."""
+    return families()
+
+
+@pytest.fixture(scope="session")
+def converted_names() -> list[str]:
     """What `family` runs over where networks are converted."""
     return small_families()

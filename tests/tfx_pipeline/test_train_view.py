@@ -1,0 +1,66 @@
+"""`sightline train` on a folder of real scans, and the verbs round it, from the command line."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from sklearn.datasets import load_digits
+
+from tfx_pipeline.cli import main
+from tfx_pipeline.train_view import recipes_table, records_of
+from trainers.registry import recipes
+
+SMALL = ["data.image_size=16,16", "data.augment=", "train.epochs=1", "train.global_batch=16"]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """A folder of 90 scanned digits, by class."""
+    folder, digits = tmp_path_factory.mktemp("scans"), load_digits()
+    for index in np.flatnonzero(digits.target < 3)[:90]:
+        where = folder / f"number {digits.target[index]}"
+        where.mkdir(exist_ok=True)
+        pixels = np.round(digits.images[index] * (255 / 16)).astype(np.uint8)
+        Image.fromarray(pixels).save(where / f"{index}.png")
+    return folder
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as end:
+        main([str(one) for one in arguments])
+    return end.value.code
+
+
+def test_a_folder_of_pictures_is_all_it_takes(scans, tmp_path, capsys):
+    out = tmp_path / "work"
+    model = ["model.options.width=4", "model.options.stages=1"]
+    assert not run("train", "digits_cnn", *SMALL, *model, "--data", scans, "--out", out)
+    said = capsys.readouterr().out
+    assert "epoch 1 of 1 is the best" in said
+    assert json.loads((out / "dataset.json").read_text())["classes"] == [
+        "number 0",
+        "number 1",
+        "number 2",
+    ]
+    assert not run("train", "digits_cnn", *SMALL, *model, "--data", scans, "--out", out)
+    assert "takes the records in" in capsys.readouterr().out
+
+
+def test_a_mistyped_key_is_told_before_pictures_are_read(scans, tmp_path, capsys):
+    out = tmp_path / "work"
+    assert run("train", "digits_cnn", "train.epoch=1", "--data", scans, "--out", out) == 1
+    assert "did you mean epochs" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_records_are_taken_as_they_are(tmp_path):
+    (tmp_path / "dataset.json").write_text("{}")
+    assert records_of(tmp_path, tmp_path / "out", Console(file=io.StringIO())) == tmp_path
+
+
+def test_every_recipe_is_listed():
+    shown = recipes_table()
+    assert shown.row_count == len(recipes.names())
