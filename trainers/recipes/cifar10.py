@@ -41,7 +41,7 @@ def cifar10_resnet20() -> Config:
     Cost: 20 epochs of about 47 s on two CPU cores.
     Result: at least 70 % test top-1 is what the recipe is held to (BENCHMARKS.md has what it
       reached). The paper's 91.25 % takes all 50,000 pictures, 64,000 steps of 128 (table 6) and
-      full-size maps, which learn more slowly: in three epochs 39 against 45 % of the training set.
+      full-size maps, which learnt more slowly in the trials before this recipe.
     """
     return Config(
         name="cifar10_resnet20",
