@@ -25,6 +25,7 @@ import numpy as np
 from rich.table import Table
 
 from serving.benchmark import environment
+from tfx_pipeline.memory import own_peak_mb
 from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
 
 #: Ceilings first; the others in the order of the table.
@@ -311,18 +312,7 @@ def _stream(records: Path, image_size: tuple[int, int]) -> None:
     config = _config(records, image_size, augment=AUGMENT, cache="none")
     for _ in pipeline.train_batches(config, DatasetInfo.load(records), epoch=0):
         pass
-    print(_own_peak_mb())
-
-
-def _own_peak_mb() -> float:
-    """Peak memory of this process; the one that `getrusage` gives starts at the parent's."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        (line,) = [one for one in status.read_text().splitlines() if one.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024 / 1e6
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS: in bytes.
+    print(own_peak_mb())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from serving import bundle
 from trainers.config import Config, ConfigError, DistillConfig
 from trainers.data.features import DatasetInfo
 from trainers.keras import keras
+from trainers.models import distillation_heads
 from trainers.trained import load_trained
 
 #: The layers of a `deit_*` whose mean is `logits` (Touvron et al. 2021, s4).
@@ -178,13 +179,13 @@ def training_model(config: DistillConfig, model: keras.Model) -> keras.Model:
     """
     if not config.teacher or config.mode != "token":
         return model
-    names = {layer.name for layer in model.layers}
-    if not names.issuperset(TOKEN_HEADS):
+    heads = distillation_heads(model)
+    if heads is None:
         raise ConfigError(
             f"distill.mode=token needs a model with a distillation token, a deit_*; {model.name!r} "
             "has none: choose model.name=deit_ti16 or the like, or distill.mode=hard"
         )
-    return keras.Model(model.input, [model.get_layer(name).output for name in TOKEN_HEADS])
+    return heads
 
 
 def distillation_loss(
