@@ -1,9 +1,12 @@
 """Training state that survives kill -9: weights, optimiser, step and history, saved together."""
 
 import csv
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ def write_history(path: Path, history: list[Row]) -> None:
 
 
 class CheckpointError(RuntimeError):
-    """A saved state that does not fit; the message names its folder."""
+    """A state that does not fit, or cannot be kept; the message names its folder."""
 
 
 class Checkpoints:
@@ -71,6 +74,27 @@ class Checkpoints:
         )
         self._best = tf.train.Checkpoint(model=model)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps `directory` to this process; a killed one lets go of it.
+
+        Raises:
+          CheckpointError: another process trains into it.
+        """
+        with (self.directory / ".lock").open("a+", encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                raise CheckpointError(
+                    f"{handle.read().strip() or 'another process'} trains into {self.directory}; "
+                    "wait for it, or train into another folder"
+                ) from None
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            handle.flush()
+            yield
+
     @property
     def step(self) -> int:
         """Steps done of the epoch after the history that `restore` gave."""
@@ -97,16 +121,21 @@ class Checkpoints:
         return rows[: int(self._epoch.numpy())]
 
     def save_within(self, history: list[Row], step: int) -> None:
-        """Saves the state after `step` steps of the epoch that follows `history`."""
+        """Saves the state after `step` steps of the epoch that follows `history`.
+
+        Raises:
+          CheckpointError: the disk is full, or cannot be written; the state before is kept.
+        """
         self._write(history, step)
 
     def save(self, history: list[Row]) -> None:
-        """Saves the state after the epoch that is `history[-1]`."""
+        """Saves the state after the epoch that is `history[-1]`; raises as `save_within`."""
         self._write(history, 0)
 
     def save_best(self, epoch: int) -> None:
         """Keeps the model's weights as they are now as those of `epoch`, counted from 1."""
-        self._best.write(str(self.directory / f"best-{epoch}"))
+        with self._writing():
+            self._best.write(str(self.directory / f"best-{epoch}"))
 
     def restore_best(self, history: list[Row]) -> int:
         """Loads the weights of the best epoch so far and returns its number, counted from 1."""
@@ -119,10 +148,22 @@ class Checkpoints:
         return epoch
 
     def _write(self, history: list[Row], step: int) -> None:
-        write_atomically(self.directory / "history.json", json.dumps(history))
-        self._epoch.assign(len(history))
-        self._step.assign(step)
-        self._manager.save()
+        with self._writing():
+            write_atomically(self.directory / "history.json", json.dumps(history))
+            self._epoch.assign(len(history))
+            self._step.assign(step)
+            self._manager.save()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise CheckpointError(
+                f"the training state could not be saved in {self.directory} ({reason}); make room "
+                "there and start again: the run goes on from the state that was saved before"
+            ) from error
 
 
 def best_epoch(history: list[Row]) -> int:

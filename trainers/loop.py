@@ -64,6 +64,8 @@ def fit(
       DataError: a record that cannot be used; names the file and the record.
       WeightsError: `model.init` does not fit the model.
       TrainingError: the loss is not finite.
+      CheckpointError: another process trains into the same folder, the state in it is of another
+        network, or the disk is full.
     """
     validate(config)
     task = tasks.get(config.task)
@@ -81,11 +83,13 @@ def fit(
         optimizer = _optimizer(config, info, model)
     step = TrainStep(model, optimizer, task.loss(config), config, strategy, teacher=teacher)
     run = _Run(config, info, step, work_dir, report=report, teacher=teacher)
-    history = run.begin(announce or (lambda line: None))
-    while not run.is_over(history):
-        run.epoch(history)
-    from_chief(strategy, [0.0])  # Nobody reads the best weights before the chief has written them.
-    best = run.checkpoints.restore_best(history)
+    with run.checkpoints.held():
+        history = run.begin(announce or (lambda line: None))
+        while not run.is_over(history):
+            run.epoch(history)
+        # Nobody reads the best weights before the chief has written them.
+        from_chief(strategy, [0.0])
+        best = run.checkpoints.restore_best(history)
     step.freeze(False)
     if config.train.precision != "float32":
         model = _in_float32(model, config, info, strategy)

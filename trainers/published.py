@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 _TORCHVISION = "torchvision, table of models"
 _EFFNETV2 = "Tan & Le 2021, code release"
-_EFFNET = "Tan & Le 2019, table 2"
-_TIMM = "timm, model card"
+_EFFNET = "Tan & Le 2019, table 2 (work); torchvision"
+_TIMM = "timm, table of benchmarks"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ PUBLISHED: dict[str, Published] = {
     "resnet18d": Published(11.71, 2.06, 224, _TIMM),
     "resnet34d": Published(21.82, 3.91, 224, _TIMM),
     "resnet50d": Published(25.58, 4.35, 224, _TIMM),
-    "keras_resnet50": Published(25.583592, 3.86, 224, "He et al. 2016, table 1: 3.8; biases"),
+    "keras_resnet50": Published(25.583592, 3.86, 224, "Hu et al. 2018, table 2; biases"),
     "keras_resnet101": Published(44.601832, 7.6, 224, "He et al. 2016, table 1; biases"),
     "keras_resnet152": Published(60.268520, 11.3, 224, "He et al. 2016, table 1; biases"),
     "vit_ti16": Published(5.717416, 1.26, 224, _TIMM),
@@ -75,8 +75,8 @@ PUBLISHED: dict[str, Published] = {
     "convnext_large": Published(197.767336, 34.36, 224, _TORCHVISION),
     "efficientnet_b0": Published(5.288548, 0.39, 224, _TORCHVISION),
     "efficientnet_b1": Published(7.794184, 0.69, 240, _TORCHVISION),
-    "efficientnet_b2": Published(9.1, 1.0, 260, _EFFNET),
-    "efficientnet_b3": Published(12.2, 1.8, 300, _EFFNET),
+    "efficientnet_b2": Published(9.109994, 1.0, 260, _EFFNET),
+    "efficientnet_b3": Published(12.233232, 1.8, 300, _EFFNET),
     "efficientnet_b4": Published(19.341616, 4.39, 380, _TORCHVISION),
     "efficientnet_b5": Published(30.389784, 10.27, 456, _TORCHVISION),
     "efficientnet_b6": Published(43.040704, 19.07, 528, _TORCHVISION),

@@ -23,9 +23,7 @@ from trainers.config import Config
 from trainers.distill import distillation_loss, training_model
 from trainers.keras import keras
 from trainers.losses import top1_hits
-
-#: Layers that are trained while the others are frozen.
-HEADS = ("logits", "logits_class", "logits_distill")
+from trainers.models import HEADS
 
 Teacher = Callable[[tf.Tensor], tf.Tensor]
 

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -170,3 +173,38 @@ def test_history_as_csv_and_json(tmp_path):
     assert json.loads((tmp_path / "h.json").read_text()) == history
     write_history(tmp_path / "none.csv", [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h.csv", "h.json"]
+
+
+def test_a_full_disk_is_told_and_the_state_before_is_kept(make, tmp_path):
+    """A limit on file sizes fails the write as a full disk does."""
+    checkpoints, model, _ = make()
+    history = []
+    run(checkpoints, model, history, [0.1])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(CheckpointError, match=rf"not be saved in {tmp_path}/c \(.*make room"):
+            run(checkpoints, model, list(history), [0.2])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    again, model, _ = make()
+    assert again.restore() == history
+    assert weight(model) == 1
+
+
+def test_only_one_process_trains_into_a_folder(make, tmp_path):
+    code = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX); "
+    code += "print('held', flush=True); sys.stdin.read()"
+    checkpoints, _, _ = make()
+    with checkpoints.held():
+        pass
+    command = [sys.executable, "-c", code, str(tmp_path / "c" / ".lock")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        refused = pytest.raises(CheckpointError, match=rf"^process \d+ on .* into {tmp_path}/c;")
+        with refused, checkpoints.held():
+            pytest.fail("it is taken")
+        other.stdin.close()
+    with checkpoints.held():
+        pass

@@ -79,6 +79,15 @@ def test_the_profiler_misses_einsum():
     assert complexity(model).multiply_adds == 4 * 16 * 32 * 32 + 2 * 16 * 16 * 32
 
 
+def test_the_profiler_misses_what_xla_compiles():
+    images = keras.Input((8, 8, 4))
+    model = keras.Model(images, layers.Conv2D(4, 3, groups=2)(layers.Conv2D(4, 1)(images)))
+    profile = frozen_profile(model)
+    assert profile.multiply_adds == 8 * 8 * 4 * 4
+    assert profile.missed == {"Conv2D": 1}
+    assert complexity(model).multiply_adds == 8 * 8 * 4 * 4 + 6 * 6 * 9 * 2 * 4
+
+
 def test_each_kind_of_convolution_by_hand():
     inner = keras.Sequential([keras.Input((8, 8, 4)), layers.DepthwiseConv2D(3)])
     images = keras.Input((8, 8, 3))

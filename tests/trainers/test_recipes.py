@@ -189,7 +189,8 @@ def test_the_distilled_vit_differs_from_the_plain_one_in_the_teacher_alone():
 
 
 def test_schedules_end_where_the_papers_end():
-    for name, last in (("deit_s16_distilled", 0.01), ("coatnet0_imagenet", 0.01)):
+    ends = {"deit_s16_distilled": 0.01, "vit_s16_deit3": 0.0025, "coatnet0_imagenet": 0.01}
+    for name, last in ends.items():
         optim = recipes.get(name)().optim
         total = 100 * optim.warmup_steps
         assert float(schedule_of(optim, total)(total)) == pytest.approx(last * optim.learning_rate)

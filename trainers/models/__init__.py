@@ -25,7 +25,10 @@ from trainers.config import Config, ConfigError
 from trainers.keras import keras
 from trainers.registry import models, nearest
 
-__all__ = ["build_model", "distillation_heads"]
+__all__ = ["HEADS", "build_model", "distillation_heads"]
+
+#: Classifier layers: what a model ends in, and is replaced where the class count differs.
+HEADS = ("logits", "logits_class", "logits_distill")
 
 
 def build_model(config: Config, num_classes: int) -> keras.Model:

@@ -224,7 +224,7 @@ class HardSigmoid(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable(package="sightline")
 class HardSwish(keras.layers.Layer):
-    """x times its `HardSigmoid` (Howard et al. 2019, equation 3); one operation in TFLite."""
+    """x times its `HardSigmoid` (Howard et al. 2019, section 5.2); one operation in TFLite."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Any shape, the same shape."""

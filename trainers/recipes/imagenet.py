@@ -34,7 +34,8 @@ def resnet50_imagenet() -> Config:
     """ResNet-50 by SGD in 90 epochs, the usual baseline (Goyal et al. 2017, s5.1).
 
     Command: `sightline train resnet50_imagenet --data DIR`
-    Cost: 90 epochs at 4.1 GMAC: a day on eight V100.
+    Cost: 90 epochs at 4.1 GMAC: some eight hours on eight V100 in mixed precision, at the pace of
+      `resnet50_a2`.
     Result: 76.4 % top-1 (Goyal et al. 2017, table 1: 23.6 % error at a batch of 256).
     """
     return Config(
@@ -48,6 +49,8 @@ def resnet50_imagenet() -> Config:
             schedule="step",
             # After 30, 60 and 80 of 90 epochs.
             step_fractions=(1 / 3, 2 / 3, 8 / 9),
+            # Theirs is for batches above 256 only, and their momentum Nesterov's, which they find
+            # no better.
             warmup_steps=epochs_to_steps(5, 256),
             weight_decay=1e-4,
         ),
@@ -63,8 +66,8 @@ def resnet50_a2() -> Config:
     Missing here: repeated augmentation, and RandAugment's spread of 0.5 around its magnitude.
 
     Command: `sightline train resnet50_a2 --data DIR`
-    Cost: 300 epochs; 55 hours on four V100 (table 1).
-    Result: 79.8 % top-1 at 224 px (table 1).
+    Cost: 300 epochs; 55 hours on four V100, half of A1's 4.6 days for 600.
+    Result: 79.8 % top-1 at 224 px (table 2).
     """
     return Config(
         name="resnet50_a2",
@@ -84,8 +87,8 @@ def resnet50_a3() -> Config:
     too. RandAugment's spread of 0.5 around its magnitude is missing.
 
     Command: `sightline train resnet50_a3 --data DIR`
-    Cost: 100 epochs at half the pixels; 15 hours on four V100 (table 1).
-    Result: 78.1 % top-1 when tested at 224 px (table 1); expect less at 160.
+    Cost: 100 epochs at half the pixels; 15 hours on four V100, as remembered of the paper.
+    Result: 78.1 % top-1 when tested at 224 px (table 2); expect less at 160.
     """
     return Config(
         name="resnet50_a3",
@@ -104,7 +107,7 @@ def mobilenet_v3_large_imagenet() -> Config:
     """MobileNetV3-Large by SGD and a cosine, in place of the paper's RMSProp.
 
     Command: `sightline train mobilenet_v3_large_imagenet --data DIR`
-    Cost: 360 epochs at 0.22 GMAC: about two days on four V100, most of it input.
+    Cost: 360 epochs at 0.22 GMAC: by our guess two days on four V100, most of it input.
     Result: 75.3 % top-1 (PaddleClas' MobileNetV3_large_x1_0, whose settings these are; it decays
       biases and norms too); 75.2 % in Howard et al. 2019, table 3.
     """

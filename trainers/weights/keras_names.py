@@ -14,12 +14,13 @@ import numpy as np
 
 from trainers.config import Config
 from trainers.keras import keras
+from trainers.models import HEADS
 from trainers.models.applications import application
 from trainers.registry import models
 from trainers.weights.files import KerasLayer, WeightsFile
 from trainers.weights.resnet_names import CAFFE_MEAN, UNIT_STD, translate_resnet
 from trainers.weights.rules import Facts, Piece, Translation
-from trainers.weights.slots import HEADS, Slot, weight_name
+from trainers.weights.slots import Slot, weight_name
 
 _HALF = (127.5, 127.5, 127.5)
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))

@@ -9,10 +9,11 @@ import tensorflow as tf
 
 from trainers.config import Config
 from trainers.keras import keras
+from trainers.models import HEADS
 from trainers.weights.folding import fold_normalisation
 from trainers.weights.report import Report, Row, WeightsError, listing, shape_text
 from trainers.weights.rules import Facts, Piece, Translation
-from trainers.weights.slots import HEADS, Slot, slot_name, slots
+from trainers.weights.slots import Slot, slot_name, slots
 from trainers.weights.vit_names import grid_of
 
 #: What a network may have or not: in words, part of the layer's name, the weight, and what to set

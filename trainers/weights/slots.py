@@ -6,9 +6,6 @@ import numpy as np
 
 from trainers.keras import keras
 
-#: Classifier layers, which are replaced where the class count differs.
-HEADS = ("logits", "logits_class", "logits_distill")
-
 #: (layer, weight), e.g. `("stem_conv", "kernel")`.
 Slot = tuple[str, str]
 

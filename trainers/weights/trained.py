@@ -12,10 +12,11 @@ from trainers.checkpoint import weights_path
 from trainers.config import Config, ConfigError, from_dict
 from trainers.data.features import DatasetInfo
 from trainers.keras import keras
+from trainers.models import HEADS
 from trainers.registry import models, tasks
 from trainers.weights.report import WeightsError
 from trainers.weights.rules import Facts, Piece, Translation
-from trainers.weights.slots import HEADS, Slot, slots, values
+from trainers.weights.slots import Slot, slots, values
 
 # Options that change how a network learns, not what its weights mean.
 _TRAINING_ONLY = {"dropout", "drop_path", "zero_init", "layer_scale"}
