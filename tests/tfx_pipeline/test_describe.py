@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
+from serving import bundle as bundles
 from tfx_pipeline.describe import describe, parts, view, zoo, zoo_table
 from trainers.config import Config, ConfigError, DataConfig, ModelConfig, to_dict
 from trainers.data.features import DatasetInfo
@@ -86,6 +87,33 @@ def test_a_trained_folder_is_described_without_its_weights(tmp_path):
     found = describe(str(tmp_path), profile=False)
     assert (found["classes"], found["image_size"], found["model"]) == (3, [16, 16], "cnn")
     assert found["what"] == f"trained in {tmp_path}"
+
+
+def test_a_bundle_is_described_by_its_manifest(tmp_path):
+    config = Config(
+        name="tiny",
+        data=DataConfig(image_size=(16, 16)),
+        model=ModelConfig("cnn", options={"width": 8}),
+    )
+    manifest = bundles.Manifest(
+        name="tiny",
+        task="classification",
+        num_classes=3,
+        input={"height": 16, "width": 16, "crop_fraction": 1.0},
+        top_k=1,
+        variants=(bundles.Variant("none_fp32", "none", "fp32", size_bytes=1, gzip_bytes=1),),
+        recommended="none_fp32",
+        config=to_dict(config),
+    )
+    version = tmp_path / "tiny" / "7"
+    (version / bundles.LABELS_FILE).parent.mkdir(parents=True)
+    (version / bundles.LABELS_FILE).write_text("a\nb\nc\n")
+    (version / bundles.SAVED_MODEL_FILE).write_bytes(b"")
+    (version / bundles.MANIFEST_FILE).write_text(manifest.to_json())
+    for folder in (version, version.parent):
+        found = describe(str(folder), profile=False)
+        assert (found["classes"], found["image_size"], found["model"]) == (3, [16, 16], "cnn")
+        assert found["what"] == f"bundle {version}"
 
 
 def test_published_figures_only_where_they_apply():

@@ -5,8 +5,8 @@ where a family of ours has the name, theirs starts with `keras_`. They start wit
 
 Their graphs are built anew, layer by layer under the same names, with what compression cannot see
 into put differently: nested models are laid flat, separable convolutions become their two halves,
-custom layers and bare additions become layers that TFMOT knows. Weights keep their order. Their own
-preprocessing goes, because the normalisation is `build_model`'s.
+custom layers and bare operations become layers that TFMOT can copy. Weights keep their order.
+Their own preprocessing goes, because the normalisation is `build_model`'s.
 """
 
 import inspect
@@ -110,11 +110,22 @@ def _scaled_sum(layer: Any, inputs: list[tf.Tensor]) -> tf.Tensor:
     return keras.layers.Add(name=layer.name)([inputs[0], scaled])
 
 
-def _sum(layer: keras.layers.Layer, inputs: list[tf.Tensor]) -> tf.Tensor | None:
-    """An addition of two tensors; None leaves any other operation as it is."""
-    if not layer.get_config()["function"].endswith("add") or len(inputs) != 2:
-        return None
-    return keras.layers.Add(name=re.sub(r"\W+", "_", layer.name))(inputs)
+def _operation(layer: keras.layers.Layer, inputs: list[tf.Tensor]) -> tf.Tensor | None:
+    """A sum or product of two tensors, or with a number; None leaves anything else as it is."""
+    (node,) = layer.inbound_nodes
+    values = tf.nest.flatten((node.call_args, node.call_kwargs))
+    numbers = [value for value in values if isinstance(value, (int, float))]
+    kind = re.split(r"\W+", layer.get_config()["function"])[-1]
+    name = re.sub(r"\W+", "_", layer.name)
+    if kind == "add" and len(inputs) == 2:
+        return keras.layers.Add(name=name)(inputs)
+    if kind == "multiply" and len(inputs) == 2:
+        return keras.layers.Multiply(name=name)(inputs)
+    if kind == "add" and len(inputs) == len(numbers) == 1:
+        return keras.layers.Rescaling(1.0, offset=numbers[0], name=name)(inputs[0])
+    if kind == "multiply" and len(inputs) == len(numbers) == 1:
+        return keras.layers.Rescaling(numbers[0], name=name)(inputs[0])
+    return None
 
 
 def _separated(layer: Any, inputs: list[tf.Tensor]) -> tf.Tensor:
@@ -152,7 +163,7 @@ _REPLACED: dict[str, Callable[[Any, list[tf.Tensor]], tf.Tensor | None]] = {
     "SeparableConv2D": _separated,
     "Sequential": _flat,
     "StochasticDepth": _stochastic_depth,
-    "TFOpLambda": _sum,
+    "TFOpLambda": _operation,
 }
 
 
