@@ -78,7 +78,7 @@ def train_shown(config: Config, out: Path, console: Console, *, workers: int = 1
         if workers > 1:
             from trainers.workers import launch
 
-            launch(config, out, workers=workers, report=bar.report)
+            launch(config, out, workers=workers, report=bar.report, announce=_printer(console))
         else:
             from trainers.workers import train_here
 

@@ -46,7 +46,14 @@ class WorkerError(RuntimeError):
     """A worker ended before training did; the message has the reason and names its log."""
 
 
-def launch(config: Config, out: Path, *, workers: int, report: "Report | None" = None) -> Path:
+def launch(
+    config: Config,
+    out: Path,
+    *,
+    workers: int,
+    report: "Report | None" = None,
+    announce: Callable[[str], None] | None = None,
+) -> Path:
     """Trains `config` with `workers` processes, each with its part of the cores and GPUs.
 
     Run again after a failure, it goes on from the last saved state.
@@ -57,6 +64,7 @@ def launch(config: Config, out: Path, *, workers: int, report: "Report | None" =
         `out/logs/worker-K.log`.
       workers: how many, at least 1.
       report: called with the chief's progress.
+      announce: called with the chief's lines worth printing, as by `trainers.loop.fit`.
 
     Returns:
       `out`.
@@ -79,7 +87,7 @@ def launch(config: Config, out: Path, *, workers: int, report: "Report | None" =
     with _Team(logs) as team:
         for rank in range(workers):
             team.start(rank, request, _environment(addresses, rank, gpus))
-        team.follow(_receiver(report))
+        team.follow(_receiver(report, announce))
     return out
 
 
@@ -233,14 +241,17 @@ def _check(config: Config, workers: int) -> None:
     check_batch(config.train, workers)
 
 
-def _receiver(report: "Report | None") -> Callable[[dict[str, Any]], None]:
-    if report is None:
-        return lambda event: None
+def _receiver(
+    report: "Report | None", announce: Callable[[str], None] | None
+) -> Callable[[dict[str, Any]], None]:
     from trainers.epoch import Progress
 
     def receive(event: dict[str, Any]) -> None:
-        if event.pop("event") == "progress":
+        kind = event.pop("event")
+        if kind == "progress" and report is not None:
             report(Progress(**event))
+        if kind == "announcement" and announce is not None:
+            announce(event["line"])
 
     return receive
 
@@ -309,6 +320,12 @@ def _in_words(error: Exception) -> str:
     return text[:_MESSAGE_CHARACTERS]
 
 
+def _announce(line: str) -> None:
+    """To the worker's log, and to the launcher."""
+    print(line, flush=True)
+    emit("announcement", line=line[:_MESSAGE_CHARACTERS])
+
+
 def main(arguments: Sequence[str]) -> int:
     """The process: one worker of the request file; 0 when it trained to the end."""
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
@@ -318,8 +335,7 @@ def main(arguments: Sequence[str]) -> int:
     tf.config.threading.set_intra_op_parallelism_threads(request["threads"])
     try:
         config = from_dict(request["config"])
-        # What is announced goes to the worker's log.
-        train_here(config, Path(request["out"]), report=reporter(), announce=print)
+        train_here(config, Path(request["out"]), report=reporter(), announce=_announce)
     except Exception as error:  # Whatever it is, the launcher is told.
         import traceback
 

@@ -67,9 +67,13 @@ def test_two_processes_train_like_one_though_one_was_killed(plain, tmp_path, fig
     assert not workers_of(psutil.Process().pid)
     assert not (tmp_path / "two" / "trained.json").exists()
 
-    seen = []
-    assert launch(plain, tmp_path / "two", workers=2, report=seen.append) == tmp_path / "two"
+    seen, said = [], []
+    assert (
+        launch(plain, tmp_path / "two", workers=2, report=seen.append, announce=said.append)
+        == tmp_path / "two"
+    )
     assert {one.epoch for one in seen} == {2}
+    assert said == ["goes on at epoch 2, step 1"]
     assert not list((tmp_path / "two").glob("worker-*"))
     two, one = load_trained(tmp_path / "two"), fit(plain, tmp_path / "one")
     assert two.config.train.strategy == "multi_worker"
