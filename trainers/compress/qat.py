@@ -61,6 +61,15 @@ class QuantizeOutput(tfmot.quantization.keras.QuantizeConfig):
         return {}
 
 
+@keras.utils.register_keras_serializable(package="sightline")
+class Join(keras.layers.Concatenate):
+    """A concatenation that TFMOT does not know as one, so that every input keeps its own range.
+
+    TFMOT takes the ranges of a concatenation's inputs away. An average pooling is then left between
+    two ranges, which TFLite's converter refuses: it computes with one.
+    """
+
+
 def quantisation_aware(model: keras.Model, *, keep_zeros: bool = False) -> keras.Model:
     """A copy of `model` that computes with int8 values in float arithmetic; its ranges are unset.
 
@@ -83,6 +92,13 @@ def quantisation_aware(model: keras.Model, *, keep_zeros: bool = False) -> keras
 def annotate(model: keras.Model) -> keras.Model:
     """A copy of `model` whose layers carry TFMOT's annotations, by this module's two rules."""
     readers = _readers(model)
+    joins = {
+        reader.name
+        for layer in model.layers
+        if isinstance(layer, keras.layers.AveragePooling2D)
+        for reader in readers[layer.name]
+        if isinstance(reader, keras.layers.Concatenate)
+    }
     native = _native_names(model, readers)
 
     def computes_in_int8(layer: keras.layers.Layer) -> bool:
@@ -91,14 +107,15 @@ def annotate(model: keras.Model) -> keras.Model:
         return layer.name in native
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
-        copy = type(layer).from_config(layer.get_config())
+        kind = Join if layer.name in joins else type(layer)
+        copy = kind.from_config(layer.get_config())
         reading = readers[layer.name]
         wanted = isinstance(layer, _KERNEL_LAYERS) or (
             reading and all(computes_in_int8(reader) for reader in reading)
         )
         if not wanted:
             return copy
-        config = None if layer.name in native else QuantizeOutput()
+        config = None if layer.name in native - joins else QuantizeOutput()
         return tfmot.quantization.keras.quantize_annotate_layer(copy, config)
 
     annotated = keras.models.clone_model(model, clone_function=wrap)

@@ -16,6 +16,7 @@ from trainers.compress.convert import (
 )
 from trainers.compress.qat import quantisation_aware
 from trainers.compress.tflite_file import attach_labels, attached_labels
+from trainers.keras import keras
 
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "acht", "neuf é")
 
@@ -28,7 +29,26 @@ def aware(trained, fine_tune):
 
 
 @pytest.fixture(scope="module")
-def results(trained, aware, digits, tmp_path_factory):
+def joined(digits):
+    """As in DenseNet: average pooling, whose output and a convolution's are put side by side."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu")(layers.Rescaling(1 / 255)(images))
+    x = layers.AveragePooling2D(2)(x)
+    for _ in range(2):
+        y = layers.Activation("relu")(layers.BatchNormalization()(x))
+        x = layers.Concatenate()([x, layers.Conv2D(8, 3, padding="same")(y)])
+    x = layers.Activation("relu")(layers.BatchNormalization()(x))
+    model = keras.Model(images, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+    aware = quantisation_aware(model)
+    for _ in range(2):  # Finds the ranges.
+        aware(digits[0][:50].astype(np.float32), training=True)
+    return aware
+
+
+@pytest.fixture(scope="module")
+def results(trained, aware, joined, digits, tmp_path_factory):
     """Job name -> result: every dtype, and three jobs that cannot work."""
     folder = tmp_path_factory.mktemp("convert")
     np.save(folder / "calibration.npy", digits[0][:100])
@@ -48,6 +68,7 @@ def results(trained, aware, digits, tmp_path_factory):
         job("missing", folder / "nowhere", "fp32"),
         job("ptq", model, "int8", "calibration.npy"),
         job("qat", qat, "int8"),
+        job("joined", save_for_conversion(joined, folder / "joined"), "int8"),
         job("qat_calibrated", qat, "int8", "calibration.npy"),
     ]
     return {result.job.name: result for result in convert_all(jobs)}
@@ -98,6 +119,14 @@ def test_qat_file_computes_what_keras_emulated(results, aware, digits):
     np.testing.assert_allclose(scores, expected, atol=0.05)
 
 
+def test_a_concatenation_of_average_pooling_is_int8(results, joined, digits):
+    assert results["joined"].ok, results["joined"].error
+    assert results["joined"].kernels == {"int8": 4}
+    images = digits[0][-20:]
+    scores, expected = run(results["joined"], images), keras_scores(joined, images)
+    np.testing.assert_allclose(scores, expected, atol=0.02)
+
+
 @pytest.mark.parametrize("name", ["ptq", "qat"])
 def test_int8_scores_are_not_in_steps_of_1_256(name, results, digits):
     scores = run(results[name], digits[0][-50:])
@@ -142,7 +171,7 @@ def test_a_job_that_raises_is_reported_and_writes_nothing(name, reason, results)
 
 def test_require_names_each_failure_with_its_reason(results):
     require([results["fp32"]])
-    with pytest.raises(ConversionError, match="4 of 8 conversions failed") as raised:
+    with pytest.raises(ConversionError, match="4 of 9 conversions failed") as raised:
         require(list(results.values()))
     for name in ("no_calibration", "bad_calibration", "missing", "qat_calibrated"):
         assert name in str(raised.value)
