@@ -1,0 +1,305 @@
+"""TF Serving's gRPC API. It needs `grpcio` and `protobuf`, and imports no TensorFlow."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from serving import bundle as bundles
+from serving import wire
+from serving.client.address import Address, Tls
+from serving.client.api import Columns, Example, Steps, Target
+from serving.client.errors import DEADLINE_EXCEEDED, ClientError, Failure
+from serving.client.retry import finite
+from serving.types import DATA_TYPES, STATUS_CODES, VERSION_STATES, ModelVersion
+
+_PREDICTION = "/tensorflow.serving.PredictionService/"
+_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+_DTYPE_NAMES = {number: name for number, name, _ in DATA_TYPES}
+_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # `retry.Tries` is the only one to try again.
+    ("grpc.enable_retries", 0),
+    # A server that comes back is found within our waits; gRPC's own begin at a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Two clients of a process have a connection each.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+@dataclass(frozen=True)
+class GrpcRequest:
+    """A request message, and the class of its answer."""
+
+    method: str
+    message: Any
+    answer: Any
+
+
+class GrpcApi:
+    """`serving.client.api.Api` as messages."""
+
+    def images(self, coded: list[bytes], target: Target, signature: str) -> Steps[Columns]:
+        """Into the input that our bundles give pictures to, `image_bytes`."""
+        array = np.empty(len(coded), object)
+        array[:] = coded
+        return (yield from self.run({bundles.INPUT_BYTES: array}, target, signature))
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], target: Target, signature: str
+    ) -> Steps[dict[str, np.ndarray]]:
+        """Values travel as bytes, and come back as whatever the server writes."""
+        request = _message("PredictRequest", target, signature)
+        for name, array in inputs.items():
+            try:
+                wire.fill_tensor(request.inputs.add(key=name).value, array)
+            except ValueError as error:
+                raise ValueError(f"input {name!r}: {error}") from error
+        answer = yield GrpcRequest(
+            f"{_PREDICTION}Predict", request, wire.message("PredictResponse")
+        )
+        try:
+            return {entry.key: wire.to_array(entry.value) for entry in answer.outputs}
+        except ValueError as error:
+            raise ClientError(f"{target}: {error}") from error
+
+    def classify(
+        self, examples: Sequence[Example], target: Target, signature: str
+    ) -> Steps[list[list[tuple[str, float]]]]:
+        """Scores are float32 on the way."""
+        request = _examples(examples, target, signature)
+        answer = yield GrpcRequest(
+            f"{_PREDICTION}Classify", request, wire.message("ClassificationResponse")
+        )
+        return [
+            [(entry.label, entry.score) for entry in one.classes]
+            for one in answer.result.classifications
+        ]
+
+    def regress(
+        self, examples: Sequence[Example], target: Target, signature: str
+    ) -> Steps[np.ndarray]:
+        """(B,) float32."""
+        request = _examples(examples, target, signature)
+        answer = yield GrpcRequest(
+            f"{_PREDICTION}Regress", request, wire.message("RegressionResponse")
+        )
+        return np.array([entry.value for entry in answer.result.regressions], np.float32)
+
+    def status(self, target: Target) -> Steps[list[ModelVersion]]:
+        """In the server's order."""
+        request = _message("GetModelStatusRequest", target)
+        answer = yield GrpcRequest(_STATUS, request, wire.message("GetModelStatusResponse"))
+        return [_version(entry) for entry in answer.model_version_status]
+
+    def metadata(self, target: Target) -> Steps[dict[str, Any]]:
+        """The message in the words of the REST API."""
+        request = _message("GetModelMetadataRequest", target)
+        request.metadata_field.append("signature_def")
+        answer = yield GrpcRequest(
+            f"{_PREDICTION}GetModelMetadata", request, wire.message("GetModelMetadataResponse")
+        )
+        packed = {entry.key: entry.value.value for entry in answer.metadata}
+        found = wire.message("SignatureDefMap").FromString(packed.get("signature_def", b""))
+        signatures = {entry.key: _signature(entry.value) for entry in found.signature_def}
+        spec = {
+            "name": answer.model_spec.name,
+            "signature_name": answer.model_spec.signature_name,
+            "version": str(answer.model_spec.version.value),
+        }
+        return {
+            "model_spec": spec,
+            "metadata": {"signature_def": {"signature_def": signatures}},
+        }
+
+
+class GrpcTransport:
+    """Sends one try of a `GrpcRequest`. Any thread may use it: calls share one connection."""
+
+    def __init__(self, address: Address, tls: Tls, headers: Mapping[str, str]) -> None:
+        self._url = address.url
+        self._metadata = _metadata(headers)
+        credentials = _credentials(address, tls)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address.target, options=_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(address.target, credentials, options=_OPTIONS)
+
+    def send(self, request: GrpcRequest, timeout_s: float) -> Any:
+        """The answer; `timeout_s` is told to the server as its deadline.
+
+        Raises:
+          Failure: no answer, or a refusal.
+        """
+        try:
+            method = _method(self._channel, request)
+            return method(request.message, timeout=finite(timeout_s), metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise failure_of(error, self._url, timeout_s) from error
+        except ValueError as error:
+            # What gRPC raises once the channel is closed.
+            raise ClientError(f"this client is closed: {error}") from error
+
+    def close(self) -> None:
+        """Ends the connection; calls under way fail."""
+        self._channel.close()
+
+
+class AioGrpcTransport:
+    """The same for asyncio. It belongs to the event loop that runs at its first use."""
+
+    def __init__(self, address: Address, tls: Tls, headers: Mapping[str, str]) -> None:
+        self._address = address
+        self._metadata = _metadata(headers)
+        self._credentials = _credentials(address, tls)
+        self._channel: grpc.aio.Channel | None = None
+        self._closed = False
+
+    async def send(self, request: GrpcRequest, timeout_s: float) -> Any:
+        """See `GrpcTransport.send`; a task that is cancelled cancels the call on the server.
+
+        Raises:
+          Failure: no answer, or a refusal.
+        """
+        method = _method(self._opened(), request)
+        try:
+            return await method(request.message, timeout=finite(timeout_s), metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise failure_of(error, self._address.url, timeout_s) from error
+        except grpc.aio.UsageError as error:
+            raise ClientError(f"this client is closed: {error}") from error
+
+    async def close(self) -> None:
+        """Ends the connection; calls under way are cancelled."""
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    def _opened(self) -> grpc.aio.Channel:
+        if self._closed:
+            raise ClientError("this client is closed")
+        if self._channel is None:
+            # Here and not in __init__: a channel is bound to the running loop.
+            asyncio.get_running_loop()
+            target = self._address.target
+            self._channel = (
+                grpc.aio.insecure_channel(target, options=_OPTIONS)
+                if self._credentials is None
+                else grpc.aio.secure_channel(target, self._credentials, options=_OPTIONS)
+            )
+        return self._channel
+
+
+def failure_of(error: Any, url: str, timeout_s: float) -> Failure:
+    """What a failed call means for the next try.
+
+    UNAVAILABLE is tried again, and RESOURCE_EXHAUSTED when the server says when: a full queue
+    empties, but a message over the size limit stays over it.
+    """
+    code, details = error.code(), error.details()
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Failure(f"no answer from {url} within {timeout_s:.3g} s", DEADLINE_EXCEEDED)
+    refused, wait_s = _pushback(error.trailing_metadata() or ())
+    busy = code is grpc.StatusCode.RESOURCE_EXHAUSTED and wait_s is not None
+    again = not refused and (code is grpc.StatusCode.UNAVAILABLE or busy)
+    return Failure(f"{url}: {details}", code.name, again=again, wait_s=wait_s)
+
+
+def _pushback(trailers: Any) -> tuple[bool, float | None]:
+    """(whether the server forbids another try, the seconds it asks to wait; None if it doesn't)."""
+    found = dict(trailers)
+    pushback = found.get("grpc-retry-pushback-ms")
+    if pushback is not None:
+        # gRFC A6: a negative or unreadable value means never again.
+        return (False, int(pushback) / 1000) if str(pushback).isdigit() else (True, None)
+    after = str(found.get("retry-after", ""))
+    if after.isdigit():
+        return False, float(after)
+    status = found.get("grpc-status-details-bin")
+    if status is not None:
+        for detail in wire.message("RpcStatus").FromString(status).details:
+            if detail.type_url.endswith("/google.rpc.RetryInfo"):
+                delay = wire.message("RetryInfo").FromString(detail.value).retry_delay
+                return False, delay.seconds + delay.nanos / 1e9
+    return False, None
+
+
+def _method(channel: Any, request: GrpcRequest) -> Any:
+    return channel.unary_unary(
+        request.method,
+        request_serializer=_serialize,
+        response_deserializer=request.answer.FromString,
+    )
+
+
+def _serialize(message: Any) -> bytes:
+    return message.SerializeToString()
+
+
+def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.lower(), value) for name, value in headers.items())
+
+
+def _credentials(address: Address, tls: Tls) -> grpc.ChannelCredentials | None:
+    if not address.secure:
+        return None
+    roots, key, certificate = (
+        None if path is None else Path(path).read_bytes()
+        for path in (tls.roots, tls.key, tls.certificate)
+    )
+    return grpc.ssl_channel_credentials(roots, key, certificate)
+
+
+def _message(name: str, target: Target, signature: str = "") -> Any:
+    request = wire.message(name)()
+    spec = request.model_spec
+    spec.name, spec.signature_name = target.model, signature
+    if target.version is not None:
+        spec.version.value = target.version
+    if target.label is not None:
+        spec.version_label = target.label
+    return request
+
+
+def _examples(examples: Sequence[Example], target: Target, signature: str) -> Any:
+    request = _message("ExamplesRequest", target, signature)
+    coded = [one if isinstance(one, bytes) else wire.to_example(one) for one in examples]
+    request.input.example_list.examples.extend(coded)
+    return request
+
+
+def _signature(entry: Any) -> dict[str, Any]:
+    return {
+        "inputs": {item.key: _tensor_info(item.value) for item in entry.inputs},
+        "outputs": {item.key: _tensor_info(item.value) for item in entry.outputs},
+        "method_name": entry.method_name,
+    }
+
+
+def _tensor_info(entry: Any) -> dict[str, Any]:
+    shape = entry.tensor_shape
+    return {
+        "dtype": _DTYPE_NAMES.get(entry.dtype, f"DataType {entry.dtype}"),
+        "tensor_shape": {
+            "dim": [{"size": str(dim.size), "name": ""} for dim in shape.dim],
+            "unknown_rank": shape.unknown_rank,
+        },
+        "name": entry.name,
+    }
+
+
+def _version(entry: Any) -> ModelVersion:
+    code = entry.status.error_code
+    name = STATUS_CODES[code] if code < len(STATUS_CODES) else f"code {code}"
+    return ModelVersion(
+        version=entry.version,
+        state=VERSION_STATES.get(entry.state, f"state {entry.state}"),
+        error="" if code == 0 else f"{name}: {entry.status.error_message}",
+    )
