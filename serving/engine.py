@@ -28,9 +28,11 @@ __all__ = [
     "EngineError",
     "LiteRtPool",
     "SavedModelEngine",
+    "available_cores",
     "check_images",
     "load_saved_model",
     "open_engine",
+    "open_interpreter",
 ]
 
 _QUIET = threading.Lock()
@@ -55,8 +57,8 @@ class LiteRtPool:
         path = Path(tflite_path)
         if not path.is_file():
             raise EngineError(f"{path} does not exist", "NOT_FOUND")
-        count = size or _cores()
-        interpreters = [_interpreter(path, threads) for _ in range(count)]
+        count = size or available_cores()
+        interpreters = [open_interpreter(path, threads) for _ in range(count)]
         self._input, self._output = _check_contract(path, interpreters[0])
         _, height, width, _ = (int(n) for n in self._input["shape"])
         self.image_size = (height, width)
@@ -117,7 +119,8 @@ class BundleEngine:
             self._pool = LiteRtPool(path, size=size, threads=threads or 1)
 
     @cached_property
-    def _saved_model(self) -> SavedModelEngine:
+    def saved_model(self) -> SavedModelEngine:
+        """The bundle's float model, loaded at its first use."""
         return load_saved_model(self.bundle.path, threads=self._threads)
 
     @property
@@ -140,7 +143,7 @@ class BundleEngine:
         images = check_images(images, self.image_size)
         if self._pool is not None:
             return self._pool.predict(images)
-        return self._saved_model.run(bundles.SIGNATURE_TENSOR, {"images": images})["scores"]
+        return self.saved_model.run(bundles.SIGNATURE_TENSOR, {"images": images})["scores"]
 
     def preprocess(self, images: Sequence[bytes]) -> np.ndarray:
         """(B, H, W, 3) uint8 pixels of encoded pictures, by the SavedModel's own graph.
@@ -149,7 +152,7 @@ class BundleEngine:
           EngineError: one of them is not a JPEG, PNG, BMP or GIF that TensorFlow decodes.
         """
         encoded = np.array([bytes(image) for image in images], dtype=object)
-        outputs = self._saved_model.run(bundles.SIGNATURE_PREPROCESS, {"image_bytes": encoded})
+        outputs = self.saved_model.run(bundles.SIGNATURE_PREPROCESS, {"image_bytes": encoded})
         return outputs["images"]
 
     def predict_bytes(self, images: Sequence[bytes]) -> np.ndarray:
@@ -162,8 +165,8 @@ class BundleEngine:
         """Frees what was loaded."""
         if self._pool is not None:
             self._pool.close()
-        if "_saved_model" in self.__dict__:
-            self._saved_model.close()
+        if "saved_model" in self.__dict__:
+            self.saved_model.close()
 
     def __enter__(self) -> "BundleEngine":
         return self
@@ -209,7 +212,12 @@ def check_images(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     return images
 
 
-def _interpreter(path: Path, threads: int) -> Any:
+def open_interpreter(path: Path, threads: int) -> Any:
+    """A LiteRT interpreter of the file, its tensors allocated.
+
+    Raises:
+      EngineError: not a model that LiteRT runs.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     try:
@@ -259,7 +267,8 @@ def _without_info_lines() -> Iterator[None]:
                 os.write(2, b"".join(rest))
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

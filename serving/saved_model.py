@@ -4,10 +4,11 @@ TF1 and TF2 models load alike, declared shapes are left to the graph to refuse, 
 of microseconds, and closing gives the memory back. TensorFlow is imported at the first load.
 """
 
+import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,17 @@ class Signature:
     proto: Any
 
 
-def load_saved_model(version_dir: Path | str, *, threads: int = 0) -> "SavedModelEngine":
+def load_saved_model(
+    version_dir: Path | str, *, threads: int = 0, intra_op: int = 0, inter_op: int = 0
+) -> "SavedModelEngine":
     """The SavedModel in `version_dir`, its variables restored and its initialisers run.
 
     Args:
       version_dir: any folder with `saved_model.pb` that has the tag `serve`.
-      threads: of the model's own pool; 0 shares TensorFlow's pool of all cores.
+      threads: of the model's own pool; 0 shares TensorFlow's pools with all other models.
+      intra_op: threads of the shared pool for one operation, as TF Serving's flag sets it; the
+        first model of a process decides. 0 is one a core.
+      inter_op: threads of the shared pool for operations at a time; likewise.
 
     Raises:
       EngineError: nothing there, or TensorFlow refuses it; the code says which.
@@ -79,14 +85,13 @@ def load_saved_model(version_dir: Path | str, *, threads: int = 0) -> "SavedMode
         options.intra_op_parallelism_threads = threads
         options.inter_op_parallelism_threads = 1
         options.use_per_session_threads = True
+    else:
+        options.intra_op_parallelism_threads = intra_op
+        options.inter_op_parallelism_threads = inter_op
     graph = tf.Graph()
     session = tf.compat.v1.Session(graph=graph, config=options)
-    logger = tf.get_logger()
-    level = logger.level
     try:
-        # The loader says "deprecated" at every call; it is how TF Serving itself loads.
-        logger.setLevel("ERROR")
-        with graph.as_default():
+        with _quiet_loader(tf), graph.as_default():
             meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
     except tf.errors.OpError as error:
         session.close()
@@ -94,9 +99,38 @@ def load_saved_model(version_dir: Path | str, *, threads: int = 0) -> "SavedMode
     except (OSError, RuntimeError, ValueError) as error:
         session.close()
         raise EngineError(f"cannot load {path}: {error}", "FAILED_PRECONDITION") from error
-    finally:
-        logger.setLevel(level)
     return SavedModelEngine(path, session, dict(meta_graph.signature_def))
+
+
+class _QuietLoader:
+    """Keeps the logger at ERROR for as long as any thread loads a model.
+
+    The loader says "deprecated" at every call; it is how TF Serving itself loads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._level = 0
+
+    @contextlib.contextmanager
+    def __call__(self, tf: Any) -> Iterator[None]:
+        logger = tf.get_logger()
+        with self._lock:
+            if self._users == 0:
+                self._level = logger.level
+                logger.setLevel("ERROR")
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    logger.setLevel(self._level)
+
+
+_quiet_loader = _QuietLoader()
 
 
 class SavedModelEngine:
@@ -106,13 +140,16 @@ class SavedModelEngine:
       path: the folder it came from.
       signatures: by name, those that can be called.
       signature_defs: every `SignatureDef` proto, the initialiser's too.
+      runtime: what computes, as TF Serving's metrics name it.
     """
+
+    runtime = "TF1"
 
     def __init__(self, path: Path, session: Any, signature_defs: dict[str, Any]) -> None:
         self.path = path
         self.signature_defs = signature_defs
         self.signatures = {
-            name: _signature(name, proto)
+            name: read_signature(name, proto)
             for name, proto in signature_defs.items()
             if not name.startswith("__saved_model")
         }
@@ -140,25 +177,30 @@ class SavedModelEngine:
           EngineError: an unknown signature, input or output, or what the graph itself refuses,
             e.g. bytes that are no image.
         """
-        if signature not in self.signatures:
-            known = ", ".join(sorted(self.signatures))
-            raise EngineError(f"{self.path} has no signature {signature!r}; it has {known}")
-        spec = self.signatures[signature]
-        if set(inputs) != set(spec.inputs):
-            raise EngineError(
-                f"signature {signature!r} takes {sorted(spec.inputs)}, got {sorted(inputs)}"
-            )
-        names = list(spec.outputs) if outputs is None else list(outputs)
-        unknown = sorted(set(names) - set(spec.outputs))
-        if unknown:
-            raise EngineError(
-                f"signature {signature!r} has no output {unknown}, it has {sorted(spec.outputs)}"
-            )
+        feeds, tensors = self.prepare(signature, inputs, outputs)
+        fetched = self.run_tensors(feeds, list(tensors.values()))
+        return {name: fetched[tensor] for name, tensor in tensors.items()}
+
+    def prepare(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str] | None = None,
+    ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """The two halves of what `run_tensors` takes: (graph tensor -> array, output -> tensor).
+
+        Args:
+          signature: as for `run`, and so are the others.
+          inputs: a bundle's pictures are checked here, before they may share a batch.
+          outputs: all of them when None.
+
+        Raises:
+          EngineError: an unknown signature, input or output, or a picture that is none.
+        """
+        prepared = bind_signature(self, signature, inputs, outputs)
         if self._takes_pictures and bundles.INPUT_BYTES in inputs:
             _check_pictures(inputs[bundles.INPUT_BYTES])
-        feeds = {spec.inputs[name].tensor: value for name, value in inputs.items()}
-        fetched = self.run_tensors(feeds, [spec.outputs[name].tensor for name in names])
-        return {name: fetched[spec.outputs[name].tensor] for name in names}
+        return prepared
 
     def run_tensors(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
@@ -202,6 +244,44 @@ class SavedModelEngine:
             self._session.close()
 
 
+def bind_signature(
+    engine: Any,
+    signature: str,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Sequence[str] | None,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Inputs and outputs of a signature under their tensors' names.
+
+    Args:
+      engine: anything with `path` and `signatures`.
+      signature: one of those.
+      inputs: input name -> array.
+      outputs: names; all of them when None.
+
+    Returns:
+      (tensor -> array, output name -> tensor).
+
+    Raises:
+      EngineError: an unknown signature, input or output; says which there are.
+    """
+    if signature not in engine.signatures:
+        known = ", ".join(sorted(engine.signatures))
+        raise EngineError(f"{engine.path} has no signature {signature!r}; it has {known}")
+    spec = engine.signatures[signature]
+    if set(inputs) != set(spec.inputs):
+        raise EngineError(
+            f"signature {signature!r} takes {sorted(spec.inputs)}, got {sorted(inputs)}"
+        )
+    names = list(spec.outputs) if outputs is None else list(outputs)
+    unknown = sorted(set(names) - set(spec.outputs))
+    if unknown:
+        raise EngineError(
+            f"signature {signature!r} has no output {unknown}, it has {sorted(spec.outputs)}"
+        )
+    feeds = {spec.inputs[name].tensor: value for name, value in inputs.items()}
+    return feeds, {name: spec.outputs[name].tensor for name in names}
+
+
 def _check_pictures(images: np.ndarray) -> None:
     """Refuses what the graph would not decode, or would decode to other pixels, before it runs.
 
@@ -232,7 +312,8 @@ def _code_name(error: Any) -> str:
     return STATUS_CODES[code] if 0 < code < len(STATUS_CODES) else "UNKNOWN"
 
 
-def _signature(name: str, proto: Any) -> Signature:
+def read_signature(name: str, proto: Any) -> Signature:
+    """The `Signature` of a `SignatureDef`."""
     return Signature(
         name=name,
         method_name=proto.method_name,

@@ -1,4 +1,7 @@
-"""What the calls do once REST or gRPC has read them: predict, classify, regress, metadata."""
+"""What the calls do once REST or gRPC has read them: predict, classify, regress, metadata.
+
+Those that run the model are steps; see `serving.server.calls`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +15,8 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.saved_model import EngineError, SavedModelEngine
+from serving.saved_model import EngineError
+from serving.server.calls import EngineCall, Steps
 from serving.server.errors import ServingError, invalid
 from serving.server.models import Servable
 from serving.server.tensors import to_array
@@ -28,7 +32,7 @@ def predict(
     signature_name: str,
     inputs: Mapping[str, np.ndarray],
     output_filter: Sequence[str] = (),
-) -> dict[str, np.ndarray]:
+) -> Steps[dict[str, np.ndarray]]:
     """Output name -> array.
 
     Args:
@@ -56,9 +60,12 @@ def predict(
                 f"the set {{{','.join(signature.outputs)}}}."
             )
     try:
-        return servable.engine.run(name, inputs, output_filter or None)
+        feeds, tensors = servable.engine.prepare(name, inputs, output_filter or None)
     except EngineError as error:
         raise ServingError(error.code, str(error)) from error
+    # A session refuses to fetch one tensor twice, and two outputs may share one.
+    fetched = yield EngineCall(servable, feeds, tuple(dict.fromkeys(tensors.values())))
+    return {alias: fetched[tensor] for alias, tensor in tensors.items()}
 
 
 def _with_defaults(signature: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -83,7 +90,7 @@ def _check_names(inputs: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 
 def classify(
     servable: Servable, signature_name: str, examples: input_pb2.Input
-) -> classification_pb2.ClassificationResult:
+) -> Steps[classification_pb2.ClassificationResult]:
     """Classes and scores of each example, from the signature's `classes` and `scores`.
 
     Raises:
@@ -91,13 +98,13 @@ def classify(
     """
     spec = _classify_spec(_signature(servable, signature_name))
     values = _serialized(examples)
-    fetched = _run(servable.engine, spec.input, values, spec.fetches())
+    fetched = yield _examples_call(servable, "Classify", [spec], values)
     return _classifications(spec, fetched, len(values))
 
 
 def regress(
     servable: Servable, signature_name: str, examples: input_pb2.Input
-) -> regression_pb2.RegressionResult:
+) -> Steps[regression_pb2.RegressionResult]:
     """One number for each example, from the signature's `outputs`.
 
     Raises:
@@ -105,13 +112,13 @@ def regress(
     """
     spec = _regress_spec(_signature(servable, signature_name))
     values = _serialized(examples)
-    fetched = _run(servable.engine, spec.input, values, spec.fetches())
+    fetched = yield _examples_call(servable, "Regress", [spec], values)
     return _regressions(spec, fetched, len(values))
 
 
 def multi_inference(
     servable: Servable, request: inference_pb2.MultiInferenceRequest
-) -> inference_pb2.MultiInferenceResponse:
+) -> Steps[inference_pb2.MultiInferenceResponse]:
     """Several classify and regress signatures in one run of the graph.
 
     Raises:
@@ -119,8 +126,7 @@ def multi_inference(
     """
     specs = _task_specs(servable, request)
     values = _serialized(request.input)
-    fetches = [tensor for spec in specs for tensor in spec.fetches()]
-    fetched = _run(servable.engine, specs[0].input, values, fetches)
+    fetched = yield _examples_call(servable, "MultiInference", specs, values)
     response = inference_pb2.MultiInferenceResponse()
     for task, spec in zip(request.tasks, specs, strict=True):
         result = response.results.add()
@@ -231,13 +237,13 @@ def _serialized(examples: input_pb2.Input) -> np.ndarray:
     return array
 
 
-def _run(
-    engine: SavedModelEngine, feed: str, values: np.ndarray, fetches: Sequence[str]
-) -> dict[str, np.ndarray]:
-    try:
-        return engine.run_tensors({feed: values}, fetches)
-    except EngineError as error:
-        raise ServingError(error.code, str(error)) from error
+def _examples_call(
+    servable: Servable, api: str, specs: Sequence[_Spec], values: np.ndarray
+) -> EngineCall:
+    fetches = dict.fromkeys(tensor for spec in specs for tensor in spec.fetches())
+    return EngineCall(
+        servable, {specs[0].input: values}, tuple(fetches), api=api, examples=len(values)
+    )
 
 
 def _classifications(

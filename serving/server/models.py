@@ -9,12 +9,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-from serving import bundle as bundles
-from serving.saved_model import EngineError, SavedModelEngine, load_saved_model
+from serving.saved_model import EngineError
+from serving.server.batching import BatchingOptions
+from serving.server.engines import DEFAULT_OPTIONS, Engine, EngineOptions, load_engine, version_dirs
 from serving.server.errors import ServingError, invalid
 
 _LOG = logging.getLogger(__name__)
@@ -80,12 +82,19 @@ class VersionStatus:
 
 
 class Servable:
-    """A loaded version. It is freed when it is retired and the last request has left it."""
+    """A loaded version. It is freed when it is retired and the last request has left it.
 
-    def __init__(self, name: str, version: int, engine: SavedModelEngine) -> None:
+    Attributes:
+      batching: how its requests share runs; None when each runs by itself.
+    """
+
+    def __init__(
+        self, name: str, version: int, engine: Engine, batching: BatchingOptions | None = None
+    ) -> None:
         self.name = name
         self.version = version
         self.engine = engine
+        self.batching = batching
         self._users = 0
         self._retired = False
         self._lock = threading.Lock()
@@ -123,7 +132,7 @@ class _Record:
     retry_at: float = 0.0
 
 
-Prepare = Callable[[str, Path, SavedModelEngine], None]
+Prepare = Callable[[str, Path, Engine], None]
 
 
 class ModelManager:
@@ -133,7 +142,10 @@ class ModelManager:
         self,
         source: Callable[[], Sequence[ModelConfig]],
         *,
+        engines: EngineOptions = DEFAULT_OPTIONS,
+        batching: Callable[[Path], BatchingOptions | None] | None = None,
         prepare: Prepare | None = None,
+        load_threads: int = 1,
         max_retries: int = 5,
         retry_seconds: float = 60.0,
         versions_always_present: bool = False,
@@ -143,8 +155,12 @@ class ModelManager:
 
         Args:
           source: says what to serve, asked at every `sync`.
+          engines: how versions are loaded.
+          batching: version folder -> how its requests share runs; what it raises makes the load
+            fail. None runs every request by itself.
           prepare: runs on (name, version folder, engine) before a version is AVAILABLE, e.g. its
             warm-up; what it raises makes the load fail.
+          load_threads: models that load at a time; the versions of one load one after the other.
           max_retries: of a version that failed to load.
           retry_seconds: between two tries.
           versions_always_present: keep what is loaded when the last version leaves the disk.
@@ -152,7 +168,10 @@ class ModelManager:
             that exists to such a version is refused all the same.
         """
         self._source = source
+        self._engines = engines
+        self._batching = batching
         self._prepare = prepare
+        self._load_threads = max(1, load_threads)
         self._max_retries = max_retries
         self._retry_seconds = retry_seconds
         self._versions_always_present = versions_always_present
@@ -174,8 +193,7 @@ class ModelManager:
             for name in names:
                 if names.count(name) > 1:
                     raise invalid(f"Illegal to list model {name} multiple times in config list")
-            for config in configs:
-                self._load_wanted(config)
+            self._load_all(configs)
             for config in configs:
                 self._check_labels(config)
             with self._lock:
@@ -184,8 +202,16 @@ class ModelManager:
                 if name not in names:
                     self._unload_except(name, [])
 
+    def _load_all(self, configs: Sequence[ModelConfig]) -> None:
+        if self._load_threads == 1 or len(configs) == 1:
+            for config in configs:
+                self._load_wanted(config)
+            return
+        with ThreadPoolExecutor(self._load_threads, "load") as pool:
+            list(pool.map(self._load_wanted, configs))
+
     def _load_wanted(self, config: ModelConfig) -> None:
-        on_disk = bundles.version_dirs(config.base_path)
+        on_disk = version_dirs(config.base_path, self._engines)
         wanted = config.policy.choose(on_disk)
         records = self._records.setdefault(config.name, {})
         for version in wanted:
@@ -208,7 +234,8 @@ class ModelManager:
         failures = records[version].failures if version in records else 0
         self._put(name, version, _Record(VersionStatus(version, State.LOADING)))
         try:
-            engine = load_saved_model(path)
+            batching = self._batching(path) if self._batching else None
+            engine = load_engine(name, path, self._engines)
             try:
                 if self._prepare is not None:
                     self._prepare(name, path, engine)
@@ -224,7 +251,7 @@ class ModelManager:
             self._put(name, version, _Record(status, None, failures + 1, retry_at))
             return
         status = VersionStatus(version, State.AVAILABLE)
-        self._put(name, version, _Record(status, Servable(name, version, engine)))
+        self._put(name, version, _Record(status, Servable(name, version, engine, batching)))
         _LOG.info("model %s version %d is available", name, version)
 
     def _unload_except(self, name: str, wanted: Sequence[int]) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2
 
 from serving.server.errors import invalid
 
@@ -25,6 +24,12 @@ _FIELDS = {
     tf.bool: "bool_val",
     tf.string: "string_val",
 }
+#: Types whose `tensor_content` is NumPy's own memory layout.
+_CONTENT_DTYPES = {
+    dtype.as_datatype_enum: np.dtype(dtype.as_numpy_dtype)
+    for dtype in _FIELDS
+    if dtype != tf.string
+}
 
 
 def to_array(name: str, proto: Any) -> np.ndarray:
@@ -32,7 +37,8 @@ def to_array(name: str, proto: Any) -> np.ndarray:
 
     Args:
       name: the input's, for errors.
-      proto: strings become object arrays of bytes.
+      proto: strings become object arrays of bytes; `tensor_content` is not copied, and so the array
+        cannot be written to.
 
     Raises:
       ServingError: a shape or type that no tensor has.
@@ -42,22 +48,47 @@ def to_array(name: str, proto: Any) -> np.ndarray:
         raise invalid(f"input {name!r}: the shape {shape} is not that of a tensor")
     if prod(shape) > _MAX_ELEMENTS:
         raise invalid(f"input {name!r}: shape {shape} has more than {_MAX_ELEMENTS} elements")
+    dtype = _CONTENT_DTYPES.get(proto.dtype)
+    # Every access of a bytes field copies it.
+    content = b"" if dtype is None else proto.tensor_content
+    if dtype is not None and content:
+        return _view(name, content, dtype, shape)
     try:
         return tf.make_ndarray(proto)
     except (TypeError, ValueError, IndexError) as error:
         raise invalid(f"input {name!r} is not a valid TensorProto: {error}") from error
 
 
-def to_proto(array: np.ndarray) -> Any:
-    """The `TensorProto` of an array, values in `float_val` and its like.
+def _view(name: str, content: bytes, dtype: np.dtype[Any], shape: list[int]) -> np.ndarray:
+    """The array over the message's own bytes: read-only, and nothing is copied."""
+    wanted = prod(shape) * dtype.itemsize
+    if len(content) != wanted:
+        raise invalid(
+            f"input {name!r} is not a valid TensorProto: {len(content)} bytes of tensor_content, "
+            f"{wanted} fill the shape {shape} of {dtype}"
+        )
+    return np.frombuffer(content, dtype).reshape(shape)
 
-    Clients read those fields directly, so `tensor_content` would break them.
+
+def fill_proto(proto: Any, array: np.ndarray, *, content: bool = False) -> None:
+    """Writes an array into an empty `TensorProto`.
+
+    Args:
+      proto: of an answer.
+      array: of any type that has a TensorProto.
+      content: as raw `tensor_content`. Otherwise in `float_val` and its like: many clients read
+        those fields directly.
     """
     dtype = tf.string if array.dtype.kind in "OS" else tf.as_dtype(array.dtype)
     if dtype not in _FIELDS:
-        return tf.make_tensor_proto(array)
-    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+        proto.CopyFrom(tf.make_tensor_proto(array))
+        return
+    proto.dtype = dtype.as_datatype_enum
+    # An answer of no dimensions must still carry the shape.
+    proto.tensor_shape.SetInParent()
     for size in array.shape:
         proto.tensor_shape.dim.add().size = size
-    getattr(proto, _FIELDS[dtype]).extend(array.ravel().tolist())
-    return proto
+    if content and dtype != tf.string:
+        proto.tensor_content = array.tobytes()
+    else:
+        getattr(proto, _FIELDS[dtype]).extend(array.ravel().tolist())

@@ -6,8 +6,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import bundle as bundles
-from serving.saved_model import SavedModelEngine
 from serving.server import inference
+from serving.server.calls import run_now
+from serving.server.engines import Engine
 from serving.server.errors import ServingError
 from serving.server.models import Servable
 from serving.server.tensors import to_array
@@ -16,7 +17,7 @@ from serving.server.tensors import to_array
 MAX_RECORDS = 1000
 
 
-def replay(name: str, path: Path, engine: SavedModelEngine) -> int:
+def replay(name: str, path: Path, engine: Engine) -> int:
     """How many requests were run on `engine`; 0 when the model brings none.
 
     Args:
@@ -54,14 +55,14 @@ def _run(servable: Servable, log: prediction_log_pb2.PredictionLog) -> None:
         request = log.predict_log.request
         inputs = {name: to_array(name, proto) for name, proto in request.inputs.items()}
         signature = request.model_spec.signature_name
-        inference.predict(servable, signature, inputs, list(request.output_filter))
+        run_now(inference.predict(servable, signature, inputs, list(request.output_filter)))
     elif kind == "classify_log":
         request = log.classify_log.request
-        inference.classify(servable, request.model_spec.signature_name, request.input)
+        run_now(inference.classify(servable, request.model_spec.signature_name, request.input))
     elif kind == "regress_log":
         request = log.regress_log.request
-        inference.regress(servable, request.model_spec.signature_name, request.input)
+        run_now(inference.regress(servable, request.model_spec.signature_name, request.input))
     elif kind == "multi_inference_log":
-        inference.multi_inference(servable, log.multi_inference_log.request)
+        run_now(inference.multi_inference(servable, log.multi_inference_log.request))
     else:
         raise ServingError("UNIMPLEMENTED", f"log type {kind} cannot be replayed")

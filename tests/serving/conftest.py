@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 CASES_FILE = Path(__file__).parents[3] / "shared" / "serving" / "cases.json"
 CASES = json.loads(CASES_FILE.read_text()) if CASES_FILE.is_file() else []
 
-#: case -> why it is not run: `deliberate` ones stay, the others wait for the serving issue.
+#: case -> why it is not run.
 EXCLUDED = {
     "uint8_out_of_range_is_not_range_checked_by_json": (
         "deliberate: TF Serving wraps 256 to 0 without a word; here it is a 400"
@@ -25,9 +25,6 @@ EXCLUDED = {
     "rest_port_equal_grpc_port": (
         "deliberate: TF Serving logs an error and goes on without REST; here it does not start"
     ),
-    "batching_params_without_flag": "no batching yet, so its flags do not exist",
-    "batching_pads_to_allowed_size": "no batching yet",
-    "prefer_tflite_model": "the server runs SavedModels only, so far",
 }
 
 #: A test with one of these arguments is run with every case of those kinds.

@@ -4,6 +4,7 @@ Decode and encode cases go through the REST handler with a recording model. The 
 are in test_sockets.py, the lifecycle ones in test_lifecycle.py; conftest.py lists what is left out.
 """
 
+import asyncio
 import contextlib
 import json
 from pathlib import Path
@@ -35,6 +36,9 @@ LIFECYCLE = {
     "broken_model_reports_error_status": "test_broken_model_reports_error",
     "warmup_file_replayed": "test_warmup_records_are_replayed",
     "warmup_disabled": "test_poll_zero_and_no_warmup",
+    "batching_params_without_flag": "test_batching_params_without_flag",
+    "batching_pads_to_allowed_size": "test_batching_pads_to_allowed_size",
+    "prefer_tflite_model": "test_prefer_tflite_model",
 }
 
 
@@ -95,20 +99,34 @@ class RecordingEngine:
         self.signatures = dict.fromkeys(("serving_default", "predict_images"), signature)
         self.seen = None
 
-    def run(self, signature, inputs, outputs=None):
+    runtime = "none"
+
+    def prepare(self, signature, inputs, outputs=None):
         self.seen = (signature, dict(inputs))
-        return self.outputs
+        return dict(inputs), {name: f"{name}:0" for name in self.outputs}
+
+    def run_tensors(self, feeds, fetches):
+        return {f"{name}:0": array for name, array in self.outputs.items()}
 
 
-def handler_for(engine):
+def answer(engine, method, path, body):
+    """One request through the REST handler and a dispatcher, without sockets."""
+    from serving.server.dispatch import Dispatcher
     from serving.server.metrics import Metrics
     from serving.server.rest import RestHandler
 
     @contextlib.contextmanager
     def use(name, version, label):
-        yield SimpleNamespace(name=name, version=1, engine=engine)
+        yield SimpleNamespace(name=name, version=1, engine=engine, batching=None)
 
-    return RestHandler(SimpleNamespace(use=use, knows=lambda name: True), Metrics())
+    metrics = Metrics()
+    dispatcher = Dispatcher(1, metrics=metrics)
+    models = SimpleNamespace(use=use, knows=lambda name: True)
+    handler = RestHandler(models, metrics, dispatcher)
+    try:
+        return asyncio.run(handler.handle(method, path, {}, body))
+    finally:
+        dispatcher.close()
 
 
 def body_of(request):
@@ -135,7 +153,7 @@ def test_decode(decode_case):
         {n: spec["dtype"] for n, spec in decode_case["model"]["inputs"].items()}
     )
     request, expect = decode_case["request"], decode_case["expect"]
-    response = handler_for(engine).handle(request["method"], request["path"], {}, body_of(request))
+    response = answer(engine, request["method"], request["path"], body_of(request))
     if expect["status"] != "OK":
         check_refusal(response, expect)
         return
@@ -171,7 +189,7 @@ def test_encode(encode_case):
     body = (
         b'{"instances": [1]}' if encode_case["request"]["format"] == "row" else b'{"inputs": [1]}'
     )
-    response = handler_for(engine).handle("POST", "/v1/models/m:predict", {}, body)
+    response = answer(engine, "POST", "/v1/models/m:predict", body)
     if encode_case["expect"]["status"] != "OK":
         check_refusal(response, encode_case["expect"])
         return

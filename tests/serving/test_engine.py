@@ -137,7 +137,7 @@ def test_tf_servings_own_models(shared_data, tmp_path, name):
 def test_contract_client_and_litert_do_not_import_tensorflow(tiny_draft):
     program = f"""
 import sys, numpy as np
-import serving.bundle, serving.client, serving.grpc_client, serving.types, serving.benchmark
+import serving.bundle, serving.client.grpc_transport, serving.types, serving.benchmark
 import serving.server.app, serving.server.process, serving.server.__main__
 from serving.engine import open_engine
 with open_engine({str(tiny_draft)!r}, "none_fp32") as engine:

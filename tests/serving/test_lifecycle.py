@@ -163,8 +163,8 @@ def test_warmup_records_are_replayed(tiny_draft):
 
     engine = load_saved_model(tiny_draft)
     calls = []
-    run = engine.run
-    engine.run = lambda *args: calls.append(args[0]) or run(*args)
+    prepare = engine.prepare
+    engine.prepare = lambda *args: calls.append(args[0]) or prepare(*args)
     assert replay("colours", tiny_draft, engine) == 3
     assert calls == ["serving_default"] * 3
     engine.close()

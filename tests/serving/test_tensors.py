@@ -1,0 +1,55 @@
+"""TensorProtos against TensorFlow's own reading of them."""
+
+import numpy as np
+import pytest
+
+from serving.server.errors import ServingError
+
+DTYPES = ["float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32"]
+DTYPES += ["int64", "uint64", "bool"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (0, 2), (2, 3)])
+@pytest.mark.parametrize("content", [False, True])
+def test_round_trip(dtype, shape, content):
+    import tensorflow as tf
+    from tensorflow.core.framework import tensor_pb2
+
+    from serving.server.tensors import fill_proto, to_array
+
+    array = (np.arange(np.prod(shape, dtype=int)) % 2).reshape(shape).astype(dtype)
+    proto = tensor_pb2.TensorProto()
+    fill_proto(proto, array, content=content)
+    assert bool(proto.tensor_content) == (content and array.size > 0)
+    for read in (tf.make_ndarray(proto), to_array("x", proto), to_array("x", tf_proto(array))):
+        assert (read.dtype, read.shape) == (array.dtype, shape)
+        np.testing.assert_array_equal(read, array)
+
+
+def tf_proto(array):
+    import tensorflow as tf
+
+    return tf.make_tensor_proto(array)
+
+
+def test_content_is_not_copied_and_can_be_fed(half_plus_two):
+    from serving.saved_model import load_saved_model
+    from serving.server.tensors import to_array
+
+    array = to_array("x", tf_proto(np.arange(6, dtype=np.float32).reshape(6, 1)))
+    assert not array.flags.writeable
+    assert not array.flags.owndata
+    engine = load_saved_model(half_plus_two / "123")
+    np.testing.assert_array_equal(engine.run("serving_default", {"x": array})["y"], array / 2 + 2)
+    engine.close()
+
+
+def test_content_of_another_length():
+    from serving.server.tensors import to_array
+
+    proto = tf_proto(np.arange(6, dtype=np.float32))
+    proto.tensor_content = proto.tensor_content[:-1]
+    with pytest.raises(ServingError, match="23 bytes of tensor_content, 24 fill the shape") as e:
+        to_array("x", proto)
+    assert e.value.code == "INVALID_ARGUMENT"
