@@ -8,12 +8,26 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from serving.server.app import GRPC_PORT, REST_PORT, ServerOptions, serve
+from serving.server.batching import BatchingOptions
+from serving.server.batching_config import adaptive_options, read_batching_options
+from serving.server.engines import EngineOptions
 from serving.server.errors import ServerError
+from serving.server.extras import Extras, add_extra_flags, read_extras
+from serving.server.flags import (
+    add_switch,
+    add_unused_flags,
+    parse_flags,
+    unused_warnings,
+)
 from serving.server.models import ModelConfig
 from serving.server.monitoring import read_monitoring_path
+from serving.server.processes import Member, Supervisor, threads_flags
+from serving.server.vertex import model_base_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,9 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0 after a signal, 1 when it cannot start, 2 for wrong flags.
     """
-    flags = _parser().parse_args(arguments)
+    flags = parse_flags(_parser(), arguments)
+    if flags.version:
+        print(f"sightline {metadata.version('sightline')}")
+        return 0
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
+        # Of several processes the parent has told them already.
+        for line in [] if flags.member else unused_warnings(flags):
+            print(f"warning: {line}", file=sys.stderr, flush=True)
+        extras = _extras(flags)
+        if flags.processes > 1:
+            return _serve_in_processes(flags, sys.argv[1:] if arguments is None else arguments)
         serve(
             _models(flags),
             host=flags.host,
@@ -39,6 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 max_load_retries=flags.max_num_load_retries,
                 load_retry_seconds=flags.load_retry_interval_micros / 1e6,
                 labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
+                batching=_batching(flags),
+                per_model_batching=flags.enable_per_model_batching_parameters,
+                max_queue=flags.max_queue,
+                rest_timeout_ms=flags.rest_api_timeout_in_ms,
+                engines=_engines(flags),
+                load_threads=flags.num_load_threads,
+                tensor_content=flags.enable_serialization_as_tensor_content,
+                extras=extras,
+                config_file=flags.model_config_file,
+                config_poll_seconds=flags.model_config_file_poll_wait_seconds,
+                member=Member(flags.member) if flags.member else None,
             ),
         )
     except ServerError as error:
@@ -50,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serving.server", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.server", description=__doc__, allow_abbrev=False
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     what = parser.add_argument_group("what to serve (one of the three)")
     what.add_argument("--bundles_dir", type=Path, help="every model under it (our own flag)")
@@ -62,25 +98,47 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, default=GRPC_PORT, help=f"gRPC; {ports}")
     parser.add_argument("--rest_api_port", type=_port, default=REST_PORT, help=f"REST; {ports}")
     parser.add_argument("--file_system_poll_wait_seconds", type=float, default=1.0)
+    parser.add_argument("--model_config_file_poll_wait_seconds", type=float, default=0.0)
     parser.add_argument("--monitoring_config_file", type=Path, help="text MonitoringConfig")
     parser.add_argument("--max_num_load_retries", type=int, default=5)
     parser.add_argument("--load_retry_interval_micros", type=int, default=60_000_000)
     parser.add_argument("--max_request_bytes", type=int, default=ServerOptions.max_request_bytes)
-    _add_switch(parser, "--enable_model_warmup", default=True)
-    _add_switch(parser, "--allow_version_labels_for_unavailable_models", default=False)
-    _add_switch(parser, "--enable_grpc_healthcheck_service", default=False)
+    add_switch(parser, "--enable_model_warmup", default=True)
+    add_switch(parser, "--allow_version_labels_for_unavailable_models", default=False)
+    add_switch(parser, "--enable_grpc_healthcheck_service", default=False)
+    _add_scheduling(parser.add_argument_group("batching and queues"))
+    _add_engines(parser.add_argument_group("engines"))
+    add_extra_flags(parser)
+    parser.add_argument(
+        "--processes", type=_count, default=1, help="that share the ports (our own)"
+    )
+    # Of the processes among themselves.
+    parser.add_argument("--member", default="", help=argparse.SUPPRESS)
+    add_switch(parser, "--version", default=False)
+    add_unused_flags(parser)
     return parser
 
 
-def _add_switch(parser: argparse.ArgumentParser, name: str, *, default: bool) -> None:
-    """A flag as TF Serving writes them: `--x`, `--x=true` or `--x=false`."""
-    parser.add_argument(name, type=_boolean, nargs="?", const=True, default=default)
+def _add_scheduling(group: Any) -> None:
+    add_switch(group, "--enable_batching", default=False)
+    group.add_argument("--batching_parameters_file", type=Path, help="text BatchingParameters")
+    add_switch(group, "--enable_per_model_batching_parameters", default=False)
+    add_switch(group, "--adaptive_batching", default=False)
+    group.add_argument("--max_queue", type=_count, help="requests that may wait (our own)")
+    group.add_argument("--rest_api_timeout_in_ms", type=_count, default=30_000)
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false", "1", "0"):
-        raise argparse.ArgumentTypeError(f"true or false, got {text!r}")
-    return text.lower() in ("true", "1")
+def _add_engines(group: Any) -> None:
+    add_switch(group, "--prefer_tflite_model", default=False)
+    group.add_argument("--num_tflite_pools", type=_count, default=0, help="0 is one a core")
+    group.add_argument("--num_tflite_interpreters_per_pool", type=_count, default=1)
+    variant = "of our bundles, [MODEL=]NAME, may be repeated (our own)"
+    group.add_argument("--variant", type=_variant, action="append", default=[], help=variant)
+    group.add_argument("--tensorflow_session_parallelism", type=_count, default=0)
+    group.add_argument("--tensorflow_intra_op_parallelism", type=_count, default=0)
+    group.add_argument("--tensorflow_inter_op_parallelism", type=_count, default=0)
+    group.add_argument("--num_load_threads", type=_count, default=0, help="0 and 1 are one")
+    add_switch(group, "--enable_serialization_as_tensor_content", default=False)
 
 
 def _port(text: str) -> int | None:
@@ -92,9 +150,80 @@ def _port(text: str) -> int | None:
     return int(text) or None
 
 
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def _variant(text: str) -> tuple[str, str]:
+    model, _, name = text.rpartition("=")
+    return model, name
+
+
+def _batching(flags: argparse.Namespace) -> BatchingOptions | None:
+    file = flags.batching_parameters_file
+    if flags.enable_batching and flags.adaptive_batching:
+        raise ServerError("give one of --enable_batching and --adaptive_batching")
+    if not (flags.enable_batching or flags.adaptive_batching):
+        if file is not None:
+            raise ServerError(
+                "batching_parameters_file is set without setting enable_batching to true"
+            )
+        return None
+    options = None if file is None else read_batching_options(file)
+    if flags.adaptive_batching:
+        return adaptive_options(options)
+    return options or BatchingOptions(thread_pool_name="model_server_batch_threads")
+
+
+def _engines(flags: argparse.Namespace) -> EngineOptions:
+    both = flags.tensorflow_session_parallelism
+    return EngineOptions(
+        prefer_tflite=flags.prefer_tflite_model,
+        tflite_pools=flags.num_tflite_pools,
+        tflite_interpreters_per_pool=max(1, flags.num_tflite_interpreters_per_pool),
+        variants=dict(flags.variant),
+        intra_op=flags.tensorflow_intra_op_parallelism or both,
+        inter_op=flags.tensorflow_inter_op_parallelism or both,
+    )
+
+
+def _extras(flags: argparse.Namespace) -> Extras:
+    """The extras; Vertex AI's variables stand for the flags that were not given."""
+    logs = None
+    # It takes TensorFlow's protos to read it: a parent of processes leaves it to them.
+    if flags.model_config_file is not None and flags.processes <= 1:
+        from serving.server.protos import read_request_logs
+
+        logs = read_request_logs(flags.model_config_file)
+    extras = read_extras(flags, logs)
+    if extras.vertex is not None:
+        flags.rest_api_port = extras.vertex.port
+        # The contract: a container that listens on the loopback address is never healthy.
+        flags.host = "0.0.0.0"
+        if all(value is None for value in _given(flags)) and extras.vertex.model_dir:
+            flags.model_base_path = model_base_path(extras.vertex.model_dir)
+    return extras
+
+
+def _serve_in_processes(flags: argparse.Namespace, arguments: Sequence[str]) -> int:
+    threads = [
+        flags.tensorflow_session_parallelism,
+        flags.tensorflow_intra_op_parallelism,
+        flags.tensorflow_inter_op_parallelism,
+        flags.num_tflite_pools,
+    ]
+    given = [*arguments, *threads_flags(flags.processes, threads)]
+    return Supervisor(given, flags.processes, flags.host, (flags.port, flags.rest_api_port)).run()
+
+
+def _given(flags: argparse.Namespace) -> list[Path | None]:
+    return [flags.bundles_dir, flags.model_base_path, flags.model_config_file]
+
+
 def _models(flags: argparse.Namespace) -> Path | list[ModelConfig]:
-    given = [flags.bundles_dir, flags.model_base_path, flags.model_config_file]
-    if sum(value is not None for value in given) != 1:
+    if sum(value is not None for value in _given(flags)) != 1:
         raise ServerError("give one of --bundles_dir, --model_base_path and --model_config_file")
     if flags.bundles_dir is not None:
         return flags.bundles_dir

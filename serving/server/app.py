@@ -4,22 +4,27 @@ serve("bundles")                      # every model under it, on 127.0.0.1:8500 
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from serving.saved_model import import_tensorflow
+from serving.server.batching import BatchingOptions
+from serving.server.config_file import ConfigFile
+from serving.server.engines import EngineOptions
 from serving.server.errors import ServerError, ServingError
+from serving.server.extras import NO_EXTRAS, ExtraParts, Extras
+from serving.server.fronts import GRACE_S, RestFront, bracketed, listen, start_grpc, start_rest
 from serving.server.models import ModelConfig, ModelManager
+from serving.server.processes import Member
 from serving.server.source import ModelSource, why_not_available
 
 __all__ = ["GRPC_PORT", "REST_PORT", "ServerError", "ServerOptions", "serve"]
@@ -28,9 +33,6 @@ _LOG = logging.getLogger(__name__)
 
 GRPC_PORT = 8500
 REST_PORT = 8501
-
-#: Seconds that requests under way get at shutdown.
-_GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,17 @@ class ServerOptions:
       max_load_retries: of a version that does not load.
       load_retry_seconds: between them.
       labels_for_unavailable: let a new label name a version that is not loaded yet.
+      batching: how requests share runs of a model; None runs each by itself.
+      per_model_batching: each version's own file says how, and `batching` the threads only.
+      max_queue: requests that may wait for a thread, more are refused; None sets no bound.
+      rest_timeout_ms: of a REST request; 0 sets no bound. A gRPC request brings its own.
+      engines: what loads the models, and how.
+      load_threads: models that load at a time.
+      tensor_content: answer gRPC with `tensor_content` and not with typed values.
+      extras: what production asks beyond predictions.
+      config_file: a text ModelServerConfig that is read again while the server runs; None for none.
+      config_poll_seconds: between two looks at it; 0 never looks again.
+      member: of several processes that share the ports; None for a process by itself.
     """
 
     poll_seconds: float = 1.0
@@ -56,6 +69,17 @@ class ServerOptions:
     max_load_retries: int = 5
     load_retry_seconds: float = 60.0
     labels_for_unavailable: bool = False
+    batching: BatchingOptions | None = None
+    per_model_batching: bool = False
+    max_queue: int | None = None
+    rest_timeout_ms: int = 30_000
+    engines: EngineOptions = field(default_factory=EngineOptions)
+    load_threads: int = 1
+    tensor_content: bool = False
+    extras: Extras = NO_EXTRAS
+    config_file: Path | None = None
+    config_poll_seconds: float = 0.0
+    member: Member | None = None
 
 
 def serve(
@@ -83,32 +107,15 @@ def serve(
     if grpc_port and grpc_port == rest_port:
         raise ServerError(f"gRPC and REST cannot share port {grpc_port}; give each its own")
     source = ModelSource(models)
-    source.check()
+    if not options.engines.prefer_tflite:
+        # A version may then be a `.tflite` alone; what does not load is told after the first load.
+        source.check()
     # Loading TensorFlow to learn that a port is taken would waste seconds. The ports are let go
     # again until the models are there: a port that listens is taken for a server that is ready.
     for port in (grpc_port, rest_port):
-        if port is not None:
-            _listen(host, port).close()
+        if port is not None and options.member is None:
+            listen(host, port).close()
     asyncio.run(_Server(source, host, grpc_port, rest_port, options).run())
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol left out asyncio does not set TCP_NODELAY, which costs 40 ms an answer.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    # A port in TIME_WAIT is free; one that another server listens on is not.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        raise ServerError(
-            f"cannot listen on {host} port {port}: {error.strerror}; stop what uses it, or choose "
-            "another with --port (gRPC) or --rest_api_port (REST)"
-        ) from error
-    listener.setblocking(False)
-    return listener
 
 
 class _Server:
@@ -127,10 +134,7 @@ class _Server:
         self._grpc_port = grpc_port
         self._rest_port = rest_port
         self._options = options
-        cores = os.cpu_count() or 1
-        self._workers = ThreadPoolExecutor(max(4, 2 * cores), "request")
         self._loader = ThreadPoolExecutor(1, "loader")
-        self._loop_tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
         """Load, serve, and stop at a signal."""
@@ -141,39 +145,46 @@ class _Server:
         metrics = Metrics()
         models = ModelManager(
             self._source,
+            engines=self._options.engines,
+            batching=self._batching_of(),
+            load_threads=self._options.load_threads,
             prepare=_warm_up(metrics, replay) if self._options.warmup else None,
             max_retries=self._options.max_load_retries,
             retry_seconds=self._options.load_retry_seconds,
             labels_for_unavailable=self._options.labels_for_unavailable,
         )
         await self._first_load(models)
+        member = self._options.member
+        if member is not None:
+            await asyncio.get_running_loop().run_in_executor(None, member.wait_for_the_others)
+        await self._serve(models, metrics)
+
+    async def _serve(self, models: ModelManager, metrics: Any) -> None:
+        running = _Running(models, metrics, self._dispatcher(metrics), self._options)
         # Only now: before, a signal should end the process and not wait for TensorFlow.
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        urls = []
-        rest = grpc_server = None
-        if self._rest_port is not None:
-            listener = _listen(self._host, self._rest_port)
-            rest = self._start_rest(models, metrics, listener)
-            urls.append(f"http://{_bracketed(self._host)}:{listener.getsockname()[1]}")
+        if self._options.member is not None:
+            self._options.member.watch_parent(partial(loop.call_soon_threadsafe, stop.set))
+        rest = self._start_rest(running, self._rest_port) if self._rest_port is not None else None
+        grpc_server, urls = None, [rest.url] if rest else []
         if self._grpc_port is not None:
-            grpc_server, port = await self._start_grpc(models, metrics)
-            urls.append(f"grpc://{_bracketed(self._host)}:{port}")
-        poll = asyncio.create_task(self._poll(models))
+            grpc_server, port = await self._start_grpc(running, self._grpc_port)
+            urls.append(f"grpc://{bracketed(self._host)}:{port}")
+        polls = [asyncio.create_task(work) for work in (self._poll(models), self._reread(models))]
         print(_ready_line(models, urls), flush=True)
         try:
-            await self._until_stopped(stop, rest)
+            await _until_stopped(stop, rest)
         finally:
-            poll.cancel()
+            for poll in polls:
+                poll.cancel()
             if rest is not None:
-                rest.should_exit = True
-                await asyncio.gather(*self._loop_tasks)
+                await rest.stop()
             if grpc_server is not None:
-                await grpc_server.stop(_GRACE_S)
-            await loop.run_in_executor(self._loader, models.close)
-            self._workers.shutdown(wait=False)
+                await grpc_server.stop(GRACE_S)
+            await loop.run_in_executor(self._loader, running.close)
             self._loader.shutdown(wait=False)
 
     async def _first_load(self, models: ModelManager) -> None:
@@ -191,63 +202,98 @@ class _Server:
         for line in broken:
             print(f"not served: {line}", file=sys.stderr, flush=True)
 
-    def _start_rest(self, models: ModelManager, metrics: Any, listener: socket.socket) -> Any:
-        import uvicorn
+    def _batching_of(self) -> Callable[[Path], BatchingOptions | None]:
+        """Version folder -> how its requests share runs."""
+        batching = self._options.batching
+        if batching is not None and self._options.per_model_batching:
+            from serving.server.batching_config import PerModelBatching
 
+            return PerModelBatching(batching)
+        return lambda version_dir: batching
+
+    def _dispatcher(self, metrics: Any) -> Any:
+        from serving.server.dispatch import Dispatcher
+        from serving.server.scheduler import BatchScheduler
+
+        cores = os.cpu_count() or 1
+        batching = self._options.batching
+        scheduler = batching and BatchScheduler(
+            batching.num_batch_threads or cores, metrics=metrics, name=batching.thread_pool_name
+        )
+        return Dispatcher(
+            max(4, 2 * cores),
+            metrics=metrics,
+            scheduler=scheduler,
+            max_queue=self._options.max_queue,
+        )
+
+    def _start_rest(self, running: "_Running", port: int) -> RestFront:
         from serving.server.rest import RestApp, RestHandler
 
-        class Uvicorn(uvicorn.Server):
-            """Leaves signals to us: it would end the process before gRPC has finished."""
-
-            @contextlib.contextmanager
-            def capture_signals(self) -> Iterator[None]:
-                yield
-
-        handler = RestHandler(models, metrics, monitoring_path=self._options.monitoring_path)
-        config = uvicorn.Config(
-            RestApp(handler, self._workers, self._options.max_request_bytes),
-            http="httptools",
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(_GRACE_S),
+        options = self._options
+        listener = listen(self._host, port, shared=options.member is not None)
+        handler = RestHandler(
+            running.models,
+            running.metrics,
+            running.dispatcher,
+            monitoring_path=options.monitoring_path,
+            timeout_ms=options.rest_timeout_ms,
+            hooks=running.parts.hooks,
+            metrics_text=running.metrics_text,
         )
-        server = Uvicorn(config)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        self._loop_tasks.append(task)
-        return server
+        pages = []
+        if options.extras.open_inference:
+            from serving.server.v2.rest import open_inference_page
 
-    async def _start_grpc(self, models: ModelManager, metrics: Any) -> tuple[Any, int]:
-        import grpc
+            pages.append(open_inference_page(running.v2(), timeout_ms=options.rest_timeout_ms))
+        site = running.parts.site(handler.handle, pages)
+        app = RestApp(site, options.max_request_bytes)
+        return start_rest(app, listener, host=self._host, tls=options.extras.rest_tls)
+
+    async def _start_grpc(self, running: "_Running", port: int) -> tuple[Any, int]:
         from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
         from serving.server.grpc_api import ModelService, PredictionService, health_handler
 
-        limit = self._options.max_request_bytes
-        server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", -1),
-                # Otherwise a second server would silently share the port with the first.
-                ("grpc.so_reuseport", 0),
-            ]
+        options, extras = self._options, self._options.extras
+        predictions = PredictionService(
+            running.models,
+            running.metrics,
+            running.dispatcher,
+            tensor_content=options.tensor_content,
+            hooks=running.parts.hooks,
         )
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(models, metrics, self._workers), server
+        models = ModelService(running.models, partial(self._reload, running.models), self._loader)
+        handlers = [health_handler()] if options.health else []
+        if extras.open_inference:
+            from serving.server.v2.grpc_service import open_inference_handler
+
+            handlers.append(open_inference_handler(running.v2()))
+
+        def add(server: Any) -> None:
+            prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(predictions, server)
+            model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
+            server.add_generic_rpc_handlers(tuple(handlers))
+
+        return await start_grpc(
+            self._host,
+            port,
+            add,
+            max_request_bytes=options.max_request_bytes,
+            tls=extras.grpc_tls,
+            shared=options.member is not None,
+            arguments=extras.grpc_arguments,
+            socket_path=extras.grpc_socket,
         )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(models, partial(self._source.reload, models=models), self._loader), server
-        )
-        if self._options.health:
-            server.add_generic_rpc_handlers((health_handler(),))
-        address = f"{_bracketed(self._host)}:{self._grpc_port}"
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise ServerError(f"gRPC cannot listen on {address}: {error}") from error
-        await server.start()
-        return server, port
+
+    def _reload(self, models: ModelManager, configs: list[ModelConfig]) -> None:
+        if self._options.member is not None:
+            raise ServingError(
+                "UNIMPLEMENTED",
+                "a reload request would reach one of several processes; change the file of "
+                "--model_config_file, with --model_config_file_poll_wait_seconds",
+            )
+        self._source.reload(configs, models)
 
     async def _poll(self, models: ModelManager) -> None:
         loop = asyncio.get_running_loop()
@@ -259,25 +305,80 @@ class _Server:
                 # Whatever lies in the folders, the next look may find it mended.
                 _LOG.warning("looking for new versions: %s", error)
 
-    async def _until_stopped(self, stop: asyncio.Event, rest: Any) -> None:
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([stopped, *self._loop_tasks], return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if rest is not None and not stop.is_set():
-            raise ServerError("the REST server ended by itself; see its log")
+    async def _reread(self, models: ModelManager) -> None:
+        """Looks whether the model config file has changed."""
+        path, seconds = self._options.config_file, self._options.config_poll_seconds
+        if path is None or seconds <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        file = ConfigFile(path)
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                configs = file.changed()
+                if configs is not None:
+                    reload = partial(self._source.reload, configs, models, trusted=True)
+                    await loop.run_in_executor(self._loader, reload)
+            except (ServerError, ServingError) as error:
+                _LOG.warning("the models stay as they are: %s", error)
+
+
+async def _until_stopped(stop: asyncio.Event, rest: RestFront | None) -> None:
+    stopped = asyncio.create_task(stop.wait())
+    tasks = [stopped] if rest is None else [stopped, rest.task]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not stop.is_set():
+        raise ServerError("the REST server ended by itself; see its log")
+
+
+class _Running:
+    """What the front ends of a running server are made of."""
+
+    def __init__(
+        self, models: ModelManager, metrics: Any, dispatcher: Any, options: ServerOptions
+    ) -> None:
+        self.models = models
+        self.metrics = metrics
+        self.dispatcher = dispatcher
+        self.parts = ExtraParts(options.extras, models, metrics)
+        self.metrics_text: Callable[[], str] = metrics.text
+        self._closing = [dispatcher.close, self.parts.close, models.close]
+        if options.member is not None:
+            from serving.server.shared_metrics import SharedMetrics
+
+            shared = SharedMetrics(metrics, Path(options.member.folder))
+            self.metrics_text = shared.text
+            self._closing.append(shared.close)
+
+    def v2(self) -> Any:
+        """The Open Inference Protocol's calls."""
+        from serving.server.v2.service import OpenInference
+
+        return OpenInference(self.models, self.metrics, self.dispatcher, hooks=self.parts.hooks)
+
+    def close(self) -> None:
+        """Ends the threads and frees the models."""
+        for close in self._closing:
+            close()
 
 
 def _warm_up(metrics: Any, replay: Any) -> Any:
     def prepare(name: str, path: Path, engine: Any) -> None:
-        count = replay(name, path, engine)
+        began, status = time.monotonic(), "INTERNAL"
+        try:
+            count = replay(name, path, engine)
+            status = "OK"
+        except ServingError as error:
+            status = error.code
+            raise
+        finally:
+            seconds = time.monotonic() - began
+            metrics.observe("model_warmup_latency", seconds, model_path=str(path), status=status)
         if count:
             metrics.count("model_warmup_records_read", count, model_path=str(path))
 
     return prepare
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _ready_line(models: ModelManager, urls: Sequence[str]) -> str:

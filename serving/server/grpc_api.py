@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from tensorflow_serving.apis import (
@@ -22,11 +22,15 @@ from tensorflow_serving.apis import (
 
 from serving import wire
 from serving.server import inference
+from serving.server.calls import Steps
+from serving.server.dispatch import Dispatcher
 from serving.server.errors import ServingError, invalid
+from serving.server.grpc_calls import abort, call_headers, time_left, unary_service
+from serving.server.hooks import NO_HOOKS, Hooks
 from serving.server.metrics import Metrics
 from serving.server.models import ModelConfig, ModelManager
 from serving.server.protos import model_configs, status_response
-from serving.server.tensors import to_array, to_proto
+from serving.server.tensors import fill_proto, to_array
 
 _LOG = logging.getLogger(__name__)
 _SERVING = 1
@@ -36,10 +40,29 @@ _HEALTH_NAMES = ("", "ModelService", "PredictionService")
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
-    def __init__(self, models: ModelManager, metrics: Metrics, workers: Executor) -> None:
+    def __init__(
+        self,
+        models: ModelManager,
+        metrics: Metrics,
+        dispatcher: Dispatcher,
+        *,
+        tensor_content: bool = False,
+        hooks: Hooks = NO_HOOKS,
+    ) -> None:
+        """Takes what the server is made of.
+
+        Args:
+          models: those served.
+          metrics: get every request.
+          dispatcher: runs them off the event loop.
+          tensor_content: answer with `tensor_content` and not with typed values.
+          hooks: what is done beside answering.
+        """
         self._models = models
         self._metrics = metrics
-        self._workers = workers
+        self._dispatcher = dispatcher
+        self._tensor_content = tensor_content
+        self._hooks = hooks
 
     async def Predict(self, request: Any, context: Any) -> predict_pb2.PredictResponse:
         """Any signature, tensors in and out."""
@@ -68,57 +91,76 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         try:
             return self._metadata(request)
         except ServingError as error:
-            await _abort(context, error)
+            await abort(context, error)
 
-    async def _call(self, api: str, run: Callable[[Any], Any], request: Any, context: Any) -> Any:
+    async def _call(
+        self, api: str, steps: Callable[[Any], Steps[Any]], request: Any, context: Any
+    ) -> Any:
         began = time.perf_counter()
         status = "INTERNAL"
-        loop = asyncio.get_running_loop()
+        spec = _model_spec(request)
+        # Names that clients make up must not become metrics.
+        name = spec.name if self._models.knows(spec.name) else ""
         try:
-            answer = await loop.run_in_executor(self._workers, run, request)
+            headers = call_headers(context) if self._hooks.read_headers else {}
+            self._steer(spec, headers)
+            work = self._hooks.traced(steps(request), f"{api} {name}", headers)
+            # A client that goes away cancels this task, and so takes the request out of its queue.
+            answer = await self._dispatcher.run(work, timeout=time_left(context))
             status = "OK"
             return answer
         except ServingError as error:
             status = error.code
-            await _abort(context, error)
+            await abort(context, error)
+        except asyncio.CancelledError:
+            status = "CANCELLED"
+            raise
         finally:
-            name = _model_spec(request).name
-            # Names that clients make up must not become metrics.
-            name = name if self._models.knows(name) else ""
             self._metrics.request(name, api, "GRPC", status, time.perf_counter() - began)
 
-    def _predict(self, request: Any) -> predict_pb2.PredictResponse:
+    def _steer(self, spec: Any, headers: Mapping[str, str]) -> None:
+        """Writes a canary's choice into a request that leaves the version open."""
+        if spec.HasField("version") or spec.version_label:
+            return
+        version, label = self._hooks.steer(spec.name, None, None, headers)
+        if version is not None:
+            spec.version.value = version
+        elif label:
+            spec.version_label = label
+
+    def _predict(self, request: Any) -> Steps[predict_pb2.PredictResponse]:
         with _use(self._models, request) as servable:
             inputs = {name: to_array(name, proto) for name, proto in request.inputs.items()}
             signature = request.model_spec.signature_name
-            outputs = inference.predict(servable, signature, inputs, list(request.output_filter))
+            wanted = list(request.output_filter)
+            outputs = yield from self._hooks.predict(servable, signature, inputs, wanted)
             response = predict_pb2.PredictResponse()
             _fill_spec(response.model_spec, servable, signature)
         for name, array in outputs.items():
-            response.outputs[name].CopyFrom(to_proto(array))
+            fill_proto(response.outputs[name], array, content=self._tensor_content)
         return response
 
-    def _classify(self, request: Any) -> classification_pb2.ClassificationResponse:
+    def _classify(self, request: Any) -> Steps[classification_pb2.ClassificationResponse]:
         with _use(self._models, request) as servable:
             signature = request.model_spec.signature_name
-            result = inference.classify(servable, signature, request.input)
+            result = yield from self._hooks.classify(servable, signature, request.input)
             response = classification_pb2.ClassificationResponse(result=result)
             _fill_spec(response.model_spec, servable, signature)
         return response
 
-    def _regress(self, request: Any) -> regression_pb2.RegressionResponse:
+    def _regress(self, request: Any) -> Steps[regression_pb2.RegressionResponse]:
         with _use(self._models, request) as servable:
             signature = request.model_spec.signature_name
-            result = inference.regress(servable, signature, request.input)
+            result = yield from self._hooks.regress(servable, signature, request.input)
             response = regression_pb2.RegressionResponse(result=result)
             _fill_spec(response.model_spec, servable, signature)
         return response
 
-    def _multi_inference(self, request: Any) -> inference_pb2.MultiInferenceResponse:
+    def _multi_inference(self, request: Any) -> Steps[inference_pb2.MultiInferenceResponse]:
         if not request.tasks:
             raise invalid("Inference request must have at least one inference task.")
         with _use(self._models, request.tasks[0]) as servable:
-            return inference.multi_inference(servable, request)
+            return (yield from self._hooks.multi_inference(servable, request))
 
     def _metadata(self, request: Any) -> get_model_metadata_pb2.GetModelMetadataResponse:
         if not request.metadata_field:
@@ -149,7 +191,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             version = spec.version.value if spec.HasField("version") else None
             return status_response(self._models.status(spec.name, version))
         except ServingError as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     async def HandleReloadConfigRequest(
         self, request: Any, context: Any
@@ -163,7 +205,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             configs = model_configs(request.config)
             await loop.run_in_executor(self._workers, self._reload, configs)
         except ServingError as error:
-            await _abort(context, error)
+            await abort(context, error)
         return response
 
 
@@ -179,12 +221,7 @@ def health_handler() -> grpc.GenericRpcHandler:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {asked.service!r}")
         return response(status=_SERVING)
 
-    method = grpc.unary_unary_rpc_method_handler(
-        check,
-        request_deserializer=request.FromString,
-        response_serializer=_serialize,
-    )
-    return grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": method})
+    return unary_service("grpc.health.v1.Health", {"Check": (check, request)})
 
 
 def _model_spec(request: Any) -> Any:
@@ -212,12 +249,3 @@ def _fill_spec(spec: Any, servable: Any, signature: str) -> None:
     spec.name = servable.name
     spec.version.value = servable.version
     spec.signature_name = signature or inference.DEFAULT_SIGNATURE
-
-
-async def _abort(context: Any, error: ServingError) -> NoReturn:
-    await context.abort(grpc.StatusCode[error.code], error.grpc_message)
-    raise AssertionError("abort returned")
-
-
-def _serialize(message: Any) -> bytes:
-    return message.SerializeToString()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from serving.server.errors import ServerError
 
-_READY = re.compile(r"^serving .* at (http://\S+) and grpc://(\S+)$", re.MULTILINE)
+_READY = re.compile(r"^serving .* at (https?://\S+) and grpc://(\S+)$", re.MULTILINE)
 _LOG_CHARACTERS = 2000
 
 

@@ -10,6 +10,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from serving.server.errors import ServerError, ServingError, invalid
 from serving.server.models import ModelConfig, VersionPolicy, VersionStatus
+from serving.server.request_log import LogConfig, read_log_configs
 from serving.types import STATUS_CODES
 
 
@@ -69,8 +70,23 @@ def read_model_config_file(path: Path) -> list[ModelConfig]:
       ServerError: no such file, or it is not one.
     """
     try:
+        return model_configs(_read_config(path))
+    except ServingError as error:
+        raise ServerError(f"{path} is not a ModelServerConfig: {error}") from error
+
+
+def read_request_logs(path: Path) -> dict[str, LogConfig]:
+    """Model -> its `logging_config`, of the same file.
+
+    Raises:
+      ServerError: no such file, it is not one, or a log that cannot be kept.
+    """
+    return read_log_configs(_read_config(path))
+
+
+def _read_config(path: Path) -> model_server_config_pb2.ModelServerConfig:
+    try:
         text = path.read_text(encoding="utf-8")
-        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-        return model_configs(config)
-    except (OSError, text_format.ParseError, ServingError) as error:
+        return text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    except (OSError, text_format.ParseError) as error:
         raise ServerError(f"{path} is not a ModelServerConfig: {error}") from error

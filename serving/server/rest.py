@@ -1,25 +1,30 @@
 """The REST API: a handler that knows no sockets, and the ASGI application around it."""
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import time
-import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf import json_format
 
 from serving.server import inference, json_encode
+from serving.server.calls import Steps
+from serving.server.compression import inflate
+from serving.server.cors import preflight
+from serving.server.dispatch import Dispatcher, OverloadedError
 from serving.server.errors import ServingError, invalid
+from serving.server.hooks import NO_HOOKS, Hooks
 from serving.server.json_decode import decode_predict, read_document
 from serving.server.json_examples import decode_examples
 from serving.server.metrics import Metrics
 from serving.server.models import ModelManager, Servable
 from serving.server.protos import status_response
 from serving.server.routes import Route, VersionOverflowError, is_api, malformed, parse_route
+from serving.server.web import JSON, Handler, Response
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,7 +32,6 @@ _LOG = logging.getLogger(__name__)
 _MAX_INFLATED = 100 * 2**20
 #: A request of up to this many times the limit is read to its end before it is refused.
 _DRAIN_FACTOR = 4
-_JSON = "application/json"
 #: The option's name before and since protobuf 5.
 _PRINT_DEFAULTS = next(
     name
@@ -37,34 +41,42 @@ _PRINT_DEFAULTS = next(
 _APIS = {"predict": "Predict", "classify": "Classify", "regress": "Regress"}
 
 
-@dataclass(frozen=True)
-class Response:
-    """What goes back over HTTP."""
-
-    status: int
-    body: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-
-
 class RestHandler:
-    """Requests to responses. Any thread may call it."""
+    """Requests to responses; it knows no sockets."""
 
     def __init__(
         self,
         models: ModelManager,
         metrics: Metrics,
+        dispatcher: Dispatcher,
         *,
         monitoring_path: str | None = None,
+        timeout_ms: int = 0,
+        hooks: Hooks = NO_HOOKS,
+        metrics_text: Callable[[], str] | None = None,
     ) -> None:
+        """Takes what the server is made of.
+
+        Args:
+          models: those served.
+          metrics: get every request, and are served themselves.
+          dispatcher: runs requests off the event loop.
+          monitoring_path: of the metrics; None does not serve them.
+          timeout_ms: of one request; 0 sets no bound.
+          hooks: what is done beside answering.
+          metrics_text: the metrics' page; None is that of `metrics`.
+        """
         self._models = models
         self._metrics = metrics
+        self._dispatcher = dispatcher
         self._monitoring_path = monitoring_path
+        self._timeout_s = timeout_ms / 1000 or None
+        self._hooks = hooks
+        self._metrics_text = metrics_text or metrics.text
 
-    def is_quick(self, method: str) -> bool:
-        """Whether the request only reads what is in memory."""
-        return method != "POST"
-
-    def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
+    async def handle(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> Response:
         """The answer to one request; never raises for what a client sent.
 
         Args:
@@ -74,33 +86,33 @@ class RestHandler:
           body: whole.
         """
         if method == "GET" and path == self._monitoring_path:
-            return Response(200, self._metrics.text().encode(), {"Content-Type": "text/plain"})
+            return Response(200, self._metrics_text().encode(), {"Content-Type": "text/plain"})
         if not is_api(path):
             return Response(404)
         if method == "OPTIONS":
-            # TF Serving: FAILED_PRECONDITION without a body, unless CORS is switched on.
-            return Response(400)
+            return preflight(headers)
         try:
-            answer = self._route(method, path, headers, body)
+            answer = await self._route(method, path, headers, body)
         except VersionOverflowError as error:
-            return Response(error.http_status, b"", {"Content-Type": _JSON})
+            return Response(error.http_status, b"", {"Content-Type": JSON})
         except ServingError as error:
-            text = json_encode.encode_error(error.message)
-            return Response(error.http_status, text, {"Content-Type": _JSON})
+            return _refusal(error)
         except Exception:
             # A fault of our own: the client gets an answer, the log gets the trace.
             _LOG.exception("%s %s", method, path)
             text = json_encode.encode_error("internal error; the server's log has the details")
-            return Response(500, text, {"Content-Type": _JSON})
-        return Response(200, answer, {"Content-Type": _JSON})
+            return Response(500, text, {"Content-Type": JSON})
+        return Response(200, answer, {"Content-Type": JSON})
 
-    def _route(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    async def _route(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> bytes:
         route = parse_route(method, path)
         # The pattern ignores case, the comparison does not: `:PREDICT` is malformed.
         if route is None or (method == "POST" and route.verb not in _APIS):
             raise malformed(method, path)
         if method == "POST":
-            return self._call(route, _inflate(headers, body))
+            return await self._call(route, headers, body)
         if route.verb == "metadata":
             return self._metadata(route)
         if not route.name:
@@ -108,24 +120,36 @@ class RestHandler:
         # TF Serving ignores a label here, known or not.
         return _to_json(status_response(self._models.status(route.name, route.version)))
 
-    def _call(self, route: Route, body: bytes) -> bytes:
+    async def _call(self, route: Route, headers: Mapping[str, str], body: bytes) -> bytes:
         began = time.perf_counter()
         status = "INTERNAL"
-        run = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
+        api = _APIS[route.verb]
+        # Names that clients make up must not become metrics.
+        name = route.name if self._models.knows(route.name) else ""
         try:
-            answer = run[route.verb](route, read_document(body))
+            version, label = self._hooks.steer(route.name, route.version, route.label, headers)
+            chosen = replace(route, version=version, label=label)
+            steps = self._steps(chosen, headers, body)
+            steps = self._hooks.traced(steps, f"{api} {name}", headers)
+            answer = await self._dispatcher.run(steps, timeout=self._timeout_s)
             status = "OK"
             return answer
         except ServingError as error:
             status = error.code
             raise
+        except asyncio.CancelledError:
+            status = "CANCELLED"
+            raise
         finally:
-            seconds = time.perf_counter() - began
-            # Names that clients make up must not become metrics.
-            name = route.name if self._models.knows(route.name) else ""
-            self._metrics.request(name, _APIS[route.verb], "REST", status, seconds)
+            self._metrics.request(name, api, "REST", status, time.perf_counter() - began)
 
-    def _predict(self, route: Route, document: dict[str, Any]) -> bytes:
+    def _steps(self, route: Route, headers: Mapping[str, str], body: bytes) -> Steps[bytes]:
+        run = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
+        # A damaged body is an empty one, as TF Serving sees it.
+        document = read_document(inflate(headers, body, _MAX_INFLATED) or b"")
+        return (yield from run[route.verb](route, document))
+
+    def _predict(self, route: Route, document: dict[str, Any]) -> Steps[bytes]:
         name = document.get("signature_name") or inference.DEFAULT_SIGNATURE
         with self._models.use(route.name, route.version, route.label) as servable:
             signature = servable.engine.signatures.get(name)
@@ -135,28 +159,35 @@ class RestHandler:
                 raise invalid(f"Failed to get input map for signature: {name}")
             dtypes = {key: info.dtype for key, info in signature.inputs.items()}
             row, inputs = decode_predict(document, dtypes)
-            outputs = inference.predict(servable, name, inputs)
+            outputs = yield from self._hooks.predict(servable, name, inputs)
         return json_encode.encode_predict(outputs, row=row)
 
-    def _classify(self, route: Route, document: dict[str, Any]) -> bytes:
+    def _classify(self, route: Route, document: dict[str, Any]) -> Steps[bytes]:
         examples = decode_examples(document)
         signature = document.get("signature_name", "")
         with self._models.use(route.name, route.version, route.label) as servable:
-            result = inference.classify(servable, signature, examples)
+            result = yield from self._hooks.classify(servable, signature, examples)
         return json_encode.encode_classifications(
             [[(c.label, c.score) for c in entry.classes] for entry in result.classifications]
         )
 
-    def _regress(self, route: Route, document: dict[str, Any]) -> bytes:
+    def _regress(self, route: Route, document: dict[str, Any]) -> Steps[bytes]:
         examples = decode_examples(document)
         signature = document.get("signature_name", "")
         with self._models.use(route.name, route.version, route.label) as servable:
-            result = inference.regress(servable, signature, examples)
+            result = yield from self._hooks.regress(servable, signature, examples)
         return json_encode.encode_regressions([entry.value for entry in result.regressions])
 
     def _metadata(self, route: Route) -> bytes:
         with self._models.use(route.name, route.version, route.label) as servable:
             return _metadata_json(servable)
+
+
+def _refusal(error: ServingError) -> Response:
+    headers = {"Content-Type": JSON}
+    if isinstance(error, OverloadedError):
+        headers["Retry-After"] = str(error.retry_after_s)
+    return Response(error.http_status, json_encode.encode_error(error.message), headers)
 
 
 def _metadata_json(servable: Servable) -> bytes:
@@ -172,28 +203,15 @@ def _to_json(message: Any) -> bytes:
     return json_format.MessageToJson(message, **options).encode()
 
 
-def _inflate(headers: Mapping[str, str], body: bytes) -> bytes:
-    """The body without its gzip; a damaged one is empty, as TF Serving sees it."""
-    if headers.get("content-encoding", "").lower() != "gzip":
-        return body
-    decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    try:
-        inflated = decoder.decompress(body, _MAX_INFLATED)
-    except zlib.error:
-        return b""
-    return inflated if decoder.eof else b""
-
-
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class RestApp:
-    """The ASGI application: reads a request within its limit and runs it off the event loop."""
+    """The ASGI application: reads a request within its limit, and stops for a client that left."""
 
-    def __init__(self, handler: RestHandler, workers: Executor, max_request_bytes: int) -> None:
-        self._handler = handler
-        self._workers = workers
+    def __init__(self, handle: Handler, max_request_bytes: int) -> None:
+        self._handle = handle
         self._max_bytes = max_request_bytes
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -205,15 +223,14 @@ class RestApp:
         method = scope["method"]
         body = await self._read(headers, receive)
         if body is None:
-            response = self._too_large()
-        elif self._handler.is_quick(method):
-            response = self._handler.handle(method, path, headers, body)
-        else:
-            loop = asyncio.get_running_loop()
-            response = await loop.run_in_executor(
-                self._workers, self._handler.handle, method, path, headers, body
-            )
-        await _send(send, response)
+            await _send(send, self._too_large())
+            return
+        work = asyncio.ensure_future(self._handle(method, path, headers, body))
+        if method == "POST":
+            await _until_done_or_gone(work, receive)
+        # Without a client this raises CancelledError, as it would in any server that stops.
+        with contextlib.suppress(asyncio.CancelledError):
+            await _send(send, await work)
 
     async def _read(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
         """The body; None when it is beyond the limit.
@@ -246,7 +263,23 @@ class RestApp:
             f"the request is larger than {self._max_bytes} bytes; send fewer images at a time"
         )
         # The rest of the body is not read, so the connection cannot be used again.
-        return Response(413, text, {"Content-Type": _JSON, "Connection": "close"})
+        return Response(413, text, {"Content-Type": JSON, "Connection": "close"})
+
+
+async def _until_done_or_gone(work: "asyncio.Future[Response]", receive: Receive) -> None:
+    """Waits for the work; cancels it when the client hangs up."""
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    watch = asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watch.cancel()
+        if not work.done():
+            work.cancel()
 
 
 async def _send(send: Send, response: Response) -> None:

@@ -31,14 +31,21 @@ class ModelSource:
             ModelConfig(name, self._folder / name) for name in bundles.find_models(self._folder)
         ]
 
-    def reload(self, configs: list[ModelConfig], models: ModelManager) -> None:
+    def reload(
+        self, configs: list[ModelConfig], models: ModelManager, *, trusted: bool = False
+    ) -> None:
         """Serves `configs` from now on, and returns once they are available.
+
+        Args:
+          configs: replace what is served.
+          models: are brought up to date.
+          trusted: they come from a file and may lie anywhere; a request's may not.
 
         Raises:
           ServingError: a path outside the configured folders, a model that does not load, or what
             `ModelManager.sync` refuses; what was served before is served again.
         """
-        for config in configs:
+        for config in () if trusted else configs:
             path = config.base_path.resolve()
             if not any(path.is_relative_to(root) for root in self._roots):
                 raise ServingError(

@@ -121,10 +121,8 @@ def test_status_and_metadata(client, server):
 
 
 def test_every_signature_over_grpc(server, make_png, expected_scores):
-    from serving.grpc_client import GrpcClient
-
     encoded = np.array([make_png(RED), make_png(BLUE)], object)
-    with GrpcClient(server.grpc_target) as client:
+    with Client(f"grpc://{server.grpc_target}") as client:
         pixels = client.run({"image_bytes": encoded}, model="colours", signature="preprocess")
         images = pixels["images"]
         assert (images.dtype, images.shape) == (np.uint8, (2, 4, 4, 3))

@@ -40,8 +40,12 @@ def run(
     raise typer.Exit(run_pipeline(request, console))
 
 
-@app.command(epilog="Example: sightline serve bundles")
+@app.command(
+    epilog="Example: sightline serve bundles --adaptive_batching --processes 2",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def serve(
+    context: typer.Context,
     bundles: Annotated[Path, typer.Argument(help="Every model under it is served.")],
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="gRPC; 0 takes a free one.")] = 8500,
@@ -49,15 +53,22 @@ def serve(
         int, typer.Option("--rest_api_port", help="REST; 0 takes a free one.")
     ] = 8501,
 ) -> None:
-    """Serve bundles over TF Serving's REST and gRPC, until Ctrl-C."""
-    from serving.server.app import serve as serve_until_stopped
+    """Serve bundles over TF Serving's REST and gRPC, until Ctrl-C.
 
-    serve_until_stopped(bundles, host=host, grpc_port=port, rest_port=rest_port)
+    Any flag of `python -m serving.server --help` may follow.
+    """
+    from serving.server.__main__ import main
+
+    ports = [f"--port={port or 'auto'}", f"--rest_api_port={rest_port or 'auto'}"]
+    flags = [f"--bundles_dir={bundles}", f"--host={host}", *ports, *context.args]
+    raise typer.Exit(main(flags))
 
 
 @app.command(epilog="Example: sightline predict http://127.0.0.1:8501 cat.jpg --model digits_cnn")
 def predict(
-    where: Annotated[str, typer.Argument(help="http://..., grpc://... or a bundle's folder.")],
+    where: Annotated[
+        str, typer.Argument(help="http(s)://..., grpc(s)://... or a bundle's folder.")
+    ],
     images: Annotated[list[Path], typer.Argument(help="JPEG, PNG, BMP or GIF files.")],
     model: Annotated[str, typer.Option(help="On a server: which model.")] = "",
     variant: Annotated[str, typer.Option(help="Of a bundle: saved_model, ptq_int8, ...")] = "",

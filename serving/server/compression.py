@@ -1,0 +1,70 @@
+"""gzip over REST: large answers for clients that ask for it, and requests that came in it."""
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import Mapping
+
+from serving.server.web import Handler, Response
+
+#: The fastest level: digits in JSON shrink to about a third with it, and little more with others.
+_LEVEL = 1
+#: Beyond it, compressing takes a thread: the event loop has other requests.
+_INLINE_BYTES = 32 * 1024
+
+
+def with_gzip(inner: Handler, min_bytes: int) -> Handler:
+    """`inner`, its answers compressed where the client's `Accept-Encoding` allows gzip.
+
+    Args:
+      inner: answers uncompressed.
+      min_bytes: of a body; a smaller one is sent as it is.
+    """
+
+    async def handle(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
+        response = await inner(method, path, headers, body)
+        if len(response.body) < min_bytes or "Content-Encoding" in response.headers:
+            return response
+        # Told even when this client gets it plain, or a cache would hand it to the others.
+        vary = {**response.headers, "Vary": "Accept-Encoding"}
+        if not accepts_gzip(headers.get("accept-encoding", "")):
+            return Response(response.status, response.body, vary)
+        packed = await _compress(response.body)
+        return Response(response.status, packed, {**vary, "Content-Encoding": "gzip"})
+
+    return handle
+
+
+def inflate(headers: Mapping[str, str], body: bytes, limit: int) -> bytes | None:
+    """The body without its gzip; None when it is damaged, cut off or larger than `limit`."""
+    if headers.get("content-encoding", "").lower() != "gzip":
+        return body
+    decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        inflated = decoder.decompress(body, limit)
+    except zlib.error:
+        return None
+    return inflated if decoder.eof else None
+
+
+def accepts_gzip(header: str) -> bool:
+    """Whether an `Accept-Encoding` header allows gzip, e.g. `gzip;q=0.5, br`; RFC 9110, 12.5.3."""
+    weights: dict[str, float] = {}
+    for entry in header.lower().split(","):
+        name, _, parameter = entry.partition(";")
+        key, _, value = parameter.partition("=")
+        weights[name.strip()] = _weight(value) if key.strip() == "q" else 1.0
+    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+async def _compress(body: bytes) -> bytes:
+    if len(body) <= _INLINE_BYTES:
+        return gzip.compress(body, _LEVEL, mtime=0)
+    return await asyncio.to_thread(gzip.compress, body, _LEVEL, mtime=0)

@@ -1,0 +1,155 @@
+"""The two listeners: uvicorn for REST and grpc.aio for gRPC, in the caller's event loop."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serving.server.errors import ServerError
+from serving.server.security import GrpcTls, RestTls
+
+#: Seconds that requests under way get at shutdown.
+GRACE_S = 5.0
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket.
+
+    Args:
+      host: to bind.
+      port: 0 takes a free one.
+      shared: with the other processes of `serving.server.processes`.
+
+    Raises:
+      ServerError: the port is in use.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol left out asyncio does not set TCP_NODELAY, which costs 40 ms an answer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    # A port in TIME_WAIT is free; one that another server listens on is not.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise ServerError(
+            f"cannot listen on {host} port {port}: {error.strerror}; stop what uses it, or choose "
+            "another with --port (gRPC) or --rest_api_port (REST)"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+@dataclass
+class RestFront:
+    """A running REST front end.
+
+    Attributes:
+      url: e.g. `http://127.0.0.1:8501`.
+      task: ends with it.
+    """
+
+    url: str
+    task: "asyncio.Task[None]"
+    _server: Any
+
+    async def stop(self) -> None:
+        """Lets requests under way end."""
+        self._server.should_exit = True
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+def start_rest(app: Any, listener: socket.socket, *, host: str, tls: RestTls | None) -> RestFront:
+    """Serves an ASGI application.
+
+    Args:
+      app: the application.
+      listener: listening.
+      host: as told in the URL.
+      tls: None serves in the clear.
+    """
+    import uvicorn
+
+    class Uvicorn(uvicorn.Server):
+        """Leaves signals to us: it would end the process before gRPC has finished."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(GRACE_S),
+        ssl_certfile=tls and str(tls.certificate),
+        ssl_keyfile=tls and str(tls.key),
+    )
+    server = Uvicorn(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    scheme = "https" if tls else "http"
+    return RestFront(f"{scheme}://{bracketed(host)}:{listener.getsockname()[1]}", task, server)
+
+
+async def start_grpc(
+    host: str,
+    port: int,
+    add_services: Callable[[Any], None],
+    *,
+    max_request_bytes: int,
+    tls: GrpcTls | None = None,
+    shared: bool = False,
+    arguments: Sequence[tuple[str, int | str]] = (),
+    socket_path: str = "",
+) -> tuple[Any, int]:
+    """(running server, its port).
+
+    Args:
+      host: to bind.
+      port: 0 takes a free one.
+      add_services: adds them to the server.
+      max_request_bytes: of one message.
+      tls: None serves in the clear.
+      shared: the port, with the other processes of `serving.server.processes`.
+      arguments: further options of gRPC; they win over ours.
+      socket_path: of a Unix socket to serve on too, in the clear; empty for none.
+
+    Raises:
+      ServerError: the port or the socket cannot be bound.
+    """
+    import grpc
+
+    options = {
+        "grpc.max_receive_message_length": max_request_bytes,
+        "grpc.max_send_message_length": -1,
+        # Otherwise a second server would silently share the port with the first.
+        "grpc.so_reuseport": int(shared),
+        **dict(arguments),
+    }
+    server = grpc.aio.server(options=list(options.items()))
+    add_services(server)
+    address = f"{bracketed(host)}:{port}"
+    try:
+        if socket_path:
+            server.add_insecure_port(f"unix:{socket_path}")
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, tls.credentials())
+    except RuntimeError as error:
+        raise ServerError(f"gRPC cannot listen on {address}: {error}") from error
+    await server.start()
+    return server, port

@@ -1,0 +1,279 @@
+"""Several server processes that share the ports, each with models of its own.
+
+    sightline serve bundles --processes 4
+
+The parent loads nothing. It holds the ports, starts the processes, lets them listen once all have
+loaded their models, starts another where one dies, and hands signals on. The kernel shares the
+connections out (SO_REUSEPORT), so one client with one connection uses one process.
+"""
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.server.errors import ServerError
+
+#: What a process prints when its models are loaded, and what it then waits for.
+_LOADED = "loaded"
+_GO = b"go\n"
+_FIRST_DELAY_S = 1.0
+_MAX_DELAY_S = 60.0
+#: A process that lived that long has not failed to start.
+_STEADY_S = 60.0
+_STOP_S = 20.0
+
+
+class Member:
+    """A process's side: tells when it is loaded, waits for the others, and ends with the parent."""
+
+    def __init__(self, folder: str) -> None:
+        """Takes what the parent said.
+
+        Args:
+          folder: that all of them share, for their metrics.
+        """
+        self.folder = folder
+
+    def wait_for_the_others(self) -> None:
+        """Says that the models are loaded and returns once all may listen; blocks.
+
+        Raises:
+          ServerError: the parent is gone.
+        """
+        print(_LOADED, flush=True)
+        if sys.stdin.buffer.readline() != _GO:
+            raise ServerError("the parent process is gone")
+
+    def watch_parent(self, stop: Callable[[], object]) -> None:
+        """Calls `stop`, from another thread, when the parent is gone."""
+
+        def wait() -> None:
+            # The parent never writes again: this returns when it ends, however it ends.
+            sys.stdin.buffer.read()
+            stop()
+
+        threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def can_share_ports() -> bool:
+    """Whether the system shares a port among processes."""
+    return hasattr(socket, "SO_REUSEPORT")
+
+
+def share_port(listener: socket.socket) -> None:
+    """Lets other processes of this user listen on the same port."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+@dataclass
+class _Child:
+    """One place among the processes, and who holds it now."""
+
+    place: int
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = 0
+    state: str = "loading"
+    ready: str = ""
+
+
+@dataclass
+class Supervisor:
+    """Keeps the processes running; used by one thread.
+
+    Attributes:
+      arguments: of `python -m serving.server`; those that differ are added behind them.
+      count: of processes.
+      host: to bind.
+      ports: gRPC and REST; 0 takes a free one, None is switched off.
+      command: what is started; a test has a smaller one.
+      delay_s: before a dead process is started again the first time; it doubles each time.
+    """
+
+    arguments: Sequence[str]
+    count: int
+    host: str
+    ports: tuple[int | None, int | None]
+    command: Sequence[str] = (sys.executable, "-m", "serving.server")
+    delay_s: float = _FIRST_DELAY_S
+    _events: "queue.SimpleQueue[tuple[str, Any]]" = field(default_factory=queue.SimpleQueue)
+    _children: list[_Child] = field(default_factory=list)
+    _folder: str = ""
+
+    def run(self) -> int:
+        """Starts them and waits for a signal; prints one line when all are ready.
+
+        Returns:
+          The exit status: 0 after a signal.
+
+        Raises:
+          ServerError: ports in use, or a process that ends before it is ready.
+        """
+        if not can_share_ports():
+            raise ServerError("--processes needs SO_REUSEPORT, which this system does not have")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: self._events.put(("stop", None)))
+        with contextlib.ExitStack() as held, tempfile.TemporaryDirectory() as self._folder:
+            reserved = [held.enter_context(_reserve(self.host, port)) for port in self._given()]
+            numbers = iter([holder.getsockname()[1] for holder in reserved])
+            grpc_port, rest_port = (None if p is None else next(numbers) for p in self.ports)
+            self.ports = (grpc_port, rest_port)
+            try:
+                self._children = [_Child(place) for place in range(self.count)]
+                for child in self._children:
+                    self._start(child)
+                return self._supervise()
+            finally:
+                self._stop_all()
+
+    def _given(self) -> list[int]:
+        return [port for port in self.ports if port is not None]
+
+    def _start(self, child: _Child) -> None:
+        child.state, child.ready, child.started = "loading", "", time.monotonic()
+        child.process = subprocess.Popen(
+            [*self.command, *self.arguments, *self._own_arguments()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # A terminal's Ctrl-C goes to the parent alone, which hands it on.
+            start_new_session=True,
+        )
+        reader = threading.Thread(target=self._read, args=(child, child.process), daemon=True)
+        reader.start()
+
+    def _own_arguments(self) -> list[str]:
+        grpc_port, rest_port = self.ports
+        return [
+            "--processes=1",
+            f"--member={self._folder}",
+            f"--port={grpc_port or 0}",
+            f"--rest_api_port={rest_port or 0}",
+        ]
+
+    def _read(self, child: _Child, process: "subprocess.Popen[bytes]") -> None:
+        """Turns what a process prints, and its end, into events."""
+        with process.stdout or contextlib.nullcontext(()) as lines:
+            for line in lines:
+                text = line.decode("utf-8", "replace").rstrip("\n")
+                kind = "loaded" if text == _LOADED else "said"
+                self._events.put((kind, (child, process, text)))
+        process.wait()
+        self._events.put(("ended", (child, process, "")))
+
+    def _supervise(self) -> int:
+        told = False
+        while True:
+            kind, value = self._events.get()
+            if kind == "stop":
+                return 0
+            if kind == "start":
+                self._start(value)
+                continue
+            child, process, text = value
+            if process is not child.process:
+                continue
+            if kind == "ended":
+                self._bury(child, process, told)
+            elif kind == "loaded":
+                child.state = "loaded"
+                self._let_listen(told)
+            elif text.startswith("serving "):
+                child.ready = text
+                if not told and all(other.ready for other in self._children):
+                    self._tell_ready()
+                    told = True
+            else:
+                print(text, flush=True)
+
+    def _let_listen(self, told: bool) -> None:
+        """At the start all wait for the slowest; later on a new one has nobody to wait for."""
+        if not told and any(child.state == "loading" for child in self._children):
+            return
+        for child in self._children:
+            if child.state == "loaded" and child.process and child.process.stdin:
+                child.state = "listening"
+                # One that has just died is told of by its end.
+                with contextlib.suppress(OSError):
+                    child.process.stdin.write(_GO)
+                    child.process.stdin.flush()
+
+    def _tell_ready(self) -> None:
+        pids = " ".join(str(child.process.pid) for child in self._children if child.process)
+        print(f"{self.count} processes: {pids}", flush=True)
+        print(self._children[0].ready, flush=True)
+
+    def _bury(self, child: _Child, process: "subprocess.Popen[bytes]", told: bool) -> None:
+        status = process.returncode
+        words = f"process {child.place + 1} of {self.count} (pid {process.pid}) ended with {status}"
+        if process.stdin:
+            process.stdin.close()
+        if not told:
+            raise ServerError(f"{words} before all were ready; its errors are above")
+        lived = time.monotonic() - child.started
+        child.failures = 1 if lived > _STEADY_S else child.failures + 1
+        delay = min(_MAX_DELAY_S, self.delay_s * 2 ** (child.failures - 1))
+        print(f"{words}; starting another in {delay:g} s", file=sys.stderr, flush=True)
+        timer = threading.Timer(delay, self._events.put, [("start", child)])
+        timer.daemon = True
+        timer.start()
+
+    def _stop_all(self) -> None:
+        running = [c.process for c in self._children if c.process and c.process.poll() is None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + _STOP_S
+        for process in running:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for child in self._children:
+            if child.process and child.process.stdin:
+                with contextlib.suppress(OSError):
+                    child.process.stdin.close()
+
+
+def threads_flags(count: int, given: Sequence[int]) -> list[str]:
+    """Flags by which the processes share the cores; none where the user has said how many threads.
+
+    Args:
+      count: of processes.
+      given: the values of all flags about threads, 0 where they were not given.
+    """
+    if any(given):
+        return []
+    cores = max(1, (os.cpu_count() or 1) // count)
+    return [f"--tensorflow_session_parallelism={cores}", f"--num_tflite_pools={cores}"]
+
+
+def _reserve(host: str, port: int) -> socket.socket:
+    """A socket that holds the port and gets no connections, since it does not listen.
+
+    Raises:
+      ServerError: somebody else has the port.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # Sharing would succeed beside another server of the same user; this would not.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen(1)
+        holder = socket.socket(family, socket.SOCK_STREAM)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        share_port(holder)
+        holder.bind((host, port))
+    except OSError as error:
+        raise ServerError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return holder

@@ -1,0 +1,247 @@
+"""The protocol over HTTP: `/v2/...`, JSON with tensors beside it or in binary behind it."""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+
+from serving.server.compression import inflate
+from serving.server.dispatch import OverloadedError
+from serving.server.errors import ServingError, invalid
+from serving.server.json_parse import parse
+from serving.server.v2 import tensors
+from serving.server.v2.service import (
+    DEFAULT_SIGNATURE,
+    SIGNATURE_PARAMETER,
+    InferAnswer,
+    InferCall,
+    InferRequest,
+    ModelMetadata,
+    OpenInference,
+    TensorMetadata,
+)
+from serving.server.web import JSON, Page, Response, json_response
+
+_LOG = logging.getLogger(__name__)
+_MODEL = re.compile(
+    r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>ready|infer))?"
+)
+#: How many bytes of the body are JSON; the rest is tensors.
+_JSON_LENGTH = "inference-header-content-length"
+_MAX_INFLATED = 100 * 2**20
+
+
+def open_inference_page(service: OpenInference, *, timeout_ms: int = 0) -> Page:
+    """Everything under `/v2`.
+
+    Args:
+      service: the calls.
+      timeout_ms: of one inference; 0 sets no bound.
+    """
+
+    async def page(
+        method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> Response | None:
+        if path != "/v2" and not path.startswith("/v2/"):
+            return None
+        try:
+            found = _MODEL.fullmatch(path)
+            if found and found["verb"] == "infer":
+                if method != "POST":
+                    return _wrong_method("POST")
+                return await _infer(service, found, headers, body, timeout_ms)
+            if method not in ("GET", "HEAD"):
+                return _wrong_method("GET, HEAD")
+            return _look(service, path, found)
+        except ServingError as error:
+            return _refusal(error)
+        except Exception:
+            # A fault of our own: the client gets an answer, the log gets the trace.
+            _LOG.exception("%s %s", method, path)
+            return json_response(500, {"error": "internal error; the server's log has the details"})
+
+    return page
+
+
+def _look(service: OpenInference, path: str, found: re.Match[str] | None) -> Response:
+    if found:
+        name, version = unquote(found["name"]), unquote(found["version"] or "")
+        if found["verb"] == "ready":
+            ready = service.model_ready(name, version)
+            return json_response(200 if ready else 503, {"name": name, "ready": ready})
+        return json_response(200, _metadata_json(service.model_metadata(name, version)))
+    path = path.rstrip("/")
+    if path == "/v2":
+        name, version, extensions = service.server_metadata()
+        answer = {"name": name, "version": version, "extensions": list(extensions)}
+        return json_response(200, answer)
+    if path == "/v2/health/live":
+        return json_response(200, {"live": True})
+    if path == "/v2/health/ready":
+        ready = service.server_ready()
+        return json_response(200 if ready else 503, {"ready": ready})
+    raise ServingError("NOT_FOUND", f"the Open Inference Protocol has no path {path}")
+
+
+def _metadata_json(model: ModelMetadata) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "versions": list(model.versions),
+        "platform": model.platform,
+        "inputs": [_tensor_json(tensor) for tensor in model.inputs],
+        "outputs": [_tensor_json(tensor) for tensor in model.outputs],
+    }
+
+
+def _tensor_json(tensor: TensorMetadata) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+
+
+async def _infer(
+    service: OpenInference,
+    found: re.Match[str],
+    headers: Mapping[str, str],
+    body: bytes,
+    timeout_ms: int,
+) -> Response:
+    wants: dict[str, bool] = {}
+
+    def read() -> InferRequest:
+        document, rest = _split_body(headers, body)
+        wants.update(_binary_outputs(document))
+        return _request(document, rest)
+
+    def write(request: InferRequest, answer: InferAnswer) -> Response:
+        return _answer(answer, wants)
+
+    call = InferCall(unquote(found["name"]), unquote(found["version"] or ""), read, write)
+    return await service.infer(
+        call, entry="REST", headers=headers, timeout=timeout_ms / 1000 or None
+    )
+
+
+def _split_body(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, Any], bytes]:
+    """The JSON object and the binary data behind it."""
+    plain = inflate(headers, body, _MAX_INFLATED)
+    if plain is None:
+        raise invalid(f"the gzip body is damaged or larger than {_MAX_INFLATED} bytes")
+    length = headers.get(_JSON_LENGTH)
+    if length is not None and not (length.isdigit() and int(length) <= len(plain)):
+        raise invalid(f"{_JSON_LENGTH} is {length!r}, the body has {len(plain)} bytes")
+    size = len(plain) if length is None else int(length)
+    document = parse(plain[:size])
+    if not isinstance(document, dict):
+        raise invalid("the request is not a JSON object")
+    return document, plain[size:]
+
+
+def _request(document: dict[str, Any], rest: bytes) -> InferRequest:
+    inputs: dict[str, np.ndarray] = {}
+    for entry in _objects(document, "inputs"):
+        name = _text(entry, "name", "an input")
+        if name in inputs:
+            raise invalid(f"input {name!r} is given twice")
+        inputs[name], rest = _input(entry, name, rest)
+    if rest:
+        raise invalid(f"{len(rest)} bytes of binary data belong to no input")
+    outputs = [_text(entry, "name", "an output") for entry in _objects(document, "outputs")]
+    identity = document.get("id", "")
+    if not isinstance(identity, str):
+        raise invalid("the id of a request is text")
+    return InferRequest(
+        inputs=inputs,
+        outputs=tuple(outputs),
+        signature=_text(_parameters(document), SIGNATURE_PARAMETER, "", DEFAULT_SIGNATURE),
+        id=identity,
+    )
+
+
+def _input(entry: dict[str, Any], name: str, rest: bytes) -> tuple[np.ndarray, bytes]:
+    """The array, and the binary data that is left for the next input."""
+    datatype = _text(entry, "datatype", f"input {name!r}")
+    shape = entry.get("shape")
+    if not isinstance(shape, list):
+        raise invalid(f"input {name!r} has no list of sizes as its shape")
+    parameters = _parameters(entry)
+    size = parameters.get("binary_data_size")
+    if size is None:
+        packed = parameters.get("content_type") == "base64"
+        data = entry.get("data")
+        return tensors.from_json(name, datatype, shape, data, base64_strings=packed), rest
+    if type(size) is not int or not 0 <= size <= len(rest):
+        raise invalid(f"input {name!r}: binary_data_size is {size!r}, {len(rest)} bytes are left")
+    return tensors.from_raw(name, datatype, shape, rest[:size]), rest[size:]
+
+
+def _binary_outputs(document: dict[str, Any]) -> dict[str, bool]:
+    """Output name -> whether it is to be sent in binary; the name "" stands for the others."""
+    wants = {"": bool(_parameters(document).get("binary_data_output", False))}
+    for entry in _objects(document, "outputs"):
+        chosen = _parameters(entry).get("binary_data", wants[""])
+        wants[_text(entry, "name", "an output")] = bool(chosen)
+    return wants
+
+
+def _answer(answer: InferAnswer, wants: Mapping[str, bool]) -> Response:
+    listed, binary = [], []
+    for name, array in answer.outputs.items():
+        head = {
+            "name": name,
+            "shape": list(array.shape),
+            "datatype": tensors.datatype_of(array),
+        }
+        # Half precision has no JSON form in the protocol, but every half is a JSON number.
+        if wants.get(name, wants[""]):
+            binary.append(tensors.to_raw(array))
+            head["parameters"] = {"binary_data_size": len(binary[-1])}
+            listed.append(json.dumps(head))
+            continue
+        data, packed = tensors.to_json_text(array)
+        if packed:
+            head["parameters"] = {"content_type": "base64"}
+        listed.append(f'{json.dumps(head)[:-1]}, "data": {data}}}')
+    body = {"model_name": answer.model, "model_version": str(answer.version)}
+    if answer.id:
+        body["id"] = answer.id
+    text = f'{json.dumps(body)[:-1]}, "outputs": [{", ".join(listed)}]}}'.encode()
+    if not binary:
+        return Response(200, text, {"Content-Type": JSON})
+    headers = {"Content-Type": "application/octet-stream", _JSON_LENGTH: str(len(text))}
+    return Response(200, text + b"".join(binary), headers)
+
+
+def _objects(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    entries = document.get(key, [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise invalid(f"`{key}` is a list of objects")
+    return entries
+
+
+def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
+    parameters = entry.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise invalid("`parameters` is an object")
+    return parameters
+
+
+def _text(entry: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
+    value = entry.get(key, default)
+    if not isinstance(value, str):
+        raise invalid(f"{where or 'the request'} has no text as its {key}")
+    return value
+
+
+def _refusal(error: ServingError) -> Response:
+    response = json_response(error.http_status, {"error": error.message})
+    if isinstance(error, OverloadedError):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def _wrong_method(allowed: str) -> Response:
+    answer = json_response(405, {"error": f"this path takes {allowed}"})
+    return Response(answer.status, answer.body, {**answer.headers, "Allow": allowed})

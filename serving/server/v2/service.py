@@ -1,0 +1,248 @@
+"""The protocol's calls, whichever way they came: readiness, metadata, inference."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Generic
+
+import numpy as np
+
+from serving.server.calls import Steps, T
+from serving.server.dispatch import Dispatcher
+from serving.server.errors import ServingError, invalid
+from serving.server.health import missing_models
+from serving.server.hooks import NO_HOOKS, Hooks
+from serving.server.metrics import Metrics
+from serving.server.models import ModelManager, Servable
+from serving.server.v2.tensors import datatype_of, from_tensorflow
+
+EXTENSIONS = ("binary_tensor_data",)
+#: A request's parameter that names one of a SavedModel's signatures.
+SIGNATURE_PARAMETER = "signature_name"
+DEFAULT_SIGNATURE = "serving_default"
+_API = "ModelInfer"
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """What is asked of a model.
+
+    Attributes:
+      inputs: name -> array.
+      outputs: names to answer with; empty for all.
+      signature: of the SavedModel.
+      id: comes back with the answer.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    outputs: tuple[str, ...] = ()
+    signature: str = DEFAULT_SIGNATURE
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class InferAnswer:
+    """What a model says, and which version of it."""
+
+    model: str
+    version: int
+    id: str
+    outputs: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class TensorMetadata:
+    """An input or output; -1 is any size, and of unknown rank the shape is just that."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """A model's versions and the inputs and outputs of one signature."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...] = field(default=())
+    outputs: tuple[TensorMetadata, ...] = field(default=())
+
+
+class OpenInference:
+    """The calls; `infer` is awaited in the event loop, the others answer at once."""
+
+    def __init__(
+        self,
+        models: ModelManager,
+        metrics: Metrics,
+        dispatcher: Dispatcher,
+        *,
+        hooks: Hooks = NO_HOOKS,
+    ) -> None:
+        """Takes what the server is made of.
+
+        Args:
+          models: those served.
+          metrics: get every request.
+          dispatcher: runs them off the event loop.
+          hooks: what is done beside answering.
+        """
+        self._models = models
+        self._metrics = metrics
+        self._dispatcher = dispatcher
+        self._hooks = hooks
+
+    def server_ready(self) -> bool:
+        """Whether all models are ready, as the protocol has it."""
+        return not missing_models(self._models)
+
+    def server_metadata(self) -> tuple[str, str, tuple[str, ...]]:
+        """(name, version, extensions) of this server."""
+        return "sightline", metadata.version("sightline"), EXTENSIONS
+
+    def model_ready(self, model: str, version: str) -> bool:
+        """Whether a version, a label, or with an empty version any of them, can be asked.
+
+        Raises:
+          ServingError: NOT_FOUND, no model of that name.
+        """
+        if not self._models.knows(model):
+            raise ServingError("NOT_FOUND", f"no model {model!r}")
+        try:
+            with self._models.use(model, *parse_version(version)):
+                return True
+        except ServingError:
+            return False
+
+    def model_metadata(self, model: str, version: str) -> ModelMetadata:
+        """The inputs and outputs of `serving_default`, or of the only signature.
+
+        Raises:
+          ServingError: no such model or version, or several signatures and none the default.
+        """
+        with self._models.use(model, *parse_version(version)) as servable:
+            signatures = servable.engine.signatures
+            only = next(iter(signatures.values())) if len(signatures) == 1 else None
+            signature = signatures.get(DEFAULT_SIGNATURE, only)
+            if signature is None:
+                raise invalid(
+                    f"model {model!r} has no signature {DEFAULT_SIGNATURE}, but {list(signatures)}"
+                )
+            return ModelMetadata(
+                name=model,
+                versions=tuple(str(v) for v in self._models.available().get(model, [])),
+                platform=_platform(servable),
+                inputs=_tensors(signature.inputs),
+                outputs=_tensors(signature.outputs),
+            )
+
+    async def infer(
+        self,
+        call: "InferCall[T]",
+        *,
+        entry: str,
+        headers: Mapping[str, str],
+        timeout: float | None,
+    ) -> T:
+        """What the call's `write` makes of the answer.
+
+        Args:
+          call: see there.
+          entry: `REST` or `GRPC`.
+          headers: of the request, by lower-case name.
+          timeout: seconds; None sets no bound.
+
+        Raises:
+          ServingError: whatever is wrong with the request, or the model refuses.
+        """
+        began = time.perf_counter()
+        status = "INTERNAL"
+        # Names that clients make up must not become metrics.
+        name = call.model if self._models.knows(call.model) else ""
+        steps = self._hooks.traced(self._steps(call, headers), f"{_API} {name}", headers)
+        try:
+            answer = await self._dispatcher.run(steps, timeout=timeout)
+            status = "OK"
+            return answer
+        except ServingError as error:
+            status = error.code
+            raise
+        except asyncio.CancelledError:
+            status = "CANCELLED"
+            raise
+        finally:
+            self._metrics.request(name, _API, entry, status, time.perf_counter() - began)
+
+    def _steps(self, call: "InferCall[T]", headers: Mapping[str, str]) -> Steps[T]:
+        request = call.read()
+        chosen = self._hooks.steer(call.model, *parse_version(call.version), headers)
+        with self._models.use(call.model, *chosen) as servable:
+            _check_datatypes(servable, request)
+            outputs = yield from self._hooks.predict(
+                servable, request.signature, request.inputs, request.outputs
+            )
+            answer = InferAnswer(servable.name, servable.version, request.id, outputs)
+        return call.write(request, answer)
+
+
+@dataclass(frozen=True)
+class InferCall(Generic[T]):
+    """An inference before it is decoded: decoding and encoding are work for a thread.
+
+    Attributes:
+      model: its name.
+      version: a number, a label, or empty.
+      read: the request, decoded; may raise ServingError.
+      write: encodes the answer.
+    """
+
+    model: str
+    version: str
+    read: Callable[[], InferRequest]
+    write: Callable[[InferRequest, InferAnswer], T]
+
+
+def parse_version(text: str) -> tuple[int | None, str | None]:
+    """(version, label) of the protocol's version, which is text: a number or one of our labels.
+
+    Raises:
+      ServingError: a number beyond 64 bits.
+    """
+    if not text:
+        return None, None
+    if not (text.isascii() and text.isdigit()):
+        return None, text
+    if len(text.lstrip("0")) > 19 or int(text) >= 2**63:
+        raise invalid(f"the version {text} is beyond 64 bits")
+    return int(text), None
+
+
+def _platform(servable: Servable) -> str:
+    runtime = servable.engine.runtime.lower()
+    return "tensorflow_savedmodel" if "lite" not in runtime else "tensorflow_lite"
+
+
+def _tensors(infos: Mapping[str, Any]) -> tuple[TensorMetadata, ...]:
+    return tuple(
+        TensorMetadata(name, from_tensorflow(info.dtype), _shape(info.shape))
+        for name, info in infos.items()
+    )
+
+
+def _shape(shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    return (-1,) if shape is None else shape
+
+
+def _check_datatypes(servable: Servable, request: InferRequest) -> None:
+    signature = servable.engine.signatures.get(request.signature)
+    for name, array in request.inputs.items():
+        info = signature.inputs.get(name) if signature else None
+        if info is not None and from_tensorflow(info.dtype) != datatype_of(array):
+            raise invalid(
+                f"input {name!r} is {datatype_of(array)}, the model takes "
+                f"{from_tensorflow(info.dtype)}"
+            )

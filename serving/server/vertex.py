@@ -1,0 +1,152 @@
+"""Vertex AI's contract for a custom container: its variables, its health and predict routes.
+
+https://cloud.google.com/vertex-ai/docs/predictions/custom-container-requirements
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving import bundle as bundles
+from serving.server.errors import ServerError, ServingError, invalid
+from serving.server.health import Availability, is_ready, missing_models
+from serving.server.json_encode import encode_error
+from serving.server.json_parse import parse
+from serving.server.web import JSON, Handler, Page, Response, json_response
+
+_DEFAULT_PORT = 8080
+_DEFAULT_HEALTH = "/health"
+_DEFAULT_PREDICT = "/predict"
+#: Vertex refuses a larger request or answer at its own door; a picture is best sent as a JPEG.
+VERTEX_LIMIT_BYTES = 1_500_000
+_PARAMETERS = ("signature_name",)
+
+
+@dataclass(frozen=True)
+class VertexOptions:
+    """What Vertex AI tells a container.
+
+    Attributes:
+      port: to listen on.
+      health_route: answered with 200 when the model can be served.
+      predict_route: takes `{"instances": [...], "parameters": {...}}`.
+      model_dir: from AIP_STORAGE_URI, None when there is none.
+    """
+
+    port: int = _DEFAULT_PORT
+    health_route: str = _DEFAULT_HEALTH
+    predict_route: str = _DEFAULT_PREDICT
+    model_dir: Path | None = None
+
+
+def read_vertex_options(environ: Mapping[str, str]) -> VertexOptions:
+    """The options in a container's environment.
+
+    Raises:
+      ServerError: a variable that makes no sense; names the remedy.
+    """
+    mode = environ.get("AIP_MODE", "PREDICTION")
+    if mode != "PREDICTION":
+        raise ServerError(f"AIP_MODE is {mode}; this container answers predictions only")
+    port = environ.get("AIP_HTTP_PORT", str(_DEFAULT_PORT))
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise ServerError(f"AIP_HTTP_PORT must be a port, 1 to 65535, got {port!r}")
+    health = _route(environ, "AIP_HEALTH_ROUTE", _DEFAULT_HEALTH)
+    predict = _route(environ, "AIP_PREDICT_ROUTE", _DEFAULT_PREDICT)
+    if health == predict:
+        raise ServerError(f"AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE are both {health}")
+    model_dir = _model_dir(environ.get("AIP_STORAGE_URI", ""))
+    return VertexOptions(int(port), health, predict, model_dir)
+
+
+def _route(environ: Mapping[str, str], name: str, default: str) -> str:
+    route = environ.get(name) or default
+    if not route.startswith("/"):
+        raise ServerError(f"{name} must begin with /, got {route!r}")
+    return route
+
+
+def _model_dir(uri: str) -> Path | None:
+    if not uri:
+        return None
+    if "://" in uri and not uri.startswith("file://"):
+        raise ServerError(
+            f"AIP_STORAGE_URI is {uri}; this server reads local folders. Copy the model into the "
+            "image, or mount the bucket with Cloud Storage FUSE, and name that folder with "
+            "--model_base_path"
+        )
+    path = Path(uri.removeprefix("file://"))
+    if not path.is_dir():
+        raise ServerError(f"AIP_STORAGE_URI: {path} is no folder")
+    return path
+
+
+def model_base_path(path: Path) -> Path:
+    """A folder of numbered versions: `path`, or a temporary one with `path` as its version 1.
+
+    Vertex copies a model's files without a version around them.
+    """
+    if not (path / bundles.SAVED_MODEL_FILE).is_file():
+        return path
+    base = Path(tempfile.mkdtemp(prefix="sightline-vertex-"))
+    (base / "1").symlink_to(path.resolve(), target_is_directory=True)
+    return base
+
+
+def vertex_page(
+    options: VertexOptions,
+    models: Availability,
+    rest: Handler,
+    *,
+    model_of: Callable[[], str],
+) -> Page:
+    """The two routes.
+
+    Args:
+      options: from the environment.
+      models: those served.
+      rest: TF Serving's API, which answers the predictions.
+      model_of: the name of the model that is asked.
+    """
+
+    async def page(
+        method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> Response | None:
+        if path == options.health_route and method in ("GET", "HEAD"):
+            missing = missing_models(models)
+            return json_response(200 if is_ready(models) else 503, {"not_served": missing})
+        if path != options.predict_route or method != "POST":
+            return None
+        try:
+            document = tf_serving_document(body)
+        except ServingError as error:
+            headers = {"Content-Type": JSON}
+            return Response(error.http_status, encode_error(error.message), headers)
+        plain = {name: value for name, value in headers.items() if name != "content-encoding"}
+        return await rest("POST", f"/v1/models/{model_of()}:predict", plain, document)
+
+    return page
+
+
+def tf_serving_document(body: bytes) -> bytes:
+    """A predict request of Vertex AI as one of TF Serving, whose answer is also Vertex AI's.
+
+    Raises:
+      ServingError: no list of instances, or a parameter that is not known.
+    """
+    document = parse(body)
+    if not isinstance(document, dict) or not isinstance(document.get("instances"), list):
+        raise invalid('a request is {"instances": [...], "parameters": {...}}')
+    parameters: Any = document.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise invalid(f"`parameters` is an object with {', '.join(_PARAMETERS)}")
+    unknown = sorted(set(parameters) - set(_PARAMETERS))
+    if unknown:
+        raise invalid(f"unknown parameters {unknown}; known are {list(_PARAMETERS)}")
+    if not parameters:
+        return body
+    kept = {"instances": document["instances"], **parameters}
+    return json.dumps(kept).encode("utf-8", "surrogatepass")
