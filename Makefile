@@ -6,7 +6,7 @@ STAMP := .venv/.sightline-stamp
 # TensorFlow reports every missing GPU library at its default level.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: force help setup demo test test-slow test-zoo lint format bench study serve stack2 lock clean
+.PHONY: force help setup demo test test-slow test-zoo lint format bench study soak serve stack2 lock clean
 
 help: ## list the verbs
 	@awk -F ' *:.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ bench: setup ## measure the data input (PICTURES=DIR) and the bundles that the d
 study: setup ## train the CIFAR-10 recipes and compare them, hours (PICTURES=cifar10_A.tar)
 	@.venv/bin/python tools/study.py $(or $(PICTURES),../shared/data/cifar10_A.tar)
 	@.venv/bin/python tools/benchmarks_md.py benchmarks BENCHMARKS.md
+
+soak: setup ## 30 minutes of load with version swaps (MODEL=DIR, ARGS="--seconds 60" is short)
+	@.venv/bin/python -m serving.loadtest.soak $(or $(MODEL),demo/bundles/digits_cnn) $(ARGS)
 
 serve: setup ## serve the demo's bundles over REST and gRPC (ARGS="--port 9000")
 	@.venv/bin/sightline serve demo/bundles $(ARGS)

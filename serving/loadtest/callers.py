@@ -1,0 +1,231 @@
+"""One request over REST or gRPC, as cheaply as it can be sent from Python.
+
+REST is asyncio's own transports with httptools' parser: measured against a stub server in another
+process, with 30 kB bodies and 8 in flight, it costs 57 to 80 us of CPU a request, where h11 costs
+200 to 240, aiohttp 310 to 340 and httpx 1660 to 2350. gRPC is grpc.aio with bytes in and out.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import time
+from typing import Any, NamedTuple, Protocol
+
+from serving.loadtest.plan import Plan, Target
+
+OK = "OK"
+DEADLINE = "deadline"
+CONNECTION = "connection"
+
+_MAX_REASON = 500
+PREDICT_METHOD = "/tensorflow.serving.PredictionService/Predict"
+
+
+class Answer(NamedTuple):
+    """What became of a request.
+
+    Attributes:
+      code: `OK`, an HTTP status, a gRPC status name, `deadline` or `connection`.
+      reason: what the server or the system said, of what is not `OK`.
+      at: when it was known, in seconds of `time.monotonic`.
+    """
+
+    code: str
+    reason: str
+    at: float
+
+
+class Caller(Protocol):
+    """Sends prepared requests; belongs to one event loop."""
+
+    async def call(self, number: int, deadline: float) -> Answer:
+        """Sends request `number` of the prepared ones.
+
+        Args:
+          number: its index.
+          deadline: in seconds of `time.monotonic`.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        ...
+
+
+def make_caller(target: Target, bodies: tuple[bytes, ...], plan: Plan) -> Caller:
+    """The caller for a target."""
+    if target.is_grpc:
+        return GrpcCaller(target, bodies, channels=plan.channels)
+    return RestCaller(target, bodies)
+
+
+class RestCaller:
+    """Keep-alive connections, one request at a time on each, as many as are in flight."""
+
+    def __init__(self, target: Target, bodies: tuple[bytes, ...]) -> None:
+        self._target = target
+        head = (
+            f"POST {target.path} HTTP/1.1\r\nHost: {target.authority}\r\n"
+            "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+        )
+        self._messages = [head.format(len(body)).encode() + body for body in bodies]
+        self._idle: list[_Connection] = []
+        self._tls = None
+        if target.scheme == "https":
+            self._tls = ssl.create_default_context(cafile=target.ca_file or None)
+
+    async def call(self, number: int, deadline: float) -> Answer:
+        """See `Caller`."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                answer = await self._ask(connection, number, deadline)
+                # A server may close an idle connection just as it is used again: no request of
+                # this run was refused, and every HTTP client sends it anew.
+                if answer.code != CONNECTION or connection.heard:
+                    return answer
+        try:
+            wait = max(deadline - time.monotonic(), 0.001)
+            connection = await asyncio.wait_for(self._connect(), wait)
+        except asyncio.TimeoutError:
+            return Answer(DEADLINE, "no connection in time", time.monotonic())
+        except OSError as error:
+            return Answer(CONNECTION, str(error), time.monotonic())
+        return await self._ask(connection, number, deadline)
+
+    async def close(self) -> None:
+        """See `Caller`."""
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    async def _connect(self) -> "_Connection":
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            _Connection, self._target.host, self._target.port, ssl=self._tls
+        )
+        return connection
+
+    async def _ask(self, connection: "_Connection", number: int, deadline: float) -> Answer:
+        answer = await connection.ask(self._messages[number], deadline)
+        if connection.is_open:
+            self._idle.append(connection)
+        return answer
+
+
+class _Connection(asyncio.Protocol):
+    """One connection; `heard` tells whether anything came back for the request under way."""
+
+    def __init__(self) -> None:
+        # Here, so that plans and bodies can be made where httptools is not installed.
+        import httptools
+
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser_errors = httptools.HttpParserError
+        self._transport: Any = None
+        self._answer: asyncio.Future[Answer] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._body: list[bytes] = []
+        self.heard = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can carry another request."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def ask(self, message: bytes, deadline: float) -> "asyncio.Future[Answer]":
+        """Sends a request; the future never raises."""
+        loop = asyncio.get_running_loop()
+        self._answer = loop.create_future()
+        self._body = []
+        self.heard = False
+        wait = max(deadline - time.monotonic(), 0)
+        self._timer = loop.call_later(wait, self._expire)
+        self._transport.write(message)
+        return self._answer
+
+    def close(self) -> None:
+        """Closes it."""
+        self._transport.close()
+
+    def connection_made(self, transport: Any) -> None:
+        """Of asyncio."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Of asyncio."""
+        self.heard = True
+        try:
+            self._parser.feed_data(data)
+        except self._parser_errors as error:
+            self._finish(CONNECTION, f"not HTTP: {error}")
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Of asyncio."""
+        self._finish(CONNECTION, str(exc or "the server closed the connection"))
+
+    def on_body(self, body: bytes) -> None:
+        """Of httptools."""
+        if self._parser.get_status_code() != 200:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """Of httptools."""
+        status = self._parser.get_status_code()
+        if not self._parser.should_keep_alive():
+            self._transport.close()
+        if status == 200:
+            self._finish(OK, "")
+        else:
+            self._finish(str(status), b"".join(self._body)[:_MAX_REASON].decode("utf-8", "replace"))
+
+    def _expire(self) -> None:
+        self._finish(DEADLINE, "no answer in time")
+        # The answer may still come, and would be taken for that of the next request.
+        self._transport.abort()
+
+    def _finish(self, code: str, reason: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(Answer(code, reason, time.monotonic()))
+
+
+class GrpcCaller:
+    """Calls Predict over several connections in turn."""
+
+    def __init__(self, target: Target, bodies: tuple[bytes, ...], *, channels: int) -> None:
+        import grpc
+
+        self._bodies = bodies
+        self._error = grpc.aio.AioRpcError
+        options = [
+            # Otherwise channels to one address share one connection.
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+        ]
+        self._channels = [
+            grpc.aio.insecure_channel(target.authority, options=options) for _ in range(channels)
+        ]
+        self._methods = [channel.unary_unary(PREDICT_METHOD) for channel in self._channels]
+        self._turn = 0
+
+    async def call(self, number: int, deadline: float) -> Answer:
+        """See `Caller`."""
+        self._turn = (self._turn + 1) % len(self._methods)
+        wait = max(deadline - time.monotonic(), 0.001)
+        try:
+            await self._methods[self._turn](self._bodies[number], timeout=wait)
+        except self._error as error:
+            code = error.code().name
+            code = DEADLINE if code == "DEADLINE_EXCEEDED" else code
+            return Answer(code, str(error.details())[:_MAX_REASON], time.monotonic())
+        return Answer(OK, "", time.monotonic())
+
+    async def close(self) -> None:
+        """See `Caller`."""
+        for channel in self._channels:
+            with contextlib.suppress(Exception):
+                await channel.close()

@@ -1,0 +1,182 @@
+"""What to send, where, when: plain values that a generator process is handed."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+
+PORTS = {"http": 8501, "https": 8501, "grpc": 8500}
+
+
+class LoadError(RuntimeError):
+    """A load test that cannot be run, with the reason and what to do."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where requests go.
+
+    Attributes:
+      url: `http://host:8501`, `https://host:8501` or `grpc://host:8500`.
+      model: its name on the server.
+      version: None is the server's choice.
+      signature: empty is `serving_default`.
+      verb: `predict`, `classify` or `regress`; gRPC has `predict` only.
+      ca_file: PEM certificates to trust for https, instead of the system's.
+    """
+
+    url: str
+    model: str
+    version: int | None = None
+    signature: str = ""
+    verb: str = "predict"
+    ca_file: str = ""
+
+    def __post_init__(self) -> None:
+        """Looks at the address.
+
+        Raises:
+          LoadError: no address that can be called, or a verb that is none.
+        """
+        parts = urlsplit(self.url)
+        try:
+            wrong = parts.scheme not in PORTS or not parts.hostname or (parts.port or 1) < 1
+        except ValueError:
+            wrong = True
+        if wrong or parts.path.strip("/") or parts.query:
+            raise LoadError(
+                f"{self.url!r} is no address of a server; write http://host:8501, "
+                "https://host:8501 or grpc://host:8500, and the model as --model NAME"
+            )
+        if not self.model:
+            raise LoadError("which model? give its name on the server, --model NAME")
+        verbs = ("predict",) if self.is_grpc else ("predict", "classify", "regress")
+        if self.verb not in verbs:
+            raise LoadError(f"the verb over {parts.scheme} is {' or '.join(verbs)}: {self.verb!r}")
+
+    @property
+    def scheme(self) -> str:
+        """`http`, `https` or `grpc`."""
+        return urlsplit(self.url).scheme
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether requests are gRPC's."""
+        return self.scheme == "grpc"
+
+    @property
+    def host(self) -> str:
+        """Without brackets, also for IPv6."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """TF Serving's where none is given."""
+        return urlsplit(self.url).port or PORTS[self.scheme]
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, as a Host header and gRPC want it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def path(self) -> str:
+        """Of a REST request."""
+        version = "" if self.version is None else f"/versions/{self.version}"
+        return f"/v1/models/{quote(self.model, safe='')}{version}:{self.verb}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the load is shaped.
+
+    Open loop: requests arrive as a Poisson process of `rate`, whatever the server does. Closed
+    loop: each of `clients` sends its next request when it has its answer.
+
+    Attributes:
+      rate: requests a second, open loop; None with `clients`.
+      clients: of a closed loop; None with `rate`.
+      seconds: that are measured.
+      warm_up_s: of load before them that is not.
+      seed: of arrivals and of which request is sent.
+      timeout_s: after its scheduled arrival a request has failed.
+      max_in_flight: a request that would be one more is an error, `not sent`.
+      channels: gRPC connections of each process.
+      processes: generators, each with its own interpreter.
+      max_lag_ms: a run whose generator was later than this at its p99, and later than a tenth of
+        the p99 latency, is invalid.
+    """
+
+    rate: float | None = None
+    clients: int | None = None
+    seconds: float = 10.0
+    warm_up_s: float = 2.0
+    seed: int = 0
+    timeout_s: float = 10.0
+    max_in_flight: int = 512
+    channels: int = 4
+    processes: int = 1
+    max_lag_ms: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Looks at the ranges.
+
+        Raises:
+          LoadError: a value out of range; names it.
+        """
+        if (self.rate is None) == (self.clients is None):
+            raise LoadError("give a rate (open loop) or clients (closed loop), one of the two")
+        for name in ("rate", "clients", "seconds", "timeout_s", "max_in_flight", "channels"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise LoadError(f"`{name}` must be above 0, got {value}")
+        if not 0 <= self.warm_up_s < float("inf"):
+            raise LoadError(f"`warm_up_s` must be at least 0, got {self.warm_up_s}")
+        limit = self.clients if self.clients is not None else self.max_in_flight
+        if not 1 <= self.processes <= limit:
+            raise LoadError(f"`processes` must be 1 to {limit}, got {self.processes}")
+
+    @property
+    def total_s(self) -> float:
+        """Warm-up and what is measured."""
+        return self.warm_up_s + self.seconds
+
+    @property
+    def in_words(self) -> str:
+        """E.g. `200/s` or `8 clients`."""
+        return f"{self.rate:g}/s" if self.rate is not None else f"{self.clients} clients"
+
+    def at(self, rate: float, *, seconds: float | None = None) -> "Plan":
+        """The same, open loop at another rate."""
+        length = self.seconds if seconds is None else seconds
+        return replace(self, rate=rate, clients=None, seconds=length)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def poisson_arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
+    """Arrival times of a Poisson process, drawn in one go.
+
+    Args:
+      rate: a second, above 0.
+      seconds: length of the process.
+      seed: the same seed draws the same times.
+
+    Returns:
+      (N,) float64 in [0, seconds), ascending; N is Poisson with mean rate * seconds.
+    """
+    random = np.random.default_rng(seed)
+    # Given their number, the arrivals of a Poisson process are uniform: no gap is cut at the end.
+    return np.sort(random.uniform(0, seconds, random.poisson(rate * seconds)))
+
+
+def draw_requests(count: int, requests: int, seed: int) -> np.ndarray:
+    """Which request each arrival sends: (count,) int64 below `requests`, with replacement.
+
+    As MLPerf's LoadGen does; a stream apart from that of the arrivals.
+    """
+    return np.random.default_rng([seed, 1]).integers(requests, size=count)

@@ -1,0 +1,117 @@
+"""The soak's criteria on made-up runs, and one short soak of the real server."""
+
+import collections
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from serving.loadtest import LoadError, LoadResult, Plan, Target, soak
+from serving.loadtest.malformed import Malformed, Refusals
+from serving.loadtest.soak_report import SoakResult, Swap
+
+
+def made(*, swap_ms=2.0, failed=0, resident=(103.0, 104.0, 102.0), done=True, refused="400"):
+    """100 s of load from second 1000 of the clock; swaps of a second at 1020, 1030 and 1040."""
+    swaps = tuple(Swap(1020.0 + 10 * i, 1021.0 + 10 * i, mb, done) for i, mb in enumerate(resident))
+    scheduled = np.arange(0, 100, 0.01)
+    latency = np.full(len(scheduled), 2.0)
+    for swap in swaps:
+        inside = (scheduled >= swap.began - 1000) & (scheduled < swap.ended - 1000)
+        latency[inside] = swap_ms
+    codes = np.full(len(scheduled), "OK", dtype="<U20")
+    codes[:failed] = "503"
+    plan = Plan(rate=100, seconds=90, warm_up_s=10)
+    load = LoadResult(
+        Target("http://h", "m"), plan, "", scheduled, latency * 0, latency, codes, started=1000.0
+    )
+    wrong = [] if refused == "400" else ["200: {}"]
+    refusals = Refusals(collections.Counter({refused: 3}), wrong)
+    return SoakResult((load, load), swaps, refusals, 100.0, 103.0)
+
+
+def broken(result):
+    return [criterion.name for criterion in result.criteria if not criterion.passed]
+
+
+def test_a_good_soak_passes():
+    result = made()
+    assert result.passed, broken(result)
+    assert [found.value for found in result.p99_ms] == [2.0, 2.0]
+    assert result.growth == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        # Of the warm-up, too.
+        ({"failed": 1}, ["failed good requests"]),
+        ({"swap_ms": 3.1}, ["p99 during swaps"]),
+        ({"resident": (101.0, 106.0, 107.0)}, ["resident memory"]),
+        ({"done": False}, ["version swaps"]),
+        ({"refused": "200"}, ["malformed requests"]),
+        ({"resident": ()}, ["version swaps", "p99 during swaps", "resident memory"]),
+    ],
+)
+def test_each_criterion_can_break(options, names):
+    assert broken(made(**options)) == names
+
+
+def test_memory_of_this_process():
+    assert 10 < soak.resident_mb(os.getpid()) < 10_000
+
+
+def test_a_folder_without_versions(tmp_path, capsys):
+    with pytest.raises(LoadError, match="holds no version"):
+        soak.run_soak(soak.SoakOptions(tmp_path))
+    with pytest.raises(LoadError, match="`rate`"):
+        soak.SoakOptions(tmp_path, rate=0)
+    assert soak.main([str(tmp_path)]) == 1
+    assert "holds no version" in capsys.readouterr().err
+
+
+def test_malformed_requests_go_to_each_target_in_turn(rest_stub, grpc_stub):
+    import grpc
+
+    async def predict(request, context):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no image")
+
+    stub, url = rest_stub(lambda number: (0.0, 400, b'{"error": "no"}', ""))
+    sender = Malformed([Target(url, "m"), Target(grpc_stub(predict), "m")])
+    answers = [sender.send() for _ in range(10)]
+    assert [code for code, _ in answers] == ["400", "INVALID_ARGUMENT"] * 5
+    assert len({body for _, body in stub.requests}) == 5
+
+
+@pytest.mark.slow
+def test_a_short_soak_of_the_real_server(bundles_dir, tmp_path, capsys):
+    # Two alternating versions of one model.
+    folder = tmp_path / "colours"
+    for version in (1, 2):
+        shutil.copytree(bundles_dir / "colours" / "1", folder / str(version))
+    out = tmp_path / "soak.json"
+    arguments = [
+        "--seconds",
+        "14",
+        "--warm-up",
+        "4",
+        "--swap",
+        "4",
+        "--malformed",
+        "2",
+        "--rate",
+        "10",
+    ]
+    status = soak.main([str(folder), *arguments, "--out", str(out)])
+    values = json.loads(out.read_text())
+    shown = capsys.readouterr().out
+    assert values["failed"] == {}, shown
+    assert len(values["swap_seconds"]) >= 2
+    assert values["malformed"]["wrong"] == []
+    assert set(values["malformed"]["codes"]) == {"400", "INVALID_ARGUMENT"}
+    assert values["resident_mb"]["start"] > 50
+    assert status == (0 if values["passed"] else 1)
+    assert "failed good requests" in shown
+    print(shown)

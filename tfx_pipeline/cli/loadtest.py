@@ -1,0 +1,194 @@
+"""`sightline loadtest`: how a server fares under load."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tfx_pipeline.cli.shared import app, console, errors
+
+if TYPE_CHECKING:
+    from serving.loadtest import LoadResult, Plan, Progress, Requests, Search, Target
+
+_DEFAULT_RATE = 20.0
+
+
+@app.command(
+    epilog="Example: sightline loadtest http://127.0.0.1:8501 --model digits_cnn --rates 50,100,200"
+)
+def loadtest(
+    url: Annotated[str, typer.Argument(help="http://..., https://... or grpc://host:port.")],
+    model: Annotated[str, typer.Option(help="Its name on the server.")],
+    version: Annotated[int | None, typer.Option(help="Of the model.")] = None,
+    signature: Annotated[str, typer.Option(help="Empty is serving_default.")] = "",
+    verb: Annotated[str, typer.Option(help="predict, classify or regress.")] = "predict",
+    pictures: Annotated[
+        Path | None, typer.Option(help="A folder of pictures, or one, to send.")
+    ] = None,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", help="Bodies (.json, .jsonl) or arrays (.npz).")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Pictures in one request.")] = 1,
+    rate: Annotated[float | None, typer.Option(help="Requests a second, Poisson. [20]")] = None,
+    rates: Annotated[str, typer.Option(help="Several, one run each, e.g. 50,100,200.")] = "",
+    closed: Annotated[
+        int | None, typer.Option(help="Clients that wait for their answers, instead of a rate.")
+    ] = None,
+    find_max: Annotated[
+        bool, typer.Option("--find-max", help="The greatest rate whose percentile meets --p99.")
+    ] = False,
+    p99: Annotated[float | None, typer.Option(help="Bound in ms, for --find-max.")] = None,
+    percent: Annotated[float, typer.Option(help="The percentile that --p99 bounds.")] = 99.0,
+    seconds: Annotated[float, typer.Option(help="Measured, of each run.")] = 10.0,
+    warm_up: Annotated[float, typer.Option("--warm-up", help="Seconds before them.")] = 2.0,
+    timeout: Annotated[float, typer.Option(help="Seconds until a request has failed.")] = 10.0,
+    in_flight: Annotated[int, typer.Option("--in-flight", help="Beyond it: not sent.")] = 512,
+    processes: Annotated[int, typer.Option(help="Generators.")] = 1,
+    channels: Annotated[int, typer.Option(help="gRPC connections of each.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of arrivals and choice of requests.")] = 0,
+    ca: Annotated[str, typer.Option(help="PEM file to trust, for https.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
+) -> None:
+    """Load a server, open loop with Poisson arrivals. Exit status: 0 valid, 3 not."""
+    from serving.loadtest import LoadError, Plan, Target
+
+    if pictures and input_file:
+        raise LoadError("give --pictures or --input, one of the two")
+    if sum((rate is not None, bool(rates), closed is not None, find_max)) > 1 and not (
+        find_max and rate is not None and not rates and closed is None
+    ):
+        raise LoadError("give one of --rate, --rates, --closed and --find-max (with --rate: first)")
+    if find_max != (p99 is not None):
+        raise LoadError("--find-max and --p99 MS go together: the rate is found under the bound")
+    target = Target(url, model, version, signature, verb, ca_file=ca)
+    requests = _requests(target, pictures, input_file, rows)
+    plan = Plan(
+        rate=None if closed else (rate if rate is not None else _DEFAULT_RATE),
+        clients=closed,
+        seconds=seconds,
+        warm_up_s=warm_up,
+        seed=seed,
+        timeout_s=timeout,
+        max_in_flight=in_flight,
+        channels=channels,
+        processes=processes,
+    )
+    search = None
+    if p99 is not None:
+        search = _search(target, requests, plan, bound_ms=p99, percent=percent)
+        results = list(search.steps)
+    else:
+        plans = [plan.at(each) for each in _rates(rates)] or [plan]
+        results = [_run(target, requests, each) for each in plans]
+    _show(results, search, out=out, html=html)
+    if not (search.rate if search else all(result.is_valid for result in results)):
+        raise typer.Exit(3)
+
+
+def _requests(
+    target: "Target", pictures: Path | None, input_file: Path | None, rows: int
+) -> "Requests":
+    from serving.loadtest import from_file, from_pictures, generated
+
+    if pictures:
+        return from_pictures(pictures, target, rows=rows)
+    if input_file:
+        return from_file(input_file, target)
+    return generated(target, rows=rows)
+
+
+def _rates(text: str) -> list[float]:
+    from serving.loadtest import LoadError
+
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise LoadError(f"--rates takes numbers with commas, e.g. 50,100; got {text!r}") from error
+
+
+def _run(target: "Target", requests: "Requests", plan: "Plan") -> "LoadResult":
+    from serving.loadtest import run_load
+
+    with _bar() as (bar, on_progress):
+        bar.start(plan.in_words)
+        return run_load(target, requests, plan, on_progress=on_progress)
+
+
+def _search(
+    target: "Target", requests: "Requests", plan: "Plan", *, bound_ms: float, percent: float
+) -> "Search":
+    from serving.loadtest import find_max
+
+    with _bar() as (bar, on_progress):
+        return find_max(
+            target,
+            requests,
+            plan,
+            bound_ms=bound_ms,
+            percent=percent,
+            on_step=lambda rate: bar.start(f"{rate:.4g}/s"),
+            on_progress=on_progress,
+        )
+
+
+class _Bar:
+    """One task of a rich progress bar at a time."""
+
+    def __init__(self, progress: Any) -> None:
+        self._progress = progress
+        self._task: Any = None
+
+    def start(self, name: str) -> None:
+        """Begins a run; the one before it stays, finished."""
+        self._task = self._progress.add_task(name, total=None, rate="", failed="")
+
+    def update(self, now: "Progress") -> None:
+        """Shows how far the run is."""
+        rate = now.answered / now.elapsed_s if now.elapsed_s else 0.0
+        failed = f"{now.failed} failed" if now.failed else ""
+        self._progress.update(
+            self._task,
+            completed=min(now.elapsed_s, now.total_s),
+            total=now.total_s,
+            rate=f"{rate:.4g}/s",
+            failed=failed,
+        )
+
+
+@contextmanager
+def _bar() -> Iterator[tuple[_Bar, Any]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("[red]{task.fields[failed]}"),
+    )
+    with Progress(*columns, console=errors, transient=True) as progress:
+        bar = _Bar(progress)
+        yield bar, bar.update
+
+
+def _show(
+    results: "list[LoadResult]", search: "Search | None", *, out: Path | None, html: Path | None
+) -> None:
+    from serving.loadtest import report
+
+    console.print(report.table(results, search))
+    console.print(f"requests: {results[0].source}", soft_wrap=True, markup=False)
+    for line in report.notes(results):
+        console.print(line, soft_wrap=True, markup=False)
+    command = shlex.join(["sightline", *sys.argv[1:]])
+    if out:
+        report.write_json(report.document(results, search, command=command), out)
+        console.print(f"wrote {out}", soft_wrap=True)
+    if html:
+        report.write_html(results, html, search, command=command)
+        console.print(f"wrote {html}", soft_wrap=True)
