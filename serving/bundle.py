@@ -35,6 +35,8 @@ LABELS_FILE = "assets/labels.txt"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 RECOMMENDED_TFLITE = "model.tflite"
 SAVED_MODEL_FILE = "saved_model.pb"
+#: Before the number of a version that a rollback put aside; servers overlook the name.
+WITHDRAWN_PREFIX = ".withdrawn-"
 
 # What may change about a bundle without changing the model it holds.
 _NOT_CONTENT = {MANIFEST_FILE, CARD_FILE}
@@ -171,14 +173,25 @@ def tflite_file(variant: str) -> str:
 def version_dirs(model_dir: Path) -> dict[int, Path]:
     """Version -> folder of the complete versions under a model's folder, ascending.
 
-    Temporary folders do not count. TF Serving reads `00000123` as 123, so that does count; of two
-    spellings of one number the first by name is taken.
+    Temporary folders and withdrawn versions do not count. TF Serving reads `00000123` as 123, so
+    that does count; of two spellings of one number the first by name is taken.
     """
+    return _numbered_dirs(model_dir, "")
+
+
+def withdrawn_dirs(model_dir: Path) -> dict[int, Path]:
+    """Version -> folder of the versions that a rollback put aside, ascending."""
+    return _numbered_dirs(model_dir, WITHDRAWN_PREFIX)
+
+
+def _numbered_dirs(model_dir: Path, prefix: str) -> dict[int, Path]:
     if not model_dir.is_dir():
         return {}
     found: dict[int, Path] = {}
     for entry in sorted(model_dir.iterdir()):
-        name = entry.name
+        if not entry.name.startswith(prefix):
+            continue
+        name = entry.name.removeprefix(prefix)
         if name.isascii() and name.isdigit() and (entry / SAVED_MODEL_FILE).is_file():
             found.setdefault(int(name), entry)
     return dict(sorted(found.items()))
@@ -291,7 +304,8 @@ def push(draft: Path, model_dir: Path) -> PushResult:
 
     The copy is written under a temporary name, flushed to disk, and renamed: a server polling the
     folder sees the whole bundle or nothing. A content digest that a version there already has is
-    not pushed again.
+    not pushed again; neither is that of a withdrawn one, or a re-run would undo a rollback. The
+    next number is above withdrawn ones as well.
 
     Raises:
       BundleError: `draft` is not a complete bundle.
@@ -301,8 +315,8 @@ def push(draft: Path, model_dir: Path) -> PushResult:
     digest = content_digest(draft)
     if manifest.content_digest and manifest.content_digest != digest:
         raise BundleError(f"{draft} was changed after its manifest was written; export it again")
-    found = version_dirs(model_dir)
-    for number, path in reversed(found.items()):
+    found = {**withdrawn_dirs(model_dir), **version_dirs(model_dir)}
+    for number, path in sorted(found.items(), reverse=True):
         if _pushed_digest(path) == digest:
             return PushResult(path=path, version=number, pushed=False)
     model_dir.mkdir(parents=True, exist_ok=True)
@@ -322,7 +336,7 @@ def push(draft: Path, model_dir: Path) -> PushResult:
 def _rename_to_next(temporary: Path, model_dir: Path) -> tuple[int, Path]:
     """Renames to the first free version; another push may take one between look and rename."""
     while True:
-        version = max(version_dirs(model_dir), default=0) + 1
+        version = max([*version_dirs(model_dir), *withdrawn_dirs(model_dir)], default=0) + 1
         target = model_dir / str(version)
         try:
             os.rename(temporary, target)

@@ -1,0 +1,34 @@
+"""Pods, and what is known of them, for the objects that refer to them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.deploy.check.server import Server
+from serving.deploy.check.sources import Document
+
+
+@dataclass
+class Workload:
+    """Pods of one kind.
+
+    Attributes:
+      document: the object.
+      labels: of its pods.
+      annotations: of its pods.
+      spec: of its pods.
+      ports: name, or number as text, -> number, of all its containers.
+      servers: what its TF Serving containers serve.
+    """
+
+    document: Document
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    spec: dict[str, Any]
+    ports: dict[str, int] = field(default_factory=dict)
+    servers: list[Server] = field(default_factory=list)
+
+    @property
+    def kind_and_name(self) -> tuple[str, str]:
+        """E.g. `("Deployment", "tensorflow-serving")`."""
+        data = self.document.data
+        return data["kind"], data["metadata"].get("name", "")

@@ -1,0 +1,287 @@
+"""The way back: makes an older pushed version the one that servers take, and forward again.
+
+TF Serving and the embedded server take the largest number in a model's folder. So every version
+above the wanted one is withdrawn: `7` is renamed to `.withdrawn-7`, a name that both overlook.
+Nothing is copied and nothing is deleted; bringing a version back is the rename the other way.
+
+The order of the renames makes one of them the switch. Versions are withdrawn from the lowest up,
+so that the served one goes last; one that comes back does so before any goes. At every moment, and
+after a crash at any of them, the folder holds a whole version, and the same command again finishes
+the job. Standard library only.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import getpass
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from serving import bundle as bundles
+from serving.bundle import WITHDRAWN_PREFIX, BundleError, withdrawn_dirs
+
+HISTORY_FILE = "rollbacks.jsonl"
+
+# A server may have listed the folder before a version came back and look at what it found after
+# another went; this is longer than any look takes.
+_SETTLE_S = 0.2
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """One change of the served version, as `rollbacks.jsonl` keeps it.
+
+    Attributes:
+      model: its name.
+      served_before: the version that servers took, before.
+      serves: the version that they take now.
+      withdrawn: versions put aside, ascending.
+      restored: versions brought back, descending.
+      at: UTC, ISO 8601.
+      who: user and host.
+      why: as given, or empty.
+      finished: False in the record that is written before the first rename.
+    """
+
+    model: str
+    served_before: int | None
+    serves: int
+    withdrawn: tuple[int, ...]
+    restored: tuple[int, ...]
+    at: str
+    who: str
+    why: str = ""
+    finished: bool = False
+
+    @property
+    def changed(self) -> bool:
+        """Whether there was anything to do."""
+        return bool(self.withdrawn or self.restored)
+
+
+@dataclass(frozen=True)
+class ModelVersions:
+    """What a model's folder holds.
+
+    Attributes:
+      served: what a server without a pinned version takes; None when there is none.
+      present: the whole versions, ascending.
+      withdrawn: those put aside, ascending.
+    """
+
+    served: int | None
+    present: tuple[int, ...]
+    withdrawn: tuple[int, ...]
+
+    def __str__(self) -> str:
+        present = ", ".join(map(str, self.present)) or "none"
+        withdrawn = ", ".join(map(str, self.withdrawn))
+        return f"versions {present}" + (f"; withdrawn {withdrawn}" if withdrawn else "")
+
+
+def model_versions(model_dir: Path) -> ModelVersions:
+    """What the model's folder holds now; empty for a folder that is not there."""
+    present = tuple(bundles.versions(model_dir))
+    return ModelVersions(
+        served=max(present, default=None),
+        present=present,
+        withdrawn=tuple(version for version in withdrawn_dirs(model_dir) if version not in present),
+    )
+
+
+def history(model_dir: Path) -> list[Rollback]:
+    """The rollbacks of a model, oldest first; one that was interrupted is not `finished`.
+
+    Raises:
+      BundleError: the file holds something else.
+    """
+    file = model_dir / HISTORY_FILE
+    if not file.is_file():
+        return []
+    found: dict[str, Rollback] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            raw: dict[str, Any] = json.loads(line)
+            lists = {key: tuple(raw[key]) for key in ("withdrawn", "restored")}
+            entry = Rollback(**{**raw, **lists})
+        except (ValueError, TypeError, KeyError) as error:
+            # A crash can cut the last line; it must not bar the way back.
+            if not line.endswith("}"):
+                continue
+            raise BundleError(
+                f"{file} line {number} is no record of a rollback: {error}; move it away"
+            ) from error
+        found[entry.at] = entry
+    return list(found.values())
+
+
+def rollback(model_dir: Path, version: int | None = None, *, why: str = "") -> Rollback:
+    """Makes `version` the one that servers take, at once and reversibly.
+
+    Args:
+      model_dir: `<bundles>/<model>`.
+      version: a version that is there or was withdrawn; None is the one before the served one.
+        A withdrawn version comes back with the lower ones that went in the same step.
+      why: kept in the history.
+
+    Returns:
+      What was done; nothing, and no record of it, when it was served already.
+
+    Raises:
+      BundleError: no such version, none before the served one, a damaged one, or another rollback
+        of the model under way.
+      OSError: the disk refused; the same call again finishes what was begun.
+    """
+    if not model_dir.is_dir():
+        known = ", ".join(bundles.find_models(model_dir.parent)) or "no model"
+        raise BundleError(f"{model_dir} is not a folder; {model_dir.parent} holds {known}")
+    with _locked(model_dir):
+        plan = _plan(model_dir, version, why)
+        if plan.changed:
+            _refuse_trouble(model_dir, plan)
+            _record(model_dir, plan)
+            _carry_out(model_dir, plan)
+            plan = replace(plan, finished=True)
+            _record(model_dir, plan)
+    return plan
+
+
+def _plan(model_dir: Path, version: int | None, why: str) -> Rollback:
+    now = model_versions(model_dir)
+    if version is None:
+        older = [number for number in now.present if number != now.served]
+        if not older:
+            raise BundleError(
+                f"{model_dir.name} has no version before the served one: {now}; "
+                "name a withdrawn one to bring it back"
+            )
+        version = older[-1]
+    if version not in now.present and version not in now.withdrawn:
+        raise BundleError(f"{model_dir.name} has no version {version}: {now}")
+    begun = _begun(model_dir, version)
+    above = {number for number in _numbered(model_dir) if number > version}
+    return Rollback(
+        model=model_dir.name,
+        served_before=begun.served_before if begun else now.served,
+        serves=version,
+        withdrawn=tuple(sorted(above.union(begun.withdrawn if begun else ()))),
+        restored=begun.restored if begun else _to_restore(model_dir, version, now),
+        at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds"),
+        who=_who(),
+        why=why or (begun.why if begun else ""),
+    )
+
+
+def _begun(model_dir: Path, version: int) -> Rollback | None:
+    """The last rollback, if it was to the same version and was interrupted: to be finished."""
+    last = next(reversed(history(model_dir)), None)
+    return last if last and not last.finished and last.serves == version else None
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid {os.getuid()}"  # a container's user often has no name
+    return f"{user}@{os.uname().nodename}"
+
+
+def _to_restore(model_dir: Path, version: int, now: ModelVersions) -> tuple[int, ...]:
+    """`version` if it was withdrawn, and the lower ones that were withdrawn in the same step."""
+    if version in now.present:
+        return ()
+    went_with = next(
+        (entry.withdrawn for entry in reversed(history(model_dir)) if version in entry.withdrawn),
+        (),
+    )
+    lower = [number for number in went_with if number < version and number in now.withdrawn]
+    return (version, *sorted(lower, reverse=True))
+
+
+def _carry_out(model_dir: Path, plan: Rollback) -> None:
+    aside = withdrawn_dirs(model_dir)
+    for source in [aside[number] for number in plan.restored if number in aside]:
+        os.rename(source, model_dir / source.name.removeprefix(WITHDRAWN_PREFIX))
+    _sync_directory(model_dir)
+    if plan.restored and plan.withdrawn:
+        time.sleep(_SETTLE_S)
+    numbered = _numbered(model_dir)
+    for number in plan.withdrawn:
+        for source in numbered.get(number, ()):
+            os.rename(source, model_dir / f"{WITHDRAWN_PREFIX}{source.name}")
+    _sync_directory(model_dir)
+
+
+def _numbered(model_dir: Path) -> dict[int, list[Path]]:
+    """Every folder that TF Serving takes for a version, whole or not, in all its spellings."""
+    found: dict[int, list[Path]] = {}
+    for entry in sorted(model_dir.iterdir()):
+        if _is_number(entry.name) and entry.is_dir():
+            found.setdefault(int(entry.name), []).append(entry)
+    return found
+
+
+def _is_number(name: str) -> bool:
+    return re.fullmatch("[0-9]+", name) is not None
+
+
+def _refuse_trouble(model_dir: Path, plan: Rollback) -> None:
+    """Looks, before anything is renamed, for what would stop the renames or the servers.
+
+    A bundle must still be what was pushed; any other SavedModel is taken as it is.
+
+    Raises:
+      BundleError: the version's content is not what its manifest says, or a name is taken.
+    """
+    for number in plan.withdrawn:
+        for source in _numbered(model_dir).get(number, ()):
+            taken = model_dir / f"{WITHDRAWN_PREFIX}{source.name}"
+            if taken.exists():
+                raise BundleError(f"{source} and {taken} are both there; move one of them away")
+    aside = withdrawn_dirs(model_dir)
+    path = bundles.version_dirs(model_dir).get(plan.serves) or aside[plan.serves]
+    if not (path / bundles.MANIFEST_FILE).is_file():
+        return
+    digest = bundles.open_bundle(path).manifest.content_digest
+    if digest and digest != bundles.content_digest(path):
+        raise BundleError(f"{path} is not what was pushed: its files were changed; choose another")
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _record(model_dir: Path, entry: Rollback) -> None:
+    with (model_dir / HISTORY_FILE).open("a+b") as file:
+        # A crash can have left half a line, and this one must not become its end.
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+        torn = size > 0 and file.read(1) != b"\n"
+        file.write(b"\n" * torn + json.dumps(asdict(entry)).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _locked(model_dir: Path) -> Iterator[None]:
+    """The kernel lets go of the lock when the process ends, however it ends."""
+    descriptor = os.open(model_dir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BundleError(f"another rollback of {model_dir.name} is under way") from error
+        yield
+    finally:
+        os.close(descriptor)
