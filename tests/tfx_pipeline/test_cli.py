@@ -9,9 +9,23 @@ from pathlib import Path
 import pytest
 
 SIGHTLINE = [sys.executable, "-m", "tfx_pipeline.cli"]
-VERBS = (
-    "ingest validate show train evaluate compress export benchmark run serve predict report".split()  # noqa: SIM905
-)
+VERBS = [
+    "ingest",
+    "validate",
+    "show",
+    "train",
+    "evaluate",
+    "compress",
+    "export",
+    "benchmark",
+    "run",
+    "serve",
+    "predict",
+    "report",
+    "loadtest",
+    "deploy",
+    "rollback",
+]
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -16,7 +16,7 @@ from tfx_pipeline.cli.shared import app, errors
 __all__ = ["app", "main"]
 
 # In the order that `--help` lists their verbs.
-for _room in ("data", "training", "benchmarks", "platform"):
+for _room in ("data", "training", "benchmarks", "platform", "deploy", "loadtest"):
     importlib.import_module(f"tfx_pipeline.cli.{_room}")
 
 
