@@ -80,7 +80,7 @@ def server(model: str) -> Iterator[str]:
             _wait_until_ready(f"{url}/v1/models/{model}", process, log_path)
             yield url
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
             try:
                 process.wait(SERVER_STOP_S)
             except subprocess.TimeoutExpired:

@@ -5,7 +5,7 @@ import urllib.request
 import pytest
 
 SERVER = """
-import http.server, json, sys
+import http.server, json, signal, sys
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -13,6 +13,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(json.dumps({"model_version_status": [{"state": "AVAILABLE"}]}).encode())
 
+def stop(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, stop)
 port = int(sys.argv[sys.argv.index("--rest_api_port") + 1])
 print("stand-in for the server", flush=True)
 try:
