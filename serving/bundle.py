@@ -22,6 +22,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -336,16 +337,22 @@ def push(draft: Path, model_dir: Path) -> PushResult:
 def _rename_to_next(temporary: Path, model_dir: Path) -> tuple[int, Path]:
     """Renames to the first free version; another push may take one between look and rename."""
     while True:
-        version = max([*version_dirs(model_dir), *withdrawn_dirs(model_dir)], default=0) + 1
+        version = max(_taken_numbers(model_dir), default=0) + 1
         target = model_dir / str(version)
         try:
             os.rename(temporary, target)
         except OSError as error:
             # ENOTEMPTY and EEXIST say that the race was lost; retrying sees the winner's version.
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not _is_version(target):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         else:
             return version, target
+
+
+def _taken_numbers(model_dir: Path) -> list[int]:
+    """Of all versions, withdrawn ones and half ones too: TF Serving would take any of them."""
+    named = (re.fullmatch(r"(?:\.withdrawn-)?([0-9]+)", one.name) for one in model_dir.iterdir())
+    return [int(found[1]) for found in named if found]
 
 
 def _is_version(path: Path) -> bool:

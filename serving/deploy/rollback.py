@@ -126,8 +126,9 @@ def rollback(model_dir: Path, version: int | None = None, *, why: str = "") -> R
 
     Args:
       model_dir: `<bundles>/<model>`.
-      version: a version that is there or was withdrawn; None is the one before the served one.
-        A withdrawn version comes back with the lower ones that went in the same step.
+      version: a version that is there or was withdrawn; None is the one before the served one, or
+        where an interrupted rollback was to end. A withdrawn version comes back with the lower
+        ones that went in the same step.
       why: kept in the history.
 
     Returns:
@@ -155,6 +156,8 @@ def rollback(model_dir: Path, version: int | None = None, *, why: str = "") -> R
 def _plan(model_dir: Path, version: int | None, why: str) -> Rollback:
     now = model_versions(model_dir)
     if version is None:
+        version = _interrupted(model_dir, now)
+    if version is None:
         older = [number for number in now.present if number != now.served]
         if not older:
             raise BundleError(
@@ -176,6 +179,18 @@ def _plan(model_dir: Path, version: int | None, why: str) -> Rollback:
         who=_who(),
         why=why or (begun.why if begun else ""),
     )
+
+
+def _interrupted(model_dir: Path, now: ModelVersions) -> int | None:
+    """What the last rollback was to make the served version, if it did not get to its end.
+
+    None also when something else has become the served version since, such as a push.
+    """
+    last = next(reversed(history(model_dir)), None)
+    if last is None or last.finished:
+        return None
+    own = (last.serves, last.served_before, *last.withdrawn, *last.restored)
+    return last.serves if now.served in own else None
 
 
 def _begun(model_dir: Path, version: int) -> Rollback | None:

@@ -77,7 +77,7 @@ def _split(target: Target, requests: Requests, plan: Plan) -> list[Job]:
             bodies=requests.bodies,
             plan=plan,
             arrivals=arrivals[k::n],
-            # The first one is also what the server is tried with, even when no other is due.
+            # One number is drawn even when nothing is due.
             numbers=numbers[k::n] if plan.clients or count > k else numbers[:0],
             clients=len(range(k, plan.clients, n)) if plan.clients else 0,
             max_in_flight=len(range(k, plan.max_in_flight, n)),

@@ -49,8 +49,9 @@ async def _work(job: Job, stdin: BinaryIO, out: BinaryIO) -> None:
     caller = make_caller(job.target, job.bodies, job.plan)
     try:
         # One connection is tried before the others: a server that is not there is told once.
+        first = int(job.numbers[0]) if len(job.numbers) else 0
         for _ in range(job.plan.channels if job.target.is_grpc else 1):
-            answer = await caller.call(int(job.numbers[0]), time.monotonic() + _PROBE_S)
+            answer = await caller.call(first, time.monotonic() + _PROBE_S)
             if answer.code != OK and answer.code not in _BUSY:
                 _write(out, REFUSED, _why(job.target, answer))
                 return

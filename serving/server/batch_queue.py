@@ -65,12 +65,21 @@ class Task:
         elif len(pieces) == 1:
             self._done(pieces[0], None)
         else:
-            self._done({k: np.concatenate([p[k] for p in pieces]) for k in pieces[0]}, None)
+            self._done(*_joined(pieces))
 
     @property
     def has_failed(self) -> bool:
         """Whether a part of it has failed, so that the others need not run."""
         return any(isinstance(outcome, BaseException) for outcome in self._outcomes)
+
+
+def _joined(pieces: Sequence[Outputs]) -> tuple[Outputs | None, BaseException | None]:
+    """The outputs of one request whose parts ran apart, or why they are not those of one."""
+    try:
+        return {name: np.concatenate([one[name] for one in pieces]) for name in pieces[0]}, None
+    except ValueError as error:
+        words = f"the parts of a large request gave outputs that do not fit together: {error}"
+        return None, ServingError("FAILED_PRECONDITION", words)
 
 
 @dataclass(eq=False)

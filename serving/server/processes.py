@@ -221,7 +221,7 @@ class Supervisor:
             raise ServerError(f"{words} before all were ready; its errors are above")
         lived = time.monotonic() - child.started
         child.failures = 1 if lived > _STEADY_S else child.failures + 1
-        delay = min(_MAX_DELAY_S, self.delay_s * 2 ** (child.failures - 1))
+        delay = min(_MAX_DELAY_S, self.delay_s * 2 ** min(child.failures - 1, 16))
         print(f"{words}; starting another in {delay:g} s", file=sys.stderr, flush=True)
         timer = threading.Timer(delay, self._events.put, [("start", child)])
         timer.daemon = True

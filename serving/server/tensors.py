@@ -8,8 +8,10 @@ import tensorflow as tf
 
 from serving.server.errors import invalid
 
-#: A TensorProto may repeat one value over any shape: a few bytes must not claim the memory.
+#: A TensorProto may repeat its last value over any shape: a few bytes must not claim the memory.
 _MAX_ELEMENTS = 2**28
+_MAX_REPEATED_BYTES = 2**28
+_MAX_REPEATED_STRINGS = 2**16
 _FIELDS = {
     tf.float32: "float_val",
     tf.float64: "double_val",
@@ -53,6 +55,15 @@ def to_array(name: str, proto: Any) -> np.ndarray:
     content = b"" if dtype is None else proto.tensor_content
     if dtype is not None and content:
         return _view(name, content, dtype, shape)
+    if dtype is None:
+        too_many = prod(shape) > max(len(proto.string_val), _MAX_REPEATED_STRINGS)
+    else:
+        too_many = prod(shape) * dtype.itemsize > _MAX_REPEATED_BYTES
+    if too_many:
+        raise invalid(
+            f"input {name!r}: shape {shape} is too large to be filled from single values; send "
+            "every value, numbers as tensor_content"
+        )
     try:
         return tf.make_ndarray(proto)
     except (TypeError, ValueError, IndexError) as error:

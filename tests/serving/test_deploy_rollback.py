@@ -170,6 +170,48 @@ def test_a_crash_at_any_rename_leaves_a_version_and_can_be_finished(
     assert crashed >= 1
 
 
+@pytest.mark.parametrize("survived", [0, 1])
+def test_the_same_command_without_a_version_finishes_what_was_begun(
+    tmp_path, monkeypatch, survived
+):
+    model, left = make(tmp_path, 5, 6, 7), survived
+
+    def crashing(source, target, real=os.rename):
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        real(source, target)
+
+    def unrecorded(model_dir, entry, real=module._record):
+        if entry.finished:
+            raise KeyboardInterrupt
+        real(model_dir, entry)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module.os, "rename", crashing)
+        broken.setattr(module, "_record", unrecorded)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(model)
+    assert rollback(model).serves == 6
+    assert tf_serving_takes(model) == 6
+    assert rollback(model).serves == 5
+
+
+def test_a_push_after_an_interrupted_rollback_is_what_the_next_one_leaves(tmp_path, monkeypatch):
+    model = make(tmp_path, 5, 6, 7)
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "_carry_out", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(model)
+    make(tmp_path, 8)
+    assert rollback(model).serves == 7
+
+
+def interrupted(model_dir, plan):
+    raise KeyboardInterrupt
+
+
 def test_a_look_that_takes_time_finds_a_version_when_one_comes_back_and_one_goes(
     tmp_path, monkeypatch
 ):

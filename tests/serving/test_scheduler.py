@@ -199,6 +199,19 @@ def test_splitting_fills_the_open_batch_first():
         assert harness.engine.batches == [1, 4, 4, 2]
 
 
+def test_parts_whose_answers_do_not_fit_together_end_their_request_alone():
+    options = {"enable_large_batch_splitting": True, "max_execution_batch_size": 2}
+    with Harness(max_batch_size=10, max_enqueued_batches=9, **options) as harness:
+        # The longer a part's greatest number, the wider its answer.
+        harness.engine.run_tensors = lambda feeds, fetches: dict.fromkeys(
+            fetches, np.zeros((len(feeds["x"]), int(feeds["x"].max())))
+        )
+        _, uneven = harness.submit([1, 1, 2, 2])
+        assert code_of(uneven) == "FAILED_PRECONDITION"
+        _, even = harness.submit([3, 3, 3, 3])
+        assert even.value().shape == (4, 3)
+
+
 def test_one_bad_request_does_not_fail_its_mates():
     with Harness(max_batch_size=3, batch_timeout_micros=LONG) as harness:
         outcomes = [harness.submit([value])[1] for value in (1, -1, 3)]

@@ -53,3 +53,24 @@ def test_content_of_another_length():
     with pytest.raises(ServingError, match="23 bytes of tensor_content, 24 fill the shape") as e:
         to_array("x", proto)
     assert e.value.code == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "side"), [("float64", 2**13), ("int32", 2**13 + 1), ("string", 2**9)]
+)
+def test_a_few_bytes_do_not_claim_the_memory(dtype, side):
+    """Values that are left out repeat the last one, over whatever shape is declared."""
+    import tensorflow as tf
+
+    from serving.server.tensors import to_array
+
+    proto = tf.make_tensor_proto(b"x" if dtype == "string" else 1, dtype, shape=[2, 3])
+    small = to_array("x", proto)
+    assert small.shape == (2, 3)
+    proto.ClearField("tensor_content")
+    for size in (side, side):
+        proto.tensor_shape.dim.add(size=size)
+    del proto.tensor_shape.dim[:2]
+    with pytest.raises(ServingError, match="too large to be filled from single values") as caught:
+        to_array("x", proto)
+    assert caught.value.code == "INVALID_ARGUMENT"

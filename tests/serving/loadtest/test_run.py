@@ -150,6 +150,14 @@ def test_several_processes_send_the_one_schedule(rest_stub):
     assert len(stub.requests) == len(result.scheduled_s) + 2
 
 
+def test_a_process_with_nothing_to_send_is_no_error(rest_stub):
+    stub, url = rest_stub()
+    few = plan(rate=2, processes=6)
+    assert 1 <= len(poisson_arrivals(2, few.total_s, few.seed)) < 6
+    result = load(url, few)
+    assert len(stub.requests) == len(result.scheduled_s) + 6
+
+
 def test_a_generator_that_was_late_is_told(rest_stub):
     _, url = rest_stub()
     result = load(url, plan(rate=100, max_lag_ms=1e-6))
