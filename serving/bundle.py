@@ -355,10 +355,6 @@ def _taken_numbers(model_dir: Path) -> list[int]:
     return [int(found[1]) for found in named if found]
 
 
-def _is_version(path: Path) -> bool:
-    return (path / SAVED_MODEL_FILE).is_file()
-
-
 def _pushed_digest(path: Path) -> str:
     manifest_path = path / MANIFEST_FILE
     if not manifest_path.is_file():
