@@ -187,6 +187,9 @@ def to_json_text(array: np.ndarray) -> tuple[str, bool]:
 
 def _numbers(name: str, datatype: str, data: list[Any]) -> np.ndarray:
     dtype = DATATYPES[datatype]
+    # NumPy would make room for the longest text in every place.
+    if not {type(value) for value in _flat(data)} <= {bool, int, float}:
+        raise invalid(f"input {name!r}: data holds values that are not {datatype}")
     try:
         # Only Python's own integers hold 64 unsigned bits next to smaller numbers.
         array = np.array(data, object if datatype == "UINT64" else None)

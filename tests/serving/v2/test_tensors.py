@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -142,3 +143,14 @@ def test_deep_nesting_does_not_crash():
     assert tensors.from_json("x", "BYTES", [1], data).tolist() == [b"a"]
     with pytest.raises(ServingError):
         tensors.from_json("x", "FP32", [1], data)
+
+
+def test_text_among_numbers_does_not_claim_the_memory():
+    data = ["9" * 10**5, *[1] * 999]
+    tracemalloc.start()
+    with pytest.raises(ServingError, match="not FP32"):
+        tensors.from_json("x", "FP32", [1000], data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # As an array of texts it would be 400 MB.
+    assert peak < 10**6
