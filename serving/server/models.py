@@ -193,33 +193,40 @@ class ModelManager:
             for name in names:
                 if names.count(name) > 1:
                     raise invalid(f"Illegal to list model {name} multiple times in config list")
-            self._load_all(configs)
+            wanted = self._load_all(configs)
             for config in configs:
                 self._check_labels(config)
             with self._lock:
                 self._configs = {config.name: config for config in configs}
+            # Only now: until then the labels named the old versions.
+            for name, versions in zip(names, wanted, strict=True):
+                self._unload_replaced(name, versions)
             for name in list(self._records):
                 if name not in names:
                     self._unload_except(name, [])
 
-    def _load_all(self, configs: Sequence[ModelConfig]) -> None:
+    def _load_all(self, configs: Sequence[ModelConfig]) -> list[Sequence[int]]:
+        """The versions that each model is to have, of which those that could be were loaded."""
         if self._load_threads == 1 or len(configs) == 1:
-            for config in configs:
-                self._load_wanted(config)
-            return
+            return [self._load_wanted(config) for config in configs]
         with ThreadPoolExecutor(self._load_threads, "load") as pool:
-            list(pool.map(self._load_wanted, configs))
+            return list(pool.map(self._load_wanted, configs))
 
-    def _load_wanted(self, config: ModelConfig) -> None:
+    def _load_wanted(self, config: ModelConfig) -> Sequence[int]:
         on_disk = version_dirs(config.base_path, self._engines)
         wanted = config.policy.choose(on_disk)
         records = self._records.setdefault(config.name, {})
         for version in wanted:
             if self._is_due(records.get(version)):
                 self._load(config.name, version, on_disk[version])
+        return wanted
+
+    def _unload_replaced(self, name: str, wanted: Sequence[int]) -> None:
+        """Unloads all versions but `wanted`, unless none of those is there to take their place."""
+        records = self._records[name]
         available = [v for v in wanted if records[v].servable is not None]
         if available or not (wanted or self._versions_always_present):
-            self._unload_except(config.name, wanted)
+            self._unload_except(name, wanted)
 
     def _is_due(self, record: _Record | None) -> bool:
         if record is None:

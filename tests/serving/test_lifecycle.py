@@ -210,3 +210,27 @@ def test_damaged_warmup_files(tiny_copy):
     file.unlink()
     assert replay("colours", tiny_copy, engine) == 0
     engine.close()
+
+
+def test_a_label_names_a_loaded_version_while_another_model_loads(lifecycle, half_plus_two):
+    seen = []
+
+    def look(name, path, engine):
+        if name == "other":
+            with manager.use("m", label="stable") as servable:
+                seen.append(servable.version)
+
+    manager, folder, configs = lifecycle([1], prepare=look)
+    configs[0] = ModelConfig("m", folder, LATEST, labels={"stable": 1})
+    manager.sync()
+    copy_versions(half_plus_two, folder, [2])
+    copy_versions(half_plus_two, folder.parent / "other", [1])
+    configs[:] = [
+        ModelConfig("m", folder, LATEST, labels={"stable": 2}),
+        ModelConfig("other", folder.parent / "other", LATEST),
+    ]
+    manager.sync()
+    assert seen == [1]
+    with manager.use("m", label="stable") as servable:
+        assert servable.version == 2
+    assert manager.available()["m"] == [2]
