@@ -228,7 +228,7 @@ def _inputs(
     import tensorflow as tf
 
     from trainers.data import pipeline
-    from trainers.data.prepare import parallel_calls
+    from trainers.data.parallel import parallel_calls, ready
 
     info = DatasetInfo.load(records)
     in_memory = tf.data.Dataset.from_tensor_slices(pictures).repeat(times)
@@ -238,7 +238,7 @@ def _inputs(
         sizes = in_memory.map(
             lambda one: tf.size(tf.io.decode_jpeg(one, channels=3)), parallel_calls()
         )
-        return sizes.batch(_BATCH).prefetch(tf.data.AUTOTUNE)
+        return ready(sizes.batch(_BATCH))
 
     def trained(augment: tuple[str, ...], cache: str) -> Callable[[int], tf.data.Dataset]:
         config = _config(records, image_size, augment=augment, cache=cache)

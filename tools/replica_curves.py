@@ -26,6 +26,7 @@ from trainers.config import (
     from_dict,
     to_dict,
 )
+from trainers.data.features import DATASET_FILE
 
 _KEPT = ("loss", "top1", "val_loss", "val_top1")
 # Devices are fixed once TensorFlow has started: each run has a process of its own.
@@ -68,7 +69,7 @@ def curves(data: Path, epochs: int) -> dict[str, Any]:
         for name, rows in runs.items()
     }
     kept = asdict(config)
-    kept["data"]["dir"] = data.name
+    kept["data"]["dir"] = json.loads((data / DATASET_FILE).read_text(encoding="utf-8"))["name"]
     return {"config": kept, "runs": runs, "greatest_difference": apart}
 
 

@@ -25,6 +25,7 @@ from trainers.checkpoint import write_json
 from trainers.config import Config, ConfigError
 from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
+from trainers.data.parallel import ready
 from trainers.data.reader import usable
 from trainers.distill import Teacher
 
@@ -107,7 +108,7 @@ def with_teacher(
 
     places = tf.data.Dataset.range(start_step * parts, steps * parts)
     both = tf.data.Dataset.zip((dataset, places.map(answers)))
-    return both.map(lambda pair, found: (*pair, found)).prefetch(tf.data.AUTOTUNE)
+    return ready(both.map(lambda pair, found: (*pair, found)))
 
 
 def _about(config: Config, info: DatasetInfo, teacher: Teacher) -> dict[str, Any]:

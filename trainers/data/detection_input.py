@@ -28,6 +28,7 @@ from trainers.data.decode import decode_image
 from trainers.data.detection import Sample, resize_and_pad
 from trainers.data.detection_augment import split_entries, train_sample
 from trainers.data.features import DatasetInfo
+from trainers.data.parallel import parallel_calls, ready
 from trainers.data.reader import Usable, fingerprint, read_serialized, usable
 from trainers.data.records_check import DataError
 
@@ -135,10 +136,7 @@ def detection_batches(
     """
     records = usable(config, info, split)
     make = functools.partial(_train if epoch is not None else _evaluate, masks=masks)
-    batches = make(records, config, info, epoch=epoch)
-    options = tf.data.Options()
-    options.deterministic = True
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+    return ready(make(records, config, info, epoch=epoch))
 
 
 def _train(
@@ -164,14 +162,14 @@ def _train(
         return _columns(sample, config.data.max_boxes, masks=masks)
 
     shuffled = read_serialized(records, seed=(config.train.seed, epoch)).enumerate()
-    return shuffled.map(example, tf.data.AUTOTUNE).batch(size, drop_remainder=True)
+    return shuffled.map(example, parallel_calls()).batch(size, drop_remainder=True)
 
 
 def _evaluate(
     records: Usable, config: Config, info: DatasetInfo, *, epoch: None, masks: bool
 ) -> tf.data.Dataset:
     one = functools.partial(_eval_example, config=config, info=info, masks=masks)
-    examples = read_serialized(records).map(one, tf.data.AUTOTUNE)
+    examples = read_serialized(records).map(one, parallel_calls())
     size = config.eval.batch
     return examples.batch(size).map(functools.partial(_padded, size=size))
 

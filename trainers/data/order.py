@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.config import Config, ConfigError
+from trainers.data.parallel import parallel_calls
 
 # Shards open at once while shuffling: mixes neighbours without one thread a shard.
 _OPEN_SHARDS = 8
@@ -85,10 +86,11 @@ def arranged(
     """
     if seed is not None:
         shards = shards[np.random.default_rng(_words(seed)).permutation(len(shards))]
+    turns = 1 if seed is None else min(_OPEN_SHARDS, len(shards))
     dataset = tf.data.Dataset.from_tensor_slices(shards.astype(np.int64)).interleave(
         leaf,
-        cycle_length=1 if seed is None else min(_OPEN_SHARDS, len(shards)),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        cycle_length=turns,
+        num_parallel_calls=min(turns, parallel_calls()),
         deterministic=True,
     )
     if examples is not None:

@@ -22,12 +22,12 @@ from trainers.data.augment import split_names
 from trainers.data.features import DatasetInfo
 from trainers.data.mix import apply_mixes, split_mixes
 from trainers.data.order import Share, make_share, own_positions, with_positions
+from trainers.data.parallel import parallel_calls, ready
 from trainers.data.prepare import (
     Examples,
     chunk_size,
     decode_examples,
     pad,
-    parallel_calls,
     train_cached,
     train_pictures,
 )
@@ -139,7 +139,7 @@ def train_batches(
         return apply_mixes(images, soft, seeds, config.data.augment)
 
     batches = pictures.batch(chunks, drop_remainder=True)
-    return _finish(batches.map(train_batch, parallel_calls(), deterministic=True))
+    return ready(batches.map(train_batch, parallel_calls(), deterministic=True))
 
 
 def eval_batches(
@@ -167,7 +167,7 @@ def eval_batches(
         tagged = read_serialized(records, tagged=True)
         parts = decode_examples(tagged, info, config.data, chunk=chunk, whole=False)
         parts = parts.batch(size // chunk).map(lambda part: tf.nest.map_structure(_flat, part))
-    return _finish(parts.map(functools.partial(_padded, size=size), tf.data.AUTOTUNE))
+    return ready(parts.map(functools.partial(_padded, size=size), parallel_calls()))
 
 
 def steps_per_epoch(config: Config, info: DatasetInfo) -> int:
@@ -354,11 +354,3 @@ def _flat(values: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(
         tf.reshape(values, tf.concat([[-1], tf.shape(values)[2:]], 0)), (count, *rest)
     )
-
-
-def _finish(batches: tf.data.Dataset) -> tf.data.Dataset:
-    options = tf.data.Options()
-    options.deterministic = True
-    # Our own shares have split the data; tf.distribute must not do so again.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)

@@ -5,7 +5,6 @@ prepared in chunks. A chunk never changes a pixel.
 """
 
 import functools
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from trainers.config import DataConfig
 from trainers.data.augment import Crop, augment_image, split_names
 from trainers.data.decode import decode_crop, decode_image
 from trainers.data.features import DatasetInfo
+from trainers.data.parallel import parallel_calls
 from trainers.data.preprocess import eval_image, eval_pixels, resize_crop
 from trainers.data.reader import parse_records
 from trainers.data.slices import slice_tensors
@@ -48,13 +48,6 @@ class Examples(NamedTuple):
     sizes: tf.Tensor
     shards: tf.Tensor
     mask: tf.Tensor
-
-
-def parallel_calls() -> int:
-    """How many calls run at a time: one for each core that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
 
 
 def chunk_size(batch: int) -> int:

@@ -91,6 +91,11 @@ def test_batches_have_static_shapes_and_the_rest_is_dropped(config, digits):
     assert sum(1 for _ in dataset) == steps_per_epoch(config, digits[1]) == 7
 
 
+def test_no_input_is_tuned_while_it_runs(config, digits):
+    inputs = train_batches(config, digits[1], epoch=0), eval_batches(config, digits[1], "test")
+    assert [batches.options().autotune.enabled for batches in inputs] == [False, False]
+
+
 def test_mirrored_strategy_takes_the_dataset(config, digits):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     dataset = strategy.distribute_datasets_from_function(
