@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tfx.types.standard_artifacts import Model, ModelBlessing, PushedModel
 from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
@@ -22,6 +23,17 @@ def assemble(draft: Path, card: Path, out: Path) -> bundles.Manifest:
     return bundles.seal(out, manifest)
 
 
+def describe(result: bundles.PushResult) -> dict[str, Any]:
+    """What `pushed.json` holds; `way_back` is empty for a version that is not withdrawn."""
+    return {
+        "path": str(result.path),
+        "version": result.version,
+        "pushed": result.pushed,
+        "withdrawn": result.withdrawn,
+        "way_back": result.way_back if result.withdrawn else "",
+    }
+
+
 @component
 def BundlePusher(
     bundle: InputArtifact[Model],
@@ -29,10 +41,12 @@ def BundlePusher(
     blessing: InputArtifact[ModelBlessing],
     pushed_model: OutputArtifact[PushedModel],
     bundles_dir: Parameter[str],
-    present: Parameter[str],
+    run: Parameter[str],
     code_digest: Parameter[str],
 ) -> None:
     """Pushes the bundle if it is blessed, and records where in `pushed.json`.
+
+    What a rollback withdrew is not pushed again; the record then says so and how to bring it back.
 
     Args:
       bundle: a draft of the Compressor.
@@ -40,8 +54,8 @@ def BundlePusher(
       blessing: of the SignificanceGate.
       pushed_model: where the bundle went.
       bundles_dir: the destination.
-      present: the versions that are there now; part of the cache key, so that a bundle which was
-        deleted is pushed again.
+      run: part of the cache key, so that no result of another run is taken: since then a version
+        may have been deleted, withdrawn or brought back, and pushing it once more does no harm.
       code_digest: part of the cache key.
     """
     record = Path(pushed_model.uri) / files.PUSHED
@@ -54,7 +68,7 @@ def BundlePusher(
         source = Path(bundle.uri) / files.SERVING_MODEL
         manifest = assemble(source, Path(card.uri), draft)
         result = bundles.push(draft, Path(bundles_dir) / manifest.name)
-    found = {"path": str(result.path), "version": result.version, "pushed": result.pushed}
-    files.write_json(record, found)
+    files.write_json(record, describe(result))
     pushed_model.set_int_custom_property("pushed", int(result.pushed))
+    pushed_model.set_int_custom_property("withdrawn", int(result.withdrawn))
     pushed_model.set_string_custom_property("pushed_destination", str(result.path))

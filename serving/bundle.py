@@ -17,17 +17,18 @@ TFLite: one input uint8 (1,H,W,3) RGB in [0, 255], one output f32 (1,N) softmax,
 attached as a zip member. Normalisation, and softmax, live inside. Standard library only.
 """
 
-import errno
 import gzip
 import hashlib
 import json
 import os
-import re
+import shlex
 import shutil
-import uuid
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+from serving import model_folder
+from serving.model_folder import WITHDRAWN_PREFIX, BundleError
 
 INPUT_BYTES = "image_bytes"  # of the signatures that take encoded pictures
 MANIFEST_FILE = "manifest.json"
@@ -36,8 +37,6 @@ LABELS_FILE = "assets/labels.txt"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 RECOMMENDED_TFLITE = "model.tflite"
 SAVED_MODEL_FILE = "saved_model.pb"
-#: Before the number of a version that a rollback put aside; servers overlook the name.
-WITHDRAWN_PREFIX = ".withdrawn-"
 
 # What may change about a bundle without changing the model it holds.
 _NOT_CONTENT = {MANIFEST_FILE, CARD_FILE}
@@ -49,10 +48,6 @@ SIGNATURE_EXAMPLES = "predict_examples"
 
 #: The variant name of the SavedModel itself; every other variant is a TFLite file.
 SAVED_MODEL = "saved_model"
-
-
-class BundleError(ValueError):
-    """A bundle that is missing, incomplete or of another format; names the path and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -293,106 +288,102 @@ def seal(path: Path, manifest: Manifest) -> Manifest:
 
 @dataclass(frozen=True)
 class PushResult:
-    """Where a push left the bundle; `pushed` is False when that content was there already."""
+    """Where a push left the bundle.
+
+    Attributes:
+      path: the version's folder.
+      version: its number.
+      pushed: False when that content was in the model's folder already.
+      withdrawn: True when it is there, but put aside by a rollback: no server takes it.
+    """
 
     path: Path
     version: int
     pushed: bool
+    withdrawn: bool = False
+
+    @property
+    def way_back(self) -> str:
+        """The command that makes a withdrawn version the served one again."""
+        model_dir = self.path.parent
+        arguments = [model_dir.name, str(self.version), "--bundles", str(model_dir.parent)]
+        return shlex.join(["sightline", "rollback", *arguments])
 
 
 def push(draft: Path, model_dir: Path) -> PushResult:
-    """Copies `draft` to the next version of `model_dir`, atomically and once.
+    """Copies `draft`, or its newest version, to the next one of `model_dir`, atomically and once.
 
-    The copy is written under a temporary name, flushed to disk, and renamed: a server polling the
-    folder sees the whole bundle or nothing. A content digest that a version there already has is
-    not pushed again; neither is that of a withdrawn one, or a re-run would undo a rollback. The
-    next number is above withdrawn ones as well.
+    The copy is written under a temporary name, flushed to disk, read again, and renamed: a server
+    polling the folder sees the whole bundle or nothing. A content digest that a version there
+    already has is not pushed again; neither is that of a withdrawn one, or a re-run would undo a
+    rollback, and the result says so. The next number is above withdrawn ones as well.
 
     Raises:
-      BundleError: `draft` is not a complete bundle.
-      OSError: the disk refused; nothing is left behind.
+      BundleError: `draft` is not a complete bundle, the copy is not what `draft` is, or another
+        push or rollback of the model does not come to its end.
+      OSError: the disk refused; no half version is left, and the same push again finishes.
     """
-    manifest = open_bundle(draft).manifest
+    opened = open_bundle(draft)
+    draft, stated = opened.path, opened.manifest.content_digest
     digest = content_digest(draft)
-    if manifest.content_digest and manifest.content_digest != digest:
+    if stated not in ("", digest):
         raise BundleError(f"{draft} was changed after its manifest was written; export it again")
-    found = {**withdrawn_dirs(model_dir), **version_dirs(model_dir)}
-    for number, path in sorted(found.items(), reverse=True):
-        if _pushed_digest(path) == digest:
+    found = _find_content(model_dir, digest)
+    if found is not None:
+        return found
+    if not model_dir.is_dir():
+        model_dir.mkdir(parents=True, exist_ok=True)
+        model_folder.sync_folder(model_dir.parent)
+    with model_folder.staging(model_dir) as staged:
+        shutil.copytree(draft, staged)
+        model_folder.sync_tree(staged)
+        _check_copy(staged, draft, digest)
+        with model_folder.locked(model_dir):
+            # While the copy was written, another push may have brought the same.
+            found = _find_content(model_dir, digest)
+            if found is None:
+                version, target = model_folder.give_number(staged, model_dir)
+                found = PushResult(path=target, version=version, pushed=True)
+                model_folder.sync_folder(model_dir)
+    return found
+
+
+def _check_copy(staged: Path, draft: Path, digest: str) -> None:
+    copied = open_bundle(staged).manifest.content_digest
+    if copied not in ("", digest) or content_digest(staged) != digest:
+        raise BundleError(
+            f"the copy of {draft} in {staged.parent} is not what was to be pushed: the draft was "
+            "changed meanwhile, holds links to folders, or the disk is failing; push it again"
+        )
+
+
+def _find_content(model_dir: Path, digest: str) -> PushResult | None:
+    """The newest version with that content, else the newest withdrawn one.
+
+    A version whose manifest cannot be read, or whose files are not what it says, is none: pushing
+    is how to mend it. A withdrawn one stays withdrawn in whatever state it is.
+    """
+    for number, path in sorted(version_dirs(model_dir).items(), reverse=True):
+        if _stated_digest(path) in ("", digest) and _digest_of_files(path) == digest:
             return PushResult(path=path, version=number, pushed=False)
-    model_dir.mkdir(parents=True, exist_ok=True)
-    _sweep(model_dir)
-    temporary = model_dir / f".pushing-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    for number, path in sorted(withdrawn_dirs(model_dir).items(), reverse=True):
+        if (_stated_digest(path) or _digest_of_files(path)) == digest:
+            return PushResult(path=path, version=number, pushed=False, withdrawn=True)
+    return None
+
+
+def _stated_digest(path: Path) -> str | None:
+    """What a version's manifest says, empty if it says nothing; None when it cannot be read."""
     try:
-        shutil.copytree(draft, temporary)
-        _fsync_tree(temporary)
-        version, target = _rename_to_next(temporary, model_dir)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _fsync_directory(model_dir)
-    return PushResult(path=target, version=version, pushed=True)
+        text = (path / MANIFEST_FILE).read_text(encoding="utf-8")
+        return Manifest.from_json(text, str(path)).content_digest
+    except (OSError, ValueError):
+        return None
 
 
-def _rename_to_next(temporary: Path, model_dir: Path) -> tuple[int, Path]:
-    """Renames to the first free version; another push may take one between look and rename."""
-    while True:
-        version = max(_taken_numbers(model_dir), default=0) + 1
-        target = model_dir / str(version)
-        try:
-            os.rename(temporary, target)
-        except OSError as error:
-            # ENOTEMPTY and EEXIST say that the race was lost; retrying sees the winner's version.
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        else:
-            return version, target
-
-
-def _taken_numbers(model_dir: Path) -> list[int]:
-    """Of all versions, withdrawn ones and half ones too: TF Serving would take any of them."""
-    named = (re.fullmatch(r"(?:\.withdrawn-)?([0-9]+)", one.name) for one in model_dir.iterdir())
-    return [int(found[1]) for found in named if found]
-
-
-def _pushed_digest(path: Path) -> str:
-    manifest_path = path / MANIFEST_FILE
-    if not manifest_path.is_file():
+def _digest_of_files(path: Path) -> str:
+    """`content_digest`, empty for what is renamed or cannot be read."""
+    try:
+        return content_digest(path)
+    except OSError:
         return ""
-    text = manifest_path.read_text(encoding="utf-8")
-    return Manifest.from_json(text, str(manifest_path)).content_digest or content_digest(path)
-
-
-def _sweep(model_dir: Path) -> None:
-    """Removes what a killed push left: temporary folders whose process is gone."""
-    for leftover in model_dir.glob(".pushing-*"):
-        pid = leftover.name.split("-")[1]
-        if not pid.isdigit() or not _is_running(int(pid)):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _fsync_tree(root: Path) -> None:
-    for entry in [*root.rglob("*"), root]:
-        if entry.is_dir():
-            _fsync_directory(entry)
-        else:
-            with entry.open("rb") as handle:
-                os.fsync(handle.fileno())
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

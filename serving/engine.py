@@ -152,7 +152,7 @@ class BundleEngine:
           EngineError: one of them is not a JPEG, PNG, BMP or GIF that TensorFlow decodes.
         """
         encoded = np.array([bytes(image) for image in images], dtype=object)
-        outputs = self.saved_model.run(bundles.SIGNATURE_PREPROCESS, {"image_bytes": encoded})
+        outputs = self.saved_model.run(bundles.SIGNATURE_PREPROCESS, {bundles.INPUT_BYTES: encoded})
         return outputs["images"]
 
     def predict_bytes(self, images: Sequence[bytes]) -> np.ndarray:

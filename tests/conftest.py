@@ -102,6 +102,35 @@ def extract(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
     return unpack
 
 
+@pytest.fixture(scope="session")
+def write_bundle() -> Callable[[Path, str], Path]:
+    """`write_bundle(folder, content)`: a whole bundle, named `m`, as far as a push looks.
+
+    Servers cannot load it; TensorFlow is not needed to write it.
+    """
+
+    def write(folder: Path, content: str) -> Path:
+        from serving import bundle as bundles
+
+        (folder / bundles.LABELS_FILE).parent.mkdir(parents=True)
+        (folder / bundles.LABELS_FILE).write_text("a\nb\n")
+        for name in (bundles.SAVED_MODEL_FILE, bundles.tflite_file("none_fp32")):
+            (folder / name).write_text(content)
+        manifest = bundles.Manifest(
+            name="m",
+            task="classification",
+            num_classes=2,
+            input={},
+            top_k=1,
+            variants=(bundles.Variant("none_fp32", "none", "fp32", size_bytes=1, gzip_bytes=1),),
+            recommended="none_fp32",
+        )
+        bundles.seal(folder, manifest)
+        return folder
+
+    return write
+
+
 def _feature(value: Any) -> Any:
     import tensorflow as tf
 

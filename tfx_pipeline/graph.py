@@ -38,7 +38,6 @@ from components.statistics_validator import (
     StatisticsSettings,
     StatisticsValidator,
 )
-from serving.bundle import versions
 from tfx_pipeline.config import (
     RunRequest,
     component_digest,
@@ -256,13 +255,12 @@ def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> l
         blessing=gate.outputs["blessing"],
         code_digest=digest,
     ).with_id(f"CardWriter.{name}")
-    bundles = request.layout.bundles
     pusher = BundlePusher(
         bundle=bundle,
         card=card.outputs["card"],
         blessing=gate.outputs["blessing"],
-        bundles_dir=str(bundles),
-        present=",".join(map(str, versions(bundles / name))),
+        bundles_dir=str(request.layout.bundles),
+        run=request.run,
         code_digest=digest,
     ).with_id(f"BundlePusher.{name}")
     return [

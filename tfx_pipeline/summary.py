@@ -169,7 +169,15 @@ def _judged(
 
 
 def _status(models: list[dict[str, Any]]) -> str:
-    return "pushed" if all(model.get("pushed") for model in models) else "refused"
+    if not all(model.get("pushed") for model in models):
+        return "refused"
+    return "pushed" if all(map(_is_shipped, models)) else "withdrawn"
+
+
+def _is_shipped(model: dict[str, Any]) -> bool:
+    """Whether servers may take it: it is in its folder, and no rollback put it aside."""
+    pushed = model.get("pushed")
+    return bool(pushed) and not pushed.get("withdrawn")
 
 
 def _recommend(summary: dict[str, Any], places: dict[tuple[str, str], str]) -> None:
@@ -177,9 +185,11 @@ def _recommend(summary: dict[str, Any], places: dict[tuple[str, str], str]) -> N
     from components.gates import compare
     from trainers.predictions import read_table
 
-    shipped = [model for model in summary["models"] if model.get("pushed")]
+    shipped = [model for model in summary["models"] if _is_shipped(model)]
     if not shipped:
-        summary["recommendation"] = "none: no model passed its gates"
+        passed = any(model.get("pushed") for model in summary["models"])
+        reason = "every model that passed its gates was withdrawn"
+        summary["recommendation"] = f"none: {reason if passed else 'no model passed its gates'}"
         return
     answers, latency = {}, {}
     for model in shipped:

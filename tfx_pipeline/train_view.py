@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from serving.bundle import open_bundle, push, seal
+from serving.bundle import BundleError, open_bundle, push, seal
 from tfx_pipeline.live import progress_line
 from trainers.config import Config
 from trainers.data.features import DATASET_FILE
@@ -142,7 +142,8 @@ def export_shown(source: Path, bundles: Path, variant: str, console: Console) ->
     """Pushes a trained folder or a draft to `bundles`.
 
     Raises:
-      BundleError: neither a trained folder nor a draft, or no such variant.
+      BundleError: neither a trained folder nor a draft, no such variant, or a rollback withdrew a
+        version that holds the same.
     """
     from trainers.build import build_bundle
     from trainers.trained import load_trained
@@ -158,6 +159,11 @@ def export_shown(source: Path, bundles: Path, variant: str, console: Console) ->
         if variant:
             manifest = seal(draft, replace(manifest, recommended=variant))
         result = push(draft, bundles / manifest.name)
+    if result.withdrawn:
+        raise BundleError(
+            f"not pushed: version {result.version} of {manifest.name} holds the same and was "
+            f"withdrawn by a rollback; to serve it again: {result.way_back}"
+        )
     word = "pushed" if result.pushed else "already there:"
     console.print(f"{word} {result.path}", soft_wrap=True)
     console.print(f"next: sightline serve {bundles}", soft_wrap=True)

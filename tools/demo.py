@@ -3,7 +3,7 @@
     .venv/bin/python tools/demo.py [SECONDS_OF_SET_UP]
 
 Everything is written under `demo/`. The exit status is that of the pipeline: 0 all pushed, 3 a
-gate refused a model, 1 an error.
+gate refused a model or a rollback withdrew it, 1 an error.
 """
 
 import contextlib

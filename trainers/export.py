@@ -76,7 +76,7 @@ def write_saved_model(model: keras.Model, config: Config, info: DatasetInfo, out
     labels.write_text("\n".join(info.classes) + "\n", encoding="utf-8")
     module = _Serving(model, config, info, labels)
     height, width = config.data.image_size
-    strings = tf.TensorSpec([None], tf.string, name="image_bytes")
+    strings = tf.TensorSpec([None], tf.string, name=bundle.INPUT_BYTES)
     pixels = tf.TensorSpec([None, height, width, 3], tf.uint8, name="images")
     examples = tf.TensorSpec([None], tf.string, name="examples")
     signatures = {
@@ -98,7 +98,7 @@ def write_warmup(encoded: list[bytes], name: str, out: Path) -> None:
             request = predict_pb2.PredictRequest()
             request.model_spec.name = name
             request.model_spec.signature_name = bundle.SIGNATURE_BYTES
-            request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([data], tf.string))
+            request.inputs[bundle.INPUT_BYTES].CopyFrom(tf.make_tensor_proto([data], tf.string))
             log = prediction_log_pb2.PredictionLog(
                 predict_log=prediction_log_pb2.PredictLog(request=request)
             )

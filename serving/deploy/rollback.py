@@ -10,21 +10,19 @@ after a crash at any of them, the folder holds a whole version, and the same com
 the job. Standard library only.
 """
 
-import contextlib
 import datetime
-import fcntl
 import getpass
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from serving import bundle as bundles
 from serving.bundle import WITHDRAWN_PREFIX, BundleError, withdrawn_dirs
+from serving.model_folder import locked, sync_folder
 
 HISTORY_FILE = "rollbacks.jsonl"
 
@@ -105,15 +103,16 @@ def history(model_dir: Path) -> list[Rollback]:
     if not file.is_file():
         return []
     found: dict[str, Rollback] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    text = file.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             raw: dict[str, Any] = json.loads(line)
+        except ValueError:
+            continue  # A crash can cut a line anywhere; it must not bar the way back.
+        try:
             lists = {key: tuple(raw[key]) for key in ("withdrawn", "restored")}
             entry = Rollback(**{**raw, **lists})
-        except (ValueError, TypeError, KeyError) as error:
-            # A crash can cut the last line; it must not bar the way back.
-            if not line.endswith("}"):
-                continue
+        except (TypeError, KeyError) as error:
             raise BundleError(
                 f"{file} line {number} is no record of a rollback: {error}; move it away"
             ) from error
@@ -135,19 +134,21 @@ def rollback(model_dir: Path, version: int | None = None, *, why: str = "") -> R
       What was done; nothing, and no record of it, when it was served already.
 
     Raises:
-      BundleError: no such version, none before the served one, a damaged one, or another rollback
-        of the model under way.
+      BundleError: no such version, none before the served one, a damaged one, or another push or
+        rollback of the model that does not come to its end.
       OSError: the disk refused; the same call again finishes what was begun.
     """
     if not model_dir.is_dir():
         known = ", ".join(bundles.find_models(model_dir.parent)) or "no model"
         raise BundleError(f"{model_dir} is not a folder; {model_dir.parent} holds {known}")
-    with _locked(model_dir):
+    with locked(model_dir):
         plan = _plan(model_dir, version, why)
         if plan.changed:
             _refuse_trouble(model_dir, plan)
             _record(model_dir, plan)
             _carry_out(model_dir, plan)
+        if plan.changed or _unfinished(model_dir):
+            # Also when nothing moved: whoever names the served version gives up what was begun.
             plan = replace(plan, finished=True)
             _record(model_dir, plan)
     return plan
@@ -186,8 +187,8 @@ def _interrupted(model_dir: Path, now: ModelVersions) -> int | None:
 
     None also when something else has become the served version since, such as a push.
     """
-    last = next(reversed(history(model_dir)), None)
-    if last is None or last.finished:
+    last = _unfinished(model_dir)
+    if last is None:
         return None
     own = (last.serves, last.served_before, *last.withdrawn, *last.restored)
     return last.serves if now.served in own else None
@@ -195,8 +196,13 @@ def _interrupted(model_dir: Path, now: ModelVersions) -> int | None:
 
 def _begun(model_dir: Path, version: int) -> Rollback | None:
     """The last rollback, if it was to the same version and was interrupted: to be finished."""
+    last = _unfinished(model_dir)
+    return last if last and last.serves == version else None
+
+
+def _unfinished(model_dir: Path) -> Rollback | None:
     last = next(reversed(history(model_dir)), None)
-    return last if last and not last.finished and last.serves == version else None
+    return None if last is None or last.finished else last
 
 
 def _who() -> str:
@@ -222,28 +228,32 @@ def _to_restore(model_dir: Path, version: int, now: ModelVersions) -> tuple[int,
 def _carry_out(model_dir: Path, plan: Rollback) -> None:
     aside = withdrawn_dirs(model_dir)
     for source in [aside[number] for number in plan.restored if number in aside]:
-        os.rename(source, model_dir / source.name.removeprefix(WITHDRAWN_PREFIX))
-    _sync_directory(model_dir)
+        os.rename(source, _numbered_name(source))
+    sync_folder(model_dir)
     if plan.restored and plan.withdrawn:
         time.sleep(_SETTLE_S)
     numbered = _numbered(model_dir)
     for number in plan.withdrawn:
         for source in numbered.get(number, ()):
-            os.rename(source, model_dir / f"{WITHDRAWN_PREFIX}{source.name}")
-    _sync_directory(model_dir)
+            os.rename(source, _withdrawn_name(source))
+    sync_folder(model_dir)
 
 
 def _numbered(model_dir: Path) -> dict[int, list[Path]]:
-    """Every folder that TF Serving takes for a version, whole or not, in all its spellings."""
+    """All that TF Serving takes for a version: in every spelling, half ones, even a file."""
     found: dict[int, list[Path]] = {}
     for entry in sorted(model_dir.iterdir()):
-        if _is_number(entry.name) and entry.is_dir():
+        if re.fullmatch("[0-9]+", entry.name):
             found.setdefault(int(entry.name), []).append(entry)
     return found
 
 
-def _is_number(name: str) -> bool:
-    return re.fullmatch("[0-9]+", name) is not None
+def _withdrawn_name(version: Path) -> Path:
+    return version.with_name(f"{WITHDRAWN_PREFIX}{version.name}")
+
+
+def _numbered_name(withdrawn: Path) -> Path:
+    return withdrawn.with_name(withdrawn.name.removeprefix(WITHDRAWN_PREFIX))
 
 
 def _refuse_trouble(model_dir: Path, plan: Rollback) -> None:
@@ -254,26 +264,22 @@ def _refuse_trouble(model_dir: Path, plan: Rollback) -> None:
     Raises:
       BundleError: the version's content is not what its manifest says, or a name is taken.
     """
-    for number in plan.withdrawn:
-        for source in _numbered(model_dir).get(number, ()):
-            taken = model_dir / f"{WITHDRAWN_PREFIX}{source.name}"
-            if taken.exists():
-                raise BundleError(f"{source} and {taken} are both there; move one of them away")
-    aside = withdrawn_dirs(model_dir)
+    aside, numbered = withdrawn_dirs(model_dir), _numbered(model_dir)
+    renames = [
+        (source, _withdrawn_name(source))
+        for number in plan.withdrawn
+        for source in numbered.get(number, ())
+    ]
+    renames += [(aside[n], _numbered_name(aside[n])) for n in plan.restored if n in aside]
+    for source, target in renames:
+        if os.path.lexists(target):
+            raise BundleError(f"{source} and {target} are both there; move one of them away")
     path = bundles.version_dirs(model_dir).get(plan.serves) or aside[plan.serves]
     if not (path / bundles.MANIFEST_FILE).is_file():
         return
     digest = bundles.open_bundle(path).manifest.content_digest
     if digest and digest != bundles.content_digest(path):
         raise BundleError(f"{path} is not what was pushed: its files were changed; choose another")
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _record(model_dir: Path, entry: Rollback) -> None:
@@ -286,17 +292,5 @@ def _record(model_dir: Path, entry: Rollback) -> None:
         file.write(b"\n" * torn + json.dumps(asdict(entry)).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _locked(model_dir: Path) -> Iterator[None]:
-    """The kernel lets go of the lock when the process ends, however it ends."""
-    descriptor = os.open(model_dir, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BundleError(f"another rollback of {model_dir.name} is under way") from error
-        yield
-    finally:
-        os.close(descriptor)
+    if not size:
+        sync_folder(model_dir)  # A new file's name is on disk only with its folder.

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from serving import wire
+from serving.bundle import INPUT_BYTES
 from serving.images import encode_png
 from serving.loadtest.plan import LoadError, Target
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-#: What a bundle's `serving_default` calls its input.
-IMAGE_INPUT = "image_bytes"
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,7 @@ def _rest_body(target: Target, document: dict[str, Any]) -> bytes:
 def _grpc_images(images: Sequence[bytes], target: Target) -> bytes:
     array = np.empty(len(images), object)
     array[:] = list(images)
-    return _predict_request({IMAGE_INPUT: array}, target)
+    return _predict_request({INPUT_BYTES: array}, target)
 
 
 def _predict_request(inputs: dict[str, np.ndarray], target: Target) -> bytes:

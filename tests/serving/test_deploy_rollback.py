@@ -1,5 +1,6 @@
 """Rollback on folders that look like bundles, and once under a running server with traffic."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import pytest
 import requests
 
 from serving import bundle as bundles
+from serving import model_folder
 from serving.bundle import BundleError
 from serving.deploy import rollback as module
 from serving.deploy.rollback import HISTORY_FILE, history, model_versions, rollback
@@ -249,43 +251,82 @@ def test_the_history_is_one_json_object_a_line(tmp_path):
     assert lines[1]["why"] == '"quoted"\nand two lines'
 
 
-def test_two_at_once_are_refused(tmp_path):
+def test_nothing_moves_while_a_push_or_another_rollback_is_under_way(tmp_path, monkeypatch):
     model = make(tmp_path, 1, 2)
-    with module._locked(model), pytest.raises(BundleError, match="another rollback of m"):
+    monkeypatch.setattr(model_folder, "LOCK_WAIT_S", 0)
+    under_way = pytest.raises(BundleError, match="another push or rollback of m is under way")
+    with model_folder.locked(model), under_way:
         rollback(model)
+    assert folders(model) == {"1": "1", "2": "2"}
     assert rollback(model).serves == 1
 
 
-def draft(path: Path, content: str) -> Path:
-    """A whole bundle as far as a push looks, without TensorFlow."""
-    (path / "assets").mkdir(parents=True)
-    (path / bundles.SAVED_MODEL_FILE).write_text(content)
-    (path / bundles.LABELS_FILE).write_text("a\nb\n")
-    (path / bundles.tflite_file("none_fp32")).write_text(content)
-    variant = bundles.Variant("none_fp32", "none", "fp32", size_bytes=1, gzip_bytes=1)
-    bundles.seal(
-        path,
-        bundles.Manifest(
-            name="m",
-            task="classification",
-            num_classes=2,
-            input={},
-            top_k=1,
-            variants=(variant,),
-            recommended="none_fp32",
-        ),
-    )
-    return path
+def test_a_file_that_tf_serving_would_take_for_a_version_goes_too(tmp_path):
+    model = make(tmp_path, 1, 2)
+    (model / "9").touch()
+    assert rollback(model, 1).withdrawn == (2, 9)
+    assert tf_serving_takes(model) == 1
 
 
-def test_the_next_push_is_above_withdrawn_versions_and_does_not_undo_a_rollback(tmp_path):
+def test_half_a_version_in_the_way_of_one_that_comes_back_is_told_before_anything_moves(tmp_path):
+    model = make(tmp_path, 1, 2, 3)
+    rollback(model, 1)
+    (model / "3").mkdir()
+    (model / "3" / "half").touch()
+    before, records = sorted(folders_only(model)), len(history(model))
+    with pytest.raises(BundleError, match=r"withdrawn-3 and .*/3 are both there; move one"):
+        rollback(model, 3)
+    assert sorted(folders_only(model)) == before
+    assert len(history(model)) == records
+
+
+def test_naming_the_served_version_gives_up_an_interrupted_rollback(tmp_path, monkeypatch):
+    model = make(tmp_path, 5, 6, 7)
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "_carry_out", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(model, 5)
+    assert not rollback(model, 7).changed
+    assert rollback(model).serves == 6
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [b'{"model": "m", "why": "{brackets}', b'{"model": "m"\0\0\0\0', b"\0\0", b"\xff}"],
+    ids=["at_a_bracket", "zeros_after", "zeros", "no_text"],
+)
+def test_whatever_a_crash_left_of_a_record_does_not_bar_the_way(tmp_path, torn):
+    model = make(tmp_path, 1, 2, 3)
+    rollback(model)
+    with (model / HISTORY_FILE).open("ab") as file:
+        file.write(torn)
+    rollback(model)
+    assert [entry.serves for entry in history(model)] == [2, 1]
+
+
+def test_a_full_disk_is_told_before_anything_moves(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model = make(tmp_path, 1, 2)
+    with monkeypatch.context() as broken:
+        broken.setattr(module.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            rollback(model)
+    assert folders(model) == {"1": "1", "2": "2"}
+    assert rollback(model).serves == 1
+
+
+def test_the_next_push_is_above_withdrawn_versions_and_does_not_undo_a_rollback(
+    tmp_path, write_bundle
+):
     model = tmp_path / "bundles" / "m"
-    drafts = [draft(tmp_path / name, name) for name in ("first", "second", "third")]
+    drafts = [write_bundle(tmp_path / name, name) for name in ("first", "second", "third")]
     bundles.push(drafts[0], model)
     bundles.push(drafts[1], model)
     rollback(model)
     again = bundles.push(drafts[1], model)
-    assert (again.version, again.pushed) == (2, False)
+    assert (again.version, again.pushed, again.withdrawn) == (2, False, True)
     assert tf_serving_takes(model) == 1
     assert bundles.push(drafts[2], model).version == 3
     assert rollback(model, 2).withdrawn == (3,)

@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfx_pipeline.config import RunRequest, make_experiments
+from tfx_pipeline.pipelines.smoke import smoke
+from trainers.data.features import DatasetInfo, SplitInfo
+
 CLASSES = [str(digit) for digit in range(10)]
 VARIANTS = {
     # name: (method, dtype, top1, size, gzip, sparsity, p50)
@@ -129,6 +133,20 @@ def _model(name: str, variants: list[str], shift: float, *, refused: bool = Fals
         else {"path": f"bundles/{name}/3", "version": 3, "pushed": name == "digits_cnn"},
         "refused_because": "top1 0.951 is below 0.97" if refused else None,
     }
+
+
+@pytest.fixture
+def request_(tmp_path) -> RunRequest:
+    """A request to run `smoke` on records that hold nothing."""
+    data = tmp_path / "data"
+    (data / "Split-train").mkdir(parents=True)
+    (data / "Split-train/data_tfrecord-00000-of-00001").write_bytes(b"records")
+    splits = {"train": SplitInfo(1, 1, {"a": 1, "b": 0})}
+    info = DatasetInfo("d", "classification", ("a", "b"), 1, splits, "f" * 64)
+    (data / "dataset.json").write_text(info.to_json())
+    shape = smoke()
+    experiments = make_experiments(shape, data)
+    return RunRequest("r1", shape, experiments, str(data), str(tmp_path))
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """`sightline deploy check` and `sightline rollback`, as a user types them."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from serving.bundle import push
 from tfx_pipeline import cli
 
 DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"
@@ -82,6 +84,28 @@ def test_rollback_says_what_it_did_and_its_undo_works(bundles, capsys):
     assert sorted(p.name for p in (bundles / "digits_cnn").iterdir() if p.is_dir()) == ["1", "2"]
     status, printed = sightline(capsys, "rollback", "digits_cnn", "2", *where)
     assert (status, "nothing changed" in printed) == (0, True)
+
+
+def test_the_way_back_that_a_push_names_is_a_command_that_works(write_bundle, tmp_path, capsys):
+    model = tmp_path / "my bundles" / "m"
+    drafts = [write_bundle(tmp_path / name, name) for name in ("first", "second")]
+    for draft in drafts:
+        push(draft, model)
+    assert sightline(capsys, "rollback", "m", "--bundles", model.parent)[0] == 0
+    withdrawn = push(drafts[1], model)
+    assert withdrawn.withdrawn
+    program, *arguments = shlex.split(withdrawn.way_back)
+    assert program == "sightline"
+    assert sightline(capsys, *arguments)[0] == 0
+    again = push(drafts[1], model)
+    assert (again.path, again.pushed, again.withdrawn) == (model / "2", False, False)
+
+
+def test_version_0_is_one(tmp_path, capsys):
+    (tmp_path / "bundles" / "m" / "0").mkdir(parents=True)
+    (tmp_path / "bundles" / "m" / "0" / "saved_model.pb").touch()
+    listing = ["rollback", "m", "--list", "--bundles", tmp_path / "bundles"]
+    assert "m: versions 0; served 0" in sightline(capsys, *listing)[1]
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,19 @@ def test_a_finished_run_has_every_section_and_figure(smoke_summary):
         assert shown in reader.text, shown
 
 
+def test_a_withdrawn_model_is_told_apart_with_the_way_back(smoke_summary):
+    smoke_summary["status"] = "withdrawn"
+    smoke_summary["models"][0]["pushed"] |= {"withdrawn": True, "way_back": "sightline rollback x"}
+    html = report.render_report(smoke_summary)
+    assert '<span class="badge warn">withdrawn</span></h1>' in html
+    assert '<span class="badge warn">withdrawn: v3</span>' in html
+    told = "digits_resnet is withdrawn. Version 3 holds the same and was put aside by a rollback; "
+    assert f"{told}to serve it again: sightline rollback x" in _Reader(html).text
+    assert "withdrawn: v3" in _printed(report.console_table(smoke_summary))
+    assert view.tone(smoke_summary) == "warn"
+    assert [model["name"] for model in view.withdrawn(smoke_summary)] == ["digits_resnet"]
+
+
 def test_the_recommended_model_comes_first(smoke_summary):
     names = [model["name"] for model in view.models(smoke_summary)]
     assert names == ["digits_cnn", "digits_resnet", "digits_vit"]

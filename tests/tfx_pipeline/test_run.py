@@ -18,7 +18,6 @@ from tfx_pipeline import run as runs
 from tfx_pipeline.config import (
     Layout,
     PipelineConfig,
-    RunRequest,
     Tuning,
     code_digest,
     data_state,
@@ -29,31 +28,18 @@ from tfx_pipeline.config import (
 )
 from tfx_pipeline.pipelines.smoke import smoke
 from trainers.config import ConfigError
-from trainers.data.features import DatasetInfo, SplitInfo
+from trainers.data.features import DatasetInfo
 from trainers.registry import UnknownNameError
 from trainers.stack import stack
 
 
-@pytest.fixture
-def request_(tmp_path):
-    data = tmp_path / "data"
-    (data / "Split-train").mkdir(parents=True)
-    (data / "Split-train/data_tfrecord-00000-of-00001").write_bytes(b"records")
-    splits = {"train": SplitInfo(1, 1, {"a": 1, "b": 0})}
-    info = DatasetInfo("d", "classification", ("a", "b"), 1, splits, "f" * 64)
-    (data / "dataset.json").write_text(info.to_json())
-    shape = smoke()
-    experiments = make_experiments(shape, data)
-    return RunRequest("r1", shape, experiments, str(data), str(tmp_path))
-
-
-def finished(request, *, status="pushed", pushed=True):
+def finished(request, *, status="pushed", pushed=True, **about):
     """Leaves what a finished run leaves."""
     layout = request.layout
     bundle = layout.bundles / "digits_cnn/1"
     bundle.mkdir(parents=True)
     info = DatasetInfo.load(Path(request.data))
-    where = {"path": str(bundle), "version": 1, "pushed": True} if pushed else None
+    where = {"path": str(bundle), "version": 1, "pushed": True, **about} if pushed else None
     summary = {
         "pipeline": "smoke",
         "run": "r0",
@@ -108,6 +94,16 @@ def test_unchanged_reprints_and_keeps_the_exit_status(request_, status, expected
     console = quiet()
     assert runs.run(request_, console) == expected
     assert "nothing changed since run r0" in console.file.getvalue()
+
+
+def test_a_withdrawn_model_is_no_success_and_the_way_back_is_printed(request_):
+    command = "sightline rollback digits_cnn 1 --bundles '[b]undles'"
+    finished(request_, status="withdrawn", withdrawn=True, way_back=command)
+    console = quiet()
+    assert runs.run(request_, console) == 3
+    said = console.file.getvalue()
+    assert "withdrawn: v1" in " ".join(said.split())
+    assert f"put aside by a rollback; to serve it again: {command}\n" in said
 
 
 def test_what_makes_a_run_necessary(request_, monkeypatch):

@@ -9,6 +9,7 @@ from PIL import Image
 from rich.console import Console
 from sklearn.datasets import load_digits
 
+from serving.deploy.rollback import rollback
 from tfx_pipeline.cli import main
 from tfx_pipeline.train_view import recipes_table, records_of
 from trainers.registry import recipes
@@ -59,6 +60,20 @@ def test_a_mistyped_key_is_told_before_pictures_are_read(scans, tmp_path, capsys
 def test_records_are_taken_as_they_are(tmp_path):
     (tmp_path / "dataset.json").write_text("{}")
     assert records_of(tmp_path, tmp_path / "out", Console(file=io.StringIO())) == tmp_path
+
+
+def test_what_a_rollback_withdrew_is_no_export(write_bundle, tmp_path, capsys):
+    bundles, drafts = tmp_path / "bundles", [write_bundle(tmp_path / n, n) for n in "ab"]
+    for draft in drafts:
+        assert not run("export", draft, bundles)
+    rollback(bundles / "m")
+    capsys.readouterr()
+    assert run("export", drafts[1], bundles) == 1
+    said = capsys.readouterr().err
+    assert "error: not pushed: version 2 of m holds the same and was withdrawn" in said
+    assert f"to serve it again: sightline rollback m 2 --bundles {bundles}\n" in said
+    assert not run("export", drafts[0], bundles)
+    assert "already there:" in capsys.readouterr().out
 
 
 def test_every_recipe_is_listed():

@@ -112,7 +112,8 @@ def _show_history(model_dir: Path) -> None:
     if not model_dir.is_dir():
         raise BundleError(f"{model_dir} is not a folder; name a model that was pushed")
     now = model_versions(model_dir)
-    console.print(f"{model_dir.name}: {now}; served {now.served or 'none'}")
+    served = "none" if now.served is None else now.served
+    console.print(f"{model_dir.name}: {now}; served {served}")
     entries = history(model_dir)
     if not entries:
         return

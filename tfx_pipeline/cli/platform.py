@@ -21,7 +21,10 @@ def run(
     ] = "",
     force: Annotated[bool, typer.Option(help="Run everything again.")] = False,
 ) -> None:
-    """Run a pipeline to pushed models. Exit status: 0 all pushed, 3 one refused, 1 error."""
+    """Run a pipeline to pushed models.
+
+    Exit status: 0 all pushed, 3 one refused or withdrawn by a rollback, 1 error.
+    """
     import datetime
 
     from tfx_pipeline.config import RunRequest, make_experiments, pipelines

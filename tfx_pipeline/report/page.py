@@ -76,6 +76,7 @@ def render_report(summary: dict[str, Any]) -> str:
             header=view.header(summary),
             status=view.status(summary),
             tone=view.tone(summary),
+            withdrawn=view.withdrawn(summary),
             models=found,
             colours=colours,
             whisker=charts.whisker,

@@ -12,12 +12,12 @@ from components import figures
 Rows = list[dict[str, Any]]
 
 METRICS = ("top1", "top5", "macro_precision", "macro_recall", "macro_f1", "cross_entropy", "ece")
-_TONES = {"pushed": "good", "refused": "warn", "error": "bad"}
+_TONES = {"pushed": "good", "refused": "warn", "withdrawn": "warn", "error": "bad"}
 _STATES = {"done": "good", "cached": "plain", "failed": "bad", "skipped": "plain"}
 
 
 def status(summary: dict[str, Any]) -> str:
-    """One word: `pushed`, `refused` or `error`."""
+    """One word: `pushed`, `refused`, `withdrawn` or `error`."""
     return str(summary.get("status") or "unknown")
 
 
@@ -67,12 +67,31 @@ def _fate(raw: dict[str, Any]) -> tuple[str, str]:
     pushed = raw.get("pushed")
     if isinstance(pushed, dict):
         version = f"v{pushed.get('version', '?')}"
+        if pushed.get("withdrawn"):
+            return f"withdrawn: {version}", "warn"
         if pushed.get("pushed", True):
             return f"pushed as {version}", "good"
         return f"already there: {version}", "good"
     if raw.get("refused_because"):
         return f"refused: {raw['refused_because']}", "warn"
     return "not pushed", "plain"
+
+
+def withdrawn(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """The models whose push found a version that a rollback withdrew, and the way back of each.
+
+    Returns:
+      `name`, `version` and `way_back`, a command, of each model; mostly an empty list.
+    """
+    return [
+        {
+            "name": str(model.get("name") or "?"),
+            "version": str(pushed.get("version", "?")),
+            "way_back": str(pushed.get("way_back") or ""),
+        }
+        for model in _dicts(summary.get("models"))
+        if (pushed := mapping(model.get("pushed"))).get("withdrawn")
+    ]
 
 
 def variant(raw: dict[str, Any]) -> dict[str, Any]:
