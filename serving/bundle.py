@@ -169,8 +169,8 @@ def tflite_file(variant: str) -> str:
 def version_dirs(model_dir: Path) -> dict[int, Path]:
     """Version -> folder of the complete versions under a model's folder, ascending.
 
-    Temporary folders and withdrawn versions do not count. TF Serving reads `00000123` as 123, so
-    that does count; of two spellings of one number the first by name is taken.
+    Temporary folders and withdrawn versions do not count. `00000123` is 123, as in TF Serving; of
+    two spellings the first by name is taken. One that cannot be read counts: opening it says why.
     """
     return _numbered_dirs(model_dir, "")
 
@@ -188,7 +188,11 @@ def _numbered_dirs(model_dir: Path, prefix: str) -> dict[int, Path]:
         if not entry.name.startswith(prefix):
             continue
         name = entry.name.removeprefix(prefix)
-        if name.isascii() and name.isdigit() and (entry / SAVED_MODEL_FILE).is_file():
+        try:
+            complete = (entry / SAVED_MODEL_FILE).is_file()
+        except OSError:
+            complete = True
+        if complete and name.isascii() and name.isdigit():
             found.setdefault(int(name), entry)
     return dict(sorted(found.items()))
 
@@ -202,10 +206,8 @@ def find_models(bundles_dir: Path) -> dict[str, list[int]]:
     """Model name -> versions for every model under `bundles_dir` that has a version."""
     if not bundles_dir.is_dir():
         return {}
-    found = {
-        entry.name: versions(entry) for entry in sorted(bundles_dir.iterdir()) if entry.is_dir()
-    }
-    return {name: numbers for name, numbers in found.items() if numbers}
+    entries = sorted(bundles_dir.iterdir())
+    return {entry.name: numbers for entry in entries if (numbers := versions(entry))}
 
 
 def open_bundle(path: Path | str) -> Bundle:

@@ -5,9 +5,10 @@ python -m serving.server --bundles_dir=bundles --port=auto --rest_api_port=auto
 """
 
 import argparse
+import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,40 +48,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"warning: {line}", file=sys.stderr, flush=True)
         extras = _extras(flags)
         if flags.processes > 1:
-            return _serve_in_processes(flags, sys.argv[1:] if arguments is None else arguments)
-        serve(
-            _models(flags),
-            host=flags.host,
-            grpc_port=flags.port,
-            rest_port=flags.rest_api_port,
-            options=ServerOptions(
-                poll_seconds=flags.file_system_poll_wait_seconds,
-                max_request_bytes=flags.max_request_bytes,
-                monitoring_path=_monitoring_path(flags.monitoring_config_file),
-                health=flags.enable_grpc_healthcheck_service,
-                warmup=flags.enable_model_warmup,
-                max_load_retries=flags.max_num_load_retries,
-                load_retry_seconds=flags.load_retry_interval_micros / 1e6,
-                labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
-                batching=_batching(flags),
-                per_model_batching=flags.enable_per_model_batching_parameters,
-                max_queue=flags.max_queue,
-                rest_timeout_ms=flags.rest_api_timeout_in_ms,
-                engines=_engines(flags),
-                load_threads=flags.num_load_threads,
-                tensor_content=flags.enable_serialization_as_tensor_content,
-                extras=extras,
-                config_file=flags.model_config_file,
-                config_poll_seconds=flags.model_config_file_poll_wait_seconds,
-                member=Member(flags.member) if flags.member else None,
-            ),
-        )
+            given = sys.argv[1:] if arguments is None else arguments
+            return _serve_in_processes(flags, extras, given)
+        with _models(flags, extras) as models:
+            serve(
+                models,
+                host=flags.host,
+                grpc_port=flags.port,
+                rest_port=flags.rest_api_port,
+                options=_options(flags, extras),
+            )
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _options(flags: argparse.Namespace, extras: Extras) -> ServerOptions:
+    return ServerOptions(
+        poll_seconds=flags.file_system_poll_wait_seconds,
+        max_request_bytes=flags.max_request_bytes,
+        monitoring_path=_monitoring_path(flags.monitoring_config_file),
+        health=flags.enable_grpc_healthcheck_service,
+        warmup=flags.enable_model_warmup,
+        max_load_retries=flags.max_num_load_retries,
+        load_retry_seconds=flags.load_retry_interval_micros / 1e6,
+        labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
+        batching=_batching(flags),
+        per_model_batching=flags.enable_per_model_batching_parameters,
+        max_queue=flags.max_queue,
+        rest_timeout_ms=flags.rest_api_timeout_in_ms,
+        engines=_engines(flags),
+        load_threads=flags.num_load_threads,
+        tensor_content=flags.enable_serialization_as_tensor_content,
+        extras=extras,
+        config_file=flags.model_config_file,
+        config_poll_seconds=flags.model_config_file_poll_wait_seconds,
+        # Vertex AI knows no reload requests, and its network is not one to take them from.
+        model_roots=None if extras.vertex else tuple(flags.model_roots),
+        rest_host=_rest_host(extras),
+        member=Member(flags.member) if flags.member else None,
+    )
+
+
+def _rest_host(extras: Extras) -> str:
+    """Where REST alone is bound; empty is where gRPC is."""
+    # Vertex AI's contract: a container that listens on the loopback address is never healthy.
+    return "0.0.0.0" if extras.vertex else ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--model_base_path", type=Path, help="one model's folder of versions")
     what.add_argument("--model_config_file", type=Path, help="text ModelServerConfig")
     parser.add_argument("--model_name", default="default", help="of --model_base_path")
+    roots = "folder whose models reload requests may name, may be repeated (our own flag)"
+    parser.add_argument("--model_roots", type=Path, action="append", default=[], help=roots)
     parser.add_argument("--host", default="127.0.0.1", help="to bind (our own flag)")
     ports = "0 switches it off, `auto` takes a free one (our own)"
     parser.add_argument("--port", type=_port, default=GRPC_PORT, help=f"gRPC; {ports}")
@@ -199,15 +217,15 @@ def _extras(flags: argparse.Namespace) -> Extras:
         logs = read_request_logs(flags.model_config_file)
     extras = read_extras(flags, logs)
     if extras.vertex is not None:
+        if flags.model_roots:
+            raise ServerError("--vertex takes no reload requests; leave --model_roots out")
         flags.rest_api_port = extras.vertex.port
-        # The contract: a container that listens on the loopback address is never healthy.
-        flags.host = "0.0.0.0"
-        if all(value is None for value in _given(flags)) and extras.vertex.model_dir:
-            flags.model_base_path = model_base_path(extras.vertex.model_dir)
+        # gRPC is no part of the contract, whatever the image's own command says.
+        flags.host = "127.0.0.1"
     return extras
 
 
-def _serve_in_processes(flags: argparse.Namespace, arguments: Sequence[str]) -> int:
+def _serve_in_processes(flags: argparse.Namespace, extras: Extras, arguments: Sequence[str]) -> int:
     threads = [
         flags.tensorflow_session_parallelism,
         flags.tensorflow_intra_op_parallelism,
@@ -215,23 +233,34 @@ def _serve_in_processes(flags: argparse.Namespace, arguments: Sequence[str]) -> 
         flags.num_tflite_pools,
     ]
     given = [*arguments, *threads_flags(flags.processes, threads)]
-    return Supervisor(given, flags.processes, flags.host, (flags.port, flags.rest_api_port)).run()
+    ports = (flags.port, flags.rest_api_port)
+    return Supervisor(given, flags.processes, flags.host, ports, rest_host=_rest_host(extras)).run()
 
 
 def _given(flags: argparse.Namespace) -> list[Path | None]:
     return [flags.bundles_dir, flags.model_base_path, flags.model_config_file]
 
 
-def _models(flags: argparse.Namespace) -> Path | list[ModelConfig]:
-    if sum(value is not None for value in _given(flags)) != 1:
+@contextlib.contextmanager
+def _models(flags: argparse.Namespace, extras: Extras) -> Iterator[Path | list[ModelConfig]]:
+    """What to serve, for as long as the server runs."""
+    count = sum(value is not None for value in _given(flags))
+    if count == 0 and extras.vertex and extras.vertex.model_dir:
+        # Of several processes one may be killed: the parent removes what lies in their folder.
+        parent = Path(flags.member) if flags.member else None
+        with model_base_path(extras.vertex.model_dir, parent) as base_path:
+            yield [ModelConfig(flags.model_name, base_path)]
+        return
+    if count != 1:
         raise ServerError("give one of --bundles_dir, --model_base_path and --model_config_file")
     if flags.bundles_dir is not None:
-        return flags.bundles_dir
-    if flags.model_base_path is not None:
-        return [ModelConfig(flags.model_name, flags.model_base_path)]
-    from serving.server.protos import read_model_config_file
+        yield flags.bundles_dir
+    elif flags.model_base_path is not None:
+        yield [ModelConfig(flags.model_name, flags.model_base_path)]
+    else:
+        from serving.server.protos import read_model_config_file
 
-    return read_model_config_file(flags.model_config_file)
+        yield read_model_config_file(flags.model_config_file)
 
 
 def _monitoring_path(file: Path | None) -> str | None:

@@ -25,7 +25,7 @@ from serving.server.extras import NO_EXTRAS, ExtraParts, Extras
 from serving.server.fronts import GRACE_S, RestFront, bracketed, listen, start_grpc, start_rest
 from serving.server.models import ModelConfig, ModelManager
 from serving.server.processes import Member
-from serving.server.source import ModelSource, why_not_available
+from serving.server.source import ModelSource
 
 __all__ = ["GRPC_PORT", "REST_PORT", "ServerError", "ServerOptions", "serve"]
 
@@ -58,6 +58,9 @@ class ServerOptions:
       extras: what production asks beyond predictions.
       config_file: a text ModelServerConfig that is read again while the server runs; None for none.
       config_poll_seconds: between two looks at it; 0 never looks again.
+      model_roots: reload requests may name models in these folders, besides those that the server
+        was started with; None refuses all reload requests.
+      rest_host: to bind for REST alone; empty is where gRPC is bound.
       member: of several processes that share the ports; None for a process by itself.
     """
 
@@ -79,6 +82,8 @@ class ServerOptions:
     extras: Extras = NO_EXTRAS
     config_file: Path | None = None
     config_poll_seconds: float = 0.0
+    model_roots: tuple[Path, ...] | None = ()
+    rest_host: str = ""
     member: Member | None = None
 
 
@@ -106,16 +111,17 @@ def serve(
         raise ServerError("both ports are switched off; give one of --port and --rest_api_port")
     if grpc_port and grpc_port == rest_port:
         raise ServerError(f"gRPC and REST cannot share port {grpc_port}; give each its own")
-    source = ModelSource(models)
+    source = ModelSource(models, roots=options.model_roots)
     if not options.engines.prefer_tflite:
         # A version may then be a `.tflite` alone; what does not load is told after the first load.
         source.check()
     # Loading TensorFlow to learn that a port is taken would waste seconds. The ports are let go
     # again until the models are there: a port that listens is taken for a server that is ready.
-    for port in (grpc_port, rest_port):
+    hosts = host, options.rest_host or host
+    for address, port in zip(hosts, (grpc_port, rest_port), strict=True):
         if port is not None and options.member is None:
-            listen(host, port).close()
-    asyncio.run(_Server(source, host, grpc_port, rest_port, options).run())
+            listen(address, port).close()
+    asyncio.run(_Server(source, hosts, (grpc_port, rest_port), options).run())
 
 
 class _Server:
@@ -124,16 +130,18 @@ class _Server:
     def __init__(
         self,
         source: ModelSource,
-        host: str,
-        grpc_port: int | None,
-        rest_port: int | None,
+        hosts: tuple[str, str],
+        ports: tuple[int | None, int | None],
         options: ServerOptions,
     ) -> None:
         self._source = source
-        self._host = host
-        self._grpc_port = grpc_port
-        self._rest_port = rest_port
+        self._grpc_host, self._rest_host = hosts
+        self._grpc_port, self._rest_port = ports
         self._options = options
+        # Now, and not after minutes of loading: what changes until then has to be noticed.
+        self._config_file = options.config_file and ConfigFile(
+            options.config_file, retry_seconds=options.load_retry_seconds
+        )
         self._loader = ThreadPoolExecutor(1, "loader")
 
     async def run(self) -> None:
@@ -172,7 +180,7 @@ class _Server:
         grpc_server, urls = None, [rest.url] if rest else []
         if self._grpc_port is not None:
             grpc_server, port = await self._start_grpc(running, self._grpc_port)
-            urls.append(f"grpc://{bracketed(self._host)}:{port}")
+            urls.append(f"grpc://{bracketed(self._grpc_host)}:{port}")
         polls = [asyncio.create_task(work) for work in (self._poll(models), self._reread(models))]
         print(_ready_line(models, urls), flush=True)
         try:
@@ -193,10 +201,9 @@ class _Server:
             await loop.run_in_executor(self._loader, models.sync)
         except ServingError as error:
             raise ServerError(error.message) from error
-        broken = []
-        for config in self._source():
-            if not models.available().get(config.name):
-                broken.append(why_not_available(models, config))
+        except OSError as error:
+            raise ServerError(f"what to serve cannot be read: {error}") from error
+        broken = models.not_served()
         if len(broken) == len(models.available()):
             raise ServerError("no model loads:\n  " + "\n  ".join(broken))
         for line in broken:
@@ -231,7 +238,7 @@ class _Server:
         from serving.server.rest import RestApp, RestHandler
 
         options = self._options
-        listener = listen(self._host, port, shared=options.member is not None)
+        listener = listen(self._rest_host, port, shared=options.member is not None)
         handler = RestHandler(
             running.models,
             running.metrics,
@@ -248,7 +255,7 @@ class _Server:
             pages.append(open_inference_page(running.v2(), timeout_ms=options.rest_timeout_ms))
         site = running.parts.site(handler.handle, pages)
         app = RestApp(site, options.max_request_bytes)
-        return start_rest(app, listener, host=self._host, tls=options.extras.rest_tls)
+        return start_rest(app, listener, host=self._rest_host, tls=options.extras.rest_tls)
 
     async def _start_grpc(self, running: "_Running", port: int) -> tuple[Any, int]:
         from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
@@ -276,7 +283,7 @@ class _Server:
             server.add_generic_rpc_handlers(tuple(handlers))
 
         return await start_grpc(
-            self._host,
+            self._grpc_host,
             port,
             add,
             max_request_bytes=options.max_request_bytes,
@@ -307,19 +314,17 @@ class _Server:
 
     async def _reread(self, models: ModelManager) -> None:
         """Looks whether the model config file has changed."""
-        path, seconds = self._options.config_file, self._options.config_poll_seconds
-        if path is None or seconds <= 0:
+        file, seconds = self._config_file, self._options.config_poll_seconds
+        if file is None or seconds <= 0:
             return
         loop = asyncio.get_running_loop()
-        file = ConfigFile(path)
+        reload = partial(self._source.reload, models=models, trusted=True)
         while True:
             await asyncio.sleep(seconds)
             try:
-                configs = file.changed()
-                if configs is not None:
-                    reload = partial(self._source.reload, configs, models, trusted=True)
-                    await loop.run_in_executor(self._loader, reload)
-            except (ServerError, ServingError) as error:
+                await loop.run_in_executor(self._loader, file.follow, reload)
+            except Exception as error:
+                # Whatever is wrong with the file, it may be mended.
                 _LOG.warning("the models stay as they are: %s", error)
 
 

@@ -1,31 +1,69 @@
 """The model config file while the server runs: `--model_config_file_poll_wait_seconds`."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from serving.server.models import ModelConfig
 
 
 class ConfigFile:
-    """A text ModelServerConfig that somebody may change."""
+    """A text ModelServerConfig that somebody may change; looked at by one thread."""
 
-    def __init__(self, path: Path) -> None:
-        """Takes the file as it is for known."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        retry_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Takes the file as it is for served.
+
+        Args:
+          path: of the file.
+          retry_seconds: before what was refused is tried again as it is.
+          clock: tells seconds.
+        """
         self._path = path
-        self._before = self._content()
+        self._retry_seconds = retry_seconds
+        self._clock = clock
+        self._served = self._content()
+        self._refused: bytes | None = None
+        self._retry_at = 0.0
 
-    def changed(self) -> list[ModelConfig] | None:
-        """Its models when it is another than at the last look, else None.
+    def follow(self, serve: Callable[[list[ModelConfig]], object]) -> bool:
+        """Hands its models to `serve` when the file is not what is served.
+
+        What raises is not served: it is tried again when it changes, or when its time has come.
+
+        Args:
+          serve: takes the models, or raises.
+
+        Returns:
+          Whether `serve` has taken them.
 
         Raises:
-          ServerError: it has changed to what is no ModelServerConfig.
+          ServerError: the file has changed to what is no ModelServerConfig.
+          Exception: whatever `serve` raises.
         """
-        now = self._content()
-        if now is None or now == self._before:
-            return None
-        self._before = now
+        content = self._content()
+        if content is None or content == self._served:
+            self._refused = None
+            return False
+        if content == self._refused and self._clock() < self._retry_at:
+            return False
+        try:
+            self._serve(content, serve)
+        except Exception:
+            self._refused, self._retry_at = content, self._clock() + self._retry_seconds
+            raise
+        self._served = content
+        return True
+
+    def _serve(self, content: bytes, serve: Callable[[list[ModelConfig]], object]) -> None:
         from serving.server.protos import read_model_config_file
 
-        return read_model_config_file(self._path)
+        serve(read_model_config_file(self._path, content))
 
     def _content(self) -> bytes | None:
         try:

@@ -123,12 +123,17 @@ def _variant(name: str, version_dir: Path, options: EngineOptions) -> str:
 
 
 def version_dirs(model_dir: Path, options: EngineOptions) -> dict[int, Path]:
-    """Version -> folder of those that `load_engine` can load, ascending."""
+    """Version -> folder of those that `load_engine` can load, or cannot read, ascending.
+
+    Raises:
+      OSError: `model_dir` itself cannot be read.
+    """
     found = bundles.version_dirs(model_dir)
     if options.prefer_tflite and model_dir.is_dir():
         for entry in sorted(model_dir.iterdir()):
             name = entry.name
-            is_number = name.isascii() and name.isdigit()
-            if is_number and (entry / bundles.RECOMMENDED_TFLITE).is_file():
-                found.setdefault(int(name), entry)
+            # Those that cannot be read are among them already, and would raise here.
+            is_new = name.isascii() and name.isdigit() and int(name) not in found
+            if is_new and (entry / bundles.RECOMMENDED_TFLITE).is_file():
+                found[int(name)] = entry
     return dict(sorted(found.items()))

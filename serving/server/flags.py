@@ -48,6 +48,7 @@ _UNUSED = (
     UnusedFlag("enable_profiler", True, "there is no ProfilerService; see --tracing"),
     UnusedFlag("thread_pool_factory_config_file", "", "see --tensorflow_intra_op_parallelism"),
     UnusedFlag("mixed_precision", "", "models run in the precision they were saved in"),
+    UnusedFlag("skip_initialize_tpu", False, "it computes on the CPU"),
     UnusedFlag("per_process_gpu_memory_fraction", 0.0, "it computes on the CPU"),
 )
 

@@ -13,12 +13,12 @@ class Availability(Protocol):
     """What is asked of `ModelManager`."""
 
     def available(self) -> dict[str, list[int]]:
-        """Model name -> versions being served."""
+        """Name of a model that is to be served -> its versions that are."""
         ...
 
 
 def missing_models(models: Availability) -> list[str]:
-    """Models without a version that can be served, sorted."""
+    """Models that are to be served and of which no version is, sorted."""
     return sorted(name for name, versions in models.available().items() if not versions)
 
 

@@ -1,7 +1,8 @@
 """Which versions of which models are loaded: policies, states, hot load, no gap in service.
 
 A version is AVAILABLE before the one it replaces is unloaded. A version that fails to load leaves
-the old one serving, is tried again, and its error is what the status says.
+the old one serving, is tried again, and its error is what the status says. A folder that cannot be
+read leaves what was loaded from it, and all other models, as they are.
 """
 
 import contextlib
@@ -10,27 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from serving.saved_model import EngineError
 from serving.server.batching import BatchingOptions
 from serving.server.engines import DEFAULT_OPTIONS, Engine, EngineOptions, load_engine, version_dirs
 from serving.server.errors import ServingError, invalid
+from serving.server.servable import Record, Servable, State, VersionStatus, loaded
+
+__all__ = ["ModelConfig", "ModelManager", "Servable", "State", "VersionPolicy", "VersionStatus"]
 
 _LOG = logging.getLogger(__name__)
-
-
-class State(IntEnum):
-    """Of a version, numbered as in `tensorflow.serving.ModelVersionStatus`."""
-
-    UNKNOWN = 0
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
 
 
 @dataclass(frozen=True)
@@ -71,72 +63,21 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class VersionStatus:
-    """What `GetModelStatus` says of a version; `error_code` is a gRPC status name."""
-
-    version: int
-    state: State
-    error_code: str = "OK"
-    error_message: str = ""
-
-
-class Servable:
-    """A loaded version. It is freed when it is retired and the last request has left it.
-
-    Attributes:
-      batching: how its requests share runs; None when each runs by itself.
-    """
-
-    def __init__(
-        self, name: str, version: int, engine: Engine, batching: BatchingOptions | None = None
-    ) -> None:
-        self.name = name
-        self.version = version
-        self.engine = engine
-        self.batching = batching
-        self._users = 0
-        self._retired = False
-        self._lock = threading.Lock()
-
-    def retire(self) -> None:
-        """Frees the model, now or after its last request."""
-        with self._lock:
-            self._retired = True
-            idle = self._users == 0
-        if idle:
-            self.engine.close()
-
-    def enter(self) -> bool:
-        """Counts a request in; False when the version is gone."""
-        with self._lock:
-            if self._retired:
-                return False
-            self._users += 1
-            return True
-
-    def leave(self) -> None:
-        """Counts a request out."""
-        with self._lock:
-            self._users -= 1
-            last = self._retired and self._users == 0
-        if last:
-            self.engine.close()
-
-
-@dataclass
-class _Record:
-    status: VersionStatus
-    servable: Servable | None = None
-    failures: int = 0
-    retry_at: float = 0.0
-
-
 Prepare = Callable[[str, Path, Engine], None]
+#: Model -> version -> what is known of it.
+_Table = dict[str, dict[int, Record]]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a look at a model's folder says: the versions to have, or why it cannot be read."""
+
+    wanted: Sequence[int] = ()
+    problem: str = ""
 
 
 class ModelManager:
-    """The loaded models. `sync` is the only writer and runs in one thread at a time."""
+    """The loaded models. `sync` and `switch` alone change them, one at a time."""
 
     def __init__(
         self,
@@ -177,7 +118,8 @@ class ModelManager:
         self._versions_always_present = versions_always_present
         self._labels_for_unavailable = labels_for_unavailable
         self._configs: dict[str, ModelConfig] = {}
-        self._records: dict[str, dict[int, _Record]] = {}
+        self._records: _Table = {}
+        self._problems: dict[str, str] = {}
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()
 
@@ -186,49 +128,98 @@ class ModelManager:
 
         Raises:
           ServingError: the source names a model twice, or labels a version that is not served.
+          OSError: the source cannot say what to serve; what is loaded stays.
         """
         with self._sync_lock:
             configs = self._source()
-            names = [config.name for config in configs]
-            for name in names:
-                if names.count(name) > 1:
-                    raise invalid(f"Illegal to list model {name} multiple times in config list")
-            wanted = self._load_all(configs)
-            for config in configs:
-                self._check_labels(config)
-            with self._lock:
-                self._configs = {config.name: config for config in configs}
-            # Only now: until then the labels named the old versions.
-            for name, versions in zip(names, wanted, strict=True):
-                self._unload_replaced(name, versions)
-            for name in list(self._records):
-                if name not in names:
-                    self._unload_except(name, [])
+            _check_names(configs)
+            looks = self._load_all(configs, self._records)
+            self._check_labels(configs, looks, self._records)
+            self._commit(configs, looks, self._records)
 
-    def _load_all(self, configs: Sequence[ModelConfig]) -> list[Sequence[int]]:
-        """The versions that each model is to have, of which those that could be were loaded."""
+    def switch(self, configs: Sequence[ModelConfig]) -> None:
+        """Serves other models if each of them can be; requests notice nothing until that is known.
+
+        The source has to say the same from then on. What failed to load before is tried again:
+        whoever asks may have mended it.
+
+        Raises:
+          ServingError: as `sync`, or no version of a model would be served; all stays as it was.
+        """
+        with self._sync_lock:
+            _check_names(configs)
+            table = {
+                name: {v: replace(record, failures=0) for v, record in records.items()}
+                for name, records in self._records.items()
+            }
+            try:
+                looks = self._load_all(configs, table)
+                self._check_served(configs, looks, table)
+                self._check_labels(configs, looks, table)
+            except BaseException:
+                self._drop(table)
+                raise
+            self._commit(configs, looks, table)
+
+    def _load_all(self, configs: Sequence[ModelConfig], table: _Table) -> list[_Look]:
+        """What the models are to have; of that, what could be loaded is in `table`."""
         if self._load_threads == 1 or len(configs) == 1:
-            return [self._load_wanted(config) for config in configs]
+            return [self._load_wanted(config, table) for config in configs]
         with ThreadPoolExecutor(self._load_threads, "load") as pool:
-            return list(pool.map(self._load_wanted, configs))
+            return list(pool.map(lambda config: self._load_wanted(config, table), configs))
 
-    def _load_wanted(self, config: ModelConfig) -> Sequence[int]:
-        on_disk = version_dirs(config.base_path, self._engines)
+    def _load_wanted(self, config: ModelConfig, table: _Table) -> _Look:
+        with self._lock:
+            records = table.setdefault(config.name, {})
+        try:
+            on_disk = version_dirs(config.base_path, self._engines)
+        except OSError as error:
+            problem = f"{config.base_path} cannot be read: {error.strerror or error}"
+            if self._problems.get(config.name) != problem:
+                _LOG.error("model %s: %s", config.name, problem)
+            return _Look(problem=problem)
         wanted = config.policy.choose(on_disk)
-        records = self._records.setdefault(config.name, {})
         for version in wanted:
             if self._is_due(records.get(version)):
-                self._load(config.name, version, on_disk[version])
-        return wanted
+                self._load(config.name, version, on_disk[version], records)
+        return _Look(wanted)
 
-    def _unload_replaced(self, name: str, wanted: Sequence[int]) -> None:
-        """Unloads all versions but `wanted`, unless none of those is there to take their place."""
-        records = self._records[name]
-        available = [v for v in wanted if records[v].servable is not None]
-        if available or not (wanted or self._versions_always_present):
-            self._unload_except(name, wanted)
+    def _commit(
+        self, configs: Sequence[ModelConfig], looks: Sequence[_Look], table: _Table
+    ) -> None:
+        """From here on `configs` are served, from `table`; unloads the rest."""
+        with self._lock:
+            self._records = table
+            self._configs = {config.name: config for config in configs}
+            named = zip(self._configs, looks, strict=True)
+            self._problems = {name: look.problem for name, look in named if look.problem}
+        # Only now: until then the labels named the old versions.
+        for config, look in zip(configs, looks, strict=True):
+            self._unload_except(config.name, self._kept(table[config.name], look))
+        for name in set(table) - set(self._configs):
+            self._unload_except(name, [])
 
-    def _is_due(self, record: _Record | None) -> bool:
+    def _drop(self, table: _Table) -> None:
+        """Frees what was loaded for `table` alone."""
+        for name, records in table.items():
+            before = self._records.get(name, {})
+            for version in loaded(records):
+                servable = records[version].servable
+                kept = before[version].servable if version in before else None
+                if servable is not None and servable is not kept:
+                    servable.retire()
+
+    def _kept(self, records: Mapping[int, Record], look: _Look) -> list[int]:
+        """The loaded versions that stay: the wanted, or all while none can take their place."""
+        there = loaded(records)
+        if look.problem:
+            return there
+        wanted = [version for version in look.wanted if version in there]
+        if wanted or not (look.wanted or self._versions_always_present):
+            return wanted
+        return there
+
+    def _is_due(self, record: Record | None) -> bool:
         if record is None:
             return True
         if record.servable is not None:
@@ -236,10 +227,9 @@ class ModelManager:
         tries_left = record.failures <= self._max_retries
         return record.failures == 0 or (tries_left and time.monotonic() >= record.retry_at)
 
-    def _load(self, name: str, version: int, path: Path) -> None:
-        records = self._records[name]
+    def _load(self, name: str, version: int, path: Path, records: dict[int, Record]) -> None:
         failures = records[version].failures if version in records else 0
-        self._put(name, version, _Record(VersionStatus(version, State.LOADING)))
+        self._put(records, Record(VersionStatus(version, State.LOADING)))
         try:
             batching = self._batching(path) if self._batching else None
             engine = load_engine(name, path, self._engines)
@@ -255,35 +245,52 @@ class ModelManager:
             _LOG.error("model %s version %d does not load: %s", name, version, error)
             status = VersionStatus(version, State.END, code, str(error))
             retry_at = time.monotonic() + self._retry_seconds
-            self._put(name, version, _Record(status, None, failures + 1, retry_at))
+            self._put(records, Record(status, None, failures + 1, retry_at))
             return
         status = VersionStatus(version, State.AVAILABLE)
-        self._put(name, version, _Record(status, Servable(name, version, engine, batching)))
+        self._put(records, Record(status, Servable(name, version, engine, batching)))
         _LOG.info("model %s version %d is available", name, version)
 
     def _unload_except(self, name: str, wanted: Sequence[int]) -> None:
-        for version, record in list(self._records[name].items()):
-            if version not in wanted and record.servable is not None:
-                self._put(name, version, _Record(VersionStatus(version, State.END)))
-                record.servable.retire()
+        records = self._records[name]
+        for version in loaded(records):
+            servable = records[version].servable
+            if version not in wanted and servable is not None:
+                self._put(records, Record(VersionStatus(version, State.END)))
+                servable.retire()
                 _LOG.info("model %s version %d is unloaded", name, version)
 
-    def _check_labels(self, config: ModelConfig) -> None:
-        records = self._records[config.name]
-        before = self._configs[config.name].labels if config.name in self._configs else {}
-        for label, version in config.labels.items():
-            if self._labels_for_unavailable and label not in before:
-                continue
-            if version not in records or records[version].servable is None:
-                raise ServingError(
-                    "FAILED_PRECONDITION",
-                    f"Request to assign label to version {version} of model {config.name}, which "
-                    "is not currently available for inference",
-                )
+    def _check_served(
+        self, configs: Sequence[ModelConfig], looks: Sequence[_Look], table: _Table
+    ) -> None:
+        for config, look in zip(configs, looks, strict=True):
+            records = table[config.name]
+            if look.problem or not self._kept(records, look):
+                failed = {version: records[version] for version in look.wanted}
+                reason = _why_not_served(config, failed, look.problem)
+                raise ServingError("FAILED_PRECONDITION", reason)
 
-    def _put(self, name: str, version: int, record: _Record) -> None:
+    def _check_labels(
+        self, configs: Sequence[ModelConfig], looks: Sequence[_Look], table: _Table
+    ) -> None:
+        """A label that stays as it is may outlive its version, or no sync would ever end again."""
+        for config, look in zip(configs, looks, strict=True):
+            before = self._configs[config.name].labels if config.name in self._configs else {}
+            served = self._kept(table[config.name], look)
+            for label, version in config.labels.items():
+                is_new = label not in before
+                if before.get(label) == version or (self._labels_for_unavailable and is_new):
+                    continue
+                if version not in served:
+                    raise ServingError(
+                        "FAILED_PRECONDITION",
+                        f"Request to assign label to version {version} of model {config.name}, "
+                        "which is not currently available for inference",
+                    )
+
+    def _put(self, records: dict[int, Record], record: Record) -> None:
         with self._lock:
-            self._records[name][version] = record
+            records[record.status.version] = record
 
     @contextlib.contextmanager
     def use(
@@ -311,9 +318,8 @@ class ModelManager:
                     raise invalid(f"Unrecognized servable version label: {label}")
                 version = labels[label]
             records = self._records.get(name, {})
-            loaded = [v for v, record in records.items() if record.servable is not None]
-            wanted = max(loaded, default=None) if version is None else version
-            servable = records[wanted].servable if wanted in loaded else None
+            wanted = max(loaded(records), default=None) if version is None else version
+            servable = records[wanted].servable if wanted in records else None
         if servable is None:
             spec = f"Latest({name})" if version is None else f"Specific({name}, {version})"
             raise ServingError("NOT_FOUND", f"Servable not found for request: {spec}")
@@ -327,8 +333,10 @@ class ModelManager:
         """
         with self._lock:
             records = dict(self._records.get(name, {}))
+            problem = self._problems.get(name)
         if not records:
-            raise ServingError("NOT_FOUND", f"Could not find any versions of model {name}")
+            why = f": {problem}" if problem else ""
+            raise ServingError("NOT_FOUND", f"Could not find any versions of model {name}{why}")
         if version is not None:
             if version not in records:
                 raise ServingError("NOT_FOUND", f"Could not find version {version} of model {name}")
@@ -337,18 +345,41 @@ class ModelManager:
 
     def knows(self, name: str) -> bool:
         """Whether a model of that name is, or was, served."""
-        return name in self._records
+        with self._lock:
+            return name in self._records
 
     def available(self) -> dict[str, list[int]]:
-        """Model name -> versions being served, ascending."""
+        """Name of a model that is to be served -> its versions that are, ascending."""
         with self._lock:
-            return {
-                name: sorted(v for v, record in records.items() if record.servable is not None)
-                for name, records in self._records.items()
-            }
+            return {name: loaded(self._records.get(name, {})) for name in self._configs}
+
+    def not_served(self) -> list[str]:
+        """Why none of its versions is served, of each model for which that is so; one line each."""
+        with self._lock:
+            found = {name: self._records.get(name, {}) for name in self._configs}
+            return [
+                _why_not_served(self._configs[name], records, self._problems.get(name, ""))
+                for name, records in found.items()
+                if not loaded(records)
+            ]
 
     def close(self) -> None:
         """Unloads everything."""
         with self._sync_lock:
             for name in list(self._records):
                 self._unload_except(name, [])
+
+
+def _check_names(configs: Sequence[ModelConfig]) -> None:
+    names = [config.name for config in configs]
+    for name in names:
+        if names.count(name) > 1:
+            raise invalid(f"Illegal to list model {name} multiple times in config list")
+
+
+def _why_not_served(config: ModelConfig, records: Mapping[int, Record], problem: str) -> str:
+    failed = [r.status for r in records.values() if r.status.error_message]
+    if problem or not failed:
+        return f"model {config.name}: {problem or f'{config.base_path} holds no version'}"
+    newest = max(failed, key=lambda status: status.version)
+    return f"model {config.name} version {newest.version}: {newest.error_message}"

@@ -58,8 +58,9 @@ class Member:
         """Calls `stop`, from another thread, when the parent is gone."""
 
         def wait() -> None:
-            # The parent never writes again: this returns when it ends, however it ends.
-            sys.stdin.buffer.read()
+            # The parent never writes again: this returns when it ends, however it ends. A thread
+            # in `sys.stdin` holds its lock, for want of which Python aborts when it exits.
+            os.read(0, 1)
             stop()
 
         threading.Thread(target=wait, name="parent", daemon=True).start()
@@ -98,6 +99,7 @@ class Supervisor:
       ports: gRPC and REST; 0 takes a free one, None is switched off.
       command: what is started; a test has a smaller one.
       delay_s: before a dead process is started again the first time; it doubles each time.
+      rest_host: to bind for REST; empty is `host`.
     """
 
     arguments: Sequence[str]
@@ -106,6 +108,7 @@ class Supervisor:
     ports: tuple[int | None, int | None]
     command: Sequence[str] = (sys.executable, "-m", "serving.server")
     delay_s: float = _FIRST_DELAY_S
+    rest_host: str = ""
     _events: "queue.SimpleQueue[tuple[str, Any]]" = field(default_factory=queue.SimpleQueue)
     _children: list[_Child] = field(default_factory=list)
     _folder: str = ""
@@ -124,7 +127,12 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: self._events.put(("stop", None)))
         with contextlib.ExitStack() as held, tempfile.TemporaryDirectory() as self._folder:
-            reserved = [held.enter_context(_reserve(self.host, port)) for port in self._given()]
+            addresses = zip((self.host, self.rest_host or self.host), self.ports, strict=True)
+            reserved = [
+                held.enter_context(_reserve(host, port))
+                for host, port in addresses
+                if port is not None
+            ]
             numbers = iter([holder.getsockname()[1] for holder in reserved])
             grpc_port, rest_port = (None if p is None else next(numbers) for p in self.ports)
             self.ports = (grpc_port, rest_port)
@@ -135,9 +143,6 @@ class Supervisor:
                 return self._supervise()
             finally:
                 self._stop_all()
-
-    def _given(self) -> list[int]:
-        return [port for port in self.ports if port is not None]
 
     def _start(self, child: _Child) -> None:
         child.state, child.ready, child.started = "loading", "", time.monotonic()

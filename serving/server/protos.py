@@ -63,14 +63,18 @@ def _policy(policy: Any) -> VersionPolicy:
     return VersionPolicy(kind)
 
 
-def read_model_config_file(path: Path) -> list[ModelConfig]:
+def read_model_config_file(path: Path, content: bytes | None = None) -> list[ModelConfig]:
     """The models of a text `ModelServerConfig`, as `--model_config_file` names it.
+
+    Args:
+      path: of the file.
+      content: what it holds, by those who have read it.
 
     Raises:
       ServerError: no such file, or it is not one.
     """
     try:
-        return model_configs(_read_config(path))
+        return model_configs(_read_config(path, content))
     except ServingError as error:
         raise ServerError(f"{path} is not a ModelServerConfig: {error}") from error
 
@@ -84,9 +88,11 @@ def read_request_logs(path: Path) -> dict[str, LogConfig]:
     return read_log_configs(_read_config(path))
 
 
-def _read_config(path: Path) -> model_server_config_pb2.ModelServerConfig:
+def _read_config(
+    path: Path, content: bytes | None = None
+) -> model_server_config_pb2.ModelServerConfig:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (path.read_bytes() if content is None else content).decode("utf-8")
         return text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    except (OSError, text_format.ParseError) as error:
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise ServerError(f"{path} is not a ModelServerConfig: {error}") from error

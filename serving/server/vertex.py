@@ -3,9 +3,10 @@
 https://cloud.google.com/vertex-ai/docs/predictions/custom-container-requirements
 """
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,16 +85,22 @@ def _model_dir(uri: str) -> Path | None:
     return path
 
 
-def model_base_path(path: Path) -> Path:
-    """A folder of numbered versions: `path`, or a temporary one with `path` as its version 1.
+@contextlib.contextmanager
+def model_base_path(path: Path, parent: Path | None = None) -> Iterator[Path]:
+    """A folder of numbered versions: `path`, or for the `with` one that has it as version 1.
 
     Vertex copies a model's files without a version around them.
+
+    Args:
+      path: where the model is.
+      parent: where a folder may be made; None is where temporary files are.
     """
     if not (path / bundles.SAVED_MODEL_FILE).is_file():
-        return path
-    base = Path(tempfile.mkdtemp(prefix="sightline-vertex-"))
-    (base / "1").symlink_to(path.resolve(), target_is_directory=True)
-    return base
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="sightline-vertex-", dir=parent) as base:
+        (Path(base) / "1").symlink_to(path.resolve(), target_is_directory=True)
+        yield Path(base)
 
 
 def vertex_page(

@@ -254,6 +254,12 @@ def tiny_copy(tiny_draft, tmp_path) -> Path:
 
 
 @pytest.fixture
+def unreadable(tmp_path) -> Path:
+    """A path at which every look raises OSError, for root too."""
+    return tmp_path / ("x" * 300)
+
+
+@pytest.fixture
 def make_png():
     """`(colour, size) -> PNG bytes`."""
     return png

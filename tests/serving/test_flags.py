@@ -1,6 +1,8 @@
 """TF Serving's flags: all of them are taken, the unknown refused."""
 
 import argparse
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,6 +69,56 @@ def test_a_wrong_flag_ends_with_status_2(flag, words, capsys):
         parsed(flag)
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """`(*flags) -> what `serve` is called with`, and what lies in the models' folders then."""
+    from serving.server import __main__ as command
+
+    calls = []
+
+    def serve(models, **keywords):
+        listed = [[path.name for path in config.base_path.iterdir()] for config in models]
+        calls.append(SimpleNamespace(models=models, listed=listed, **keywords))
+
+    def run(*flags):
+        assert command.main(flags) == 0
+        return calls[-1]
+
+    monkeypatch.setattr(command, "serve", serve)
+    return run
+
+
+def test_vertex_opens_rest_alone_and_leaves_nothing(served, monkeypatch, tmp_path):
+    model, temporary = tmp_path / "model", tmp_path / "tmp"
+    model.mkdir()
+    temporary.mkdir()
+    (model / "saved_model.pb").touch()
+    monkeypatch.setenv("AIP_STORAGE_URI", str(model))
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    # The image's own command has that flag.
+    call = served("--host=0.0.0.0", "--vertex")
+    assert (call.host, call.options.rest_host) == ("127.0.0.1", "0.0.0.0")
+    assert call.options.model_roots is None
+    assert call.listed == [["1"]]
+    assert not call.models[0].base_path.exists()
+    assert list(temporary.iterdir()) == []
+
+
+def test_hosts_and_roots(served, tmp_path):
+    base = f"--model_base_path={tmp_path}"
+    call = served(base, "--host=::1")
+    assert (call.host, call.options.rest_host, call.options.model_roots) == ("::1", "", ())
+    call = served(base, "--model_roots=/a", "--model_roots=/b")
+    assert call.options.model_roots == (Path("/a"), Path("/b"))
+
+
+def test_vertex_has_no_roots(capsys):
+    from serving.server.__main__ import main
+
+    assert main(["--vertex", "--model_roots=/a"]) == 1
+    assert "leave --model_roots out" in capsys.readouterr().err
 
 
 def test_every_flag_of_tf_serving_is_taken():

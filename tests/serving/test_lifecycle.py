@@ -9,6 +9,7 @@ import pytest
 
 from serving.saved_model import EngineError
 from serving.server.errors import ServingError
+from serving.server.health import missing_models
 from serving.server.models import ModelConfig, ModelManager, State, VersionPolicy
 
 LATEST = VersionPolicy()
@@ -103,24 +104,120 @@ def test_duplicate_name():
     assert caught.value.code == "INVALID_ARGUMENT"
 
 
-def test_reload_waits_and_brings_back(lifecycle, half_plus_two, tmp_path):
-    from serving.server.source import ModelSource
-
+def test_switch_waits_and_brings_back(lifecycle, half_plus_two, tmp_path):
     manager, _, configs = lifecycle([1])
-    source = ModelSource(configs)
-    manager._source = source
     copy_versions(half_plus_two, tmp_path / "b", [1])
-    source.reload([*configs, ModelConfig("b", tmp_path / "b")], manager)
+    manager.switch([*configs, ModelConfig("b", tmp_path / "b")])
     assert manager.available() == {"m": [1], "b": [1]}
-    source.reload([], manager)
-    assert manager.available() == {"m": [], "b": []}
-    source.reload(configs, manager)
-    assert manager.available()["m"] == [1]
-    with pytest.raises(ServingError, match="outside the folders"):
-        source.reload([ModelConfig("x", Path("/etc"))], manager)
+    manager.switch([])
+    assert manager.available() == {}
+    manager.switch(configs)
+    assert manager.available() == {"m": [1]}
     with pytest.raises(ServingError, match="holds no version"):
-        source.reload([ModelConfig("m", tmp_path / "empty")], manager)
+        manager.switch([ModelConfig("m", tmp_path / "empty")])
     assert predict_once(manager) == [3.0]
+
+
+def test_a_refused_switch_is_not_noticed(lifecycle, half_plus_two, tmp_path):
+    served, tried = [], []
+
+    def look(name, path, engine):
+        if path.name == "5":
+            tried.append(engine)
+            with manager.use("m") as servable:
+                served.append(servable)
+
+    manager, _, _ = lifecycle([1], prepare=look)
+    with manager.use("m") as before:
+        pass
+    statuses = manager.status("m")
+    copy_versions(half_plus_two, tmp_path / "new", [5])
+    broken = tmp_path / "b" / "1"
+    broken.mkdir(parents=True)
+    (broken / "saved_model.pb").write_bytes(b"not a model")
+    wanted = [ModelConfig("m", tmp_path / "new"), ModelConfig("b", tmp_path / "b")]
+    with pytest.raises(ServingError, match="model b version 1: ") as caught:
+        manager.switch(wanted)
+    assert caught.value.code == "FAILED_PRECONDITION"
+    assert served == [before]
+    with manager.use("m") as after:
+        assert after is before
+    assert manager.status("m") == statuses
+    assert not manager.knows("b")
+    with pytest.raises(EngineError, match="closed"):
+        tried[0].run("serving_default", {"x": np.array([2.0], np.float32)})
+    shutil.copytree(half_plus_two / "123", broken, dirs_exist_ok=True)
+    # At once, although a minute lies between two tries otherwise.
+    manager.switch(wanted)
+    assert manager.available() == {"m": [5], "b": [1]}
+
+
+def test_what_failed_before_is_tried_again_by_a_switch(lifecycle, half_plus_two):
+    manager, folder, configs = lifecycle([1], max_retries=0)
+    (folder / "2").mkdir()
+    (folder / "2" / "saved_model.pb").write_bytes(b"not a model")
+    manager.sync()
+    shutil.copytree(half_plus_two / "123", folder / "2", dirs_exist_ok=True)
+    manager.sync()
+    assert manager.available() == {"m": [1]}
+    manager.switch(configs)
+    assert manager.available() == {"m": [2]}
+
+
+def test_a_model_that_is_no_longer_wanted_is_not_missed(lifecycle, half_plus_two, tmp_path):
+    manager, _, configs = lifecycle([1])
+    copy_versions(half_plus_two, tmp_path / "b", [1])
+    configs.append(ModelConfig("b", tmp_path / "b"))
+    manager.sync()
+    shutil.rmtree(tmp_path / "b" / "1")
+    manager.sync()
+    assert missing_models(manager) == ["b"]
+    configs.pop()
+    manager.sync()
+    assert missing_models(manager) == []
+    assert [status.state for status in manager.status("b")] == [State.END]
+
+
+def test_a_folder_that_cannot_be_read_leaves_the_rest_alone(lifecycle, half_plus_two, unreadable):
+    manager, folder, configs = lifecycle([1])
+    copy_versions(half_plus_two, folder, [2])
+    configs.append(ModelConfig("bad", unreadable))
+    manager.sync()
+    assert manager.available() == {"m": [2], "bad": []}
+    reason = f"{unreadable} cannot be read: File name too long"
+    assert manager.not_served() == [f"model bad: {reason}"]
+    with pytest.raises(ServingError, match="cannot be read") as caught:
+        manager.status("bad")
+    assert caught.value.code == "NOT_FOUND"
+    with pytest.raises(ServingError, match="cannot be read"):
+        manager.switch(configs)
+    configs[:] = [ModelConfig("m", unreadable)]
+    manager.sync()
+    assert predict_once(manager) == [3.0]
+
+
+def test_a_version_that_cannot_be_read_has_failed(lifecycle, half_plus_two, unreadable):
+    manager, folder, _ = lifecycle([1])
+    (folder / "2").symlink_to(unreadable)
+    manager.sync()
+    failed, good = manager.status("m")
+    assert (failed.version, failed.state, good.state) == (2, State.END, State.AVAILABLE)
+    assert failed.error_code != "OK"
+    copy_versions(half_plus_two, folder, [3])
+    manager.sync()
+    assert manager.available() == {"m": [3]}
+
+
+def test_a_label_may_outlive_its_version(lifecycle, half_plus_two):
+    manager, folder, configs = lifecycle([1])
+    configs[0] = ModelConfig("m", folder, labels={"stable": 1})
+    for version in (2, 3):
+        manager.sync()
+        copy_versions(half_plus_two, folder, [version])
+    manager.sync()
+    assert manager.available() == {"m": [3]}
+    with pytest.raises(ServingError, match="not currently available"):
+        manager.switch([ModelConfig("m", folder, labels={"stable": 2})])
 
 
 @pytest.mark.parametrize("allowed", [False, True])

@@ -28,7 +28,8 @@ def cycle():
         assert run_now(inference.predict(servable, "", {"x": x}))["y"].tolist() == [2.5] * 4
     configs.clear()
     manager.sync()
-    assert manager.available() == {"m": []}
+    assert manager.available() == {}
+    assert [status.state.name for status in manager.status("m")] == ["END"]
 
 # The first ones fill TensorFlow's own caches.
 for _ in range(3):

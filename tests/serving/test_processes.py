@@ -219,6 +219,29 @@ def test_processes_end_when_the_parent_is_killed(tmp_path):
         until(lambda: not any(map(is_running, pids)))
 
 
+def test_a_process_that_ends_by_itself_ends_in_peace():
+    """The thread that watches the parent is still reading then."""
+    program = (
+        "import time\n"
+        "from serving.server.processes import Member\n"
+        "Member('').wait_for_the_others()\n"
+        "Member('').watch_parent(print)\n"
+        "time.sleep(0.3)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    ) as process:
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+        # Not `communicate`, which would close the pipe and so be a parent that is gone.
+        assert process.wait(WAIT) == 0
+        assert process.stderr.read() == b""
+
+
 @pytest.mark.parametrize(("count", "threads"), [(1, 4), (2, 2), (3, 1), (9, 1)])
 def test_the_cores_are_shared_out(monkeypatch, count, threads):
     monkeypatch.setattr("os.cpu_count", lambda: 4)

@@ -216,7 +216,11 @@ def test_a_bare_saved_model_becomes_version_one(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model = tmp_path / "model"
     model.mkdir()
-    assert model_base_path(model) == model
+    with model_base_path(model) as base:
+        assert base == model
     (model / "saved_model.pb").write_bytes(b"pb")
-    base = model_base_path(model)
-    assert (base / "1" / "saved_model.pb").read_bytes() == b"pb"
+    with model_base_path(model) as base:
+        assert (base / "1" / "saved_model.pb").read_bytes() == b"pb"
+    # The model itself is not of what is removed.
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (model / "saved_model.pb").read_bytes() == b"pb"

@@ -17,7 +17,8 @@ _SWITCHES = """
     allow_version_labels_for_unavailable_models flush_filesystem_caches use_alts_credentials
     enable_model_warmup remove_unused_fields_from_bundle_metagraph prefer_tflite_model
     enable_signature_method_name_check xla_cpu_compilation_enabled xla_gpu_compilation_enabled
-    enable_profiler enable_grpc_healthcheck_service enable_serialization_as_tensor_content version
+    enable_profiler enable_grpc_healthcheck_service enable_serialization_as_tensor_content
+    skip_initialize_tpu version
 """.split()  # noqa: SIM905
 _TEXTS = """
     grpc_socket_path batching_parameters_file model_name model_base_path model_config_file

@@ -12,7 +12,7 @@ import numpy as np
 from serving.server.calls import Steps, T
 from serving.server.dispatch import Dispatcher
 from serving.server.errors import ServingError, invalid
-from serving.server.health import missing_models
+from serving.server.health import is_ready, missing_models
 from serving.server.hooks import NO_HOOKS, Hooks
 from serving.server.metrics import Metrics
 from serving.server.models import ModelManager, Servable
@@ -97,8 +97,8 @@ class OpenInference:
         self._hooks = hooks
 
     def server_ready(self) -> bool:
-        """Whether all models are ready, as the protocol has it."""
-        return not missing_models(self._models)
+        """Whether all models are ready, as the protocol has it; not so when there is none."""
+        return is_ready(self._models) and not missing_models(self._models)
 
     def server_metadata(self) -> tuple[str, str, tuple[str, ...]]:
         """(name, version, extensions) of this server."""

@@ -23,7 +23,10 @@ WAIT = 200
 
 @pytest.fixture(scope="module")
 def vertex(half_plus_two, tmp_path_factory):
-    """(the parent, (REST, gRPC) ports, pids of the two): a bare SavedModel, as Vertex copies it."""
+    """(the parent, (REST, gRPC) ports, pids of the two, the folder for temporary files).
+
+    What they serve is a bare SavedModel, as Vertex copies it.
+    """
     folder = tmp_path_factory.mktemp("vertex")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -45,9 +48,9 @@ def vertex(half_plus_two, tmp_path_factory):
         stack.callback(process.kill)
         pids = re.fullmatch(r"2 processes: (\d+) (\d+)\n", process.stdout.readline())
         ready = process.stdout.readline()
-        assert f"http://0.0.0.0:{port} and grpc://0.0.0.0:" in ready
+        assert f"http://0.0.0.0:{port} and grpc://127.0.0.1:" in ready
         grpc_port = int(ready.rpartition(":")[2])
-        yield process, (port, grpc_port), [int(pid) for pid in pids.groups()]
+        yield process, (port, grpc_port), [int(pid) for pid in pids.groups()], folder
 
 
 def send(port, method, path, value=None):
@@ -60,7 +63,7 @@ def send(port, method, path, value=None):
 
 
 def test_vertex_answers(vertex):
-    _, (port, _), _ = vertex
+    _, (port, _), *_ = vertex
     assert send(port, "GET", "/ping")[0] == 200
     status, body = send(port, "POST", "/answer", {"instances": [1.0, 2.0]})
     assert (status, json.loads(body)) == (200, {"predictions": [2.5, 3.0]})
@@ -97,7 +100,7 @@ def test_a_reload_request_is_refused(vertex):
 
 
 def test_metrics_are_those_of_both(vertex):
-    _, (port, _), _ = vertex
+    _, (port, _), *_ = vertex
     # Until each process has heard of what the tests before this one asked of the other.
     counts = []
     while len(counts) < 5 or len(set(counts[-5:])) > 1:
@@ -121,7 +124,7 @@ def count(port):
 
 
 def test_a_dead_process_is_not_missed_for_long(vertex):
-    process, (port, _), pids = vertex
+    process, (port, _), pids, folder = vertex
     os.kill(pids[0], signal.SIGKILL)
     failed = 0
     deadline = time.monotonic() + 5
@@ -135,3 +138,4 @@ def test_a_dead_process_is_not_missed_for_long(vertex):
     process.terminate()
     assert process.wait(WAIT) == 0
     assert not Path(f"/proc/{pids[1]}").exists()
+    assert not list(folder.rglob("sightline-vertex-*"))

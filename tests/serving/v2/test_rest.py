@@ -36,6 +36,8 @@ def test_health_and_server(ask, models):
     assert about["extensions"] == ["binary_tensor_data"]
     models.servables["gone"] = {}
     assert ask("GET", "/v2/health/ready").status == 503
+    models.servables.clear()
+    assert ask("GET", "/v2/health/ready").status == 503
 
 
 @pytest.mark.parametrize(
