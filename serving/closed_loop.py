@@ -129,8 +129,11 @@ def engine_turn(
 
 @cache
 def _engine(version_dir: Path, variant: str) -> Any:
+    from serving.saved_model import import_tensorflow
     from serving.server.engines import EngineOptions, load_engine
 
+    # Before LiteRT's engine, which takes TensorFlow's protos: here it loads without its warnings.
+    import_tensorflow()
     return load_engine("", version_dir, EngineOptions(variants={"": variant}))
 
 
