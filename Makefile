@@ -38,7 +38,7 @@ lint: setup ## ruff, import-linter (the one way down), basedpyright
 format: setup ## let ruff put the code in order
 	@.venv/bin/ruff check --fix && .venv/bin/ruff format
 
-bench: setup ## measure the data input (PICTURES=DIR) and the bundles that the demo pushed
+bench: setup ## measure the data input (PICTURES=DIR), the server (BUNDLE=DIR) and the demo's bundles
 	@tools/bench.sh
 
 study: setup ## train the CIFAR-10 recipes and compare them, hours (PICTURES=cifar10_A.tar)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make bench`: the way from JPEGs to batches, the models' cost, training steps, and every variant of
-# every bundle that the demo pushed. PICTURES=DIR_OR_TAR and CLASSES=TAR (of class folders) measure
-# other pictures than those beside the checkout.
+# `make bench`: the way from JPEGs to batches, the models' cost, training steps, the server of one
+# bundle, and every variant of every bundle that the demo pushed. PICTURES=DIR_OR_TAR and CLASSES=TAR
+# (of class folders) measure other pictures than those beside the checkout, BUNDLE=DIR another server.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,6 +22,12 @@ if [ -e "$classes" ]; then
     --data "$unpacked" --size 224 --batch 16 --rounds 10 --out benchmarks/train.json
 else
   echo "$classes does not exist; CLASSES=TAR make bench trains on pictures of your own" >&2
+fi
+served=${BUNDLE:-demo/bundles/digits_resnet}
+if [ -e "$served" ]; then
+  .venv/bin/sightline benchmark serving "$served" --out benchmarks/serving.json
+else
+  echo "$served does not exist; \`make demo\` pushes it, BUNDLE=DIR serves one of your own" >&2
 fi
 .venv/bin/sightline describe --table --json >benchmarks/models.json
 .venv/bin/python tools/benchmarks_md.py benchmarks BENCHMARKS.md

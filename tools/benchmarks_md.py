@@ -13,6 +13,7 @@ _TARGETS = {
     "memory cache: flip": 2.5,
     "disk cache: flip": 2.5,
 }
+_DIGITS = {"ms": 3, "ratio": 3, "images/s": 1, "cores": 2}
 
 
 def data_section(figures: dict[str, Any]) -> str:
@@ -159,11 +160,43 @@ def training_section(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def serving_section(figures: dict[str, Any]) -> str:
+    """Markdown of what `sightline benchmark serving --out` wrote."""
+    machine = figures["machine"]
+    lines = [
+        "## The embedded server",
+        "",
+        f"`sightline benchmark serving {figures['model']}`: pictures of {figures['mean_kb']} kB "
+        f"on average ({figures['source']}), {figures['rounds']} rounds in turns of "
+        f"{figures['seconds']:g} s on {machine['cores']} cores of {machine['cpu']}, the callers' "
+        "process on the same ones. Differences and ratios are of two turns of one round: their "
+        "median over the rounds, with its 95 % interval.",
+    ]
+    for variant, found in figures["variants"].items():
+        lines += [
+            "",
+            f"| {variant} | | median | interval | asked | met |",
+            "|---|---|---|---|---|---|",
+        ]
+        part = ""
+        for row in found["rows"]:
+            unit = "" if row["unit"] == "ratio" else f" {row['unit']}"
+            digits = _DIGITS[row["unit"]]
+            value, low, high = (f"{row[key]:,.{digits}f}" for key in ("value", "low", "high"))
+            met = {True: "yes", False: "no", None: ""}[row["met"]]
+            first = row["part"] if row["part"] != part else ""
+            part = row["part"]
+            cells = [first, row["name"], value + unit, f"{low} to {high}", row["target"], met]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 #: File in `benchmarks/` -> what renders it; in the order of the page.
 _SECTIONS = {
     "data.json": data_section,
     "models.json": models_section,
     "train.json": training_section,
+    "serving.json": serving_section,
     "replicas.json": replicas_section,
     "cifar10.json": study_section,
 }

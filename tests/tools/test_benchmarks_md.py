@@ -102,3 +102,31 @@ def test_training_steps_show_the_ratio_with_its_interval():
     }
     page = load().training_section(figures)
     assert "| ours | 1,100 | 0.950 | 0.910 to 0.990 | 1.2% | 2,346 |" in page
+
+
+def test_the_server_stands_beside_its_targets():
+    row = {"part": "one caller", "low": 0.8, "high": 1.25, "unit": "ms", "target": "", "met": None}
+    figures = {
+        "machine": {"cpu": "Abacus", "cores": "2"},
+        "model": "digits",
+        "source": "a.jpg",
+        "mean_kb": 23.4,
+        "rounds": 7,
+        "seconds": 0.5,
+        "variants": {
+            "ptq_int8": {
+                "rows": [
+                    {**row, "name": "gRPC", "value": 1.2, "target": "<= 1.00", "met": False},
+                    {**row, "name": "Client", "value": 1.25},
+                    {**row, "part": "batching", "name": "x", "value": 1, "unit": "ratio"},
+                ]
+            }
+        },
+    }
+    page = load().serving_section(figures)
+    assert "`sightline benchmark serving digits`: pictures of 23.4 kB on average (a.jpg), 7" in page
+    assert "rounds in turns of 0.5 s on 2 cores of Abacus" in page
+    assert "| ptq_int8 | | median | interval | asked | met |" in page
+    assert "| one caller | gRPC | 1.200 ms | 0.800 to 1.250 | <= 1.00 | no |" in page
+    assert "|  | Client | 1.250 ms | 0.800 to 1.250 |  |  |" in page
+    assert "| batching | x | 1.000 | 0.800 to 1.250 |  |  |" in page

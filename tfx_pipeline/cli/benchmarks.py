@@ -1,12 +1,14 @@
 """`sightline benchmark`: ratios of one run."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from tfx_pipeline.cli.shared import app, console
+from tfx_pipeline.cli.shared import app, console, errors
 
 
 class _BundleByDefault(TyperGroup):
@@ -22,7 +24,7 @@ class _BundleByDefault(TyperGroup):
 benchmarks = typer.Typer(
     cls=_BundleByDefault,
     no_args_is_help=True,
-    help="Measure a bundle, training, or the way from pictures to batches, in ratios of one run.",
+    help="Measure a bundle, its server, training, or the input of pictures, in ratios of one run.",
     epilog="Example: sightline benchmark bundles/digits_cnn",
 )
 app.add_typer(benchmarks, name="benchmark")
@@ -41,6 +43,61 @@ def benchmark_bundle(
 
     figures = time_variants(bundle, runs=runs, threads=threads)
     console.print(benchmark_table(figures, environment()))
+
+
+@benchmarks.command(
+    "serving",
+    epilog="Example: sightline benchmark serving bundles/digits_cnn --out benchmarks/serving.json",
+)
+def benchmark_serving(
+    bundle: Annotated[Path, typer.Argument(help="A bundle or a model's folder.")],
+    picture: Annotated[
+        list[Path] | None, typer.Option(help="To send; may be repeated. [one is made]")
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="May be repeated. [the SavedModel and the recommended TFLite]"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Of a turn.")] = 0.5,
+    rounds: Annotated[int, typer.Option(help="Turns of each thing, at least 2.")] = 7,
+    batching: Annotated[
+        bool, typer.Option(help="Measure --enable_batching and --adaptive_batching as well.")
+    ] = True,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+) -> None:
+    """What the embedded server costs over its bare engine, and gains by batching; minutes."""
+    from serving.server_benchmark import measure, write
+    from serving.server_targets import tables
+
+    with _turns_bar() as on_turn:
+        figures = measure(
+            bundle,
+            picture or (),
+            variants=variant or None,
+            seconds=seconds,
+            rounds=rounds,
+            batching=batching,
+            on_turn=on_turn,
+        )
+    console.print(tables(figures))
+    if out:
+        write(figures, out)
+        console.print(f"wrote {out}", soft_wrap=True)
+
+
+@contextmanager
+def _turns_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A line drawn between turns only: one that moves takes processor time from what is timed."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=errors, transient=True, auto_refresh=False) as progress:
+        task = progress.add_task("", total=None)
+
+        def on_turn(done: int, total: int, what: str) -> None:
+            progress.update(task, completed=done, total=total, description=what, refresh=True)
+
+        yield on_turn
 
 
 @benchmarks.command("data", epilog="Example: sightline benchmark data ~/pictures --out rates.json")
