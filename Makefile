@@ -6,7 +6,7 @@ STAMP := .venv/.sightline-stamp
 # TensorFlow reports every missing GPU library at its default level.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: force help setup demo test test-slow test-zoo lint format bench study soak serve stack2 lock clean
+.PHONY: force help setup demo test test-slow test-zoo test-peers lint format bench study soak serve stack2 lock clean
 
 help: ## list the verbs
 	@awk -F ' *:.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,10 @@ test-slow: setup ## run the slow tests only
 
 test-zoo: setup ## put every model through the mill, an hour or more; writes zoo.tsv
 	@.venv/bin/pytest -m zoo $(ARGS)
+
+test-peers: setup ## let clients that others wrote ask our server; writes serving/server/PEERS.md
+	@tools/peers.sh
+	@.venv/bin/pytest -m peers -rP --peers-page serving/server/PEERS.md tests/serving/peers $(ARGS)
 
 lint: setup ## ruff, import-linter (the one way down), basedpyright
 	@.venv/bin/ruff check && .venv/bin/ruff format --check \

@@ -57,6 +57,7 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+    parser.addoption("--peers-page", help="the file that gets what the peers were answered")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -64,6 +65,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reasons = {}
     if "zoo" not in wanted:
         reasons["zoo"] = "every model there is; `make test-zoo` runs it"
+    if "peers" not in wanted:
+        reasons["peers"] = "environments of their own; `make test-peers` runs it"
     if "slow" not in wanted and not config.getoption("--slow"):
         reasons["slow"] = "slow; --slow or `make test-slow` runs it"
     for item in items:

@@ -1,0 +1,150 @@
+"""What the peers' scripts share: what they are to ask, and a transcript of what was answered.
+
+Only the standard library, because it runs in every peer's own environment.
+"""
+
+import json
+import math
+import platform
+import re
+import sys
+import textwrap
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+#: (3, 1) inputs of half_plus_two, and what they must become.
+X = [[1.0], [2.0], [-5.5]]
+Y = [[x / 2 + 2 for x in row] for row in X]
+
+#: Types of a peer's own -> how a transcript shows them.
+SHOWN = {}
+
+_LONGEST_BYTES = 24
+_LONGEST_MESSAGE = 160
+_LONGEST_LINE = 600
+
+
+def read_facts():
+    """What the test tells, as attributes.
+
+    `grpc` and `rest`: host:port. `photo`: the bytes of a real JPEG. `text_picture`: a BMP whose
+    bytes are ASCII, as text. `folder`: to write into. `answers`: by the pictures' names, the
+    bundle's outputs in TensorFlow.
+    """
+    facts = SimpleNamespace(**json.loads(Path(sys.argv[1]).read_text()))
+    facts.photo = Path(facts.photo).read_bytes()
+    facts.text_picture = Path(facts.text_picture).read_bytes().decode()
+    return facts
+
+
+def check(got, expected):
+    """Raises AssertionError unless they are the same; floats may differ by 1e-5 of their size.
+
+    Arrays are lists to it, and bytes are text.
+    """
+    assert _same(_plain(got), expected), f"got {brief(got)}, not {brief(expected)}"
+
+
+def _same(got, expected):
+    if isinstance(expected, dict):
+        keys = isinstance(got, dict) and got.keys() == expected.keys()
+        return keys and all(_same(got[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return (
+            isinstance(got, list) and len(got) == len(expected) and all(map(_same, got, expected))
+        )
+    if isinstance(expected, float):
+        return isinstance(got, (int, float)) and math.isclose(got, expected, rel_tol=1e-5)
+    return type(got) is type(expected) and got == expected
+
+
+def _plain(value):
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value
+
+
+def brief(value):
+    """A value on one line, as a transcript shows it."""
+    for kind, show in SHOWN.items():
+        if isinstance(value, kind):
+            return show(value)
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float):
+        return f"{value:.1f}" if value.is_integer() else f"{value:.6g}"
+    if isinstance(value, bytes) and len(value) > _LONGEST_BYTES:
+        return f"<{len(value)} bytes>"
+    if isinstance(value, str) and not value.isprintable():
+        return f"<{len(value)} characters>"
+    if isinstance(value, Mapping):
+        # A protobuf map has another order in every process.
+        items = sorted((repr(key), brief(one)) for key, one in value.items())
+        return "{" + ", ".join(f"{key}: {one}" for key, one in items) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(brief, value)) + "]"
+    if hasattr(value, "DESCRIPTOR"):
+        return f"<{type(value).__name__} {' '.join(str(value).split())[:_LONGEST_MESSAGE]}>"
+    # An address in memory is another one in every run.
+    return re.sub(r" at 0x\w+", "", repr(value))
+
+
+def brief_error(error):
+    """An exception's name and text; gRPC's own text holds times and ports, so its parts."""
+    text = str(error)
+    if callable(getattr(error, "details", None)):
+        text = f"{error.code().name}: {error.details()}"
+    caused = f" <- {brief_error(error.__cause__)}" if error.__cause__ is not None else ""
+    return f"{type(error).__name__}: {' '.join(text.split())[:300]}{caused}"
+
+
+class Asking:
+    """Calls a peer and prints what was called and what came of it."""
+
+    def __init__(self, facts, *packages):
+        """Prints the versions first.
+
+        Args:
+          facts: the addresses in it are printed as a server's default ones.
+          packages: names of what is installed and worth telling.
+        """
+        self._addresses = {facts.grpc: "localhost:8500", facts.rest: "localhost:8501"}
+        versions = [f"{name} {metadata.version(name)}" for name in packages]
+        self.tell("# " + ", ".join([f"Python {platform.python_version()}", *versions]))
+
+    def __call__(self, call, *args, **kwargs):
+        """The call's answer."""
+        self._tell_call(call, args, kwargs)
+        answer = call(*args, **kwargs)
+        self.tell(brief(answer))
+        return answer
+
+    def refused(self, error, call, *args, **kwargs):
+        """The exception of that very type, which the call must raise."""
+        self._tell_call(call, args, kwargs)
+        try:
+            answer = call(*args, **kwargs)
+        except error as refusal:
+            self.tell(f"!! {brief_error(refusal)}")
+            return refusal
+        raise AssertionError(f"not refused with {error.__name__}, but answered {brief(answer)}")
+
+    def tell(self, text):
+        """Prints a line of the transcript."""
+        for address, usual in self._addresses.items():
+            text = text.replace(address, usual)
+        if len(text) > _LONGEST_LINE:
+            text = text[:_LONGEST_LINE] + " ..."
+        print(textwrap.fill(text, 98, subsequent_indent="    ", break_on_hyphens=False))
+
+    def _tell_call(self, call, args, kwargs):
+        given = [brief(one) for one in args] + [f"{k}={brief(v)}" for k, v in kwargs.items()]
+        self.tell(f">>> {call.__qualname__}({', '.join(given)})")

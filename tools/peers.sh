@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Gives every client that others wrote an environment of its own, for `make test-peers`.
+#   peers.sh               makes .tools/peers/NAME from NAME.txt, where it is not there or out of date
+#   peers.sh lock [DATE]   resolves NAME.txt from NAME.in, of what was released before DATE
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+files=tests/serving/peers/environments
+uv=$(tools/find_uv.sh)
+
+if [ "${1:-}" = lock ]; then
+  date=${2:-2026-11-01}
+  for wanted in "$files"/*.in; do
+    # Without the project's settings: its platforms would stand behind every line.
+    UV_CUSTOM_COMPILE_COMMAND="tools/peers.sh lock $date" "$uv" pip compile --quiet --no-config \
+      --universal --no-annotate --python-version 3.10 --exclude-newer "$date" \
+      "$wanted" -o "${wanted%.in}.txt"
+  done
+  exit
+fi
+
+for lock in "$files"/*.txt; do
+  environment=.tools/peers/$(basename "$lock" .txt)
+  made_of=$(.venv/bin/python --version && cat "$lock")
+  [ "$(cat "$environment/made_of" 2>/dev/null)" = "$made_of" ] && continue
+  echo "set-up: $environment"
+  "$uv" venv --quiet --clear --python .venv/bin/python "$environment"
+  "$uv" pip sync --quiet --python "$environment/bin/python" "$lock"
+  echo "$made_of" >"$environment/made_of"
+done
