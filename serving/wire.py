@@ -3,8 +3,7 @@
 `tensorflow-serving-api` imports all of TensorFlow with its protos, which costs a client seconds
 and gigabytes. The messages a client of images needs are declared here again, by field number, in a
 descriptor pool of their own; the tests hold them against the real ones. Map fields are declared as
-the entry messages they are on the wire. Two that the API package lacks, health and monitoring, are
-here as well.
+the entry messages they are on the wire. Health, which the API package lacks, is here as well.
 """
 
 from collections.abc import Mapping
@@ -13,15 +12,11 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from serving.declare import Table, declare
 from serving.types import DATA_TYPES
 
-_PACKAGE = "sightline.wire"
-_Field = descriptor_pb2.FieldDescriptorProto
-
-# message -> field -> (number, type, repeated); a type in capitals is one of these messages.
-_MESSAGES: dict[str, dict[str, tuple[int, str, bool]]] = {
+_MESSAGES: Table = {
     "Dim": {"size": (1, "int64", False)},
     "Shape": {"dim": (2, "Dim", True), "unknown_rank": (3, "bool", False)},
     "Tensor": {
@@ -118,8 +113,6 @@ _MESSAGES: dict[str, dict[str, tuple[int, str, bool]]] = {
     "GetModelStatusResponse": {"model_version_status": (1, "ModelVersionStatus", True)},
     "HealthCheckRequest": {"service": (1, "string", False)},
     "HealthCheckResponse": {"status": (1, "int32", False)},
-    "PrometheusConfig": {"enable": (1, "bool", False), "path": (2, "string", False)},
-    "MonitoringConfig": {"prometheus_config": (1, "PrometheusConfig", False)},
 }
 
 #: Field of a `Tensor` -> the types whose values it holds.
@@ -150,26 +143,7 @@ def message(name: str) -> Any:
 
 @cache
 def _classes() -> dict[str, Any]:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="sightline/wire.proto", package=_PACKAGE, syntax="proto3"
-    )
-    for name, fields in _MESSAGES.items():
-        declared = file.message_type.add(name=name)
-        for field_name, (number, kind, repeated) in fields.items():
-            field = declared.field.add(name=field_name, number=number)
-            field.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
-            if kind in _MESSAGES:
-                field.type = _Field.TYPE_MESSAGE
-                field.type_name = f".{_PACKAGE}.{kind}"
-            else:
-                field.type = getattr(_Field, f"TYPE_{kind.upper()}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    descriptors = {name: pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in _MESSAGES}
-    if hasattr(message_factory, "GetMessageClass"):
-        return {name: message_factory.GetMessageClass(d) for name, d in descriptors.items()}
-    factory: Any = message_factory.MessageFactory(pool)  # protobuf before 4.22
-    return {name: factory.GetPrototype(d) for name, d in descriptors.items()}
+    return declare("sightline.wire", _MESSAGES)
 
 
 def to_tensor(array: np.ndarray) -> Any:
