@@ -19,6 +19,8 @@ from serving import bundle as bundles
 from serving.image_header import ImageError, check_image
 from serving.types import STATUS_CODES
 
+#: The signature of a request that names none.
+DEFAULT_SIGNATURE = "serving_default"
 #: Sets of outputs for which a compiled run is kept; beyond it the cache starts anew.
 _MAX_CALLABLES = 64
 

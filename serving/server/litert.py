@@ -13,10 +13,15 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving import bundle as bundles
 from serving.engine import BundleEngine, open_interpreter
-from serving.saved_model import EngineError, Signature, bind_signature, read_signature
+from serving.saved_model import (
+    DEFAULT_SIGNATURE,
+    EngineError,
+    Signature,
+    bind_signature,
+    read_signature,
+)
 
 _PREDICT = "tensorflow/serving/predict"
-_DEFAULT = "serving_default"
 #: How early converters stored the SignatureDef.
 _METADATA = b"signature_defs_metadata"
 #: Feature of `predict_examples` that holds the picture.
@@ -150,7 +155,7 @@ def _signature_def(file: Path, interpreter: Any) -> tuple[str, Any]:
         runner = interpreter.get_signature_runner(name)
         inputs, outputs = runner.get_input_details(), runner.get_output_details()
         return name, _proto(inputs, outputs, {})
-    name, aliases = _DEFAULT, {}
+    name, aliases = DEFAULT_SIGNATURE, {}
     stored = _stored_signature(file)
     if stored is not None:
         infos = [*stored.inputs.items(), *stored.outputs.items()]
