@@ -146,6 +146,46 @@ def _classes() -> dict[str, Any]:
     return declare("sightline.wire", _MESSAGES)
 
 
+def model_request(
+    name: str,
+    model: str,
+    *,
+    signature: str = "",
+    version: int | None = None,
+    label: str | None = None,
+) -> Any:
+    """A request message that says which model it is for.
+
+    Args:
+      name: of a message with a `model_spec`, e.g. `PredictRequest`.
+      model: its name on the server.
+      signature: empty is the server's choice.
+      version: None leaves it open; so does `label`.
+      label: of a version.
+    """
+    request = message(name)()
+    spec = request.model_spec
+    spec.name, spec.signature_name = model, signature
+    if version is not None:
+        spec.version.value = version
+    if label is not None:
+        spec.version_label = label
+    return request
+
+
+def fill_inputs(request: Any, inputs: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays into the inputs of a `PredictRequest`; see `fill_tensor`.
+
+    Raises:
+      ValueError: a type that has no place in a request; names the input.
+    """
+    for name, array in inputs.items():
+        try:
+            fill_tensor(request.inputs.add(key=name).value, array)
+        except ValueError as error:
+            raise ValueError(f"input {name!r}: {error}") from error
+
+
 def to_tensor(array: np.ndarray) -> Any:
     """A `Tensor` message of any of the types above; see `fill_tensor`.
 

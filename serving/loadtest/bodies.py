@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from serving import bundle as bundles
 from serving import wire
 from serving.images import encode_png
 from serving.loadtest.plan import LoadError, Target
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-#: What a bundle's `serving_default` calls its input.
-IMAGE_INPUT = "image_bytes"
 
 
 @dataclass(frozen=True)
@@ -194,15 +193,12 @@ def _rest_body(target: Target, document: dict[str, Any]) -> bytes:
 def _grpc_images(images: Sequence[bytes], target: Target) -> bytes:
     array = np.empty(len(images), object)
     array[:] = list(images)
-    return _predict_request({IMAGE_INPUT: array}, target)
+    return _predict_request({bundles.INPUT_BYTES: array}, target)
 
 
 def _predict_request(inputs: dict[str, np.ndarray], target: Target) -> bytes:
-    request = wire.message("PredictRequest")()
-    request.model_spec.name = target.model
-    request.model_spec.signature_name = target.signature
-    if target.version is not None:
-        request.model_spec.version.value = target.version
-    for name, array in inputs.items():
-        request.inputs.add(key=name).value.CopyFrom(wire.to_tensor(array))
+    request = wire.model_request(
+        "PredictRequest", target.model, signature=target.signature, version=target.version
+    )
+    wire.fill_inputs(request, inputs)
     return request.SerializeToString()

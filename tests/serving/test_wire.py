@@ -68,12 +68,9 @@ def test_round_trip(array):
 def test_requests_are_tf_servings():
     from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
-    ours = wire.message("PredictRequest")()
-    ours.model_spec.name = "m"
-    ours.model_spec.version.value = 7
-    ours.model_spec.signature_name = "s"
+    ours = wire.model_request("PredictRequest", "m", signature="s", version=7)
     ours.output_filter.append("y")
-    ours.inputs.add(key="x").value.CopyFrom(wire.to_tensor(np.array([b"abc"], object)))
+    wire.fill_inputs(ours, {"x": np.array([b"abc"], object)})
     theirs = predict_pb2.PredictRequest.FromString(ours.SerializeToString())
     assert (theirs.model_spec.name, theirs.model_spec.version.value) == ("m", 7)
     assert (theirs.model_spec.signature_name, list(theirs.output_filter)) == ("s", ["y"])
@@ -92,6 +89,8 @@ def test_unknown_types_are_refused():
         wire.to_tensor(np.zeros(1, "datetime64[s]"))
     with pytest.raises(ValueError, match="holds bytes or text, got int"):
         wire.to_tensor(np.array([b"x", 3], object))
+    with pytest.raises(ValueError, match="input 'when': cannot send an array of datetime64"):
+        wire.fill_inputs(wire.message("PredictRequest")(), {"when": np.zeros(1, "datetime64[s]")})
     tensor = wire.message("Tensor")(dtype=20)
     with pytest.raises(ValueError, match="DataType 20"):
         wire.to_array(tensor)
@@ -177,12 +176,12 @@ def test_other_messages_are_tf_servings():
         regression_pb2,
     )
 
-    ours = wire.message("ExamplesRequest")()
-    ours.model_spec.version_label = "stable"
+    ours = wire.model_request("ExamplesRequest", "m", label="stable")
     ours.input.example_list.examples.append(wire.to_example({"x": 1.5}))
     for kind in (classification_pb2.ClassificationRequest, regression_pb2.RegressionRequest):
         theirs = kind.FromString(ours.SerializeToString())
-        assert theirs.model_spec.version_label == "stable"
+        assert (theirs.model_spec.name, theirs.model_spec.version_label) == ("m", "stable")
+        assert not theirs.model_spec.HasField("version")
         (example,) = theirs.input.example_list.examples
         assert list(example.features.feature["x"].float_list.value) == [1.5]
     asked = wire.message("GetModelMetadataRequest")(metadata_field=["signature_def"])
