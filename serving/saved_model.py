@@ -21,6 +21,8 @@ from serving.types import STATUS_CODES
 
 #: The signature of a request that names none.
 DEFAULT_SIGNATURE = "serving_default"
+#: Feature of `predict_examples` that holds the picture.
+_IMAGE_FEATURE = "image/encoded"
 #: Sets of outputs for which a compiled run is kept; beyond it the cache starts anew.
 _MAX_CALLABLES = 64
 
@@ -200,8 +202,8 @@ class SavedModelEngine:
           EngineError: an unknown signature, input or output, or a picture that is none.
         """
         prepared = bind_signature(self, signature, inputs, outputs)
-        if self._takes_pictures and bundles.INPUT_BYTES in inputs:
-            _check_pictures(inputs[bundles.INPUT_BYTES])
+        if self._takes_pictures:
+            _check_pictures(signature, inputs)
         return prepared
 
     def run_tensors(
@@ -284,19 +286,42 @@ def bind_signature(
     return feeds, {name: spec.outputs[name].tensor for name in names}
 
 
-def _check_pictures(images: np.ndarray) -> None:
+def _check_pictures(signature: str, inputs: Mapping[str, np.ndarray]) -> None:
     """Refuses what the graph would not decode, or would decode to other pixels, before it runs.
 
     Raises:
       EngineError: names the first such picture and the reason.
     """
-    for position, data in enumerate(np.ravel(images)):
-        if not isinstance(data, bytes):
-            return  # Not strings at all; the graph says so.
-        try:
-            check_image(data)
-        except ImageError as error:
-            raise EngineError(f"{bundles.INPUT_BYTES}[{position}]: {error}") from error
+    in_examples = signature == bundles.SIGNATURE_EXAMPLES
+    for name, values in inputs.items():
+        if not in_examples and name != bundles.INPUT_BYTES:
+            continue
+        for position, data in enumerate(np.ravel(values)):
+            if not isinstance(data, bytes):
+                return  # Not strings at all; the graph says so.
+            where = f"{name}[{position}]"
+            try:
+                check_image(encoded_image(where, data) if in_examples else data)
+            except ImageError as error:
+                raise EngineError(f"{where}: {error}") from error
+
+
+def encoded_image(where: str, serialized: bytes) -> bytes:
+    """The picture of a serialised tf.Example, as `predict_examples` takes it.
+
+    Raises:
+      EngineError: not a tf.Example, or not one with a single picture; begins with `where`.
+    """
+    # Protobuf is no dependency of a reader of bundles.
+    from serving import wire
+
+    try:
+        images = wire.example_strings(serialized, _IMAGE_FEATURE)
+    except ValueError as error:
+        raise EngineError(f"{where} is {error}") from error
+    if len(images) != 1:
+        raise EngineError(f"{where} must have one {_IMAGE_FEATURE}, has {len(images)}")
+    return images[0]
 
 
 def import_tensorflow() -> Any:

@@ -285,6 +285,21 @@ def to_example(features: Mapping[str, Any]) -> bytes:
     return example.SerializeToString()
 
 
+def example_strings(serialized: bytes, name: str) -> list[bytes]:
+    """The byte strings of a serialised tf.Example's feature, of every entry that has its name.
+
+    Raises:
+      ValueError: not a tf.Example.
+    """
+    try:
+        example = message("Example").FromString(serialized)
+    except Exception as error:
+        # The class of protobuf's DecodeError depends on its implementation.
+        raise ValueError(f"not a tf.Example: {error}") from error
+    entries = [entry.value for entry in example.features.feature if entry.key == name]
+    return [value for feature in entries for value in feature.bytes_list.value]
+
+
 def _fill_feature(feature: Any, name: str, values: list[Any]) -> None:
     if not values:
         feature.SetInParent()

@@ -1,3 +1,4 @@
+import struct
 import subprocess
 import sys
 import tarfile
@@ -8,6 +9,7 @@ import pytest
 
 from serving import bundle as bundles
 from serving.engine import EngineError, LiteRtPool, load_saved_model, open_engine
+from serving.server.engines import EngineOptions, load_engine
 
 
 @pytest.fixture
@@ -41,6 +43,44 @@ def test_bytes_that_are_no_image(tiny_draft, make_png):
             engine.predict_bytes([make_png((1, 2, 3)), b"not an image"])
         assert caught.value.code == "INVALID_ARGUMENT"
         assert len(engine.predict_bytes([make_png((1, 2, 3))])) == 1
+
+
+def bomb(height, width):
+    """The first bytes of a PNG that says it is that large, and nothing of its pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + b"\0" * 4
+
+
+@pytest.mark.parametrize("variant", ["saved_model", "none_fp32"])
+def test_pictures_in_examples_are_held_to_the_limit_too(tiny_draft, make_png, variant):
+    import tensorflow as tf
+
+    def example(*pictures):
+        value = tf.train.Feature(bytes_list=tf.train.BytesList(value=pictures))
+        features = tf.train.Features(feature={"image/encoded": value})
+        return tf.train.Example(features=features).SerializeToString()
+
+    red = make_png((255, 0, 0))
+    cases = {
+        r"^examples\[1\]: PNG of 30000 x 30000 .* over the limit": example(bomb(30_000, 30_000)),
+        r"^examples\[1\]: not an image: 3 bytes": example(b"abc"),
+        r"^examples\[1\] must have one image/encoded, has 2": example(red) * 2,
+        r"^examples\[1\] must have one image/encoded, has 0": example(),
+        r"^examples\[1\] is not a tf\.Example": b"\xff",
+    }
+    options = EngineOptions(variants={"": variant}, tflite_pools=1)
+    engine = load_engine("m", tiny_draft, options)
+    for words, serialized in cases.items():
+        with pytest.raises(EngineError, match=words) as caught:
+            engine.prepare(
+                "predict_examples", {"examples": np.array([example(red), serialized], object)}
+            )
+        assert caught.value.code == "INVALID_ARGUMENT"
+    feeds, tensors = engine.prepare(
+        "predict_examples", {"examples": np.array([example(red)], object)}, ["labels"]
+    )
+    assert engine.run_tensors(feeds, list(tensors.values()))[tensors["labels"]][0, 0] == b"red"
+    engine.close()
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,21 @@ def test_examples_are_tensorflows():
         wire.to_example({"x": None})
 
 
+def test_strings_of_an_example():
+    from tensorflow.core.example import example_pb2
+
+    example = example_pb2.Example()
+    example.features.feature["a"].bytes_list.value.extend([b"\xff\x00", b""])
+    example.features.feature["b"].float_list.value.append(1.0)
+    serialized = example.SerializeToString()
+    assert wire.example_strings(serialized, "a") == [b"\xff\x00", b""]
+    assert wire.example_strings(serialized, "b") == wire.example_strings(b"", "a") == []
+    # Two messages one after the other are one: the name is there twice.
+    assert wire.example_strings(serialized * 2, "a") == [b"\xff\x00", b""] * 2
+    with pytest.raises(ValueError, match=r"not a tf\.Example"):
+        wire.example_strings(serialized[:-1], "a")
+
+
 def test_other_messages_are_tf_servings():
     from google.protobuf import any_pb2, duration_pb2
     from tensorflow.core.protobuf import meta_graph_pb2
