@@ -10,10 +10,9 @@ from urllib.parse import unquote
 import numpy as np
 
 from serving.saved_model import DEFAULT_SIGNATURE
-from serving.server.compression import inflate
+from serving.server.compression import inflated
 from serving.server.errors import ServingError, invalid
 from serving.server.json_parse import parse
-from serving.server.limits import MAX_INFLATED_BYTES
 from serving.server.v2 import tensors
 from serving.server.v2.service import (
     SIGNATURE_PARAMETER,
@@ -125,9 +124,7 @@ async def _infer(
 
 def _split_body(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, Any], bytes]:
     """The JSON object and the binary data behind it."""
-    plain = inflate(headers, body, MAX_INFLATED_BYTES)
-    if plain is None:
-        raise invalid(f"the gzip body is damaged or larger than {MAX_INFLATED_BYTES} bytes")
+    plain = inflated(headers, body)
     length = headers.get(_JSON_LENGTH)
     if length is not None and not (length.isdigit() and int(length) <= len(plain)):
         raise invalid(f"{_JSON_LENGTH} is {length!r}, the body has {len(plain)} bytes")
