@@ -29,6 +29,8 @@ from serving.server.web import JSON, Handler, Response, refusal
 
 _LOG = logging.getLogger(__name__)
 
+#: A request must be there in that time, however slowly its client sends: it holds memory.
+_BODY_TIMEOUT_S = 60.0
 #: A request of up to this many times the limit is read to its end before it is refused.
 _DRAIN_FACTOR = 4
 #: The option's name before and since protobuf 5.
@@ -190,9 +192,19 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 class RestApp:
     """The ASGI application: reads a request within its limit, and stops for a client that left."""
 
-    def __init__(self, handle: Handler, max_request_bytes: int) -> None:
+    def __init__(
+        self, handle: Handler, max_request_bytes: int, *, body_timeout_s: float = _BODY_TIMEOUT_S
+    ) -> None:
+        """Takes what answers.
+
+        Args:
+          handle: answers whole requests.
+          max_request_bytes: of a body; more is refused.
+          body_timeout_s: from a request's headers to the end of its body.
+        """
         self._handle = handle
         self._max_bytes = max_request_bytes
+        self._body_timeout_s = body_timeout_s
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """One ASGI connection."""
@@ -201,7 +213,11 @@ class RestApp:
         headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
         path = scope["raw_path"].decode("latin-1").partition("?")[0]
         method = scope["method"]
-        body = await self._read(headers, receive)
+        try:
+            body = await asyncio.wait_for(self._read(headers, receive), self._body_timeout_s)
+        except asyncio.TimeoutError:
+            await _send(send, self._too_slow())
+            return
         if body is None:
             await _send(send, self._too_large())
             return
@@ -239,11 +255,19 @@ class RestApp:
         return None
 
     def _too_large(self) -> Response:
-        text = json_encode.encode_error(
-            f"the request is larger than {self._max_bytes} bytes; send fewer images at a time"
+        return _last(
+            413, f"the request is larger than {self._max_bytes} bytes; send fewer images at a time"
         )
-        # The rest of the body is not read, so the connection cannot be used again.
-        return Response(413, text, {"Content-Type": JSON, "Connection": "close"})
+
+    def _too_slow(self) -> Response:
+        words = f"the request's body was not there within {self._body_timeout_s:g} s"
+        return _last(408, f"{words}; send fewer images at a time")
+
+
+def _last(status: int, words: str) -> Response:
+    """A refusal of a body that is not read to its end: the connection cannot be used again."""
+    headers = {"Content-Type": JSON, "Connection": "close"}
+    return Response(status, json_encode.encode_error(words), headers)
 
 
 async def _until_done_or_gone(work: "asyncio.Future[Response]", receive: Receive) -> None:

@@ -157,6 +157,6 @@ def tf_serving_document(body: bytes) -> bytes:
     try:
         text = json.dumps(kept, ensure_ascii=False)
     except RecursionError as error:
-        raise invalid("the instances are nested too deeply") from error
+        raise invalid("the request is nested too deeply") from error
     # Bytes that are not UTF-8 go on as they came.
     return text.encode("utf-8", "surrogateescape")

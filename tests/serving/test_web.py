@@ -207,13 +207,11 @@ def test_vertex_leaves_large_bodies_to_a_thread(monkeypatch, size, headers, else
         (b'{"instances": [], "parameters": {"top": 3}}', "unknown parameters ['top']"),
         (b'{"instances": [], "parameters": [1]}', "object"),
         (b"{", "JSON"),
-        (b'{"parameters": {"signature_name": "s"}, "instances": [' + b"[" * 10**5, "JSON"),
-        (
-            b'{"parameters": {"signature_name": "s"}, "instances": '
-            + b"[" * 10**5
-            + b"]" * 10**5
-            + b"}",
+        pytest.param(
+            b'{"parameters": {"signature_name": "s"}, "instances": %b}'
+            % (b"[" * 10**5 + b"]" * 10**5),
             "nested too deeply",
+            id="deep",
         ),
     ],
 )
