@@ -66,7 +66,12 @@ class Signature:
 
 
 def load_saved_model(
-    version_dir: Path | str, *, threads: int = 0, intra_op: int = 0, inter_op: int = 0
+    version_dir: Path | str,
+    *,
+    threads: int = 0,
+    intra_op: int = 0,
+    inter_op: int = 0,
+    run_timeout_ms: int = 0,
 ) -> "SavedModelEngine":
     """The SavedModel in `version_dir`, its variables restored and its initialisers run.
 
@@ -76,6 +81,7 @@ def load_saved_model(
       intra_op: threads of the shared pool for one operation, as TF Serving's flag sets it; the
         first model of a process decides. 0 is one a core.
       inter_op: threads of the shared pool for operations at a time; likewise.
+      run_timeout_ms: after which TensorFlow stops a run, between two operations; 0 sets no bound.
 
     Raises:
       EngineError: nothing there, or TensorFlow refuses it; the code says which.
@@ -103,7 +109,8 @@ def load_saved_model(
     except (OSError, RuntimeError, ValueError) as error:
         session.close()
         raise EngineError(f"cannot load {path}: {error}", "FAILED_PRECONDITION") from error
-    return SavedModelEngine(path, session, dict(meta_graph.signature_def))
+    signature_defs = dict(meta_graph.signature_def)
+    return SavedModelEngine(path, session, signature_defs, run_timeout_ms=run_timeout_ms)
 
 
 class _QuietLoader:
@@ -149,7 +156,14 @@ class SavedModelEngine:
 
     runtime = "TF1"
 
-    def __init__(self, path: Path, session: Any, signature_defs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        session: Any,
+        signature_defs: dict[str, Any],
+        *,
+        run_timeout_ms: int = 0,
+    ) -> None:
         self.path = path
         self.signature_defs = signature_defs
         self.signatures = {
@@ -158,6 +172,7 @@ class SavedModelEngine:
             if not name.startswith("__saved_model")
         }
         self._session = session
+        self._run_timeout_ms = run_timeout_ms
         self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
         # Another's `image_bytes` may be anything; a bundle's are what ingest and training take.
         self._takes_pictures = (path / bundles.MANIFEST_FILE).is_file()
@@ -212,13 +227,18 @@ class SavedModelEngine:
         """Graph tensor name -> array; what `run` and a server's combined requests build on.
 
         Raises:
-          EngineError: what the graph refuses, or the engine is closed.
+          EngineError: what the graph refuses, a run that was stopped for its length, or the
+            engine is closed.
         """
         tf = import_tensorflow()
         # A session refuses to fetch one tensor twice, and two outputs may share one.
         names = tuple(dict.fromkeys(fetches))
         try:
             values = self._callable(tuple(feeds), names)(*feeds.values())
+        except tf.errors.DeadlineExceededError as error:
+            limit = f"; a run of this model may take {self._run_timeout_ms} ms"
+            words = error.message + (limit if self._run_timeout_ms else "")
+            raise EngineError(words, "DEADLINE_EXCEEDED") from error
         except tf.errors.OpError as error:
             raise EngineError(error.message, _code_name(error)) from error
         except RuntimeError as error:
@@ -231,11 +251,12 @@ class SavedModelEngine:
         key = (feeds, fetches)
         with self._lock:
             if key not in self._callables:
-                from tensorflow.core.protobuf.config_pb2 import CallableOptions
+                from tensorflow.core.protobuf.config_pb2 import CallableOptions, RunOptions
 
                 if len(self._callables) >= _MAX_CALLABLES:
                     self._callables.clear()
-                options = CallableOptions(feed=feeds, fetch=fetches)
+                limits = RunOptions(timeout_in_ms=self._run_timeout_ms)
+                options = CallableOptions(feed=feeds, fetch=fetches, run_options=limits)
                 # Session.run would refuse shapes other than the placeholder's, which TF Serving
                 # does not, and costs five times as much a call.
                 self._callables[key] = self._session._make_callable_from_options(options)

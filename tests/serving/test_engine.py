@@ -145,6 +145,35 @@ def test_run_says_what_is_wrong(half_plus_two):
     engine.close()
 
 
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory):
+    """A model that counts to n, one step after another."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    folder = tmp_path_factory.mktemp("counter") / "1"
+    with tf.Graph().as_default(), v1.Session() as session:
+        n = v1.placeholder(tf.int64, [])
+        done = tf.while_loop(lambda i: i < n, lambda i: [i + 1], [tf.constant(0, tf.int64)])[0]
+        v1.saved_model.simple_save(session, str(folder), {"n": n}, {"done": done})
+    return folder
+
+
+def test_a_run_beyond_the_limit_is_stopped_and_the_next_one_runs(counter):
+    engine = load_engine("m", counter, EngineOptions(run_timeout_ms=300))
+
+    def count(n):
+        return engine.run("serving_default", {"n": np.array(n, np.int64)})["done"]
+
+    assert count(3) == 3
+    # At tens of nanoseconds a step it would take centuries.
+    with pytest.raises(EngineError, match="may take 300 ms") as caught:
+        count(2**62)
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+    assert count(4) == 4
+    engine.close()
+
+
 def test_broken_models_are_refused(tmp_path, tiny_copy):
     with pytest.raises(EngineError, match=r"holds no saved_model\.pb"):
         load_saved_model(tmp_path)
