@@ -81,7 +81,8 @@ def load_saved_model(
       intra_op: threads of the shared pool for one operation, as TF Serving's flag sets it; the
         first model of a process decides. 0 is one a core.
       inter_op: threads of the shared pool for operations at a time; likewise.
-      run_timeout_ms: after which TensorFlow stops a run, between two operations; 0 sets no bound.
+      run_timeout_ms: after which a run fails; 0 sets no bound. TensorFlow stops it in a loop, such
+        as the one that decodes pictures; operations in a row are ended, and then it fails.
 
     Raises:
       EngineError: nothing there, or TensorFlow refuses it; the code says which.
@@ -236,8 +237,8 @@ class SavedModelEngine:
         try:
             values = self._callable(tuple(feeds), names)(*feeds.values())
         except tf.errors.DeadlineExceededError as error:
-            limit = f"; a run of this model may take {self._run_timeout_ms} ms"
-            words = error.message + (limit if self._run_timeout_ms else "")
+            limit = f"a run may take {self._run_timeout_ms} ms; send fewer rows at a time"
+            words = f"{error.message}; {limit}" if self._run_timeout_ms else error.message
             raise EngineError(words, "DEADLINE_EXCEEDED") from error
         except tf.errors.OpError as error:
             raise EngineError(error.message, _code_name(error)) from error

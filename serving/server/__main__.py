@@ -134,8 +134,8 @@ def _add_engines(group: Any) -> None:
     group.add_argument("--num_tflite_interpreters_per_pool", type=_count, default=1)
     variant = "of our bundles, [MODEL=]NAME, may be repeated (our own)"
     group.add_argument("--variant", type=_variant, action="append", default=[], help=variant)
-    stopped = "after which TensorFlow stops a run; 0 is never (our own)"
-    group.add_argument("--run_timeout_ms", type=_count, default=0, help=stopped)
+    longest, limit = EngineOptions.run_timeout_ms, "of one run of a SavedModel; 0 is none (our own)"
+    group.add_argument("--run_timeout_ms", type=_count, default=longest, help=limit)
     group.add_argument("--tensorflow_session_parallelism", type=_count, default=0)
     group.add_argument("--tensorflow_intra_op_parallelism", type=_count, default=0)
     group.add_argument("--tensorflow_inter_op_parallelism", type=_count, default=0)

@@ -67,7 +67,7 @@ class EngineOptions:
         the name "" stands for all other models that are bundles.
       intra_op: threads for one TensorFlow operation, 0 is one a core.
       inter_op: TensorFlow operations at a time, 0 is one a core.
-      run_timeout_ms: after which TensorFlow stops a run; 0 sets no bound. LiteRT cannot be stopped.
+      run_timeout_ms: of one run, see `load_saved_model`; 0 sets no bound, and LiteRT knows none.
     """
 
     prefer_tflite: bool = False
@@ -76,7 +76,7 @@ class EngineOptions:
     variants: Mapping[str, str] = field(default_factory=dict)
     intra_op: int = 0
     inter_op: int = 0
-    run_timeout_ms: int = 0
+    run_timeout_ms: int = 300_000
 
     @property
     def interpreters(self) -> int:

@@ -79,7 +79,7 @@ def test_every_flag_of_tf_serving_is_taken():
 def test_the_limit_of_a_run_reaches_the_engines():
     from serving.server import __main__ as command
 
-    for flags, limit in (([], 0), (["--run_timeout_ms=250"], 250)):
+    for flags, limit in (([], 300_000), (["--run_timeout_ms=250"], 250)):
         assert command._engines(command._parser().parse_args(flags)).run_timeout_ms == limit
 
 
