@@ -19,6 +19,10 @@ from serving import bundle as bundles
 from serving.image_header import ImageError, check_image
 from serving.types import STATUS_CODES
 
+#: The signature of a request that names none.
+DEFAULT_SIGNATURE = "serving_default"
+#: Feature of `predict_examples` that holds the picture.
+_IMAGE_FEATURE = "image/encoded"
 #: Sets of outputs for which a compiled run is kept; beyond it the cache starts anew.
 _MAX_CALLABLES = 64
 
@@ -62,7 +66,12 @@ class Signature:
 
 
 def load_saved_model(
-    version_dir: Path | str, *, threads: int = 0, intra_op: int = 0, inter_op: int = 0
+    version_dir: Path | str,
+    *,
+    threads: int = 0,
+    intra_op: int = 0,
+    inter_op: int = 0,
+    run_timeout_ms: int = 0,
 ) -> "SavedModelEngine":
     """The SavedModel in `version_dir`, its variables restored and its initialisers run.
 
@@ -72,6 +81,8 @@ def load_saved_model(
       intra_op: threads of the shared pool for one operation, as TF Serving's flag sets it; the
         first model of a process decides. 0 is one a core.
       inter_op: threads of the shared pool for operations at a time; likewise.
+      run_timeout_ms: after which a run fails; 0 sets no bound. TensorFlow stops it in a loop, such
+        as the one that decodes pictures; operations in a row are ended, and then it fails.
 
     Raises:
       EngineError: nothing there, or TensorFlow refuses it; the code says which.
@@ -99,7 +110,8 @@ def load_saved_model(
     except (OSError, RuntimeError, ValueError) as error:
         session.close()
         raise EngineError(f"cannot load {path}: {error}", "FAILED_PRECONDITION") from error
-    return SavedModelEngine(path, session, dict(meta_graph.signature_def))
+    signature_defs = dict(meta_graph.signature_def)
+    return SavedModelEngine(path, session, signature_defs, run_timeout_ms=run_timeout_ms)
 
 
 class _QuietLoader:
@@ -145,7 +157,14 @@ class SavedModelEngine:
 
     runtime = "TF1"
 
-    def __init__(self, path: Path, session: Any, signature_defs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        session: Any,
+        signature_defs: dict[str, Any],
+        *,
+        run_timeout_ms: int = 0,
+    ) -> None:
         self.path = path
         self.signature_defs = signature_defs
         self.signatures = {
@@ -154,6 +173,7 @@ class SavedModelEngine:
             if not name.startswith("__saved_model")
         }
         self._session = session
+        self._run_timeout_ms = run_timeout_ms
         self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
         # Another's `image_bytes` may be anything; a bundle's are what ingest and training take.
         self._takes_pictures = (path / bundles.MANIFEST_FILE).is_file()
@@ -198,8 +218,8 @@ class SavedModelEngine:
           EngineError: an unknown signature, input or output, or a picture that is none.
         """
         prepared = bind_signature(self, signature, inputs, outputs)
-        if self._takes_pictures and bundles.INPUT_BYTES in inputs:
-            _check_pictures(inputs[bundles.INPUT_BYTES])
+        if self._takes_pictures:
+            _check_pictures(signature, inputs)
         return prepared
 
     def run_tensors(
@@ -208,13 +228,18 @@ class SavedModelEngine:
         """Graph tensor name -> array; what `run` and a server's combined requests build on.
 
         Raises:
-          EngineError: what the graph refuses, or the engine is closed.
+          EngineError: what the graph refuses, a run that was stopped for its length, or the
+            engine is closed.
         """
         tf = import_tensorflow()
         # A session refuses to fetch one tensor twice, and two outputs may share one.
         names = tuple(dict.fromkeys(fetches))
         try:
             values = self._callable(tuple(feeds), names)(*feeds.values())
+        except tf.errors.DeadlineExceededError as error:
+            limit = f"a run may take {self._run_timeout_ms} ms; send fewer rows at a time"
+            words = f"{error.message}; {limit}" if self._run_timeout_ms else error.message
+            raise EngineError(words, "DEADLINE_EXCEEDED") from error
         except tf.errors.OpError as error:
             raise EngineError(error.message, _code_name(error)) from error
         except RuntimeError as error:
@@ -227,11 +252,12 @@ class SavedModelEngine:
         key = (feeds, fetches)
         with self._lock:
             if key not in self._callables:
-                from tensorflow.core.protobuf.config_pb2 import CallableOptions
+                from tensorflow.core.protobuf.config_pb2 import CallableOptions, RunOptions
 
                 if len(self._callables) >= _MAX_CALLABLES:
                     self._callables.clear()
-                options = CallableOptions(feed=feeds, fetch=fetches)
+                limits = RunOptions(timeout_in_ms=self._run_timeout_ms)
+                options = CallableOptions(feed=feeds, fetch=fetches, run_options=limits)
                 # Session.run would refuse shapes other than the placeholder's, which TF Serving
                 # does not, and costs five times as much a call.
                 self._callables[key] = self._session._make_callable_from_options(options)
@@ -282,19 +308,42 @@ def bind_signature(
     return feeds, {name: spec.outputs[name].tensor for name in names}
 
 
-def _check_pictures(images: np.ndarray) -> None:
+def _check_pictures(signature: str, inputs: Mapping[str, np.ndarray]) -> None:
     """Refuses what the graph would not decode, or would decode to other pixels, before it runs.
 
     Raises:
       EngineError: names the first such picture and the reason.
     """
-    for position, data in enumerate(np.ravel(images)):
-        if not isinstance(data, bytes):
-            return  # Not strings at all; the graph says so.
-        try:
-            check_image(data)
-        except ImageError as error:
-            raise EngineError(f"{bundles.INPUT_BYTES}[{position}]: {error}") from error
+    in_examples = signature == bundles.SIGNATURE_EXAMPLES
+    for name, values in inputs.items():
+        if not in_examples and name != bundles.INPUT_BYTES:
+            continue
+        for position, data in enumerate(np.ravel(values)):
+            if not isinstance(data, bytes):
+                return  # Not strings at all; the graph says so.
+            where = f"{name}[{position}]"
+            try:
+                check_image(encoded_image(where, data) if in_examples else data)
+            except ImageError as error:
+                raise EngineError(f"{where}: {error}") from error
+
+
+def encoded_image(where: str, serialized: bytes) -> bytes:
+    """The picture of a serialised tf.Example, as `predict_examples` takes it.
+
+    Raises:
+      EngineError: not a tf.Example, or not one with a single picture; begins with `where`.
+    """
+    # Protobuf is no dependency of a reader of bundles.
+    from serving import wire
+
+    try:
+        images = wire.example_strings(serialized, _IMAGE_FEATURE)
+    except ValueError as error:
+        raise EngineError(f"{where} is {error}") from error
+    if len(images) != 1:
+        raise EngineError(f"{where} must have one {_IMAGE_FEATURE}, has {len(images)}")
+    return images[0]
 
 
 def import_tensorflow() -> Any:

@@ -3,8 +3,7 @@
 `tensorflow-serving-api` imports all of TensorFlow with its protos, which costs a client seconds
 and gigabytes. The messages a client of images needs are declared here again, by field number, in a
 descriptor pool of their own; the tests hold them against the real ones. Map fields are declared as
-the entry messages they are on the wire. Two that the API package lacks, health and monitoring, are
-here as well.
+the entry messages they are on the wire. Health, which the API package lacks, is here as well.
 """
 
 from collections.abc import Mapping
@@ -13,15 +12,11 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from serving.declare import Table, declare
 from serving.types import DATA_TYPES
 
-_PACKAGE = "sightline.wire"
-_Field = descriptor_pb2.FieldDescriptorProto
-
-# message -> field -> (number, type, repeated); a type in capitals is one of these messages.
-_MESSAGES: dict[str, dict[str, tuple[int, str, bool]]] = {
+_MESSAGES: Table = {
     "Dim": {"size": (1, "int64", False)},
     "Shape": {"dim": (2, "Dim", True), "unknown_rank": (3, "bool", False)},
     "Tensor": {
@@ -118,8 +113,6 @@ _MESSAGES: dict[str, dict[str, tuple[int, str, bool]]] = {
     "GetModelStatusResponse": {"model_version_status": (1, "ModelVersionStatus", True)},
     "HealthCheckRequest": {"service": (1, "string", False)},
     "HealthCheckResponse": {"status": (1, "int32", False)},
-    "PrometheusConfig": {"enable": (1, "bool", False), "path": (2, "string", False)},
-    "MonitoringConfig": {"prometheus_config": (1, "PrometheusConfig", False)},
 }
 
 #: Field of a `Tensor` -> the types whose values it holds.
@@ -150,26 +143,47 @@ def message(name: str) -> Any:
 
 @cache
 def _classes() -> dict[str, Any]:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="sightline/wire.proto", package=_PACKAGE, syntax="proto3"
-    )
-    for name, fields in _MESSAGES.items():
-        declared = file.message_type.add(name=name)
-        for field_name, (number, kind, repeated) in fields.items():
-            field = declared.field.add(name=field_name, number=number)
-            field.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
-            if kind in _MESSAGES:
-                field.type = _Field.TYPE_MESSAGE
-                field.type_name = f".{_PACKAGE}.{kind}"
-            else:
-                field.type = getattr(_Field, f"TYPE_{kind.upper()}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    descriptors = {name: pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in _MESSAGES}
-    if hasattr(message_factory, "GetMessageClass"):
-        return {name: message_factory.GetMessageClass(d) for name, d in descriptors.items()}
-    factory: Any = message_factory.MessageFactory(pool)  # protobuf before 4.22
-    return {name: factory.GetPrototype(d) for name, d in descriptors.items()}
+    return declare("sightline.wire", _MESSAGES)
+
+
+def model_request(
+    name: str,
+    model: str,
+    *,
+    signature: str = "",
+    version: int | None = None,
+    label: str | None = None,
+) -> Any:
+    """A request message that says which model it is for.
+
+    Args:
+      name: of a message with a `model_spec`, e.g. `PredictRequest`.
+      model: its name on the server.
+      signature: empty is the server's choice.
+      version: None leaves it open; so does `label`.
+      label: of a version.
+    """
+    request = message(name)()
+    spec = request.model_spec
+    spec.name, spec.signature_name = model, signature
+    if version is not None:
+        spec.version.value = version
+    if label is not None:
+        spec.version_label = label
+    return request
+
+
+def fill_inputs(request: Any, inputs: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays into the inputs of a `PredictRequest`; see `fill_tensor`.
+
+    Raises:
+      ValueError: a type that has no place in a request; names the input.
+    """
+    for name, array in inputs.items():
+        try:
+            fill_tensor(request.inputs.add(key=name).value, array)
+        except ValueError as error:
+            raise ValueError(f"input {name!r}: {error}") from error
 
 
 def to_tensor(array: np.ndarray) -> Any:
@@ -269,6 +283,21 @@ def to_example(features: Mapping[str, Any]) -> bytes:
         feature = example.features.feature.add(key=name).value
         _fill_feature(feature, name, [v.item() if isinstance(v, np.generic) else v for v in values])
     return example.SerializeToString()
+
+
+def example_strings(serialized: bytes, name: str) -> list[bytes]:
+    """The byte strings of a serialised tf.Example's feature, of every entry that has its name.
+
+    Raises:
+      ValueError: not a tf.Example.
+    """
+    try:
+        example = message("Example").FromString(serialized)
+    except Exception as error:
+        # The class of protobuf's DecodeError depends on its implementation.
+        raise ValueError(f"not a tf.Example: {error}") from error
+    entries = [entry.value for entry in example.features.feature if entry.key == name]
+    return [value for feature in entries for value in feature.bytes_list.value]
 
 
 def _fill_feature(feature: Any, name: str, values: list[Any]) -> None:

@@ -57,11 +57,7 @@ class GrpcApi:
     ) -> Steps[dict[str, np.ndarray]]:
         """Values travel as bytes, and come back as whatever the server writes."""
         request = _message("PredictRequest", target, signature)
-        for name, array in inputs.items():
-            try:
-                wire.fill_tensor(request.inputs.add(key=name).value, array)
-            except ValueError as error:
-                raise ValueError(f"input {name!r}: {error}") from error
+        wire.fill_inputs(request, inputs)
         answer = yield GrpcRequest(
             f"{_PREDICTION}Predict", request, wire.message("PredictResponse")
         )
@@ -258,14 +254,13 @@ def _credentials(address: Address, tls: Tls) -> grpc.ChannelCredentials | None:
 
 
 def _message(name: str, target: Target, signature: str = "") -> Any:
-    request = wire.message(name)()
-    spec = request.model_spec
-    spec.name, spec.signature_name = target.model, signature
-    if target.version is not None:
-        spec.version.value = target.version
-    if target.label is not None:
-        spec.version_label = target.label
-    return request
+    return wire.model_request(
+        name,
+        target.model,
+        signature=signature,
+        version=target.version,
+        label=target.label,
+    )
 
 
 def _examples(examples: Sequence[Example], target: Target, signature: str) -> Any:

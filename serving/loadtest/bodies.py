@@ -197,11 +197,8 @@ def _grpc_images(images: Sequence[bytes], target: Target) -> bytes:
 
 
 def _predict_request(inputs: dict[str, np.ndarray], target: Target) -> bytes:
-    request = wire.message("PredictRequest")()
-    request.model_spec.name = target.model
-    request.model_spec.signature_name = target.signature
-    if target.version is not None:
-        request.model_spec.version.value = target.version
-    for name, array in inputs.items():
-        request.inputs.add(key=name).value.CopyFrom(wire.to_tensor(array))
+    request = wire.model_request(
+        "PredictRequest", target.model, signature=target.signature, version=target.version
+    )
+    wire.fill_inputs(request, inputs)
     return request.SerializeToString()

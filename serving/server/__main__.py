@@ -152,6 +152,8 @@ def _add_engines(group: Any) -> None:
     group.add_argument("--num_tflite_interpreters_per_pool", type=_count, default=1)
     variant = "of our bundles, [MODEL=]NAME, may be repeated (our own)"
     group.add_argument("--variant", type=_variant, action="append", default=[], help=variant)
+    longest, limit = EngineOptions.run_timeout_ms, "of one run of a SavedModel; 0 is none (our own)"
+    group.add_argument("--run_timeout_ms", type=_count, default=longest, help=limit)
     group.add_argument("--tensorflow_session_parallelism", type=_count, default=0)
     group.add_argument("--tensorflow_intra_op_parallelism", type=_count, default=0)
     group.add_argument("--tensorflow_inter_op_parallelism", type=_count, default=0)
@@ -204,6 +206,7 @@ def _engines(flags: argparse.Namespace) -> EngineOptions:
         variants=dict(flags.variant),
         intra_op=flags.tensorflow_intra_op_parallelism or both,
         inter_op=flags.tensorflow_inter_op_parallelism or both,
+        run_timeout_ms=flags.run_timeout_ms,
     )
 
 

@@ -5,12 +5,14 @@ import gzip
 import zlib
 from collections.abc import Mapping
 
+from serving.server.errors import invalid
+from serving.server.limits import MAX_INFLATED_BYTES
 from serving.server.web import Handler, Response
 
 #: The fastest level: digits in JSON shrink to about a third with it, and little more with others.
 _LEVEL = 1
-#: Beyond it, compressing takes a thread: the event loop has other requests.
-_INLINE_BYTES = 32 * 1024
+#: Beyond it, work on a body takes a thread: the event loop has other requests.
+INLINE_BYTES = 32 * 1024
 
 
 def with_gzip(inner: Handler, min_bytes: int) -> Handler:
@@ -47,6 +49,18 @@ def inflate(headers: Mapping[str, str], body: bytes, limit: int) -> bytes | None
     return inflated if decoder.eof else None
 
 
+def inflated(headers: Mapping[str, str], body: bytes) -> bytes:
+    """The body without its gzip.
+
+    Raises:
+      ServingError: it is damaged, or larger than `MAX_INFLATED_BYTES`.
+    """
+    plain = inflate(headers, body, MAX_INFLATED_BYTES)
+    if plain is None:
+        raise invalid(f"the gzip body is damaged or larger than {MAX_INFLATED_BYTES} bytes")
+    return plain
+
+
 def accepts_gzip(header: str) -> bool:
     """Whether an `Accept-Encoding` header allows gzip, e.g. `gzip;q=0.5, br`; RFC 9110, 12.5.3."""
     weights: dict[str, float] = {}
@@ -65,6 +79,6 @@ def _weight(text: str) -> float:
 
 
 async def _compress(body: bytes) -> bytes:
-    if len(body) <= _INLINE_BYTES:
+    if len(body) <= INLINE_BYTES:
         return gzip.compress(body, _LEVEL, mtime=0)
     return await asyncio.to_thread(gzip.compress, body, _LEVEL, mtime=0)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from serving.server.calls import EngineCall, Outputs, Steps, T
-from serving.server.errors import ServingError
+from serving.server.errors import OverloadedError, ServingError
 from serving.server.metrics import Metrics
 from serving.server.scheduler import BatchScheduler, Task
 
@@ -25,18 +25,6 @@ from serving.server.scheduler import BatchScheduler, Task
 _NEWEST = 0.1
 
 _Step: TypeAlias = Callable[[], EngineCall]
-
-
-class OverloadedError(ServingError):
-    """A request that was not taken on; the same request may succeed later.
-
-    Attributes:
-      retry_after_s: when to try again, in whole seconds, at least 1.
-    """
-
-    def __init__(self, code: str, message: str, retry_after_s: int) -> None:
-        super().__init__(code, message)
-        self.retry_after_s = retry_after_s
 
 
 class Dispatcher:

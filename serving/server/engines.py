@@ -67,6 +67,7 @@ class EngineOptions:
         the name "" stands for all other models that are bundles.
       intra_op: threads for one TensorFlow operation, 0 is one a core.
       inter_op: TensorFlow operations at a time, 0 is one a core.
+      run_timeout_ms: of one run, see `load_saved_model`; 0 sets no bound, and LiteRT knows none.
     """
 
     prefer_tflite: bool = False
@@ -75,6 +76,7 @@ class EngineOptions:
     variants: Mapping[str, str] = field(default_factory=dict)
     intra_op: int = 0
     inter_op: int = 0
+    run_timeout_ms: int = 300_000
 
     @property
     def interpreters(self) -> int:
@@ -111,7 +113,12 @@ def load_engine(name: str, version_dir: Path, options: EngineOptions) -> Engine:
         from serving.server.litert import LiteRtEngine
 
         return LiteRtEngine(tflite, size=options.interpreters)
-    return load_saved_model(version_dir, intra_op=options.intra_op, inter_op=options.inter_op)
+    return load_saved_model(
+        version_dir,
+        intra_op=options.intra_op,
+        inter_op=options.inter_op,
+        run_timeout_ms=options.run_timeout_ms,
+    )
 
 
 def _variant(name: str, version_dir: Path, options: EngineOptions) -> str:

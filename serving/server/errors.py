@@ -59,6 +59,18 @@ class ServingError(Exception):
         return f"{self.code}: {self.message}"
 
 
+class OverloadedError(ServingError):
+    """A request that was not taken on; the same request may succeed later.
+
+    Attributes:
+      retry_after_s: when to try again, in whole seconds, at least 1.
+    """
+
+    def __init__(self, code: str, message: str, retry_after_s: int) -> None:
+        super().__init__(code, message)
+        self.retry_after_s = retry_after_s
+
+
 def invalid(message: str) -> ServingError:
     """A request that can never succeed as it is."""
     return ServingError("INVALID_ARGUMENT", message)

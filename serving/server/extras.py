@@ -125,7 +125,6 @@ class ExtraParts:
 
     Attributes:
       hooks: for the front ends.
-      open_inference: the V2 protocol's calls; None when they are not asked for.
     """
 
     def __init__(self, extras: Extras, models: Any, metrics: Any) -> None:

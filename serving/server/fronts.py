@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.server.errors import ServerError
+from serving.server.processes import share_port
 from serving.server.security import GrpcTls, RestTls
 
 #: Seconds that requests under way get at shutdown.
@@ -36,7 +37,7 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     # A port in TIME_WAIT is free; one that another server listens on is not.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        share_port(listener)
     try:
         listener.bind((host, port))
         listener.listen(1024)

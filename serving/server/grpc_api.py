@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any
@@ -21,6 +20,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import wire
+from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server import inference
 from serving.server.calls import Steps
 from serving.server.dispatch import Dispatcher
@@ -96,27 +96,18 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     async def _call(
         self, api: str, steps: Callable[[Any], Steps[Any]], request: Any, context: Any
     ) -> Any:
-        began = time.perf_counter()
-        status = "INTERNAL"
         spec = _model_spec(request)
         # Names that clients make up must not become metrics.
         name = spec.name if self._models.knows(spec.name) else ""
         try:
-            headers = call_headers(context) if self._hooks.read_headers else {}
-            self._steer(spec, headers)
-            work = self._hooks.traced(steps(request), f"{api} {name}", headers)
-            # A client that goes away cancels this task, and so takes the request out of its queue.
-            answer = await self._dispatcher.run(work, timeout=time_left(context))
-            status = "OK"
-            return answer
+            with self._metrics.counting(name, api, "GRPC"):
+                headers = call_headers(context) if self._hooks.read_headers else {}
+                self._steer(spec, headers)
+                work = self._hooks.traced(steps(request), f"{api} {name}", headers)
+                # A client that goes away cancels this task: the request leaves its queue.
+                return await self._dispatcher.run(work, timeout=time_left(context))
         except ServingError as error:
-            status = error.code
             await abort(context, error)
-        except asyncio.CancelledError:
-            status = "CANCELLED"
-            raise
-        finally:
-            self._metrics.request(name, api, "GRPC", status, time.perf_counter() - began)
 
     def _steer(self, spec: Any, headers: Mapping[str, str]) -> None:
         """Writes a canary's choice into a request that leaves the version open."""
@@ -248,4 +239,4 @@ def _use(models: ModelManager, request: Any) -> Any:
 def _fill_spec(spec: Any, servable: Any, signature: str) -> None:
     spec.name = servable.name
     spec.version.value = servable.version
-    spec.signature_name = signature or inference.DEFAULT_SIGNATURE
+    spec.signature_name = signature or DEFAULT_SIGNATURE

@@ -5,8 +5,7 @@ from typing import Any, NoReturn
 
 import grpc
 
-from serving.server.dispatch import OverloadedError
-from serving.server.errors import ServingError
+from serving.server.errors import OverloadedError, ServingError
 
 #: Deadlines beyond it are none.
 _NO_DEADLINE_S = 10.0 * 365 * 86400

@@ -15,13 +15,12 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.saved_model import EngineError
+from serving.saved_model import DEFAULT_SIGNATURE, EngineError
 from serving.server.calls import EngineCall, Steps
 from serving.server.errors import ServingError, invalid
 from serving.server.models import Servable
 from serving.server.tensors import to_array
 
-DEFAULT_SIGNATURE = "serving_default"
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
 _METADATA_FIELD = "signature_def"

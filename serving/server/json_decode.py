@@ -11,10 +11,10 @@ import numpy as np
 
 from serving.server.errors import ServingError, invalid
 from serving.server.json_parse import debug_text, parse, type_name
+from serving.server.limits import MAX_RANK
 
 _INSTANCES = "instances"
 _INPUTS = "inputs"
-_MAX_RANK = 32
 _BASE64 = re.compile(r"([A-Za-z0-9+/]*)(={0,2})")
 
 _FLOATS = {"DT_FLOAT": np.float32, "DT_DOUBLE": np.float64}
@@ -160,8 +160,8 @@ def _to_array(value: Any, dtype: str) -> np.ndarray:
             raise _first_fault(value, dtype)
         shape.append(size)
         leaves = list(chain.from_iterable(leaves))
-    if len(shape) > _MAX_RANK:
-        raise invalid(f"tensors may have at most {_MAX_RANK} dimensions, got {len(shape)}")
+    if len(shape) > MAX_RANK:
+        raise invalid(f"tensors may have at most {MAX_RANK} dimensions, got {len(shape)}")
     flat = _leaves_to_array(leaves, dtype)
     if flat is None:
         raise _first_fault(value, dtype)

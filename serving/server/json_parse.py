@@ -7,6 +7,7 @@ lone surrogates) goes through an iterative parser that knows RapidJSON's words f
 import json
 import re
 from itertools import islice
+from math import isinf
 from typing import Any
 
 from serving.server.errors import ServingError, invalid
@@ -43,9 +44,10 @@ def parse(body: bytes) -> Any:
         raise invalid("JSON Parse error: The document is empty")
     text = body.decode("utf-8", "surrogateescape")
     if not _SURROGATE_ESCAPE.search(text):
+        decoder = _CHECKING_DECODER if _may_be_too_big(body) else _DECODER
         try:
             start = _SPACE.match(text)
-            value, _ = _DECODER.raw_decode(text, start.end() if start else 0)
+            value, _ = decoder.raw_decode(text, start.end() if start else 0)
             return value
         except (ValueError, RecursionError):
             pass
@@ -60,7 +62,38 @@ def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
+def _may_be_too_big(body: bytes) -> bool:
+    """Whether a number in it may be too big for a double, which the decoder takes for infinity.
+
+    That takes an exponent of three digits, or of fewer behind more than 200 digits. Base64 has
+    such exponents too, but then there are few numbers to check.
+    """
+    shape = body.translate(_SHAPE, b"+")
+    return b"e000" in shape or _MANY_DIGITS in shape
+
+
+def _double(text: str) -> float:
+    value = float(text)
+    if isinf(value):
+        raise ValueError(f"{text} is too big")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) >= len(_MANY_DIGITS):
+        raise ValueError(f"{text} may be too big")
+    return int(text)
+
+
+#: Every digit as 0, every exponent as e.
+_SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
+_MANY_DIGITS = b"0" * 200
+
 _DECODER = json.JSONDecoder(object_pairs_hook=_first_wins)
+#: A function of ours for each number costs as much as the rest.
+_CHECKING_DECODER = json.JSONDecoder(
+    object_pairs_hook=_first_wins, parse_float=_double, parse_int=_whole
+)
 
 
 class _Reader:
@@ -168,7 +201,8 @@ class _Reader:
             if -(2**63) <= whole < 2**64:
                 return whole
         value = float(found[0])
-        if value in (float("inf"), float("-inf")):
+        if isinf(value):
+            self._at = found.start()
             raise self._error("Number too big to be stored in double.")
         return value
 

@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorflow.core.example import example_pb2
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving import bundle as bundles
 from serving.engine import BundleEngine, open_interpreter
-from serving.saved_model import EngineError, Signature, bind_signature, read_signature
+from serving.saved_model import (
+    DEFAULT_SIGNATURE,
+    EngineError,
+    Signature,
+    bind_signature,
+    encoded_image,
+    read_signature,
+)
 
 _PREDICT = "tensorflow/serving/predict"
-_DEFAULT = "serving_default"
 #: How early converters stored the SignatureDef.
 _METADATA = b"signature_defs_metadata"
-#: Feature of `predict_examples` that holds the picture.
-_IMAGE_FEATURE = "image/encoded"
 
 
 class LiteRtEngine:
@@ -150,7 +153,7 @@ def _signature_def(file: Path, interpreter: Any) -> tuple[str, Any]:
         runner = interpreter.get_signature_runner(name)
         inputs, outputs = runner.get_input_details(), runner.get_output_details()
         return name, _proto(inputs, outputs, {})
-    name, aliases = _DEFAULT, {}
+    name, aliases = DEFAULT_SIGNATURE, {}
     stored = _stored_signature(file)
     if stored is not None:
         infos = [*stored.inputs.items(), *stored.outputs.items()]
@@ -286,21 +289,9 @@ class VariantEngine:
 
     def _examples(self, serialized: np.ndarray) -> dict[str, np.ndarray]:
         encoded = np.empty(serialized.shape, object)
-        encoded[:] = [_picture(index, data) for index, data in enumerate(serialized)]
+        encoded[:] = [encoded_image(f"examples[{i}]", data) for i, data in enumerate(serialized)]
         return self._bytes(encoded)
 
     def close(self) -> None:
         """Frees the interpreters and the SavedModel."""
         self._engine.close()
-
-
-def _picture(index: int, serialized: bytes) -> bytes:
-    try:
-        example = example_pb2.Example.FromString(serialized)
-    except Exception as error:
-        # The class of protobuf's DecodeError depends on its implementation.
-        raise EngineError(f"examples[{index}] is not a tf.Example") from error
-    values = example.features.feature[_IMAGE_FEATURE].bytes_list.value
-    if len(values) != 1:
-        raise EngineError(f"examples[{index}] must have one {_IMAGE_FEATURE}, has {len(values)}")
-    return values[0]

@@ -1,10 +1,15 @@
 """Counters and histograms under TF Serving's Prometheus names, and their text."""
 
+import asyncio
+import contextlib
 import threading
+import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from serving.server.errors import ServingError
 
 _PREFIX = ":tensorflow:serving:"
 #: What TF Serving has no name for.
@@ -126,6 +131,23 @@ class Metrics:
         self.count("request_count", model_name=model, status=status)
         if status == "OK":
             self.observe("request_latency", seconds, model_name=model, API=api, entrypoint=entry)
+
+    @contextlib.contextmanager
+    def counting(self, model: str, api: str, entry: str) -> Iterator[None]:
+        """Counts what it surrounds as one request, by how it ends; see `request`."""
+        began = time.perf_counter()
+        status = "INTERNAL"
+        try:
+            yield
+            status = "OK"
+        except ServingError as error:
+            status = error.code
+            raise
+        except asyncio.CancelledError:
+            status = "CANCELLED"
+            raise
+        finally:
+            self.request(model, api, entry, status, time.perf_counter() - began)
 
     def snapshot(self) -> Snapshot:
         """All numbers, for another process to add to its own."""

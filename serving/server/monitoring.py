@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from google.protobuf import text_format
-
-from serving import wire
+from serving import config_messages
 from serving.server.errors import ServerError
 
 _PATH = "/monitoring/prometheus/metrics"
@@ -16,10 +14,9 @@ def read_monitoring_path(file: Path) -> str | None:
     Raises:
       ServerError: no such file, or it is not a MonitoringConfig.
     """
-    config = wire.message("MonitoringConfig")()
     try:
-        text_format.Parse(file.read_text(encoding="utf-8"), config)
-    except (OSError, text_format.ParseError) as error:
+        config = config_messages.parse("MonitoringConfig", file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # bytes that are no text are a ValueError
         raise ServerError(f"{file} is not a MonitoringConfig: {error}") from error
     prometheus = config.prometheus_config
     return (prometheus.path or _PATH) if prometheus.enable else None

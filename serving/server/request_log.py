@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server.errors import ServerError, ServingError
 from serving.server.hooks import Exchange
 from serving.server.metrics import Metrics
@@ -253,7 +254,7 @@ def _fill_multi_inference(log: Any, exchange: Exchange) -> None:
 def _fill_spec(spec: Any, exchange: Exchange) -> None:
     spec.name = exchange.servable.name
     spec.version.value = exchange.servable.version
-    spec.signature_name = exchange.signature or "serving_default"
+    spec.signature_name = exchange.signature or DEFAULT_SIGNATURE
 
 
 def read_log_configs(config: Any) -> dict[str, LogConfig]:

@@ -4,32 +4,33 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from google.protobuf import json_format
 
+from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server import inference, json_encode
 from serving.server.calls import Steps
 from serving.server.compression import inflate
 from serving.server.cors import preflight
-from serving.server.dispatch import Dispatcher, OverloadedError
+from serving.server.dispatch import Dispatcher
 from serving.server.errors import ServingError, invalid
 from serving.server.hooks import NO_HOOKS, Hooks
 from serving.server.json_decode import decode_predict, read_document
 from serving.server.json_examples import decode_examples
+from serving.server.limits import MAX_INFLATED_BYTES
 from serving.server.metrics import Metrics
 from serving.server.models import ModelManager, Servable
 from serving.server.protos import status_response
 from serving.server.routes import Route, VersionOverflowError, is_api, malformed, parse_route
-from serving.server.web import JSON, Handler, Response
+from serving.server.web import JSON, Handler, Response, refusal
 
 _LOG = logging.getLogger(__name__)
 
-#: TF Serving inflates a gzip request up to this.
-_MAX_INFLATED = 100 * 2**20
+#: A request must be there in that time, however slowly its client sends: it holds memory.
+_BODY_TIMEOUT_S = 60.0
 #: A request of up to this many times the limit is read to its end before it is refused.
 _DRAIN_FACTOR = 4
 #: The option's name before and since protobuf 5.
@@ -96,7 +97,7 @@ class RestHandler:
         except VersionOverflowError as error:
             return Response(error.http_status, b"", {"Content-Type": JSON})
         except ServingError as error:
-            return _refusal(error)
+            return refusal(error)
         except Exception:
             # A fault of our own: the client gets an answer, the log gets the trace.
             _LOG.exception("%s %s", method, path)
@@ -121,36 +122,24 @@ class RestHandler:
         return _to_json(status_response(self._models.status(route.name, route.version)))
 
     async def _call(self, route: Route, headers: Mapping[str, str], body: bytes) -> bytes:
-        began = time.perf_counter()
-        status = "INTERNAL"
         api = _APIS[route.verb]
         # Names that clients make up must not become metrics.
         name = route.name if self._models.knows(route.name) else ""
-        try:
+        with self._metrics.counting(name, api, "REST"):
             version, label = self._hooks.steer(route.name, route.version, route.label, headers)
             chosen = replace(route, version=version, label=label)
             steps = self._steps(chosen, headers, body)
             steps = self._hooks.traced(steps, f"{api} {name}", headers)
-            answer = await self._dispatcher.run(steps, timeout=self._timeout_s)
-            status = "OK"
-            return answer
-        except ServingError as error:
-            status = error.code
-            raise
-        except asyncio.CancelledError:
-            status = "CANCELLED"
-            raise
-        finally:
-            self._metrics.request(name, api, "REST", status, time.perf_counter() - began)
+            return await self._dispatcher.run(steps, timeout=self._timeout_s)
 
     def _steps(self, route: Route, headers: Mapping[str, str], body: bytes) -> Steps[bytes]:
         run = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
         # A damaged body is an empty one, as TF Serving sees it.
-        document = read_document(inflate(headers, body, _MAX_INFLATED) or b"")
+        document = read_document(inflate(headers, body, MAX_INFLATED_BYTES) or b"")
         return (yield from run[route.verb](route, document))
 
     def _predict(self, route: Route, document: dict[str, Any]) -> Steps[bytes]:
-        name = document.get("signature_name") or inference.DEFAULT_SIGNATURE
+        name = document.get("signature_name") or DEFAULT_SIGNATURE
         with self._models.use(route.name, route.version, route.label) as servable:
             signature = servable.engine.signatures.get(name)
             if signature is None:
@@ -183,13 +172,6 @@ class RestHandler:
             return _metadata_json(servable)
 
 
-def _refusal(error: ServingError) -> Response:
-    headers = {"Content-Type": JSON}
-    if isinstance(error, OverloadedError):
-        headers["Retry-After"] = str(error.retry_after_s)
-    return Response(error.http_status, json_encode.encode_error(error.message), headers)
-
-
 def _metadata_json(servable: Servable) -> bytes:
     response = inference.metadata(servable, ["signature_def"])
     signatures = inference.signature_map(response)
@@ -210,9 +192,19 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 class RestApp:
     """The ASGI application: reads a request within its limit, and stops for a client that left."""
 
-    def __init__(self, handle: Handler, max_request_bytes: int) -> None:
+    def __init__(
+        self, handle: Handler, max_request_bytes: int, *, body_timeout_s: float = _BODY_TIMEOUT_S
+    ) -> None:
+        """Takes what answers.
+
+        Args:
+          handle: answers whole requests.
+          max_request_bytes: of a body; more is refused.
+          body_timeout_s: from a request's headers to the end of its body.
+        """
         self._handle = handle
         self._max_bytes = max_request_bytes
+        self._body_timeout_s = body_timeout_s
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """One ASGI connection."""
@@ -221,7 +213,11 @@ class RestApp:
         headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
         path = scope["raw_path"].decode("latin-1").partition("?")[0]
         method = scope["method"]
-        body = await self._read(headers, receive)
+        try:
+            body = await asyncio.wait_for(self._read(headers, receive), self._body_timeout_s)
+        except asyncio.TimeoutError:
+            await _send(send, self._too_slow())
+            return
         if body is None:
             await _send(send, self._too_large())
             return
@@ -259,11 +255,19 @@ class RestApp:
         return None
 
     def _too_large(self) -> Response:
-        text = json_encode.encode_error(
-            f"the request is larger than {self._max_bytes} bytes; send fewer images at a time"
+        return _last(
+            413, f"the request is larger than {self._max_bytes} bytes; send fewer images at a time"
         )
-        # The rest of the body is not read, so the connection cannot be used again.
-        return Response(413, text, {"Content-Type": JSON, "Connection": "close"})
+
+    def _too_slow(self) -> Response:
+        words = f"the request's body was not there within {self._body_timeout_s:g} s"
+        return _last(408, f"{words}; send fewer images at a time")
+
+
+def _last(status: int, words: str) -> Response:
+    """A refusal of a body that is not read to its end: the connection cannot be used again."""
+    headers = {"Content-Type": JSON, "Connection": "close"}
+    return Response(status, json_encode.encode_error(words), headers)
 
 
 async def _until_done_or_gone(work: "asyncio.Future[Response]", receive: Receive) -> None:

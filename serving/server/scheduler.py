@@ -222,8 +222,10 @@ class BatchScheduler:
         try:
             answers = self._compute(parts, options)
         except Exception as error:
+            # A batch that took too long would take as long again, once for each request.
             one_by_one = isinstance(error, ServingError) and (
-                options.adaptive or error.code in _OF_ONE_REQUEST
+                error.code in _OF_ONE_REQUEST
+                or (options.adaptive and error.code != "DEADLINE_EXCEEDED")
             )
             if one_by_one and len(parts) > 1:
                 for part in parts:

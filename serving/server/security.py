@@ -5,19 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-
-from serving.server.declare import declare
+from serving import config_messages
 from serving.server.errors import ServerError
-
-_SSL_CONFIG = {
-    "SSLConfig": {
-        "server_key": (1, "string", False),
-        "server_cert": (2, "string", False),
-        "custom_ca": (3, "string", False),
-        "client_verify": (4, "bool", False),
-    }
-}
 
 
 @dataclass(frozen=True)
@@ -60,10 +49,9 @@ def read_ssl_config(file: Path) -> GrpcTls:
     Raises:
       ServerError: no such file, not an SSLConfig, or it lacks what it needs.
     """
-    config = declare("sightline.ssl", _SSL_CONFIG)["SSLConfig"]()
     try:
-        text_format.Parse(file.read_text(encoding="utf-8"), config)
-    except (OSError, text_format.ParseError) as error:
+        config = config_messages.parse("SSLConfig", file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # bytes that are no text are a ValueError
         raise ServerError(f"{file} is not an SSLConfig: {error}") from error
     for name in ("server_key", "server_cert", *(["custom_ca"] if config.client_verify else [])):
         if "-----BEGIN " not in getattr(config, name):

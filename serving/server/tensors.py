@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from serving.server.errors import invalid
+from serving.server.limits import MAX_ELEMENTS, MAX_RANK
 
 #: A TensorProto may repeat its last value over any shape: a few bytes must not claim the memory.
-_MAX_ELEMENTS = 2**28
 _MAX_REPEATED_BYTES = 2**28
 _MAX_REPEATED_STRINGS = 2**16
 _FIELDS = {
@@ -46,10 +46,10 @@ def to_array(name: str, proto: Any) -> np.ndarray:
       ServingError: a shape or type that no tensor has.
     """
     shape = [dim.size for dim in proto.tensor_shape.dim]
-    if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0 or len(shape) > 32:
+    if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0 or len(shape) > MAX_RANK:
         raise invalid(f"input {name!r}: the shape {shape} is not that of a tensor")
-    if prod(shape) > _MAX_ELEMENTS:
-        raise invalid(f"input {name!r}: shape {shape} has more than {_MAX_ELEMENTS} elements")
+    if prod(shape) > MAX_ELEMENTS:
+        raise invalid(f"input {name!r}: shape {shape} has more than {MAX_ELEMENTS} elements")
     dtype = _CONTENT_DTYPES.get(proto.dtype)
     # Every access of a bytes field copies it.
     content = b"" if dtype is None else proto.tensor_content

@@ -3,6 +3,7 @@
 https://cloud.google.com/vertex-ai/docs/predictions/custom-container-requirements
 """
 
+import asyncio
 import contextlib
 import json
 import tempfile
@@ -12,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from serving import bundle as bundles
+from serving.server.compression import INLINE_BYTES, inflated
 from serving.server.errors import ServerError, ServingError, invalid
 from serving.server.health import Availability, is_ready, missing_models
-from serving.server.json_encode import encode_error
 from serving.server.json_parse import parse
-from serving.server.web import JSON, Handler, Page, Response, json_response
+from serving.server.web import Handler, Page, Response, json_response, refusal
 
 _DEFAULT_PORT = 8080
 _DEFAULT_HEALTH = "/health"
 _DEFAULT_PREDICT = "/predict"
-#: Vertex refuses a larger request or answer at its own door; a picture is best sent as a JPEG.
-VERTEX_LIMIT_BYTES = 1_500_000
 _PARAMETERS = ("signature_name",)
 
 
@@ -128,14 +127,20 @@ def vertex_page(
         if path != options.predict_route or method != "POST":
             return None
         try:
-            document = tf_serving_document(body)
+            document = await _document(headers, body)
         except ServingError as error:
-            headers = {"Content-Type": JSON}
-            return Response(error.http_status, encode_error(error.message), headers)
+            return refusal(error)
         plain = {name: value for name, value in headers.items() if name != "content-encoding"}
         return await rest("POST", f"/v1/models/{model_of()}:predict", plain, document)
 
     return page
+
+
+async def _document(headers: Mapping[str, str], body: bytes) -> bytes:
+    # What is packed may be of any size.
+    if len(body) <= INLINE_BYTES and "content-encoding" not in headers:
+        return tf_serving_document(body)
+    return await asyncio.to_thread(lambda: tf_serving_document(inflated(headers, body)))
 
 
 def tf_serving_document(body: bytes) -> bytes:
@@ -156,4 +161,9 @@ def tf_serving_document(body: bytes) -> bytes:
     if not parameters:
         return body
     kept = {"instances": document["instances"], **parameters}
-    return json.dumps(kept).encode("utf-8", "surrogatepass")
+    try:
+        text = json.dumps(kept, ensure_ascii=False)
+    except RecursionError as error:
+        raise invalid("the request is nested too deeply") from error
+    # Bytes that are not UTF-8 go on as they came.
+    return text.encode("utf-8", "surrogateescape")

@@ -10,6 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from serving.server.errors import OverloadedError, ServingError
+from serving.server.json_encode import encode_error
+
 JSON = "application/json"
 
 
@@ -39,6 +42,14 @@ def first_of(pages: Sequence[Page], otherwise: Handler) -> Handler:
         return await otherwise(method, path, headers, body)
 
     return handle if pages else otherwise
+
+
+def refusal(error: ServingError) -> Response:
+    """The answer to a request that failed: its status and message, and when to try again."""
+    headers = {"Content-Type": JSON}
+    if isinstance(error, OverloadedError):
+        headers["Retry-After"] = str(error.retry_after_s)
+    return Response(error.http_status, encode_error(error.message), headers)
 
 
 def json_response(status: int, value: Any) -> Response:

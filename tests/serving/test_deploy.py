@@ -161,6 +161,7 @@ def test_monitoring_that_is_off_or_broken(tmp_path):
     file = tmp_path / "m.config"
     file.write_text("prometheus_config { enable: false }")
     assert read_monitoring_path(file) is None
-    file.write_text("prometheus_config { enabel: true }")
-    with pytest.raises(ServerError, match="not a MonitoringConfig"):
-        read_monitoring_path(file)
+    for content in (b"prometheus_config { enabel: true }", b"\xff"):
+        file.write_bytes(content)
+        with pytest.raises(ServerError, match="not a MonitoringConfig"):
+            read_monitoring_path(file)

@@ -10,8 +10,8 @@ import pytest
 from serving.saved_model import EngineError
 from serving.server.batching import BatchingOptions
 from serving.server.calls import EngineCall, run_now
-from serving.server.dispatch import Dispatcher, OverloadedError
-from serving.server.errors import ServingError
+from serving.server.dispatch import Dispatcher
+from serving.server.errors import OverloadedError, ServingError
 from serving.server.metrics import Metrics
 from serving.server.scheduler import BatchScheduler
 

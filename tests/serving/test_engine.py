@@ -1,3 +1,4 @@
+import struct
 import subprocess
 import sys
 import tarfile
@@ -8,6 +9,7 @@ import pytest
 
 from serving import bundle as bundles
 from serving.engine import EngineError, LiteRtPool, load_saved_model, open_engine
+from serving.server.engines import EngineOptions, load_engine
 
 
 @pytest.fixture
@@ -41,6 +43,44 @@ def test_bytes_that_are_no_image(tiny_draft, make_png):
             engine.predict_bytes([make_png((1, 2, 3)), b"not an image"])
         assert caught.value.code == "INVALID_ARGUMENT"
         assert len(engine.predict_bytes([make_png((1, 2, 3))])) == 1
+
+
+def bomb(height, width):
+    """The first bytes of a PNG that says it is that large, and nothing of its pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + b"\0" * 4
+
+
+@pytest.mark.parametrize("variant", ["saved_model", "none_fp32"])
+def test_pictures_in_examples_are_held_to_the_limit_too(tiny_draft, make_png, variant):
+    import tensorflow as tf
+
+    def example(*pictures):
+        value = tf.train.Feature(bytes_list=tf.train.BytesList(value=pictures))
+        features = tf.train.Features(feature={"image/encoded": value})
+        return tf.train.Example(features=features).SerializeToString()
+
+    red = make_png((255, 0, 0))
+    cases = {
+        r"^examples\[1\]: PNG of 30000 x 30000 .* over the limit": example(bomb(30_000, 30_000)),
+        r"^examples\[1\]: not an image: 3 bytes": example(b"abc"),
+        r"^examples\[1\] must have one image/encoded, has 2": example(red) * 2,
+        r"^examples\[1\] must have one image/encoded, has 0": example(),
+        r"^examples\[1\] is not a tf\.Example": b"\xff",
+    }
+    options = EngineOptions(variants={"": variant}, tflite_pools=1)
+    engine = load_engine("m", tiny_draft, options)
+    for words, serialized in cases.items():
+        with pytest.raises(EngineError, match=words) as caught:
+            engine.prepare(
+                "predict_examples", {"examples": np.array([example(red), serialized], object)}
+            )
+        assert caught.value.code == "INVALID_ARGUMENT"
+    feeds, tensors = engine.prepare(
+        "predict_examples", {"examples": np.array([example(red)], object)}, ["labels"]
+    )
+    assert engine.run_tensors(feeds, list(tensors.values()))[tensors["labels"]][0, 0] == b"red"
+    engine.close()
 
 
 @pytest.mark.parametrize(
@@ -102,6 +142,44 @@ def test_run_says_what_is_wrong(half_plus_two):
         engine.run("serving_default", {"x": x}, ["q"])
     with pytest.raises(EngineError, match=r"[Tt]ype mismatch"):
         engine.run("serving_default", {"x": x.astype(np.float64)})
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory):
+    """A model that counts to n, one step after another."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    folder = tmp_path_factory.mktemp("counter") / "1"
+    with tf.Graph().as_default(), v1.Session() as session:
+        n = v1.placeholder(tf.int64, [])
+        done = tf.while_loop(lambda i: i < n, lambda i: [i + 1], [tf.constant(0, tf.int64)])[0]
+        v1.saved_model.simple_save(session, str(folder), {"n": n}, {"done": done})
+    return folder
+
+
+def test_a_run_beyond_the_limit_is_stopped_and_the_next_one_runs(counter):
+    engine = load_engine("m", counter, EngineOptions(run_timeout_ms=300))
+    failures = []
+
+    def count(n):
+        return engine.run("serving_default", {"n": np.array(n, np.int64)})["done"]
+
+    def count_for_ever():
+        try:
+            count(2**62)
+        except EngineError as error:
+            failures.append(error)
+
+    assert count(3) == 3
+    # A thread of its own: if it is not stopped nothing else will.
+    worker = threading.Thread(target=count_for_ever, daemon=True)
+    worker.start()
+    worker.join(60)
+    assert [failure.code for failure in failures] == ["DEADLINE_EXCEEDED"]
+    assert "a run may take 300 ms; send fewer rows" in str(failures[0])
+    assert count(4) == 4
     engine.close()
 
 

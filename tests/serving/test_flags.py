@@ -128,6 +128,13 @@ def test_every_flag_of_tf_serving_is_taken():
     assert {f"--{name}" for name in FLAGS} - known == set()
 
 
+def test_the_limit_of_a_run_reaches_the_engines():
+    from serving.server import __main__ as command
+
+    for flags, limit in (([], 300_000), (["--run_timeout_ms=250"], 250)):
+        assert command._engines(command._parser().parse_args(flags)).run_timeout_ms == limit
+
+
 def test_channel_arguments():
     assert channel_arguments("") == []
     text = "grpc.max_connection_age_ms=2000,grpc.primary_user_agent=me=you,a=-1"

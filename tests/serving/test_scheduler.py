@@ -21,7 +21,10 @@ WAIT = 20
 
 
 class Doubler:
-    """y = 2 x; remembers the batch it saw, refuses negative numbers, and waits for the gate."""
+    """y = 2 x; remembers the batch it saw, refuses negative numbers, and waits for the gate.
+
+    More than `limit` rows take it too long.
+    """
 
     runtime = "stub"
 
@@ -30,6 +33,7 @@ class Doubler:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)
+        self.limit = 1000
 
     def run_tensors(self, feeds, fetches):
         x = feeds["x"]
@@ -38,6 +42,8 @@ class Doubler:
         assert self.gate.wait(WAIT)
         if (x < 0).any():
             raise EngineError("negative")
+        if len(x) > self.limit:
+            raise EngineError("too long", "DEADLINE_EXCEEDED")
         return dict.fromkeys(fetches, x * 2)
 
 
@@ -219,6 +225,19 @@ def test_one_bad_request_does_not_fail_its_mates():
         assert code_of(outcomes[1]) == "INVALID_ARGUMENT"
         assert outcomes[2].value().tolist() == [6]
         assert harness.engine.batches == [3, 1, 1, 1]
+
+
+def test_a_batch_that_took_too_long_is_not_run_again():
+    with Harness(max_batch_size=8, adaptive=True) as harness:
+        harness.engine.gate.clear()
+        _, first = harness.submit([0])
+        harness.engine.entered.acquire()
+        others = [harness.submit([value])[1] for value in (1, 2)]
+        harness.engine.limit = 1
+        harness.engine.gate.set()
+        assert first.value().tolist() == [0]
+        assert [code_of(outcome) for outcome in others] == ["DEADLINE_EXCEEDED"] * 2
+        assert harness.engine.batches == [1, 2]
 
 
 def test_expired_work_is_not_run():

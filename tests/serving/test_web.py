@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import threading
 
 import pytest
 
@@ -155,6 +156,46 @@ def test_vertex_predict_is_tf_servings():
     body = b'{"instances": [1], "parameters": {"signature_name": "s"}}'
     ask(vertex(rest, m=[1]), "POST", "/predict", body=body)
     assert json.loads(rest.asked[1][3]) == {"instances": [1], "signature_name": "s"}
+    body = b'{"instances": ["\xff\xc3\xa9"], "parameters": {"signature_name": "s"}}'
+    ask(vertex(rest, m=[1]), "POST", "/predict", body=body)
+    assert b'["\xff\xc3\xa9"]' in rest.asked[2][3]
+
+
+def test_vertex_takes_gzip():
+    rest = Rest()
+    body = b'{"instances": [1]}'
+    headers = {"content-encoding": "gzip", "x-request-id": "7"}
+    assert ask(vertex(rest, m=[1]), "POST", "/predict", headers, gzip.compress(body)).status == 200
+    assert rest.asked == [("POST", "/v1/models/m:predict", {"x-request-id": "7"}, body)]
+    damaged = gzip.compress(body)[:-9]
+    response = ask(vertex(rest, m=[1]), "POST", "/predict", headers, damaged)
+    assert response.status == 400
+    assert "damaged" in json.loads(response.body)["error"]
+    assert len(rest.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "headers", "elsewhere"),
+    [
+        (1000, {}, False),
+        (100_000, {}, True),
+        (1000, {"content-encoding": "gzip"}, True),
+    ],
+)
+def test_vertex_leaves_large_bodies_to_a_thread(monkeypatch, size, headers, elsewhere):
+    threads = []
+
+    def parse(body):
+        threads.append(threading.current_thread())
+        return json.loads(body)
+
+    monkeypatch.setattr("serving.server.vertex.parse", parse)
+    body = json.dumps({"instances": ["x" * size]}).encode()
+    data = gzip.compress(body) if headers else body
+    rest = Rest()
+    assert ask(vertex(rest, m=[1]), "POST", "/predict", headers, data).status == 200
+    assert rest.asked[0][3] == body
+    assert [thread is not threading.main_thread() for thread in threads] == [elsewhere]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +207,12 @@ def test_vertex_predict_is_tf_servings():
         (b'{"instances": [], "parameters": {"top": 3}}', "unknown parameters ['top']"),
         (b'{"instances": [], "parameters": [1]}', "object"),
         (b"{", "JSON"),
+        pytest.param(
+            b'{"parameters": {"signature_name": "s"}, "instances": %b}'
+            % (b"[" * 30_000 + b"]" * 30_000),
+            "nested too deeply",
+            id="deep",
+        ),
     ],
 )
 def test_vertex_refuses_with_the_reason(body, words):

@@ -68,12 +68,9 @@ def test_round_trip(array):
 def test_requests_are_tf_servings():
     from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
-    ours = wire.message("PredictRequest")()
-    ours.model_spec.name = "m"
-    ours.model_spec.version.value = 7
-    ours.model_spec.signature_name = "s"
+    ours = wire.model_request("PredictRequest", "m", signature="s", version=7)
     ours.output_filter.append("y")
-    ours.inputs.add(key="x").value.CopyFrom(wire.to_tensor(np.array([b"abc"], object)))
+    wire.fill_inputs(ours, {"x": np.array([b"abc"], object)})
     theirs = predict_pb2.PredictRequest.FromString(ours.SerializeToString())
     assert (theirs.model_spec.name, theirs.model_spec.version.value) == ("m", 7)
     assert (theirs.model_spec.signature_name, list(theirs.output_filter)) == ("s", ["y"])
@@ -92,6 +89,8 @@ def test_unknown_types_are_refused():
         wire.to_tensor(np.zeros(1, "datetime64[s]"))
     with pytest.raises(ValueError, match="holds bytes or text, got int"):
         wire.to_tensor(np.array([b"x", 3], object))
+    with pytest.raises(ValueError, match="input 'when': cannot send an array of datetime64"):
+        wire.fill_inputs(wire.message("PredictRequest")(), {"when": np.zeros(1, "datetime64[s]")})
     tensor = wire.message("Tensor")(dtype=20)
     with pytest.raises(ValueError, match="DataType 20"):
         wire.to_array(tensor)
@@ -168,6 +167,21 @@ def test_examples_are_tensorflows():
         wire.to_example({"x": None})
 
 
+def test_strings_of_an_example():
+    from tensorflow.core.example import example_pb2
+
+    example = example_pb2.Example()
+    example.features.feature["a"].bytes_list.value.extend([b"\xff\x00", b""])
+    example.features.feature["b"].float_list.value.append(1.0)
+    serialized = example.SerializeToString()
+    assert wire.example_strings(serialized, "a") == [b"\xff\x00", b""]
+    assert wire.example_strings(serialized, "b") == wire.example_strings(b"", "a") == []
+    # Two messages one after the other are one: the name is there twice.
+    assert wire.example_strings(serialized * 2, "a") == [b"\xff\x00", b""] * 2
+    with pytest.raises(ValueError, match=r"not a tf\.Example"):
+        wire.example_strings(serialized[:-1], "a")
+
+
 def test_other_messages_are_tf_servings():
     from google.protobuf import any_pb2, duration_pb2
     from tensorflow.core.protobuf import meta_graph_pb2
@@ -177,12 +191,12 @@ def test_other_messages_are_tf_servings():
         regression_pb2,
     )
 
-    ours = wire.message("ExamplesRequest")()
-    ours.model_spec.version_label = "stable"
+    ours = wire.model_request("ExamplesRequest", "m", label="stable")
     ours.input.example_list.examples.append(wire.to_example({"x": 1.5}))
     for kind in (classification_pb2.ClassificationRequest, regression_pb2.RegressionRequest):
         theirs = kind.FromString(ours.SerializeToString())
-        assert theirs.model_spec.version_label == "stable"
+        assert (theirs.model_spec.name, theirs.model_spec.version_label) == ("m", "stable")
+        assert not theirs.model_spec.HasField("version")
         (example,) = theirs.input.example_list.examples
         assert list(example.features.feature["x"].float_list.value) == [1.5]
     asked = wire.message("GetModelMetadataRequest")(metadata_field=["signature_def"])

@@ -5,12 +5,12 @@ from typing import Any
 
 import grpc
 
+from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server.errors import ServingError, invalid
 from serving.server.grpc_calls import abort, call_headers, time_left, unary_service
 from serving.server.v2 import tensors
 from serving.server.v2.messages import SERVICE, message
 from serving.server.v2.service import (
-    DEFAULT_SIGNATURE,
     SIGNATURE_PARAMETER,
     InferAnswer,
     InferCall,

@@ -9,13 +9,12 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from serving.server.compression import inflate
-from serving.server.dispatch import OverloadedError
+from serving.saved_model import DEFAULT_SIGNATURE
+from serving.server.compression import inflated
 from serving.server.errors import ServingError, invalid
 from serving.server.json_parse import parse
 from serving.server.v2 import tensors
 from serving.server.v2.service import (
-    DEFAULT_SIGNATURE,
     SIGNATURE_PARAMETER,
     InferAnswer,
     InferCall,
@@ -24,7 +23,7 @@ from serving.server.v2.service import (
     OpenInference,
     TensorMetadata,
 )
-from serving.server.web import JSON, Page, Response, json_response
+from serving.server.web import JSON, Page, Response, json_response, refusal
 
 _LOG = logging.getLogger(__name__)
 _MODEL = re.compile(
@@ -32,7 +31,6 @@ _MODEL = re.compile(
 )
 #: How many bytes of the body are JSON; the rest is tensors.
 _JSON_LENGTH = "inference-header-content-length"
-_MAX_INFLATED = 100 * 2**20
 
 
 def open_inference_page(service: OpenInference, *, timeout_ms: int = 0) -> Page:
@@ -58,7 +56,7 @@ def open_inference_page(service: OpenInference, *, timeout_ms: int = 0) -> Page:
                 return _wrong_method("GET, HEAD")
             return _look(service, path, found)
         except ServingError as error:
-            return _refusal(error)
+            return refusal(error)
         except Exception:
             # A fault of our own: the client gets an answer, the log gets the trace.
             _LOG.exception("%s %s", method, path)
@@ -126,9 +124,7 @@ async def _infer(
 
 def _split_body(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, Any], bytes]:
     """The JSON object and the binary data behind it."""
-    plain = inflate(headers, body, _MAX_INFLATED)
-    if plain is None:
-        raise invalid(f"the gzip body is damaged or larger than {_MAX_INFLATED} bytes")
+    plain = inflated(headers, body)
     length = headers.get(_JSON_LENGTH)
     if length is not None and not (length.isdigit() and int(length) <= len(plain)):
         raise invalid(f"{_JSON_LENGTH} is {length!r}, the body has {len(plain)} bytes")
@@ -233,13 +229,6 @@ def _text(entry: dict[str, Any], key: str, where: str, default: str | None = Non
     if not isinstance(value, str):
         raise invalid(f"{where or 'the request'} has no text as its {key}")
     return value
-
-
-def _refusal(error: ServingError) -> Response:
-    response = json_response(error.http_status, {"error": error.message})
-    if isinstance(error, OverloadedError):
-        response.headers["Retry-After"] = str(error.retry_after_s)
-    return response
 
 
 def _wrong_method(allowed: str) -> Response:

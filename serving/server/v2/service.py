@@ -1,7 +1,5 @@
 """The protocol's calls, whichever way they came: readiness, metadata, inference."""
 
-import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -9,6 +7,7 @@ from typing import Any, Generic
 
 import numpy as np
 
+from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server.calls import Steps, T
 from serving.server.dispatch import Dispatcher
 from serving.server.errors import ServingError, invalid
@@ -21,7 +20,6 @@ from serving.server.v2.tensors import datatype_of, from_tensorflow
 EXTENSIONS = ("binary_tensor_data",)
 #: A request's parameter that names one of a SavedModel's signatures.
 SIGNATURE_PARAMETER = "signature_name"
-DEFAULT_SIGNATURE = "serving_default"
 _API = "ModelInfer"
 
 
@@ -159,23 +157,11 @@ class OpenInference:
         Raises:
           ServingError: whatever is wrong with the request, or the model refuses.
         """
-        began = time.perf_counter()
-        status = "INTERNAL"
         # Names that clients make up must not become metrics.
         name = call.model if self._models.knows(call.model) else ""
-        steps = self._hooks.traced(self._steps(call, headers), f"{_API} {name}", headers)
-        try:
-            answer = await self._dispatcher.run(steps, timeout=timeout)
-            status = "OK"
-            return answer
-        except ServingError as error:
-            status = error.code
-            raise
-        except asyncio.CancelledError:
-            status = "CANCELLED"
-            raise
-        finally:
-            self._metrics.request(name, _API, entry, status, time.perf_counter() - began)
+        with self._metrics.counting(name, _API, entry):
+            steps = self._hooks.traced(self._steps(call, headers), f"{_API} {name}", headers)
+            return await self._dispatcher.run(steps, timeout=timeout)
 
     def _steps(self, call: "InferCall[T]", headers: Mapping[str, str]) -> Steps[T]:
         request = call.read()

@@ -11,6 +11,7 @@ import numpy as np
 
 from serving.server.errors import ServingError, invalid
 from serving.server.json_encode import decimals, string_text
+from serving.server.limits import MAX_ELEMENTS, MAX_RANK
 from serving.types import DATA_TYPES
 
 #: The protocol's name -> TensorFlow's.
@@ -50,8 +51,6 @@ CONTENTS = {
     "BYTES": "bytes_contents",
 }
 
-_MAX_ELEMENTS = 2**28
-_MAX_RANK = 32
 _LENGTH = struct.Struct("<I")
 
 
@@ -82,10 +81,10 @@ def check_tensor(name: str, datatype: str, shape: Sequence[Any]) -> tuple[int, .
     """
     if datatype not in DATATYPES:
         raise invalid(f"input {name!r}: datatype {datatype!r} is none of {', '.join(DATATYPES)}")
-    if len(shape) > _MAX_RANK or not all(type(size) is int and size >= 0 for size in shape):
+    if len(shape) > MAX_RANK or not all(type(size) is int and size >= 0 for size in shape):
         raise invalid(f"input {name!r}: the shape {list(shape)} is not a list of whole numbers")
-    if prod(shape) > _MAX_ELEMENTS:
-        raise invalid(f"input {name!r}: shape {list(shape)} has more than {_MAX_ELEMENTS} elements")
+    if prod(shape) > MAX_ELEMENTS:
+        raise invalid(f"input {name!r}: shape {list(shape)} has more than {MAX_ELEMENTS} elements")
     return tuple(shape)
 
 

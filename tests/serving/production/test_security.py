@@ -78,6 +78,12 @@ def test_an_ssl_config_that_makes_no_sense(certificates, tmp_path, changes, word
         read_ssl_config(ssl_config(tmp_path, certificates, **changes))
 
 
+def test_an_ssl_config_that_is_no_text(tmp_path):
+    (tmp_path / "ssl.config").write_bytes(b"\xff")
+    with pytest.raises(ServerError, match="not an SSLConfig"):
+        read_ssl_config(tmp_path / "ssl.config")
+
+
 def test_rest_certificate(certificates, tmp_path):
     chain, key, other = (tmp_path / name for name in ("chain.pem", "key.pem", "other.pem"))
     chain.write_bytes(certificates["server"][0])
