@@ -111,12 +111,11 @@ def from_file(file: Path, target: Target) -> Requests:
     if target.is_grpc:
         raise LoadError(f"{file}: JSON says nothing of dtypes; give the arrays as .npz for gRPC")
     content = _read_text(file)
-    if suffix == ".json":
-        documents = [_parse(content, file, 1)]
-    else:
-        lines = enumerate(content.splitlines(), 1)
-        documents = [_parse(line, file, number) for number, line in lines if line.strip()]
-    bodies = tuple(json.dumps(document).encode() for document in documents)
+    # Not splitlines: a JSON string may hold U+2028 and other characters that it takes for ends.
+    lines = [content] if suffix == ".json" else content.split("\n")
+    bodies = tuple(
+        _body(line, target, file, number) for number, line in enumerate(lines, 1) if line.strip()
+    )
     return Requests(bodies, source=str(file))
 
 
@@ -127,6 +126,17 @@ def _read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise LoadError(f"{file}, line {line}: not UTF-8 text ({error.reason})") from error
+
+
+def _body(text: str, target: Target, file: Path, line: int) -> bytes:
+    document = _parse(text, file, line)
+    named = document.get("signature_name", target.signature)
+    if target.signature and named != target.signature:
+        raise LoadError(
+            f"{file}, line {line}: the request is for the signature {named!r}, and --signature is "
+            f"{target.signature!r}; leave one of them out"
+        )
+    return _rest_body(target, document)
 
 
 def _parse(text: str, file: Path, line: int) -> dict[str, Any]:
@@ -203,6 +213,8 @@ def _predict_request(inputs: dict[str, np.ndarray], target: Target) -> bytes:
     request.model_spec.signature_name = target.signature
     if target.version is not None:
         request.model_spec.version.value = target.version
+    if target.label:
+        request.model_spec.version_label = target.label
     for name, array in inputs.items():
         request.inputs.add(key=name).value.CopyFrom(wire.to_tensor(array))
     return request.SerializeToString()
