@@ -7,10 +7,11 @@
 | file | holds |
 |---|---|
 | `sync.py`, `aio.py` | `Client` and `AsyncClient`: the same methods, on either transport |
+| `settings.py` | what both are made with |
 | `api.py`, `ready.py`, `results.py` | operations, whatever the transport |
-| `rest.py`, `rest_values.py` | REST; needs `numpy` and `requests` only |
+| `rest.py`, `rest_values.py`, `signatures.py` | REST; needs `numpy` and `requests` only |
 | `grpc_transport.py` | gRPC; needs `grpcio` and `protobuf`, and imports no TensorFlow |
-| `http.py` | one HTTP request within a time; the connection pool |
+| `http.py`, `connections.py` | one HTTP request within a time; the connection pool |
 | `retry.py` | which failures are tried again, when, and until when |
 | `pictures.py` | paths, arrays, bytes and URLs to encoded pictures |
 | `local.py` | `predict_local`: a bundle without a server |

@@ -1,5 +1,6 @@
 """Where a server is, and how to trust it."""
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,34 @@ class Tls:
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("`certificate` and `key` go together; give both or neither")
+
+    def check(self, address: "Address") -> None:
+        """Looks at the files, which the libraries would do at the first call.
+
+        Raises:
+          FileNotFoundError: one that is not there.
+          ValueError: one that is not what it is given for, or an address without encryption.
+        """
+        files = [file for file in (self.roots, self.certificate, self.key) if file is not None]
+        if files and not address.secure:
+            raise ValueError(
+                f"`tls` is given, and {address.url} is not encrypted; write https:// or grpcs://"
+            )
+        for file in files:
+            # Python's TLS does not say which file it misses.
+            Path(file).open("rb").close()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            if self.roots is not None:
+                context.load_verify_locations(self.roots)
+            if self.certificate is not None:
+                # An empty password: without one OpenSSL asks for it on the terminal.
+                context.load_cert_chain(self.certificate, self.key, password="")
+        except ssl.SSLError as error:
+            raise ValueError(
+                f"not PEM files of certificates and of the one's key without a password: "
+                f"{', '.join(map(str, files))} ({error})"
+            ) from error
 
 
 @dataclass(frozen=True)

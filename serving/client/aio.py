@@ -4,19 +4,22 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from serving import bundle as bundles
 from serving.client import results
-from serving.client.address import Tls, import_grpc, parse_address
-from serving.client.api import Columns, Done, Example, Steps, Target, advance, signature_of
+from serving.client.address import Tls, import_grpc
+from serving.client.api import Columns, Done, Example, Steps, Target, advance, read_signatures
+from serving.client.connections import Hold
 from serving.client.errors import DEADLINE_EXCEEDED, ClientError, Failure
-from serving.client.pictures import MAX_DOWNLOAD_BYTES, Pictures
-from serving.client.ready import LOOK_TIMEOUT_S, MIN_LOOK_S, not_ready, pauses, why_not_ready
+from serving.client.pictures import MAX_DOWNLOAD_BYTES
+from serving.client.ready import LOOK_TIMEOUT_S, Waiting, reason_of, why_not_ready
 from serving.client.rest import RestApi, RestTransport
 from serving.client.retry import Deadline, Tries, finite
+from serving.client.settings import Settings
 from serving.client.tasks import in_order, within
 from serving.images import Image
 from serving.types import ClassNames, Detections, ModelVersion, Prediction, Signature
@@ -27,10 +30,11 @@ T = TypeVar("T")
 class AsyncClient:
     """Calls one server from one event loop; any number of its tasks may use one client.
 
-    Deadlines, tries and results are `Client`'s. At most `max_concurrency` requests are under way
-    at a time, and a long list with a `batch_size` keeps that many busy. gRPC runs on the loop;
-    REST, downloads and the reading of files run in that many threads. A task that is cancelled
-    cancels its call over gRPC; over REST the request runs to its end in its thread, unheard.
+    Arguments, deadlines, tries, results and errors are `Client`'s, method by method. At most
+    `max_concurrency` requests are under way at a time, and a long list with a `batch_size` keeps
+    that many busy. gRPC runs on the loop; REST runs in that many threads,
+    and downloads and the reading of files in as many others. A task that is cancelled cancels its
+    call over gRPC, and closes its connection over REST.
     """
 
     def __init__(
@@ -44,46 +48,45 @@ class AsyncClient:
         max_concurrency: int = 8,
         max_download_bytes: int = MAX_DOWNLOAD_BYTES,
     ) -> None:
-        """Connects at the first call; for the arguments see `Client`.
+        """Connects at the first call; arguments and errors are those of `Client`.
 
-        Args:
-          url: `http://host:8501`, `https://...`, `grpc://host:8500` or `grpcs://...`.
-          timeout_s: of a call that names none; waiting for a turn counts.
-          retries: further tries of a request.
-          headers: sent along with every request, over gRPC as metadata.
-          tls: whom to trust over https and grpcs, and who we are.
-          max_concurrency: requests under way at a time.
-          max_download_bytes: largest picture that is taken from a URL.
-
-        Raises:
-          ClientError: an address of another kind.
-          FileNotFoundError: a file of `tls` that is not there.
-          ValueError: a number out of range.
+        `max_concurrency` is how many requests are under way at a time; waiting for a turn counts
+        as a call's time.
         """
         if max_concurrency < 1:
             raise ValueError(f"`max_concurrency` must be 1 or more, got {max_concurrency}")
-        self._address = parse_address(url)
-        self._timeout_s = timeout_s
-        self._retries = retries
-        Tries(Deadline(timeout_s), retries)  # Raises now, and not at the first call.
+        self._settings = Settings(
+            url,
+            timeout_s=timeout_s,
+            retries=retries,
+            tls=tls,
+            max_download_bytes=max_download_bytes,
+        )
         self._width = max_concurrency
         self._turns = asyncio.Semaphore(max_concurrency)
         self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix="sightline-client")
-        self._pictures = Pictures(max_download_bytes=max_download_bytes, retries=retries)
+        # Apart, so that pictures that are slow to come do not keep other calls from the server.
+        self._loaders = ThreadPoolExecutor(max_concurrency, thread_name_prefix="sightline-load")
         self._closers = AsyncExitStack()
-        self._connect(tls or Tls(), headers or {})
+        self._connect(headers or {})
 
-    def _connect(self, tls: Tls, headers: Mapping[str, str]) -> None:
-        if self._address.transport == "rest":
-            blocking = RestTransport(self._address, tls, headers)
+    def _connect(self, headers: Mapping[str, str]) -> None:
+        address, tls = self._settings.address, self._settings.tls
+        if address.transport == "rest":
+            blocking = RestTransport(address, tls, headers)
             self._api = RestApi()
-            self._send: Callable[[Any, float], Awaitable[Any]] = lambda request, left: (
-                self._in_thread(blocking.send, request, left)
-            )
+
+            async def send(request: Any, timeout_s: float) -> Any:
+                hold = Hold(Deadline(timeout_s))
+                try:
+                    return await self._in_thread(blocking.send_held, request, hold)
+                finally:
+                    # A request that nobody waits for would keep a thread from the others.
+                    hold.give_up()
+
+            self._send: Callable[[Any, float], Awaitable[Any]] = send
             # JSON and base64 of pictures are work for a thread too.
-            self._advance: Callable[..., Awaitable[Any]] = lambda *steps: self._in_thread(
-                advance, *steps
-            )
+            self._advance: Callable[..., Awaitable[Any]] = partial(self._in_thread, advance)
             self._closers.callback(blocking.close)
             return
 
@@ -91,7 +94,7 @@ class AsyncClient:
             return advance(*steps)
 
         module = import_grpc(self.url)
-        transport = module.AioGrpcTransport(self._address, tls, headers)
+        transport = module.AioGrpcTransport(address, tls, headers)
         self._api = module.GrpcApi()
         self._send, self._advance = transport.send, advance_here
         self._closers.push_async_callback(transport.close)
@@ -99,7 +102,7 @@ class AsyncClient:
     @property
     def url(self) -> str:
         """The server's, without a trailing slash."""
-        return self._address.url
+        return self._settings.address.url
 
     async def predict(
         self,
@@ -113,18 +116,12 @@ class AsyncClient:
         timeout_s: float | None = None,
         signature: str = bundles.SIGNATURE_BYTES,
     ) -> list[Prediction]:
-        """One prediction an image, in order; see `Client.predict`.
-
-        Raises:
-          ClientError: with the server's reason, or no answer in time.
-          FileNotFoundError: a path to nothing.
-          ValueError: an array that is no picture, `version` and `label` at once.
-        """
+        """One prediction an image, in order; see `Client.predict`."""
         target = Target(model, version, label)
         return await self._over_images(
             images,
             target,
-            lambda columns: results.predictions(columns, target, top_k=top_k),
+            partial(results.predictions, target=target, top_k=top_k),
             batch_size=batch_size,
             timeout_s=timeout_s,
             signature=signature,
@@ -142,18 +139,12 @@ class AsyncClient:
         timeout_s: float | None = None,
         signature: str = bundles.SIGNATURE_BYTES,
     ) -> list[Detections]:
-        """The objects of each image, in order; see `Client.detect`.
-
-        Raises:
-          ClientError: with the server's reason, or no answer in time.
-          FileNotFoundError: a path to nothing.
-          ValueError: an array that is no picture, `version` and `label` at once.
-        """
+        """The objects of each image, in order; see `Client.detect`."""
         target = Target(model, version, label)
         return await self._over_images(
             images,
             target,
-            lambda columns: results.detections(columns, target, class_names=class_names),
+            partial(results.detections, target=target, class_names=class_names),
             batch_size=batch_size,
             timeout_s=timeout_s,
             signature=signature,
@@ -169,12 +160,7 @@ class AsyncClient:
         signature: str = bundles.SIGNATURE_BYTES,
         timeout_s: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """Any signature, arrays in and out; see `Client.run`.
-
-        Raises:
-          ClientError: with the server's reason, or no answer in time.
-          ValueError: an array that the transport cannot carry, `version` and `label` at once.
-        """
+        """Any signature, arrays in and out; see `Client.run`."""
         target = Target(model, version, label)
         return await self._do(self._api.run(inputs, target, signature), timeout_s)
 
@@ -188,12 +174,7 @@ class AsyncClient:
         signature: str = "",
         timeout_s: float | None = None,
     ) -> list[list[tuple[str, float]]]:
-        """(label, score) pairs of each tf.Example; see `Client.classify`.
-
-        Raises:
-          ClientError: with the server's reason, or no answer in time.
-          ValueError: a feature of mixed types, or serialised examples over REST.
-        """
+        """(label, score) pairs of each tf.Example; see `Client.classify`."""
         target = Target(model, version, label)
         return await self._do(self._api.classify(examples, target, signature), timeout_s)
 
@@ -207,23 +188,14 @@ class AsyncClient:
         signature: str = "",
         timeout_s: float | None = None,
     ) -> np.ndarray:
-        """(B,) float32, one value a tf.Example; see `Client.classify`.
-
-        Raises:
-          ClientError: with the server's reason, or no answer in time.
-          ValueError: a feature of mixed types, or serialised examples over REST.
-        """
+        """(B,) float32, one value a tf.Example; see `Client.classify`."""
         target = Target(model, version, label)
         return await self._do(self._api.regress(examples, target, signature), timeout_s)
 
     async def status(
         self, model: str, version: int | None = None, *, timeout_s: float | None = None
     ) -> list[ModelVersion]:
-        """The model's versions that the server knows of, newest first.
-
-        Raises:
-          ClientError: no such model or version, or no server.
-        """
+        """The model's versions that the server knows of, newest first."""
         return await self._do(self._api.status(Target(model, version)), timeout_s)
 
     async def metadata(
@@ -234,11 +206,7 @@ class AsyncClient:
         label: str | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """TF Serving's metadata answer: `model_spec`, and the signatures under `metadata`.
-
-        Raises:
-          ClientError: no such model or version, or no server.
-        """
+        """TF Serving's metadata answer: `model_spec`, and the signatures under `metadata`."""
         return await self._do(self._api.metadata(Target(model, version, label)), timeout_s)
 
     async def signatures(
@@ -249,14 +217,8 @@ class AsyncClient:
         label: str | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Signature]:
-        """What can be asked of the model, by signature name.
-
-        Raises:
-          ClientError: no such model or version, or no server.
-        """
-        answer = await self.metadata(model, version, label=label, timeout_s=timeout_s)
-        found = signature_of(answer)
-        return {name: Signature.from_json(entry) for name, entry in found.items()}
+        """What can be asked of the model, by signature name."""
+        return await self._do(read_signatures(self._api, Target(model, version, label)), timeout_s)
 
     async def is_ready(
         self,
@@ -277,28 +239,21 @@ class AsyncClient:
         label: str | None = None,
         timeout_s: float = 60.0,
     ) -> None:
-        """Returns as soon as the server would answer a request to the model.
-
-        Raises:
-          ClientError: it does not within `timeout_s`; the message says what is missing.
-        """
-        target, deadline = Target(model, version, label), Deadline(timeout_s)
-        reason, left = "", timeout_s
-        for pause in pauses():
-            reason = await self._why_not_ready(target, min(left, LOOK_TIMEOUT_S), known=reason)
-            if not reason:
+        """Returns as soon as the server would answer a request to the model."""
+        waiting = Waiting(Target(model, version, label), timeout_s)
+        while True:
+            reason = await self._why_not_ready(waiting.target, waiting.look_s, known=waiting.reason)
+            pause = waiting.pause_s(reason)
+            if pause is None:
                 return
-            if deadline.left_s() <= pause:
-                raise not_ready(target, deadline, reason)
             await asyncio.sleep(pause)
-            # A last look may be cut short, but there is one.
-            left = max(deadline.left_s(), MIN_LOOK_S)
 
     async def close(self) -> None:
         """Ends the connections."""
         await self._closers.aclose()
-        self._pictures.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._settings.pictures.close()
+        for pool in (self._threads, self._loaders):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -307,15 +262,16 @@ class AsyncClient:
         await self.close()
 
     async def _do(self, steps: Steps[Any], timeout_s: float | None) -> Any:
-        return await self._finish(steps, self._deadline(timeout_s), self._retries)
-
-    def _deadline(self, timeout_s: float | None) -> Deadline:
-        return Deadline(self._timeout_s if timeout_s is None else timeout_s)
+        deadline = self._settings.deadline(timeout_s)
+        return await self._finish(steps, deadline, self._settings.retries)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await self._in(self._threads, function, *arguments)
+
+    async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., T], *given: Any) -> T:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._threads, function, *arguments)
+            return await loop.run_in_executor(pool, function, *given)
         except RuntimeError as error:
             if isinstance(error, ClientError):
                 raise
@@ -358,15 +314,16 @@ class AsyncClient:
         timeout_s: float | None,
         signature: str,
     ) -> list[Any]:
-        deadline = self._deadline(timeout_s)
+        deadline = self._settings.deadline(timeout_s)
         batches = results.batches(images, batch_size)
 
         async def one(index: int) -> list[Any]:
             try:
-                loading = self._in_thread(self._pictures.load, batches[index], deadline)
+                load = self._settings.pictures.load
+                loading = self._in(self._loaders, load, batches[index], deadline)
                 coded = await within(deadline, loading)
                 steps = self._api.images(coded, target, signature)
-                columns = await self._finish(steps, deadline, self._retries)
+                columns = await self._finish(steps, deadline, self._settings.retries)
                 return results.checked(read(columns), len(batches[index]), target)
             except ClientError as error:
                 if len(batches) == 1:
@@ -380,7 +337,4 @@ class AsyncClient:
         try:
             return await self._finish(why_not_ready(self._api, target), Deadline(timeout_s), 0)
         except ClientError as error:
-            if known and error.status == DEADLINE_EXCEEDED:
-                # A look that had little time left tells less than the one before.
-                return known
-            return str(error)
+            return reason_of(error, known)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from serving.client.errors import ClientError
-from serving.types import ModelVersion
+from serving.types import ModelVersion, Signature
 
 T = TypeVar("T")
 
@@ -123,3 +123,9 @@ def signature_of(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
         return metadata["metadata"]["signature_def"]["signature_def"]
     except (KeyError, TypeError) as error:
         raise ClientError(f"not a metadata answer: {str(metadata)[:200]}") from error
+
+
+def read_signatures(api: Api, target: Target) -> Steps[dict[str, Signature]]:
+    """What can be asked of the model, by signature name."""
+    found = signature_of((yield from api.metadata(target)))
+    return {name: Signature.from_json(entry) for name, entry in found.items()}

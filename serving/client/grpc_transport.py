@@ -14,7 +14,7 @@ from serving import wire
 from serving.client.address import Address, Tls
 from serving.client.api import Columns, Example, Steps, Target
 from serving.client.errors import DEADLINE_EXCEEDED, ClientError, Failure
-from serving.client.retry import finite
+from serving.client.retry import CONNECT_TIMEOUT_S, finite
 from serving.types import DATA_TYPES, STATUS_CODES, VERSION_STATES, ModelVersion
 
 _PREDICTION = "/tensorflow.serving.PredictionService/"
@@ -27,8 +27,10 @@ _OPTIONS = [
     ("grpc.enable_retries", 0),
     # A server that comes back is found within our waits; gRPC's own begin at a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # In spite of its name the time for one attempt to connect: a server that is busy may need more
+    # than a second for its half of the handshake, and would never be reached with less.
+    ("grpc.min_reconnect_backoff_ms", round(1000 * CONNECT_TIMEOUT_S)),
     # Two clients of a process have a connection each.
     ("grpc.use_local_subchannel_pool", 1),
 ]

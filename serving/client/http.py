@@ -10,12 +10,11 @@ import requests
 import urllib3.exceptions
 
 from serving.client.errors import DEADLINE_EXCEEDED, ClientError, Failure
-from serving.client.retry import Deadline, finite
+from serving.client.retry import CONNECT_TIMEOUT_S, Deadline, finite
 
 #: Answers after which the same request may succeed a moment later.
 BUSY = frozenset({429, 502, 503, 504})
 
-_CONNECT_TIMEOUT_S = 10.0
 _PIECE_BYTES = 65536
 _IDLE_SESSIONS = 32
 
@@ -75,11 +74,13 @@ def send(
 ) -> requests.Response:
     """The head of the answer to one request, its body still to be read; close it.
 
+    To be called, read and closed in a `connections.Hold.during`, which sees to the deadline.
+
     Args:
-      session: the caller's alone.
+      session: the caller's alone, of `connections.new_session`.
       method: GET or POST.
       url: whole.
-      deadline: for the first byte of the answer.
+      deadline: the hold's.
       body: JSON.
       redirects: whether to follow them.
 
@@ -88,7 +89,7 @@ def send(
     """
     headers = {} if body is None else {"Content-Type": "application/json"}
     left = deadline.check()
-    timeout = (min(left, _CONNECT_TIMEOUT_S), finite(left))
+    timeout = (min(left, CONNECT_TIMEOUT_S), finite(left))
     try:
         return session.request(
             method,
@@ -109,8 +110,8 @@ def read_body(
     """The body, read within a time that no slow sender can stretch by its pieces.
 
     Args:
-      answer: not yet read.
-      deadline: for all of it.
+      answer: of `send`, not yet read.
+      deadline: the one of `send`.
       max_bytes: of the content; None is no limit.
 
     Returns:
@@ -150,7 +151,7 @@ def retry_after_s(header: str | None) -> float | None:
 
 def _no_answer(url: str, error: Exception, deadline: Deadline) -> Failure:
     late = (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)
-    if isinstance(error, late):
+    if isinstance(error, late) or deadline.left_s() <= 0:
         return _too_slow(url, deadline)
     if isinstance(error, requests.exceptions.SSLError):
         return Failure(f"no secure connection to {url}: {error}; `Tls(roots=...)` names a CA file")

@@ -5,8 +5,7 @@ import binascii
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
-import requests
-
+from serving.client.connections import Hold, new_session
 from serving.client.errors import ClientError, Failure
 from serving.client.http import BUSY, Sessions, read_body, retry_after_s, send
 from serving.client.retry import Deadline, Tries, call
@@ -30,7 +29,7 @@ class Pictures:
         self._max_bytes = max_download_bytes
         self._retries = retries
         # Apart from the server's: its password and its certificates are not for strangers.
-        self._sessions = Sessions(requests.Session)
+        self._sessions = Sessions(new_session)
 
     def load(self, images: Sequence[Image], deadline: Deadline) -> list[bytes]:
         """The encoded pictures, in order.
@@ -75,10 +74,11 @@ class Pictures:
         return content
 
     def _download(self, url: str, timeout_s: float) -> bytes:
-        deadline = Deadline(timeout_s)
+        hold = Hold(Deadline(timeout_s))
         with (
             self._sessions.borrow() as session,
-            send(session, "GET", url, deadline, redirects=True) as answer,
+            hold.during(),
+            send(session, "GET", url, hold.deadline, redirects=True) as answer,
         ):
             if not answer.ok:
                 raise Failure(
@@ -90,7 +90,7 @@ class Pictures:
             kind = answer.headers.get("Content-Type", "")
             if kind.lower().startswith("text/"):
                 raise Failure(f"{_short(url)} is {kind}, not a picture")
-            content = read_body(answer, deadline, max_bytes=self._max_bytes)
+            content = read_body(answer, hold.deadline, max_bytes=self._max_bytes)
         if content is None:
             raise self._too_large(url)
         return content

@@ -11,11 +11,13 @@ import numpy as np
 import requests
 
 from serving.client.address import Address, Tls
-from serving.client.api import Columns, Example, Steps, Target, signature_of
+from serving.client.api import Columns, Example, Steps, Target
+from serving.client.connections import Hold, new_session
 from serving.client.errors import ClientError, Failure
 from serving.client.http import BUSY, Sessions, read_body, retry_after_s, send
-from serving.client.rest_values import json_example, json_input, outputs_from_json
+from serving.client.rest_values import json_example, json_input, misfit, outputs_from_json
 from serving.client.retry import Deadline
+from serving.client.signatures import Signatures
 from serving.types import ModelVersion, Signature
 
 
@@ -32,7 +34,7 @@ class RestApi:
     """`serving.client.api.Api` as JSON."""
 
     def __init__(self) -> None:
-        self._signatures: dict[tuple[Target, str], Signature] = {}
+        self._signatures = Signatures()
 
     def images(self, coded: list[bytes], target: Target, signature: str) -> Steps[Columns]:
         """Row form, which needs no name for the input."""
@@ -49,20 +51,24 @@ class RestApi:
     def run(
         self, inputs: Mapping[str, np.ndarray], target: Target, signature: str
     ) -> Steps[dict[str, np.ndarray]]:
-        """Column form; the first call asks for the metadata as well, for the types."""
+        """Column form; for the types the metadata is asked for as well, once in a while."""
         body = {
             "signature_name": signature,
             "inputs": {name: json_input(name, array) for name, array in inputs.items()},
         }
-        known = self._signatures.get((target, signature))
-        read = known or (yield from self._learn(target, signature))
+        read = self._signatures.get(target, signature)
+        # What was told a while ago may be another version's.
+        old = read is not None and not misfit(inputs, read)
+        if read is None or not old:
+            read = yield from self._learn(target, signature)
+        if words := misfit(inputs, read):
+            raise ValueError(f"{target}, signature {signature!r}: {words}")
         answer = yield _post(target, "predict", body)
         try:
-            return outputs_from_json(answer.get("outputs"), read)
+            return outputs_from_json(answer.get("outputs"), read, exact=old)
         except ValueError as error:
-            if not known:
+            if not old:
                 raise ClientError(f"{target}: {error}") from error
-        # The newest version may be another one than when its signature was learnt.
         read = yield from self._learn(target, signature)
         try:
             return outputs_from_json(answer.get("outputs"), read)
@@ -87,20 +93,21 @@ class RestApi:
     def status(self, target: Target) -> Steps[list[ModelVersion]]:
         """In the server's order."""
         answer = yield RestRequest("GET", _path(target))
-        return [_version(entry) for entry in _member(answer, "model_version_status")]
+        found = [_version(entry) for entry in _member(answer, "model_version_status")]
+        served = [entry.version for entry in found if entry.state == "AVAILABLE"]
+        if target.version is None and target.label is None and served:
+            self._signatures.heard_version(target, str(max(served)))
+        return found
 
     def metadata(self, target: Target) -> Steps[dict[str, Any]]:
         """The answer as it is."""
         answer = yield RestRequest("GET", f"{_path(target)}/metadata")
+        self._signatures.heard_metadata(target, answer)
         return answer
 
     def _learn(self, target: Target, signature: str) -> Steps[Signature]:
-        found = signature_of((yield from self.metadata(target)))
-        if signature not in found:
-            names = ", ".join(sorted(found))
-            raise ClientError(f"{target} has no signature {signature!r}; it has {names}")
-        self._signatures[target, signature] = Signature.from_json(found[signature])
-        return self._signatures[target, signature]
+        metadata = yield from self.metadata(target)
+        return self._signatures.learn(target, signature, metadata)
 
 
 class RestTransport:
@@ -118,9 +125,19 @@ class RestTransport:
         Raises:
           Failure: no answer, or a refusal.
         """
-        url, deadline = self._url + request.path, Deadline(timeout_s)
+        return self.send_held(request, Hold(Deadline(timeout_s)))
+
+    def send_held(self, request: RestRequest, hold: Hold) -> Any:
+        """The same, which another thread can end.
+
+        Raises:
+          ClientError: there is no time left.
+          Failure: no answer, or a refusal.
+        """
+        url, deadline = self._url + request.path, hold.deadline
         with (
             self._sessions.borrow() as session,
+            hold.during(),
             send(session, request.method, url, deadline, body=request.body) as answer,
         ):
             content = read_body(answer, deadline) or b""
@@ -138,7 +155,7 @@ class RestTransport:
         self._sessions.close()
 
     def _session(self) -> requests.Session:
-        session = requests.Session()
+        session = new_session()
         session.headers.update(self._headers)
         # Proxies and roots of the environment, read once and not at every request. A ~/.netrc is
         # not asked: it would replace an Authorization header.

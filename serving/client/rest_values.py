@@ -15,6 +15,9 @@ from serving.client.api import Example
 from serving.types import DATA_TYPES, Signature, TensorInfo
 
 _NUMPY_TYPES = {name: dtype for _, name, dtype in DATA_TYPES}
+#: Kinds of arrays (`dtype.kind`) that TF Serving's JSON takes for a type: integers will do for
+#: floats, and nothing else for anything else.
+_INPUT_KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "OSU"}
 _NOT_IN_JSON = ("DT_HALF", "DT_BFLOAT16", "DT_COMPLEX64", "DT_COMPLEX128")
 
 
@@ -49,12 +52,31 @@ def json_example(example: Example) -> dict[str, Any]:
     return {name: _json_feature(name, value) for name, value in example.items()}
 
 
-def outputs_from_json(document: Any, signature: Signature) -> dict[str, np.ndarray]:
+def misfit(inputs: Mapping[str, np.ndarray], signature: Signature) -> str:
+    """Which input is of another kind than its signature's, in words; empty if none is.
+
+    What the signature does not name is left to the server.
+    """
+    for name, array in inputs.items():
+        info = signature.inputs.get(name)
+        dtype = _NUMPY_TYPES.get(info.dtype) if info is not None else None
+        if info is None or dtype is None or info.dtype in _NOT_IN_JSON:
+            continue
+        if array.dtype.kind not in _INPUT_KINDS[np.dtype(dtype).kind]:
+            return f"input {name!r} is {array.dtype}, and the model takes {info.dtype}; convert it"
+    return ""
+
+
+def outputs_from_json(
+    document: Any, signature: Signature, *, exact: bool = False
+) -> dict[str, np.ndarray]:
     """The arrays of a column answer.
 
     Args:
       document: `outputs` of the answer.
       signature: names, types and ranks of what is in it.
+      exact: refuses integers where floats are due. TF Serving does not write those; what comes in
+        between may.
 
     Returns:
       Output name -> array; strings are object arrays of bytes.
@@ -68,16 +90,26 @@ def outputs_from_json(document: Any, signature: Signature) -> dict[str, np.ndarr
     if not isinstance(document, dict) or set(document) != set(signature.outputs):
         got = sorted(document) if isinstance(document, dict) else type(document).__name__
         raise ValueError(f"the answer holds {got}, the signature {sorted(signature.outputs)}")
-    return {name: _array(name, document[name], info) for name, info in signature.outputs.items()}
+    return {
+        name: _array(name, document[name], info, exact=exact)
+        for name, info in signature.outputs.items()
+    }
 
 
-def _array(name: str, value: Any, info: TensorInfo) -> np.ndarray:
+def _array(name: str, value: Any, info: TensorInfo, *, exact: bool) -> np.ndarray:
     dtype = _NUMPY_TYPES.get(info.dtype)
     if dtype is None or info.dtype in _NOT_IN_JSON:
         raise ValueError(f"output {name!r} is {info.dtype}, which JSON cannot carry")
     try:
-        array = _strings(value) if dtype is np.object_ else np.array(value, dtype)
-    except (TypeError, OverflowError, AttributeError) as error:
+        shape, leaves = _flat(value)
+        _check_leaves(leaves, np.dtype(dtype), exact=exact)
+        if dtype is np.object_:
+            array = np.empty(len(leaves), object)
+            array[:] = [_bytes(leaf) for leaf in leaves]
+            array = array.reshape(shape)
+        else:
+            array = np.array(value, dtype)
+    except (TypeError, ValueError, OverflowError, KeyError) as error:
         raise ValueError(f"output {name!r} is not {info.dtype}: {error}") from error
     if array.size == 0 and info.shape is not None:
         # Nothing says how long the dimensions inside an empty list are, but for the signature.
@@ -86,14 +118,26 @@ def _array(name: str, value: Any, info: TensorInfo) -> np.ndarray:
     return array
 
 
-def _strings(value: Any) -> np.ndarray:
+def _flat(value: Any) -> tuple[list[int], list[Any]]:
+    """The shape of nested lists, and what is in them."""
     shape, leaves = [], [value]
     while leaves and isinstance(leaves[0], list):
         shape.append(len(leaves[0]))
         leaves = list(chain.from_iterable(leaves))
-    array = np.empty(len(leaves), object)
-    array[:] = [_bytes(leaf) for leaf in leaves]
-    return array.reshape(shape)
+    return shape, leaves
+
+
+def _check_leaves(leaves: list[Any], dtype: np.dtype, *, exact: bool) -> None:
+    """Refuses what NumPy would make fit: 1.5 to 1, "7" to 7, None to NaN, 300 to 44."""
+    allowed = {"f": {float, int}, "b": {bool}, "O": {str, dict}}.get(dtype.kind, {int})
+    found = set(map(type, leaves))
+    if not found <= allowed or (exact and dtype.kind == "f" and found == {int}):
+        raise ValueError(f"it holds {', '.join(sorted(kind.__name__ for kind in found))}")
+    if dtype.kind in "iu" and leaves:
+        limits = np.iinfo(dtype)
+        for value in (min(leaves), max(leaves)):
+            if not limits.min <= value <= limits.max:
+                raise ValueError(f"it holds {value}")
 
 
 def _bytes(leaf: Any) -> bytes:

@@ -16,6 +16,9 @@ from serving.client.errors import DEADLINE_EXCEEDED, ClientError, Failure
 
 T = TypeVar("T")
 
+#: Seconds that one try may take to connect, where the deadline allows as much.
+CONNECT_TIMEOUT_S = 10.0
+
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
 

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from serving import bundle as bundles
 from serving.client import results
-from serving.client.address import Address, Tls, import_grpc, parse_address
+from serving.client.address import Tls, import_grpc
 from serving.client.api import (
     Api,
     Columns,
@@ -18,13 +19,14 @@ from serving.client.api import (
     Target,
     Transport,
     advance,
-    signature_of,
+    read_signatures,
 )
-from serving.client.errors import DEADLINE_EXCEEDED, ClientError
-from serving.client.pictures import MAX_DOWNLOAD_BYTES, Pictures
-from serving.client.ready import LOOK_TIMEOUT_S, MIN_LOOK_S, not_ready, pauses, why_not_ready
+from serving.client.errors import ClientError
+from serving.client.pictures import MAX_DOWNLOAD_BYTES
+from serving.client.ready import LOOK_TIMEOUT_S, Waiting, reason_of, why_not_ready
 from serving.client.rest import RestApi, RestTransport
 from serving.client.retry import Deadline, Tries, call
+from serving.client.settings import Settings
 from serving.images import Image
 from serving.types import ClassNames, Detections, ModelVersion, Prediction, Signature
 
@@ -61,19 +63,22 @@ class Client:
         Raises:
           ClientError: an address of another kind.
           FileNotFoundError: a file of `tls` that is not there.
-          ValueError: `timeout_s` or `retries` out of range.
+          ValueError: `timeout_s` or `retries` out of range, or a `tls` whose files are not PEM or
+            whose address is not encrypted.
         """
-        self._address = parse_address(url)
-        self._timeout_s = timeout_s
-        self._retries = retries
-        Tries(Deadline(timeout_s), retries)  # Raises now, and not at the first call.
-        self._api, self._transport = _connected(self._address, tls or Tls(), headers or {})
-        self._pictures = Pictures(max_download_bytes=max_download_bytes, retries=retries)
+        self._settings = Settings(
+            url,
+            timeout_s=timeout_s,
+            retries=retries,
+            tls=tls,
+            max_download_bytes=max_download_bytes,
+        )
+        self._api, self._transport = _connected(self._settings, headers or {})
 
     @property
     def url(self) -> str:
         """The server's, without a trailing slash."""
-        return self._address.url
+        return self._settings.address.url
 
     def predict(
         self,
@@ -109,7 +114,7 @@ class Client:
         return self._over_images(
             images,
             target,
-            lambda columns: results.predictions(columns, target, top_k=top_k),
+            partial(results.predictions, target=target, top_k=top_k),
             batch_size=batch_size,
             timeout_s=timeout_s,
             signature=signature,
@@ -149,7 +154,7 @@ class Client:
         return self._over_images(
             images,
             target,
-            lambda columns: results.detections(columns, target, class_names=class_names),
+            partial(results.detections, target=target, class_names=class_names),
             batch_size=batch_size,
             timeout_s=timeout_s,
             signature=signature,
@@ -168,7 +173,8 @@ class Client:
         """Any signature, arrays in and out.
 
         Over gRPC values travel as bytes. REST writes them as JSON numbers, asks for the metadata
-        first, and carries no half precision, no bfloat16 and no complex numbers.
+        first (again after a minute, and when an answer does not fit), and carries no half
+        precision, no bfloat16 and no complex numbers.
 
         Args:
           inputs: by name; strings are object arrays of bytes or text.
@@ -183,7 +189,8 @@ class Client:
 
         Raises:
           ClientError: with the server's reason, or no answer in time.
-          ValueError: an array that the transport cannot carry, `version` and `label` at once.
+          ValueError: an array that the transport cannot carry, over REST one of another kind than
+            the signature takes; `version` and `label` at once.
         """
         return self._do(self._api.run(inputs, Target(model, version, label), signature), timeout_s)
 
@@ -271,8 +278,7 @@ class Client:
         Raises:
           ClientError: no such model or version, or no server.
         """
-        found = signature_of(self.metadata(model, version, label=label, timeout_s=timeout_s))
-        return {name: Signature.from_json(entry) for name, entry in found.items()}
+        return self._do(read_signatures(self._api, Target(model, version, label)), timeout_s)
 
     def is_ready(
         self,
@@ -298,22 +304,18 @@ class Client:
         Raises:
           ClientError: it does not within `timeout_s`; the message says what is missing.
         """
-        target, deadline = Target(model, version, label), Deadline(timeout_s)
-        reason, left = "", timeout_s
-        for pause in pauses():
-            reason = self._why_not_ready(target, min(left, LOOK_TIMEOUT_S), known=reason)
-            if not reason:
+        waiting = Waiting(Target(model, version, label), timeout_s)
+        while True:
+            reason = self._why_not_ready(waiting.target, waiting.look_s, known=waiting.reason)
+            pause = waiting.pause_s(reason)
+            if pause is None:
                 return
-            if deadline.left_s() <= pause:
-                raise not_ready(target, deadline, reason)
             time.sleep(pause)
-            # A last look may be cut short, but there is one.
-            left = max(deadline.left_s(), MIN_LOOK_S)
 
     def close(self) -> None:
         """Ends the connections."""
         self._transport.close()
-        self._pictures.close()
+        self._settings.pictures.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -322,10 +324,7 @@ class Client:
         self.close()
 
     def _do(self, steps: Steps[Any], timeout_s: float | None) -> Any:
-        return self._finish(steps, self._deadline(timeout_s), self._retries)
-
-    def _deadline(self, timeout_s: float | None) -> Deadline:
-        return Deadline(self._timeout_s if timeout_s is None else timeout_s)
+        return self._finish(steps, self._settings.deadline(timeout_s), self._settings.retries)
 
     def _finish(self, steps: Steps[Any], deadline: Deadline, retries: int) -> Any:
         """An operation's result, its requests sent one after the other."""
@@ -347,14 +346,14 @@ class Client:
         timeout_s: float | None,
         signature: str,
     ) -> list[Any]:
-        deadline = self._deadline(timeout_s)
+        deadline = self._settings.deadline(timeout_s)
         batches = results.batches(images, batch_size)
         found: list[Any] = []
         for index, batch in enumerate(batches):
             try:
-                coded = self._pictures.load(batch, deadline)
+                coded = self._settings.pictures.load(batch, deadline)
                 steps = self._api.images(coded, target, signature)
-                columns = self._finish(steps, deadline, self._retries)
+                columns = self._finish(steps, deadline, self._settings.retries)
                 found += results.checked(read(columns), len(batch), target)
             except ClientError as error:
                 if len(batches) == 1:
@@ -366,10 +365,7 @@ class Client:
         try:
             return self._finish(why_not_ready(self._api, target), Deadline(timeout_s), 0)
         except ClientError as error:
-            if known and error.status == DEADLINE_EXCEEDED:
-                # A look that had little time left tells less than the one before.
-                return known
-            return str(error)
+            return reason_of(error, known)
 
 
 def connect(url: str, *, timeout_s: float = 30.0, retries: int = 3) -> Client:
@@ -381,7 +377,8 @@ def connect(url: str, *, timeout_s: float = 30.0, retries: int = 3) -> Client:
     return Client(url, timeout_s=timeout_s, retries=retries)
 
 
-def _connected(address: Address, tls: Tls, headers: Mapping[str, str]) -> tuple[Api, Transport]:
+def _connected(settings: Settings, headers: Mapping[str, str]) -> tuple[Api, Transport]:
+    address, tls = settings.address, settings.tls
     if address.transport == "rest":
         return RestApi(), RestTransport(address, tls, headers)
     module = import_grpc(address.url)

@@ -110,12 +110,11 @@ def from_file(file: Path, target: Target) -> Requests:
     if target.is_grpc:
         raise LoadError(f"{file}: JSON says nothing of dtypes; give the arrays as .npz for gRPC")
     content = _read_text(file)
-    if suffix == ".json":
-        documents = [_parse(content, file, 1)]
-    else:
-        lines = enumerate(content.splitlines(), 1)
-        documents = [_parse(line, file, number) for number, line in lines if line.strip()]
-    bodies = tuple(json.dumps(document).encode() for document in documents)
+    # Not splitlines: a JSON string may hold U+2028 and other characters that it takes for ends.
+    lines = [content] if suffix == ".json" else content.split("\n")
+    bodies = tuple(
+        _body(line, target, file, number) for number, line in enumerate(lines, 1) if line.strip()
+    )
     return Requests(bodies, source=str(file))
 
 
@@ -126,6 +125,17 @@ def _read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise LoadError(f"{file}, line {line}: not UTF-8 text ({error.reason})") from error
+
+
+def _body(text: str, target: Target, file: Path, line: int) -> bytes:
+    document = _parse(text, file, line)
+    named = document.get("signature_name", target.signature)
+    if target.signature and named != target.signature:
+        raise LoadError(
+            f"{file}, line {line}: the request is for the signature {named!r}, and --signature is "
+            f"{target.signature!r}; leave one of them out"
+        )
+    return _rest_body(target, document)
 
 
 def _parse(text: str, file: Path, line: int) -> dict[str, Any]:
@@ -198,7 +208,11 @@ def _grpc_images(images: Sequence[bytes], target: Target) -> bytes:
 
 def _predict_request(inputs: dict[str, np.ndarray], target: Target) -> bytes:
     request = wire.model_request(
-        "PredictRequest", target.model, signature=target.signature, version=target.version
+        "PredictRequest",
+        target.model,
+        signature=target.signature,
+        version=target.version,
+        label=target.label or None,
     )
     wire.fill_inputs(request, inputs)
     return request.SerializeToString()

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ssl
 import time
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from serving.loadtest.plan import Plan, Target
@@ -19,6 +20,10 @@ CONNECTION = "connection"
 
 _MAX_REASON = 500
 PREDICT_METHOD = "/tensorflow.serving.PredictionService/Predict"
+#: A close that was under way when a request was sent arrives within this and a round trip. One that
+#: comes later is the request's own doing.
+_CLOSING_S = 0.005
+_LONGEST_ROUND_TRIP_S = 0.25
 
 
 class Answer(NamedTuple):
@@ -28,11 +33,13 @@ class Answer(NamedTuple):
       code: `OK`, an HTTP status, a gRPC status name, `deadline` or `connection`.
       reason: what the server or the system said, of what is not `OK`.
       at: when it was known, in seconds of `time.monotonic`.
+      resent: whether the request was sent twice, see `RestCaller`.
     """
 
     code: str
     reason: str
     at: float
+    resent: bool = False
 
 
 class Caller(Protocol):
@@ -60,15 +67,22 @@ def make_caller(target: Target, bodies: tuple[bytes, ...], plan: Plan) -> Caller
 
 
 class RestCaller:
-    """Keep-alive connections, one request at a time on each, as many as are in flight."""
+    """Keep-alive connections, one request at a time on each, as many as are in flight.
+
+    A server may close an idle connection just as a request is sent over it. Every HTTP client sends
+    such a request anew, and so does this one: once, over a new connection, and it says so. A server
+    that drops requests looks the same in the first milliseconds, so resends are told.
+    """
 
     def __init__(self, target: Target, bodies: tuple[bytes, ...]) -> None:
         self._target = target
-        head = (
-            f"POST {target.path} HTTP/1.1\r\nHost: {target.authority}\r\n"
-            "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n"
-        )
-        self._messages = [head.format(len(body)).encode() + body for body in bodies]
+        fields = {"host": target.authority, "content-type": "application/json"}
+        fields.update((name.lower(), value) for name, value in target.headers)
+        head = f"POST {target.path} HTTP/1.1\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        self._messages = [
+            f"{head}content-length: {len(body)}\r\n\r\n".encode() + body for body in bodies
+        ]
         self._idle: list[_Connection] = []
         self._tls = None
         if target.scheme == "https":
@@ -76,14 +90,28 @@ class RestCaller:
 
     async def call(self, number: int, deadline: float) -> Answer:
         """See `Caller`."""
+        connection = self._take()
+        if connection is None:
+            return await self._ask_anew(number, deadline)
+        answer = await self._ask(connection, number, deadline)
+        if answer.code != CONNECTION or not connection.was_closing(answer.at):
+            return answer
+        return (await self._ask_anew(number, deadline))._replace(resent=True)
+
+    async def close(self) -> None:
+        """See `Caller`."""
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    def _take(self) -> "_Connection | None":
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open:
-                answer = await self._ask(connection, number, deadline)
-                # A server may close an idle connection just as it is used again: no request of
-                # this run was refused, and every HTTP client sends it anew.
-                if answer.code != CONNECTION or connection.heard:
-                    return answer
+                return connection
+        return None
+
+    async def _ask_anew(self, number: int, deadline: float) -> Answer:
         try:
             wait = max(deadline - time.monotonic(), 0.001)
             connection = await asyncio.wait_for(self._connect(), wait)
@@ -93,17 +121,13 @@ class RestCaller:
             return Answer(CONNECTION, str(error), time.monotonic())
         return await self._ask(connection, number, deadline)
 
-    async def close(self) -> None:
-        """See `Caller`."""
-        for connection in self._idle:
-            connection.close()
-        self._idle.clear()
-
     async def _connect(self) -> "_Connection":
         loop = asyncio.get_running_loop()
+        began = time.monotonic()
         _, connection = await loop.create_connection(
             _Connection, self._target.host, self._target.port, ssl=self._tls
         )
+        connection.connect_s = time.monotonic() - began
         return connection
 
     async def _ask(self, connection: "_Connection", number: int, deadline: float) -> Answer:
@@ -114,7 +138,7 @@ class RestCaller:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; `heard` tells whether anything came back for the request under way."""
+    """One connection; `connect_s` is how long it took to make it, at least a round trip."""
 
     def __init__(self) -> None:
         # Here, so that plans and bodies can be made where httptools is not installed.
@@ -126,7 +150,9 @@ class _Connection(asyncio.Protocol):
         self._answer: asyncio.Future[Answer] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._body: list[bytes] = []
-        self.heard = False
+        self._heard = False
+        self._asked = 0.0
+        self.connect_s = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -138,11 +164,21 @@ class _Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._answer = loop.create_future()
         self._body = []
-        self.heard = False
-        wait = max(deadline - time.monotonic(), 0)
+        self._heard = False
+        self._asked = time.monotonic()
+        wait = max(deadline - self._asked, 0)
         self._timer = loop.call_later(wait, self._expire)
         self._transport.write(message)
         return self._answer
+
+    def was_closing(self, closed: float) -> bool:
+        """Whether it was lost as one is that was being closed before the request came.
+
+        Args:
+          closed: when it was lost, in seconds of `time.monotonic`.
+        """
+        within_s = min(self.connect_s, _LONGEST_ROUND_TRIP_S) + _CLOSING_S
+        return not self._heard and closed - self._asked <= within_s
 
     def close(self) -> None:
         """Closes it."""
@@ -154,7 +190,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Of asyncio."""
-        self.heard = True
+        self._heard = True
         try:
             self._parser.feed_data(data)
         except self._parser_errors as error:
@@ -206,9 +242,16 @@ class GrpcCaller:
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
         ]
-        self._channels = [
-            grpc.aio.insecure_channel(target.authority, options=options) for _ in range(channels)
-        ]
+        self._metadata = tuple((name.lower(), value) for name, value in target.headers)
+
+        def connect() -> Any:
+            if target.scheme == "grpc":
+                return grpc.aio.insecure_channel(target.authority, options=options)
+            roots = Path(target.ca_file).read_bytes() if target.ca_file else None
+            trust = grpc.ssl_channel_credentials(roots)
+            return grpc.aio.secure_channel(target.authority, trust, options=options)
+
+        self._channels = [connect() for _ in range(channels)]
         self._methods = [channel.unary_unary(PREDICT_METHOD) for channel in self._channels]
         self._turn = 0
 
@@ -217,7 +260,9 @@ class GrpcCaller:
         self._turn = (self._turn + 1) % len(self._methods)
         wait = max(deadline - time.monotonic(), 0.001)
         try:
-            await self._methods[self._turn](self._bodies[number], timeout=wait)
+            await self._methods[self._turn](
+                self._bodies[number], timeout=wait, metadata=self._metadata
+            )
         except self._error as error:
             code = error.code().name
             code = DEADLINE if code == "DEADLINE_EXCEEDED" else code

@@ -71,6 +71,7 @@ class Samples:
       latency_ms: (N,) float64, from when it was due to its answer or failure.
       codes: N names: `OK` or a failure's, see `serving.loadtest.callers.Answer`; `not sent`.
       reasons: failure -> what was said the first time.
+      resends: requests that were sent twice, see `serving.loadtest.callers.RestCaller`.
       cpu_s: of the process during the run.
       elapsed_s: of the run.
     """
@@ -80,6 +81,7 @@ class Samples:
     latency_ms: Any
     codes: list[str]
     reasons: dict[str, str] = field(default_factory=dict)
+    resends: int = 0
     cpu_s: float = 0.0
     elapsed_s: float = 0.0
 
@@ -113,6 +115,7 @@ class Generator:
         self._reasons: dict[str, str] = {}
         self._sent = 0
         self._good = 0
+        self._resends = 0
 
     async def run(self, start: float) -> Samples:
         """Sends everything and waits for every answer or its deadline.
@@ -139,6 +142,7 @@ class Generator:
             *columns,
             codes=[row[3] for row in rows],
             reasons=self._reasons,
+            resends=self._resends,
             cpu_s=_cpu_s() - cpu,
             elapsed_s=time.monotonic() - start,
         )
@@ -180,6 +184,7 @@ class Generator:
     def _record(self, start: float, due: float, sent: float, answer: Answer) -> None:
         self._sent += 1
         self._good += answer.code == OK
+        self._resends += answer.resent
         if answer.code != OK:
             self._reasons.setdefault(answer.code, answer.reason)
         late_ms, took_ms = (sent - due) * 1000, (answer.at - due) * 1000

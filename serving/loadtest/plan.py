@@ -1,12 +1,17 @@
 """What to send, where, when: plain values that a generator process is handed."""
 
+import re
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import numpy as np
 
-PORTS = {"http": 8501, "https": 8501, "grpc": 8500}
+PORTS = {"http": 8501, "https": 8501, "grpc": 8500, "grpcs": 8500}
+_SECURE = ("https", "grpcs")
+#: What only the generator knows of a request.
+_OWN_HEADERS = ("content-length", "transfer-encoding")
 
 
 class LoadError(RuntimeError):
@@ -18,12 +23,14 @@ class Target:
     """Where requests go.
 
     Attributes:
-      url: `http://host:8501`, `https://host:8501` or `grpc://host:8500`.
+      url: `http://host:8501`, `https://host:8501`, `grpc://host:8500` or `grpcs://host:8500`.
       model: its name on the server.
       version: None is the server's choice.
       signature: empty is `serving_default`.
       verb: `predict`, `classify` or `regress`; gRPC has `predict` only.
-      ca_file: PEM certificates to trust for https, instead of the system's.
+      ca_file: PEM certificates to trust for https and grpcs, instead of the system's.
+      label: instead of a version, e.g. `canary`.
+      headers: (name, value) pairs sent along with every request, over gRPC as metadata.
     """
 
     url: str
@@ -32,12 +39,15 @@ class Target:
     signature: str = ""
     verb: str = "predict"
     ca_file: str = ""
+    label: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        """Looks at the address.
+        """Looks at the address and what goes with it.
 
         Raises:
-          LoadError: no address that can be called, or a verb that is none.
+          LoadError: no address that can be called, a verb that is none, a version and a label at
+            once, a header that cannot be sent, or a file of certificates that is not there.
         """
         parts = urlsplit(self.url)
         try:
@@ -47,23 +57,45 @@ class Target:
         if wrong or parts.path.strip("/") or parts.query:
             raise LoadError(
                 f"{self.url!r} is no address of a server; write http://host:8501, "
-                "https://host:8501 or grpc://host:8500, and the model as --model NAME"
+                "https://host:8501, grpc://host:8500 or grpcs://host:8500, and the model as "
+                "--model NAME"
             )
         if not self.model:
             raise LoadError("which model? give its name on the server, --model NAME")
         verbs = ("predict",) if self.is_grpc else ("predict", "classify", "regress")
         if self.verb not in verbs:
             raise LoadError(f"the verb over {parts.scheme} is {' or '.join(verbs)}: {self.verb!r}")
+        if self.label and self.version is not None:
+            raise LoadError(
+                f"give a version or a label, not both: {self.version} and {self.label!r}"
+            )
+        self._check_headers()
+        self._check_ca()
+
+    def _check_headers(self) -> None:
+        for name, value in self.headers:
+            plain = re.fullmatch(r"[!#-'*+.^`|~\w-]+", name, re.ASCII) and value.isascii()
+            if not plain or not value.isprintable() or name.lower() in _OWN_HEADERS:
+                raise LoadError(
+                    f"the header {name!r} cannot be sent; write `Name: value` in ASCII, and not "
+                    f"{' or '.join(_OWN_HEADERS)}"
+                )
+
+    def _check_ca(self) -> None:
+        if self.ca_file and self.scheme not in _SECURE:
+            raise LoadError(f"{self.url} is not encrypted; certificates are for https and grpcs")
+        if self.ca_file and not Path(self.ca_file).is_file():
+            raise LoadError(f"{self.ca_file} does not exist; give a PEM file of certificates")
 
     @property
     def scheme(self) -> str:
-        """`http`, `https` or `grpc`."""
+        """`http`, `https`, `grpc` or `grpcs`."""
         return urlsplit(self.url).scheme
 
     @property
     def is_grpc(self) -> bool:
         """Whether requests are gRPC's."""
-        return self.scheme == "grpc"
+        return self.scheme.startswith("grpc")
 
     @property
     def host(self) -> str:
@@ -85,7 +117,13 @@ class Target:
     def path(self) -> str:
         """Of a REST request."""
         version = "" if self.version is None else f"/versions/{self.version}"
+        if self.label:
+            version = f"/labels/{quote(self.label, safe='')}"
         return f"/v1/models/{quote(self.model, safe='')}{version}:{self.verb}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; of headers the names only, because a report is passed on."""
+        return {**asdict(self), "headers": [name for name, _ in self.headers]}
 
 
 @dataclass(frozen=True)

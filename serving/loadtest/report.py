@@ -29,6 +29,11 @@ NOTE = (
     "too narrow."
 )
 
+_RESENT = (
+    "the server closed the kept-alive connection within milliseconds of the request, as one does "
+    "that was idle for too long; many of them are a server that drops requests"
+)
+
 
 def table(results: Sequence[LoadResult], search: Search | None = None) -> Table:
     """One row a run, in 130 columns."""
@@ -70,8 +75,10 @@ def row(result: LoadResult, search: Search | None = None) -> list[str]:
 
 
 def remark(result: LoadResult, search: Search | None = None) -> str:
-    """What is wrong with a run, its errors, and a search's verdict on it."""
+    """What is wrong with a run, its errors and resends, and a search's verdict on it."""
     parts = [f"{count} x {code}" for code, count in result.errors.items()]
+    if result.resends:
+        parts.append(f"{result.resends} resent")
     if search is not None:
         parts.insert(0, "passed" if search.passed(result) else "over")
     if not result.is_valid:
@@ -86,6 +93,8 @@ def notes(results: Sequence[LoadResult]) -> list[str]:
         found += [f"{result.plan.in_words}: {problem}" for problem in result.problems]
         seen = (code for code in result.errors if result.reasons.get(code))
         found += [f"{result.plan.in_words}: {code}: {result.reasons[code]}" for code in seen]
+        if result.resends:
+            found.append(f"{result.plan.in_words}: {result.resends} resent: {_RESENT}")
     return found
 
 

@@ -37,6 +37,8 @@ class LoadResult:
       reasons: failure -> what was said the first time.
       started: `time.monotonic` of second 0.
       cpu_share: CPU seconds a second of the busiest generator process.
+      resends: requests of the whole run that were sent twice, because their kept-alive connection
+        was closed as they were sent; their latency is that of both.
     """
 
     target: Target
@@ -49,6 +51,7 @@ class LoadResult:
     reasons: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
     cpu_share: float = 0.0
+    resends: int = 0
 
     @cached_property
     def measured(self) -> np.ndarray:
@@ -137,7 +140,7 @@ class LoadResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is infinite or unknown is None."""
         return {
-            "target": {**vars(self.target)},
+            "target": self.target.to_dict(),
             "plan": self.plan.to_dict(),
             "source": self.source,
             "valid": self.is_valid,
@@ -146,6 +149,7 @@ class LoadResult:
             "good": self.good,
             "errors": self.errors,
             "reasons": self.reasons,
+            "resends": self.resends,
             "offered_rate": self.offered_rate,
             "achieved_rate": self.achieved_rate,
             "latency_ms": {

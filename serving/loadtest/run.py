@@ -18,12 +18,14 @@ from serving.loadtest.bodies import Requests
 from serving.loadtest.generator import Job, Progress, Samples
 from serving.loadtest.plan import LoadError, Plan, Target, draw_requests, poisson_arrivals
 from serving.loadtest.result import LoadResult
-from serving.loadtest.worker import PROGRESS, READY, REFUSED, RESULT
+from serving.loadtest.worker import PROBE_S, PROGRESS, READY, REFUSED, RESULT
 
 #: Until the processes have read the start time, which must lie ahead of them all.
 _HEAD_START_S = 0.1
 #: Beyond the last deadline, for a process to hand over its samples.
 _GRACE_S = 60.0
+#: Between two looks at whether the run is to be stopped.
+_LOOK_S = 0.25
 _LOG_CHARACTERS = 2000
 #: Of a closed loop, whose number of requests nobody knows beforehand.
 _CLOSED_DRAWS = 10_000
@@ -35,6 +37,7 @@ def run_load(
     plan: Plan,
     *,
     on_progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> LoadResult:
     """Sends the load and waits for its last answer.
 
@@ -43,23 +46,25 @@ def run_load(
       requests: made for this target.
       plan: see there; arrivals and requests are drawn from its seed before anything is sent.
       on_progress: called a few times a second, from the caller's thread.
+      stop: when another thread sets it, the run ends without a result.
 
     Raises:
-      LoadError: no server, an unknown model, a first request that is refused, or a generator
-        process that broke; the message says which.
+      LoadError: no server, an unknown model, a first request that is refused, a generator process
+        that broke, or `stop`; the message says which.
     """
+    stop = stop or threading.Event()
     jobs = _split(target, requests, plan)
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(_Worker(job)) for job in jobs]
         inbox: queue.Queue[tuple[int, str, Any]] = queue.Queue()
         for number, worker in enumerate(workers):
             worker.listen(number, inbox)
-        _gather(workers, inbox, READY, None, timeout_s=_GRACE_S)
+        _gather(workers, inbox, READY, None, timeout_s=PROBE_S + _GRACE_S, stop=stop)
         start = time.monotonic() + _HEAD_START_S
         for worker in workers:
             worker.send(start)
         limit = plan.total_s + plan.timeout_s + _GRACE_S
-        samples = _gather(workers, inbox, RESULT, on_progress, timeout_s=limit)
+        samples = _gather(workers, inbox, RESULT, on_progress, timeout_s=limit, stop=stop)
     return _merge(target, requests, plan, start, samples)
 
 
@@ -93,18 +98,21 @@ def _gather(
     on_progress: Callable[[Progress], None] | None,
     *,
     timeout_s: float,
+    stop: threading.Event,
 ) -> list[Any]:
     """One message of the wanted kind from each worker, in their order."""
     found: dict[int, Any] = {}
     progress: dict[int, Progress] = {}
     deadline = time.monotonic() + timeout_s
     while len(found) < len(workers):
+        if stop.is_set():
+            raise LoadError("the load was stopped before its end")
+        if time.monotonic() > deadline:
+            raise LoadError("a generator process does not answer; is the machine out of memory?")
         try:
-            number, kind, value = inbox.get(timeout=max(deadline - time.monotonic(), 0.001))
-        except queue.Empty as error:
-            raise LoadError(
-                "a generator process does not answer; is the machine out of memory?"
-            ) from error
+            number, kind, value = inbox.get(timeout=_LOOK_S)
+        except queue.Empty:
+            continue
         if kind == wanted:
             found[number] = value
         elif kind == PROGRESS:
@@ -146,6 +154,7 @@ def _merge(
         codes=np.array([code for part in samples for code in part.codes], dtype=str)[order],
         reasons=reasons,
         started=start,
+        resends=sum(part.resends for part in samples),
         cpu_share=max(part.cpu_s / max(part.elapsed_s, 1e-9) for part in samples),
     )
 

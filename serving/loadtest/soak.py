@@ -4,7 +4,8 @@
 
 It serves a copy of the model's folder, sends mixed REST and gRPC load, pushes a new version every
 few seconds (the folder's versions in turn, under growing numbers), and sends malformed requests in
-between. Exit status: 0 when every criterion is met, 1 when one is not, 2 for wrong arguments.
+between. Exit status: 0 when every criterion is met, 1 when one is not, 2 for wrong arguments, 130
+after Ctrl-C.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from serving.server.process import ServerProcess
 #: Until a pushed version has to be available and the one before it gone.
 _SWAP_TIMEOUT_S = 60.0
 _LOOK_S = 0.05
+#: Exit status of a program that Ctrl-C ended, as shells count it.
+_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def run_soak(
 
     Raises:
       LoadError: no version in the folder, or a load that cannot be sent.
+      OSError: a version that cannot be copied; the load is stopped then, as after Ctrl-C.
       ServerError: the server does not start.
     """
     sources = list(bundles.version_dirs(options.model_dir).values())
@@ -150,7 +154,12 @@ def _drive(
     with ThreadPoolExecutor(3, "soak") as pool:
         halves = [
             pool.submit(
-                run_load, target, _requests(options, target), _plan(options, k), on_progress=tell
+                run_load,
+                target,
+                _requests(options, target),
+                _plan(options, k),
+                on_progress=tell,
+                stop=stop,
             )
             for k, target in enumerate(targets)
         ]
@@ -162,11 +171,13 @@ def _drive(
             malformed = pool.submit(Malformed(targets).send_often, options.malformed_s, stop)
             for swap in _swaps(options, versions, server, halves):
                 swaps.append(swap)
-            loads = tuple(half.result() for half in halves)
+            for half in as_completed(halves):
+                half.result()
         finally:
+            # Also ends what is left of the load: the pool waits for its threads.
             stop.set()
         return SoakResult(
-            loads=loads,
+            loads=tuple(half.result() for half in halves),
             swaps=tuple(swaps),
             malformed=malformed.result(),
             start_mb=start_mb,
@@ -257,9 +268,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         try:
             result = run_soak(options, on_progress=tell)
-        except (LoadError, ServerError) as error:
+        except (LoadError, ServerError, OSError) as error:
             Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
             return 1
+        except KeyboardInterrupt:
+            Console(stderr=True).print("stopped; nothing was measured to its end", markup=False)
+            return _INTERRUPTED
     console.print(soak_report.table(result))
     for line in report.notes(result.loads):
         console.print(line, markup=False, soft_wrap=True)

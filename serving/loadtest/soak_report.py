@@ -110,6 +110,7 @@ class SoakResult:
         # fails is a ratio that is beyond chance.
         surely = (self.p99_ms[0].low or 0.0) / steady
         failed = sum(self.failed.values())
+        resends = sum(load.resends for load in self.loads)
         total = sum(len(load.codes) for load in self.loads)
         late = sum(not swap.done for swap in self.swaps)
         refused = sum(self.malformed.codes.values())
@@ -117,6 +118,7 @@ class SoakResult:
         few = "" if len(self.swaps) >= CYCLES else f" (asked for after {CYCLES})"
         return (
             Criterion("failed good requests", f"{failed} of {total}{listed}", "0", failed == 0),
+            Criterion("resent requests", str(resends), "0", resends == 0),
             Criterion(
                 "version swaps",
                 f"{len(self.swaps)}, {late} not done in time",

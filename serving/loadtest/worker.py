@@ -22,7 +22,8 @@ REFUSED = "refused"
 PROGRESS = "progress"
 RESULT = "result"
 
-_PROBE_S = 30.0
+#: For all first requests together; `serving.loadtest.run` waits longer than this.
+PROBE_S = 30.0
 #: A server that is busy now may take load later; anything else would fail every request.
 _BUSY = ("429", "503", "RESOURCE_EXHAUSTED")
 
@@ -50,8 +51,9 @@ async def _work(job: Job, stdin: BinaryIO, out: BinaryIO) -> None:
     try:
         # One connection is tried before the others: a server that is not there is told once.
         first = int(job.numbers[0]) if len(job.numbers) else 0
+        deadline = time.monotonic() + PROBE_S
         for _ in range(job.plan.channels if job.target.is_grpc else 1):
-            answer = await caller.call(first, time.monotonic() + _PROBE_S)
+            answer = await caller.call(first, deadline)
             if answer.code != OK and answer.code not in _BUSY:
                 _write(out, REFUSED, _why(job.target, answer))
                 return
@@ -75,7 +77,7 @@ def _why(target: Target, answer: Answer) -> str:
             f"(REST is http://host:8501, gRPC is grpc://host:8500)"
         )
     if answer.code == DEADLINE:
-        return f"{target.url} did not answer one request in {_PROBE_S:.0f} s"
+        return f"{target.url} did not answer a request on each connection within {PROBE_S:.0f} s"
     if answer.code in ("404", "NOT_FOUND"):
         return f"{target.url} does not serve the model {target.model!r}: {answer.reason}"
     return f"{target.url} refuses the first request with {answer.code}: {answer.reason}"

@@ -224,7 +224,14 @@ BROKEN = [
         ["bundles/cnn is not there"],
     ),
     (KSERVE, "storageUri: pvc", "storageUrl: pvc", "error", ["storageUrl", "unexpected"]),
-    (KSERVE, "--file_system_poll_wait_seconds=0", "--port=1", "error", ["runtime already"]),
+    (KSERVE, "--enable_batching=true", "--port=1", "error", ["runtime already"]),
+    (KSERVE, "    serving.kserve.io/autoscalerClass: hpa\n", "", "error", ["no autoscaler class"]),
+    (KSERVE, "Mode: Standard", "Mode: Knative", "error", ["cpu is refused: in Knative mode"]),
+    (KSERVE, "Mode: Standard", "Mode: Raw", "error", ["'Raw', which KServe does not know"]),
+    (KSERVE, "Mode: Standard", "Mode: RawDeployment", "warning", ["from 0.16 on refuses"]),
+    (KSERVE, "Metric: cpu", "Metric: rps", "error", ["scaleMetric rps needs Knative's"]),
+    (KSERVE, "scaleTarget: 70", "scaleTarget: 700", "error", ["700 is no percentage"]),
+    (KSERVE, "minReplicas: 1", "minReplicas: 0", "warning", ["no scaling to zero"]),
     (KSERVE, "requests: {cpu", "request: {cpu", "error", ["request", "unexpected"]),
 ]
 
@@ -240,6 +247,22 @@ def test_one_thing_wrong_is_found(folder, models, file, old, new, level, words):
         assert word in text, f"not told; told was:\n{text}"
     if level == "warning":
         assert findings.errors == 0
+
+
+@pytest.mark.parametrize(
+    ("annotations", "metric"),
+    [
+        ("{}", "concurrency"),
+        ("{serving.kserve.io/deploymentMode: Knative}", "rps"),
+        ("{autoscaling.knative.dev/class: hpa.autoscaling.knative.dev}", "cpu"),
+    ],
+)
+def test_other_ways_to_scale_under_kserve(folder, models, annotations, metric):
+    text = (folder / KSERVE).read_text()
+    start, end = text.index("  annotations:"), text.index("spec:")
+    text = f"{text[:start]}  annotations: {annotations}\n{text[end:]}"
+    (folder / KSERVE).write_text(text.replace("scaleMetric: cpu", f"scaleMetric: {metric}"))
+    assert check(folder, models).found == []
 
 
 def test_a_pinned_version_that_a_rollback_withdrew(folder, models):

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from serving.loadtest import LoadError
 from tfx_pipeline.cli import app
+from tfx_pipeline.cli.loadtest import public_arguments
 
 SHORT = ["--seconds", "0.5", "--warm-up", "0.1"]
 
@@ -69,6 +70,12 @@ def test_closed_loop_with_a_file_of_ones_own(url, tmp_path):
     assert "a.json" in result.output
 
 
+def test_a_report_keeps_what_a_header_holds_to_itself():
+    given = ["--header", "Authorization: Bearer 7", "--rate", "5", "--header=X-Key: secret"]
+    shown = ["--header", "Authorization: ...", "--rate", "5", "--header=X-Key: ..."]
+    assert public_arguments(given) == shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -77,6 +84,7 @@ def test_closed_loop_with_a_file_of_ones_own(url, tmp_path):
         (["--model", "cats", "--p99", "5"], "go together"),
         (["--model", "cats", "--rate", "5", "--closed", "2"], "one of --rate, --rates, --closed"),
         (["--model", "cats", "--rates", "5,x"], "numbers with commas"),
+        (["--model", "cats", "--header", "colonless"], "takes 'Name: value', got 'colonless'"),
         (["--model", "cats", "--rate", "-5"], "`rate` must be above 0"),
         (["--model", "cats", "--pictures", "a", "--input", "b"], "one of the two"),
         (["--model", "cats", "--pictures", "nowhere"], "nowhere does not exist"),

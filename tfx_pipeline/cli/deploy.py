@@ -29,7 +29,9 @@ def check(
     bundles: Annotated[
         Path | None, typer.Option(help="What is mounted where the models lie.")
     ] = None,
-    kubernetes: Annotated[str, typer.Option(help="Version whose schema is taken.")] = "1.34",
+    kubernetes: Annotated[
+        str | None, typer.Option(help="Version whose schema is taken, e.g. 1.37.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check deployment files offline. Exit status: 0 fine or warnings only, 1 errors."""

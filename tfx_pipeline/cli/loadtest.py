@@ -21,9 +21,10 @@ _DEFAULT_RATE = 20.0
     epilog="Example: sightline loadtest http://127.0.0.1:8501 --model digits_cnn --rates 50,100,200"
 )
 def loadtest(
-    url: Annotated[str, typer.Argument(help="http://..., https://... or grpc://host:port.")],
+    url: Annotated[str, typer.Argument(help="http(s)://host:port or grpc(s)://host:port.")],
     model: Annotated[str, typer.Option(help="Its name on the server.")],
     version: Annotated[int | None, typer.Option(help="Of the model.")] = None,
+    label: Annotated[str, typer.Option(help="Instead of a version, e.g. canary.")] = "",
     signature: Annotated[str, typer.Option(help="Empty is serving_default.")] = "",
     verb: Annotated[str, typer.Option(help="predict, classify or regress.")] = "predict",
     pictures: Annotated[
@@ -50,7 +51,10 @@ def loadtest(
     processes: Annotated[int, typer.Option(help="Generators.")] = 1,
     channels: Annotated[int, typer.Option(help="gRPC connections of each.")] = 4,
     seed: Annotated[int, typer.Option(help="Of arrivals and choice of requests.")] = 0,
-    ca: Annotated[str, typer.Option(help="PEM file to trust, for https.")] = "",
+    ca: Annotated[str, typer.Option(help="PEM file to trust, for https and grpcs.")] = "",
+    header: Annotated[
+        list[str] | None, typer.Option(help="'Name: value', sent along; may be repeated.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
 ) -> None:
@@ -65,7 +69,8 @@ def loadtest(
         raise LoadError("give one of --rate, --rates, --closed and --find-max (with --rate: first)")
     if find_max != (p99 is not None):
         raise LoadError("--find-max and --p99 MS go together: the rate is found under the bound")
-    target = Target(url, model, version, signature, verb, ca_file=ca)
+    headers = _headers(header or [])
+    target = Target(url, model, version, signature, verb, ca_file=ca, label=label, headers=headers)
     requests = _requests(target, pictures, input_file, rows)
     plan = Plan(
         rate=None if closed else (rate if rate is not None else _DEFAULT_RATE),
@@ -88,6 +93,27 @@ def loadtest(
     _show(results, search, out=out, html=html)
     if not (search.rate if search else all(result.is_valid for result in results)):
         raise typer.Exit(3)
+
+
+def _headers(texts: list[str]) -> tuple[tuple[str, str], ...]:
+    from serving.loadtest import LoadError
+
+    for text in texts:
+        if ":" not in text:
+            raise LoadError(f"--header takes 'Name: value', got {text!r}")
+    parts = (text.partition(":") for text in texts)
+    return tuple((name.strip(), value.strip()) for name, _, value in parts)
+
+
+def public_arguments(arguments: list[str]) -> list[str]:
+    """The command line as a report may show it: headers, often passwords, without their values."""
+    found, before = [], ""
+    for argument in arguments:
+        if before == "--header" or argument.startswith("--header="):
+            argument = f"{argument.partition(':')[0]}: ..."
+        found.append(argument)
+        before = argument
+    return found
 
 
 def _requests(
@@ -185,7 +211,7 @@ def _show(
     console.print(f"requests: {results[0].source}", soft_wrap=True, markup=False)
     for line in report.notes(results):
         console.print(line, soft_wrap=True, markup=False)
-    command = shlex.join(["sightline", *sys.argv[1:]])
+    command = shlex.join(["sightline", *public_arguments(sys.argv[1:])])
     if out:
         report.write_json(report.document(results, search, command=command), out)
         console.print(f"wrote {out}", soft_wrap=True)

@@ -19,7 +19,7 @@ __all__ = ["KUBERNETES_VERSION", "CheckError", "Finding", "Findings", "check"]
 
 
 def check(
-    folder: Path, bundles: Path | None = None, *, kubernetes_version: str = KUBERNETES_VERSION
+    folder: Path, bundles: Path | None = None, *, kubernetes_version: str | None = None
 ) -> Findings:
     """Every finding about the deployment files under a folder.
 
@@ -27,7 +27,7 @@ def check(
       folder: holds Compose files, Kubernetes objects, kustomizations and what they refer to.
       bundles: the folder that is mounted where the models' base paths lie; None looks at what a
         Compose file mounts by default, and leaves the versions of the other models alone.
-      kubernetes_version: whose schema is taken.
+      kubernetes_version: whose schema is taken; None is `KUBERNETES_VERSION`.
 
     Raises:
       CheckError: no such folder, nothing to check in it, or no schemas.
@@ -55,7 +55,7 @@ def check(
                 "neither a Kubernetes object nor a Compose file; not checked",
                 "add apiVersion and kind, or services",
             )
-    Kubernetes(objects, bundles, kubernetes_version).check()
+    Kubernetes(objects, bundles, kubernetes_version or KUBERNETES_VERSION).check()
     return findings
 
 

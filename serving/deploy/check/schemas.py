@@ -69,6 +69,7 @@ _COMPONENT_FIELDS = {
     "minReplicas": _COUNT,
     "maxReplicas": _COUNT,
     "scaleTarget": _COUNT,
+    "autoScaling": {"type": "object"},
     "scaleMetric": {"enum": ["cpu", "memory", "concurrency", "rps"]},
     "containerConcurrency": _COUNT,
     "timeout": _COUNT,

@@ -1,7 +1,9 @@
 """Stub servers: real sockets and real gRPC, with answers that a test decides on."""
 
+import contextlib
 import http.server
 import json
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -76,6 +78,40 @@ def rest():
     stub.server.shutdown()
     worker.join()
     stub.server.server_close()
+
+
+@pytest.fixture
+def listen():
+    """`listen(handle) -> port`; `handle` gets each connection in a thread of its own."""
+    workers = []
+    with contextlib.ExitStack() as stack:
+
+        def serve(connection, handle):
+            with connection, contextlib.suppress(OSError):
+                handle(connection)
+
+        def start(handle):
+            # With a small buffer, so that whoever does not read is soon not written to.
+            listener = stack.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+
+            def accept():
+                with contextlib.suppress(OSError):
+                    while True:
+                        connection, _ = listener.accept()
+                        workers.append(threading.Thread(target=serve, args=(connection, handle)))
+                        workers[-1].start()
+
+            workers.append(threading.Thread(target=accept))
+            workers[-1].start()
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)
+            return listener.getsockname()[1]
+
+        yield start
+    for worker in workers:
+        worker.join()
 
 
 class GrpcStub:

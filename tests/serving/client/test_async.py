@@ -230,6 +230,54 @@ def test_a_cancelled_task_cancels_the_call(grpc_stub):
     asyncio.run(main())
 
 
+def test_a_cancelled_task_frees_its_thread(listen, rest):
+    """Over REST too: what nobody waits for must not keep the next call from the server."""
+    arrived, ended = threading.Event(), threading.Event()
+
+    def hang(connection):
+        connection.recv(65536)
+        arrived.set()
+        if not connection.recv(65536):
+            ended.set()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with AsyncClient(f"http://127.0.0.1:{listen(hang)}", retries=0) as client:
+            call = asyncio.ensure_future(client.status("m", timeout_s=20))
+            assert await loop.run_in_executor(None, arrived.wait, 10)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            return await loop.run_in_executor(None, ended.wait, 10)
+
+    assert asyncio.run(main())
+
+
+def test_pictures_that_are_slow_to_come_keep_nobody_from_the_server(rest):
+    release = threading.Event()
+
+    def reply(request):
+        if request.path == "/slow.png":
+            release.wait(20)
+            return 404, b""
+        return 200, {"model_version_status": []}
+
+    rest.reply = reply
+
+    async def main():
+        async with AsyncClient(rest.url, max_concurrency=1, retries=0) as client:
+            slow = client.predict([f"{rest.url}/slow.png"], model="m")
+            slow = asyncio.ensure_future(slow)
+            while not rest.requests:
+                await asyncio.sleep(0.01)
+            assert await client.status("m", timeout_s=5) == []
+            release.set()
+            with pytest.raises(ClientError, match="404"):
+                await slow
+
+    asyncio.run(main())
+
+
 def test_other_methods(rest):
     status = {"model_version_status": [{"version": "1", "state": "AVAILABLE", "status": {}}]}
     info = {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "-1"}]}}

@@ -1,5 +1,7 @@
-import datetime
+import contextlib
+import socket
 import threading
+import time
 
 import grpc
 import numpy as np
@@ -176,6 +178,30 @@ def test_a_server_that_comes_later(make_grpc_stub):
             server.stop(0).wait()
 
 
+def test_a_server_that_is_slow_to_shake_hands(grpc_stub, listen):
+    """Longer than the waits between attempts to connect, of which each would be cut short."""
+    grpc_stub.reply = lambda method, body, context: predictions(1)
+
+    def relay(connection):
+        time.sleep(1.5)
+        port = int(grpc_stub.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as server:
+            back = threading.Thread(target=pump, args=(server, connection))
+            back.start()
+            pump(connection, server)
+            back.join()
+
+    with Client(f"grpc://127.0.0.1:{listen(relay)}", retries=0) as client:
+        assert client.predict([b"x"], model="m", timeout_s=20)[0].label == "four"
+
+
+def pump(source, target):
+    with contextlib.suppress(OSError):
+        while piece := source.recv(65536):
+            target.sendall(piece)
+        target.shutdown(socket.SHUT_WR)
+
+
 def test_a_client_that_is_closed(grpc_stub):
     client = Client(grpc_stub.url)
     client.close()
@@ -271,43 +297,6 @@ def test_threads_share_a_client(client, grpc_stub):
     assert len(grpc_stub.requests) == 160
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """(certificate file, key file) for 127.0.0.1, its own authority."""
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    (folder / "key.pem").write_bytes(pem)
-    return folder / "cert.pem", folder / "key.pem"
-
-
 @pytest.mark.parametrize("mutual", [False, True])
 def test_grpcs(make_grpc_stub, certificate, mutual):
     cert, key = certificate
@@ -325,8 +314,6 @@ def test_grpcs(make_grpc_stub, certificate, mutual):
     strangers = Tls(roots=cert) if mutual else None
     with Client(stub.url, tls=strangers, retries=0) as client, pytest.raises(ClientError):
         client.predict([b"x"], model="m", timeout_s=10)
-    with pytest.raises(FileNotFoundError):
-        Client(stub.url, tls=Tls(roots=cert.with_name("none.pem")))
 
 
 def test_https(rest, rows, certificate, monkeypatch):

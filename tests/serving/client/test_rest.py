@@ -170,6 +170,48 @@ def test_a_server_that_drips(client, rest):
     assert took < 10
 
 
+def test_a_server_that_drips_its_head(listen):
+    """Each byte is in time, and the head never is: its last byte would come after three seconds."""
+
+    def drip(connection):
+        connection.recv(65536)
+        for byte in b"HTTP/1.1 200 OK\r\nX-Filler: " + b"x" * 40:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.05)
+
+    url = f"http://127.0.0.1:{listen(drip)}"
+    with Client(url, retries=0) as client, pytest.raises(ClientError, match="within") as caught:
+        client.status("m", timeout_s=0.4)
+    assert caught.value.status == "DEADLINE_EXCEEDED"
+    image = f"{url}/a.png"
+    with Client("http://127.0.0.1:9", retries=0) as client, pytest.raises(ClientError) as caught:
+        client.predict([image], model="m", timeout_s=0.4)
+    assert caught.value.status == "DEADLINE_EXCEEDED"
+
+
+def test_a_body_may_take_longer_than_a_connection(listen, monkeypatch, rows):
+    """A server may be slow to read; the time to connect has nothing to do with it."""
+    from serving.client import http
+
+    monkeypatch.setattr(http, "CONNECT_TIMEOUT_S", 0.2)
+    read = []
+
+    def handle(connection):
+        time.sleep(0.6)
+        head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+        fields = dict(line.lower().split(b": ") for line in head.split(b"\r\n")[1:])
+        left = int(fields[b"content-length"]) - len(body)
+        while left and (piece := connection.recv(min(left, 2**20))):
+            left -= len(piece)
+        read.append(int(fields[b"content-length"]))
+        answer = json.dumps(rows(1)[1]).encode()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer)
+
+    with Client(f"http://127.0.0.1:{listen(handle)}", retries=0) as client:
+        assert client.predict([bytes(8 * 2**20)], model="m")[0].label == "four"
+    assert read[0] > 8 * 2**20
+
+
 def test_no_server():
     client = connect("http://127.0.0.1:9", retries=0)
     with client, pytest.raises(ClientError, match="is `sightline serve` running") as caught:

@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 
-from serving.client import Client, ClientError
+from serving.client import Client, ClientError, signatures
 
 
 @pytest.fixture
@@ -78,8 +78,22 @@ SIGNATURE = {
 }
 
 
-def described(**signatures):
-    return 200, {"metadata": {"signature_def": {"signature_def": signatures}}}
+def described(version="1", **signatures):
+    metadata = {"signature_def": {"signature_def": signatures}}
+    return 200, {"model_spec": {"version": version}, "metadata": metadata}
+
+
+def typed(x="DT_FLOAT", y="DT_FLOAT"):
+    """SIGNATURE with other types."""
+    inputs = {"x": {**SIGNATURE["inputs"]["x"], "dtype": x}}
+    return {**SIGNATURE, "inputs": inputs, "outputs": {"y": {**inputs["x"], "dtype": y}}}
+
+
+def asked(rest):
+    """What was asked for since the last time, in short."""
+    found = ["metadata" if r.path.endswith("metadata") else r.method for r in rest.requests]
+    rest.requests.clear()
+    return found
 
 
 def test_run_asks_for_the_types_once(client, rest):
@@ -107,6 +121,73 @@ def test_run_learns_a_new_versions_signature(client, rest):
     rest.answers += [(200, {"outputs": {"q": [1.0]}}), described(s=changed)]
     with pytest.raises(ClientError, match=r"the answer holds \['q'\], the signature \['y', 'z'\]"):
         client.run({"x": np.ones(1)}, model="m", signature="s")
+
+
+@pytest.mark.parametrize(
+    ("old", "first", "new", "values"),
+    [
+        ("DT_INT64", [1], "DT_FLOAT", [1.5]),
+        ("DT_FLOAT", [1.0], "DT_INT64", [2**53 + 1]),
+        ("DT_BOOL", [True], "DT_INT32", [3]),
+        ("DT_UINT8", [1], "DT_INT32", [300]),
+        ("DT_FLOAT", [1.0], "DT_STRING", ["1.5"]),
+    ],
+)
+def test_run_bends_no_answer_to_an_old_type(client, rest, old, first, new, values):
+    rest.answers += [described(s=typed(y=old)), (200, {"outputs": first})]
+    client.run({"x": np.ones(1)}, model="m", signature="s")
+    rest.answers += [(200, {"outputs": values}), described("2", s=typed(y=new))]
+    found = client.run({"x": np.ones(1)}, model="m", signature="s")["y"]
+    wanted = {"DT_STRING": object, "DT_INT64": np.int64, "DT_INT32": np.int32}
+    assert found.dtype == wanted.get(new, np.float32)
+    assert found.tolist() == [v.encode() if isinstance(v, str) else v for v in values]
+
+
+def test_run_tells_an_input_of_another_kind(client, rest):
+    rest.answers += [described(s=typed(x="DT_INT32"))] * 2
+    words = "m, signature 's': input 'x' is float64, and the model takes DT_INT32; convert it"
+    with pytest.raises(ValueError, match=words):
+        client.run({"x": np.ones(1)}, model="m", signature="s")
+    assert asked(rest) == ["metadata"]
+    # What was told before is asked for again: a newer version may take it.
+    rest.answers[:] = [described("2", s=typed(x="DT_FLOAT")), (200, {"outputs": [1.5]})]
+    client.run({"x": np.ones(1)}, model="m", signature="s")
+    assert asked(rest) == ["metadata", "POST"]
+    rest.answers += [(200, {"outputs": [1.5]})]
+    client.run({"x": np.ones(1, int)}, model="m", signature="s")
+    assert asked(rest) == ["POST"]
+
+
+def test_run_asks_again_when_the_version_has_changed(client, rest):
+    def run():
+        client.run({"x": np.ones(1)}, model="m", signature="s")
+        return asked(rest)
+
+    answer = (200, {"outputs": [1.5]})
+    rest.answers += [described(s=SIGNATURE), answer]
+    assert run() == ["metadata", "POST"]
+    rest.answers += [versions(v2="LOADING", v1="AVAILABLE"), described(s=SIGNATURE), answer]
+    client.status("m")
+    client.metadata("m")
+    assert run() == ["GET", "metadata", "POST"]
+    rest.answers += [versions(v2="AVAILABLE", v1="UNLOADING")]
+    client.status("m")
+    rest.answers += [described("2", s=SIGNATURE), answer]
+    assert run() == ["GET", "metadata", "POST"]
+    rest.answers += [described("3", s=SIGNATURE)]
+    client.signatures("m")
+    rest.answers += [described("3", s=SIGNATURE), answer]
+    assert run() == ["metadata", "metadata", "POST"]
+
+
+def test_only_a_fixed_version_s_signature_is_kept_for_good(client, rest, monkeypatch):
+    monkeypatch.setattr(signatures, "KEPT_S", -1)
+    for which, second in (({}, ["metadata", "POST"]), ({"version": 1}, ["POST"])):
+        for expected in (["metadata", "POST"], second):
+            told = [described(s=SIGNATURE)] if "metadata" in expected else []
+            rest.answers += [*told, (200, {"outputs": [1.5]})]
+            client.run({"x": np.ones(1)}, model="m", signature="s", **which)
+            assert asked(rest) == expected
 
 
 def test_run_knows_the_signatures(client, rest):

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from serving.client.api import Target
 from serving.client.errors import ClientError
-from serving.client.rest_values import json_input, outputs_from_json
+from serving.client.rest_values import json_input, misfit, outputs_from_json
 from serving.client.results import batches, detections, span
 from serving.types import Detections, Signature, TensorInfo, detections_from_outputs
 
@@ -92,6 +92,17 @@ def test_empty_arrays():
     [
         (["a"], "DT_FLOAT", "could not convert|output 'y' is not DT_FLOAT"),
         ([1], "DT_STRING", "output 'y' is not DT_STRING"),
+        ([{"x": "YQ=="}], "DT_STRING", "output 'y' is not DT_STRING"),
+        ([["a"], 1], "DT_STRING", "output 'y' is not DT_STRING"),
+        ([2, 1.5], "DT_INT64", "output 'y' is not DT_INT64: it holds float, int"),
+        (["7"], "DT_DOUBLE", "output 'y' is not DT_DOUBLE: it holds str"),
+        ([None], "DT_FLOAT", "it holds NoneType"),
+        ([True], "DT_INT32", "it holds bool"),
+        ([1], "DT_BOOL", "it holds int"),
+        ([7, 300], "DT_UINT8", "output 'y' is not DT_UINT8: it holds 300"),
+        ([-1], "DT_UINT64", "it holds -1"),
+        ([[1.0], [1.0, 2.0]], "DT_FLOAT", "output 'y' is not DT_FLOAT"),
+        ([10**400], "DT_FLOAT", "output 'y' is not DT_FLOAT"),
         ([2**70], "DT_INT64", "output 'y' is not DT_INT64"),
         ([1.0], "DT_HALF", "output 'y' is DT_HALF, which JSON cannot carry"),
         ([1.0], "DT_VARIANT", "which JSON cannot carry"),
@@ -100,6 +111,36 @@ def test_empty_arrays():
 def test_answers_of_another_type(document, dtype, words):
     with pytest.raises(ValueError, match=words):
         outputs_from_json(document, signature(y=TensorInfo(dtype, (None,))))
+
+
+def test_whole_numbers_for_floats():
+    """TF Serving writes 1.0; what rewrites its answers on the way may write 1."""
+    floats = signature(y=TensorInfo("DT_FLOAT", (None,)))
+    assert outputs_from_json([1, 2], floats)["y"].dtype == np.float32
+    assert outputs_from_json([1, 2.5], floats, exact=True)["y"].tolist() == [1, 2.5]
+    with pytest.raises(ValueError, match="it holds int"):
+        outputs_from_json([1, 2], floats, exact=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fitting"),
+    [
+        ("DT_FLOAT", "fiu"),
+        ("DT_INT32", "iu"),
+        ("DT_UINT8", "iu"),
+        ("DT_BOOL", "b"),
+        ("DT_STRING", "OSU"),
+        ("DT_HALF", "fiubOSU"),
+    ],
+)
+def test_inputs_of_another_kind(dtype, fitting):
+    takes = Signature({"x": TensorInfo(dtype, None)}, {}, "")
+    arrays = [np.zeros(1, kind) for kind in ("f4", "i8", "u1", "?", "O", "S1", "U1")]
+    found = [array.dtype.kind for array in arrays if not misfit({"x": array}, takes)]
+    assert set(found) == set(fitting)
+    words = misfit({"other": arrays[0], "x": np.zeros(1, "c8")}, takes)
+    if dtype != "DT_HALF":
+        assert words == f"input 'x' is complex64, and the model takes {dtype}; convert it"
 
 
 def test_signatures_from_metadata():

@@ -14,6 +14,8 @@ OK_BODY = b'{"predictions": []}'
 class RestStub:
     """Answers request n with `answer(n)` -> (delay in seconds, status, body, headers).
 
+    A status of None drops the request: the connection is closed, and `dropped` counts it.
+
     With `queue` the delay is a service time, and one request is served after the other, as they
     came. Requests are numbered as they arrive; the generator's first, unmeasured one is number 0.
     """
@@ -22,7 +24,9 @@ class RestStub:
         self.answer = answer
         self.queue = queue
         self.requests = []
+        self.fields = {}
         self.connections = 0
+        self.dropped = 0
         self.served_until = 0.0
         self.stalled_until = 0.0
         self.late = []
@@ -53,15 +57,17 @@ class _Protocol(asyncio.Protocol):
             if len(self.data) < total:
                 return
             number = len(self.stub.requests)
+            self.stub.fields = fields
             self.stub.requests.append((head.split("\r\n")[0], bytes(self.data[end + 4 : total])))
             del self.data[:total]
             delay, status, body, extra = self.stub.answer(number)
-            if status is None:
-                self.transport.abort()
-                return
             loop = asyncio.get_running_loop()
-            text = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n{extra}\r\n".encode()
             due = self.stub.due(loop, delay)
+            if status is None:
+                self.stub.dropped += 1
+                loop.call_at(due, self.transport.abort)
+                return
+            text = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n{extra}\r\n".encode()
             loop.call_at(due, self.write, due, text + body)
 
     def write(self, due, answer):
@@ -119,12 +125,12 @@ def rest_stub():
 
 @pytest.fixture
 def grpc_stub():
-    """`grpc_stub(handler) -> url`; the handler takes (request bytes, context)."""
+    """`grpc_stub(handler, credentials) -> url`; the handler takes (request bytes, context)."""
     import grpc
 
     with contextlib.ExitStack() as stack:
 
-        def start(handler):
+        def start(handler, credentials=None):
             @contextlib.asynccontextmanager
             async def serve():
                 server = grpc.aio.server()
@@ -133,11 +139,15 @@ def grpc_stub():
                 server.add_generic_rpc_handlers(
                     (grpc.method_handlers_generic_handler(service, {"Predict": method}),)
                 )
-                port = server.add_insecure_port("127.0.0.1:0")
+                if credentials is None:
+                    port = server.add_insecure_port("127.0.0.1:0")
+                else:
+                    port = server.add_secure_port("127.0.0.1:0", credentials)
                 await server.start()
                 yield port
                 await server.stop(None)
 
-            return f"grpc://127.0.0.1:{stack.enter_context(in_thread(serve))}"
+            scheme = "grpc" if credentials is None else "grpcs"
+            return f"{scheme}://127.0.0.1:{stack.enter_context(in_thread(serve))}"
 
         yield start

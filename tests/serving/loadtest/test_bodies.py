@@ -66,6 +66,26 @@ def test_bodies_of_a_file(tmp_path):
     assert len(from_file(tmp_path / "a.jsonl", REST).bodies) == 2
 
 
+def test_a_file_goes_to_the_signature_that_is_asked_for(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"inputs": 1}\n{"inputs": 2, "signature_name": "s"}\n')
+    named = [
+        json.loads(body)["signature_name"] for body in from_file(tmp_path / "a.jsonl", REST).bodies
+    ]
+    assert named == ["s", "s"]
+    plain = from_file(tmp_path / "a.jsonl", Target("http://h", "m")).bodies
+    assert [json.loads(body).get("signature_name") for body in plain] == [None, "s"]
+    with pytest.raises(LoadError, match=r"line 2: .* signature 's', and --signature is 't'"):
+        from_file(tmp_path / "a.jsonl", Target("http://h", "m", signature="t"))
+
+
+def test_lines_end_at_line_feeds_only(tmp_path):
+    texts = ["a\u2028b", "\x85", "\u2029"]
+    lines = [json.dumps({"instances": [text]}, ensure_ascii=False) for text in texts]
+    (tmp_path / "a.jsonl").write_bytes("\r\n".join(lines).encode())
+    found = from_file(tmp_path / "a.jsonl", REST)
+    assert [json.loads(body)["instances"] for body in found.bodies] == [[text] for text in texts]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

@@ -77,6 +77,13 @@ def test_plans_out_of_range(options, words):
         ("grpc://h", {"verb": "classify"}, "over grpc is predict"),
         ("http://h", {"verb": "train"}, "'train'"),
         ("http://h", {"model": ""}, "which model"),
+        ("http://h", {"version": 1, "label": "x"}, "not both: 1 and 'x'"),
+        ("http://h", {"headers": (("a", "b\r\nc: d"),)}, "the header 'a' cannot be sent"),
+        ("http://h", {"headers": (("a b", "c"),)}, "the header 'a b'"),
+        ("http://h", {"headers": (("", "b"),)}, "write `Name: value`"),
+        ("http://h", {"headers": (("Content-Length", "1"),)}, "and not content-length"),
+        ("https://h", {"ca_file": "no/such.pem"}, "no/such.pem does not exist"),
+        ("grpc://h", {"ca_file": "no/such.pem"}, "is not encrypted"),
     ],
 )
 def test_targets_that_cannot_be(url, options, words):
@@ -87,4 +94,6 @@ def test_targets_that_cannot_be(url, options, words):
 def test_addresses():
     assert Target("http://[::1]", "a/b", version=3).authority == "[::1]:8501"
     assert Target("http://h:1", "a/b", version=3).path == "/v1/models/a%2Fb/versions/3:predict"
-    assert Target("grpc://h", "m").port == 8500
+    assert Target("grpc://h", "m").port == Target("grpcs://h", "m").port == 8500
+    assert Target("grpcs://h", "m").is_grpc
+    assert Target("http://h", "m", label="a/b").path == "/v1/models/m/labels/a%2Fb:predict"

@@ -11,7 +11,7 @@ from serving.loadtest import LoadResult, Plan, Search, Target, report
 TARGET = Target("http://h:1", "<cats>")
 
 
-def made(rate=100.0, *, failed=0, lag_ms=0.1):
+def made(rate=100.0, *, failed=0, lag_ms=0.1, resends=0):
     plan = Plan(rate=rate, seconds=10.0, warm_up_s=2.0)
     count = int(rate * plan.total_s)
     scheduled = np.linspace(0, plan.total_s, count, endpoint=False)
@@ -19,8 +19,9 @@ def made(rate=100.0, *, failed=0, lag_ms=0.1):
     codes[count - failed :] = "503"
     latency = np.linspace(1, 10, count)
     reasons = {"503": "<b>full</b>"} if failed else {}
+    lag = np.full(count, lag_ms)
     return LoadResult(
-        TARGET, plan, "pictures", scheduled, np.full(count, lag_ms), latency, codes, reasons
+        TARGET, plan, "pictures", scheduled, lag, latency, codes, reasons, resends=resends
     )
 
 
@@ -51,6 +52,16 @@ def test_the_table_tells_what_is_wrong():
     assert "failed [failed, failed]" in text
     assert any("the generator was late: 5.00 ms" in n for n in report.notes([made(lag_ms=5.0)]))
     assert "100/s: 503: <b>full</b>" in report.notes([made(failed=30)])
+
+
+def test_resends_are_shown():
+    result = made(failed=30, resends=3)
+    assert report.remark(result) == "30 x 503, 3 resent"
+    assert any(
+        note.startswith("100/s: 3 resent: the server closed") for note in report.notes([result])
+    )
+    assert result.to_dict()["resends"] == 3
+    assert report.remark(made()) == ""
 
 
 def test_json_holds_all_that_a_number_needs(tmp_path):

@@ -1,12 +1,20 @@
 """The generator against servers that do what is known beforehand."""
 
+import asyncio
+import io
 import json
+import pickle
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 
-from serving.loadtest import LoadError, Plan, Requests, Target, from_images, run_load
+from serving import wire
+from serving.loadtest import LoadError, Plan, Requests, Target, from_images, run_load, worker
+from serving.loadtest.callers import Answer, RestCaller
+from serving.loadtest.generator import Job
 from serving.loadtest.plan import poisson_arrivals
 
 BODY = b'{"instances": [1]}'
@@ -45,18 +53,52 @@ def test_failures_are_counted_by_code_and_are_the_slowest(rest_stub):
             return 0.0, 200, OK, ""
         return (0.0, 503, b'{"error": "full"}', "") if number % 8 else (0.0, None, b"", "")
 
-    _, url = rest_stub(answer)
+    stub, url = rest_stub(answer)
     result = load(url, plan(rate=150, warm_up_s=0.0))
     failed = sum(result.errors.values())
-    # Numbered at the server; a connection that broke when it was used again is asked anew.
-    assert result.errors["503"] == pytest.approx(result.requests / 8, abs=8)
+    # What the server did, request by request, is what is told.
+    busy = sum(number % 8 == 4 for number in range(len(stub.requests)))
+    assert result.errors["503"] == busy
     assert set(result.errors) <= {"503", "connection"}
+    assert result.resends > 0
+    assert stub.dropped == result.resends + result.errors.get("connection", 0)
+    assert len(stub.requests) == result.requests + 1 + result.resends
     assert result.reasons["503"] == '{"error": "full"}'
     assert result.good + failed == result.requests
     assert result.percentile(99).value == np.inf
     assert np.isfinite(result.percentile(50).value)
     assert result.over(1e9) == failed
     assert result.to_dict()["latency_ms"]["p99"]["value"] is None
+
+
+def test_a_request_that_is_dropped_later_is_a_failure(rest_stub):
+    """No closing of an idle connection takes that long: it is not sent again, and not hidden."""
+    stub, url = rest_stub(
+        lambda number: (0.6, None, b"", "") if number % 5 == 4 else (0, 200, OK, "")
+    )
+    result = load(url, plan(rate=40, warm_up_s=0.0))
+    assert result.errors == {"connection": stub.dropped}
+    assert stub.dropped > 0
+    assert result.resends == 0
+    assert len(stub.requests) == result.requests + 1
+
+
+def test_a_request_is_sent_twice_at_most(rest_stub):
+    """Three connections are idle when a server begins to drop everything."""
+    stub, url = rest_stub(lambda number: (0.2, 200, OK, ""))
+
+    async def main():
+        caller = RestCaller(Target(url, "m"), (BODY,))
+        deadline = time.monotonic() + 20
+        await asyncio.gather(*(caller.call(0, deadline) for _ in range(3)))
+        stub.answer = lambda number: (0.0, None, b"", "")
+        answer = await caller.call(0, deadline)
+        await caller.close()
+        return answer
+
+    answer = asyncio.run(main())
+    assert answer.code == "connection"
+    assert stub.dropped == len(stub.requests) - 3 == 1 + answer.resent
 
 
 def test_connections_are_kept(rest_stub):
@@ -150,6 +192,18 @@ def test_several_processes_send_the_one_schedule(rest_stub):
     assert len(stub.requests) == len(result.scheduled_s) + 2
 
 
+def test_a_run_that_is_stopped(rest_stub):
+    stub, url = rest_stub()
+    stop = threading.Event()
+    target, requests = Target(url, "m"), Requests((BODY,))
+    with pytest.raises(LoadError, match="stopped before its end"):
+        # The first progress is told while most of the run is still to come.
+        run_load(
+            target, requests, plan(rate=20, seconds=20), on_progress=lambda _: stop.set(), stop=stop
+        )
+    assert len(stub.requests) < 300
+
+
 def test_a_process_with_nothing_to_send_is_no_error(rest_stub):
     stub, url = rest_stub()
     few = plan(rate=2, processes=6)
@@ -198,6 +252,46 @@ def test_grpc(grpc_stub):
     assert result.good == result.requests - result.errors["RESOURCE_EXHAUSTED"]
 
 
+def test_grpcs_with_headers_and_a_label(grpc_stub, certificate):
+    import grpc
+
+    seen = []
+
+    async def predict(request, context):
+        seen.append((request, dict(context.invocation_metadata())))
+        return b""
+
+    file, key = certificate
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), file.read_bytes())])
+    headers = (("Authorization", "Bearer 7"),)
+    url = grpc_stub(predict, credentials)
+    target = Target(url, "m", ca_file=str(file), label="canary", headers=headers)
+    requests = from_images([b"picture"], target)
+    result = run_load(target, requests, plan(rate=20, seconds=0.5))
+    assert result.errors == {}
+    (request,) = {request for request, _ in seen}
+    spec = wire.message("PredictRequest").FromString(request).model_spec
+    assert (spec.name, spec.version_label) == ("m", "canary")
+    assert {metadata["authorization"] for _, metadata in seen} == {"Bearer 7"}
+    assert result.to_dict()["target"]["headers"] == ["Authorization"]
+
+
+def test_headers_over_rest(rest_stub):
+    stub, url = rest_stub()
+    headers = (("Authorization", "Bearer 7"), ("Host", "models.example.com"))
+
+    async def main():
+        caller = RestCaller(Target(url, "m", label="can/ary", headers=headers), (BODY,))
+        answer = await caller.call(0, time.monotonic() + 20)
+        await caller.close()
+        return answer
+
+    assert asyncio.run(main()).code == "OK"
+    assert stub.requests == [("POST /v1/models/m/labels/can%2Fary:predict HTTP/1.1", BODY)]
+    assert stub.fields["authorization"] == "bearer 7"  # The stub lowers all of it.
+    assert stub.fields["host"] == "models.example.com"
+
+
 def test_no_server():
     for url in ("http://127.0.0.1:9", "grpc://127.0.0.1:9"):
         with pytest.raises(LoadError, match=f"no server at {url}.*sightline serve"):
@@ -223,3 +317,25 @@ def test_a_generator_that_breaks_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(broken))
     with pytest.raises(LoadError, match="a generator process ended: the disk is full"):
         load("http://127.0.0.1:9", plan(rate=1))
+
+
+def test_the_first_requests_share_one_deadline(monkeypatch):
+    """Whoever waits for the generator knows how long they take, however many connections."""
+    deadlines = []
+
+    class Busy:
+        async def call(self, number, deadline):
+            deadlines.append(deadline)
+            return Answer("429" if len(deadlines) < 4 else "INTERNAL", "broken", 0.0)
+
+        async def close(self):
+            pass
+
+    monkeypatch.setattr(worker, "make_caller", lambda *arguments: Busy())
+    nothing = np.zeros(0, int)
+    job = Job(Target("grpc://h", "m"), (b"",), plan(rate=1, channels=4), nothing, nothing, 0, 1)
+    out = io.BytesIO()
+    asyncio.run(worker._work(job, io.BytesIO(), out))
+    kind, words = pickle.loads(out.getvalue())
+    assert (kind, len(deadlines), len(set(deadlines))) == (worker.REFUSED, 4, 1)
+    assert "refuses the first request with INTERNAL: broken" in words

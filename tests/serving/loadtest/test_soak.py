@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from serving.loadtest.malformed import Malformed, Refusals
 from serving.loadtest.soak_report import SoakResult, Swap
 
 
-def made(*, swap_ms=2.0, failed=0, resident=(103.0, 104.0, 102.0), done=True, refused="400"):
+def made(
+    *, swap_ms=2.0, failed=0, resident=(103.0, 104.0, 102.0), done=True, refused="400", resends=0
+):
     """100 s of load from second 1000 of the clock; swaps of a second at 1020, 1030 and 1040."""
     swaps = tuple(Swap(1020.0 + 10 * i, 1021.0 + 10 * i, mb, done) for i, mb in enumerate(resident))
     scheduled = np.arange(0, 100, 0.01)
@@ -25,7 +28,15 @@ def made(*, swap_ms=2.0, failed=0, resident=(103.0, 104.0, 102.0), done=True, re
     codes[:failed] = "503"
     plan = Plan(rate=100, seconds=90, warm_up_s=10)
     load = LoadResult(
-        Target("http://h", "m"), plan, "", scheduled, latency * 0, latency, codes, started=1000.0
+        Target("http://h", "m"),
+        plan,
+        "",
+        scheduled,
+        latency * 0,
+        latency,
+        codes,
+        started=1000.0,
+        resends=resends,
     )
     wrong = [] if refused == "400" else ["200: {}"]
     refusals = Refusals(collections.Counter({refused: 3}), wrong)
@@ -48,6 +59,7 @@ def test_a_good_soak_passes():
     [
         # Of the warm-up, too.
         ({"failed": 1}, ["failed good requests"]),
+        ({"resends": 1}, ["resent requests"]),
         ({"swap_ms": 3.1}, ["p99 during swaps"]),
         ({"resident": (101.0, 106.0, 107.0)}, ["resident memory"]),
         ({"done": False}, ["version swaps"]),
@@ -83,6 +95,74 @@ def test_malformed_requests_go_to_each_target_in_turn(rest_stub, grpc_stub):
     answers = [sender.send() for _ in range(10)]
     assert [code for code, _ in answers] == ["400", "INVALID_ARGUMENT"] * 5
     assert len({body for _, body in stub.requests}) == 5
+
+
+class Versions:
+    """Pushes once, then meets a full disk or a user's Ctrl-C."""
+
+    model = "m"
+
+    def __init__(self, trouble):
+        self.newest = 1
+        self.trouble = trouble
+
+    def push(self):
+        raise self.trouble
+
+
+@pytest.fixture
+def server(rest_stub, grpc_stub):
+    """What a soak needs to know of a server; `stub` sees the REST half of the load."""
+
+    async def predict(request, context):
+        return b""
+
+    stub, url = rest_stub()
+    return types.SimpleNamespace(
+        pid=os.getpid(),
+        rest_url=url,
+        grpc_target=grpc_stub(predict).removeprefix("grpc://"),
+        stub=stub,
+    )
+
+
+@pytest.mark.parametrize("trouble", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
+def test_trouble_ends_the_load_too(server, tmp_path, trouble):
+    options = soak.SoakOptions(tmp_path, seconds=20, warm_up_s=0.1, rate=40)
+    with pytest.raises(type(trouble)):
+        soak._drive(options, Versions(trouble), server, None)
+    # Twenty a second for twenty seconds would be four hundred.
+    assert 0 < len(server.stub.requests) < 300
+
+
+def test_a_half_that_fails_ends_the_other(server, tmp_path, monkeypatch):
+    options = soak.SoakOptions(tmp_path, seconds=20, warm_up_s=0.1, rate=40)
+    server.stub.answer = lambda number: (0.0, 404, b"{}", "")
+    ended = []
+
+    def run_load(target, *arguments, **keywords):
+        try:
+            return real(target, *arguments, **keywords)
+        except LoadError as error:
+            ended.append((target.scheme, str(error)))
+            raise
+
+    real = soak.run_load
+    monkeypatch.setattr(soak, "run_load", run_load)
+    monkeypatch.setattr(soak, "_swaps", lambda *arguments: iter(()))
+    with pytest.raises(LoadError, match="does not serve the model 'm'"):
+        soak._drive(options, Versions(None), server, None)
+    assert [scheme for scheme, _ in ended] == ["http", "grpc"]
+    assert "stopped before its end" in ended[1][1]
+
+
+def test_ctrl_c_is_told(tmp_path, monkeypatch, capsys):
+    def interrupted(options, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(soak, "run_soak", interrupted)
+    assert soak.main([str(tmp_path)]) == 130
+    assert "stopped" in capsys.readouterr().err
 
 
 @pytest.mark.slow
