@@ -27,8 +27,8 @@ LIFECYCLE = {
     "last_version_removed_keeps_serving_option": "test_last_version_removed",
     "poll_zero_polls_once": "test_poll_zero_and_no_warmup",
     "duplicate_model_name_refused": "test_duplicate_name",
-    "reload_waits_until_available": "test_reload_waits_and_brings_back",
-    "reload_previously_unloaded_model": "test_reload_waits_and_brings_back",
+    "reload_waits_until_available": "test_switch_waits_and_brings_back",
+    "reload_previously_unloaded_model": "test_switch_waits_and_brings_back",
     "label_to_unavailable_version_refused": "test_labels_to_unavailable_versions",
     "existing_label_move_to_unavailable_refused_even_with_flag": (
         "test_labels_to_unavailable_versions"
