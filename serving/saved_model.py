@@ -5,6 +5,7 @@ of microseconds, and closing gives the memory back. TensorFlow is imported at th
 """
 
 import contextlib
+import functools
 import os
 import threading
 import warnings
@@ -346,6 +347,7 @@ def encoded_image(where: str, serialized: bytes) -> bytes:
     return images[0]
 
 
+@functools.cache  # A run asks for it; filters of warnings are no work for every request.
 def import_tensorflow() -> Any:
     """TensorFlow, without the lines it and its dependencies print while they load."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

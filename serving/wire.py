@@ -306,7 +306,7 @@ def _fill_feature(feature: Any, name: str, values: list[Any]) -> None:
     elif all(isinstance(value, (bytes, str)) for value in values):
         feature.bytes_list.value.extend(_encoded(value) for value in values)
     elif all(isinstance(value, int) for value in values):
-        feature.int64_list.value.extend(values)
+        feature.int64_list.value.extend(map(int, values))  # Protobuf 6 takes no bool here.
     elif all(isinstance(value, float) for value in values):
         feature.float_list.value.extend(values)
     else:

@@ -89,7 +89,7 @@ def test_lines_end_at_line_feeds_only(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.json", b'{\n "instances": [1,]\n}', "a.json, line 2, column 18"),
+        ("a.json", b'{\n "instances": [1,]\n}', "a.json, line 2, column 1"),
         ("a.jsonl", b'{"inputs": 1}\n{"inputs"\n', "a.jsonl, line 2"),
         ("a.json", b"[1]", "line 1: a request is an object with one of instances"),
         ("a.json", b'{"instances": [\n"\xff"]}', "line 2: not UTF-8"),

@@ -14,6 +14,7 @@ def certificate(name, issuer=None, *, authority=False):
     from cryptography.x509.oid import NameOID
 
     key = ec.generate_private_key(ec.SECP256R1())
+    signer = issuer[1] if issuer else key
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime(2020, 1, 1)
     hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -27,9 +28,21 @@ def certificate(name, issuer=None, *, authority=False):
         .not_valid_after(now + datetime.timedelta(days=36_500))
         .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        .sign(issuer[1] if issuer else key, hashes.SHA256())
+        # Python 3.13 refuses a chain without these three.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False
+        )
+        .add_extension(_usage(x509, authority=authority), critical=True)
+        .sign(signer, hashes.SHA256())
     )
     return made, key
+
+
+def _usage(x509, *, authority):
+    uses = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    never = dict.fromkeys((*uses, "crl_sign", "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(digital_signature=True, key_cert_sign=authority, **never)
 
 
 def pem(pair):
