@@ -20,6 +20,22 @@ os.environ.setdefault("NO_GCE_CHECK", "true")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+# Files of half a minute and more, longest first. They start first: `make test` gives each of two
+# workers a file at a time, and one that starts a long file last keeps the other waiting.
+LONG_FILES = (
+    "trainers/models/test_zoo.py",
+    "tfx_pipeline/ingest/test_ingest.py",
+    "trainers/test_workers.py",
+    "trainers/data/test_bad_records.py",
+    "trainers/test_distributed_curves.py",
+    "trainers/compress/test_convert.py",
+    "trainers/compress/test_methods.py",
+    "trainers/test_resume.py",
+    "trainers/data/test_order.py",
+    "trainers/test_loop.py",
+    "serving/loadtest/test_run.py",
+    "tfx_pipeline/ingest/sources/test_coco.py",
+)
 
 
 class NetworkUsedError(OSError):
@@ -73,6 +89,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark, reason in reasons.items():
             if mark in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")

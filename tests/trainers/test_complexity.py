@@ -20,7 +20,7 @@ def make(name, *, size, classes, **options):
 
 
 # `make test-zoo` counts the rest.
-@pytest.mark.parametrize("name", ["resnet18", "vit_ti16", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_published_figures(name):
     known = PUBLISHED[name]
     cost = complexity(make(name, size=known.image_size, classes=1000))
@@ -58,7 +58,7 @@ def test_resnet50_v1_is_the_papers():
         ("cnn", {"width": 8}),
         ("resnet8", {}),
         ("vit", {"width": 16, "depth": 1, "heads": 2}),
-        ("mobilenet_v3_small", {}),
+        ("mobilenet_v3_small", {"depth": 4}),
     ],
 )
 def test_agrees_with_the_profiler(name, options):

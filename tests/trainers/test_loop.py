@@ -123,10 +123,12 @@ def damaged(config, tmp_path, make_records, make_record, digit_records, encoded)
     return make
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
 @pytest.mark.parametrize(
-    ("kind", "reason"),
-    [("label", r"label 11 is outside 1\.\.10"), ("truncated", "truncated or corrupt shard")],
+    ("split", "kind", "reason"),
+    [
+        ("train", "label", r"label 11 is outside 1\.\.10"),
+        ("validation", "truncated", "truncated or corrupt shard"),
+    ],
 )
 def test_bad_records_are_named(damaged, tmp_path, split, kind, reason):
     where = rf"Split-{split}/data_tfrecord-00000-of-00001 record 7: {reason}.*on_error=skip"
@@ -255,12 +257,9 @@ def test_a_student_hears_its_teacher(config, trained, tmp_path):
     save_trained(trained, tmp_path / "teacher")
     settings = [f"distill.teacher={tmp_path / 'teacher'}", "distill.weight=1", "train.epochs=1"]
     taught = override(config, [*settings, "model.dropout=0", "optim.learning_rate=1e-9"])
-    asked = fit(taught, tmp_path / "asked")
-    cached = fit(override(taught, [f"distill.cache_dir={tmp_path / 'cache'}"]), tmp_path / "cached")
-    assert list((tmp_path / "cache").rglob("epoch-0000.npy"))
-    assert cached.history[0]["loss"] == pytest.approx(asked.history[0]["loss"], rel=1e-4)
+    heard = fit(taught, tmp_path / "heard")
     alone = fit(override(taught, ["distill.weight=0"]), tmp_path / "alone")
-    assert alone.history[0]["loss"] != pytest.approx(asked.history[0]["loss"], rel=1e-2)
+    assert alone.history[0]["loss"] != pytest.approx(heard.history[0]["loss"], rel=1e-2)
 
 
 def test_a_run_starts_from_given_weights_once(config, trained, tmp_path):

@@ -54,7 +54,7 @@ models = {
     "vit": make("vit", width=32, depth=3, heads=2),
     "hybrid": make("coatnet", stem=8, blocks=(1, 1), widths=(16, 32), head_width=16),
     "inception": make("inception"),
-    "mobilenet": make("mobilenet_v3_small"),
+    "mobilenet": make("mobilenet_v3_small", depth=4),
 }
 images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3)).astype(np.float32)
 found = {}

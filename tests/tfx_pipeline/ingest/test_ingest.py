@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -84,12 +83,8 @@ def test_digits_are_all_there_with_imagenet_labels(digits):
         assert validate_records(out, split, info) == []
 
 
-def test_the_same_input_gives_the_same_bytes_in_tfx_layout(digits, tmp_path):
-    out, info = digits
-    again = ingest("digits", tmp_path / "again")
-    assert again == info
-    assert files(tmp_path / "again") == files(out)
-    assert set(files(out)) == {"dataset.json", "ingest_report.json"} | {
+def test_the_files_are_in_tfx_layout(digits):
+    assert set(files(digits[0])) == {"dataset.json", "ingest_report.json"} | {
         f"Split-{split}/data_tfrecord-0000{shard}-of-00002"
         for split in features.SPLITS
         for shard in range(2)
@@ -129,23 +124,31 @@ def test_training_input_reads_what_ingest_wrote(digits):
     assert total == info.splits["test"].examples
 
 
-def test_fractions_shards_and_name_are_options(tmp_path):
-    info = ingest("digits", tmp_path / "d", name="scans", fractions=(0.8, 0.1, 0.1), shards=3)
-    assert info.name == "scans"
-    assert info.splits["train"].examples / 1797 == pytest.approx(0.8, abs=0.03)
-    assert len(list((tmp_path / "d" / "Split-test").iterdir())) == 3
-
-
 def noise(path, seed, kind=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, kind)
 
 
+def pets(root, count):
+    for seed in range(count):
+        noise(root / ("cat" if seed % 2 else "dog") / f"{seed:02d}.png", seed)
+
+
+def test_fractions_shards_and_name_are_options_and_the_same_input_gives_the_same_bytes(tmp_path):
+    pets(tmp_path / "pets", 300)
+    options = {"name": "scans", "fractions": (0.8, 0.1, 0.1), "shards": 3}
+    info = ingest("folder", tmp_path / "d", where=tmp_path / "pets", **options)
+    assert info.name == "scans"
+    assert info.splits["train"].examples / 300 == pytest.approx(0.8, abs=0.07)
+    assert len(list((tmp_path / "d" / "Split-test").iterdir())) == 3
+    assert ingest("folder", tmp_path / "again", where=tmp_path / "pets", **options) == info
+    assert files(tmp_path / "again") == files(tmp_path / "d")
+
+
 def test_bad_and_repeated_files_are_named_and_nothing_is_lost(tmp_path):
     root = tmp_path / "pets"
-    for seed in range(30):
-        noise(root / ("cat" if seed % 2 else "dog") / f"{seed:02d}.png", seed)
+    pets(root, 30)
     shutil.copy(root / "cat" / "01.png", root / "cat" / "again.png")
     shutil.copy(root / "cat" / "03.png", root / "dog" / "a cat.png")
     (root / "dog" / "empty.jpg").touch()
@@ -231,83 +234,121 @@ def test_cats_and_dogs_keep_their_test_split_and_gain_validation(extract, tmp_pa
         assert (split == "test") == name.startswith("test/")
 
 
-def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_bytes(tmp_path):
-    root = tmp_path / "pets"
-    for seed in range(600):
-        noise(root / ("cat" if seed % 2 else "dog") / f"{seed:03d}.png", seed)
+# Beam takes seconds to load, so one process loads it and forks for each attempt.
+ATTEMPTS = """
+import os, resource, signal, sys
+from pathlib import Path
+import apache_beam, tensorflow
+from tfx_pipeline.ingest import IngestError, check, ingest, job, shards
+
+check_chunk, write_shard, publish = check.Checker.__call__, shards.ShardWriter.__call__, job.publish
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def checked(self, chunk):
+    check_chunk(self, chunk)
+    die()
+
+def published(finished, out):
+    publish(finished, out)
+    die()
+
+def limited(self, place):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+    write_shard(self, place)
+
+def attempt(folder, shards):
+    try:
+        ingest("folder", folder / "out", where=folder / "pets", shards=shards)
+    except IngestError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        (folder / "said").write_text(str(error))
+
+for name in ("resumed", "changed", "late", "full"):
+    child = os.fork()
+    if child == 0:
+        if name == "full":
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            shards.ShardWriter.__call__ = limited
+        elif name == "late":
+            job.publish = published
+        else:
+            check.Checker.__call__ = checked
+        attempt(Path(sys.argv[1]) / name, 1 if name == "full" else 2)
+        os._exit(0)
+    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def attempts(tmp_path_factory):
+    """Folder with one each for `resumed`, `changed`, `late`, `full`: pictures, and what was left.
+
+    `resumed` and `changed` were killed after one chunk of verdicts, `late` while it replaced a
+    finished data set, whose digests are in its `whole.json`; `full` had room for 8 KiB a file.
+    """
+    folder = tmp_path_factory.mktemp("attempts")
+    for name, count in (("resumed", 300), ("changed", 40), ("late", 40), ("full", 60)):
+        pets(folder / name / "pets", count)
+    ingest("folder", folder / "late" / "out", where=folder / "late" / "pets", shards=2)
+    (folder / "late" / "whole.json").write_text(json.dumps(files(folder / "late" / "out")))
+    done = subprocess.run(
+        [sys.executable, "-c", ATTEMPTS, str(folder)], capture_output=True, text=True, check=False
+    )
+    ended = dict(line.split() for line in done.stdout.splitlines())
+    assert ended == {"resumed": "-9", "changed": "-9", "late": "-9", "full": "0"}, done.stderr
+    return folder
+
+
+def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_bytes(attempts, tmp_path):
+    folder, root = attempts / "resumed", attempts / "resumed" / "pets"
     whole = ingest("folder", tmp_path / "whole", where=root, shards=2)
-    arguments = [sys.executable, "-c", DIES, str(root), str(tmp_path / "out")]
-    done = subprocess.run(arguments, check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert not (tmp_path / "out").exists()
-    (work,) = tmp_path.glob(".out.ingest-*")
+    assert not (folder / "out").exists()
+    (work,) = folder.glob(".out.ingest-*")
     (kept,) = (work / "verdicts").iterdir()
     lines = kept.read_text().splitlines()
     # A verdict that only the first attempt can have written, to see that it is not made again.
     marked = json.loads(lines[0])
     marked["findings"].append({"kind": "animated", "file": "from the first attempt", "detail": ""})
     kept.write_text("\n".join([json.dumps(marked), *lines[1:]]) + "\n")
-    info = ingest("folder", tmp_path / "out", where=root, shards=2)
+    info = ingest("folder", folder / "out", where=root, shards=2)
     assert info == whole
-    report = json.loads((tmp_path / "out" / features.REPORT_FILE).read_text())
+    report = json.loads((folder / "out" / features.REPORT_FILE).read_text())
     assert report["findings"]["animated"]["files"][0]["file"] == "from the first attempt"
+    found = files(folder / "out")
     for name, digest in files(tmp_path / "whole").items():
         if name.startswith("Split-"):
-            assert files(tmp_path / "out")[name] == digest
-    assert not list(tmp_path.glob(".out.ingest-*"))
+            assert found[name] == digest
+    assert not list(folder.glob(".out.ingest-*"))
 
 
-DIES = """
-import os, signal, sys
-from tfx_pipeline.ingest import check, ingest
-original = check.Checker.__call__
-def once(self, chunk):
-    original(self, chunk)
-    os.kill(os.getpid(), signal.SIGKILL)
-check.Checker.__call__ = once
-ingest("folder", sys.argv[2], where=sys.argv[1], shards=2)
-"""
+def test_work_of_an_attempt_on_other_pictures_is_not_taken_up(attempts):
+    folder, root = attempts / "changed", attempts / "changed" / "pets"
+    assert list(folder.glob(".out.ingest-*/verdicts/*"))
+    noise(root / "cat" / "01.png", 1000)
+    ingest("folder", folder / "out", where=root, shards=2)
+    assert records(folder / "out")["cat/01.png"][3] == (root / "cat" / "01.png").read_bytes()
 
 
-def test_work_of_an_attempt_on_other_pictures_is_not_taken_up(tmp_path):
-    root = tmp_path / "pets"
-    for seed in range(40):
-        noise(root / ("cat" if seed % 2 else "dog") / f"{seed}.png", seed)
-    arguments = [sys.executable, "-c", DIES, str(root), str(tmp_path / "out")]
-    done = subprocess.run(arguments, check=False)
-    assert done.returncode == -signal.SIGKILL
-    noise(root / "cat" / "1.png", 1000)
-    ingest("folder", tmp_path / "out", where=root, shards=2)
-    assert records(tmp_path / "out")["cat/1.png"][3] == (root / "cat" / "1.png").read_bytes()
+def test_a_job_killed_while_the_old_data_set_is_removed_is_not_taken_for_done(attempts):
+    folder = attempts / "late"
+    ingest("folder", folder / "out", where=folder / "pets", shards=2)
+    assert files(folder / "out") == json.loads((folder / "whole.json").read_text())
 
 
-def test_a_job_killed_while_the_old_data_set_is_removed_is_not_taken_for_done(tmp_path):
-    root, out = tmp_path / "pets", tmp_path / "out"
-    for seed in range(40):
-        noise(root / ("cat" if seed % 2 else "dog") / f"{seed}.png", seed)
-    ingest("folder", out, where=root, shards=2)
-    whole = files(out)
-    done = subprocess.run([sys.executable, "-c", DIES_LATE, str(root), str(out)], check=False)
-    assert done.returncode == -signal.SIGKILL
-    ingest("folder", out, where=root, shards=2)
-    assert files(out) == whole
-
-
-DIES_LATE = """
-import os, signal, sys
-from tfx_pipeline.ingest import ingest, job
-def published(finished, out):
-    original(finished, out)
-    os.kill(os.getpid(), signal.SIGKILL)
-original, job.publish = job.publish, published
-ingest("folder", sys.argv[2], where=sys.argv[1], shards=2)
-"""
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(attempts):
+    folder = attempts / "full"
+    assert "free some space and run the same command again" in (folder / "said").read_text()
+    assert not (folder / "out").exists()
+    assert not list(folder.rglob("data_tfrecord*"))
+    ingest("folder", folder / "out", where=folder / "pets", shards=1)
+    assert len(records(folder / "out")) == 60
 
 
 def test_a_source_within_the_output_is_refused(tmp_path):
     root = tmp_path / "pets"
-    for seed in range(40):
-        noise(root / ("cat" if seed % 2 else "dog") / f"{seed}.png", seed)
+    pets(root, 40)
     with pytest.raises(IngestError, match="lies within"):
         ingest("folder", tmp_path, where=root)
     out = tmp_path / "out"
@@ -321,49 +362,14 @@ def test_a_source_within_the_output_is_refused(tmp_path):
 
 def test_names_that_are_not_utf8_are_written_out(tmp_path):
     root = tmp_path / "pets"
-    for seed in range(40):
-        noise(root / ("cat" if seed % 2 else "dog") / f"{seed}.png", seed)
+    pets(root, 40)
     first = os.fsencode(root / "cat") + b"/0 caf\xe9.png"
-    shutil.copy(root / "cat" / "1.png", os.fsdecode(first))
+    shutil.copy(root / "cat" / "01.png", os.fsdecode(first))
     ingest("folder", tmp_path / "out", where=root)
-    assert rejected(tmp_path / "out") == {"cat/1.png": "duplicate: of cat/0 caf\\udce9.png"}
+    assert rejected(tmp_path / "out") == {"cat/01.png": "duplicate: of cat/0 caf\\udce9.png"}
     os.rename(root / "cat", os.fsdecode(os.fsencode(root) + b"/ch\xe4t"))
     with pytest.raises(IngestError, match=r"class name .* is not UTF-8; rename its folder"):
         ingest("folder", tmp_path / "again", where=root)
-
-
-def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path):
-    root = tmp_path / "pets"
-    for seed in range(60):
-        noise(root / ("cat" if seed % 2 else "dog") / f"{seed}.png", seed)
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(root), str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "free some space and run the same command again" in done.stdout, done.stderr
-    assert not (tmp_path / "out").exists()
-    assert not list(tmp_path.rglob("data_tfrecord*"))
-    ingest("folder", tmp_path / "out", where=root, shards=1)
-    assert len(records(tmp_path / "out")) == 60
-
-
-FULL = """
-import resource, signal, sys
-from tfx_pipeline.ingest import IngestError, ingest, shards
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-original = shards.ShardWriter.__call__
-def limited(self, place):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
-    original(self, place)
-shards.ShardWriter.__call__ = limited
-try:
-    ingest("folder", sys.argv[2], where=sys.argv[1], shards=1)
-except IngestError as error:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    print(error)
-"""
 
 
 @pytest.mark.shared_data
@@ -391,6 +397,7 @@ def test_turned_pictures_are_kept_or_made_upright_by_policy(extract, tmp_path):
         assert np.abs(pixels - first).mean() < 6
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_every_odd_file_becomes_a_record_or_a_named_rejection(extract, tmp_path):
     source = extract("odd_images_A")

@@ -20,11 +20,13 @@ from trainers.data.pipeline import (
 )
 from trainers.data.records_check import find_bad_record, validate_records
 
+EITHER_WAY = pytest.mark.parametrize("config", ["memory", "none"], indirect=True)
 
-@pytest.fixture(params=["memory", "none"])
+
+@pytest.fixture
 def config(request, config):
-    """Each test runs with pictures kept in memory, and decoded as they come."""
-    return override(config, [f"data.cache={request.param}"])
+    """Pictures decoded as they come; `memory`, as a parameter, keeps them."""
+    return override(config, [f"data.cache={getattr(request, 'param', 'none')}"])
 
 
 def good(writer, scans, index):
@@ -73,7 +75,11 @@ def damaged(config, tmp_path, writer, scans):
     return make
 
 
-@pytest.mark.parametrize("kind", list(REASONS))
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [*(("none", kind) for kind in REASONS), ("memory", "no slice"), ("memory", "undecodable")],
+    indirect=["config"],
+)
 def test_a_bad_record_is_named_by_file_and_index(damaged, kind):
     config, info = damaged(kind)
     message = f"data_tfrecord-00001-of-00002 record 3: .*{REASONS[kind]}.*on_error=skip"
@@ -83,22 +89,28 @@ def test_a_bad_record_is_named_by_file_and_index(damaged, kind):
         list(eval_batches(config, info, "test"))
 
 
-@pytest.mark.parametrize("kind", list(REASONS))
-def test_skip_leaves_out_exactly_the_bad_record(damaged, kind, caplog):
-    config, info = damaged(kind)
-    config = override(config, ["data.on_error=skip"])
+@EITHER_WAY
+def test_skip_leaves_out_exactly_the_bad_records(config, tmp_path, writer, scans, caplog):
+    shards = [[good(writer, scans, index) for index in range(part, part + 10)] for part in (0, 10)]
+    places = [(0, 0), (0, 4), (0, 5), (0, 11), (1, 3), (1, 7), (1, 9), (1, 13)]
+    for (shard, place), kind in zip(places, REASONS, strict=True):
+        shards[shard].insert(place, bad(writer, scans, kind))
+    info = writer.write(tmp_path / "bad", {"train": shards, "test": shards})
+    changes = [f"data.dir={tmp_path / 'bad'}", "data.on_error=skip", "data.max_skipped=8"]
+    config = override(config, [*changes, "train.global_batch=5", "eval.batch=8"])
     with caplog.at_level(logging.WARNING, "sightline.data"):
-        assert steps_per_epoch(config, info) == 3
-    assert "skipping 1 of 20 train records" in caplog.text
-    assert [(one.index, one.file[-5:]) for one in skipped_records(config, info, "train")] == [
-        (3, "00002")
-    ]
+        assert steps_per_epoch(config, info) == 4
+    assert "skipping 8 of 28 train records" in caplog.text
+    found = skipped_records(config, info, "train")
+    assert [(int(one.file[-14:-9]), one.index) for one in found] == places
     batches = list(eval_batches(config, info, "test"))
-    assert sum(batch.mask.numpy().sum() for batch in batches) == 19
-    assert sum(1 for _ in train_batches(config, info, epoch=0)) == 3
-    assert len(calibration_images(config, info, 50)) == 19
+    labels = np.concatenate([batch.labels[batch.mask > 0] for batch in batches])
+    np.testing.assert_array_equal(labels, scans[1][:20])
+    assert sum(1 for _ in train_batches(config, info, epoch=0)) == 4
+    assert len(calibration_images(config, info, 50)) == 20
 
 
+@EITHER_WAY
 def test_more_than_max_skipped_is_an_error(damaged):
     config, info = damaged("undecodable")
     config = override(config, ["data.on_error=skip", "data.max_skipped=0"])
@@ -119,6 +131,7 @@ def truncated(config, tmp_path, writer, scans):
     return override(config, changed), info
 
 
+@EITHER_WAY
 def test_a_truncated_shard_is_named_and_its_lost_records_are_counted(truncated):
     config, info = truncated
     message = "data_tfrecord-00000-of-00002 record 6: truncated or corrupt shard"
@@ -144,6 +157,7 @@ def test_a_flipped_bit_is_found_by_the_checksum(truncated, tmp_path, digits, con
     ]
 
 
+@EITHER_WAY
 def test_fewer_records_than_declared_is_an_error(config, digits):
     info = digits[1]
     more = dataclasses.replace(info.splits["test"], examples=54)

@@ -82,13 +82,13 @@ def test_weights_come_from_the_beta_distribution(alpha):
 
 
 def test_the_cut_area_follows_lambda():
-    images = np.zeros((600, 64, 48, 3), np.uint8)
+    images = np.zeros((200, 64, 48, 3), np.uint8)
     images[1::2] = 255
-    cut, labels = mixed("cutmix(1.0)", images=images, labels=LABELS[[0, 1] * 300])
+    cut, labels = mixed("cutmix(1.0)", images=images, labels=LABELS[[0, 1] * 100])
     shares = labels[::2, 1]
     np.testing.assert_allclose((cut[::2] == 255).all(-1).mean((1, 2)), shares, atol=1e-6)
     # Half of the area on average, less what lies outside the picture.
-    assert 0.25 < np.mean(shares) < 0.45
+    assert 0.25 < np.mean(shares) < 0.45  # Of 100 draws: 4 standard errors either side.
     assert max(shares) > 0.8
 
 

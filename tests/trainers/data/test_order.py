@@ -33,7 +33,7 @@ def context(hosts, host, replicas):
     return tf.distribute.InputContext(hosts, host, replicas)
 
 
-@pytest.mark.parametrize("changes", [AUGMENTED, MIXED, [*MIXED, "data.cache=memory"]])
+@pytest.mark.parametrize("changes", [AUGMENTED, [*MIXED, "data.cache=memory"]])
 def test_a_resumed_epoch_is_the_tail_of_the_whole(config, digits, changes):
     config = override(config, changes)
     whole = batches_of(config, digits[1])
@@ -48,10 +48,8 @@ def test_a_resumed_epoch_is_the_tail_of_the_whole(config, digits, changes):
 @pytest.mark.parametrize(
     ("changes", "hosts", "replicas"),
     [
-        (AUGMENTED, 1, 2),
-        (AUGMENTED, 4, 4),
-        (MIXED, 2, 8),
-        ([*MIXED, "data.cache=memory"], 2, 2),
+        (AUGMENTED, 2, 4),
+        ([*MIXED, "data.cache=memory"], 1, 2),
     ],
 )
 def test_hosts_and_replicas_see_the_same_global_batches(config, digits, changes, hosts, replicas):

@@ -17,11 +17,13 @@ from trainers.data.pipeline import (
 )
 from trainers.data.preprocess import eval_image
 
+EITHER_WAY = pytest.mark.parametrize("config", ["memory", "none"], indirect=True)
 
-@pytest.fixture(params=["memory", "none"])
+
+@pytest.fixture
 def config(request, config):
-    """Each test runs with pictures kept in memory, and decoded as they come."""
-    return override(config, [f"data.cache={request.param}"])
+    """Pictures decoded as they come; `memory`, as a parameter, keeps them."""
+    return override(config, [f"data.cache={getattr(request, 'param', 'none')}"])
 
 
 def epoch_of(config, info, epoch=0, **options):
@@ -47,6 +49,7 @@ def expected_images(config, folder, split):
     return np.stack(images), np.array(labels)
 
 
+@EITHER_WAY
 def test_an_epoch_is_a_shuffle_of_the_split(config, digits):
     config = override(config, ["train.global_batch=23"])  # 230 = 10 x 23: nothing is dropped
     images, labels = epoch_of(config, digits[1])
@@ -61,6 +64,7 @@ def test_an_epoch_is_a_shuffle_of_the_split(config, digits):
     assert (labels != wanted_labels).mean() > 0.5
 
 
+@EITHER_WAY
 def test_order_and_augmentation_are_decided_by_seed_and_epoch(config, digits):
     config = override(config, ['data.augment=["shift","rotate"]'])
     first = epoch_of(config, digits[1], 3)
@@ -73,16 +77,18 @@ def test_order_and_augmentation_are_decided_by_seed_and_epoch(config, digits):
         assert (first[1] != other[1]).mean() > 0.5
 
 
+@EITHER_WAY
 def test_one_image_is_augmented_differently_in_each_epoch(config, digits, tmp_path, writer, scans):
     record = writer.serialized(writer.encode(scans[0][0]), 1)
     info = writer.write(tmp_path / "one", {"train": [[record] * 8]})
     config = override(
         config, [f"data.dir={tmp_path / 'one'}", "train.global_batch=8", 'data.augment=["shift"]']
     )
-    seen = {image.tobytes() for epoch in range(4) for image in epoch_of(config, info, epoch)[0]}
+    seen = {image.tobytes() for epoch in range(2) for image in epoch_of(config, info, epoch)[0]}
     assert len(seen) > 8
 
 
+@EITHER_WAY
 def test_batches_have_static_shapes_and_the_rest_is_dropped(config, digits):
     dataset = train_batches(config, digits[1], epoch=0)
     images, labels = dataset.element_spec
@@ -91,6 +97,7 @@ def test_batches_have_static_shapes_and_the_rest_is_dropped(config, digits):
     assert sum(1 for _ in dataset) == steps_per_epoch(config, digits[1]) == 7
 
 
+@EITHER_WAY
 def test_no_input_is_tuned_while_it_runs(config, digits):
     inputs = train_batches(config, digits[1], epoch=0), eval_batches(config, digits[1], "test")
     assert [batches.options().autotune.enabled for batches in inputs] == [False, False]
@@ -116,7 +123,11 @@ def test_batch_must_divide_among_replicas_and_fit_the_data(config, digits):
         train_batches(big, digits[1], epoch=0)
 
 
-@pytest.mark.parametrize("batch", [1, 16, 53, 64])
+@pytest.mark.parametrize(
+    ("config", "batch"),
+    [("none", 1), ("memory", 16), ("none", 53), ("memory", 64)],
+    indirect=["config"],
+)
 def test_evaluation_counts_each_example_once(config, digits, batch):
     folder, info = digits
     parts = list(eval_batches(config, info, "test", batch=batch))
@@ -142,6 +153,7 @@ def test_missing_split_names_those_there_are(config, digits):
         eval_batches(config, info, "test")
 
 
+@EITHER_WAY
 def test_calibration_images_are_unaugmented_training_images(config, digits):
     config = override(config, ['data.augment=["shift"]'])
     got = calibration_images(config, digits[1], 20)
@@ -152,6 +164,7 @@ def test_calibration_images_are_unaugmented_training_images(config, digits):
     assert len(calibration_images(config, digits[1], 1000)) == 230
 
 
+@EITHER_WAY
 def test_pictures_of_any_size_and_kind_stream_through_a_random_crop(config, tmp_path, writer):
     rng = np.random.default_rng(0)
     records = []
@@ -175,6 +188,7 @@ def test_pictures_of_any_size_and_kind_stream_through_a_random_crop(config, tmp_
     assert sorted(labels) == sorted(index % 10 for index in range(24))
 
 
+@EITHER_WAY
 def test_changed_files_are_read_again(config, digits, tmp_path, writer, scans):
     folder = tmp_path / "changing"
     config = override(config, [f"data.dir={folder}", "train.global_batch=4"])
