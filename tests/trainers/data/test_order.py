@@ -49,7 +49,7 @@ def test_a_resumed_epoch_is_the_tail_of_the_whole(config, digits, changes):
     ("changes", "hosts", "replicas"),
     [
         (AUGMENTED, 2, 4),
-        ([*MIXED, "data.cache=memory"], 1, 2),
+        ([*MIXED, "data.cache=memory"], 2, 4),
     ],
 )
 def test_hosts_and_replicas_see_the_same_global_batches(config, digits, changes, hosts, replicas):

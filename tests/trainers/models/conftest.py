@@ -31,7 +31,7 @@ def families() -> list[str]:
 
 
 # Of parts that other families have: `make test-zoo` is enough for their way through the mill.
-COMBINED = ("resnet_vit", "mobilenet_v2", "vit")
+COMBINED = ("resnet_vit", "mobilenet_v2")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
