@@ -99,12 +99,13 @@ def annotate(model: keras.Model) -> keras.Model:
         for reader in readers[layer.name]
         if isinstance(reader, keras.layers.Concatenate)
     }
-    native = _native_names(model, readers)
+    int8 = _native_names(model, readers)
+    native = int8 - joins - _read_by_average(model, readers)
 
     def computes_in_int8(layer: keras.layers.Layer) -> bool:
         if isinstance(layer, keras.layers.Dropout):
             return all(computes_in_int8(reader) for reader in readers[layer.name])
-        return layer.name in native
+        return layer.name in int8
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         kind = Join if layer.name in joins else type(layer)
@@ -115,7 +116,7 @@ def annotate(model: keras.Model) -> keras.Model:
         )
         if not wanted:
             return copy
-        config = None if layer.name in native - joins else QuantizeOutput()
+        config = None if layer.name in native else QuantizeOutput()
         return tfmot.quantization.keras.quantize_annotate_layer(copy, config)
 
     annotated = keras.models.clone_model(model, clone_function=wrap)
@@ -131,6 +132,21 @@ def _readers(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
             for source in tf.nest.flatten(node.inbound_layers):
                 readers[source.name].append(layer)
     return readers
+
+
+def _read_by_average(model: keras.Model, readers: dict[str, list[keras.layers.Layer]]) -> set[str]:
+    """Names of the max poolings that an average pooling reads.
+
+    TFMOT gives a max pooling no range. The converter then takes the average's for it, and leaves
+    the convolutions that read it too in float.
+    """
+    average = keras.layers.AveragePooling2D
+    return {
+        layer.name
+        for layer in model.layers
+        if isinstance(layer, keras.layers.MaxPooling2D)
+        and any(isinstance(reader, average) for reader in readers[layer.name])
+    }
 
 
 def _native_names(
