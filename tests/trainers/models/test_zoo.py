@@ -29,6 +29,7 @@ from trainers.registry import models
 
 LARGE = 100_000_000  # parameters
 _KERNELS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
+NORM = keras.layers.BatchNormalization
 
 # What a network cannot do, and why: (model's name or its start and `*`, step) -> reason.
 REFUSED: dict[tuple[str, str], str] = {}
@@ -116,6 +117,10 @@ def exported(model: keras.Model, config: Config, folder: Path) -> None:
 def jobs_of(name: str, model: keras.Model, folder: Path) -> tuple[keras.Model, list[ConversionJob]]:
     """The quantisation-aware model, and conversions of the float one and of that."""
     aware = quantisation_aware(model)
+    # The statistics of two pictures, which is all that a momentum of 0 keeps, make chaos of noise.
+    norms = [layer for layer in aware.submodules if isinstance(layer, NORM)]
+    for norm in norms:
+        norm.trainable = False
     for _ in range(2):  # finds the ranges
         aware(tf.constant(pictures(model), tf.float32), training=True)
     return aware, [
