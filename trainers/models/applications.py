@@ -5,8 +5,9 @@ where a family of ours has the name, theirs starts with `keras_`. They start wit
 
 Their graphs are built anew, layer by layer under the same names, with what compression cannot see
 into put differently: nested models are laid flat, separable convolutions become their two halves,
-custom layers and bare operations become layers that TFMOT can copy. Weights keep their order.
-Their own preprocessing goes, because the normalisation is `build_model`'s.
+a convolution's swish becomes a layer of its own, custom layers and bare operations become layers
+that TFMOT can copy. Weights keep their order. Their own preprocessing goes, because the
+normalisation is `build_model`'s.
 """
 
 import inspect
@@ -22,6 +23,9 @@ from trainers.keras import keras
 from trainers.models.blocks import stochastic_depth
 from trainers.models.layers import LayerScale
 from trainers.registry import models
+
+# Activations that TFMOT quantises inside a convolution.
+_WITHIN_KERNELS = ("linear", "relu", "sigmoid", "softmax", "tanh")
 
 # Families that Sightline builds itself.
 _OURS = re.compile(r"resnet\d+|mobilenet_v[23].*")
@@ -74,11 +78,15 @@ def _rebuilt(network: keras.Model, images: tf.Tensor) -> tf.Tensor:
         args, kwargs = tf.nest.map_structure(
             lambda value: tensors.get(id(value), value), (node.call_args, node.call_kwargs)
         )
-        inputs = [tensors[id(tensor)] for tensor in node.keras_inputs]
-        replace = _REPLACED.get(type(layer).__name__)
-        made = replace(layer, inputs) if replace is not None else None
+        made = _replaced(layer, [tensors[id(tensor)] for tensor in node.keras_inputs])
         tensors[id(node.outputs)] = _copy(layer)(*args, **kwargs) if made is None else made
     return tensors[id(network.output)]
+
+
+def _replaced(layer: keras.layers.Layer, inputs: list[tf.Tensor]) -> tf.Tensor | None:
+    """What stands in the layer's place; None where a plain copy does."""
+    replace = _REPLACED.get(type(layer).__name__)
+    return None if replace is None else replace(layer, inputs)
 
 
 def _copy(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -92,9 +100,20 @@ def _nothing(layer: keras.layers.Layer, inputs: list[tf.Tensor]) -> tf.Tensor:
 def _flat(layer: keras.Sequential, inputs: list[tf.Tensor]) -> tf.Tensor:
     x = inputs[0]
     for inner in layer.layers:
-        replace = _REPLACED.get(type(inner).__name__)
-        x = _copy(inner)(x) if replace is None else replace(inner, [x])
+        made = _replaced(inner, [x])
+        x = _copy(inner)(x) if made is None else made
     return x
+
+
+def _activated(layer: Any, inputs: list[tf.Tensor]) -> tf.Tensor | None:
+    """A convolution, then its activation as `NAME_activation`, where int8 cannot have them as one.
+
+    TFMOT gives a kernel's output no range before such an activation, so the kernel stays float.
+    """
+    if keras.activations.serialize(layer.activation) in _WITHIN_KERNELS:
+        return None
+    linear = type(layer).from_config({**layer.get_config(), "activation": None})(inputs[0])
+    return keras.layers.Activation(layer.activation, name=f"{layer.name}_activation")(linear)
 
 
 def _layer_scale(layer: Any, inputs: list[tf.Tensor]) -> tf.Tensor:
@@ -156,6 +175,7 @@ def _fresh(initializer: Any) -> Any:
 
 #: Class of a layer -> (layer, its inputs) -> what stands in its place, or None for a plain copy.
 _REPLACED: dict[str, Callable[[Any, list[tf.Tensor]], tf.Tensor | None]] = {
+    "Conv2D": _activated,
     "CustomScaleLayer": _scaled_sum,
     "LayerScale": _layer_scale,
     "Normalization": _nothing,
