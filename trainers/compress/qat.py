@@ -3,7 +3,8 @@
 TFMOT's default 8-bit scheme: int8 kernels, per channel for convolutions, int8 activations. Its
 whole-model call refuses custom layers, so layers are annotated one by one, by two rules:
 
-- Conv2D, DepthwiseConv2D, Dense, and a batch normalisation that only follows a convolution: always.
+- Conv2D, DepthwiseConv2D, Dense, and a batch normalisation that is all that reads a convolution,
+  into which the converter folds it: always.
 - Any other layer when all that read it compute in int8: what TFMOT knows (ReLU, Add, pooling,
   padding) by TFMOT's own configuration, the others (LayerNormalization, GELU, attention) by
   quantising their output only.
@@ -101,6 +102,7 @@ def annotate(model: keras.Model) -> keras.Model:
     }
     int8 = _native_names(model, readers)
     native = int8 - joins - _read_by_average(model, readers)
+    folded = _folded_names(model, readers)
 
     def computes_in_int8(layer: keras.layers.Layer) -> bool:
         if isinstance(layer, keras.layers.Dropout):
@@ -111,9 +113,8 @@ def annotate(model: keras.Model) -> keras.Model:
         kind = Join if layer.name in joins else type(layer)
         copy = kind.from_config(layer.get_config())
         reading = readers[layer.name]
-        wanted = isinstance(layer, _KERNEL_LAYERS) or (
-            reading and all(computes_in_int8(reader) for reader in reading)
-        )
+        always = isinstance(layer, _KERNEL_LAYERS) or layer.name in folded
+        wanted = always or (reading and all(computes_in_int8(reader) for reader in reading))
         if not wanted:
             return copy
         config = None if layer.name in native else QuantizeOutput()
@@ -162,14 +163,19 @@ def _native_names(
             known = registry.supports(layer)
         if known:
             native.add(layer.name)
-        if isinstance(layer, _CONVOLUTIONS):
-            # Folded into the convolution, which needs to be its only source.
-            native.update(
-                reader.name
-                for reader in readers[layer.name]
-                if isinstance(reader, keras.layers.BatchNormalization)
-            )
-    return frozenset(native)
+    return frozenset(native) | _folded_names(model, readers)
+
+
+def _folded_names(
+    model: keras.Model, readers: dict[str, list[keras.layers.Layer]]
+) -> frozenset[str]:
+    """Names of the batch normalisations that become part of the convolution before them."""
+    only = [readers[layer.name] for layer in model.layers if isinstance(layer, _CONVOLUTIONS)]
+    return frozenset(
+        reading[0].name
+        for reading in only
+        if len(reading) == 1 and isinstance(reading[0], keras.layers.BatchNormalization)
+    )
 
 
 def _qat(model: keras.Model, fine_tune: FineTune, settings: CompressConfig) -> keras.Model:

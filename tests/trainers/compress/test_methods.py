@@ -146,6 +146,19 @@ def test_transformers_keep_a_float_residual_stream(pool):
         assert name not in names
 
 
+def test_a_batch_norm_goes_into_its_convolution_whatever_reads_it():
+    layers = keras.layers
+    images = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization(name="alone")(layers.Conv2D(4, 3, name="first")(images))
+    x = layers.Activation("swish", name="swish")(x)
+    shared = layers.Conv2D(4, 1, name="shared")(x)
+    beside = layers.BatchNormalization(name="beside")(shared)
+    x = layers.Lambda(lambda pair: pair[0] * pair[1], name="float")([shared, beside])
+    model = keras.Model(images, layers.Dense(2, name="logits")(layers.Flatten(name="flat")(x)))
+    expected = {"first", "alone", "swish", "shared", "float", "flat", "logits"}
+    assert annotated_names(model) == expected
+
+
 def test_quantisation_changes_the_output_by_little(trained, digits, fine_tune):
     aware = quantisation_aware(trained)
     fine_tune(aware, epochs=1, learning_rate=1e-6)  # finds ranges, moves next to nothing

@@ -8,7 +8,7 @@ import pytest
 from trainers.config import Config, ConfigError, DataConfig, ModelConfig
 from trainers.keras import keras
 from trainers.models import build_model
-from trainers.models.applications import registered_name
+from trainers.models.applications import application, registered_name
 from trainers.models.intermediates import intermediates
 from trainers.registry import models
 
@@ -81,6 +81,32 @@ def test_computes_what_the_original_does(name, size):
     expected = original(images * scale).numpy()
     assert expected.std() > 0
     np.testing.assert_allclose(ours(images), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_activation_that_int8_cannot_have_inside_a_kernel_becomes_a_layer(monkeypatch):
+    def tiny(*, input_shape, **_):
+        layers = keras.layers
+        images = keras.Input(input_shape)
+        inner = keras.Sequential([layers.Conv2D(4, 3, activation="relu", name="relu_conv")])
+        x = layers.Conv2D(4, 3, activation="swish", name="swish_conv")(inner(images))
+        x = layers.Conv2D(4, 1, activation="sigmoid", name="gate")(x)
+        return keras.Model(images, layers.GlobalAveragePooling2D(name="pool")(x))
+
+    monkeypatch.setattr(keras.applications, "Tiny", tiny, raising=False)
+    images = keras.Input((16, 16, 3), name="images")
+    ours = keras.Model(images, application("Tiny", images))
+    assert [layer.name for layer in ours.layers] == [
+        "images",
+        "relu_conv",
+        "swish_conv",
+        "swish_conv_activation",
+        "gate",
+        "pool",
+    ]
+    original = tiny(input_shape=(16, 16, 3))
+    ours.set_weights(original.get_weights())
+    noise = np.random.default_rng(0).normal(0, 1, (2, 16, 16, 3)).astype(np.float32)
+    np.testing.assert_allclose(ours(noise), original(noise), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.zoo

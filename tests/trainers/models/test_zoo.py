@@ -61,15 +61,11 @@ def train_step(model: keras.Model) -> None:
     optimizer = build_optimizer(OptimConfig("sgd", learning_rate=0.1, schedule="constant"), 2)
     before = model(images).numpy()
 
-    @tf.function
-    def step():
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(CrossEntropy()(labels, model(images, training=True)))
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        return loss, gradients
-
-    loss, gradients = step()
+    # Eagerly: to trace a deep network and its gradients for one step takes longer than the step.
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(CrossEntropy()(labels, model(images, training=True)))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
     assert np.isfinite(loss.numpy())
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         assert np.isfinite(tf.convert_to_tensor(gradient).numpy()).all(), variable.name
@@ -144,11 +140,14 @@ def check_tflite(model: keras.Model, aware: keras.Model, results) -> None:
     assert [result.error for result in results] == ["", ""]
     images = pictures(model)
     float_scores, int8_scores = (tflite_scores(one.job.output, images) for one in results)
-    np.testing.assert_allclose(float_scores, softmax(model(images).numpy()), atol=1e-4)
+    scores = softmax(model(images).numpy())
+    np.testing.assert_allclose(float_scores, scores, atol=1e-4)
     emulated = softmax(aware(images.astype(np.float32), training=False).numpy())
-    # A rounding may fall the other way in Keras' emulation, so not bit for bit.
-    np.testing.assert_allclose(int8_scores, emulated, atol=0.1)
-    assert np.abs(int8_scores - emulated).mean() < 0.03
+    # A rounding may fall the other way in Keras' emulation, so not bit for bit; in a deep network
+    # of noise that adds up, to far less than what quantisation itself does to the answer.
+    error, noise = np.abs(int8_scores - emulated), np.abs(emulated - scores)
+    assert error.max() < max(0.1, noise.max() / 2)
+    assert error.mean() < max(0.03, noise.mean() / 2)
     wrapped = [getattr(layer, "layer", None) for layer in aware.layers]
     assert results[1].kernels == {"int8": sum(isinstance(layer, _KERNELS) for layer in wrapped)}
 
