@@ -215,11 +215,12 @@ class RestApp:
         headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
         path = scope["raw_path"].decode("latin-1").partition("?")[0]
         method = scope["method"]
+        slow = _Interrupt(self._body_timeout_s)
         try:
-            with _Interrupt(self._body_timeout_s) as interrupt:
+            with slow:
                 body = await self._read(headers, receive)
         except asyncio.CancelledError:
-            if not interrupt.happened:
+            if not slow.happened:
                 raise
             await _send(send, self._too_slow())
             return
