@@ -19,6 +19,9 @@ from serving.server.errors import ServingError
 Work: TypeAlias = Callable[[], None]
 Outcome: TypeAlias = tuple[Any, BaseException | None]
 
+#: A client leaves at its own deadline too, which here is later by the request's way.
+_ON_THE_WAY_S = 0.1
+
 
 class Request:
     """One call of `run` or `run_here`."""
@@ -91,8 +94,7 @@ class Request:
             except queue.Empty:
                 return None, late()
             if work is None:
-                # gRPC ends a call whose deadline has passed as if the client had gone.
-                return None, gone() if time.monotonic() < self.deadline else late()
+                return None, late() if time.monotonic() > self.deadline - _ON_THE_WAY_S else gone()
             work()
         value, error = self._outcome
         if error is None and time.monotonic() >= self.deadline:
