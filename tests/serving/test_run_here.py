@@ -13,6 +13,7 @@ from serving.server.calls import EngineCall
 from serving.server.dispatch import Dispatcher
 from serving.server.errors import OverloadedError, ServingError
 from serving.server.metrics import Metrics
+from serving.server.pending import Request
 from serving.server.scheduler import BatchScheduler
 
 WAIT = 20
@@ -314,3 +315,12 @@ def test_many_at_once_each_get_what_they_must(start, batching):
     assert [caller.result() for caller in held] == [[-2], [-4], [-6], [-8], [-10]]
     if batching is None:
         assert max(max(run) for run in h.engine.runs) < 1000
+
+
+def test_a_place_that_comes_when_nobody_waits_any_more_goes_to_other_threads():
+    request = Request(iter(()), None)
+    done = []
+    assert request.take(lambda: done.append("while it waits"))
+    assert request.end() is None
+    assert done == ["while it waits"], "what was given in time is done, to be passed on"
+    assert not request.take(lambda: done.append("too late"))
