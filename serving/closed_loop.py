@@ -25,7 +25,7 @@ from serving.loadtest.bodies import from_images
 from serving.loadtest.callers import PREDICT_METHOD
 from serving.loadtest.plan import Target
 
-Call: TypeAlias = Callable[[], object]
+Call: TypeAlias = Callable[[], Any]
 
 _TIMEOUT_S = 60.0
 #: Of a turn's length, before it: connections, caches and threads are those of a server at work.
@@ -180,11 +180,24 @@ def server_turn(
     if not lean:
         connect, contents = _client, tuple(pictures)
     else:
-        connect = _grpc if target.is_grpc else _rest
-        contents = from_images(pictures, target).bodies
+        connect, contents = _lean(target), from_images(pictures, target).bodies
     with ExitStack() as stack:
         calls = [stack.enter_context(connect(target, contents)) for _ in range(callers)]
         return closed_loop(calls, seconds)
+
+
+def answer_of(target: Target, picture: bytes) -> bytes:
+    """What a server answers to one picture: a message over gRPC, a body over REST.
+
+    Raises:
+      BenchmarkError: no connection, or an answer that is not a good one.
+    """
+    with _lean(target)(target, from_images([picture], target).bodies) as call:
+        return call()
+
+
+def _lean(target: Target) -> Callable[..., Any]:
+    return _grpc if target.is_grpc else _rest
 
 
 @contextmanager

@@ -6,7 +6,8 @@
 The engine, a server, and two more servers that combine requests are loaded at the same time, each
 in its own process, and so are the callers. Every thing has one short turn a round, in an order that
 moves on and turns round; all others are idle meanwhile. The bare engine is what the server loads,
-with as many threads, called with the same JPEG through the same signature.
+with as many threads, called with the same JPEG through the same signature. Two further servers, of
+gRPC's and uvicorn's own, answer at once with as many bytes: what the libraries cost by themselves.
 """
 
 import json
@@ -21,8 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from serving import bundle as bundles
+from serving import floor
 from serving.benchmark import environment
-from serving.closed_loop import BenchmarkError, Turn, engine_turn, sample_jpeg, server_turn
+from serving.closed_loop import (
+    BenchmarkError,
+    Turn,
+    answer_of,
+    engine_turn,
+    sample_jpeg,
+    server_turn,
+)
 from serving.engine import available_cores
 from serving.image_header import ImageError, check_image
 from serving.loadtest.plan import Target
@@ -33,6 +42,7 @@ from serving.server_targets import (
     CALLERS,
     CROWD,
     ENGINE,
+    FLOORS,
     GRPC,
     GRPC_CLIENT,
     REST,
@@ -60,7 +70,7 @@ class Thing:
     """What has a turn in each round.
 
     Attributes:
-      what: `server_targets.ENGINE`, or how a server is called.
+      what: `server_targets.ENGINE`, one of `server_targets.FLOORS`, or how a server is called.
       callers: at a time.
       rows: pictures in a call; servers get one.
       server: of `server_targets.BATCHING`, or empty for the plain one.
@@ -129,6 +139,7 @@ def measure(
             stand = _Stand(opened, name, stack)
             coded = coded or [stand.sample()]
             stand.start(parameters)
+            stand.start_floor(coded[0])
             turns = _in_turns(stand, plan, coded, seconds=seconds, rounds=rounds, tell=progress)
         found[name] = {"rows": rows_of(turns), "turns": turns}
     return {
@@ -154,7 +165,8 @@ def things(*, batching: bool) -> list[Thing]:
     servers = ["", *BATCHING] if batching else [""]
     found = [Thing(ENGINE, 1)]
     found += [Thing(GRPC, 1, server=server) for server in servers]
-    found += [Thing(what, 1) for what in (REST, GRPC_CLIENT, REST_CLIENT)]
+    alone = (FLOORS[GRPC], REST, FLOORS[REST], GRPC_CLIENT, REST_CLIENT)
+    found += [Thing(what, 1) for what in alone]
     found += [Thing(what, count) for count in CALLERS[1:] for what in (ENGINE, GRPC, REST)]
     if batching:
         callers = sorted({1, available_cores()})
@@ -193,7 +205,9 @@ class _Stand:
         self._stack = stack
         self._engine = stack.enter_context(_process())
         self._callers = stack.enter_context(_process())
+        self._floor = stack.enter_context(_process())
         self._servers: dict[str, ServerProcess] = {}
+        self._urls: dict[str, str] = {}
 
     def sample(self) -> bytes:
         """A JPEG for those who gave none."""
@@ -222,6 +236,16 @@ class _Stand:
             process = ServerProcess(served.parent, flags=given)
             self._servers[server] = self._stack.enter_context(process)
 
+    def start_floor(self, picture: bytes) -> None:
+        """Starts servers that answer with what the plain one says to the picture."""
+        plain, model = self._servers[""], self._bundle.manifest.name
+        over_grpc, over_rest = (
+            self._callers.submit(answer_of, Target(url, model), picture).result()
+            for url in (f"grpc://{plain.grpc_target}", plain.rest_url)
+        )
+        found = self._floor.submit(floor.start, over_grpc, over_rest).result()
+        self._urls = {FLOORS[GRPC]: found.grpc_url, FLOORS[REST]: found.rest_url}
+
     def turn(self, thing: Thing, pictures: Sequence[bytes], seconds: float) -> Turn:
         """One turn."""
         return self._begin(thing, pictures, seconds).result()
@@ -237,16 +261,21 @@ class _Stand:
                 rows=thing.rows,
                 seconds=seconds,
             )
-        server = self._servers[thing.server]
-        over_grpc = thing.what in (GRPC, GRPC_CLIENT)
-        url = f"grpc://{server.grpc_target}" if over_grpc else server.rest_url
         return self._callers.submit(
             server_turn,
-            Target(url, self._bundle.manifest.name),
+            Target(self._url(thing), self._bundle.manifest.name),
             pictures,
-            lean=thing.what in (GRPC, REST),
+            lean=thing.what not in (GRPC_CLIENT, REST_CLIENT),
             callers=thing.callers,
             seconds=seconds,
+        )
+
+    def _url(self, thing: Thing) -> str:
+        if thing.what in self._urls:
+            return self._urls[thing.what]
+        server = self._servers[thing.server]
+        return (
+            f"grpc://{server.grpc_target}" if thing.what in (GRPC, GRPC_CLIENT) else server.rest_url
         )
 
 

@@ -13,6 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 ENGINE, GRPC, REST = "engine", "gRPC", "REST"
+#: Each transport's library alone, answering at once with as many bytes.
+FLOORS = {GRPC: "gRPC floor", REST: "REST floor"}
 GRPC_CLIENT, REST_CLIENT = "Client over gRPC", "Client over REST"
 #: How the server combines requests -> flags beside a parameters file.
 BATCHING = {"batching": "--enable_batching", "adaptive": "--adaptive_batching"}
@@ -98,6 +100,11 @@ def _one_caller(turns: Turns) -> list[Row]:
         most = OVERHEAD_MS.get(name)
         asked = _NOTHING if most is None else (f"<= {most:.2f}", found[0] <= most)
         rows.append(Row(part, f"{name} beyond the engine", *found, "ms", *asked))
+        floor = turn_name(FLOORS[name], 1) if name in FLOORS else ""
+        # Figures of before there were floors have none.
+        if floor in turns:
+            alone = interval(_values(turns, floor, "p50_ms"))
+            rows.append(Row(part, f"of that {name}'s library alone, p50", *alone, "ms"))
     return rows
 
 

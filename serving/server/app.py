@@ -1,4 +1,4 @@
-"""Both front ends over one set of models, in one event loop.
+"""Both front ends over one set of models: REST in an event loop, gRPC in threads of its own.
 
 serve("bundles")                      # every model under it, on 127.0.0.1:8500 and :8501
 """
@@ -22,7 +22,7 @@ from serving.server.config_file import ConfigFile
 from serving.server.engines import EngineOptions
 from serving.server.errors import ServerError, ServingError
 from serving.server.extras import NO_EXTRAS, ExtraParts, Extras
-from serving.server.fronts import GRACE_S, RestFront, bracketed, listen, start_grpc, start_rest
+from serving.server.fronts import GrpcFront, RestFront, listen, start_grpc, start_rest
 from serving.server.models import ModelConfig, ModelManager
 from serving.server.processes import Member
 from serving.server.source import ModelSource
@@ -177,10 +177,8 @@ class _Server:
         if self._options.member is not None:
             self._options.member.watch_parent(partial(loop.call_soon_threadsafe, stop.set))
         rest = self._start_rest(running, self._rest_port) if self._rest_port is not None else None
-        grpc_server, urls = None, [rest.url] if rest else []
-        if self._grpc_port is not None:
-            grpc_server, port = await self._start_grpc(running, self._grpc_port)
-            urls.append(f"grpc://{bracketed(self._grpc_host)}:{port}")
+        grpc = self._start_grpc(running, self._grpc_port) if self._grpc_port is not None else None
+        urls = [front.url for front in (rest, grpc) if front is not None]
         polls = [asyncio.create_task(work) for work in (self._poll(models), self._reread(models))]
         print(_ready_line(models, urls), flush=True)
         try:
@@ -188,10 +186,9 @@ class _Server:
         finally:
             for poll in polls:
                 poll.cancel()
-            if rest is not None:
-                await rest.stop()
-            if grpc_server is not None:
-                await grpc_server.stop(GRACE_S)
+            for front in (rest, grpc):
+                if front is not None:
+                    await front.stop()
             await loop.run_in_executor(self._loader, running.close)
             self._loader.shutdown(wait=False)
 
@@ -257,10 +254,9 @@ class _Server:
         app = RestApp(site, options.max_request_bytes)
         return start_rest(app, listener, host=self._rest_host, tls=options.extras.rest_tls)
 
-    async def _start_grpc(self, running: "_Running", port: int) -> tuple[Any, int]:
-        from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
-
+    def _start_grpc(self, running: "_Running", port: int) -> GrpcFront:
         from serving.server.grpc_api import ModelService, PredictionService, health_handler
+        from serving.server.grpc_calls import CallThreads
 
         options, extras = self._options, self._options.extras
         predictions = PredictionService(
@@ -271,21 +267,19 @@ class _Server:
             hooks=running.parts.hooks,
         )
         models = ModelService(running.models, partial(self._reload, running.models), self._loader)
-        handlers = [health_handler()] if options.health else []
+        threads = CallThreads(running.dispatcher.most_requests)
+        handlers = [predictions.handler(threads), models.handler(threads)]
+        if options.health:
+            handlers.append(health_handler(threads))
         if extras.open_inference:
             from serving.server.v2.grpc_service import open_inference_handler
 
-            handlers.append(open_inference_handler(running.v2()))
-
-        def add(server: Any) -> None:
-            prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(predictions, server)
-            model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
-            server.add_generic_rpc_handlers(tuple(handlers))
-
-        return await start_grpc(
+            handlers.append(open_inference_handler(running.v2(), threads))
+        return start_grpc(
             self._grpc_host,
             port,
-            add,
+            handlers,
+            threads=threads,
             max_request_bytes=options.max_request_bytes,
             tls=extras.grpc_tls,
             shared=options.member is not None,

@@ -1,9 +1,12 @@
-"""From the event loop to the worker threads and back: admission, deadlines, cancellation.
+"""From a front end to a place where requests run, and back: admission, deadlines, cancellation.
 
-    answer = await dispatcher.run(steps, timeout=1.5)
+    answer = await dispatcher.run(steps, timeout=1.5)          # in an event loop
+    answer = dispatcher.run_here(steps, timeout=1.5)           # in a thread that may wait
 
-A request is decoded in a worker thread. There its engine call runs too, unless it joins a batch:
-then the thread goes on to other requests, and a worker ends the request once the batch has run.
+There are so many places, for both together, first come, first served. In its place a request is
+decoded, and its engine call runs too, unless it joins a batch: then the place is free for others,
+and the request ends once the batch has run. What an event loop asks for runs in worker threads;
+`run_here` does everything in the caller's thread, so that nobody has to be woken for one request.
 """
 
 import asyncio
@@ -11,24 +14,28 @@ import contextlib
 import math
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeAlias
 
 from serving.server.calls import EngineCall, Outputs, Steps, T
 from serving.server.errors import OverloadedError, ServingError
 from serving.server.metrics import Metrics
+from serving.server.pending import Request, Work, closing, late
 from serving.server.scheduler import BatchScheduler, Task
 
 #: Weight of the newest request in the mean from which Retry-After is told.
 _NEWEST = 0.1
 
 _Step: TypeAlias = Callable[[], EngineCall]
+#: Is given what to call when the client goes away; False when it has gone already.
+OnGone: TypeAlias = Callable[[Callable[[], None]], bool]
 
 
 class Dispatcher:
-    """Runs requests; `run` is called in an event loop, the rest happens in threads."""
+    """Runs requests; `run` is called in an event loop, `run_here` in any other thread."""
 
     def __init__(
         self,
@@ -41,10 +48,10 @@ class Dispatcher:
         """Starts no thread before the first request.
 
         Args:
-          threads: that decode, run what is not batched, and encode.
+          threads: places, in which requests are decoded, run unless they are batched, and encoded.
           metrics: get the time in the queues and in the engine.
           scheduler: of the batches; None runs every call by itself.
-          max_queue: requests that may wait beyond those that have a thread; None sets no bound.
+          max_queue: requests that may wait beyond those that have a place; None sets no bound.
         """
         self._threads = threads
         self._metrics = metrics
@@ -54,15 +61,21 @@ class Dispatcher:
         # Answers of batches must not wait behind requests that have not begun.
         self._finishers = ThreadPoolExecutor(threads, "answer")
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._queue: OrderedDict[Request, None] = OrderedDict()
         self._busy = 0
+        self._closed = False
         self._mean_s = 0.0
         metrics.gauge("waiting_requests", lambda: self.waiting)
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a thread or for a batch."""
-        return self._waiting + (self._scheduler.waiting if self._scheduler else 0)
+        """Requests that wait for a place or for a batch."""
+        return len(self._queue) + (self._scheduler.waiting if self._scheduler else 0)
+
+    @property
+    def most_requests(self) -> int | None:
+        """Requests that may be here at a time, running or waiting; None without a bound."""
+        return None if self._max_queue is None else self._threads + self._max_queue
 
     async def run(self, steps: Steps[T], *, timeout: float | None = None) -> T:
         """What the steps return.
@@ -75,84 +88,141 @@ class Dispatcher:
 
         Raises:
           OverloadedError: too many requests wait.
-          ServingError: DEADLINE_EXCEEDED, or what the steps raise.
+          ServingError: DEADLINE_EXCEEDED, UNAVAILABLE, or what the steps raise.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        deadline = time.monotonic() + timeout if timeout else math.inf
-        request = _Request(steps, deadline, loop, future)
-        try:
-            self._admit()
-        except OverloadedError:
-            steps.close()
-            raise
-        request.work = self._pool.submit(self._begin, request)
+        request = Request(steps, timeout, partial(_to_loop, loop, future))
+        if self._admit(request):
+            self._pool.submit(self._begin, request)
         timer = loop.call_later(timeout, _expire, future) if timeout else None
         try:
             return await future
         except ServingError as error:
             if error.code == "UNAVAILABLE":
-                raise OverloadedError(error.code, error.message, self._retry_after()) from error
+                raise self._hinted(error) from error
             raise
         finally:
             if timer is not None:
                 timer.cancel()
             self._drop(request)
 
+    def run_here(
+        self, steps: Steps[T], *, timeout: float | None = None, on_gone: OnGone | None = None
+    ) -> T:
+        """What the steps return; they run in this thread, which waits meanwhile.
+
+        Args:
+          steps: not begun yet; closed in any case.
+          timeout: seconds; what waits beyond them does not run. None or 0 sets no bound.
+          on_gone: tells when the client goes away: what waits then does not run.
+
+        Raises:
+          OverloadedError: too many requests wait.
+          ServingError: DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE, or what the steps raise.
+        """
+        request = Request(steps, timeout)
+        has_place = self._admit(request)
+        try:
+            if on_gone is not None and not on_gone(request.leave):
+                request.leave()
+            if has_place:
+                self._begin(request)
+            value, error = request.wait()
+        finally:
+            self._drop(request)
+        if error is None:
+            return value
+        raise self._hinted(error) if isinstance(error, ServingError) else error
+
     def close(self) -> None:
-        """Ends the threads; requests under way go on to their end."""
+        """Ends the threads; requests under way go on to their end, what waits fails."""
+        with self._lock:
+            self._closed = True
+            left = list(self._queue)
+            self._queue.clear()
+        for request in left:
+            self._go_on(request, partial(request.fail, closing()), self._finishers)
         self._pool.shutdown(wait=False)
         if self._scheduler is not None:
             self._scheduler.close()
         self._finishers.shutdown(wait=False)
 
-    def _admit(self) -> None:
+    def _admit(self, request: Request) -> bool:
+        """Whether the request has a place at once; otherwise it waits for one."""
         with self._lock:
-            taken = self.waiting + self._busy
-            if self._max_queue is not None and taken >= self._max_queue + self._threads:
-                self._metrics.count("refused_count", reason="max_queue")
-                raise OverloadedError(
-                    "RESOURCE_EXHAUSTED",
-                    f"{taken} requests are under way or wait, and --max_queue lets "
-                    f"{self._max_queue} wait for {self._threads} threads; try again later",
-                    self._retry_after(),
-                )
-            self._waiting += 1
+            refusal = self._refusal()
+            if refusal is None:
+                if self._busy < self._threads:
+                    self._busy += 1
+                    return True
+                self._queue[request] = None
+                return False
+        request.steps.close()
+        raise refusal
+
+    def _refusal(self) -> ServingError | None:
+        if self._closed:
+            return self._hinted(closing())
+        taken = self.waiting + self._busy
+        if self._max_queue is None or taken < self._max_queue + self._threads:
+            return None
+        self._metrics.count("refused_count", reason="max_queue")
+        return OverloadedError(
+            "RESOURCE_EXHAUSTED",
+            f"{taken} requests are under way or wait, and --max_queue lets "
+            f"{self._max_queue} wait for {self._threads} threads; try again later",
+            self._retry_after(),
+        )
+
+    def _hinted(self, error: ServingError) -> ServingError:
+        """The error; one that says to come again says when."""
+        if error.code != "UNAVAILABLE":
+            return error
+        return OverloadedError(error.code, error.message, self._retry_after())
 
     def _retry_after(self) -> int:
         """Seconds until what waits now is likely to be done."""
         return max(1, math.ceil(self.waiting * self._mean_s / self._threads))
 
-    def _drop(self, request: "_Request") -> None:
+    def _go_on(self, request: Request, work: Work, threads: Executor) -> None:
+        """Has the request's next piece of work done: in its own thread, or in one of `threads`."""
+        if not request.take(work):
+            threads.submit(work)
+
+    def _drop(self, request: Request) -> None:
         """Takes a request that is over, or whose client is gone, out of wherever it waits."""
-        with request.lock:
-            request.over = True
-            work, task = request.work, request.task
-        if work is not None and work.cancel():
-            with self._lock:
-                self._waiting -= 1
+        task = request.end()
+        with self._lock:
+            waited = request in self._queue
+            if waited:
+                del self._queue[request]
+        if waited:
             request.steps.close()
         elif task is not None and self._scheduler is not None and self._scheduler.withdraw(task):
             # Letting go of a model may free it, which is no work for the event loop.
             with contextlib.suppress(RuntimeError):
                 self._finishers.submit(request.steps.close)
 
-    def _begin(self, request: "_Request") -> None:
+    def _begin(self, request: Request) -> None:
+        """Runs the request in the place that it was given, which then is the next one's."""
         began = time.monotonic()
-        with self._lock:
-            self._waiting -= 1
-            self._busy += 1
         try:
             if request.deadline <= began:
-                request.steps.close()
+                request.fail(late())
             else:
                 self._advance(request, partial(next, request.steps))
         finally:
             with self._lock:
-                self._busy -= 1
                 self._mean_s += _NEWEST * (time.monotonic() - began - self._mean_s)
+                if self._queue:
+                    following, _ = self._queue.popitem(last=False)
+                    # Under the lock: who leaves the queue finds its turn there, or is not in it.
+                    self._go_on(following, partial(self._begin, following), self._pool)
+                else:
+                    self._busy -= 1
 
-    def _advance(self, request: "_Request", step: "_Step") -> None:
+    def _advance(self, request: Request, step: _Step) -> None:
         """Runs the steps until they end or wait for a batch."""
         following: _Step | None = step
         while following is not None:
@@ -173,7 +243,7 @@ class Dispatcher:
             except Exception as error:
                 following = partial(request.steps.throw, error)
 
-    def _call(self, request: "_Request", call: EngineCall) -> "_Step | None":
+    def _call(self, request: Request, call: EngineCall) -> _Step | None:
         """The step after a call; None when the call waits for a batch."""
         scheduler, options = self._scheduler, call.servable.batching
         if scheduler is None or options is None or not scheduler.can_batch(call, options):
@@ -194,14 +264,15 @@ class Dispatcher:
         self._record(call, seconds)
         return outputs
 
-    def _submit(self, scheduler: BatchScheduler, request: "_Request", call: EngineCall) -> None:
+    def _submit(self, scheduler: BatchScheduler, request: Request, call: EngineCall) -> None:
         began = time.monotonic()
 
         def done(outputs: Outputs | None, error: BaseException | None) -> None:
             if error is None:
                 self._record(call, time.monotonic() - began)
             step = request.steps.send if error is None else request.steps.throw
-            self._finishers.submit(self._advance, request, partial(step, error or outputs))
+            work = partial(self._advance, request, partial(step, error or outputs))
+            self._go_on(request, work, self._finishers)
 
         task = Task(call, done, deadline=request.deadline)
         with request.lock:
@@ -218,29 +289,15 @@ class Dispatcher:
             self._metrics.examples(servable.name, call.examples)
 
 
-class _Request:
-    """One call of `Dispatcher.run`."""
-
-    def __init__(
-        self,
-        steps: Steps[Any],
-        deadline: float,
-        loop: asyncio.AbstractEventLoop,
-        future: "asyncio.Future[Any]",
-    ) -> None:
-        self.steps = steps
-        self.deadline = deadline
-        self.lock = threading.Lock()
-        self.work: Future[None] | None = None
-        self.task: Task | None = None
-        self.over = False
-        self._loop = loop
-        self._future = future
-
-    def finish(self, value: Any, error: BaseException | None) -> None:
-        """Hands the outcome to the event loop, which may be gone."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(_resolve, self._future, value, error)
+def _to_loop(
+    loop: asyncio.AbstractEventLoop,
+    future: "asyncio.Future[Any]",
+    value: Any,
+    error: BaseException | None,
+) -> None:
+    """Hands the outcome to the event loop, which may be gone."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(_resolve, future, value, error)
 
 
 def _resolve(future: "asyncio.Future[Any]", value: Any, error: BaseException | None) -> None:
@@ -253,5 +310,4 @@ def _resolve(future: "asyncio.Future[Any]", value: Any, error: BaseException | N
 
 
 def _expire(future: "asyncio.Future[Any]") -> None:
-    words = "Timed out waiting for notification"
-    _resolve(future, None, ServingError("DEADLINE_EXCEEDED", words))
+    _resolve(future, None, late())

@@ -1,15 +1,18 @@
-"""The two listeners: uvicorn for REST and grpc.aio for gRPC, in the caller's event loop."""
+"""The two listeners: uvicorn for REST in the caller's event loop, gRPC with threads of its own."""
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serving.server.errors import ServerError
 from serving.server.processes import share_port
 from serving.server.security import GrpcTls, RestTls
+
+if TYPE_CHECKING:
+    from serving.server.grpc_calls import CallThreads
 
 #: Seconds that requests under way get at shutdown.
 GRACE_S = 5.0
@@ -105,23 +108,44 @@ def start_rest(app: Any, listener: socket.socket, *, host: str, tls: RestTls | N
     return RestFront(f"{scheme}://{bracketed(host)}:{listener.getsockname()[1]}", task, server)
 
 
-async def start_grpc(
+@dataclass
+class GrpcFront:
+    """A running gRPC front end.
+
+    Attributes:
+      url: e.g. `grpc://127.0.0.1:8500`.
+    """
+
+    url: str
+    _server: Any
+    _threads: "CallThreads"
+
+    async def stop(self) -> None:
+        """Lets calls under way end, and cancels what is left after the grace period."""
+        ended = self._server.stop(GRACE_S)
+        await asyncio.get_running_loop().run_in_executor(None, ended.wait)
+        self._threads.close()
+
+
+def start_grpc(
     host: str,
     port: int,
-    add_services: Callable[[Any], None],
+    handlers: Sequence[Any],
     *,
+    threads: "CallThreads",
     max_request_bytes: int,
     tls: GrpcTls | None = None,
     shared: bool = False,
     arguments: Sequence[tuple[str, int | str]] = (),
     socket_path: str = "",
-) -> tuple[Any, int]:
-    """(running server, its port).
+) -> GrpcFront:
+    """Serves the methods of some services.
 
     Args:
       host: to bind.
       port: 0 takes a free one.
-      add_services: adds them to the server.
+      handlers: generic ones, the most wanted first.
+      threads: that calls run and wait in.
       max_request_bytes: of one message.
       tls: None serves in the clear.
       shared: the port, with the other processes of `serving.server.processes`.
@@ -140,8 +164,7 @@ async def start_grpc(
         "grpc.so_reuseport": int(shared),
         **dict(arguments),
     }
-    server = grpc.aio.server(options=list(options.items()))
-    add_services(server)
+    server = grpc.server(threads.calls, handlers=list(handlers), options=list(options.items()))
     address = f"{bracketed(host)}:{port}"
     try:
         if socket_path:
@@ -152,5 +175,5 @@ async def start_grpc(
             port = server.add_secure_port(address, tls.credentials())
     except RuntimeError as error:
         raise ServerError(f"gRPC cannot listen on {address}: {error}") from error
-    await server.start()
-    return server, port
+    server.start()
+    return GrpcFront(f"grpc://{bracketed(host)}:{port}", server, threads)

@@ -1,9 +1,8 @@
 """The gRPC API: PredictionService, ModelService and, on request, the health service."""
 
-import asyncio
-import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import CancelledError, Executor
+from functools import partial
 from typing import Any
 
 import grpc
@@ -13,9 +12,7 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     inference_pb2,
     model_management_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
-    prediction_service_pb2_grpc,
     regression_pb2,
 )
 
@@ -25,19 +22,27 @@ from serving.server import inference
 from serving.server.calls import Steps
 from serving.server.dispatch import Dispatcher
 from serving.server.errors import ServingError, invalid
-from serving.server.grpc_calls import abort, call_headers, time_left, unary_service
+from serving.server.grpc_calls import (
+    Behaviour,
+    CallThreads,
+    abort,
+    call_headers,
+    refusing,
+    time_left,
+    unary_service,
+)
 from serving.server.hooks import NO_HOOKS, Hooks
 from serving.server.metrics import Metrics
 from serving.server.models import ModelConfig, ModelManager
+from serving.server.pending import gone
 from serving.server.protos import model_configs, status_response
 from serving.server.tensors import fill_proto, to_array
 
-_LOG = logging.getLogger(__name__)
 _SERVING = 1
 _HEALTH_NAMES = ("", "ModelService", "PredictionService")
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+class PredictionService:
     """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
     def __init__(
@@ -54,7 +59,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         Args:
           models: those served.
           metrics: get every request.
-          dispatcher: runs them off the event loop.
+          dispatcher: gives them places to run in.
           tensor_content: answer with `tensor_content` and not with typed values.
           hooks: what is done beside answering.
         """
@@ -64,36 +69,23 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._tensor_content = tensor_content
         self._hooks = hooks
 
-    async def Predict(self, request: Any, context: Any) -> predict_pb2.PredictResponse:
-        """Any signature, tensors in and out."""
-        return await self._call("Predict", self._predict, request, context)
+    def handler(self, threads: CallThreads) -> grpc.GenericRpcHandler:
+        """The service, for `server.add_generic_rpc_handlers`."""
+        methods = {
+            "Predict": (self._predict, predict_pb2.PredictRequest),
+            "Classify": (self._classify, classification_pb2.ClassificationRequest),
+            "Regress": (self._regress, regression_pb2.RegressionRequest),
+            "MultiInference": (self._multi_inference, inference_pb2.MultiInferenceRequest),
+        }
+        handlers: dict[str, tuple[Behaviour, Any]] = {
+            api: (partial(self._call, api, steps), request)
+            for api, (steps, request) in methods.items()
+        }
+        metadata = threads.at_once(refusing(self._metadata))
+        handlers["GetModelMetadata"] = metadata, get_model_metadata_pb2.GetModelMetadataRequest
+        return unary_service("tensorflow.serving.PredictionService", handlers)
 
-    async def Classify(
-        self, request: Any, context: Any
-    ) -> classification_pb2.ClassificationResponse:
-        """A signature that takes tf.Examples and returns classes and scores."""
-        return await self._call("Classify", self._classify, request, context)
-
-    async def Regress(self, request: Any, context: Any) -> regression_pb2.RegressionResponse:
-        """A signature that takes tf.Examples and returns one number each."""
-        return await self._call("Regress", self._regress, request, context)
-
-    async def MultiInference(
-        self, request: Any, context: Any
-    ) -> inference_pb2.MultiInferenceResponse:
-        """Several of those at once."""
-        return await self._call("MultiInference", self._multi_inference, request, context)
-
-    async def GetModelMetadata(
-        self, request: Any, context: Any
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        """The signatures of a model."""
-        try:
-            return self._metadata(request)
-        except ServingError as error:
-            await abort(context, error)
-
-    async def _call(
+    def _call(
         self, api: str, steps: Callable[[Any], Steps[Any]], request: Any, context: Any
     ) -> Any:
         spec = _model_spec(request)
@@ -104,10 +96,11 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 headers = call_headers(context) if self._hooks.read_headers else {}
                 self._steer(spec, headers)
                 work = self._hooks.traced(steps(request), f"{api} {name}", headers)
-                # A client that goes away cancels this task: the request leaves its queue.
-                return await self._dispatcher.run(work, timeout=time_left(context))
+                return self._dispatcher.run_here(
+                    work, timeout=time_left(context), on_gone=context.add_callback
+                )
         except ServingError as error:
-            await abort(context, error)
+            abort(context, error)
 
     def _steer(self, spec: Any, headers: Mapping[str, str]) -> None:
         """Writes a canary's choice into a request that leaves the version open."""
@@ -153,14 +146,16 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with _use(self._models, request.tasks[0]) as servable:
             return (yield from self._hooks.multi_inference(servable, request))
 
-    def _metadata(self, request: Any) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    def _metadata(
+        self, request: Any, context: Any
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         with _use(self._models, request) as servable:
             return inference.metadata(servable, list(request.metadata_field))
 
 
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+class ModelService:
     """GetModelStatus and HandleReloadConfigRequest."""
 
     def __init__(
@@ -173,46 +168,56 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self._reload = reload
         self._workers = workers
 
-    async def GetModelStatus(
+    def handler(self, threads: CallThreads) -> grpc.GenericRpcHandler:
+        """The service, for `server.add_generic_rpc_handlers`."""
+        status = threads.at_once(refusing(self._get_status))
+        reload = threads.reloading(refusing(self._handle_reload))
+        methods = {
+            "GetModelStatus": (status, get_model_status_pb2.GetModelStatusRequest),
+            "HandleReloadConfigRequest": (reload, model_management_pb2.ReloadConfigRequest),
+        }
+        return unary_service("tensorflow.serving.ModelService", methods)
+
+    def _get_status(
         self, request: Any, context: Any
     ) -> get_model_status_pb2.GetModelStatusResponse:
         """The state of a model's versions; like TF Serving it pays no heed to a label."""
-        try:
-            spec = _checked_spec(request)
-            version = spec.version.value if spec.HasField("version") else None
-            return status_response(self._models.status(spec.name, version))
-        except ServingError as error:
-            await abort(context, error)
+        spec = _checked_spec(request)
+        version = spec.version.value if spec.HasField("version") else None
+        return status_response(self._models.status(spec.name, version))
 
-    async def HandleReloadConfigRequest(
+    def _handle_reload(
         self, request: Any, context: Any
     ) -> model_management_pb2.ReloadConfigResponse:
         """Replaces the list of models; answers once the new ones are available."""
         response = model_management_pb2.ReloadConfigResponse()
         # Without this an OK status would not be written at all.
         response.status.SetInParent()
-        loop = asyncio.get_running_loop()
+        work = self._workers.submit(self._reload, model_configs(request.config))
+        if not context.add_callback(work.cancel):
+            work.cancel()
         try:
-            configs = model_configs(request.config)
-            await loop.run_in_executor(self._workers, self._reload, configs)
-        except ServingError as error:
-            await abort(context, error)
+            work.result()
+        except CancelledError as error:
+            # Only what has not begun can be cancelled.
+            raise gone() from error
         return response
 
 
-def health_handler() -> grpc.GenericRpcHandler:
+def health_handler(threads: CallThreads) -> grpc.GenericRpcHandler:
     """`grpc.health.v1.Health/Check`: SERVING for the server and its two services.
 
     The messages come from `serving.wire`, so grpcio-health-checking is not needed.
     """
     request, response = wire.message("HealthCheckRequest"), wire.message("HealthCheckResponse")
 
-    async def check(asked: Any, context: Any) -> Any:
+    def check(asked: Any, context: Any) -> Any:
         if asked.service not in _HEALTH_NAMES:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {asked.service!r}")
+            raise ServingError("NOT_FOUND", f"unknown service {asked.service!r}")
         return response(status=_SERVING)
 
-    return unary_service("grpc.health.v1.Health", {"Check": (check, request)})
+    methods = {"Check": (threads.at_once(refusing(check)), request)}
+    return unary_service("grpc.health.v1.Health", methods)
 
 
 def _model_spec(request: Any) -> Any:

@@ -25,7 +25,7 @@ class GrpcTls:
     client_ca: bytes | None = None
 
     def credentials(self) -> Any:
-        """As `grpc.aio.Server.add_secure_port` takes them."""
+        """As `grpc.Server.add_secure_port` takes them."""
         import grpc
 
         return grpc.ssl_server_credentials(

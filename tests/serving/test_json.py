@@ -1,6 +1,7 @@
 import base64
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -171,6 +172,18 @@ def test_base64_as_anyone_writes_it(data):
     assert decode_base64(text) == data
     assert decode_base64(text.rstrip("=")) == data
     assert decode_base64(" ".join(text)) == data
+
+
+@given(st.text(alphabet="AZaz09+/=-_ \n\u00e9", max_size=14))
+def test_base64_of_any_text_is_read_by_its_grammar(text):
+    plain = "".join(text.split())
+    match = re.fullmatch(r"([A-Za-z0-9+/]*)(={0,2})", plain)
+    digits, padding = match.groups() if match else ("A", "")
+    if len(digits) % 4 == 1 or (padding and len(digits + padding) % 4):
+        with pytest.raises(ServingError, match="Unable to base64 decode"):
+            decode_base64(text)
+    else:
+        assert decode_base64(text) == base64.b64decode(digits + "===")
 
 
 @pytest.mark.parametrize("text", ["a", "ab=", "ab===", "a-b_", "abc!", "=", "ab=c", "é"])

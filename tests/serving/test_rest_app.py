@@ -63,3 +63,34 @@ def test_a_body_in_pieces_is_put_together():
 def test_the_limit_is_the_bodys_and_not_the_answers():
     answer = talk([LENGTH + b"abcdef"], body_timeout_s=0.2, handler_s=0.4)
     assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_a_request_ends_when_its_client_hangs_up(hangs_up):
+    from serving.server.rest import RestApp
+
+    async def main():
+        outcome = asyncio.get_running_loop().create_future()
+
+        async def handle(method, path, headers, body):
+            try:
+                await asyncio.sleep(WAIT if hangs_up else 0.1)
+            except asyncio.CancelledError:
+                outcome.set_result("cancelled")
+                raise
+            outcome.set_result("done")
+            return Response(200, body)
+
+        listener = listen("127.0.0.1", 0)
+        front = start_rest(RestApp(handle, 1000), listener, host="127.0.0.1", tls=None)
+        try:
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            with contextlib.closing(writer):
+                writer.write(LENGTH + b"abcdef")
+                if not hangs_up:
+                    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            return await asyncio.wait_for(outcome, WAIT)
+        finally:
+            await front.stop()
+
+    assert asyncio.run(main()) == ("cancelled" if hangs_up else "done")

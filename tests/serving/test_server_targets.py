@@ -19,7 +19,9 @@ def turns():
         p50, rate = {
             "engine x1": (4.0, 250.0),
             "gRPC x1": (4.8, 200.0),
+            "gRPC floor x1": (0.7, 1400.0),
             "REST x1": (6.5, 150.0),
+            "REST floor x1": (0.9, 1100.0),
             "engine x2": (5.0, 400.0),
             "gRPC x4": (9.0, 380.0),
             "REST x8": (9.0, 352.0),
@@ -57,6 +59,24 @@ def test_overhead_is_the_median_of_the_rounds_differences(turns):
     assert (rest["value"], rest["target"], rest["met"]) == (pytest.approx(2.5), "<= 2.00", False)
     client = rows["Client over gRPC beyond the engine"]
     assert (client["value"], client["target"], client["met"]) == (pytest.approx(6.0), "", None)
+
+
+def test_the_floor_stands_behind_what_it_is_part_of(turns):
+    names = list(found(turns))
+    for transport, floor in (("gRPC", 0.7), ("REST", 0.9)):
+        name = f"of that {transport}'s library alone, p50"
+        assert names.index(name) == names.index(f"{transport} beyond the engine") + 1
+        row = found(turns)[name]
+        assert (row["value"], row["unit"]) == (pytest.approx(floor), "ms")
+        assert (row["target"], row["met"]) == ("", None)
+
+
+def test_figures_of_before_there_were_floors_are_read(turns):
+    older = {name: values for name, values in turns.items() if "floor" not in name}
+    assert set(found(turns)) - set(found(older)) == {
+        "of that gRPC's library alone, p50",
+        "of that REST's library alone, p50",
+    }
 
 
 def test_saturation_compares_the_best_of_each(turns):

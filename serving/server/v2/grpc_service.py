@@ -1,13 +1,20 @@
 """The protocol over gRPC: `inference.GRPCInferenceService`."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 
 from serving.saved_model import DEFAULT_SIGNATURE
-from serving.server.errors import ServingError, invalid
-from serving.server.grpc_calls import abort, call_headers, time_left, unary_service
+from serving.server.errors import invalid
+from serving.server.grpc_calls import (
+    Behaviour,
+    CallThreads,
+    call_headers,
+    refusing,
+    time_left,
+    unary_service,
+)
 from serving.server.v2 import tensors
 from serving.server.v2.messages import SERVICE, message
 from serving.server.v2.service import (
@@ -20,21 +27,24 @@ from serving.server.v2.service import (
 )
 
 
-def open_inference_handler(service: OpenInference) -> grpc.GenericRpcHandler:
+def open_inference_handler(service: OpenInference, threads: CallThreads) -> grpc.GenericRpcHandler:
     """The service, for `server.add_generic_rpc_handlers`."""
 
-    async def infer(request: Any, context: Any) -> Any:
+    def infer(request: Any, context: Any) -> Any:
         call = InferCall(
             request.model_name,
             request.model_version,
             read=lambda: _read(request),
             write=lambda asked, answer: _write(answer, raw=bool(request.raw_input_contents)),
         )
-        return await service.infer(
-            call, entry="GRPC", headers=call_headers(context), timeout=time_left(context)
+        return service.infer_here(
+            call,
+            headers=call_headers(context),
+            timeout=time_left(context),
+            on_gone=context.add_callback,
         )
 
-    methods = {
+    answers = {
         "ServerLive": lambda request: message("ServerLiveResponse")(live=True),
         "ServerReady": lambda request: message("ServerReadyResponse")(ready=service.server_ready()),
         "ModelReady": lambda request: message("ModelReadyResponse")(
@@ -43,30 +53,16 @@ def open_inference_handler(service: OpenInference) -> grpc.GenericRpcHandler:
         "ServerMetadata": lambda request: _server_metadata(service),
         "ModelMetadata": lambda request: _model_metadata(service, request),
     }
-    handlers = {
-        name: (_at_once(answer), message(f"{name}Request")) for name, answer in methods.items()
+    methods = {
+        name: (threads.at_once(_of_request(answer)), message(f"{name}Request"))
+        for name, answer in answers.items()
     }
-    handlers["ModelInfer"] = (_refusing(infer), message("ModelInferRequest"))
-    return unary_service(SERVICE, handlers)
+    methods["ModelInfer"] = (refusing(infer), message("ModelInferRequest"))
+    return unary_service(SERVICE, methods)
 
 
-def _at_once(answer: Callable[[Any], Any]) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def behaviour(request: Any, context: Any) -> Any:
-        return answer(request)
-
-    return _refusing(behaviour)
-
-
-def _refusing(
-    behaviour: Callable[[Any, Any], Awaitable[Any]],
-) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def call(request: Any, context: Any) -> Any:
-        try:
-            return await behaviour(request, context)
-        except ServingError as error:
-            await abort(context, error)
-
-    return call
+def _of_request(answer: Callable[[Any], Any]) -> Behaviour:
+    return refusing(lambda request, context: answer(request))
 
 
 def _server_metadata(service: OpenInference) -> Any:

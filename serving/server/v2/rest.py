@@ -117,9 +117,7 @@ async def _infer(
         return _answer(answer, wants)
 
     call = InferCall(unquote(found["name"]), unquote(found["version"] or ""), read, write)
-    return await service.infer(
-        call, entry="REST", headers=headers, timeout=timeout_ms / 1000 or None
-    )
+    return await service.infer(call, headers=headers, timeout=timeout_ms / 1000 or None)
 
 
 def _split_body(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, Any], bytes]:

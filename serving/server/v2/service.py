@@ -1,6 +1,7 @@
 """The protocol's calls, whichever way they came: readiness, metadata, inference."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Generic
@@ -9,7 +10,7 @@ import numpy as np
 
 from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server.calls import Steps, T
-from serving.server.dispatch import Dispatcher
+from serving.server.dispatch import Dispatcher, OnGone
 from serving.server.errors import ServingError, invalid
 from serving.server.health import is_ready, missing_models
 from serving.server.hooks import NO_HOOKS, Hooks
@@ -71,7 +72,7 @@ class ModelMetadata:
 
 
 class OpenInference:
-    """The calls; `infer` is awaited in the event loop, the others answer at once."""
+    """The calls; `infer` is awaited, `infer_here` blocks, the others answer at once."""
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class OpenInference:
         Args:
           models: those served.
           metrics: get every request.
-          dispatcher: runs them off the event loop.
+          dispatcher: gives them places to run in.
           hooks: what is done beside answering.
         """
         self._models = models
@@ -139,29 +140,51 @@ class OpenInference:
             )
 
     async def infer(
-        self,
-        call: "InferCall[T]",
-        *,
-        entry: str,
-        headers: Mapping[str, str],
-        timeout: float | None,
+        self, call: "InferCall[T]", *, headers: Mapping[str, str], timeout: float | None
     ) -> T:
-        """What the call's `write` makes of the answer.
+        """What the call's `write` makes of the answer, for REST.
 
         Args:
           call: see there.
-          entry: `REST` or `GRPC`.
           headers: of the request, by lower-case name.
           timeout: seconds; None sets no bound.
 
         Raises:
           ServingError: whatever is wrong with the request, or the model refuses.
         """
+        with self._counted(call, "REST", headers) as steps:
+            return await self._dispatcher.run(steps, timeout=timeout)
+
+    def infer_here(
+        self,
+        call: "InferCall[T]",
+        *,
+        headers: Mapping[str, str],
+        timeout: float | None,
+        on_gone: OnGone,
+    ) -> T:
+        """The same for gRPC, in the calling thread.
+
+        Args:
+          call: see there.
+          headers: of the request, by lower-case name.
+          timeout: seconds; None sets no bound.
+          on_gone: tells when the client goes away.
+
+        Raises:
+          ServingError: whatever is wrong with the request, or the model refuses.
+        """
+        with self._counted(call, "GRPC", headers) as steps:
+            return self._dispatcher.run_here(steps, timeout=timeout, on_gone=on_gone)
+
+    @contextmanager
+    def _counted(
+        self, call: "InferCall[T]", entry: str, headers: Mapping[str, str]
+    ) -> Iterator[Steps[T]]:
         # Names that clients make up must not become metrics.
         name = call.model if self._models.knows(call.model) else ""
         with self._metrics.counting(name, _API, entry):
-            steps = self._hooks.traced(self._steps(call, headers), f"{_API} {name}", headers)
-            return await self._dispatcher.run(steps, timeout=timeout)
+            yield self._hooks.traced(self._steps(call, headers), f"{_API} {name}", headers)
 
     def _steps(self, call: "InferCall[T]", headers: Mapping[str, str]) -> Steps[T]:
         request = call.read()

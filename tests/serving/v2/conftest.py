@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from types import SimpleNamespace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,14 @@ def infos(tensors):
     return {name: TensorInfo(name, dtype, shape) for name, (dtype, shape) in tensors.items()}
 
 
+@dataclass(eq=False)
+class StubServable:
+    name: str
+    version: int
+    engine: StubEngine
+    batching: Any = None
+
+
 class StubModels:
     """Models by name and version, with the methods of `ModelManager` that are asked for."""
 
@@ -43,7 +52,7 @@ class StubModels:
         self.labels = {}
 
     def add(self, name, version, engine, label=None):
-        servable = SimpleNamespace(name=name, version=version, engine=engine, batching=None)
+        servable = StubServable(name, version, engine)
         self.servables.setdefault(name, {})[version] = servable
         if label:
             self.labels[name, label] = version

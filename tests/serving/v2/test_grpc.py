@@ -1,13 +1,12 @@
 """`inference.GRPCInferenceService` over a real channel, and its messages against bytes by hand."""
 
-import asyncio
 import struct
-import threading
 
 import grpc
 import numpy as np
 import pytest
 
+from serving.server.grpc_calls import CallThreads
 from serving.server.v2.grpc_service import open_inference_handler
 from serving.server.v2.messages import message
 
@@ -44,24 +43,12 @@ def test_the_bytes_of_an_answer_are_read_as_the_specification_has_them():
 
 @pytest.fixture
 def call(service):
-    """(method, request fields or message) -> answer, through a server in a loop of its own."""
-    started = threading.Event()
-    shared = {}
-
-    async def serve():
-        server = grpc.aio.server()
-        server.add_generic_rpc_handlers((open_inference_handler(service),))
-        shared["port"] = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        shared["stop"], shared["loop"] = asyncio.Event(), asyncio.get_running_loop()
-        started.set()
-        await shared["stop"].wait()
-        await server.stop(1)
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    assert started.wait(20)
-    with grpc.insecure_channel(f"127.0.0.1:{shared['port']}") as channel:
+    """(method, request fields or message) -> answer, through a real server."""
+    threads = CallThreads()
+    server = grpc.server(threads.calls, handlers=[open_inference_handler(service, threads)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
 
         def send(method, request=None, **fields):
             stub = channel.unary_unary(
@@ -72,8 +59,8 @@ def call(service):
             return stub(request or message(f"{method}Request")(**fields), timeout=20)
 
         yield send
-    shared["loop"].call_soon_threadsafe(shared["stop"].set)
-    thread.join(20)
+    server.stop(1).wait()
+    threads.close()
 
 
 def test_health_and_metadata(call, models):
