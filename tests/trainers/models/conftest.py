@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -15,23 +16,30 @@ CLASSES = 5
 SIZES = (32, 71, 75, 224, 331)  # pixels
 # Options that make any family small, as far as its builder has them.
 TINY = {"width": 8, "depth": 1, "heads": 2, "patch": 8, "blocks": (1, 1), "trunk_width": 4}
-# Deep enough to have squeeze and excitation.
-DEPTHS = {"mobilenet_v3_large": 4}
+# Its first block has squeeze and excitation, its third is residual.
+DEPTHS = {"mobilenet_v3_small": 3}
 
 
 def families() -> list[str]:
-    """The shortest registered name of every builder function."""
+    """The shortest registered name of every builder function, of such a one in `DEPTHS`."""
+
+    def rank(name: str) -> tuple[int, bool, str]:
+        return len(name), name not in DEPTHS, name
+
     found = {}
     for name in models.names():
         builder = models.get(name)
         key = builder.func if isinstance(builder, partial) else builder
-        if key not in found or (len(name), name) < (len(found[key]), found[key]):
+        if key not in found or rank(name) < rank(found[key]):
             found[key] = name
     return sorted(found.values())
 
 
 # Of parts that other families have: `make test-zoo` is enough for their way through the mill.
 COMBINED = ("resnet_vit", "mobilenet_v2")
+# Slow, as others come nearly the same way: cnn in tests/trainers/compress and test_export.py, vgg16
+# as a longer cnn, deit as a ViT with a token more, coatnet as MobileNet's blocks before a ViT's.
+SLOW = ("cnn", "coatnet", "deit", "vgg16")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -40,9 +48,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("family", small_families() if whole_mill else families())
 
 
-def small_families() -> list[str]:
-    """The families that `make test` puts through the whole mill."""
-    return [name for name in families() if name not in COMBINED]
+def small_families() -> list[Any]:
+    """The families that `make test` and `make test-slow` put through the whole mill."""
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in families()
+        if name not in COMBINED
+    ]
 
 
 def tiny_options(name: str) -> dict:
@@ -83,7 +95,15 @@ def small_names() -> list[str]:
     return families()
 
 
-@pytest.fixture(scope="session")
-def converted_names() -> list[str]:
-    """What `family` runs over where networks are converted."""
-    return small_families()
+@pytest.fixture(scope="module")
+def converted_names(request: pytest.FixtureRequest) -> list[str]:
+    """What `family` runs over where networks are converted, but for those that are skipped."""
+    found = [
+        item.callspec.params["family"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.path == request.path
+        and "small" in item.fixturenames
+        and not item.get_closest_marker("skip")
+    ]
+    return list(dict.fromkeys(found))
