@@ -37,10 +37,10 @@ launch(from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), workers=2, report=
 
 @pytest.fixture(scope="module")
 def plain(config):
-    """Without dropout and batch statistics: nothing depends on the number of processes."""
-    options = ["model.name=vit", "model.dropout=0", "train.epochs=2", "optim.warmup_steps=0"]
+    """Without dropout, with statistics of the whole batch: nothing depends on the processes."""
+    options = ["train.sync_batch_norm=true", "model.dropout=0", "train.epochs=2"]
     options += ["optim.weight_decay=0.5", "optim.clip_norm=0.5", "optim.schedule=constant"]
-    options.append('model.options={"patch": 8, "width": 8, "depth": 1, "heads": 2}')
+    options += ["optim.warmup_steps=0", 'model.options={"width": 4, "depth": 1, "stages": 1}']
     return override(config, options)
 
 
