@@ -302,14 +302,14 @@ def test_random_crops_overlap_some_object_enough(monkeypatch):
     for least in (0.0, 0.6):
         monkeypatch.setattr(detection_augment, "_LEAST_IOU", (-1.0, least, least))
         patches.clear()
-        for seed in range(40):
+        for seed in range(24):
             got = train_sample(sample, (5, seed), image_size=(60, 80), entries=["random_crop"])
             assert_parallel(got, sample)
             cut = patches[-1]
             middle = cut[0] <= 0.5 <= cut[2] and cut[1] <= 0.4 <= cut[3]
             assert len(got.ids) == middle
         whole = patches.count((0.0, 0.0, 1.0, 1.0))
-        assert 5 <= whole <= 25  # A third is expected.
+        assert 3 <= whole <= 14  # A third is expected.
         found = [overlap(one, (0.2, 0.1, 0.8, 0.7)) for one in patches]
         parts = [value for value, one in zip(found, patches, strict=True) if one != (0, 0, 1, 1)]
         assert min(parts) >= least - 1e-5
@@ -331,17 +331,19 @@ def test_a_random_crop_that_no_patch_allows_is_the_whole_picture(monkeypatch):
 def test_eager_and_tf_data_agree():
     sample = made(40, 60, 5)
     entries = ["random_scale_crop", "flip", "colour_jitter(0.3, hue=0.1)"]
-    dataset = tf.data.Dataset.range(12).map(
-        lambda seed: train_sample(
-            sample, tf.stack([1, tf.cast(seed, tf.int32)]), image_size=(32, 32), entries=entries
-        )
-    )
+
+    @tf.autograph.experimental.do_not_convert
+    def augment(seed):
+        seeds = tf.stack([1, tf.cast(seed, tf.int32)])
+        return train_sample(sample, seeds, image_size=(32, 32), entries=entries)
+
+    dataset = tf.data.Dataset.range(5).map(augment)
     pictures = set()
     for seed, got in enumerate(dataset):
         want = train_sample(sample, (1, seed), image_size=(32, 32), entries=entries)
         same(got, want)
         pictures.add(got.image.numpy().tobytes())
-    assert len(pictures) == 12
+    assert len(pictures) == 5
 
 
 def test_colour_ops_touch_nothing_but_pixels_and_take_their_options():
