@@ -22,21 +22,29 @@ os.environ.setdefault("NO_GCE_CHECK", "true")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
-# Files of half a minute and more, longest first. They start first: `make test` gives each of two
-# workers a file at a time, and one that starts a long file last keeps the other waiting.
+# Files of a quarter of a minute of CPU and more, longest first. They start first: `make test` gives
+# each of two workers a file at a time, and one that starts a long file last keeps the other waiting.
 LONG_FILES = (
     "trainers/models/test_zoo.py",
-    "tfx_pipeline/ingest/test_ingest.py",
     "trainers/test_workers.py",
-    "trainers/data/test_bad_records.py",
-    "trainers/test_distributed_curves.py",
     "trainers/compress/test_convert.py",
-    "trainers/compress/test_methods.py",
-    "trainers/test_resume.py",
-    "trainers/data/test_order.py",
     "trainers/test_loop.py",
+    "trainers/test_resume.py",
+    "trainers/data/test_detection.py",
+    "tfx_pipeline/ingest/test_ingest.py",
+    "trainers/compress/test_methods.py",
     "serving/loadtest/test_run.py",
-    "tfx_pipeline/ingest/sources/test_coco.py",
+    "trainers/data/test_cache.py",
+    "trainers/test_teacher_cache.py",
+    "trainers/data/test_bad_records.py",
+    "tfx_pipeline/ingest/sources/test_coco_jobs.py",
+    "trainers/data/test_order.py",
+    "trainers/test_distributed_curves.py",
+    "serving/test_server.py",
+    "trainers/models/test_models.py",
+    "trainers/weights/test_applications.py",
+    "notebooks/test_analysis.py",
+    "tfx_pipeline/ingest/test_interruptions.py",
 )
 
 
