@@ -22,8 +22,9 @@ os.environ.setdefault("NO_GCE_CHECK", "true")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
-# Files of a quarter of a minute of CPU and more, longest first. They start first: `make test` gives
-# each of two workers a file at a time, and one that starts a long file last keeps the other waiting.
+# Files of a quarter of a minute of CPU and more, longest first. They start first, as `make test`
+# gives each of two workers a file at a time: one that starts a long file last keeps the other
+# waiting.
 LONG_FILES = (
     "trainers/models/test_zoo.py",
     "trainers/test_workers.py",
