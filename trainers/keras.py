@@ -14,6 +14,10 @@ from tensorflow.python.autograph.core import config as autograph
 
 # TensorFlow 2.16 tells AutoGraph to leave `keras` alone and has forgotten `tf_keras`, as later
 # versions have not: rewriting the optimisers' sources takes a process's first step 35 s of CPU.
-autograph.CONVERSION_RULES = (autograph.DoNotConvert("tf_keras"), *autograph.CONVERSION_RULES)
+# `trainers` branches on tensors by `tf.cond` and the like alone, so it needs no rewriting either.
+autograph.CONVERSION_RULES = (
+    *(autograph.DoNotConvert(package) for package in ("tf_keras", "trainers")),
+    *autograph.CONVERSION_RULES,
+)
 
 __all__ = ["keras"]

@@ -84,13 +84,16 @@ def records(digit_records, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def config(records):
-    """Three epochs of three steps, with dropout, augmentation and a crop in evaluation."""
+    """Three epochs of three steps, with dropout, augmentation and a crop in evaluation.
+
+    Of two convolutions: most of a run's time here is tracing, layer by layer.
+    """
     return Config(
         name="tiny",
         data=DataConfig(
             dir=str(records[0]), image_size=(16, 16), crop_fraction=0.875, augment=("shift",)
         ),
-        model=ModelConfig("cnn", dropout=0.2, options={"width": 8, "depth": 1}),
+        model=ModelConfig("cnn", dropout=0.2, options={"width": 8, "depth": 1, "stages": 2}),
         optim=OptimConfig("sgd", learning_rate=0.05, warmup_steps=2),
         train=TrainConfig(epochs=3, global_batch=32, seed=5),
         export=ExportConfig(top_k=3, warmup_requests=2),

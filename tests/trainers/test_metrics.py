@@ -142,6 +142,7 @@ def test_every_metric_gets_an_interval_around_its_value():
         assert intervals[name].low < values[name] < intervals[name].high
 
 
+@pytest.mark.slow
 def test_intervals_of_macro_recall_cover_95_percent():
     generator = np.random.default_rng(1)
     recalls = np.array([0.95, 0.85, 0.9, 0.8])

@@ -46,6 +46,7 @@ def test_accuracy_intervals_cover_95_percent():
     assert min(coverage) > 0.90
 
 
+@pytest.mark.slow
 def test_intervals_of_skewed_values_cover_95_percent():
     generator = np.random.default_rng(3)
     covered = [
@@ -58,6 +59,7 @@ def test_intervals_of_skewed_values_cover_95_percent():
     assert 0.93 <= np.mean(covered) <= 0.97
 
 
+@pytest.mark.slow
 def test_intervals_at_another_level_cover_that_level():
     generator = np.random.default_rng(4)
     covered = [
@@ -70,7 +72,7 @@ def test_intervals_at_another_level_cover_that_level():
     assert 0.76 <= np.mean(covered) <= 0.84
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("sign", [1, pytest.param(-1, marks=pytest.mark.slow)])
 def test_intervals_of_paired_differences_cover_95_percent(sign):
     generator = np.random.default_rng(5)
     size, covered = 360, []
@@ -146,6 +148,7 @@ def test_the_interval_of_a_statistic_matches_scipys_bca():
     assert ours.high == pytest.approx(theirs.high, abs=0.02)
 
 
+@pytest.mark.slow
 def test_intervals_of_a_correlation_cover_95_percent():
     generator = np.random.default_rng(10)
     covariance = [[1.0, 0.6], [0.6, 1.0]]
@@ -199,6 +202,7 @@ def test_mcnemar_of_equal_answers_has_p_one():
     assert stats.mcnemar([True, False], [True, False]) == stats.PairedTest(0, 1.0, 0, 0)
 
 
+@pytest.mark.slow
 def test_mcnemar_rejects_equal_models_at_most_5_percent_of_the_time():
     generator = np.random.default_rng(13)
     rejected = []

@@ -1,5 +1,6 @@
 """One step against the same arithmetic written out by hand."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -27,19 +28,28 @@ def batch():
 
 @pytest.fixture(scope="module")
 def plain():
-    """Without batch norm, so that parts of a batch do not see each other."""
+    """For `two_layers`, without batch norm: parts of a batch do not see each other."""
     return Config(
         name="plain",
         data=DataConfig(image_size=(SIZE, SIZE)),
-        model=ModelConfig("vit", options={"patch": 4, "width": 8, "depth": 1, "heads": 2}),
         optim=OptimConfig("sgd", learning_rate=0.05, momentum=0.0, schedule="constant"),
         train=TrainConfig(global_batch=BATCH, seed=1),
     )
 
 
-def make_step(config: Config) -> TrainStep:
+def two_layers(config: Config) -> keras.Model:
+    """So small that tracing a step of it takes no time to speak of."""
+    layers = keras.layers
+    images = keras.Input((SIZE, SIZE, 3), name="images", dtype="float32")
+    x = layers.Flatten()(layers.Rescaling(1 / 127.5, -1)(images))
+    x = layers.Dense(16, "tanh")(x)
+    x = layers.Dropout(config.model.dropout, name="dropout")(x)
+    return keras.Model(images, layers.Dense(CLASSES, dtype="float32", name="logits")(x))
+
+
+def make_step(config: Config, build: Callable[[Config], keras.Model] = two_layers) -> TrainStep:
     keras.utils.set_random_seed(config.train.seed)
-    model = build_model(config, CLASSES)
+    model = build(config)
     optimizer = build_optimizer(config.optim, 10, global_batch=BATCH, model=model)
     on = tf.distribute.get_strategy()
     return TrainStep(model, optimizer, CrossEntropy(), config, on)
@@ -158,10 +168,9 @@ def test_different_steps_drop_different_units(plain, batch):
 
 
 def test_frozen_layers_stay_and_their_statistics_too(plain, batch):
-    config = replace(
-        plain, model=ModelConfig("cnn", options={"width": 4, "depth": 1}), optim=OptimConfig("adam")
-    )
-    step = make_step(config)
+    network = ModelConfig("cnn", options={"width": 4, "depth": 1, "stages": 1})
+    config = replace(plain, model=network, optim=OptimConfig("adam"))
+    step = make_step(config, lambda config: build_model(config, CLASSES))
     before = {v.name: v.numpy() for v in step.model.variables}
     step.freeze(True)
     step(batch)
@@ -193,7 +202,7 @@ def test_the_average_follows_the_weights(plain, batch):
 
 
 def test_the_average_starts_anew_where_asked(plain):
-    model = build_model(plain, CLASSES)
+    model = two_layers(plain)
     average = Average(model, 0.9)
     for weight in model.weights:
         weight.assign_add(tf.ones_like(weight))

@@ -26,11 +26,11 @@ from trainers.config import Config
 from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.parallel import ready
-from trainers.data.prepare import Examples, cached_size, decode_examples
+from trainers.data.prepare import Examples, cached_size, chunk_size, decode_examples
 from trainers.data.reader import Usable, named_errors, read_serialized, signature
 from trainers.data.records_check import DataError
 
-_CHUNK = 8
+_BATCH = 8
 _IMAGES, _FACTS, _MANIFEST = "images.npy", "facts.npz", "cache.json"
 # Raised when the preprocessing or the layout changes.
 _VERSION = 1
@@ -94,8 +94,9 @@ _kept: dict[str, Decoded] = {}
 def _chunks(what: "_Wanted") -> Iterator[tuple[np.ndarray, Examples]]:
     """The images, (n, h, w, 3), of each chunk and the rest of its examples without padding."""
     tagged = read_serialized(what.records, tagged=True)
+    chunk = chunk_size(_BATCH)
     dataset = ready(
-        decode_examples(tagged, what.info, what.config.data, chunk=_CHUNK, whole=what.whole)
+        decode_examples(tagged, what.info, what.config.data, chunk=chunk, whole=what.whole)
     )
     with named_errors(what.config, what.info, what.split), tf.device("CPU"):
         for part in dataset.as_numpy_iterator():

@@ -20,7 +20,7 @@ from trainers.data.reader import parse_records
 from trainers.data.slices import slice_tensors
 
 # Beyond this, calls cost next to nothing and parallel ones have less to share.
-_CHUNK = 8
+CHUNK = 8
 # A cached picture that crops are taken from: 256 px for a network of 224 (He et al. 2015,
 # section 3.4, whose shorter side is 256 to 480).
 _WHOLE = 8 / 7
@@ -51,8 +51,8 @@ class Examples(NamedTuple):
 
 
 def chunk_size(batch: int) -> int:
-    """The largest number up to 8 that divides `batch`."""
-    return max(size for size in range(1, _CHUNK + 1) if batch % size == 0)
+    """The largest number up to `CHUNK` that divides `batch`."""
+    return max(size for size in range(1, CHUNK + 1) if batch % size == 0)
 
 
 def cached_size(data: DataConfig, *, whole: bool) -> tuple[int, int]:

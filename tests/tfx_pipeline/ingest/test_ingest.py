@@ -5,8 +5,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,45 +16,8 @@ from tfx_pipeline.ingest import IngestError, ingest
 from trainers.config import Config, DataConfig, TrainConfig
 from trainers.data import features
 from trainers.data.features import DatasetInfo
-from trainers.data.pipeline import eval_batches, raw_examples, train_batches
+from trainers.data.pipeline import eval_batches, train_batches
 from trainers.data.records_check import validate_records
-
-
-def files(folder):
-    """Relative path -> sha256 of every file."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def records(folder):
-    """Source file -> (split, label, sha256, picture bytes)."""
-    found = {}
-    splits = DatasetInfo.load(folder).splits
-    for split in (name for name, one in splits.items() if one.examples):
-        for raw in raw_examples(folder, split):
-            feature = tf.train.Example.FromString(raw).features.feature
-            name = feature[features.FILENAME].bytes_list.value[0].decode()
-            assert name not in found
-            found[name] = (
-                split,
-                feature[features.LABEL].int64_list.value[0],
-                feature[features.ID].bytes_list.value[0].decode(),
-                feature[features.IMAGE].bytes_list.value[0],
-            )
-    return found
-
-
-def rejected(folder):
-    found = json.loads((folder / features.REPORT_FILE).read_text())["findings"]
-    return {
-        one["file"]: f"{kind}: {one['detail']}"
-        for kind, entry in found.items()
-        if entry["level"] == "rejection"
-        for one in entry["files"]
-    }
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +26,7 @@ def digits(tmp_path_factory):
     return out, ingest("digits", out)
 
 
-def test_digits_are_all_there_with_imagenet_labels(digits):
+def test_digits_are_all_there_with_imagenet_labels(digits, records):
     out, info = digits
     found = records(out)
     target = load_digits().target
@@ -83,7 +44,7 @@ def test_digits_are_all_there_with_imagenet_labels(digits):
         assert validate_records(out, split, info) == []
 
 
-def test_the_files_are_in_tfx_layout(digits):
+def test_the_files_are_in_tfx_layout(digits, files):
     assert set(files(digits[0])) == {"dataset.json", "ingest_report.json"} | {
         f"Split-{split}/data_tfrecord-0000{shard}-of-00002"
         for split in features.SPLITS
@@ -124,18 +85,9 @@ def test_training_input_reads_what_ingest_wrote(digits):
     assert total == info.splits["test"].examples
 
 
-def noise(path, seed, kind=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, kind)
-
-
-def pets(root, count):
-    for seed in range(count):
-        noise(root / ("cat" if seed % 2 else "dog") / f"{seed:02d}.png", seed)
-
-
-def test_fractions_shards_and_name_are_options_and_the_same_input_gives_the_same_bytes(tmp_path):
+def test_fractions_shards_and_name_are_options_and_the_same_input_gives_the_same_bytes(
+    tmp_path, pets, files
+):
     pets(tmp_path / "pets", 300)
     options = {"name": "scans", "fractions": (0.8, 0.1, 0.1), "shards": 3}
     info = ingest("folder", tmp_path / "d", where=tmp_path / "pets", **options)
@@ -146,7 +98,9 @@ def test_fractions_shards_and_name_are_options_and_the_same_input_gives_the_same
     assert files(tmp_path / "again") == files(tmp_path / "d")
 
 
-def test_bad_and_repeated_files_are_named_and_nothing_is_lost(tmp_path):
+def test_bad_and_repeated_files_are_named_and_nothing_is_lost(
+    tmp_path, pets, noise, rejected, records
+):
     root = tmp_path / "pets"
     pets(root, 30)
     shutil.copy(root / "cat" / "01.png", root / "cat" / "again.png")
@@ -181,7 +135,7 @@ def test_bad_and_repeated_files_are_named_and_nothing_is_lost(tmp_path):
     )
 
 
-def test_a_copy_of_a_test_picture_is_not_trained_on(tmp_path):
+def test_a_copy_of_a_test_picture_is_not_trained_on(tmp_path, noise, rejected, records):
     root = tmp_path / "pets"
     for seed in range(40):
         noise(root / "train" / ("cat" if seed % 2 else "dog") / f"{seed}.png", seed)
@@ -195,7 +149,7 @@ def test_a_copy_of_a_test_picture_is_not_trained_on(tmp_path):
         assert split == {"train": "train", "val": "validation", "test": "test"}[name.split("/")[0]]
 
 
-def test_a_class_or_split_without_pictures_is_refused_and_nothing_is_written(tmp_path):
+def test_a_class_or_split_without_pictures_is_refused_and_nothing_is_written(tmp_path, noise):
     root = tmp_path / "pets"
     for seed in range(30):
         noise(root / "dog" / f"{seed}.png", seed)
@@ -207,7 +161,7 @@ def test_a_class_or_split_without_pictures_is_refused_and_nothing_is_written(tmp
 
 
 @pytest.mark.shared_data
-def test_traffic_signs_as_ppm_are_transcoded_losslessly(extract, tmp_path):
+def test_traffic_signs_as_ppm_are_transcoded_losslessly(extract, tmp_path, records):
     root = extract("gtsrb_A")
     info = ingest("folder", tmp_path / "out", where=root / "images")
     assert info.classes == tuple(str(number) for number in range(43))
@@ -221,7 +175,7 @@ def test_traffic_signs_as_ppm_are_transcoded_losslessly(extract, tmp_path):
 
 
 @pytest.mark.shared_data
-def test_cats_and_dogs_keep_their_test_split_and_gain_validation(extract, tmp_path):
+def test_cats_and_dogs_keep_their_test_split_and_gain_validation(extract, tmp_path, records):
     root = extract("cats_dogs_A")
     for extra in ("NOTICE.txt", "labels.csv"):
         assert (root / extra).is_file()
@@ -234,119 +188,7 @@ def test_cats_and_dogs_keep_their_test_split_and_gain_validation(extract, tmp_pa
         assert (split == "test") == name.startswith("test/")
 
 
-# Beam takes seconds to load, so one process loads it and forks for each attempt.
-ATTEMPTS = """
-import os, resource, signal, sys
-from pathlib import Path
-import apache_beam, tensorflow
-from tfx_pipeline.ingest import IngestError, check, ingest, job, shards
-
-check_chunk, write_shard, publish = check.Checker.__call__, shards.ShardWriter.__call__, job.publish
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def checked(self, chunk):
-    check_chunk(self, chunk)
-    die()
-
-def published(finished, out):
-    publish(finished, out)
-    die()
-
-def limited(self, place):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
-    write_shard(self, place)
-
-def attempt(folder, shards):
-    try:
-        ingest("folder", folder / "out", where=folder / "pets", shards=shards)
-    except IngestError as error:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-        (folder / "said").write_text(str(error))
-
-for name in ("resumed", "changed", "late", "full"):
-    child = os.fork()
-    if child == 0:
-        if name == "full":
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            shards.ShardWriter.__call__ = limited
-        elif name == "late":
-            job.publish = published
-        else:
-            check.Checker.__call__ = checked
-        attempt(Path(sys.argv[1]) / name, 1 if name == "full" else 2)
-        os._exit(0)
-    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.fixture(scope="module")
-def attempts(tmp_path_factory):
-    """Folder with one each for `resumed`, `changed`, `late`, `full`: pictures, and what was left.
-
-    `resumed` and `changed` were killed after one chunk of verdicts, `late` while it replaced a
-    finished data set, whose digests are in its `whole.json`; `full` had room for 8 KiB a file.
-    """
-    folder = tmp_path_factory.mktemp("attempts")
-    for name, count in (("resumed", 300), ("changed", 40), ("late", 40), ("full", 60)):
-        pets(folder / name / "pets", count)
-    ingest("folder", folder / "late" / "out", where=folder / "late" / "pets", shards=2)
-    (folder / "late" / "whole.json").write_text(json.dumps(files(folder / "late" / "out")))
-    done = subprocess.run(
-        [sys.executable, "-c", ATTEMPTS, str(folder)], capture_output=True, text=True, check=False
-    )
-    ended = dict(line.split() for line in done.stdout.splitlines())
-    assert ended == {"resumed": "-9", "changed": "-9", "late": "-9", "full": "0"}, done.stderr
-    return folder
-
-
-def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_bytes(attempts, tmp_path):
-    folder, root = attempts / "resumed", attempts / "resumed" / "pets"
-    whole = ingest("folder", tmp_path / "whole", where=root, shards=2)
-    assert not (folder / "out").exists()
-    (work,) = folder.glob(".out.ingest-*")
-    (kept,) = (work / "verdicts").iterdir()
-    lines = kept.read_text().splitlines()
-    # A verdict that only the first attempt can have written, to see that it is not made again.
-    marked = json.loads(lines[0])
-    marked["findings"].append({"kind": "animated", "file": "from the first attempt", "detail": ""})
-    kept.write_text("\n".join([json.dumps(marked), *lines[1:]]) + "\n")
-    info = ingest("folder", folder / "out", where=root, shards=2)
-    assert info == whole
-    report = json.loads((folder / "out" / features.REPORT_FILE).read_text())
-    assert report["findings"]["animated"]["files"][0]["file"] == "from the first attempt"
-    found = files(folder / "out")
-    for name, digest in files(tmp_path / "whole").items():
-        if name.startswith("Split-"):
-            assert found[name] == digest
-    assert not list(folder.glob(".out.ingest-*"))
-
-
-def test_work_of_an_attempt_on_other_pictures_is_not_taken_up(attempts):
-    folder, root = attempts / "changed", attempts / "changed" / "pets"
-    assert list(folder.glob(".out.ingest-*/verdicts/*"))
-    noise(root / "cat" / "01.png", 1000)
-    ingest("folder", folder / "out", where=root, shards=2)
-    assert records(folder / "out")["cat/01.png"][3] == (root / "cat" / "01.png").read_bytes()
-
-
-def test_a_job_killed_while_the_old_data_set_is_removed_is_not_taken_for_done(attempts):
-    folder = attempts / "late"
-    ingest("folder", folder / "out", where=folder / "pets", shards=2)
-    assert files(folder / "out") == json.loads((folder / "whole.json").read_text())
-
-
-def test_a_full_disk_is_named_and_leaves_nothing_half_written(attempts):
-    folder = attempts / "full"
-    assert "free some space and run the same command again" in (folder / "said").read_text()
-    assert not (folder / "out").exists()
-    assert not list(folder.rglob("data_tfrecord*"))
-    ingest("folder", folder / "out", where=folder / "pets", shards=1)
-    assert len(records(folder / "out")) == 60
-
-
-def test_a_source_within_the_output_is_refused(tmp_path):
+def test_a_source_within_the_output_is_refused(tmp_path, pets, files):
     root = tmp_path / "pets"
     pets(root, 40)
     with pytest.raises(IngestError, match="lies within"):
@@ -360,7 +202,7 @@ def test_a_source_within_the_output_is_refused(tmp_path):
     assert files(out) == before
 
 
-def test_names_that_are_not_utf8_are_written_out(tmp_path):
+def test_names_that_are_not_utf8_are_written_out(tmp_path, pets, rejected):
     root = tmp_path / "pets"
     pets(root, 40)
     first = os.fsencode(root / "cat") + b"/0 caf\xe9.png"
@@ -373,12 +215,13 @@ def test_names_that_are_not_utf8_are_written_out(tmp_path):
 
 
 @pytest.mark.shared_data
-def test_turned_pictures_are_kept_or_made_upright_by_policy(extract, tmp_path):
+def test_turned_pictures_are_kept_or_made_upright_by_policy(extract, tmp_path, records):
     source = extract("odd_images_A") / "exif-orientation"
     for number in range(1, 9):
         target = tmp_path / "views" / ("odd" if number % 2 else "even") / f"{number}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source / f"Landscape_{number}.jpg", target)
+        with Image.open(source / f"Landscape_{number}.jpg") as picture:
+            picture.reduce(8).save(target, quality=95, exif=picture.getexif())
     settings = {"where": tmp_path / "views", "split": "test", "shards": 1}
     ingest("folder", tmp_path / "stored", **settings)
     ingest("folder", tmp_path / "upright", exif="upright", **settings)
@@ -399,7 +242,7 @@ def test_turned_pictures_are_kept_or_made_upright_by_policy(extract, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.shared_data
-def test_every_odd_file_becomes_a_record_or_a_named_rejection(extract, tmp_path):
+def test_every_odd_file_becomes_a_record_or_a_named_rejection(extract, tmp_path, rejected, records):
     source = extract("odd_images_A")
     names = set()
     for index, path in enumerate(sorted(p for p in source.rglob("*") if p.is_file())):

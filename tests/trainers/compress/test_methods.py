@@ -91,6 +91,7 @@ def test_pqat_keeps_the_zeros_of_prune_where_they_were(compressed):
     assert sparsity(compressed["pqat"]) >= sparsity(compressed["prune"])
 
 
+@pytest.mark.slow
 def test_qat_fills_zeros_again(compressed, fine_tune, settings):
     # The contrast that shows what `pqat` adds.
     model = compressors.get("qat").run(compressed["prune"], fine_tune, settings)
@@ -159,6 +160,7 @@ def test_a_batch_norm_goes_into_its_convolution_whatever_reads_it():
     assert annotated_names(model) == expected
 
 
+@pytest.mark.slow
 def test_quantisation_changes_the_output_by_little(trained, digits, fine_tune):
     aware = quantisation_aware(trained)
     fine_tune(aware, epochs=1, learning_rate=1e-6)  # finds ranges, moves next to nothing

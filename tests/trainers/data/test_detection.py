@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
 from trainers.config import ConfigError
 from trainers.data import detection, detection_augment
-from trainers.data.detection import Sample, crop, iou, mask_boxes, pad, resize, resize_and_pad
+from trainers.data.detection import Sample, crop, pad, resize, resize_and_pad
 from trainers.data.detection_augment import (
     detection_augmentations,
     split_entries,
@@ -302,14 +300,14 @@ def test_random_crops_overlap_some_object_enough(monkeypatch):
     for least in (0.0, 0.6):
         monkeypatch.setattr(detection_augment, "_LEAST_IOU", (-1.0, least, least))
         patches.clear()
-        for seed in range(40):
+        for seed in range(24):
             got = train_sample(sample, (5, seed), image_size=(60, 80), entries=["random_crop"])
             assert_parallel(got, sample)
             cut = patches[-1]
             middle = cut[0] <= 0.5 <= cut[2] and cut[1] <= 0.4 <= cut[3]
             assert len(got.ids) == middle
         whole = patches.count((0.0, 0.0, 1.0, 1.0))
-        assert 5 <= whole <= 25  # A third is expected.
+        assert 3 <= whole <= 14  # A third is expected.
         found = [overlap(one, (0.2, 0.1, 0.8, 0.7)) for one in patches]
         parts = [value for value, one in zip(found, patches, strict=True) if one != (0, 0, 1, 1)]
         assert min(parts) >= least - 1e-5
@@ -331,17 +329,19 @@ def test_a_random_crop_that_no_patch_allows_is_the_whole_picture(monkeypatch):
 def test_eager_and_tf_data_agree():
     sample = made(40, 60, 5)
     entries = ["random_scale_crop", "flip", "colour_jitter(0.3, hue=0.1)"]
-    dataset = tf.data.Dataset.range(12).map(
-        lambda seed: train_sample(
-            sample, tf.stack([1, tf.cast(seed, tf.int32)]), image_size=(32, 32), entries=entries
-        )
-    )
+
+    @tf.autograph.experimental.do_not_convert
+    def augment(seed):
+        seeds = tf.stack([1, tf.cast(seed, tf.int32)])
+        return train_sample(sample, seeds, image_size=(32, 32), entries=entries)
+
+    dataset = tf.data.Dataset.range(5).map(augment)
     pictures = set()
     for seed, got in enumerate(dataset):
         want = train_sample(sample, (1, seed), image_size=(32, 32), entries=entries)
         same(got, want)
         pictures.add(got.image.numpy().tobytes())
-    assert len(pictures) == 12
+    assert len(pictures) == 5
 
 
 def test_colour_ops_touch_nothing_but_pixels_and_take_their_options():
@@ -365,87 +365,3 @@ def test_entries_are_checked():
         split_entries(["random_scale_crop(high=20)"])
     with pytest.raises(ConfigError, match=r"low <= high, got 2 and 1"):
         train_sample(made(), (0, 0), image_size=(8, 8), entries=["random_scale_crop(2, 1)"])
-
-
-def test_mask_boxes_of_empty_and_full_masks():
-    masks = np.zeros((3, 4, 6), np.uint8)
-    masks[1] = 1
-    masks[2, 3, 5] = 1
-    np.testing.assert_array_equal(mask_boxes(masks), [[0, 0, 0, 0], [0, 0, 4, 6], [3, 5, 4, 6]])
-    assert mask_boxes(masks[:0]).shape == (0, 4)
-
-
-fractions = st.floats(0, 1, width=32)
-boxes = st.lists(
-    st.tuples(fractions, fractions, fractions, fractions).map(
-        lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
-    ),
-    max_size=5,
-).map(lambda rows: np.array(rows, np.float32).reshape(-1, 4))
-
-
-@settings(max_examples=60, deadline=None)
-@given(boxes, boxes)
-def test_iou_equals_a_loop_in_double_precision(a, b):
-    got = iou(a, b).numpy()
-    assert got.shape == (len(a), len(b))
-    np.testing.assert_allclose(got, iou(b, a).numpy().T, rtol=1e-6)
-    for i, (top, left, bottom, right) in enumerate(a.astype(float)):
-        for j, (top2, left2, bottom2, right2) in enumerate(b.astype(float)):
-            high = max(0.0, min(bottom, bottom2) - max(top, top2))
-            wide = max(0.0, min(right, right2) - max(left, left2))
-            union = (bottom - top) * (right - left) + (bottom2 - top2) * (right2 - left2)
-            union -= high * wide
-            # Below float32's least normal number, products are flushed to 0.
-            if union > 1e-30:
-                assert got[i, j] == pytest.approx(high * wide / union, abs=1e-4)
-            assert 0 <= got[i, j] <= 1 + 1e-6
-
-
-@settings(max_examples=30, deadline=None)
-@given(boxes, st.data())
-def test_cropped_boxes_are_the_part_inside(rows, data):
-    height, width = data.draw(st.integers(1, 50)), data.draw(st.integers(1, 50))
-    top = data.draw(st.integers(0, height - 1))
-    left = data.draw(st.integers(0, width - 1))
-    high, wide = data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left))
-    count = len(rows)
-    sample = Sample(
-        tf.zeros((height, width, 3), tf.uint8),
-        tf.constant(rows),
-        tf.range(count),
-        tf.zeros((count,), tf.bool),
-        tf.ones((count,)),
-        tf.range(count, dtype=tf.int64),
-        tf.zeros((count, 0, 0), tf.uint8),
-    )
-    got = crop(sample, tf.constant([top, left, high, wide]))
-    pixels = rows.astype(float) * [height, width, height, width]
-    want = np.clip(pixels - [top, left, top, left], 0, [high, wide, high, wide])
-    sides = want[:, 2:] - want[:, :2]
-    sure, maybe = (sides > 0.011).all(1), (sides > 0.009).all(1)
-    ids = set(got.ids.numpy())
-    assert set(np.flatnonzero(sure)) <= ids <= set(np.flatnonzero(maybe))
-    np.testing.assert_allclose(
-        got.boxes.numpy() * [high, wide, high, wide], want[got.ids.numpy()], atol=1e-3
-    )
-    assert (got.area.numpy() <= 1.0).all()
-
-
-@settings(max_examples=40, deadline=None)
-@given(*[st.integers(1, 70)] * 4)
-def test_letterboxing_can_be_undone(height, width, high, wide):
-    sample = Sample(
-        tf.zeros((height, width, 3), tf.uint8),
-        tf.constant([[0.0, 0.0, 1.0, 1.0], [0.25, 0.5, 0.5, 0.75]]),
-        tf.range(2),
-        tf.zeros((2,), tf.bool),
-        tf.ones((2,)),
-        tf.range(2, dtype=tf.int64),
-        tf.zeros((2, 0, 0), tf.uint8),
-    )
-    got, ratio = resize_and_pad(sample, (high, wide))
-    assert got.image.shape == (high, wide, 3)
-    back = got.boxes.numpy() * [high, wide, high, wide] / np.tile(ratio.numpy(), 2)
-    np.testing.assert_allclose(back, pixel_boxes(sample), rtol=1e-5, atol=1e-5)
-    assert got.boxes.numpy().max() <= 1 + 1e-6

@@ -15,34 +15,28 @@ CLASSES = 5
 SIZES = (32, 71, 75, 224, 331)  # pixels
 # Options that make any family small, as far as its builder has them.
 TINY = {"width": 8, "depth": 1, "heads": 2, "patch": 8, "blocks": (1, 1), "trunk_width": 4}
-# Deep enough to have squeeze and excitation.
-DEPTHS = {"mobilenet_v3_large": 4}
+# Its first block has squeeze and excitation, its third is residual.
+DEPTHS = {"mobilenet_v3_small": 3}
 
 
 def families() -> list[str]:
-    """The shortest registered name of every builder function."""
+    """The shortest registered name of every builder function, of such a one in `DEPTHS`."""
+
+    def rank(name: str) -> tuple[int, bool, str]:
+        return len(name), name not in DEPTHS, name
+
     found = {}
     for name in models.names():
         builder = models.get(name)
         key = builder.func if isinstance(builder, partial) else builder
-        if key not in found or (len(name), name) < (len(found[key]), found[key]):
+        if key not in found or rank(name) < rank(found[key]):
             found[key] = name
     return sorted(found.values())
 
 
-# Of parts that other families have: `make test-zoo` is enough for their way through the mill.
-COMBINED = ("resnet_vit", "mobilenet_v2")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "family" in metafunc.fixturenames:
-        whole_mill = "small" in metafunc.fixturenames
-        metafunc.parametrize("family", small_families() if whole_mill else families())
-
-
-def small_families() -> list[str]:
-    """The families that `make test` puts through the whole mill."""
-    return [name for name in families() if name not in COMBINED]
+        metafunc.parametrize("family", families())
 
 
 def tiny_options(name: str) -> dict:
@@ -79,11 +73,5 @@ def make() -> Callable[..., tuple[keras.Model, Config]]:
 
 @pytest.fixture(scope="session")
 def small_names() -> list[str]:
-    """What `family` runs over, but for `converted_names`."""
+    """What `family` runs over."""
     return families()
-
-
-@pytest.fixture(scope="session")
-def converted_names() -> list[str]:
-    """What `family` runs over where networks are converted."""
-    return small_families()

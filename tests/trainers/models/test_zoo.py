@@ -158,10 +158,10 @@ def settle(model: keras.Model) -> None:
 
 
 @pytest.fixture(scope="module")
-def small(make, converted_names, tmp_path_factory):
+def small(make, small_names, tmp_path_factory):
     """Family -> (model, config, its quantisation-aware copy, conversion results), one worker."""
     folder, made, jobs = tmp_path_factory.mktemp("zoo"), {}, []
-    for name in converted_names:
+    for name in small_names:
         keras.utils.set_random_seed(1)
         model, config = make(name, tiny=True)
         settle(model)
