@@ -202,18 +202,8 @@ def test_a_short_soak_of_the_real_server(bundles_dir, tmp_path, capsys):
     for version in (1, 2):
         shutil.copytree(bundles_dir / "colours" / "1", folder / str(version))
     out = tmp_path / "soak.json"
-    arguments = [
-        "--seconds",
-        "60",
-        "--warm-up",
-        "5",
-        "--swap",
-        "6",
-        "--malformed",
-        "2",
-        "--answers-only",
-    ]
-    status = soak.main([str(folder), *arguments, "--out", str(out)])
+    often = ["--seconds=60", "--warm-up=5", "--swap=6", "--malformed=2"]
+    status = soak.main([str(folder), *often, "--answers-only", f"--out={out}"])
     values = json.loads(out.read_text())
     shown = capsys.readouterr().out
     assert values["failed"] == {}, shown
