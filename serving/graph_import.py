@@ -199,17 +199,17 @@ def open_session(path: Path, config: Any, *, tags: Sequence[str], build: Build) 
         raise
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     try:
-        with _quiet_loader(tf), session.graph.as_default():
+        with quiet_tensorflow(tf), session.graph.as_default():
             return session, tf.compat.v1.saved_model.load(session, list(tags), str(path))
     except BaseException:
         session.close()
         raise
 
 
-class _QuietLoader:
-    """Keeps the logger at ERROR for as long as any thread loads a model.
+class _Quiet:
+    """Keeps the logger at ERROR for as long as any thread asks for that.
 
-    The loader says "deprecated" at every call; it is how TF Serving itself loads.
+    What TensorFlow has for a graph session says "deprecated"; it is how TF Serving itself loads.
     """
 
     def __init__(self) -> None:
@@ -234,7 +234,7 @@ class _QuietLoader:
                     logger.setLevel(self._level)
 
 
-_quiet_loader = _QuietLoader()
+quiet_tensorflow = _Quiet()
 
 
 def _fill(session: Any, served: ServedGraph, path: Path, build: Build) -> None:
