@@ -28,7 +28,8 @@ _INIT_SIGNATURE = "__saved_model_init_op"
 # Numbers of the fields in TensorFlow's protos.
 _SAVED_MODEL_META_GRAPHS = 2
 _META_GRAPH_GRAPH_DEF, _META_GRAPH_OBJECT_GRAPH = 2, 7
-_GRAPH_LIBRARY, _GRAPH_VERSIONS = 2, 4
+_GRAPH_NODE, _GRAPH_LIBRARY, _GRAPH_VERSIONS = 1, 2, 4
+_NODE_NAME = 1
 
 
 class Build(Protocol):
@@ -158,7 +159,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _message(number: int, value: bytes) -> bytes:
-    """A field that holds a message."""
+    """A field that holds a message or a string."""
     head, length = bytearray([number << 3 | _BYTES]), len(value)
     while length >= 0x80:
         head.append(length & 0x7F | 0x80)
@@ -247,7 +248,7 @@ def _fill(session: Any, served: ServedGraph, path: Path, build: Build) -> None:
         feeds = {saver.filename_tensor_name: str(variables)}
         _run_target(session, saver.restore_op_name, feeds, build)
     target = _init_op(served.meta)
-    if target:
+    if target and not _does_nothing(served.pieces[0], target):
         _run_target(session, target, _assets(served.meta, path), build)
 
 
@@ -295,6 +296,18 @@ def _init_op(meta: Any) -> str:
                 raise Unknown(f"{name} lists {len(names)} operations")
             return names[0].partition(":")[0]
     return ""
+
+
+def _does_nothing(nodes: bytes, name: str) -> bool:
+    """Of an operation; to run one that does nothing takes as long to compile as a signature."""
+    from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+    head = _message(_NODE_NAME, name.encode())
+    for field in _fields(nodes, 0, len(nodes)):
+        if field.number == _GRAPH_NODE and nodes.startswith(head, field.value):
+            node = NodeDef.FromString(nodes[field.value : field.end])
+            return node.op == "NoOp" and not node.input
+    return False
 
 
 def _assets(meta: Any, path: Path) -> dict[str, str]:

@@ -148,6 +148,18 @@ def test_functions_that_are_operations_are_left_to_tensorflows_loader(tmp_path, 
     engine.close()
 
 
+def test_an_initialiser_that_does_nothing_is_not_compiled(version):
+    """Those of the table's and of other models are run: the answers show it."""
+    served = read_graph(version / "saved_model.pb", SERVE)
+    name = graph_import._init_op(served.meta)
+    nodes = {node.name: node for node in whole(version / "saved_model.pb").graph_def.node}
+    for node in nodes.values():
+        expected = node.op == "NoOp" and not node.input
+        assert graph_import._does_nothing(served.pieces[0], node.name) == expected
+    assert not name or name in nodes
+    assert not graph_import._does_nothing(served.pieces[0], "nothing_like_it")
+
+
 def test_variables_that_are_missing(tiny_copy):
     shutil.rmtree(tiny_copy / "variables")
     with pytest.raises(EngineError, match=r"cannot load .*variables"):
