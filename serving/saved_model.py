@@ -4,12 +4,11 @@ TF1 and TF2 models load alike, declared shapes are left to the graph to refuse, 
 of microseconds, and closing gives the memory back. TensorFlow is imported at the first load.
 """
 
-import contextlib
 import functools
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from serving import bundle as bundles
+from serving.graph_import import Build, build_here, open_session
 from serving.image_header import ImageError, check_image
 from serving.types import STATUS_CODES
 
@@ -73,6 +73,7 @@ def load_saved_model(
     intra_op: int = 0,
     inter_op: int = 0,
     run_timeout_ms: int = 0,
+    build: Build = build_here,
 ) -> "SavedModelEngine":
     """The SavedModel in `version_dir`, its variables restored and its initialisers run.
 
@@ -84,6 +85,7 @@ def load_saved_model(
       inter_op: threads of the shared pool for operations at a time; likewise.
       run_timeout_ms: after which a run fails; 0 sets no bound. TensorFlow stops it in a loop, such
         as the one that decodes pictures; operations in a row are ended, and then it fails.
+      build: runs what takes long of the load, and later of the first run of a signature.
 
     Raises:
       EngineError: nothing there, or TensorFlow refuses it; the code says which.
@@ -100,50 +102,16 @@ def load_saved_model(
     else:
         options.intra_op_parallelism_threads = intra_op
         options.inter_op_parallelism_threads = inter_op
-    graph = tf.Graph()
-    session = tf.compat.v1.Session(graph=graph, config=options)
     try:
-        with _quiet_loader(tf), graph.as_default():
-            meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
+        session, meta_graph = open_session(path, options, tags=["serve"], build=build)
     except tf.errors.OpError as error:
-        session.close()
         raise EngineError(f"cannot load {path}: {error.message}", _code_name(error)) from error
     except (OSError, RuntimeError, ValueError) as error:
-        session.close()
         raise EngineError(f"cannot load {path}: {error}", "FAILED_PRECONDITION") from error
     signature_defs = dict(meta_graph.signature_def)
-    return SavedModelEngine(path, session, signature_defs, run_timeout_ms=run_timeout_ms)
-
-
-class _QuietLoader:
-    """Keeps the logger at ERROR for as long as any thread loads a model.
-
-    The loader says "deprecated" at every call; it is how TF Serving itself loads.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._level = 0
-
-    @contextlib.contextmanager
-    def __call__(self, tf: Any) -> Iterator[None]:
-        logger = tf.get_logger()
-        with self._lock:
-            if self._users == 0:
-                self._level = logger.level
-                logger.setLevel("ERROR")
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    logger.setLevel(self._level)
-
-
-_quiet_loader = _QuietLoader()
+    return SavedModelEngine(
+        path, session, signature_defs, run_timeout_ms=run_timeout_ms, build=build
+    )
 
 
 class SavedModelEngine:
@@ -165,6 +133,7 @@ class SavedModelEngine:
         signature_defs: dict[str, Any],
         *,
         run_timeout_ms: int = 0,
+        build: Build = build_here,
     ) -> None:
         self.path = path
         self.signature_defs = signature_defs
@@ -175,6 +144,7 @@ class SavedModelEngine:
         }
         self._session = session
         self._run_timeout_ms = run_timeout_ms
+        self._build = build
         self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
         # Another's `image_bytes` may be anything; a bundle's are what ingest and training take.
         self._takes_pictures = (path / bundles.MANIFEST_FILE).is_file()
@@ -251,7 +221,14 @@ class SavedModelEngine:
 
     def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Any:
         key = (feeds, fetches)
+        # Without the lock: what is compiled already does not wait for another's compilation.
+        found = self._callables.get(key)
+        if found is not None:
+            return found
         with self._lock:
+            session = self._session
+            if session is None:
+                raise RuntimeError("the model is closed")
             if key not in self._callables:
                 from tensorflow.core.protobuf.config_pb2 import CallableOptions, RunOptions
 
@@ -261,14 +238,18 @@ class SavedModelEngine:
                 options = CallableOptions(feed=feeds, fetch=fetches, run_options=limits)
                 # Session.run would refuse shapes other than the placeholder's, which TF Serving
                 # does not, and costs five times as much a call.
-                self._callables[key] = self._session._make_callable_from_options(options)
+                self._callables[key] = self._build(
+                    lambda: session._make_callable_from_options(options)
+                )
             return self._callables[key]
 
     def close(self) -> None:
         """Frees the model's memory; later calls raise `EngineError`."""
         with self._lock:
+            session, self._session = self._session, None
             self._callables.clear()
-            self._session.close()
+            if session is not None:
+                session.close()
 
 
 def bind_signature(

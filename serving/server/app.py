@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.saved_model import import_tensorflow
+from serving.server.background import Background
 from serving.server.batching import BatchingOptions
 from serving.server.config_file import ConfigFile
 from serving.server.engines import EngineOptions
@@ -142,6 +143,7 @@ class _Server:
         self._config_file = options.config_file and ConfigFile(
             options.config_file, retry_seconds=options.load_retry_seconds
         )
+        self._background = Background(options.load_threads)
         self._loader = ThreadPoolExecutor(1, "loader")
 
     async def run(self) -> None:
@@ -155,6 +157,7 @@ class _Server:
             self._source,
             engines=self._options.engines,
             batching=self._batching_of(),
+            background=self._background,
             load_threads=self._options.load_threads,
             prepare=_warm_up(metrics, replay) if self._options.warmup else None,
             max_retries=self._options.max_load_retries,
@@ -180,6 +183,7 @@ class _Server:
         grpc = self._start_grpc(running, self._grpc_port) if self._grpc_port is not None else None
         urls = [front.url for front in (rest, grpc) if front is not None]
         polls = [asyncio.create_task(work) for work in (self._poll(models), self._reread(models))]
+        self._background.settle()
         print(_ready_line(models, urls), flush=True)
         try:
             await _until_stopped(stop, rest)

@@ -9,6 +9,7 @@ import numpy as np
 
 from serving import bundle as bundles
 from serving.engine import available_cores, open_engine
+from serving.graph_import import Build, build_here
 from serving.saved_model import EngineError, Signature, load_saved_model
 
 
@@ -88,13 +89,16 @@ class EngineOptions:
 DEFAULT_OPTIONS = EngineOptions()
 
 
-def load_engine(name: str, version_dir: Path, options: EngineOptions) -> Engine:
+def load_engine(
+    name: str, version_dir: Path, options: EngineOptions, *, build: Build = build_here
+) -> Engine:
     """The engine that the options choose for a version.
 
     Args:
       name: the model's.
       version_dir: its folder.
       options: see there; a chosen variant comes before `prefer_tflite`.
+      build: runs what takes long of a SavedModel's load.
 
     Raises:
       EngineError: nothing there that can be loaded.
@@ -118,6 +122,7 @@ def load_engine(name: str, version_dir: Path, options: EngineOptions) -> Engine:
         intra_op=options.intra_op,
         inter_op=options.inter_op,
         run_timeout_ms=options.run_timeout_ms,
+        build=build,
     )
 
 

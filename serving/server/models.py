@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from serving.saved_model import EngineError
+from serving.server.background import Background
 from serving.server.batching import BatchingOptions
 from serving.server.engines import DEFAULT_OPTIONS, Engine, EngineOptions, load_engine, version_dirs
 from serving.server.errors import ServingError, invalid
@@ -86,6 +87,7 @@ class ModelManager:
         engines: EngineOptions = DEFAULT_OPTIONS,
         batching: Callable[[Path], BatchingOptions | None] | None = None,
         prepare: Prepare | None = None,
+        background: Background | None = None,
         load_threads: int = 1,
         max_retries: int = 5,
         retry_seconds: float = 60.0,
@@ -101,6 +103,7 @@ class ModelManager:
             fail. None runs every request by itself.
           prepare: runs on (name, version folder, engine) before a version is AVAILABLE, e.g. its
             warm-up; what it raises makes the load fail.
+          background: loads and frees them, and is closed with them; None does it all at once.
           load_threads: models that load at a time; the versions of one load one after the other.
           max_retries: of a version that failed to load.
           retry_seconds: between two tries.
@@ -112,6 +115,7 @@ class ModelManager:
         self._engines = engines
         self._batching = batching
         self._prepare = prepare
+        self._background = background or Background()
         self._load_threads = max(1, load_threads)
         self._max_retries = max_retries
         self._retry_seconds = retry_seconds
@@ -232,13 +236,8 @@ class ModelManager:
         self._put(records, Record(VersionStatus(version, State.LOADING)))
         try:
             batching = self._batching(path) if self._batching else None
-            engine = load_engine(name, path, self._engines)
-            try:
-                if self._prepare is not None:
-                    self._prepare(name, path, engine)
-            except BaseException:
-                engine.close()
-                raise
+            with self._background.loading():
+                engine = self._load_and_prepare(name, path)
         except Exception as error:
             # Whatever is wrong with this version, the others are still to be served.
             code = error.code if isinstance(error, (EngineError, ServingError)) else "UNKNOWN"
@@ -248,16 +247,28 @@ class ModelManager:
             self._put(records, Record(status, None, failures + 1, retry_at))
             return
         status = VersionStatus(version, State.AVAILABLE)
-        self._put(records, Record(status, Servable(name, version, engine, batching)))
+        servable = Servable(name, version, engine, batching, background=self._background)
+        self._put(records, Record(status, servable))
         _LOG.info("model %s version %d is available", name, version)
+
+    def _load_and_prepare(self, name: str, path: Path) -> Engine:
+        engine = load_engine(name, path, self._engines, build=self._background.build)
+        try:
+            if self._prepare is not None:
+                self._prepare(name, path, engine)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
     def _unload_except(self, name: str, wanted: Sequence[int]) -> None:
         records = self._records[name]
         for version in loaded(records):
             servable = records[version].servable
             if version not in wanted and servable is not None:
-                self._put(records, Record(VersionStatus(version, State.END)))
+                self._put(records, Record(VersionStatus(version, State.UNLOADING)))
                 servable.retire()
+                self._put(records, Record(VersionStatus(version, State.END)))
                 _LOG.info("model %s version %d is unloaded", name, version)
 
     def _check_served(
@@ -368,6 +379,7 @@ class ModelManager:
         with self._sync_lock:
             for name in list(self._records):
                 self._unload_except(name, [])
+        self._background.close()
 
 
 def _check_names(configs: Sequence[ModelConfig]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from serving.server.background import Background
 from serving.server.batching import BatchingOptions
 from serving.server.engines import Engine
 
@@ -38,12 +39,20 @@ class Servable:
     """
 
     def __init__(
-        self, name: str, version: int, engine: Engine, batching: BatchingOptions | None = None
+        self,
+        name: str,
+        version: int,
+        engine: Engine,
+        batching: BatchingOptions | None = None,
+        *,
+        background: Background | None = None,
     ) -> None:
+        """Takes the engine over; `background` frees it, and without one who asks does."""
         self.name = name
         self.version = version
         self.engine = engine
         self.batching = batching
+        self._background = background or Background()
         self._users = 0
         self._retired = False
         self._lock = threading.Lock()
@@ -54,7 +63,7 @@ class Servable:
             self._retired = True
             idle = self._users == 0
         if idle:
-            self.engine.close()
+            self._background.free(self.engine.close, wait=True)
 
     def enter(self) -> bool:
         """Counts a request in; False when the version is gone."""
@@ -70,7 +79,7 @@ class Servable:
             self._users -= 1
             last = self._retired and self._users == 0
         if last:
-            self.engine.close()
+            self._background.free(self.engine.close, wait=False)
 
 
 @dataclass(frozen=True)

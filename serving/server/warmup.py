@@ -1,11 +1,13 @@
 """Replays a model's `tf_serving_warmup_requests` before it takes traffic."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import bundle as bundles
+from serving.graph_import import quiet_tensorflow
 from serving.server import inference
 from serving.server.calls import run_now
 from serving.server.engines import Engine
@@ -35,7 +37,7 @@ def replay(name: str, path: Path, engine: Engine) -> int:
     servable = Servable(name, 0, engine)
     count = 0
     try:
-        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+        for record in _records(file):
             count += 1
             if count > MAX_RECORDS:
                 raise ServingError(
@@ -47,6 +49,13 @@ def replay(name: str, path: Path, engine: Engine) -> int:
     except (tf.errors.OpError, ValueError) as error:
         raise ServingError("DATA_LOSS", f"{file}, record {count + 1}: {error}") from error
     return count
+
+
+def _records(file: Path) -> Iterator[bytes]:
+    # Not tf.data, which traces a function each time and keeps requests waiting meanwhile.
+    with quiet_tensorflow(tf):
+        records = tf.compat.v1.io.tf_record_iterator(str(file))
+    return iter(records)
 
 
 def _run(servable: Servable, log: prediction_log_pb2.PredictionLog) -> None:

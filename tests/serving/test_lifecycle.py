@@ -280,6 +280,20 @@ def test_requests_under_way_outlive_an_unload(lifecycle, half_plus_two):
     assert not old.enter()
 
 
+def test_a_version_is_unloading_until_it_is_freed(lifecycle, half_plus_two, monkeypatch):
+    manager, folder, _ = lifecycle([1])
+    with manager.use("m") as servable:
+        engine = servable.engine
+    close, seen = engine.close, []
+    monkeypatch.setattr(
+        engine, "close", lambda: seen.append(manager.status("m", 1)[0].state) or close()
+    )
+    copy_versions(half_plus_two, folder, [2])
+    manager.sync()
+    assert seen == [State.UNLOADING]
+    assert manager.status("m", 1)[0].state == State.END
+
+
 def test_a_failing_warmup_keeps_the_version_out(lifecycle, half_plus_two):
     def refuse(name, path, engine):
         if path.name == "2":

@@ -6,10 +6,11 @@ import sys
 import pytest
 
 PROGRAM = """
-import gc, sys, time
+import sys
 from pathlib import Path
 import numpy as np
 from serving.server import inference
+from serving.server.background import Background
 from serving.server.calls import run_now
 from serving.server.models import ModelConfig, ModelManager
 
@@ -18,7 +19,8 @@ def resident():
     return pages * 4096 / 2**20
 
 configs = []
-manager = ModelManager(lambda: configs)
+background = Background()
+manager = ModelManager(lambda: configs, background=background)
 
 def cycle():
     configs[:] = [ModelConfig("m", Path(sys.argv[1]))]
@@ -34,11 +36,11 @@ def cycle():
 # The first ones fill TensorFlow's own caches.
 for _ in range(3):
     cycle()
-gc.collect()
+background.settle()
+cycle()
 before = resident()
-for _ in range(10):
+for _ in range(20):
     cycle()
-gc.collect()
 print(before, resident())
 """
 

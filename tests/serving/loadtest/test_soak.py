@@ -1,6 +1,7 @@
 """The soak's criteria on made-up runs, and one short soak of the real server."""
 
 import collections
+import io
 import json
 import os
 import shutil
@@ -8,14 +9,22 @@ import types
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from serving.loadtest import LoadError, LoadResult, Plan, Target, soak
+from serving.loadtest import LoadError, LoadResult, Plan, Target, soak, soak_report
 from serving.loadtest.malformed import Malformed, Refusals
 from serving.loadtest.soak_report import SoakResult, Swap
 
 
 def made(
-    *, swap_ms=2.0, failed=0, resident=(103.0, 104.0, 102.0), done=True, refused="400", resends=0
+    *,
+    swap_ms=2.0,
+    failed=0,
+    resident=(103.0, 104.0, 102.0),
+    done=True,
+    refused="400",
+    resends=0,
+    answers_only=False,
 ):
     """100 s of load from second 1000 of the clock; swaps of a second at 1020, 1030 and 1040."""
     swaps = tuple(Swap(1020.0 + 10 * i, 1021.0 + 10 * i, mb, done) for i, mb in enumerate(resident))
@@ -40,7 +49,7 @@ def made(
     )
     wrong = [] if refused == "400" else ["200: {}"]
     refusals = Refusals(collections.Counter({refused: 3}), wrong)
-    return SoakResult((load, load), swaps, refusals, 100.0, 103.0)
+    return SoakResult((load, load), swaps, refusals, 100.0, 103.0, answers_only)
 
 
 def broken(result):
@@ -69,6 +78,27 @@ def test_a_good_soak_passes():
 )
 def test_each_criterion_can_break(options, names):
     assert broken(made(**options)) == names
+
+
+@pytest.mark.parametrize(
+    ("options", "passed"),
+    [({"swap_ms": 9.0, "resident": (200.0,)}, True), ({"failed": 1}, False)],
+)
+def test_answers_alone_may_be_judged(options, passed):
+    result = made(**options, answers_only=True)
+    assert result.passed == passed
+    shown = [criterion.name for criterion in result.criteria if not criterion.judged]
+    assert shown == ["p99 during swaps", "resident memory"]
+    console = Console(width=200, file=io.StringIO())
+    console.print(soak_report.table(result))
+    assert console.file.getvalue().count("shown") == 2
+
+
+def test_figures_as_json():
+    values = json.loads(json.dumps(soak_report.document(made(), {"seed": 0}), allow_nan=False))
+    assert values["malformed"] == {"codes": {"400": 3}, "wrong": []}
+    # Three swaps of a second, and half a second after each, at a hundred a second from two halves.
+    assert "2.00 ms of 900, steady 2.00 ms of 17100" in values["criteria"][4]["found"]
 
 
 def test_memory_of_this_process():
@@ -172,26 +202,15 @@ def test_a_short_soak_of_the_real_server(bundles_dir, tmp_path, capsys):
     for version in (1, 2):
         shutil.copytree(bundles_dir / "colours" / "1", folder / str(version))
     out = tmp_path / "soak.json"
-    arguments = [
-        "--seconds",
-        "14",
-        "--warm-up",
-        "4",
-        "--swap",
-        "4",
-        "--malformed",
-        "2",
-        "--rate",
-        "10",
-    ]
-    status = soak.main([str(folder), *arguments, "--out", str(out)])
+    often = ["--seconds=60", "--warm-up=5", "--swap=6", "--malformed=2"]
+    status = soak.main([str(folder), *often, "--answers-only", f"--out={out}"])
     values = json.loads(out.read_text())
     shown = capsys.readouterr().out
     assert values["failed"] == {}, shown
-    assert len(values["swap_seconds"]) >= 2
+    assert values["swap_seconds"]
     assert values["malformed"]["wrong"] == []
     assert set(values["malformed"]["codes"]) == {"400", "INVALID_ARGUMENT"}
     assert values["resident_mb"]["start"] > 50
-    assert status == (0 if values["passed"] else 1)
+    assert (status, values["passed"]) == (0, True), shown
     assert "failed good requests" in shown
     print(shown)
