@@ -191,12 +191,70 @@ def serving_section(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def loadtest_section(figures: dict[str, Any]) -> str:
+    """Markdown of what `sightline loadtest --out` wrote."""
+    machine, first = figures["machine"], figures["runs"][0]
+    lines = [
+        "## Under load",
+        "",
+        f"`{figures['command']}`: Poisson arrivals over {first['plan']['seconds']:g} s a rate, "
+        f"latency from the scheduled arrival with its 95 % interval; {first['source']}; server and "
+        f"generator on the same {machine['cores']} cores of {machine['cpu']}.",
+        "",
+        "| asked/s | good/s | errors | p50 ms | p90 ms | p99 ms | p99.9 ms | lag p99 ms | valid |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for run in figures["runs"]:
+        cells = [
+            f"{run['plan']['rate']:g}",
+            f"{run['achieved_rate']:.1f}",
+            str(sum(run["errors"].values())),
+            *(_milliseconds(run["latency_ms"][p]) for p in ("p50", "p90", "p99", "p99.9")),
+            f"{run['generator']['lag_ms_p99']:.1f}",
+            "yes" if run["valid"] else f"no: {'; '.join(run['problems'])}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _milliseconds(found: dict[str, float | None]) -> str:
+    value, low, high = (
+        "?" if found[name] is None else f"{found[name]:.1f}" for name in ("value", "low", "high")
+    )
+    return f"{value} ({low} to {high})"
+
+
+def soak_section(figures: dict[str, Any]) -> str:
+    """Markdown of what `python -m serving.loadtest.soak --out` wrote."""
+    machine, options = figures["machine"], figures["options"]
+    swaps = figures["swap_seconds"]
+    lines = [
+        "## A soak",
+        "",
+        f"`python -m serving.loadtest.soak {Path(options['model_dir']).name}`: "
+        f"{options['seconds']:g} s of {options['rate']:g} requests/s, half REST and half gRPC, a "
+        f"version swap every {options['swap_s']:g} s and a malformed request every "
+        f"{options['malformed_s']:g} s, server and generator on the same {machine['cores']} cores "
+        f"of {machine['cpu']}. A swap took {statistics.median(swaps):.2f} s ({min(swaps):.2f} to "
+        f"{max(swaps):.2f}).",
+        "",
+        "| criterion | found | allowed | met |",
+        "|---|---|---|---|",
+    ]
+    for row in figures["criteria"]:
+        met = ("yes" if row["passed"] else "no") if row["judged"] else "not judged"
+        lines.append(f"| {row['name']} | {row['found']} | {row['allowed']} | {met} |")
+    return "\n".join(lines)
+
+
 #: File in `benchmarks/` -> what renders it; in the order of the page.
 _SECTIONS = {
     "data.json": data_section,
     "models.json": models_section,
     "train.json": training_section,
     "serving.json": serving_section,
+    "loadtest.json": loadtest_section,
+    "soak.json": soak_section,
     "replicas.json": replicas_section,
     "cifar10.json": study_section,
 }

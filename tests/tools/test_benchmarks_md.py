@@ -130,3 +130,49 @@ def test_the_server_stands_beside_its_targets():
     assert "| one caller | gRPC | 1.200 ms | 0.800 to 1.250 | <= 1.00 | no |" in page
     assert "|  | Client | 1.250 ms | 0.800 to 1.250 |  |  |" in page
     assert "| batching | x | 1.000 | 0.800 to 1.250 |  |  |" in page
+
+
+def test_a_load_test_shows_each_rate_with_its_intervals():
+    percentile = {"value": 5.25, "low": 5.0, "high": None}
+    run = {
+        "plan": {"rate": 50.0, "seconds": 20.0},
+        "source": "8 pictures",
+        "achieved_rate": 49.96,
+        "errors": {"503": 2, "deadline": 1},
+        "latency_ms": dict.fromkeys(("p50", "p90", "p99", "p99.9"), percentile),
+        "generator": {"lag_ms_p99": 0.44},
+        "valid": True,
+        "problems": [],
+    }
+    late = {**run, "valid": False, "problems": ["late", "busy"]}
+    machine = {"cpu": "Abacus", "cores": "2"}
+    page = load().loadtest_section({"machine": machine, "command": "load it", "runs": [run, late]})
+    cells = " | ".join(["5.2 (5.0 to ?)"] * 4)
+    assert "`load it`: Poisson arrivals over 20 s" in page
+    assert f"| 50 | 50.0 | 3 | {cells} | 0.4 | yes |" in page
+    assert f"| 50 | 50.0 | 3 | {cells} | 0.4 | no: late; busy |" in page
+
+
+def test_a_soak_shows_what_was_judged_and_what_was_met():
+    row = {"name": "p99", "found": "2 x", "allowed": "1.5 x"}
+    figures = {
+        "machine": {"cpu": "Abacus", "cores": "2"},
+        "options": {
+            "model_dir": "/far/away/net",
+            "seconds": 1800.0,
+            "rate": 20.0,
+            "swap_s": 10.0,
+            "malformed_s": 20.0,
+        },
+        "swap_seconds": [1.0, 3.0, 2.5],
+        "criteria": [
+            {**row, "passed": False, "judged": True},
+            {**row, "passed": True, "judged": True},
+            {**row, "passed": True, "judged": False},
+        ],
+    }
+    page = load().soak_section(figures)
+    assert "`python -m serving.loadtest.soak net`: 1800 s of 20 requests/s" in page
+    assert "A swap took 2.50 s (1.00 to 3.00)." in page
+    for met in ("no", "yes", "not judged"):
+        assert f"| p99 | 2 x | 1.5 x | {met} |" in page
