@@ -253,6 +253,13 @@ class Dispatcher:
                 return partial(request.steps.send, self._run_here(call))
             finally:
                 scheduler.end()
+        # The last place is left to what comes next, which may join a batch or be refused.
+        if not options.adaptive and self._busy < self._threads:
+            began = time.monotonic()
+            outputs = scheduler.run_at_once(call, options)
+            if outputs is not None:
+                self._record(call, time.monotonic() - began)
+                return partial(request.steps.send, outputs)
         self._submit(scheduler, request, call)
         return None
 

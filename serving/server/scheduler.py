@@ -97,6 +97,27 @@ class BatchScheduler:
                 # Waking a thread for nothing would cost the caller a switch.
                 self._wake.notify()
 
+    def run_at_once(self, call: EngineCall, options: BatchingOptions) -> Outputs | None:
+        """A batch of this call alone, in the caller's thread; None when it has to wait.
+
+        Without `batch_timeout_micros` a free batch thread would take it at once, by itself: the
+        caller's thread may as well, and no thread has to be woken.
+
+        Raises:
+          ServingError: what the engine refuses, or an output without the batch dimension.
+        """
+        rows = batch_rows(call.feeds)
+        if options.batch_timeout_micros or rows > options.run_limit or not self.try_start():
+            return None
+        try:
+            self._metrics.queued(self._name, call.servable.name, 0.0)
+            total = options.padded(rows)
+            feeds = merge([call.feeds], options)
+            outputs = self._timed(call.servable, feeds, call.fetches, rows, total)
+            return split(outputs, [rows], total)[0]
+        finally:
+            self.end()
+
     def submit(self, task: Task, options: BatchingOptions) -> None:
         """Lets a task wait for its batch.
 

@@ -185,6 +185,23 @@ def test_a_bounded_queue(batching):
     play(scenario, batching=batching, max_queue=1)
 
 
+def test_a_batch_of_one_runs_in_its_place_while_another_is_free():
+    async def scenario(h):
+        h.engine.gate.clear()
+        requests = [h.start(value) for value in range(3)]
+        await h.until(lambda: len(h.engine.runs) == 2)
+        await h.until(lambda: h.scheduler.waiting == 1)
+        h.engine.gate.set()
+        assert await asyncio.gather(*requests) == [[0], [2], [4]]
+        assert [name.partition("_")[0].partition("-")[0] for name in h.engine.threads] == [
+            "request",
+            "request",
+            "batch",
+        ]
+
+    play(scenario, threads=3, batching=BatchingOptions(), batch_threads=2)
+
+
 def test_a_full_batch_queue_tells_when_to_retry():
     async def scenario(h):
         h.engine.gate.clear()

@@ -303,6 +303,29 @@ class Mean(Doubler):
         return {name: array.mean(keepdims=True) for name, array in outputs.items()}
 
 
+def test_a_batch_that_would_not_wait_runs_in_its_callers_thread():
+    with Harness(max_batch_size=4, allowed_batch_sizes=(2, 4)) as h:
+
+        def at_once(*x, options=h.options):
+            call = EngineCall(h.servable, {"x": np.array(x)}, ("y",))
+            outputs = h.scheduler.run_at_once(call, options)
+            return None if outputs is None else outputs["y"].tolist()
+
+        assert at_once(1, 2, 3) == [2, 4, 6]
+        assert h.engine.batches == [4]
+        with pytest.raises(ServingError, match="negative"):
+            at_once(-1)
+        assert at_once(*range(5)) is None
+        assert at_once(1, options=BatchingOptions(batch_timeout_micros=1)) is None
+        assert h.scheduler.try_start()
+        assert at_once(1) is None
+        h.scheduler.end()
+        assert at_once(1) == [2]
+        text = h.metrics.text()
+    assert ":tensorflow:serving:batching_session:wrapped_run_count 3" in text
+    assert 'batching_session:queuing_latency_count{thread_pool_name="pool"} 3' in text
+
+
 def test_outputs_without_a_batch_dimension():
     with Harness(max_batch_size=4, batch_timeout_micros=LONG) as harness:
         harness.servable.engine = Mean()
