@@ -270,7 +270,8 @@ class _Server:
             tensor_content=options.tensor_content,
             hooks=running.parts.hooks,
         )
-        models = ModelService(running.models, partial(self._reload, running.models), self._loader)
+        reload = partial(self._reload, running.models)
+        models = ModelService(running.models, reload, self._loader, running.metrics)
         threads = CallThreads(running.dispatcher.most_requests)
         handlers = [predictions.handler(threads), models.handler(threads)]
         if options.health:

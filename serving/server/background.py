@@ -17,7 +17,8 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-#: Of 19: a tenth of the time on a core that requests would fill, so that a load comes to its end.
+#: Below the server's own: a tenth of the time on a core that requests would fill, so that a load
+#: comes to its end.
 _NICENESS = 10
 
 
@@ -90,7 +91,9 @@ def _free(close: Callable[[], None]) -> None:
 
 
 def _give_way() -> None:
-    """Lowers the priority of this thread; on Linux its id names it alone."""
+    """Lowers the priority of this thread below its process's; on Linux its id names it alone."""
     if hasattr(os, "setpriority"):
+        thread = threading.get_native_id()
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            niceness = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)

@@ -163,10 +163,12 @@ class ModelService:
         models: ModelManager,
         reload: Callable[[list[ModelConfig]], None],
         workers: Executor,
+        metrics: Metrics,
     ) -> None:
         self._models = models
         self._reload = reload
         self._workers = workers
+        self._metrics = metrics
 
     def handler(self, threads: CallThreads) -> grpc.GenericRpcHandler:
         """The service, for `server.add_generic_rpc_handlers`."""
@@ -189,7 +191,11 @@ class ModelService:
     def _handle_reload(
         self, request: Any, context: Any
     ) -> model_management_pb2.ReloadConfigResponse:
-        """Replaces the list of models; answers once the new ones are available."""
+        """Replaces the list of models; answers once the new ones are available.
+
+        Tells by how much the counters that the request names grew meanwhile, in this process.
+        """
+        before = {name: self._metrics.total(name) for name in request.metric_names}
         response = model_management_pb2.ReloadConfigResponse()
         # Without this an OK status would not be written at all.
         response.status.SetInParent()
@@ -201,6 +207,9 @@ class ModelService:
         except CancelledError as error:
             # Only what has not begun can be cancelled.
             raise gone() from error
+        for name, number in before.items():
+            increase = self._metrics.total(name) - number
+            response.metric.add(name=name, int64_value_increase=increase)
         return response
 
 

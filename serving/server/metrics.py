@@ -149,6 +149,21 @@ class Metrics:
         finally:
             self.request(model, api, entry, status, time.perf_counter() - began)
 
+    def total(self, name: str) -> int:
+        """A counter, summed over its labels; 0 for what has not counted.
+
+        Args:
+          name: in full, e.g. `/tensorflow/serving/request_count` as TensorFlow writes it, or
+            `:tensorflow:serving:request_count` as Prometheus does.
+        """
+        full = name.replace("/", ":")
+        with self._lock:
+            return sum(
+                sum(series.values())
+                for own, series in self._counters.items()
+                if _full_name(own) == full
+            )
+
     def snapshot(self) -> Snapshot:
         """All numbers, for another process to add to its own."""
         with self._lock:
