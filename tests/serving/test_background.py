@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 
@@ -80,6 +81,18 @@ def test_what_is_there_by_then_is_not_looked_at_again(background):
     gc.unfreeze()
     background.settle()
     assert gc.get_freeze_count() > 1000
+
+
+def test_what_refers_to_itself_goes_too(background):
+    class Graph:
+        pass
+
+    background.settle()
+    graph = Graph()
+    graph.itself, gone, held = graph, weakref.ref(graph), [graph]
+    del graph
+    background.free(held.clear, wait=True)
+    assert gone() is None
 
 
 PROGRAM = """

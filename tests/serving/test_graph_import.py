@@ -160,6 +160,22 @@ def test_an_initialiser_that_does_nothing_is_not_compiled(version):
     assert not graph_import._does_nothing(served.pieces[0], "nothing_like_it")
 
 
+def test_what_takes_long_is_given_away(tiny_copy):
+    """Variables are restored where the caller wants it, and signatures compiled there."""
+    given = []
+
+    def build(work):
+        given.append(work())
+        return given[-1]
+
+    engine = load_saved_model(tiny_copy, build=build)
+    assert len(given) >= 1
+    restored = len(given)
+    engine._callable(*names(engine, "serving_default"))
+    assert len(given) == restored + 1
+    engine.close()
+
+
 def test_variables_that_are_missing(tiny_copy):
     shutil.rmtree(tiny_copy / "variables")
     with pytest.raises(EngineError, match=r"cannot load .*variables"):

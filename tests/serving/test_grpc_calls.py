@@ -5,6 +5,7 @@ import contextlib
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from serving import wire
 from serving.server.errors import OverloadedError, ServingError
 from serving.server.fronts import start_grpc
-from serving.server.grpc_calls import CallThreads, refusing, unary_service
+from serving.server.grpc_calls import CallThreads, refusing, time_left, unary_service
 
 WAIT = 20
 REQUEST, RESPONSE = wire.message("HealthCheckRequest"), wire.message("HealthCheckResponse")
@@ -143,3 +144,11 @@ def test_a_system_that_gives_no_further_thread(monkeypatch):
     threads.close()
     with pytest.raises(RuntimeError, match="after shutdown"):
         threads.calls.submit(int)
+
+
+@pytest.mark.parametrize(
+    ("told", "left"), [(None, None), (9.2e9, None), (2.5, 2.5), (0.0, 0.001), (-3.0, 0.001)]
+)
+def test_the_time_that_is_left(told, left):
+    """As Python's gRPC tells it: without a deadline, far away, and when it has passed."""
+    assert time_left(SimpleNamespace(time_remaining=lambda: told)) == left

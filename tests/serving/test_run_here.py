@@ -326,3 +326,13 @@ def test_a_place_that_comes_when_nobody_waits_any_more_goes_to_other_threads():
     assert request.end() is None
     assert done == ["while it waits"], "what was given in time is done, to be passed on"
     assert not request.take(lambda: done.append("too late"))
+
+
+@pytest.mark.parametrize(
+    ("timeout", "code"), [(0.05, "DEADLINE_EXCEEDED"), (WAIT, "CANCELLED"), (None, "CANCELLED")]
+)
+def test_why_a_client_has_left(timeout, code):
+    """At its deadline it gives up before the server knows; until then it has changed its mind."""
+    request = Request(iter(()), timeout)
+    request.leave()
+    assert request.wait()[1].code == code
