@@ -163,7 +163,7 @@ def test_a_crash_at_any_rename_leaves_a_version_and_can_be_finished(
         assert tf_serving_takes(model) == then
         last = history(model)[-1]
         assert last.finished
-        assert last.why == "first try"
+        assert (last.why, last.served_before) == ("first try", served)
         # The undo that the verb names restores all that the two tries moved.
         rollback(model, served)
         assert tf_serving_takes(model) == served
@@ -238,6 +238,8 @@ def test_a_torn_line_of_the_history_does_not_bar_the_way(tmp_path):
     file.write_text(file.read_text() + '{"model": "m", "serv')
     rollback(model)
     assert [entry.serves for entry in history(model)] == [2, 1]
+    begun, ended = file.read_text().splitlines()[-2:]
+    assert (json.loads(begun)["finished"], json.loads(ended)["finished"]) == (False, True)
     file.write_text('{"model": "m"}\n')
     with pytest.raises(BundleError, match="line 1 is no record"):
         history(model)
