@@ -153,8 +153,15 @@ def check_tflite(model: keras.Model, aware: keras.Model, results) -> None:
 
 
 def settle(model: keras.Model) -> None:
-    """Makes gammas that start at 0 small instead: a kernel of zeros has no int8 scale."""
+    """Makes gammas that start at 0 small instead: a kernel of zeros has no int8 scale.
+
+    And all gammas smaller where, without statistics of pictures, noise grows with every block: in
+    ResNet-RS-200 to logits of 1,600, which a change of the input by 1e-5 moves by 12 %.
+    """
     model.set_weights([np.where(w == 0, 0.1, w) for w in model.get_weights()])
+    if np.abs(model(pictures(model)).numpy()).max() > 100:
+        for norm in [layer for layer in model.submodules if isinstance(layer, NORM)]:
+            norm.gamma.assign(0.7 * norm.gamma)
 
 
 @pytest.fixture(scope="module")
