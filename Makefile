@@ -23,7 +23,7 @@ demo: ## set up, train, compress, evaluate, push, serve and ask: on real scanned
 	@SECONDS=0; $(MAKE) --no-print-directory setup; .venv/bin/python tools/demo.py $$SECONDS
 
 test: setup ## run the tests, without the slow ones (ARGS="tests/serving -x" narrows it)
-	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## run the slow tests only
 	@.venv/bin/pytest -m slow $(ARGS)
