@@ -25,6 +25,7 @@ from serving.server.flags import (
     parse_flags,
     unused_warnings,
 )
+from serving.server.limit_flags import add_limit_flags, read_limits
 from serving.server.models import ModelConfig
 from serving.server.monitoring import read_monitoring_path
 from serving.server.processes import Member, Supervisor, threads_flags
@@ -90,6 +91,7 @@ def _options(flags: argparse.Namespace, extras: Extras) -> ServerOptions:
         model_roots=None if extras.vertex else tuple(flags.model_roots),
         rest_host=_rest_host(extras),
         member=Member(flags.member) if flags.member else None,
+        limits=read_limits(flags),
     )
 
 
@@ -126,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add_switch(parser, "--enable_grpc_healthcheck_service", default=False)
     _add_scheduling(parser.add_argument_group("batching and queues"))
     _add_engines(parser.add_argument_group("engines"))
+    add_limit_flags(parser)
     add_extra_flags(parser)
     parser.add_argument(
         "--processes", type=_count, default=1, help="that share the ports (our own)"

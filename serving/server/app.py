@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from serving.saved_model import import_tensorflow
 from serving.server.background import Background
 from serving.server.batching import BatchingOptions
 from serving.server.config_file import ConfigFile
-from serving.server.engines import EngineOptions
 from serving.server.errors import ServerError, ServingError
-from serving.server.extras import NO_EXTRAS, ExtraParts, Extras
+from serving.server.extras import ExtraParts
 from serving.server.fronts import GrpcFront, RestFront, listen, start_grpc, start_rest
+from serving.server.loop_errors import AcceptErrors
 from serving.server.models import ModelConfig, ModelManager
-from serving.server.processes import Member
+from serving.server.options import DEFAULT_OPTIONS, ServerOptions
 from serving.server.source import ModelSource
 
 __all__ = ["GRPC_PORT", "REST_PORT", "ServerError", "ServerOptions", "serve"]
@@ -36,65 +35,13 @@ GRPC_PORT = 8500
 REST_PORT = 8501
 
 
-@dataclass(frozen=True)
-class ServerOptions:
-    """What is rarely changed.
-
-    Attributes:
-      poll_seconds: between two looks for new versions; 0 looks once, at the start.
-      max_request_bytes: of one request, REST or gRPC; more is refused.
-      monitoring_path: of the Prometheus metrics; None switches them off.
-      health: serve `grpc.health.v1.Health`.
-      warmup: replay `tf_serving_warmup_requests` before a version takes traffic.
-      max_load_retries: of a version that does not load.
-      load_retry_seconds: between them.
-      labels_for_unavailable: let a new label name a version that is not loaded yet.
-      batching: how requests share runs of a model; None runs each by itself.
-      per_model_batching: each version's own file says how, and `batching` the threads only.
-      max_queue: requests that may wait for a thread, more are refused; None sets no bound.
-      rest_timeout_ms: of a REST request; 0 sets no bound. A gRPC request brings its own.
-      engines: what loads the models, and how.
-      load_threads: models that load at a time.
-      tensor_content: answer gRPC with `tensor_content` and not with typed values.
-      extras: what production asks beyond predictions.
-      config_file: a text ModelServerConfig that is read again while the server runs; None for none.
-      config_poll_seconds: between two looks at it; 0 never looks again.
-      model_roots: reload requests may name models in these folders, besides those that the server
-        was started with; None refuses all reload requests.
-      rest_host: to bind for REST alone; empty is where gRPC is bound.
-      member: of several processes that share the ports; None for a process by itself.
-    """
-
-    poll_seconds: float = 1.0
-    max_request_bytes: int = 64 * 2**20
-    monitoring_path: str | None = "/monitoring/prometheus/metrics"
-    health: bool = True
-    warmup: bool = True
-    max_load_retries: int = 5
-    load_retry_seconds: float = 60.0
-    labels_for_unavailable: bool = False
-    batching: BatchingOptions | None = None
-    per_model_batching: bool = False
-    max_queue: int | None = None
-    rest_timeout_ms: int = 30_000
-    engines: EngineOptions = field(default_factory=EngineOptions)
-    load_threads: int = 1
-    tensor_content: bool = False
-    extras: Extras = NO_EXTRAS
-    config_file: Path | None = None
-    config_poll_seconds: float = 0.0
-    model_roots: tuple[Path, ...] | None = ()
-    rest_host: str = ""
-    member: Member | None = None
-
-
 def serve(
     models: Path | str | Sequence[ModelConfig],
     *,
     host: str = "127.0.0.1",
     grpc_port: int | None = GRPC_PORT,
     rest_port: int | None = REST_PORT,
-    options: ServerOptions = ServerOptions(),
+    options: ServerOptions = DEFAULT_OPTIONS,
 ) -> None:
     """Serves until SIGINT or SIGTERM; prints one line when it is ready.
 
@@ -148,6 +95,7 @@ class _Server:
 
     async def run(self) -> None:
         """Load, serve, and stop at a signal."""
+        asyncio.get_running_loop().set_exception_handler(AcceptErrors())
         import_tensorflow()
         from serving.server.metrics import Metrics
         from serving.server.warmup import replay
@@ -248,15 +196,26 @@ class _Server:
             timeout_ms=options.rest_timeout_ms,
             hooks=running.parts.hooks,
             metrics_text=running.metrics_text,
+            limits=options.limits,
         )
         pages = []
         if options.extras.open_inference:
             from serving.server.v2.rest import open_inference_page
 
-            pages.append(open_inference_page(running.v2(), timeout_ms=options.rest_timeout_ms))
-        site = running.parts.site(handler.handle, pages)
-        app = RestApp(site, options.max_request_bytes)
-        return start_rest(app, listener, host=self._rest_host, tls=options.extras.rest_tls)
+            page = open_inference_page(
+                running.v2(),
+                timeout_ms=options.rest_timeout_ms,
+                max_inflated_bytes=options.limits.max_inflated_bytes,
+            )
+            pages.append(page)
+        site = running.parts.site(handler.handle, pages, options.limits)
+        app = RestApp(
+            site,
+            options.max_request_bytes,
+            max_bytes_in_flight=options.limits.max_body_bytes_in_flight,
+        )
+        host, tls = self._rest_host, options.extras.rest_tls
+        return start_rest(app, listener, host=host, tls=tls, limits=options.limits)
 
     def _start_grpc(self, running: "_Running", port: int) -> GrpcFront:
         from serving.server.grpc_api import ModelService, PredictionService, health_handler
@@ -269,6 +228,7 @@ class _Server:
             running.dispatcher,
             tensor_content=options.tensor_content,
             hooks=running.parts.hooks,
+            max_repeated_bytes=options.limits.max_repeated_bytes,
         )
         reload = partial(self._reload, running.models)
         models = ModelService(running.models, reload, self._loader, running.metrics)
@@ -290,6 +250,7 @@ class _Server:
             shared=options.member is not None,
             arguments=extras.grpc_arguments,
             socket_path=extras.grpc_socket,
+            limits=options.limits,
         )
 
     def _reload(self, models: ModelManager, configs: list[ModelConfig]) -> None:

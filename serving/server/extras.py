@@ -16,6 +16,7 @@ from serving.server.errors import ServerError
 from serving.server.flags import add_switch, channel_arguments
 from serving.server.health import health_page
 from serving.server.hooks import Hooks, Watcher
+from serving.server.limits import DEFAULT_LIMITS, Limits
 from serving.server.request_log import LogConfig, RequestLog
 from serving.server.security import GrpcTls, RestTls, read_ssl_config, rest_tls
 from serving.server.shadow import Shadow, ShadowConfig, read_shadow, shadow_page
@@ -155,18 +156,26 @@ class ExtraParts:
         canary = Canary(extras.canaries, models, metrics) if extras.canaries else None
         self.hooks = Hooks(canary=canary, watchers=watchers, tracer=self._tracing)
 
-    def site(self, rest: Handler, pages: list[Page]) -> Handler:
+    def site(self, rest: Handler, pages: list[Page], limits: Limits = DEFAULT_LIMITS) -> Handler:
         """Everything that is answered over HTTP.
 
         Args:
           rest: TF Serving's API.
           pages: of other protocols.
+          limits: of one request's memory.
         """
         extras = self._extras
         if extras.health_urls or extras.open_inference or extras.vertex:
             pages.append(health_page(self._models))
         if extras.vertex:
-            pages.append(vertex_page(extras.vertex, self._models, rest, model_of=self._only_model))
+            page = vertex_page(
+                extras.vertex,
+                self._models,
+                rest,
+                model_of=self._only_model,
+                max_inflated_bytes=limits.max_inflated_bytes,
+            )
+            pages.append(page)
         if self._shadow is not None:
             pages.append(shadow_page(self._shadow))
         handler = first_of(pages, rest)

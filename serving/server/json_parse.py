@@ -19,6 +19,11 @@ _DEBUG_LIMIT = 256
 #: Values that the slow parser reads; RapidJSON's depth of 500,000 is among them.
 _MAX_SLOW_VALUES = 600_000
 
+#: Of one request's lists, objects and values in memory.
+MAX_PARSED_BYTES = 512 * 2**20
+#: What CPython takes for each, about: with the list's own buffer, and a key and its value.
+_LIST_BYTES, _OBJECT_BYTES, _ITEM_BYTES = 88, 240, 16
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]*)?")
 _NON_FINITE = re.compile(r"(-?)(NaN|Infinity|Inf)")
@@ -52,6 +57,8 @@ def parse(body: bytes) -> Any:
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
+    # Before anything is made of it: an empty list of two bytes takes 64.
+    _check_memory(body)
     text = body.decode("utf-8", "surrogateescape")
     if not _has_lone_surrogate(text):
         decoder = _CHECKING_DECODER if _may_be_too_big(body) else _DECODER
@@ -63,6 +70,17 @@ def parse(body: bytes) -> Any:
             pass
     # One character a byte, so that positions are RapidJSON's offsets.
     return _Reader(body.decode("latin-1")).document()
+
+
+def _check_memory(body: bytes) -> None:
+    """Refuses JSON whose lists, objects and values would take too much memory."""
+    lists, objects, items = map(body.count, (b"[", b"{", b","))
+    needed = _LIST_BYTES * lists + _OBJECT_BYTES * objects + _ITEM_BYTES * items
+    if needed > MAX_PARSED_BYTES:
+        raise invalid(
+            f"JSON Parse error: {lists} lists, {objects} objects and {items} commas take more than "
+            f"{MAX_PARSED_BYTES} bytes of memory; send fewer rows, images as base64, or use gRPC"
+        )
 
 
 def _has_lone_surrogate(text: str) -> bool:

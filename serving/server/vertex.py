@@ -17,6 +17,7 @@ from serving.server.compression import INLINE_BYTES, inflated
 from serving.server.errors import ServerError, ServingError, invalid
 from serving.server.health import Availability, is_ready, missing_models
 from serving.server.json_parse import parse
+from serving.server.limits import DEFAULT_LIMITS
 from serving.server.web import Handler, Page, Response, json_response, refusal
 
 _DEFAULT_PORT = 8080
@@ -108,6 +109,7 @@ def vertex_page(
     rest: Handler,
     *,
     model_of: Callable[[], str],
+    max_inflated_bytes: int = DEFAULT_LIMITS.max_inflated_bytes,
 ) -> Page:
     """The two routes.
 
@@ -116,6 +118,7 @@ def vertex_page(
       models: those served.
       rest: TF Serving's API, which answers the predictions.
       model_of: the name of the model that is asked.
+      max_inflated_bytes: of a body in gzip.
     """
 
     async def page(
@@ -127,7 +130,7 @@ def vertex_page(
         if path != options.predict_route or method != "POST":
             return None
         try:
-            document = await _document(headers, body)
+            document = await _document(headers, body, max_inflated_bytes)
         except ServingError as error:
             return refusal(error)
         plain = {name: value for name, value in headers.items() if name != "content-encoding"}
@@ -136,11 +139,11 @@ def vertex_page(
     return page
 
 
-async def _document(headers: Mapping[str, str], body: bytes) -> bytes:
+async def _document(headers: Mapping[str, str], body: bytes, limit: int) -> bytes:
     # What is packed may be of any size.
     if len(body) <= INLINE_BYTES and "content-encoding" not in headers:
         return tf_serving_document(body)
-    return await asyncio.to_thread(lambda: tf_serving_document(inflated(headers, body)))
+    return await asyncio.to_thread(lambda: tf_serving_document(inflated(headers, body, limit)))
 
 
 def tf_serving_document(body: bytes) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 
 from serving.server.compression import accepts_gzip, inflate, with_gzip
 from serving.server.cors import preflight, with_cors
-from serving.server.errors import ServerError
+from serving.server.errors import ServerError, ServingError
 from serving.server.health import health_page
 from serving.server.vertex import (
     VertexOptions,
@@ -110,8 +110,10 @@ def test_inflate():
     headers = {"content-encoding": "GZIP"}
     assert inflate(headers, packed, 100) == b"z" * 100
     assert inflate({}, packed, 1) == packed
-    for body, limit in ((packed, 99), (packed[:-5], 100), (b"no", 100)):
-        assert inflate(headers, body, limit) is None
+    for body in (packed[:-5], b"no"):
+        assert inflate(headers, body, 100) is None
+    with pytest.raises(ServingError, match="inflates to more than 99 bytes"):
+        inflate(headers, packed, 99)
 
 
 def test_pages_are_asked_in_turn():
