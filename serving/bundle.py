@@ -36,6 +36,8 @@ CARD_FILE = "card.html"
 LABELS_FILE = "assets/labels.txt"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 RECOMMENDED_TFLITE = "model.tflite"
+#: As TF Serving's protos hold it.
+MAX_VERSION = 2**63 - 1
 SAVED_MODEL_FILE = "saved_model.pb"
 
 # What may change about a bundle without changing the model it holds.
@@ -171,6 +173,7 @@ def version_dirs(model_dir: Path) -> dict[int, Path]:
 
     Temporary folders and withdrawn versions do not count. `00000123` is 123, as in TF Serving; of
     two spellings the first by name is taken. One that cannot be read counts: opening it says why.
+    Numbers beyond `MAX_VERSION` do not count.
     """
     return _numbered_dirs(model_dir, "")
 
@@ -192,7 +195,7 @@ def _numbered_dirs(model_dir: Path, prefix: str) -> dict[int, Path]:
             complete = (entry / SAVED_MODEL_FILE).is_file()
         except OSError:
             complete = True
-        if complete and name.isascii() and name.isdigit():
+        if complete and name.isascii() and name.isdigit() and int(name) <= MAX_VERSION:
             found.setdefault(int(name), entry)
     return dict(sorted(found.items()))
 

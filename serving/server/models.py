@@ -9,9 +9,9 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.saved_model import EngineError
@@ -19,49 +19,12 @@ from serving.server.background import Background
 from serving.server.batching import BatchingOptions
 from serving.server.engines import DEFAULT_OPTIONS, Engine, EngineOptions, load_engine, version_dirs
 from serving.server.errors import ServingError, invalid
+from serving.server.model_config import ModelConfig, VersionPolicy, check_names
 from serving.server.servable import Record, Servable, State, VersionStatus, loaded
 
 __all__ = ["ModelConfig", "ModelManager", "Servable", "State", "VersionPolicy", "VersionStatus"]
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class VersionPolicy:
-    """Which of the versions on disk are served.
-
-    Attributes:
-      kind: `latest`, `all` or `specific`.
-      num_versions: how many of the newest, for `latest`.
-      versions: which, for `specific`.
-    """
-
-    kind: str = "latest"
-    num_versions: int = 1
-    versions: tuple[int, ...] = ()
-
-    def choose(self, on_disk: Collection[int]) -> list[int]:
-        """The versions to serve, ascending."""
-        if self.kind == "all":
-            return sorted(on_disk)
-        if self.kind == "specific":
-            return sorted(set(self.versions) & set(on_disk))
-        return sorted(on_disk)[-self.num_versions :]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """A model to serve.
-
-    Attributes:
-      base_path: the folder that holds its numbered versions.
-      labels: label -> version, e.g. `{"stable": 3}`.
-    """
-
-    name: str
-    base_path: Path
-    policy: VersionPolicy = VersionPolicy()
-    labels: Mapping[str, int] = field(default_factory=dict)
 
 
 Prepare = Callable[[str, Path, Engine], None]
@@ -136,7 +99,7 @@ class ModelManager:
         """
         with self._sync_lock:
             configs = self._source()
-            _check_names(configs)
+            check_names(configs)
             looks = self._load_all(configs, self._records)
             self._check_labels(configs, looks, self._records)
             self._commit(configs, looks, self._records)
@@ -151,7 +114,7 @@ class ModelManager:
           ServingError: as `sync`, or no version of a model would be served; all stays as it was.
         """
         with self._sync_lock:
-            _check_names(configs)
+            check_names(configs)
             table = {
                 name: {v: replace(record, failures=0) for v, record in records.items()}
                 for name, records in self._records.items()
@@ -175,10 +138,14 @@ class ModelManager:
     def _load_wanted(self, config: ModelConfig, table: _Table) -> _Look:
         with self._lock:
             records = table.setdefault(config.name, {})
+        problem = ""
         try:
             on_disk = version_dirs(config.base_path, self._engines)
+            if not config.base_path.is_dir():
+                problem = f"{config.base_path} holds no version: there is no such folder"
         except OSError as error:
             problem = f"{config.base_path} cannot be read: {error.strerror or error}"
+        if problem:
             if self._problems.get(config.name) != problem:
                 _LOG.error("model %s: %s", config.name, problem)
             return _Look(problem=problem)
@@ -380,13 +347,6 @@ class ModelManager:
             for name in list(self._records):
                 self._unload_except(name, [])
         self._background.close()
-
-
-def _check_names(configs: Sequence[ModelConfig]) -> None:
-    names = [config.name for config in configs]
-    for name in names:
-        if names.count(name) > 1:
-            raise invalid(f"Illegal to list model {name} multiple times in config list")
 
 
 def _why_not_served(config: ModelConfig, records: Mapping[int, Record], problem: str) -> str:

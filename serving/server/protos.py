@@ -32,8 +32,13 @@ def model_configs(config: model_server_config_pb2.ModelServerConfig) -> list[Mod
     """The models of a `ModelServerConfig`.
 
     Raises:
-      ServingError: a model without name or path, or of a platform other than `tensorflow`.
+      ServingError: a model without name or path, of a platform other than `tensorflow`, or a config
+        that says nothing, as that of an empty file.
     """
+    if config.WhichOneof("config") is None:
+        raise invalid(
+            "the config is empty; `model_config_list {}` with no models unloads everything"
+        )
     if config.WhichOneof("config") == "custom_model_config":
         raise ServingError("UNIMPLEMENTED", "custom_model_config is not supported")
     return [_model_config(entry) for entry in config.model_config_list.config]

@@ -282,4 +282,7 @@ def test_numbers_of_thousands_of_digits(server):
     assert send(server, "POST", f"/v2/models/hp2/versions/{many}/infer", b"{}")[0] == 400
     number = b'{"instances": [%s]}' % many.encode()
     assert send(server, "POST", PATH, number)[0] == 400
-    assert good(server)
+    padded = "0" * 4301 + "123"
+    assert send(server, "GET", f"/v1/models/hp2/versions/{padded}")[0] == 200
+    assert send(server, "POST", f"/v1/models/hp2/versions/{padded}:predict", BODY)[0] == 200
+    assert send(server, "GET", f"/v2/models/hp2/versions/{padded}/ready")[0] == 200

@@ -225,9 +225,11 @@ def parse_version(text: str) -> tuple[int | None, str | None]:
         return None, None
     if not (text.isascii() and text.isdigit()):
         return None, text
-    if len(text.lstrip("0")) > 19 or int(text) >= 2**63:
-        raise invalid(f"the version {text} is beyond 64 bits")
-    return int(text), None
+    # Without its zeros, and lengths first: Python refuses to read thousands of digits.
+    digits = text.lstrip("0") or "0"
+    if len(digits) > 19 or int(digits) >= 2**63:
+        raise invalid(f"the version {text[:40]} is beyond 64 bits")
+    return int(digits), None
 
 
 def _platform(servable: Servable) -> str:
