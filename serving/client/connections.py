@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import requests.adapters
 import urllib3
 import urllib3.connection
 
+from serving.client.address import is_loopback
 from serving.client.retry import Deadline, finite
 
 
@@ -74,9 +76,28 @@ class Hold:
 _HOLD: ContextVar[Hold] = ContextVar("hold")
 
 
+class Session(requests.Session):
+    """Goes straight to the loopback address, whatever the environment's proxies are."""
+
+    def merge_environment_settings(self, url: Any, *arguments: Any) -> Any:
+        """As requests does, without proxies for this machine."""
+        settings = super().merge_environment_settings(url, *arguments)
+        return {**settings, "proxies": {}} if _is_here(url) else settings
+
+    def rebuild_proxies(self, prepared_request: Any, proxies: Any) -> Any:
+        """The proxies after a redirect; none to this machine."""
+        if _is_here(prepared_request.url):
+            return {}
+        return super().rebuild_proxies(prepared_request, proxies)
+
+
+def _is_here(url: Any) -> bool:
+    return is_loopback(urlsplit(str(url)).netloc)
+
+
 def new_session() -> requests.Session:
     """A session that knows of `Hold`."""
-    session = requests.Session()
+    session = Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Adapter())
     return session

@@ -4,9 +4,9 @@ serve("bundles")                      # every model under it, on 127.0.0.1:8500 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,14 +22,19 @@ from serving.server.config_file import ConfigFile
 from serving.server.errors import ServerError, ServingError
 from serving.server.extras import ExtraParts
 from serving.server.fronts import GrpcFront, RestFront, listen, start_grpc, start_rest
+from serving.server.health import Readiness
 from serving.server.loop_errors import AcceptErrors
 from serving.server.models import ModelConfig, ModelManager
 from serving.server.options import DEFAULT_OPTIONS, ServerOptions
 from serving.server.source import ModelSource
+from serving.server.stopping import CLOSE_S, StopSignals
 
 __all__ = ["GRPC_PORT", "REST_PORT", "ServerError", "ServerOptions", "serve"]
 
 _LOG = logging.getLogger(__name__)
+
+#: Between two looks whether the server is ready, for clients that watch.
+_NOTIFY_S = 0.5
 
 GRPC_PORT = 8500
 REST_PORT = 8501
@@ -108,6 +113,9 @@ class _Server:
             background=self._background,
             load_threads=self._options.load_threads,
             prepare=_warm_up(metrics, replay) if self._options.warmup else None,
+            on_event=lambda name, event: metrics.count(
+                "model_event_count", model_name=name, event=event
+            ),
             max_retries=self._options.max_load_retries,
             retry_seconds=self._options.load_retry_seconds,
             labels_for_unavailable=self._options.labels_for_unavailable,
@@ -122,26 +130,29 @@ class _Server:
         running = _Running(models, metrics, self._dispatcher(metrics), self._options)
         # Only now: before, a signal should end the process and not wait for TensorFlow.
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+        stop = StopSignals(loop, running.readiness, self._options.lame_duck_s)
         if self._options.member is not None:
-            self._options.member.watch_parent(partial(loop.call_soon_threadsafe, stop.set))
+            self._options.member.watch_parent(partial(loop.call_soon_threadsafe, stop.now))
         rest = self._start_rest(running, self._rest_port) if self._rest_port is not None else None
         grpc = self._start_grpc(running, self._grpc_port) if self._grpc_port is not None else None
         urls = [front.url for front in (rest, grpc) if front is not None]
-        polls = [asyncio.create_task(work) for work in (self._poll(models), self._reread(models))]
+        works = self._poll(models), self._reread(models), _notify(running.readiness)
+        polls = [asyncio.create_task(work) for work in works]
         self._background.settle()
         print(_ready_line(models, urls), flush=True)
         try:
-            await _until_stopped(stop, rest)
+            await _until_stopped(stop.event, rest)
         finally:
+            running.readiness.drain()
             for poll in polls:
                 poll.cancel()
             for front in (rest, grpc):
                 if front is not None:
                     await front.stop()
-            await loop.run_in_executor(self._loader, running.close)
+            closing = loop.run_in_executor(self._loader, running.close)
+            # Work that nothing can stop must not keep the process.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(closing), CLOSE_S)
             self._loader.shutdown(wait=False)
 
     async def _first_load(self, models: ModelManager) -> None:
@@ -218,7 +229,7 @@ class _Server:
         return start_rest(app, listener, host=host, tls=tls, limits=options.limits)
 
     def _start_grpc(self, running: "_Running", port: int) -> GrpcFront:
-        from serving.server.grpc_api import ModelService, PredictionService, health_handler
+        from serving.server.grpc_api import ModelService, PredictionService
         from serving.server.grpc_calls import CallThreads
 
         options, extras = self._options, self._options.extras
@@ -235,7 +246,9 @@ class _Server:
         threads = CallThreads(running.dispatcher.most_requests)
         handlers = [predictions.handler(threads), models.handler(threads)]
         if options.health:
-            handlers.append(health_handler(threads))
+            from serving.server.grpc_health import health_handler
+
+            handlers.append(health_handler(threads, running.readiness))
         if extras.open_inference:
             from serving.server.v2.grpc_service import open_inference_handler
 
@@ -288,6 +301,13 @@ class _Server:
                 _LOG.warning("the models stay as they are: %s", error)
 
 
+async def _notify(readiness: Readiness) -> None:
+    """Lets those that watch know when a model comes or goes."""
+    while True:
+        await asyncio.sleep(_NOTIFY_S)
+        readiness.notify()
+
+
 async def _until_stopped(stop: asyncio.Event, rest: RestFront | None) -> None:
     stopped = asyncio.create_task(stop.wait())
     tasks = [stopped] if rest is None else [stopped, rest.task]
@@ -306,7 +326,8 @@ class _Running:
         self.models = models
         self.metrics = metrics
         self.dispatcher = dispatcher
-        self.parts = ExtraParts(options.extras, models, metrics)
+        self.readiness = Readiness(models)
+        self.parts = ExtraParts(options.extras, models, metrics, self.readiness)
         self.metrics_text: Callable[[], str] = metrics.text
         self._closing = [dispatcher.close, self.parts.close, models.close]
         if options.member is not None:
@@ -320,7 +341,13 @@ class _Running:
         """The Open Inference Protocol's calls."""
         from serving.server.v2.service import OpenInference
 
-        return OpenInference(self.models, self.metrics, self.dispatcher, hooks=self.parts.hooks)
+        return OpenInference(
+            self.models,
+            self.metrics,
+            self.dispatcher,
+            hooks=self.parts.hooks,
+            readiness=self.readiness,
+        )
 
     def close(self) -> None:
         """Ends the threads and frees the models."""

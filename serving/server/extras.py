@@ -14,7 +14,7 @@ from serving.server.compression import with_gzip
 from serving.server.cors import with_cors
 from serving.server.errors import ServerError
 from serving.server.flags import add_switch, channel_arguments
-from serving.server.health import health_page
+from serving.server.health import Readiness, health_page
 from serving.server.hooks import Hooks, Watcher
 from serving.server.limits import DEFAULT_LIMITS, Limits
 from serving.server.request_log import LogConfig, RequestLog
@@ -128,19 +128,23 @@ class ExtraParts:
       hooks: for the front ends.
     """
 
-    def __init__(self, extras: Extras, models: Any, metrics: Any) -> None:
+    def __init__(
+        self, extras: Extras, models: Any, metrics: Any, readiness: Readiness | None = None
+    ) -> None:
         """Starts what they need.
 
         Args:
           extras: which parts.
           models: the ModelManager.
           metrics: the server's Metrics.
+          readiness: of the server; None is that of `models` alone.
 
         Raises:
           ServerError: a part that cannot be had.
         """
         self._extras = extras
         self._models = models
+        self._readiness = readiness or Readiness(models)
         self._log = self._shadow = self._tracing = None
         if extras.tracing:
             from serving.server.tracing import OpenTelemetry
@@ -166,11 +170,11 @@ class ExtraParts:
         """
         extras = self._extras
         if extras.health_urls or extras.open_inference or extras.vertex:
-            pages.append(health_page(self._models))
+            pages.append(health_page(self._readiness))
         if extras.vertex:
             page = vertex_page(
                 extras.vertex,
-                self._models,
+                self._readiness,
                 rest,
                 model_of=self._only_model,
                 max_inflated_bytes=limits.max_inflated_bytes,

@@ -1,4 +1,4 @@
-"""The gRPC API: PredictionService, ModelService and, on request, the health service."""
+"""The gRPC API: PredictionService and ModelService."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Executor
@@ -16,7 +16,6 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving import wire
 from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server import inference
 from serving.server.calls import Steps
@@ -39,9 +38,6 @@ from serving.server.pending import gone
 from serving.server.protos import model_configs, status_response
 from serving.server.repeated import check_examples
 from serving.server.tensors import fill_proto, to_arrays
-
-_SERVING = 1
-_HEALTH_NAMES = ("", "ModelService", "PredictionService")
 
 
 class PredictionService:
@@ -219,22 +215,6 @@ class ModelService:
             increase = self._metrics.total(name) - number
             response.metric.add(name=name, int64_value_increase=increase)
         return response
-
-
-def health_handler(threads: CallThreads) -> grpc.GenericRpcHandler:
-    """`grpc.health.v1.Health/Check`: SERVING for the server and its two services.
-
-    The messages come from `serving.wire`, so grpcio-health-checking is not needed.
-    """
-    request, response = wire.message("HealthCheckRequest"), wire.message("HealthCheckResponse")
-
-    def check(asked: Any, context: Any) -> Any:
-        if asked.service not in _HEALTH_NAMES:
-            raise ServingError("NOT_FOUND", f"unknown service {asked.service!r}")
-        return response(status=_SERVING)
-
-    methods = {"Check": (threads.at_once(refusing(check)), request)}
-    return unary_service("grpc.health.v1.Health", methods)
 
 
 def _model_spec(request: Any) -> Any:

@@ -80,6 +80,7 @@ def _within(behaviour: Behaviour, threads: ThreadPoolExecutor) -> Behaviour:
     apart: Any = partial(behaviour)
     # gRPC looks for this name; a version that did not would take the threads of all calls.
     apart.experimental_thread_pool = threads
+    apart.experimental_non_blocking = getattr(behaviour, "experimental_non_blocking", False)
     return apart
 
 

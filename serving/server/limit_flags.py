@@ -45,9 +45,21 @@ def _size(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    value = 0.0
+    value = seconds(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"seconds above 0, got {text!r}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Of a flag: a number of at least 0.
+
+    Raises:
+      argparse.ArgumentTypeError: anything else.
+    """
+    value = -1.0
     with contextlib.suppress(ValueError):
         value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"seconds above 0, got {text!r}")
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"seconds of at least 0, got {text!r}")
     return value

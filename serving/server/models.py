@@ -40,6 +40,14 @@ class _Look:
     problem: str = ""
 
 
+#: No matter how many models there are, each has its lines.
+_ALWAYS = {"lifecycle": True}
+
+
+def _ignore(name: str, event: str) -> None:
+    """Nobody counts."""
+
+
 class ModelManager:
     """The loaded models. `sync` and `switch` alone change them, one at a time."""
 
@@ -50,6 +58,7 @@ class ModelManager:
         engines: EngineOptions = DEFAULT_OPTIONS,
         batching: Callable[[Path], BatchingOptions | None] | None = None,
         prepare: Prepare | None = None,
+        on_event: Callable[[str, str], None] | None = None,
         background: Background | None = None,
         load_threads: int = 1,
         max_retries: int = 5,
@@ -66,6 +75,7 @@ class ModelManager:
             fail. None runs every request by itself.
           prepare: runs on (name, version folder, engine) before a version is AVAILABLE, e.g. its
             warm-up; what it raises makes the load fail.
+          on_event: is called with a model's name and `loaded`, `failed` or `unloaded`.
           background: loads and frees them, and is closed with them; None does it all at once.
           load_threads: models that load at a time; the versions of one load one after the other.
           max_retries: of a version that failed to load.
@@ -78,6 +88,7 @@ class ModelManager:
         self._engines = engines
         self._batching = batching
         self._prepare = prepare
+        self._on_event = on_event or _ignore
         self._background = background or Background()
         self._load_threads = max(1, load_threads)
         self._max_retries = max_retries
@@ -199,6 +210,7 @@ class ModelManager:
         return record.failures == 0 or (tries_left and time.monotonic() >= record.retry_at)
 
     def _load(self, name: str, version: int, path: Path, records: dict[int, Record]) -> None:
+        began = time.monotonic()
         failures = records[version].failures if version in records else 0
         self._put(records, Record(VersionStatus(version, State.LOADING)))
         try:
@@ -208,7 +220,8 @@ class ModelManager:
         except Exception as error:
             # Whatever is wrong with this version, the others are still to be served.
             code = error.code if isinstance(error, (EngineError, ServingError)) else "UNKNOWN"
-            _LOG.error("model %s version %d does not load: %s", name, version, error)
+            _LOG.error("model %s version %d does not load: %s", name, version, error, extra=_ALWAYS)
+            self._on_event(name, "failed")
             status = VersionStatus(version, State.END, code, str(error))
             retry_at = time.monotonic() + self._retry_seconds
             self._put(records, Record(status, None, failures + 1, retry_at))
@@ -216,7 +229,11 @@ class ModelManager:
         status = VersionStatus(version, State.AVAILABLE)
         servable = Servable(name, version, engine, batching, background=self._background)
         self._put(records, Record(status, servable))
-        _LOG.info("model %s version %d is available", name, version)
+        seconds = time.monotonic() - began
+        _LOG.info(
+            "model %s version %d is available (%.1f s)", name, version, seconds, extra=_ALWAYS
+        )
+        self._on_event(name, "loaded")
 
     def _load_and_prepare(self, name: str, path: Path) -> Engine:
         engine = load_engine(name, path, self._engines, build=self._background.build)
@@ -236,7 +253,8 @@ class ModelManager:
                 self._put(records, Record(VersionStatus(version, State.UNLOADING)))
                 servable.retire()
                 self._put(records, Record(VersionStatus(version, State.END)))
-                _LOG.info("model %s version %d is unloaded", name, version)
+                _LOG.info("model %s version %d is unloaded", name, version, extra=_ALWAYS)
+                self._on_event(name, "unloaded")
 
     def _check_served(
         self, configs: Sequence[ModelConfig], looks: Sequence[_Look], table: _Table

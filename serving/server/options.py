@@ -38,6 +38,7 @@ class ServerOptions:
       rest_host: to bind for REST alone; empty is where gRPC is bound.
       member: of several processes that share the ports; None for a process by itself.
       limits: of memory and connections.
+      lame_duck_s: between SIGTERM, from which on the server is not ready, and its end.
     """
 
     poll_seconds: float = 1.0
@@ -62,6 +63,7 @@ class ServerOptions:
     rest_host: str = ""
     member: Member | None = None
     limits: Limits = DEFAULT_LIMITS
+    lame_duck_s: float = 2.0
 
 
 #: Those of the flags' defaults.

@@ -46,7 +46,8 @@ class ServerProcess:
           timeout_s: to be ready in; most of it is the import of TensorFlow.
         """
         what = [] if bundles_dir is None else [f"--bundles_dir={bundles_dir}"]
-        self._flags = ["--port=auto", "--rest_api_port=auto", *what, *flags]
+        own = ["--port=auto", "--rest_api_port=auto", "--lame_duck_seconds=0"]
+        self._flags = [*own, *what, *flags]
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._log = None

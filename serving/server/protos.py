@@ -8,6 +8,7 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import get_model_status_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
+from serving import config_messages
 from serving.server.errors import ServerError, ServingError, invalid
 from serving.server.models import ModelConfig, VersionPolicy, VersionStatus
 from serving.server.request_log import LogConfig, read_log_configs
@@ -97,7 +98,7 @@ def _read_config(
     path: Path, content: bytes | None = None
 ) -> model_server_config_pb2.ModelServerConfig:
     try:
-        text = (path.read_bytes() if content is None else content).decode("utf-8")
+        text = config_messages.decode(path.read_bytes() if content is None else content)
         return text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+    except (OSError, ValueError, text_format.ParseError) as error:
         raise ServerError(f"{path} is not a ModelServerConfig: {error}") from error

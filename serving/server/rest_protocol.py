@@ -38,7 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Takes a new connection, at the cost of an idle one where there are too many."""
         super().connection_made(transport)
         self._in_head, self._refused, self._too_large = True, False, False
-        self._head = self._unfinished = self._body = self._beside = 0
+        self._head = self._unfinished = self._body = self._beside = self._requests = 0
         self._stall: asyncio.TimerHandle | None = None
         self._idle_since = time.monotonic()
         self._idle: asyncio.TimerHandle | None = None
@@ -64,12 +64,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """Reads on, and counts what is not a body."""
         if self._refused:
             return
-        in_head, body = self._in_head, self._body
+        in_head, body, requests = self._in_head, self._body, self._requests
         super().data_received(data)
-        if self._in_head:
+        if requests != self._requests:
+            pass  # It holds whole headers, which were counted one by one.
+        elif self._in_head:
             # The piece in which headers begin is not counted: it may end another request.
             self._unfinished += len(data) if in_head else 0
-        elif not in_head:
+        else:
             self._beside += len(data) - (self._body - body)
         framing = min(_FRAMING_FACTOR * self._body, _MOST_FRAMING)
         limit = self.limits.max_header_bytes
@@ -100,6 +102,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The request begins; from here on its own deadline holds."""
         self._in_head = False
+        self._requests += 1
         self._unfinished = self._beside = 0
         self._stop_waiting()
         super().on_headers_complete()
