@@ -30,7 +30,7 @@ def scores(monkeypatch):
     """Stands in for training; a test fills it with a function of the configuration."""
     given = SimpleNamespace(of=None, seen=[])
 
-    def fit(config, work_dir, *, report=None):
+    def fit(config, work_dir, *, report=None, **about):
         given.seen.append(config)
         top1 = given.of(config)
         row = {"epoch": 1, "val_top1": top1, "val_loss": 1 - top1}
