@@ -77,7 +77,7 @@ class Search:
             state = f"{found} ({trials} of {self.trials} trials, commit {commit or 'unknown'})"
             if anyway:
                 announce(f"search resumes from {state}, as {RESUME_ANYWAY} demands, although {why}")
-                shutil.copytree(found, own, dirs_exist_ok=True)
+                shutil.copytree(found, own, copy_function=shutil.copyfile, dirs_exist_ok=True)
                 about = {"folder": found.name, "commit": commit}
             else:
                 announce(

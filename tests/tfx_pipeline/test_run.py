@@ -26,6 +26,7 @@ from tfx_pipeline.config import (
     request_to_json,
     run_state,
 )
+from tfx_pipeline.live import LiveView
 from tfx_pipeline.pipelines.smoke import smoke
 from trainers.config import ConfigError
 from trainers.data.features import DatasetInfo
@@ -236,3 +237,33 @@ def test_every_pipeline_names_recipes_and_gates_that_exist(tmp_path):
         GateSettings(**shape.gates)
         assert set(make_experiments(shape, tmp_path)) == set(shape.experiments)
     assert Layout(tmp_path, "smoke").bundles == tmp_path / "bundles"
+
+
+def test_resume_anyway_reaches_training_and_no_key(request_, tmp_path, monkeypatch):
+    """As the user gives it to `run`, `train` and `tune`."""
+    from typer.testing import CliRunner
+
+    from tfx_pipeline.cli import app
+
+    seen = {}
+    monkeypatch.setattr(runs, "run", lambda request, console: seen.update(run=request) or 0)
+    for verb, view in (("train", "train_view.train_shown"), ("tune", "search_view.tune_shown")):
+        monkeypatch.setattr(f"tfx_pipeline.{view}", lambda *a, v=verb, **k: seen.update({v: k}))
+    data = request_.data
+    for arguments in (
+        ["run", "smoke", "--data", data, "--resume-anyway"],
+        ["train", "digits_cnn", "--data", data, "--resume-anyway"],
+        ["tune", "digits_cnn", "train.ema=uniform(0, 0.5)", "--data", data, "--resume-anyway"],
+    ):
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert seen["train"]["resume_anyway"] is seen["tune"]["resume_anyway"] is True
+    assert seen["run"].resume_anyway
+    assert request_from_json(request_to_json(seen["run"])).resume_anyway
+    assert seen["run"].key({}) == replace(seen["run"], resume_anyway=False).key({})
+
+
+def test_what_training_announces_is_shown(tmp_path):
+    console = quiet()
+    with LiveView(console) as view:
+        view.show({"event": "announcement", "line": "starts over and keeps [b]/a[/b]"})
+    assert console.file.getvalue() == "  starts over and keeps [b]/a[/b]\n"
