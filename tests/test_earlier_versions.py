@@ -128,6 +128,8 @@ def test_a_stopped_run_is_resumed_when_the_user_says_so(old, config, tmp_path):
         ours, theirs = ([row[name] for row in one] for one in (resumed.history, whole))
         assert ours[:DONE] == theirs[:DONE]
         np.testing.assert_allclose(ours[DONE:], theirs[DONE:], atol=tolerance)
+    (ours,) = (one for one in checkpoints.iterdir() if one.is_dir() and one != folder)
+    assert len(list((ours / "last").glob("ckpt-*.index"))) == 2, "copies count as kept ones"
     # And now the state is ours.
     said.clear()
     assert fit(config, checkpoints, announce=said.append).history == resumed.history

@@ -107,6 +107,19 @@ def test_stale_and_cut_caches_are_made_again(config, digits, tmp_path, damage):
     assert len([one for one in where.parent.iterdir() if one.is_dir()]) == 1
 
 
+def test_a_cache_of_other_code_is_made_again(config, digits, tmp_path, monkeypatch):
+    first = epoch_of(config, digits[1])
+    before = (folder(tmp_path) / "cache.json").read_text()
+    forgetting(config, digits[1])
+    assert (folder(tmp_path) / "cache.json").read_text() == before
+    monkeypatch.setattr(cache, "code_digest", lambda *modules: "other")
+    cache._code.cache_clear()
+    again = forgetting(config, digits[1])
+    cache._code.cache_clear()
+    assert '"code": "other"' in (folder(tmp_path) / "cache.json").read_text()
+    np.testing.assert_array_equal(first[0][0], again[0][0])
+
+
 def test_changed_records_are_decoded_again(config, digits, tmp_path, writer):
     for level in (0, 90):
         cache._kept.clear()
