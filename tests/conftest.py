@@ -140,6 +140,19 @@ def extract(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
     return unpack
 
 
+@pytest.fixture(scope="session")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`earlier("b54914a")`: what that version wrote, unpacked anew; see tests/fixtures."""
+
+    def unpack(version: str) -> Path:
+        target = tmp_path_factory.mktemp(version)
+        with tarfile.open(ROOT / "tests/fixtures" / version / "fixture.tar.gz") as tar:
+            tar.extractall(target, filter="data")
+        return target
+
+    return unpack
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _small_chunks() -> Iterator[None]:
     """Tests prepare 2 pictures a call instead of 8: tracing a call takes a quarter of the time.

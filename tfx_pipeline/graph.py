@@ -11,7 +11,6 @@ Each architecture has its own Resolver, so that a baseline never comes from anot
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -38,13 +37,8 @@ from components.statistics_validator import (
     StatisticsSettings,
     StatisticsValidator,
 )
-from tfx_pipeline.config import (
-    RunRequest,
-    component_digest,
-    data_state,
-    training_digest,
-    validation_digest,
-)
+from tfx_pipeline.config import RunRequest
+from tfx_pipeline.node_code import node_digest, run_data_digest
 from trainers.config import to_dict
 from trainers.data.features import DatasetInfo
 
@@ -64,7 +58,7 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
       info: of the records in `request.data`.
     """
     layout = request.layout
-    records = _records(request.data, info)
+    records = _records(request, info)
     examples = records.outputs["result"]
     validation = _validation(request, examples)
     nodes: list[Any] = [records, *validation.values()]
@@ -79,7 +73,7 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
         models=union([t.outputs["model"] for t in trainers.values()])
         if len(trainers) > 1
         else next(iter(trainers.values())).outputs["model"],
-        code_digest=component_digest(),
+        code_digest=node_digest("ModelSelector"),
     )
     nodes += [*tuners.values(), *trainers.values(), selector]
     for name, trainer in trainers.items():
@@ -103,20 +97,19 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
     )
 
 
-def _records(data: str, info: DatasetInfo) -> Importer:
-    """Our own `Split-*` records, registered in place; the fingerprint tells when they change."""
+def _records(request: RunRequest, info: DatasetInfo) -> Importer:
+    """Our own `Split-*` records, registered in place; the digest changes with any part of them."""
     splits = [name for name, split in info.splits.items() if split.examples]
     return Importer(
-        source_uri=data,
+        source_uri=request.data,
         artifact_type=standard_artifacts.Examples,
         properties={"split_names": json.dumps(splits)},
-        custom_properties={"fingerprint": data_state(Path(data), info.fingerprint)},
+        custom_properties={"data_digest": run_data_digest(request, info)},
     ).with_id("Records")
 
 
 def _validation(request: RunRequest, examples: Any) -> dict[str, Any]:
     """What looks at the data before training; `gate` is the last of it."""
-    digest = validation_digest()
     previous = tfx.dsl.Resolver(
         strategy_class=LatestIfAny,
         statistics=tfx.dsl.Channel(
@@ -130,21 +123,27 @@ def _validation(request: RunRequest, examples: Any) -> dict[str, Any]:
         examples=examples,
         stats_options=tfdv.StatsOptions(feature_allowlist=list(COMPARED)),
     )
+    statistics.exec_properties["code_digest"] = node_digest("StatisticsGen")
     # Or the newest statistics would be this run's own.
     statistics.add_upstream_node(previous)
     schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"])
+    schema.exec_properties["code_digest"] = node_digest("SchemaGen")
     statistics_validator = StatisticsValidator(
         statistics=statistics.outputs["statistics"],
         schema=schema.outputs["schema"],
         previous=previous.outputs["statistics"],
         settings=json.dumps(asdict(StatisticsSettings(**request.pipeline.statistics))),
-        code_digest=digest,
+        code_digest=node_digest("StatisticsValidator"),
     )
     # Made here too, so that a mistyped setting is told before anything runs.
     settings = json.dumps(asdict(make_settings(request.pipeline.images)))
-    image_validator = ImageValidator(examples=examples, settings=settings, code_digest=digest)
+    image_validator = ImageValidator(
+        examples=examples, settings=settings, code_digest=node_digest("ImageValidator")
+    )
     gate = DataGate(
-        image_report=image_validator.outputs["image_report"], settings=settings, code_digest=digest
+        image_report=image_validator.outputs["image_report"],
+        settings=settings,
+        code_digest=node_digest("DataGate"),
     )
     gate.add_upstream_node(statistics_validator)
     return {
@@ -157,12 +156,13 @@ def _validation(request: RunRequest, examples: Any) -> dict[str, Any]:
     }
 
 
-def _training_config(name: str, request: RunRequest) -> dict[str, Any]:
-    """`custom_config` of what trains; both kinds share checkpoints."""
+def _training_config(kind: str, name: str, request: RunRequest) -> dict[str, Any]:
+    """`custom_config` of what trains, a `Tuner` or a `Trainer`; both share checkpoints."""
     return {
         "config": to_dict(request.experiments[name]),
         "work_dir": str(request.layout.checkpoints / name),
-        "code_digest": training_digest(),
+        "index": str(request.layout.index),
+        "code_digest": node_digest(kind),
     }
 
 
@@ -173,7 +173,7 @@ def _tuner(name: str, request: RunRequest, examples: Any) -> tfx.components.Tune
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["validation"]),
         custom_config={
-            **_training_config(name, request),
+            **_training_config("Tuner", name, request),
             **asdict(request.pipeline.tune[name]),
         },
     ).with_id(f"Tuner.{name}")
@@ -186,19 +186,19 @@ def _trainer(name: str, request: RunRequest, examples: Any, tuner: Any) -> tfx.c
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["validation"]),
         hyperparameters=tuner.outputs["best_hyperparameters"] if tuner else None,
-        custom_config=_training_config(name, request),
+        custom_config=_training_config("Trainer", name, request),
     ).with_id(f"Trainer.{name}")
 
 
 def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> list[Any]:
     """Compression, evaluation, gates and push of one architecture, in this order."""
-    pipeline, digest = request.pipeline, component_digest()
+    pipeline = request.pipeline
     compressor = Compressor(
         model=inputs["model"],
         examples=inputs["examples"],
         selection=inputs["selection"],
         plan=json.dumps({"best": asdict(pipeline.best), "others": asdict(pipeline.others)}),
-        code_digest=digest,
+        code_digest=node_digest("Compressor"),
     ).with_id(f"Compressor.{name}")
     bundle = compressor.outputs["bundle"]
     last_pushed = tfx.dsl.Resolver(
@@ -219,23 +219,23 @@ def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> l
         examples=inputs["examples"],
         baseline=last_pushed.outputs["model"],
         baseline_blessing=last_pushed.outputs["model_blessing"],
-        code_digest=digest,
+        code_digest=node_digest("Predictor"),
     ).with_id(f"Predictor.{name}")
     evaluator = PredictionEvaluator(
         predictions=predictor.outputs["predictions"],
         settings=json.dumps(
             {"slices": pipeline.slices, "min_top1": pipeline.gates.get("min_top1", 0.0)}
         ),
-        code_digest=digest,
+        code_digest=node_digest("Evaluator"),
     ).with_id(f"Evaluator.{name}")
     benchmarker = Benchmarker(
-        bundle=bundle, runs=pipeline.benchmark_runs, code_digest=digest
+        bundle=bundle, runs=pipeline.benchmark_runs, code_digest=node_digest("Benchmarker")
     ).with_id(f"Benchmarker.{name}")
     server = ServingValidator(
         bundle=bundle,
         examples=inputs["examples"],
         requests=pipeline.serving_requests,
-        code_digest=digest,
+        code_digest=node_digest("ServingValidator"),
     ).with_id(f"ServingValidator.{name}")
     gate = SignificanceGate(
         bundle=bundle,
@@ -246,14 +246,14 @@ def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> l
         anomalies=inputs["anomalies"],
         image_report=inputs["image_report"],
         settings=json.dumps(pipeline.gates),
-        code_digest=digest,
+        code_digest=node_digest("SignificanceGate"),
     ).with_id(f"SignificanceGate.{name}")
     card = CardWriter(
         model=inputs["model"],
         bundle=bundle,
         benchmark_result=benchmarker.outputs["benchmark_result"],
         blessing=gate.outputs["blessing"],
-        code_digest=digest,
+        code_digest=node_digest("CardWriter"),
     ).with_id(f"CardWriter.{name}")
     pusher = BundlePusher(
         bundle=bundle,
@@ -261,7 +261,7 @@ def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> l
         blessing=gate.outputs["blessing"],
         bundles_dir=str(request.layout.bundles),
         run=request.run,
-        code_digest=digest,
+        code_digest=node_digest("BundlePusher"),
     ).with_id(f"BundlePusher.{name}")
     return [
         last_pushed,

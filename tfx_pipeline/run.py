@@ -21,11 +21,10 @@ from typing import IO, Any
 from rich.console import Console
 from rich.markup import escape
 
-from tfx_pipeline.config import Layout, RunRequest, data_state, request_to_json
+from tfx_pipeline.config import Layout, RunRequest, request_to_json, run_state
 from tfx_pipeline.live import LiveView
 from trainers.data.features import DatasetInfo
 from trainers.progress import EVENTS_FD
-from trainers.stack import stack
 
 PUSHED, ERROR, REFUSED = 0, 1, 3
 
@@ -52,7 +51,7 @@ def run(request: RunRequest, console: Console) -> int:
     with locked(layout) as lock:
         last = None if request.force or request.start else unchanged(request, info)
         if last is not None:
-            console.print(f"nothing changed since run {last['run']}; --force runs all the same\n")
+            console.print(f"nothing changed since run {last['run']}; --force runs it again\n")
             return show(last, layout, console)
         status = _run_child(request, layout, console, lock)
     if status != 0:
@@ -66,8 +65,7 @@ def unchanged(request: RunRequest, info: DatasetInfo) -> dict[str, Any] | None:
         last = read_summary(request.layout, "latest")
     except (FileNotFoundError, ValueError):
         return None
-    state = data_state(Path(request.data), info.fingerprint)
-    if last["status"] == "error" or last["key"] != request.key(state, stack()):
+    if last["status"] == "error" or last["key"] != request.key(run_state(request, info)):
         return None
     pushed = [model["pushed"] for model in last["models"] if model.get("pushed")]
     return last if all(Path(p["path"]).is_dir() for p in pushed) else None

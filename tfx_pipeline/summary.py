@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from components import files
-from tfx_pipeline.config import Layout, RunRequest, data_state
+from tfx_pipeline.config import Layout, RunRequest
 from trainers.config import to_dict
 from trainers.data.features import REPORT_FILE, DatasetInfo
-from trainers.stack import stack
+from trainers.stack import git_commit, stack
 
 SUMMARY_FILE = "summary.json"
 LATEST = "latest"
@@ -47,6 +47,7 @@ def build_summary(
     nodes: Sequence[Node],
     outputs: Sequence[Any],
     *,
+    state: dict[str, Any],
     seconds: float,
     error: str = "",
 ) -> dict[str, Any]:
@@ -57,11 +58,10 @@ def build_summary(
       info: the data.
       nodes: what ran, in order.
       outputs: `tfx_pipeline.runners.dag.Output`s of the run.
+      state: `tfx_pipeline.config.run_state` when the run began.
       seconds: of all nodes.
       error: why the run stopped; empty when it did not.
     """
-    from trainers.export import git_commit
-
     places = {(output.node, output.key): output.uri for output in outputs}
     models = [_model(name, request, places) for name in request.experiments]
     summary: dict[str, Any] = {
@@ -72,7 +72,7 @@ def build_summary(
         "seconds": seconds,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": f"sightline run {request.pipeline.name}",
-        "key": request.key(data_state(Path(request.data), info.fingerprint), stack()),
+        "key": request.key(state),
         "git_commit": git_commit(),
         "stack": stack(),
         "machine": _machine(places),

@@ -5,7 +5,6 @@ evaluation, so that a client's pixels are evaluation's pixels, bit for bit.
 """
 
 import datetime
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.preprocess import eval_images
 from trainers.keras import keras
-from trainers.stack import stack
+from trainers.stack import git_commit, stack
 
 
 class _Serving(tf.Module):
@@ -103,23 +102,6 @@ def write_warmup(encoded: list[bytes], name: str, out: Path) -> None:
                 predict_log=prediction_log_pb2.PredictLog(request=request)
             )
             writer.write(log.SerializeToString())
-
-
-def git_commit() -> str:
-    """The commit of the checkout this code runs from, with `+` when it was changed; else ''."""
-    here = Path(__file__).resolve().parent
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return described.stdout.strip()
 
 
 def describe_variant(path: Path, name: str, *, sparsity: float = 0.0) -> bundle.Variant:

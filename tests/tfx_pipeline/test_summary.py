@@ -24,7 +24,7 @@ def summarised(request_, tmp_path):
             place = {"node": f"BundlePusher.{name}", "key": "pushed_model", "uri": str(folder)}
             outputs.append(SimpleNamespace(**place, id=1, type="PushedModel"))
         info = DatasetInfo.load(tmp_path / "data")
-        return build_summary(request_, info, [], outputs, seconds=1.0)
+        return build_summary(request_, info, [], outputs, state={}, seconds=1.0)
 
     return build
 

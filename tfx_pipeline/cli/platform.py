@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tfx_pipeline.cli.shared import Overrides, Root, app, console
+from tfx_pipeline.cli.shared import Overrides, ResumeAnyway, Root, app, console
 
 
 @app.command(epilog="Example: sightline run smoke --data data/digits")
@@ -20,6 +20,7 @@ def run(
         str, typer.Option("--from", help="Run again from here, e.g. Trainer or Compressor.")
     ] = "",
     force: Annotated[bool, typer.Option(help="Run everything again.")] = False,
+    resume_anyway: ResumeAnyway = False,
 ) -> None:
     """Run a pipeline to pushed models.
 
@@ -39,6 +40,7 @@ def run(
         root=str(root.resolve()),
         start=start,
         force=force,
+        resume_anyway=resume_anyway,
     )
     raise typer.Exit(run_pipeline(request, console))
 
