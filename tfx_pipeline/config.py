@@ -19,7 +19,8 @@ _VALIDATION = (
     *("components/anomaly.py", "components/image_anomalies.py", "components/record_facts.py"),
     *("components/object_anomalies.py", "components/near_duplicates.py", "components/gallery.py"),
     *("components/drawing.py", "components/image_validator.py"),
-    *("components/statistics_validator.py", "serving/image_header.py"),
+    *("components/statistics_validator.py", "components/statistics_checks.py"),
+    *("components/drift.py", "components/live.py", "serving/lineage.py", "serving/image_header.py"),
     *("trainers/data/decode.py", "trainers/data/features.py"),
 )
 _PLANS = ("best", "others")
@@ -58,7 +59,7 @@ class PipelineConfig:
       slices: feature keys that evaluation slices by, besides the class.
       gates: fields of `components.gates.GateSettings`.
       images: fields of `components.anomaly.ValidatorSettings`: limits of the image validator.
-      statistics: fields of `components.statistics_validator.StatisticsSettings`: drift and skew.
+      statistics: fields of `components.statistics_checks.StatisticsSettings`: drift and skew.
       best: compression of the best architecture by validation.
       others: compression of the rest.
       benchmark_runs: timed calls of each variant.
@@ -69,7 +70,7 @@ class PipelineConfig:
     name: str
     experiments: tuple[str, ...]
     slices: tuple[str, ...] = ("slice/brightness", "slice/contrast")
-    gates: dict[str, float] = field(default_factory=dict)
+    gates: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
     best: Plan = Plan()

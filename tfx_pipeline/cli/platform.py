@@ -20,17 +20,26 @@ def run(
         str, typer.Option("--from", help="Run again from here, e.g. Trainer or Compressor.")
     ] = "",
     force: Annotated[bool, typer.Option(help="Run everything again.")] = False,
+    accept_new_classes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-new-classes", help="Accept class names that differ from the live model's."
+        ),
+    ] = False,
 ) -> None:
     """Run a pipeline to pushed models.
 
     Exit status: 0 all pushed, 3 one refused or withdrawn by a rollback, 1 error.
     """
     import datetime
+    from dataclasses import replace
 
     from tfx_pipeline.config import RunRequest, make_experiments, pipelines
     from tfx_pipeline.run import run as run_pipeline
 
     shape = pipelines.get(pipeline)()
+    if accept_new_classes:
+        shape = replace(shape, gates={**shape.gates, "new_classes": "accept"})
     request = RunRequest(
         run=datetime.datetime.now().strftime("%Y%m%d-%H%M%S"),
         pipeline=shape,
