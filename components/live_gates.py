@@ -92,8 +92,7 @@ def unchecked(live: Live, anomalies_uri: str) -> list[str]:
     """What was not compared and why, one line each."""
     found = [f"version {v} is not compared with: {why}" for v, why in live.unusable.items()]
     for row in files.read_json(Path(anomalies_uri) / files.COMPARED):
-        if row["version"] is not None and not row["compared"]:
-            found.append(
-                f"drift is not checked against {row['model']} {row['version']}: {row['reason']}"
-            )
+        if row["version"] is not None and row["reason"]:
+            what = "drift is not checked in full" if row["compared"] else "drift is not checked"
+            found.append(f"{what} against {row['model']} {row['version']}: {row['reason']}")
     return found

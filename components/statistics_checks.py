@@ -147,6 +147,12 @@ def _without_label_domains(schema: schema_pb2.Schema) -> schema_pb2.Schema:
     return copy
 
 
+def compared_features(statistics: Statistics) -> set[str]:
+    """The compared features that a data set has."""
+    found = {".".join(one.path.step) for one in statistics.datasets[0].features}
+    return found.intersection(COMPARED)
+
+
 def _skew(
     anomalies: anomalies_pb2.Anomalies,
     sides: tuple[Statistics, Statistics],
@@ -172,8 +178,8 @@ def _drift(
     anomalies.drift_skew_info.extend(found.drift_skew_info)
     for feature, info in found.anomaly_info.items():
         for reason in info.reason:
-            # The rest is the schema's, which the caller has checked.
-            if _TYPES.Name(reason.type).startswith("COMPARATOR_"):
+            # The rest is the schema's, which the caller has checked, and what only one side has.
+            if _TYPES.Name(reason.type) in _DIFFERENCES:
                 _add(
                     anomalies,
                     feature,
@@ -225,6 +231,7 @@ def _compare(
 
 
 _TYPES = anomalies_pb2.AnomalyInfo.Type
+_DIFFERENCES = ("COMPARATOR_L_INFTY_HIGH", "COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH")
 
 
 def _add(

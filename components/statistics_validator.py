@@ -24,6 +24,7 @@ from components.statistics_checks import (
     Statistics,
     StatisticsSettings,
     check_statistics,
+    compared_features,
 )
 
 _STATISTICS, _SCHEMA, _ANOMALIES = "FeatureStats.pb", "schema.pbtxt", "SchemaDiff.pb"
@@ -34,10 +35,13 @@ def _load(uri: str, split: str) -> Statistics:
     return tfdv.load_stats_binary(str(Path(uri) / f"Split-{split}" / _STATISTICS))
 
 
-def statistics_of(lives: Sequence[Live]) -> tuple[list[Before], list[dict[str, Any]]]:
+def statistics_of(
+    lives: Sequence[Live], train: Statistics
+) -> tuple[list[Before], list[dict[str, Any]]]:
     """What is compared with, and for each live model whether it is and, if not, why.
 
-    Models that were trained on the same statistics are compared with once.
+    Models that were trained on the same statistics are compared with once. A feature that only one
+    of the two data sets has cannot be compared: the row's `reason` names it.
     """
     before: dict[bytes, Before] = {}
     rows = []
@@ -56,6 +60,9 @@ def statistics_of(lives: Sequence[Live]) -> tuple[list[Before], list[dict[str, A
         names = ClassNames(one.classes, one.label_offset or 0)
         loaded = tfdv.load_stats_binary(str(path))
         before.setdefault(data, Before(f"{live.model} {live.baseline}", loaded, names))
+        either = compared_features(loaded) ^ compared_features(train)
+        if either:
+            row["reason"] = f"only one of the two data sets has {', '.join(sorted(either))}"
     return [*before.values()], rows
 
 
@@ -76,9 +83,10 @@ def validate(
       lives: of every architecture of the pipeline.
     """
     splits = artifact_utils.decode_split_names(statistics.split_names)
-    before, rows = statistics_of(lives)
+    loaded = {split: _load(statistics.uri, split) for split in splits}
+    before, rows = statistics_of(lives, loaded["train"])
     found = check_statistics(
-        {split: _load(statistics.uri, split) for split in splits},
+        loaded,
         tfdv.load_schema_text(str(Path(schema.uri) / _SCHEMA)),
         StatisticsSettings(**settings["statistics"]),
         before,

@@ -120,6 +120,7 @@ def test_what_was_compared_and_what_was_not_is_one_row(tmp_path):
     (tmp_path / "data").mkdir()
     rows = [
         {"model": "m", "version": 4, "compared": False, "reason": "no lineage"},
+        {"model": "o", "version": 2, "compared": True, "reason": "only one has image/width"},
         {"model": "n", "version": None, "compared": False, "reason": "no version is live"},
     ]
     (tmp_path / "data" / "compared.json").write_text(json.dumps(rows))
@@ -129,5 +130,6 @@ def test_what_was_compared_and_what_was_not_is_one_row(tmp_path):
     assert found.value == 4
     assert found.detail == (
         "live version 4 (again); best ever version 2 (kept); version 5 is not compared with: its "
-        "files were changed; drift is not checked against m 4: no lineage"
+        "files were changed; drift is not checked against m 4: no lineage; drift is "
+        "not checked in full against o 2: only one has image/width"
     )

@@ -231,9 +231,22 @@ def test_a_live_model_without_statistics_is_reported_as_not_compared(tmp_path, d
 
 def test_models_of_the_same_data_are_compared_with_once(tmp_path, data):
     lives = [live(tmp_path / n, n, 1, statistics=data["like"][1]) for n in ("m", "n")]
-    before, rows = statistics_of(lives)
+    before, rows = statistics_of(lives, data["train"][1])
     assert [one.name for one in before] == ["m 1"]
     assert all(row["compared"] for row in rows)
+
+
+def test_a_feature_that_only_one_data_set_has_is_reported_and_no_drift(tmp_path, data, schema):
+    older = statistics_pb2.DatasetFeatureStatisticsList()
+    older.CopyFrom(data["like"][1])
+    (text,) = [f for f in older.datasets[0].features if f.path.step[0] == TEXT]
+    del older.datasets[0].features[:]
+    older.datasets[0].features.append(text)
+    lives = [live(tmp_path / "live", "m", 3, statistics=older)]
+    gate, rows = validated(tmp_path, data, schema, lives)
+    assert gate.passed
+    assert rows[0]["compared"]
+    assert rows[0]["reason"] == "only one of the two data sets has image/height"
 
 
 def test_the_node_has_an_input_for_each_live_model():

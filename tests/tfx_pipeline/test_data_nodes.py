@@ -127,8 +127,8 @@ def pushed(tmp_path, write_dataset, write_bundle):
         number = len(list(tmp_path.glob("before*")))
         records = splits(cats)
         data = write_dataset(tmp_path / f"before{number}", records, classes=("cat", "dog"))
-        frame = {"image/class/text": [r["image/class/text"] for r in records["train"]]}
-        frame |= {key: [r[key] for r in records["train"]] for key in ("image/class/label",)}
+        keys = ("class/text", "class/label", "format", "height", "width")
+        frame = {f"image/{key}": [r[f"image/{key}"] for r in records["train"]] for key in keys}
         statistics = tfdv.generate_statistics_from_dataframe(
             pd.DataFrame(frame), stats_options=statistics_options()
         )
