@@ -16,6 +16,7 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
 from components.drift import Sample, categorical_sample, distance, restricted
+from components.statistics_settings import StatisticsSettings
 from trainers.data import features
 
 #: Features that are compared: what a picture is, and what it shows.
@@ -36,27 +37,6 @@ _SHARE_NOISE = 2.0
 # 99.9th percentile of chi-squared with 9 degrees of freedom (TFDV makes 10 buckets), over 8 ln 2:
 # two samples of one distribution have a divergence of about chi-squared / 8 * (1/n + 1/m) nats.
 _DIVERGENCE_NOISE = 27.88 / (8 * 0.6931)
-
-
-@dataclass(frozen=True)
-class StatisticsSettings:
-    """How far distributions may be apart; the noise of small samples is added to each.
-
-    Attributes:
-      skew_share: largest difference of a value's share between train and test, in [0, 1].
-      skew_divergence: Jensen-Shannon divergence between train and test, in [0, 1] (bits).
-      skew_distance: `components.drift.distance` over all values between train and test, in [0, 1].
-      drift_share: as `skew_share`, between the training splits of the live model and this run.
-      drift_divergence: as `skew_divergence`, between these.
-      drift_distance: as `skew_distance`, between these.
-    """
-
-    skew_share: float = 0.1
-    skew_divergence: float = 0.1
-    skew_distance: float = 0.1
-    drift_share: float = 0.1
-    drift_divergence: float = 0.1
-    drift_distance: float = 0.1
 
 
 Statistics: TypeAlias = statistics_pb2.DatasetFeatureStatisticsList
@@ -225,8 +205,8 @@ def _compare(
             anomalies,
             feature,
             "Distribution changed",
-            f"{between}: distance {found.value:.3f}, above {found.threshold:.3f} ({setting}="
-            f"{allowed:g} and sampling noise); changed most: {found.changed}",
+            f"{between}: distance {found.value:.3f}, above {found.threshold:.3f} "
+            f"(statistics.{setting}={allowed:g} and sampling noise); changed most: {found.changed}",
         )
 
 

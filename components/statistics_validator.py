@@ -22,10 +22,10 @@ from components.statistics_checks import (
     Before,
     ClassNames,
     Statistics,
-    StatisticsSettings,
     check_statistics,
     compared_features,
 )
+from components.statistics_settings import StatisticsSettings
 
 _STATISTICS, _SCHEMA, _ANOMALIES = "FeatureStats.pb", "schema.pbtxt", "SchemaDiff.pb"
 _LIVE = "live_"

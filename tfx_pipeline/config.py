@@ -20,6 +20,7 @@ _VALIDATION = (
     *("components/object_anomalies.py", "components/near_duplicates.py", "components/gallery.py"),
     *("components/drawing.py", "components/image_validator.py"),
     *("components/statistics_validator.py", "components/statistics_checks.py"),
+    "components/statistics_settings.py",
     *("components/drift.py", "components/live.py", "serving/lineage.py", "serving/image_header.py"),
     *("trainers/data/decode.py", "trainers/data/features.py"),
 )
@@ -59,7 +60,7 @@ class PipelineConfig:
       slices: feature keys that evaluation slices by, besides the class.
       gates: fields of `components.gates.GateSettings`.
       images: fields of `components.anomaly.ValidatorSettings`: limits of the image validator.
-      statistics: fields of `components.statistics_checks.StatisticsSettings`: drift and skew.
+      statistics: fields of `components.statistics_settings.StatisticsSettings`: drift and skew.
       best: compression of the best architecture by validation.
       others: compression of the rest.
       benchmark_runs: timed calls of each variant.

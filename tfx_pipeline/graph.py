@@ -36,7 +36,8 @@ from components.model_selector import ModelSelector
 from components.predictor import Predictor
 from components.serving_validator import ServingValidator
 from components.significance_gate import SignificanceGate
-from components.statistics_checks import StatisticsSettings, statistics_options
+from components.statistics_checks import statistics_options
+from components.statistics_settings import StatisticsSettings
 from components.statistics_validator import StatisticsValidator
 from serving.lineage import store_state
 from tfx_pipeline.config import (

@@ -12,11 +12,11 @@ from components.significance_gate import anomaly_gate
 from components.statistics_checks import (
     Before,
     ClassNames,
-    StatisticsSettings,
     check_statistics,
     statistics_options,
     with_thresholds,
 )
+from components.statistics_settings import StatisticsSettings
 from components.statistics_validator import StatisticsValidator, statistics_of, validate
 
 WIDE_OPEN = {"skew_share": 2.0, "skew_divergence": 2.0, "skew_distance": 1.0}
