@@ -75,7 +75,8 @@ def categorical_sample(
             continue
         counts: Counter[str] = Counter()
         for bucket in found.string_stats.rank_histogram.buckets:
-            counts[(names or {}).get(bucket.label, bucket.label)] += round(bucket.sample_count)
+            name = names.get(bucket.label, bucket.label) if names else bucket.label
+            counts[name] += round(bucket.sample_count)
         examples = int(found.string_stats.common_stats.num_non_missing)
         return Sample(dict(counts), examples) if counts.total() else None
     return None

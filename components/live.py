@@ -6,7 +6,7 @@ run changes nothing of what it reads. No TFX.
 """
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,29 +120,75 @@ def find_live(model_dir: Path, classes: tuple[str, ...]) -> Live:
       classes: of the data set. Only versions of the same classes, in any order, can be the best.
     """
     state = store_state(model_dir)
-    usable, unusable = {}, {}
-    for version, path in sorted(bundles.version_dirs(model_dir).items(), reverse=True):
-        try:
-            usable[version] = _describe(model_dir, version, path)
-        except (bundles.BundleError, OSError) as error:
-            unusable[version] = str(error)
-    present = [*usable, *unusable]
-    baseline = max(usable, default=None)
-    same = [one for one in usable.values() if set(one.classes) == set(classes)]
-    measured = [one for one in same if one.top1 is not None]
+    store = _Store(model_dir)
+    baseline = store.newest_intact()
+    contenders = store.intact_contenders(set(classes)) - {baseline}
+    measured = [one for one in store.same(set(classes)) if one.top1 is not None]
     best = max(measured, key=_by_top1, default=None)
-    contenders = _contenders(same) - {baseline}
     kept = {baseline, *contenders} - {None}
     return Live(
         model=model_dir.name,
         state=state,
-        served=max(present, default=None),
+        served=max([*store.usable, *store.unusable], default=None),
         baseline=baseline,
         best=best.version if best else None,
         contenders=tuple(sorted(contenders)),
-        unusable=unusable,
-        versions={version: one for version, one in usable.items() if version in kept},
+        unusable=store.unusable,
+        versions={version: store.usable[version] for version in sorted(kept)},
     )
+
+
+class _Store:
+    """The versions of a model; only those that are compared with are read in full."""
+
+    def __init__(self, model_dir: Path) -> None:
+        self._model_dir = model_dir
+        self._paths = bundles.version_dirs(model_dir)
+        self._intact: set[int] = set()
+        self.usable: dict[int, PushedVersion] = {}
+        self.unusable: dict[int, str] = {}
+        for version, path in self._paths.items():
+            try:
+                self.usable[version] = _describe(model_dir, version, path)
+            except (bundles.BundleError, OSError) as error:
+                self.unusable[version] = str(error)
+
+    def newest_intact(self) -> int | None:
+        for version in sorted(self.usable, reverse=True):
+            if self._check(version):
+                return version
+        return None
+
+    def intact_contenders(self, classes: set[str]) -> set[int]:
+        while True:
+            found = _contenders(self.same(classes))
+            if all(self._check(version) for version in found):
+                return found
+
+    def same(self, classes: set[str]) -> list[PushedVersion]:
+        return [one for one in self.usable.values() if set(one.classes) == classes]
+
+    def _check(self, version: int) -> bool:
+        """Whether the version's files are what was pushed; if not, it is no longer usable."""
+        if version in self._intact:
+            return True
+        one = self.usable[version]
+        try:
+            if bundles.content_digest(self._paths[version]) != one.digest:
+                raise bundles.BundleError(
+                    f"{self._paths[version]} is not what was pushed: its files were changed"
+                )
+        except (bundles.BundleError, OSError) as error:
+            del self.usable[version]
+            self.unusable[version] = str(error)
+            return False
+        self._intact.add(version)
+        if not one.no_lineage:
+            try:
+                read_lineage(self._model_dir, version, one.digest)
+            except LineageError as error:
+                self.usable[version] = replace(one, no_lineage=str(error))
+        return True
 
 
 def _by_top1(one: PushedVersion) -> tuple[float, int]:
@@ -160,20 +206,18 @@ def _contenders(versions: list[PushedVersion]) -> set[int]:
 
 
 def _describe(model_dir: Path, version: int, path: Path) -> PushedVersion:
-    """Reads one version.
+    """What the manifest and the lineage of a version say.
 
     Raises:
-      BundleError: it is no bundle, or its files are not what was pushed.
+      BundleError: it is no bundle.
     """
     opened = bundles.open_bundle(path)
     manifest = opened.manifest
-    digest = bundles.content_digest(path)
-    if manifest.content_digest not in ("", digest):
-        raise bundles.BundleError(f"{path} is not what was pushed: its files were changed")
+    digest = manifest.content_digest or bundles.content_digest(path)
     opened.tflite_path(manifest.recommended)
     known: dict[str, Any] = {}
     try:
-        lineage = read_lineage(model_dir, version, digest)
+        lineage = read_lineage(model_dir, version, digest, verify=False)
         known = {
             "top1": lineage.top1,
             "label_offset": lineage.label_offset,

@@ -84,7 +84,8 @@ def validate(
     """
     splits = artifact_utils.decode_split_names(statistics.split_names)
     loaded = {split: _load(statistics.uri, split) for split in splits}
-    before, rows = statistics_of(lives, loaded["train"])
+    train = loaded.get("train")
+    before, rows = statistics_of(lives, train) if train is not None else ([], [])
     found = check_statistics(
         loaded,
         tfdv.load_schema_text(str(Path(schema.uri) / _SCHEMA)),
@@ -104,10 +105,8 @@ class _Executor(base_executor.BaseExecutor):
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: Any) -> None:
         lives = [input_dict[key][0] for key in sorted(input_dict) if key.startswith(_LIVE)]
         validate(
-            *(
-                artifact_utils.get_single_instance(input_dict[key])
-                for key in ("statistics", "schema")
-            ),
+            artifact_utils.get_single_instance(input_dict["statistics"]),
+            artifact_utils.get_single_instance(input_dict["schema"]),
             artifact_utils.get_single_instance(output_dict["anomalies"]),
             json.loads(exec_properties["settings"]),
             [Live.load(one.uri) for one in lives],

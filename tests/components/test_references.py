@@ -72,9 +72,26 @@ def test_a_fingerprint_is_of_the_examples_in_any_order_of_images_and_classes():
 
 
 @pytest.fixture
-def store(tmp_path, colour_bundle):
-    """`store(labels, kept=table)` pushes a bundle that really predicts; then the live artifact."""
-    model = tmp_path / "bundles" / "colours"
+def model(tmp_path):
+    """The model's folder in the store."""
+    return tmp_path / "bundles" / "colours"
+
+
+@pytest.fixture
+def live(tmp_path, model):
+    """`live(classes)`: the artifact of the store as it is."""
+
+    def look(classes=RGB):
+        out = tmp_path / f"live{len(bundles.versions(model))}"
+        write_live(find_live(model, classes), model, out)
+        return Live.load(str(out))
+
+    return look
+
+
+@pytest.fixture
+def store(tmp_path, model, colour_bundle):
+    """`store(labels, kept=table)` pushes a bundle that really predicts."""
 
     def push(*labels, kept=None, top1=None):
         number = len(bundles.versions(model)) + 1
@@ -92,23 +109,17 @@ def store(tmp_path, colour_bundle):
             write_lineage(folder, Lineage(digest, "none_fp32", labels, 0, metrics, "f", 1))
         bundles.push(draft, model, lineage=folder)
 
-    def live(classes=RGB):
-        out = tmp_path / f"live{len(bundles.versions(model))}"
-        write_live(find_live(model, classes), model, out)
-        return Live.load(str(out))
-
-    push.live = live
     return push
 
 
-def test_the_predictions_of_the_push_serve_where_they_are_of_these_images(store, colour_records):
+def test_kept_predictions_serve_where_they_are_of_these_images(store, live, colour_records):
     data = colour_records(RGB, ("red", "green", "blue", "red"))
     candidate = predictions([0, 1, 2, 0], np.eye(3)[[0, 1, 2, 0]], ["w", "x", "y", "z"])
     order = [2, 0, 3, 1]
     scores = [[0.1, 0.2, 0.7], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.3, 0.4, 0.3]]
     shuffled = predictions(candidate.labels[order], scores, candidate.ids[order])
     store(*RGB, kept=shuffled)
-    found = references(store.live(), candidate, RGB, data, "test")
+    found = references(live(), candidate, RGB, data, "test")
     assert found.how == {BASELINE: "predictions of its push"}
     assert found.columns.keys() == {BASELINE}
     # Each image's own scores, in the candidate's order.
@@ -117,40 +128,42 @@ def test_the_predictions_of_the_push_serve_where_they_are_of_these_images(store,
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_a_bundle_predicts_again_without_predictions_of_these_images(store, colour_records, kept):
+def test_a_bundle_predicts_again_without_predictions_of_these_images(
+    store, live, colour_records, kept
+):
     data = colour_records(RGB, ("red", "green", "blue", "red"))
     ids = ["other", "images"]
     store("blue", "red", "green", kept=predictions([0, 1], np.eye(3)[:2], ids) if kept else None)
-    live = store.live()
-    labels = answer(live.bundle(1), "none_fp32", data, "test").labels
+    looked = live()
+    labels = answer(looked.bundle(1), "none_fp32", data, "test").labels
     candidate = predictions(labels, np.eye(3)[labels], [str(i) for i in range(4)])
-    found = references(live, candidate, RGB, data, "test")
+    found = references(looked, candidate, RGB, data, "test")
     why = "it was pushed with another test split" if kept else "no lineage was kept"
     assert f"predicted again: {why}" in found.how[BASELINE]
     # The bundle's classes are blue, red, green; it is right about every image all the same.
     assert found.columns[BASELINE].scores.argmax(1).tolist() == [0, 1, 2, 0]
 
 
-def test_the_best_ever_is_a_column_where_it_is_better_than_the_live_model(store, colour_records):
+def test_the_best_ever_is_left_out_where_it_is_no_better(store, live, colour_records):
     data = colour_records(RGB, ("red", "green", "blue", "red"))
     store(*RGB)  # right about everything
     store("red", "green", "not blue")
-    live = store.live(("red", "green", "not blue"))
-    assert (live.baseline, live.contenders) == (2, ())  # other classes are no contenders
+    looked = live(("red", "green", "not blue"))
+    assert (looked.baseline, looked.contenders) == (2, ())  # other classes are no contenders
     store("green", "red", "blue")
-    live = store.live()
-    assert (live.baseline, live.contenders) == (3, (1,))
+    looked = live()
+    assert (looked.baseline, looked.contenders) == (3, (1,))
     candidate = predictions([0, 1, 2, 0], np.eye(3)[[0, 1, 2, 0]])
-    assert references(live, candidate, RGB, data, "test").columns.keys() == {BASELINE}
+    assert references(looked, candidate, RGB, data, "test").columns.keys() == {BASELINE}
 
 
-def test_the_best_ever_was_better_on_these_images(store, colour_records):
+def test_the_best_ever_was_better_on_these_images(store, live, colour_records):
     data = colour_records(RGB, ("red", "green", "blue", "red"))
     candidate = predictions([0, 1, 2, 0], np.eye(3)[[0, 1, 2, 0]], list("wxyz"))
     wrong = dataclasses.replace(candidate, scores=np.eye(3, dtype=np.float32)[[0, 1, 2, 1]])
     store(*RGB, kept=candidate, top1=1.0)
     store(*RGB, kept=wrong, top1=0.75)
-    found = references(store.live(), candidate, RGB, data, "test")
+    found = references(live(), candidate, RGB, data, "test")
     assert found.versions == {BASELINE: 2, BEST: 1}
     assert found.columns[BASELINE].scores.argmax(1).tolist() == [0, 1, 2, 1]
     assert found.columns[BEST].scores.argmax(1).tolist() == [0, 1, 2, 0]
