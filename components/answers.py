@@ -10,8 +10,12 @@ from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
 from trainers.predictions import Predictions, predict
 
-#: The last pushed model's column in the table.
+#: Column of the live model: the version that the bundle store serves.
 BASELINE = "baseline"
+#: Column of the best version ever pushed, where that is another one and better on this split.
+BEST = "best"
+#: Columns of models that are not the candidate's variants.
+REFERENCES = (BASELINE, BEST)
 
 
 def answer(bundle: Bundle, variant: str, data_dir: Path, split: str) -> Predictions:
@@ -28,20 +32,13 @@ def answer(bundle: Bundle, variant: str, data_dir: Path, split: str) -> Predicti
         return predict(engine.predict_images, pipeline.eval_batches(config, info, split))
 
 
-def answers(
-    bundle: Bundle, data_dir: Path, split: str, baseline: tuple[Bundle, str] | None
-) -> dict[str, Predictions]:
-    """Column -> answers, for the SavedModel, every TFLite variant and the baseline.
+def answers(bundle: Bundle, data_dir: Path, split: str) -> dict[str, Predictions]:
+    """Column -> answers, for the SavedModel and every TFLite variant.
 
     Args:
       bundle: the candidate.
       data_dir: the records.
       split: which of them to answer.
-      baseline: the bundle pushed last and its recommended variant; one of other classes is left
-        out, for there is nothing to compare.
     """
     names = [SAVED_MODEL, *(v.name for v in bundle.manifest.variants)]
-    found = {name: answer(bundle, name, data_dir, split) for name in names}
-    if baseline is not None and baseline[0].labels == bundle.labels:
-        found[BASELINE] = answer(*baseline, data_dir, split)
-    return found
+    return {name: answer(bundle, name, data_dir, split) for name in names}

@@ -10,6 +10,8 @@ BENCHMARK = "benchmark.json"
 VERDICT = "verdict.json"
 ROUND_TRIP = "round_trip.json"
 PUSHED = "pushed.json"
+LIVE = "live.json"
+COMPARED = "compared.json"
 IMAGE_ANOMALIES = "anomalies.json"
 SERVING_MODEL = "Format-Serving"  # where TFX's Trainer puts what run_fn writes
 

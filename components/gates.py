@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from components.answers import BASELINE
+from components.answers import BASELINE, REFERENCES
+from components.references import known, paired
 from serving.bundle import SAVED_MODEL
 from trainers.metrics import confusion_matrix, metrics_with_intervals, top_k_correct
 from trainers.predictions import Predictions
@@ -36,6 +37,7 @@ class GateSettings:
       min_agreement: lowest fraction of images on which a variant and the float model agree.
       max_latency_ms: p50 at batch 1 of the recommended variant.
       max_size_bytes: of the recommended variant's file.
+      new_classes: `refuse` or `accept` class names that differ from the live model's.
     """
 
     min_top1: float = 0.0
@@ -45,6 +47,11 @@ class GateSettings:
     min_agreement: float = 0.95
     max_latency_ms: float = 1000.0
     max_size_bytes: int = 500_000_000
+    new_classes: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.new_classes not in ("refuse", "accept"):
+            raise ValueError(f"gates.new_classes is refuse or accept, got {self.new_classes!r}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,11 @@ def top1_correct(predictions: Predictions) -> np.ndarray:
 
 
 def compare(candidate: Predictions, reference: Predictions) -> dict[str, Any]:
-    """Paired top-1 difference with its 95 % interval, McNemar's p and the agreement."""
+    """Paired top-1 difference with its 95 % interval, McNemar's p and the agreement.
+
+    Models of different classes are compared as `components.references.paired` says.
+    """
+    candidate, reference = paired(candidate, reference)
     ours, theirs = top1_correct(candidate), top1_correct(reference)
     same = candidate.scores.argmax(axis=1) == reference.scores.argmax(axis=1)
     return {
@@ -80,7 +91,8 @@ def describe(table: dict[str, Predictions]) -> dict[str, dict[str, Any]]:
     """Variant -> `metrics` with 95 % intervals and its `difference` against the float file."""
     found: dict[str, dict[str, Any]] = {}
     for variant, answers in table.items():
-        metrics = metrics_with_intervals(answers.scores, answers.labels)
+        own = known(answers, answers)
+        metrics = metrics_with_intervals(own.scores, own.labels)
         found[variant] = {"metrics": {key: value.as_list() for key, value in metrics.items()}}
         if variant != FLOAT:
             found[variant]["difference"] = {"against": FLOAT, **compare(answers, table[FLOAT])}
@@ -97,7 +109,7 @@ def recommend(
     """
     eligible = [FLOAT]
     for variant, found in described.items():
-        if variant in (SAVED_MODEL, FLOAT, BASELINE):
+        if variant in (SAVED_MODEL, FLOAT, *REFERENCES):
             continue
         difference = found["difference"]
         sound = difference["top1"][1] >= -settings.max_drop

@@ -1,7 +1,6 @@
 """The last gate: reads every verdict and figure, and emits the blessing.
 
-It alone blesses, so that "the baseline", which TFX's Resolver takes from the newest blessing, means
-the model pushed last and not one that passed the first of several gates.
+It alone blesses: no model is pushed that passed only the first of several gates.
 """
 
 import json
@@ -19,12 +18,14 @@ from tfx.types.standard_artifacts import (
 )
 from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
 
-from components import files
+from components import artifacts, files
 from components.anomaly import blocking
-from components.answers import BASELINE
+from components.answers import REFERENCES
 from components.artifacts import Benchmark, ImageReport
 from components.gallery import read_gallery
 from components.gates import Gate, GateSettings, judge
+from components.live import Live
+from components.live_gates import class_gate, compared_gate
 from serving.bundle import open_bundle
 from trainers.predictions import Predictions, read_table
 
@@ -50,7 +51,7 @@ def tfma_gates(uri: str, table: dict[str, Predictions]) -> list[Gate]:
     """TFMA's own thresholds, and whether TFMA counted as the statistics did."""
     gates = []
     for variant, answers in table.items():
-        if variant == BASELINE:
+        if variant in REFERENCES:
             continue
         result = tfma.load_eval_result(uri, model_name=variant)
         metrics = result.get_metrics_for_slice()
@@ -84,6 +85,7 @@ def SignificanceGate(
     infra_blessing: InputArtifact[InfraBlessing],
     anomalies: InputArtifact[ExampleAnomalies],
     image_report: InputArtifact[ImageReport],
+    live: InputArtifact[artifacts.LiveModel],
     blessing: OutputArtifact[ModelBlessing],
     settings: Parameter[str],
     code_digest: Parameter[str],
@@ -98,6 +100,7 @@ def SignificanceGate(
       infra_blessing: of the ServingValidator.
       anomalies: of the StatisticsValidator.
       image_report: of the ImageValidator.
+      live: what the bundle store serves.
       blessing: BLESSED or NOT_BLESSED, with the verdict beside it.
       settings: JSON of `components.gates.GateSettings`.
       code_digest: part of the cache key.
@@ -105,22 +108,22 @@ def SignificanceGate(
     table = read_table(files.predictions_file(predictions.uri))
     opened = open_bundle(Path(bundle.uri) / files.SERVING_MODEL)
     figures = files.read_json(Path(benchmark_result.uri) / files.BENCHMARK)["variants"]
+    chosen, current = GateSettings(**json.loads(settings)), Live.load(live.uri)
     verdict = judge(
         table,
         figures,
-        GateSettings(**json.loads(settings)),
+        chosen,
         classes=opened.labels,
         checks=[
             *tfma_gates(evaluation.uri, table),
             serving_gate(infra_blessing.uri),
             anomaly_gate(anomalies.uri),
             image_gate(image_report.uri),
+            *class_gate(current, opened.labels, table, chosen.new_classes),
+            *compared_gate(current, predictions.uri, anomalies.uri),
         ],
     )
     folder = Path(blessing.uri)
     files.write_json(folder / files.VERDICT, verdict)
     (folder / ("BLESSED" if verdict["blessed"] else "NOT_BLESSED")).touch()
-    # What TFX's LatestBlessedModelStrategy reads.
     blessing.set_int_custom_property("blessed", int(verdict["blessed"]))
-    blessing.set_int_custom_property("current_model_id", bundle.id)
-    blessing.set_string_custom_property("current_model", bundle.uri)

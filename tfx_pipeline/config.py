@@ -53,7 +53,7 @@ class PipelineConfig:
       slices: feature keys that evaluation slices by, besides the class.
       gates: fields of `components.gates.GateSettings`.
       images: fields of `components.anomaly.ValidatorSettings`: limits of the image validator.
-      statistics: fields of `components.statistics_validator.StatisticsSettings`: drift and skew.
+      statistics: fields of `components.statistics_settings.StatisticsSettings`: drift and skew.
       best: compression of the best architecture by validation.
       others: compression of the rest.
       benchmark_runs: timed calls of each variant.
@@ -64,7 +64,7 @@ class PipelineConfig:
     name: str
     experiments: tuple[str, ...]
     slices: tuple[str, ...] = ("slice/brightness", "slice/contrast")
-    gates: dict[str, float] = field(default_factory=dict)
+    gates: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
     best: Plan = Plan()

@@ -1,19 +1,21 @@
 """The pipeline, top to bottom.
 
+    LiveModel of each architecture
     Records -> StatisticsGen -> SchemaGen -> StatisticsValidator -> ImageValidator -> DataGate
       -> per architecture: [Tuner] -> Trainer
       -> ModelSelector
       -> per architecture: Compressor -> Predictor -> PredictionEvaluator (TFMA) -> Benchmarker
            -> ServingValidator -> SignificanceGate -> CardWriter -> BundlePusher
 
-Each architecture has its own Resolver, so that a baseline never comes from another one.
+LiveModel, one for each architecture, is what the bundle store serves now. The StatisticsValidator
+compares the data with the statistics of all of them, Predictor and SignificanceGate a candidate
+with its own. No node looks at earlier runs.
 """
 
 import json
 from dataclasses import asdict
 from typing import Any
 
-import tensorflow_data_validation as tfdv
 from tfx import v1 as tfx
 from tfx.dsl.components.common.importer import Importer
 from tfx.types import standard_artifacts
@@ -21,29 +23,29 @@ from tfx.types.channel_utils import union
 
 from components.anomaly import make_settings
 from components.artifacts import Benchmark, Card, ImageReport, Selection
+from components.artifacts import LiveModel as LiveModelArtifact
 from components.benchmarker import Benchmarker
 from components.bundle_pusher import BundlePusher
 from components.card_writer import CardWriter
 from components.compressor import Compressor
 from components.evaluator import PredictionEvaluator
 from components.image_validator import DataGate, ImageValidator
+from components.live_model import LiveModel
 from components.model_selector import ModelSelector
 from components.predictor import Predictor
 from components.serving_validator import ServingValidator
 from components.significance_gate import SignificanceGate
-from components.statistics_validator import (
-    COMPARED,
-    LatestIfAny,
-    StatisticsSettings,
-    StatisticsValidator,
-)
+from components.statistics_checks import statistics_options
+from components.statistics_settings import StatisticsSettings
+from components.statistics_validator import StatisticsValidator
+from serving.lineage import store_state
 from tfx_pipeline.config import RunRequest
 from tfx_pipeline.node_code import node_digest, run_data_digest
 from trainers.config import to_dict
 from trainers.data.features import DatasetInfo
 
 #: The types of our own, for readers of the metadata store.
-ARTIFACT_TYPES = (Benchmark, Card, ImageReport, Selection)
+ARTIFACT_TYPES = (Benchmark, Card, ImageReport, LiveModelArtifact, Selection)
 
 # The same in every run: a change of Beam's arguments changes every cache key. FnApiRunner by name,
 # because the default runner first tries to download another one.
@@ -60,8 +62,9 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
     layout = request.layout
     records = _records(request, info)
     examples = records.outputs["result"]
-    validation = _validation(request, examples)
-    nodes: list[Any] = [records, *validation.values()]
+    lives = {name: _live(name, request, info) for name in request.experiments}
+    validation = _validation(request, info, examples, lives)
+    nodes: list[Any] = [records, *lives.values(), *validation.values()]
     tuners = {name: _tuner(name, request, examples) for name in request.pipeline.tune}
     trainers = {
         name: _trainer(name, request, examples, tuners.get(name)) for name in request.experiments
@@ -79,12 +82,14 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
     for name, trainer in trainers.items():
         inputs = {
             "examples": examples,
+            "live": lives[name].outputs["live"],
+            "statistics": validation["statistics"].outputs["statistics"],
             "model": trainer.outputs["model"],
             "selection": selector.outputs["selection"],
             "anomalies": validation["statistics_validator"].outputs["anomalies"],
             "image_report": validation["image_validator"].outputs["image_report"],
         }
-        nodes += _after_training(name, request, inputs)
+        nodes += _after_training(name, request, info, inputs)
     return tfx.dsl.Pipeline(
         pipeline_name=request.pipeline.name,
         pipeline_root=str(layout.artifacts),
@@ -108,31 +113,36 @@ def _records(request: RunRequest, info: DatasetInfo) -> Importer:
     ).with_id("Records")
 
 
-def _validation(request: RunRequest, examples: Any) -> dict[str, Any]:
+def _live(name: str, request: RunRequest, info: DatasetInfo) -> Any:
+    """What the bundle store serves of one architecture; the store's state is in the cache key."""
+    model_dir = request.layout.bundles / request.experiments[name].name
+    return LiveModel(
+        model_dir=str(model_dir),
+        classes=json.dumps(info.classes),
+        state=json.dumps(store_state(model_dir), sort_keys=True),
+        code_digest=node_digest("LiveModel"),
+    ).with_id(f"LiveModel.{name}")
+
+
+def _validation(
+    request: RunRequest, info: DatasetInfo, examples: Any, lives: dict[str, Any]
+) -> dict[str, Any]:
     """What looks at the data before training; `gate` is the last of it."""
-    previous = tfx.dsl.Resolver(
-        strategy_class=LatestIfAny,
-        statistics=tfx.dsl.Channel(
-            type=standard_artifacts.ExampleStatistics,
-            producer_component_id="StatisticsGen",
-            output_key="statistics",
-        ),
-    ).with_id("PreviousStatistics")
-    statistics = tfx.components.StatisticsGen(
-        # The pixels stay out: TFDV would count 1,797 pictures as 1,797 distinct strings.
-        examples=examples,
-        stats_options=tfdv.StatsOptions(feature_allowlist=list(COMPARED)),
-    )
+    statistics = tfx.components.StatisticsGen(examples=examples, stats_options=statistics_options())
     statistics.exec_properties["code_digest"] = node_digest("StatisticsGen")
-    # Or the newest statistics would be this run's own.
-    statistics.add_upstream_node(previous)
     schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"])
     schema.exec_properties["code_digest"] = node_digest("SchemaGen")
     statistics_validator = StatisticsValidator(
         statistics=statistics.outputs["statistics"],
         schema=schema.outputs["schema"],
-        previous=previous.outputs["statistics"],
-        settings=json.dumps(asdict(StatisticsSettings(**request.pipeline.statistics))),
+        lives=[live.outputs["live"] for live in lives.values()],
+        settings=json.dumps(
+            {
+                "statistics": asdict(StatisticsSettings(**request.pipeline.statistics)),
+                "classes": info.classes,
+                "label_offset": info.label_offset,
+            }
+        ),
         code_digest=node_digest("StatisticsValidator"),
     )
     # Made here too, so that a mistyped setting is told before anything runs.
@@ -147,7 +157,6 @@ def _validation(request: RunRequest, examples: Any) -> dict[str, Any]:
     )
     gate.add_upstream_node(statistics_validator)
     return {
-        "previous": previous,
         "statistics": statistics,
         "schema": schema,
         "statistics_validator": statistics_validator,
@@ -190,7 +199,9 @@ def _trainer(name: str, request: RunRequest, examples: Any, tuner: Any) -> tfx.c
     ).with_id(f"Trainer.{name}")
 
 
-def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> list[Any]:
+def _after_training(
+    name: str, request: RunRequest, info: DatasetInfo, inputs: dict[str, Any]
+) -> list[Any]:
     """Compression, evaluation, gates and push of one architecture, in this order."""
     pipeline = request.pipeline
     compressor = Compressor(
@@ -201,24 +212,10 @@ def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> l
         code_digest=node_digest("Compressor"),
     ).with_id(f"Compressor.{name}")
     bundle = compressor.outputs["bundle"]
-    last_pushed = tfx.dsl.Resolver(
-        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
-        model=tfx.dsl.Channel(
-            type=standard_artifacts.Model,
-            producer_component_id=f"Compressor.{name}",
-            output_key="bundle",
-        ),
-        model_blessing=tfx.dsl.Channel(
-            type=standard_artifacts.ModelBlessing,
-            producer_component_id=f"SignificanceGate.{name}",
-            output_key="blessing",
-        ),
-    ).with_id(f"LastPushed.{name}")
     predictor = Predictor(
         bundle=bundle,
         examples=inputs["examples"],
-        baseline=last_pushed.outputs["model"],
-        baseline_blessing=last_pushed.outputs["model_blessing"],
+        live=inputs["live"],
         code_digest=node_digest("Predictor"),
     ).with_id(f"Predictor.{name}")
     evaluator = PredictionEvaluator(
@@ -245,6 +242,7 @@ def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> l
         infra_blessing=server.outputs["infra_blessing"],
         anomalies=inputs["anomalies"],
         image_report=inputs["image_report"],
+        live=inputs["live"],
         settings=json.dumps(pipeline.gates),
         code_digest=node_digest("SignificanceGate"),
     ).with_id(f"SignificanceGate.{name}")
@@ -259,12 +257,15 @@ def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> l
         bundle=bundle,
         card=card.outputs["card"],
         blessing=gate.outputs["blessing"],
+        live=inputs["live"],
+        statistics=inputs["statistics"],
+        predictions=predictor.outputs["predictions"],
         bundles_dir=str(request.layout.bundles),
+        label_offset=info.label_offset,
         run=request.run,
         code_digest=node_digest("BundlePusher"),
     ).with_id(f"BundlePusher.{name}")
     return [
-        last_pushed,
         compressor,
         predictor,
         evaluator,

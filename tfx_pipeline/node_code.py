@@ -15,7 +15,8 @@ from trainers.file_index import FileIndex
 
 #: Kind of node -> the modules of ours that it runs; what they import is found from there.
 NODE_MODULES: dict[str, tuple[str, ...]] = {
-    "StatisticsGen": (),
+    "LiveModel": ("components.live_model",),
+    "StatisticsGen": ("components.statistics_checks",),
     "SchemaGen": (),
     "StatisticsValidator": ("components.statistics_validator",),
     "ImageValidator": ("components.image_validator",),

@@ -21,6 +21,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.markup import escape
 
+from serving.lineage import store_state
 from tfx_pipeline.config import Layout, RunRequest, request_to_json, run_state
 from tfx_pipeline.live import LiveView
 from trainers.data.features import DatasetInfo
@@ -60,15 +61,20 @@ def run(request: RunRequest, console: Console) -> int:
 
 
 def unchanged(request: RunRequest, info: DatasetInfo) -> dict[str, Any] | None:
-    """The last run's summary, if it came to its end with the same key and its bundles are there."""
+    """The last run's summary, if another run would do the same again.
+
+    It came to its end with the same key, and the bundle store holds what it held then: after a
+    push, a rollback or a deletion, a run compares with another live model.
+    """
     try:
         last = read_summary(request.layout, "latest")
     except (FileNotFoundError, ValueError):
         return None
     if last["status"] == "error" or last["key"] != request.key(run_state(request, info)):
         return None
-    pushed = [model["pushed"] for model in last["models"] if model.get("pushed")]
-    return last if all(Path(p["path"]).is_dir() for p in pushed) else None
+    models = [config.name for config in request.experiments.values()]
+    live = {name: store_state(request.layout.bundles / name) for name in models}
+    return last if last.get("live") == live else None
 
 
 def read_summary(layout: Layout, run: str) -> dict[str, Any]:
@@ -102,6 +108,8 @@ def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
             markup=False,
             soft_wrap=True,
         )
+    for line in summary.get("unchecked", ()):
+        console.print(f"not checked  {line}", markup=False, soft_wrap=True)
     if summary["recommendation"]:
         console.print(f"recommended  {summary['recommendation']}", soft_wrap=True)
     for line in compression_lines(summary):

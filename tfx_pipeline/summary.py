@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from components import files
+from components.live import Live
+from serving.lineage import store_state
 from tfx_pipeline.config import Layout, RunRequest
 from trainers.config import to_dict
 from trainers.data.features import REPORT_FILE, DatasetInfo
@@ -80,6 +82,11 @@ def build_summary(
         "components": [asdict(node) for node in nodes],
         "models": models,
         "recommendation": "",
+        "live": {
+            request.experiments[model["name"]].name: _store_after(model, request, places)
+            for model in models
+        },
+        "unchecked": _unchecked(request, places),
         "lineage": [
             {"id": o.id, "type": o.type, "producer": f"{o.node}.{o.key}", "uri": o.uri}
             for o in outputs
@@ -125,6 +132,40 @@ def _model(name: str, request: RunRequest, places: dict[tuple[str, str], str]) -
     if pushed:
         found["pushed"] = files.read_json(pushed / files.PUSHED)
     return found
+
+
+def _store_after(
+    model: dict[str, Any], request: RunRequest, places: dict[tuple[str, str], str]
+) -> dict[str, str] | None:
+    """The bundle store's state that this result stands for.
+
+    None where it is not what the run compared with and then pushed to: somebody else pushed,
+    rolled back or deleted meanwhile, and the next run has to look again.
+    """
+    live = _place(places, f"LiveModel.{model['name']}", "live")
+    if live is None:
+        return None
+    after = store_state(request.layout.bundles / request.experiments[model["name"]].name)
+    own = str((model.get("pushed") or {}).get("version"))
+    before = Live.load(str(live)).state
+    same = _without(before, own) == _without(after, own)
+    return after if same else None
+
+
+def _without(state: dict[str, str], version: str) -> dict[str, str]:
+    return {name: digest for name, digest in state.items() if name != version}
+
+
+def _unchecked(request: RunRequest, places: dict[tuple[str, str], str]) -> list[str]:
+    """What could not be compared with the live models, and why."""
+    from components.live_gates import unchecked
+
+    anomalies = _place(places, "StatisticsValidator", "anomalies")
+    lives = [_place(places, f"LiveModel.{name}", "live") for name in request.experiments]
+    if anomalies is None or None in lives:
+        return []
+    found = [unchecked(Live.load(str(live)), str(anomalies)) for live in lives]
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
 
 
 def _judged(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from serving.deploy.rollback import rollback
+from serving.lineage import store_state
 from tfx_pipeline import config as settings
 from tfx_pipeline import run as runs
 from tfx_pipeline.config import (
@@ -38,6 +41,7 @@ def finished(request, *, status="pushed", pushed=True, **about):
     layout = request.layout
     bundle = layout.bundles / "digits_cnn/1"
     bundle.mkdir(parents=True)
+    (bundle / "saved_model.pb").write_text("a model")
     info = DatasetInfo.load(Path(request.data))
     where = {"path": str(bundle), "version": 1, "pushed": True, **about} if pushed else None
     summary = {
@@ -48,6 +52,10 @@ def finished(request, *, status="pushed", pushed=True, **about):
         "key": request.key(run_state(request, info)),
         "models": [{"name": "digits_cnn", "variants": [], "pushed": where}],
         "recommendation": "",
+        "live": {
+            config.name: store_state(layout.bundles / config.name)
+            for config in request.experiments.values()
+        },
     }
     folder = layout.report("r0")
     folder.mkdir(parents=True)
@@ -116,7 +124,8 @@ def test_what_makes_a_run_necessary(request_, monkeypatch):
     monkeypatch.setattr(settings, "code_digest", lambda *modules, index: "changed")
     assert runs.unchanged(request_, info) is None
     monkeypatch.undo()
-    bundle.rmdir()
+    assert runs.unchanged(request_, info) is not None
+    shutil.rmtree(bundle)
     assert runs.unchanged(request_, info) is None
 
 
@@ -169,6 +178,33 @@ def test_what_changes_while_a_run_is_under_way_is_seen_by_the_next(request_, mon
     assert local.run(request_)["key"] == before
     assert shard.read_bytes() == b"changed"
     assert request_.key(run_state(request_, info)) != before
+
+
+def test_a_store_that_changed_makes_a_run_necessary(request_):
+    """Somebody else's push, a rollback, and a summary that does not know the store."""
+    bundle = finished(request_)
+    info = DatasetInfo.load(Path(request_.data))
+    shutil.copytree(bundle, bundle.with_name("2"))
+    assert runs.unchanged(request_, info) is None
+    rollback(bundle.parent)
+    assert runs.unchanged(request_, info) is None
+    shutil.rmtree(bundle.with_name(".withdrawn-2"))
+    assert runs.unchanged(request_, info) is not None
+    path = request_.layout.report("latest") / "summary.json"
+    summary = json.loads(path.read_text())
+    for live in (None, {**summary["live"], "digits_cnn": None}):
+        path.write_text(json.dumps({**summary, "live": live}))
+        assert runs.unchanged(request_, info) is None
+
+
+def test_what_could_not_be_compared_is_printed(request_):
+    finished(request_)
+    path = request_.layout.report("latest") / "summary.json"
+    line = "drift is not checked against digits_cnn 1: no lineage was kept"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "unchecked": [line]}))
+    console = quiet()
+    runs.run(request_, console)
+    assert f"not checked  {line}\n" in console.file.getvalue()
 
 
 def test_a_failed_run_is_not_taken_for_a_result(request_):

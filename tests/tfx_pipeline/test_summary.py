@@ -5,6 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from components.live import find_live, write_live
+from serving import bundle as bundles
+from serving.lineage import store_state
 from tfx_pipeline.summary import build_summary
 from trainers.data.features import DatasetInfo
 
@@ -15,8 +18,8 @@ WITHDRAWN = {"path": "b/.withdrawn-2", "version": 2, "pushed": False, "withdrawn
 def summarised(request_, tmp_path):
     """The summary of a run whose pushes left these records, one an experiment."""
 
-    def build(*records):
-        outputs = []
+    def build(*records, looked=(), error=""):
+        outputs = [*looked]
         for name, record in zip(request_.experiments, records, strict=True):
             folder = tmp_path / "artifacts" / name
             folder.mkdir(parents=True)
@@ -24,7 +27,7 @@ def summarised(request_, tmp_path):
             place = {"node": f"BundlePusher.{name}", "key": "pushed_model", "uri": str(folder)}
             outputs.append(SimpleNamespace(**place, id=1, type="PushedModel"))
         info = DatasetInfo.load(tmp_path / "data")
-        return build_summary(request_, info, [], outputs, state={}, seconds=1.0)
+        return build_summary(request_, info, [], outputs, state={}, seconds=1.0, error=error)
 
     return build
 
@@ -44,3 +47,48 @@ def test_a_run_without_any_push_is_refused(summarised):
     found = summarised(None, None, None)
     assert found["status"] == "refused"
     assert found["recommendation"] == "none: no model passed its gates"
+
+
+@pytest.fixture
+def look(request_, tmp_path):
+    """`look()`: the LiveModel artifacts of every model of the store as it is."""
+
+    def at_the_store():
+        found = []
+        for name in request_.experiments:
+            folder = tmp_path / "live" / name
+            model = request_.layout.bundles / name
+            write_live(find_live(model, ("a", "b")), model, folder)
+            node = {"node": f"LiveModel.{name}", "key": "live", "uri": str(folder)}
+            found.append(SimpleNamespace(**node, id=2, type="SightlineLiveModel"))
+        return found
+
+    return at_the_store
+
+
+def test_a_result_stands_for_the_store_that_it_pushed_to(
+    request_, summarised, look, write_bundle, tmp_path
+):
+    first, *others = request_.experiments
+    model = request_.layout.bundles / first
+    bundles.push(write_bundle(tmp_path / "before", "before"), model)
+    looked = look()
+    bundles.push(write_bundle(tmp_path / "own", "own"), model)
+    own = {"path": "b/2", "version": 2, "pushed": True, "withdrawn": False}
+    found = summarised(own, None, None, looked=looked, error="stopped after the push")
+    assert found["live"] == {first: store_state(model), **{name: {} for name in others}}
+
+
+def test_a_result_does_not_stand_for_a_store_that_others_changed_meanwhile(
+    request_, summarised, look, write_bundle, tmp_path
+):
+    first, *others = request_.experiments
+    looked = look()
+    bundles.push(write_bundle(tmp_path / "theirs", "theirs"), request_.layout.bundles / first)
+    found = summarised(None, None, None, looked=looked)
+    assert found["live"] == {first: None, **{name: {} for name in others}}
+
+
+def test_a_run_that_never_looked_at_the_store_does_not_stand_for_it(request_, summarised):
+    found = summarised(None, None, None)
+    assert found["live"] == dict.fromkeys(request_.experiments)

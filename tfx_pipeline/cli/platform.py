@@ -21,21 +21,31 @@ def run(
     ] = "",
     force: Annotated[bool, typer.Option(help="Run everything again.")] = False,
     resume_anyway: ResumeAnyway = False,
+    accept_new_classes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-new-classes", help="Accept class names that differ from the live model's."
+        ),
+    ] = False,
 ) -> None:
-    """Run a pipeline to pushed models.
+    """Run a pipeline to pushed models; statistics.<field>=value sets a limit of drift or skew.
 
     Exit status: 0 all pushed, 3 one refused or withdrawn by a rollback, 1 error.
     """
     import datetime
+    from dataclasses import replace
 
     from tfx_pipeline.config import RunRequest, make_experiments, pipelines
     from tfx_pipeline.run import run as run_pipeline
+    from tfx_pipeline.statistics_options import with_statistics
 
-    shape = pipelines.get(pipeline)()
+    shape, others = with_statistics(pipelines.get(pipeline)(), overrides or ())
+    if accept_new_classes:
+        shape = replace(shape, gates={**shape.gates, "new_classes": "accept"})
     request = RunRequest(
         run=datetime.datetime.now().strftime("%Y%m%d-%H%M%S"),
         pipeline=shape,
-        experiments=make_experiments(shape, data.resolve(), tuple(overrides or ())),
+        experiments=make_experiments(shape, data.resolve(), others),
         data=str(data.resolve()),
         root=str(root.resolve()),
         start=start,
