@@ -2,7 +2,8 @@
 
 The answers become one table (see `trainers.predictions`) that TFMA, the gates, the statistics and
 the report all read. The model pushed last, where there is one, answers the same examples under the
-name `baseline`, so that comparisons with it are paired.
+name `baseline`, so that comparisons with it are paired. A second table holds the validation split,
+which the recommended variant is chosen on.
 """
 
 from pathlib import Path
@@ -13,7 +14,9 @@ from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, comp
 
 from components import files
 from components.answers import answers
+from components.float_passes import count_differing, read_float_passes, splits_to_predict
 from serving.bundle import open_bundle
+from trainers.data.features import DatasetInfo
 from trainers.predictions import write_table
 
 
@@ -27,14 +30,14 @@ def Predictor(
     baseline: InputArtifact[Model] = None,  # TFX reads None as "may be absent"
     baseline_blessing: InputArtifact[ModelBlessing] = None,
 ) -> None:
-    """Writes the predictions table.
+    """Writes the predictions tables, and how often variants differ from the float file.
 
     Args:
-      bundle: a draft of the Compressor.
+      bundle: a draft of the Compressor, with its float passes.
       examples: the records.
-      predictions: the table, under the split's name.
+      predictions: a table under the name of each split, and `agreement.json`.
       code_digest: part of the cache key.
-      split: which split to answer.
+      split: which split to answer; validation, where there is one, is answered as well.
       baseline: the draft that was pushed last, if any.
       baseline_blessing: its gate's verdict, which names the variant that was recommended.
     """
@@ -43,6 +46,15 @@ def Predictor(
     if baseline and baseline_blessing:
         recommended = files.read_json(Path(baseline_blessing.uri) / files.VERDICT)["recommended"]
         before = (open_bundle(Path(baseline.uri) / files.SERVING_MODEL), recommended)
-    table = files.predictions_file(predictions.uri, split)
-    write_table(table, answers(candidate, Path(examples.uri), split, before), candidate.labels)
-    predictions.split_names = artifact_utils.encode_split_names([split])
+    data_dir = Path(examples.uri)
+    splits = splits_to_predict(DatasetInfo.load(data_dir), split)
+    tables = {}
+    for name in splits:
+        # Another model's column belongs to the split that gates compare on.
+        found = answers(candidate, data_dir, name, before if name == split else None)
+        found |= read_float_passes(Path(bundle.uri) / files.FLOAT_PASSES, name)
+        write_table(files.predictions_file(predictions.uri, name), found, candidate.labels)
+        tables[name] = found
+    counts = count_differing(candidate, data_dir, tables)
+    files.write_json(Path(predictions.uri) / files.AGREEMENT, counts)
+    predictions.split_names = artifact_utils.encode_split_names(splits)

@@ -69,7 +69,7 @@ class PipelineConfig:
     name: str
     experiments: tuple[str, ...]
     slices: tuple[str, ...] = ("slice/brightness", "slice/contrast")
-    gates: dict[str, float] = field(default_factory=dict)
+    gates: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
     best: Plan = Plan()

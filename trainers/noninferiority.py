@@ -22,6 +22,8 @@ Array = NDArray[Any]
 
 # Halvings of an interval at most 2 wide: down to the spacing of float64.
 _HALVINGS = 60
+# Below this many expected changes the normal approximation of a power is not trusted.
+_FEW_CHANGES = 200
 
 
 @dataclass(frozen=True)
@@ -165,25 +167,30 @@ def images_needed(found: Paired, margin: float, *, level: float = 0.95, power: f
 
         Phi(sqrt(n) (d + margin) / s - z) + Phi(sqrt(n) (-d) / s - z) >= power.
 
-    It grows by 10 % until the exact probability is reached, and is never below one more than there
-    are, nor below what can exclude the margin at all (`excludable_drop`).
+    Where few changes are expected it then grows by 10 % until the exact probability is reached. It
+    is never below one more than there are, nor below what can exclude the margin at all
+    (`excludable_drop`).
 
     Args:
       found: the comparison as it is.
-      margin: the drop that counts, in (0, 1).
+      margin: the drop that counts, in [0, 1); 0 is for a lead, which must differ from none.
       level: of the interval.
       power: chance of a decision, in (0.5, 1).
 
     Raises:
-      ValueError: a margin out of range.
+      ValueError: a margin out of range, or no difference and no margin: no number decides that.
     """
-    if not 0 < margin < 1:
-        raise ValueError(f"`margin` must be in (0, 1), got {margin}; 2 points are written 0.02")
+    if not 0 <= margin < 1 or (margin == 0 and found.gained == found.lost):
+        raise ValueError(
+            f"`margin` must be in (0, 1), or 0 for a lead that is not 0; got {margin} for {found}; "
+            "2 points are written 0.02"
+        )
     z = float(_scipy.norm.ppf((1 + level) / 2))
     gained, lost = (found.gained + 0.5) / (found.total + 1), (found.lost + 0.5) / (found.total + 1)
     difference = gained - lost
     spread = math.sqrt(gained + lost - difference**2)
-    total = max(found.total + 1, math.ceil(z * z * (1 - margin) / margin))
+    least = math.ceil(z * z * (1 - margin) / margin) if margin else 0
+    total = max(found.total + 1, least)
 
     def approximate_power(count: int) -> float:
         scale = math.sqrt(count) / spread
@@ -194,7 +201,10 @@ def images_needed(found: Paired, margin: float, *, level: float = 0.95, power: f
 
     while approximate_power(total) < power:
         total = math.ceil(total * 1.02)
-    while _decision_power(gained, lost, total, margin=margin, level=level) < power:
+    while (
+        total * (gained + lost) < _FEW_CHANGES
+        and _decision_power(gained, lost, total, margin=margin, level=level) < power
+    ):
         total = math.ceil(total * 1.1)
     return total
 

@@ -8,7 +8,7 @@ import typer
 from tfx_pipeline.cli.shared import Overrides, Root, app, console
 
 
-@app.command(epilog="Example: sightline run smoke --data data/digits")
+@app.command(epilog="Example: sightline run smoke gates.min_top1=0.9 --data data/digits")
 def run(
     pipeline: Annotated[str, typer.Argument(help="A pipeline, e.g. smoke.")],
     overrides: Overrides = None,
@@ -20,21 +20,31 @@ def run(
         str, typer.Option("--from", help="Run again from here, e.g. Trainer or Compressor.")
     ] = "",
     force: Annotated[bool, typer.Option(help="Run everything again.")] = False,
+    accept_undecided: Annotated[
+        bool,
+        typer.Option(
+            "--accept-undecided",
+            help="Pass what the test images cannot decide, if its estimate is not lower.",
+        ),
+    ] = False,
 ) -> None:
-    """Run a pipeline to pushed models.
+    """Run a pipeline to pushed models; gates.<field>=value sets a gate.
 
-    Exit status: 0 all pushed, 3 one refused or withdrawn by a rollback, 1 error.
+    Exit status: 0 all pushed, 3 one refused, not decided or withdrawn by a rollback, 1 error.
     """
     import datetime
 
     from tfx_pipeline.config import RunRequest, make_experiments, pipelines
+    from tfx_pipeline.gate_options import with_gates
     from tfx_pipeline.run import run as run_pipeline
 
-    shape = pipelines.get(pipeline)()
+    shape, others = with_gates(
+        pipelines.get(pipeline)(), overrides or (), accept_undecided=accept_undecided
+    )
     request = RunRequest(
         run=datetime.datetime.now().strftime("%Y%m%d-%H%M%S"),
         pipeline=shape,
-        experiments=make_experiments(shape, data.resolve(), tuple(overrides or ())),
+        experiments=make_experiments(shape, data.resolve(), others),
         data=str(data.resolve()),
         root=str(root.resolve()),
         start=start,
