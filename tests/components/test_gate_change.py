@@ -223,3 +223,18 @@ def test_a_collapsed_saved_model_refuses():
     assert stopping(found) == {"agreement/saved_model": "failed"}
     both = judged(constant(400))
     assert stopping(both) == {"value/above_majority": "failed"}
+
+
+def test_a_small_set_ships_int8_twice():
+    """50 test images of a good model: int8 is recommended, and the second version passes."""
+    first = candidate(50, [3, 7])
+    table = {"saved_model": first, "none_fp32": first, "ptq_int8": candidate(50, [3, 7])}
+    figures = {**dict.fromkeys(table, COST), "ptq_int8": {**COST, "latency_ms_p50": 0.4}}
+    for column in (None, candidate(50, [3, 8])):
+        columns = table if column is None else {**table, BASELINE: column, BEST: column}
+        found = judge(columns, figures, ACCEPT, classes=CLASSES)
+        assert found["recommended"] == "ptq_int8"
+        assert found["blessed"], stopping(found)
+    undecided = judge(columns, figures, GateSettings(), classes=CLASSES)
+    assert undecided["recommended"] == "none_fp32"
+    assert stopping(undecided) == {"change/top1": "not decided", "change/best": "not decided"}
