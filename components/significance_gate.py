@@ -28,7 +28,7 @@ from components.gates import Gate, GateSettings, Verdict
 from components.gates.agreement import AllImages
 from components.gates.collapse import collapsed
 from components.gates.columns import Table, compressed, own_float, ships
-from components.gates.judge import judge
+from components.gates.decide import judge
 from serving.bundle import open_bundle
 from trainers.predictions import read_table
 

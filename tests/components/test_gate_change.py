@@ -7,7 +7,7 @@ from scipy import stats as scipy_stats
 from components.answers import BASELINE, BEST
 from components.gates import GateSettings, Verdict
 from components.gates.change import change_gates
-from components.gates.judge import judge
+from components.gates.decide import judge
 from trainers.predictions import Predictions
 
 CLASSES = tuple(str(digit) for digit in range(10))

@@ -6,7 +6,7 @@ import pytest
 from components.gates import Gate, GateSettings, Verdict
 from components.gates.agreement import AllImages
 from components.gates.columns import compare, differing
-from components.gates.judge import judge, slice_rows
+from components.gates.decide import judge, slice_rows
 from components.gates.recommend import recommend, recommend_model
 from components.gates.verdicts import overall
 from components.significance_gate import anomaly_gate

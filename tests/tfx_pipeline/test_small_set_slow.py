@@ -20,6 +20,9 @@ PHOTOS = PipelineConfig(
     name="photos",
     experiments=("digits_cnn",),
     slices=(),
+    # Agreement on all 180 images excludes a drop of 5 points while int8 differs on 3 of them at
+    # most; 2 points could be excluded by no number of agreeing images below 183.
+    gates={"max_drop": 0.05},
     best=Plan(ptq=("int8",)),
     benchmark_runs=100,
 )
@@ -68,7 +71,7 @@ def test_int8_is_recommended_and_a_second_version_is_pushed(home):
     assert model["recommended_variant"] == "ptq_int8", model["why_variant"]
     assert model["pushed"]["version"] == 1
 
-    # Another bundle of the same model: 46 test images cannot exclude a drop of 2 points.
+    # Another bundle of the same model: 46 test images exclude 7.7 points at best.
     status, printed, model = run(home, "second", "export.warmup_requests=2", accept=False)
     assert status == runs.REFUSED, printed
     assert model["verdict"] == "not decided"
