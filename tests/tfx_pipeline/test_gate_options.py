@@ -25,8 +25,10 @@ def test_every_gate_can_be_set_and_the_rest_goes_to_the_experiments(tmp_path):
         assert others == ("train.epochs=2",)
         expected = asdict(GateSettings(**smoke().gates)) | {one.name: type(one.default)(text)}
         assert shape.gates == expected
-    found = make_experiments(shape, tmp_path, ("digits_vit:train.epochs=3", *others))
-    assert found["digits_vit"].train.epochs == 2
+    mixed = ["digits_vit:train.epochs=3", "gates.min_top1=0.5", "train.seed=7"]
+    shape, others = with_gates(smoke(), mixed)
+    found = make_experiments(shape, tmp_path, others)
+    assert (found["digits_vit"].train.epochs, found["digits_vit"].train.seed) == (3, 7)
 
 
 def test_accept_undecided_is_a_gate_setting():
