@@ -40,8 +40,8 @@ def run(request: RunRequest, console: Console) -> int:
     """Runs the pipeline, or reprints the last result when nothing changed.
 
     Returns:
-      0 when every model was pushed, 3 when a gate refused one or a rollback had withdrawn it, 1 on
-      an error.
+      0 when every model was pushed, 3 when a gate refused one or could not decide, or a rollback
+      had withdrawn it, 1 on an error.
 
     Raises:
       LockedError: another run of this pipeline is under way.
@@ -93,15 +93,14 @@ def read_summary(layout: Layout, run: str) -> dict[str, Any]:
 
 
 def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
-    """Prints the run's one table, and for refused models the gates; returns the exit status."""
-    from tfx_pipeline.report import REPORT_FILE, console_gates, console_table
-    from tfx_pipeline.report.view import withdrawn
+    """Prints the run's table and the gates that did not hold; returns the exit status."""
+    from tfx_pipeline.report import REPORT_FILE, console_gates, console_table, view
 
     console.print(console_table(summary))
     gates = console_gates(summary)
     if gates is not None:
         console.print(gates)
-    for model in withdrawn(summary):
+    for model in view.withdrawn(summary):
         console.print(
             f"withdrawn    {model['name']}: version {model['version']} holds the same and was put "
             f"aside by a rollback; to serve it again: {model['way_back']}",
@@ -110,6 +109,8 @@ def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
         )
     for line in summary.get("unchecked", ()):
         console.print(f"not checked  {line}", markup=False, soft_wrap=True)
+    for line in view.undecided(summary):
+        console.print(f"not decided  {line}", markup=False, soft_wrap=True)
     if summary["recommendation"]:
         console.print(f"recommended  {summary['recommendation']}", soft_wrap=True)
     for line in compression_lines(summary):
@@ -120,7 +121,12 @@ def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
     )
     console.print(f"bundles      {layout.bundles}", soft_wrap=True)
     console.print(f"report       {layout.report(summary['run']) / REPORT_FILE}", soft_wrap=True)
-    states = {"pushed": PUSHED, "refused": REFUSED, "withdrawn": REFUSED}
+    states = {
+        "pushed": PUSHED,
+        "refused": REFUSED,
+        "undecided": REFUSED,
+        "withdrawn": REFUSED,
+    }
     return states.get(summary["status"], ERROR)
 
 

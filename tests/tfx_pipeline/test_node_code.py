@@ -105,7 +105,7 @@ def test_another_tensorflow_runs_the_nodes_that_import_it(digests, tmp_path):
     importing = {kind for kind, names in OURS.items() if "tensorflow" in code_of(*names).packages}
     assert {kind for kind in before if before[kind] != after[kind]} == importing
     assert {"Trainer", "Tuner", "Compressor", "Predictor", "ImageValidator"} <= importing
-    assert not importing & {"CardWriter", "BundlePusher", "ModelSelector"}
+    assert not importing & {"CardWriter", "LiveModel", "ModelSelector"}
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ def test_overrides_for_one_experiment(tmp_path):
         make_experiments(smoke(), tmp_path, ("digits_rnn:train.epochs=2",))
 
 
-@pytest.mark.parametrize(("status", "expected"), [("pushed", 0), ("refused", 3)])
+@pytest.mark.parametrize(("status", "expected"), [("pushed", 0), ("refused", 3), ("undecided", 3)])
 def test_unchanged_reprints_and_keeps_the_exit_status(request_, status, expected):
     finished(request_, status=status, pushed=status == "pushed")
     console = quiet()
