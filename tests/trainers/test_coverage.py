@@ -179,6 +179,7 @@ def _macro_coverage(classes, accuracy, rarest, size, trials=400):
     [
         *[(2, 0.95, 0.02, 50), (3, 0.6, 1.0, 10), (10, 0.7, 1.0, 50), (10, 0.97, 0.02, 180)],
         *[(10, 0.99, 1.0, 360), (10, 0.994, 0.02, 1000), (100, 0.95, 0.02, 360)],
+        (2, 0.8, 1.0, 2000),
     ],
 )
 def test_macro_averages_are_covered_with_rare_classes(classes, accuracy, rarest, size):
