@@ -5,8 +5,8 @@
 
 The ceilings are a plain read of the records' bytes, and `tf.io.decode_jpeg` alone on all cores from
 bytes in memory. Inputs read records from disk. All take turns in short rounds, so that a machine
-that slows down slows all of them; a ratio is the median over the rounds of (input / decoding alone
-in the same round).
+that slows down slows all of them; a ratio is of (input / decoding alone in the same round), with
+its interval over the rounds.
 """
 
 import json
@@ -25,6 +25,7 @@ import numpy as np
 from rich.table import Table
 
 from serving.benchmark import environment
+from serving.rounds import ratio_over_rounds
 from tfx_pipeline.memory import own_peak_mb
 from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
 
@@ -101,28 +102,35 @@ def measure(
 
 
 def table(figures: dict[str, Any]) -> Table:
-    """One row a rate of `measure`: median, least and greatest, ratio to decoding alone."""
+    """One row a rate of `measure`: median, least, greatest, ratio to decoding alone, interval."""
     machine = figures["machine"]
     title = (
         f"{machine['cpu']}, {machine['cores']} cores; {figures['pictures']} JPEGs of "
         f"{figures['mean_kb']} kB on average; {figures['rounds']} rounds"
     )
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in ("", "images/s", "least", "greatest", "of decoding"):
+    for column in ("", "images/s", "least", "greatest", "of decoding", "95 % interval"):
         shown.add_column(column, justify="right" if column else "left")
     for name, rates in figures["rates"].items():
         cells = [f"{value:,.0f}" for value in (np.median(rates), min(rates), max(rates))]
-        shown.add_row(name, *cells, f"{ratio(figures, name):.2f}")
+        value, *ends = (f"{part:.2f}" for part in ratio(figures, name))
+        shown.add_row(name, *cells, value, " to ".join(ends))
     for size, mb in figures["memory_mb"].items():
         shown.add_row(f"peak memory, {size} data", f"{mb:,.0f} MB")
     return shown
 
 
-def ratio(figures: dict[str, Any], name: str) -> float:
-    """The median over the rounds of (images a second of `name` / of decoding alone)."""
-    base = np.array(figures["rates"][DECODE])
-    rates = np.array(figures["rates"][name])
-    return float(np.median(rates / base) if len(rates) == len(base) else rates[0] / np.median(base))
+def ratio(figures: dict[str, Any], name: str) -> list[float]:
+    """Images a second of `name` to those of decoding alone in the same round.
+
+    Returns:
+      `[value, low, high]` with a 95 % interval; `[value]` of a single round, of decoding itself, or
+      of ingest, which is measured once and compared with the median of decoding alone.
+    """
+    base, rates = figures["rates"][DECODE], figures["rates"][name]
+    if len(rates) == len(base) > 1 and name != DECODE:
+        return list(ratio_over_rounds(rates, base))
+    return [float(np.median(rates) / np.median(base))]
 
 
 def write(figures: dict[str, Any], path: Path) -> None:

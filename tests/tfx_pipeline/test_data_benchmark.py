@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from scipy import stats
 
 from tfx_pipeline import data_benchmark
 from tfx_pipeline.data_benchmark import measure, ratio, table, write
@@ -53,8 +54,12 @@ def test_unusable_sources_are_named(tmp_path):
 
 def test_ratios_are_of_the_same_round():
     rates = {data_benchmark.DECODE: [100.0, 50.0, 10.0], "x": [90.0, 45.0, 30.0], "ingest": [25.0]}
-    assert ratio({"rates": rates}, "x") == pytest.approx(0.9)
-    assert ratio({"rates": rates}, "ingest") == pytest.approx(0.5)
+    limits = stats.ttest_1samp(np.log([0.9, 0.9, 3.0]), 0.0).confidence_interval(0.95)
+    found = ratio({"rates": rates}, "x")
+    assert found == pytest.approx([stats.gmean([0.9, 0.9, 3.0]), *np.exp(limits)])
+    # Measured once, ingest has no interval.
+    assert ratio({"rates": rates}, "ingest") == [0.5]
+    assert ratio({"rates": rates}, data_benchmark.DECODE) == [1.0]
 
 
 @pytest.mark.slow
@@ -89,8 +94,10 @@ def test_the_table_has_a_row_an_input():
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(table(figures))
     lines = console.export_text().splitlines()
+    low, high = np.exp(stats.ttest_1samp(np.log([12.0, 0.8]), 0.0).confidence_interval(0.95))
     assert next(line for line in lines if line.startswith("x")).split() == [
-        *("x", "620", "40", "1,200", "6.40")
+        *("x", "620", "40", "1,200", "3.10"),
+        *(f"{low:.2f}", "to", f"{high:.2f}"),
     ]
     assert "Z80, 1 cores; 6 JPEGs of 1.5 kB" in " ".join(" ".join(lines).split())
     assert lines[-1].split() == ["peak", "memory,", "10x", "data", "410", "MB"]
