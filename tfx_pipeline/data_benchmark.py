@@ -41,7 +41,7 @@ _BATCH = 32
 _JPEG = b"\xff\xd8\xff"
 _CLASSES = ("even", "odd")
 _TIMES = 10
-_MEMORY_BYTES = 320 * 2**20
+_MEMORY_MIB = 320
 
 
 def measure(
@@ -51,6 +51,7 @@ def measure(
     images: int = 1000,
     limit: int = 2000,
     image_size: tuple[int, int] = _IMAGE_SIZE,
+    memory_mib: int = _MEMORY_MIB,
 ) -> dict[str, Any]:
     """Images a second of ingest and of every input, and the memory that streaming takes.
 
@@ -60,27 +61,29 @@ def measure(
       images: a turn takes at least so many; fewer pictures are read several times.
       limit: more pictures than this are left out.
       image_size: (height, width) in pixels that the inputs make.
+      memory_mib: size in MiB of the data set whose training epoch is streamed for `memory_mb`. The
+        smaller the pictures, the more of them that is, and the longer it takes.
 
     Returns:
       JSON-able: `machine`, `source`, `pictures`, `mean_kb`, `rounds`; `rates`, name -> a list of
       images a second, one a round (ingest: one in all); `memory_mb`, `1x` and `10x` -> peak of a
-      process that streams a training epoch of 320 MiB and of ten times as much.
+      process that streams a training epoch of `memory_mib` and of ten times as much.
 
     Raises:
       DatasetError: fewer than two JPEGs in `source`.
-      ValueError: `rounds`, `images` or `limit` out of range.
+      ValueError: `rounds`, `images`, `limit` or `memory_mib` out of range.
     """
-    if rounds < 1 or images < 1 or limit < 2:
+    if rounds < 1 or images < 1 or limit < 2 or memory_mib < 1:
         raise ValueError(
-            f"rounds and images must be at least 1, limit at least 2, got {rounds}, {images}, "
-            f"{limit}"
+            f"rounds and images must be at least 1, limit at least 2, memory_mib at least 1, got "
+            f"{rounds}, {images}, {limit}, {memory_mib}"
         )
     with tempfile.TemporaryDirectory(prefix="sightline-benchmark-") as work:
         pictures = _pictures(Path(source), limit)
         records, ingest_rate = _ingested(pictures, Path(work))
         # Beyond the shuffle buffer, which fills with the data until it is full.
         size = sum(len(one) for one in pictures)
-        once = _repeated(records, Path(work) / "once", max(1, -(-_MEMORY_BYTES // size)))
+        once = _repeated(records, Path(work) / "once", -(-memory_mib * 2**20 // size))
         times = -(-max(images, 2 * _BATCH) // len(pictures))
         larger = _repeated(records, Path(work) / "larger", times)
         inputs = _inputs(pictures, times, larger, image_size)

@@ -34,8 +34,14 @@ class _Serving(tf.Module):
         self._top_k = min(config.export.top_k, info.num_classes)
 
     def _scores(self, images: tf.Tensor) -> tf.Tensor:
-        logits = self._call()(tf.cast(images, tf.float32), training=False)
-        return tf.nn.softmax(tf.cast(logits, tf.float32))
+        """(B,N) softmax scores of uint8 (B,H,W,3), which may hold no image."""
+        count = tf.shape(images)[0]
+        # oneDNN's fused convolutions fail on an empty batch, so an image of zeros stands in for it.
+        # A branch would keep them from being fused at all.
+        blank = tf.zeros([tf.cast(count == 0, tf.int32), *images.shape[1:]], images.dtype)
+        filled = tf.concat([images, blank], axis=0)
+        logits = self._call()(tf.cast(filled, tf.float32), training=False)
+        return tf.nn.softmax(tf.cast(logits, tf.float32))[:count]
 
     def preprocess(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """(B,) encoded images to uint8 (B,H,W,3)."""

@@ -63,8 +63,10 @@ def test_ratios_are_of_the_same_round():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # 40 s of CPU, on a machine that may be shared.
 def test_every_input_is_measured_and_shown(folder, tmp_path):
-    figures = measure(folder, rounds=1, images=64, image_size=(16, 16))
+    # Pictures of 2 kB: at the default size it would stream 1.7 million of them.
+    figures = measure(folder, rounds=1, images=64, image_size=(16, 16), memory_mib=1)
     assert figures["pictures"] == 6
     names = list(figures["rates"])
     assert len(names) == 9
