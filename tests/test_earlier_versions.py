@@ -136,20 +136,21 @@ def test_a_stopped_run_is_resumed_when_the_user_says_so(old, config, tmp_path):
     assert said == []
 
 
-def test_a_finished_run_of_unknown_code_is_not_shipped_silently(old, config, tmp_path):
+def test_a_finished_run_of_unknown_code_is_not_shipped_silently(old, config, tmp_path, monkeypatch):
     checkpoints = shutil.copytree(old / "trained/checkpoints", tmp_path / "c")
     (folder,) = checkpoints.iterdir()
 
-    class Stopped(Exception):
+    class TrainsError(Exception):
         pass
 
-    def stop(line):
-        said.append(line)
-        raise Stopped
+    def trains(step, batches, job):
+        assert job.epoch == 0
+        raise TrainsError
 
+    monkeypatch.setattr("trainers.loop.run_epoch", trains)
     said: list[str] = []
-    with pytest.raises(Stopped):
-        fit(config, checkpoints, announce=stop)
+    with pytest.raises(TrainsError):
+        fit(config, checkpoints, announce=said.append)
     assert said == [
         f"starts over and keeps {folder} (epoch 40 of 40, commit unknown): it was made by unknown "
         "code; --resume-anyway resumes from it"

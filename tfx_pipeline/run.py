@@ -50,7 +50,10 @@ def run(request: RunRequest, console: Console) -> int:
     info = DatasetInfo.load(Path(request.data))
     layout = request.layout
     with locked(layout) as lock:
-        last = None if request.force or request.start else unchanged(request, info)
+        last = None
+        if not (request.force or request.start):
+            with console.status("looking for changes"):
+                last = unchanged(request, info)
         if last is not None:
             console.print(f"nothing changed since run {last['run']}; --force runs it again\n")
             return show(last, layout, console)

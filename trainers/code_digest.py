@@ -23,7 +23,7 @@ from pathlib import Path
 from trainers.code_facts import VERSION, CodeFacts, read_code
 from trainers.file_index import FileIndex
 
-#: Top-level packages of the project; the first three are what a wheel without pipelines needs.
+#: Top-level packages of the project; an installation may lack some.
 PROJECT = ("trainers", "serving", "components", "tfx_pipeline", "core")
 
 _DIGITS = 16
@@ -183,7 +183,7 @@ class CodeBase:
         return [f"{package}.{one}" for one in [*names, *(file.parent.name for file in inner)]]
 
     def _is_own(self, dotted: str) -> bool:
-        return dotted.partition(".")[0] in PROJECT and dotted.isascii()
+        return dotted.partition(".")[0] in PROJECT
 
     def _file(self, dotted: str) -> Path | None:
         if dotted not in self._files:

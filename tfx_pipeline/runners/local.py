@@ -36,11 +36,13 @@ def run(request: RunRequest) -> dict[str, Any]:
       RunError: `request.start` names no node.
       Anything a component raised, after its failure was recorded.
     """
-    began = time.perf_counter()
-    info = DatasetInfo.load(Path(request.data))
-    state = run_state(request, info)
     if request.resume_anyway:
         os.environ[RESUME_ANYWAY] = "1"
+    info = DatasetInfo.load(Path(request.data))
+    # Every byte of new records is read, which takes minutes where there are many.
+    emit("component", name="read data and code", state="running")
+    state = run_state(request, info)
+    began = time.perf_counter()
     emit("component", name="import TFX", state="running")
     # Thirty seconds of CPU: only here, and only when something has to run.
     from tfx_pipeline.graph import create_pipeline
