@@ -105,9 +105,9 @@ class _Executor(base_executor.BaseExecutor):
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: Any) -> None:
         lives = [input_dict[key][0] for key in sorted(input_dict) if key.startswith(_LIVE)]
         validate(
-            artifact_utils.get_single_instance(input_dict["statistics"]),
-            artifact_utils.get_single_instance(input_dict["schema"]),
-            artifact_utils.get_single_instance(output_dict["anomalies"]),
+            input_dict["statistics"][0],
+            input_dict["schema"][0],
+            output_dict["anomalies"][0],
             json.loads(exec_properties["settings"]),
             [Live.load(one.uri) for one in lives],
         )
