@@ -95,9 +95,13 @@ class Identity:
 
     def write(self, folder: Path, **about: Any) -> None:
         """Writes `identity.json`, with `about` beside it."""
-        rest = {"teacher": self.teacher, "init": self.init, "data": self.data}
-        rest["config"] = to_dict(self.config)
-        write_json(folder / IDENTITY_FILE, {**rest, **asdict(CodeRecord.of(self.code)), **about})
+        facts = {
+            "config": to_dict(self.config),
+            "teacher": self.teacher,
+            "init": self.init,
+            "data": self.data,
+        }
+        write_json(folder / IDENTITY_FILE, {**facts, **asdict(CodeRecord.of(self.code)), **about})
 
 
 @dataclass(frozen=True)
