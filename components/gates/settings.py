@@ -17,7 +17,7 @@ class GateSettings:
       min_top1: lowest test top-1 of the recommended variant, in [0, 1].
       min_slice_top1: the same for every slice of at least `min_slice_examples` images.
       min_slice_examples: smaller slices are shown, not judged.
-      max_drop: the non-inferiority margin, in (0, 1): the drop in top-1 that a compressed variant
+      max_drop: the non-inferiority margin, in (0, 1]: the drop in top-1 that a compressed variant
         may have against the float model, and a model against the live one and the best one ever
         pushed. It must be excluded by the 95 % interval of the paired difference.
       min_agreement: lowest share of images on which a variant and its own float pass agree.
@@ -46,9 +46,9 @@ class GateSettings:
                 raise ConfigError(
                     f"gates.{name} must be in [0, 1], got {value}; 95 % is written 0.95"
                 )
-        if not 0 < self.max_drop < 1:
+        if not 0 < self.max_drop <= 1:
             raise ConfigError(
-                f"gates.max_drop must be in (0, 1), got {self.max_drop}; 2 points are written 0.02"
+                f"gates.max_drop must be in (0, 1], got {self.max_drop}; 2 points are written 0.02"
             )
         for name in _AT_LEAST_ZERO:
             if getattr(self, name) < 0:
