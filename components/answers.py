@@ -17,9 +17,21 @@ BEST = "best"
 #: Columns of models that are not the candidate's variants.
 REFERENCES = (BASELINE, BEST)
 
+#: Before a method's name: the column of its Keras model run in float. No variant, nothing ships.
+OWN_FLOAT = "float/"
 
-def answer(bundle: Bundle, variant: str, data_dir: Path, split: str) -> Predictions:
+
+def answer(
+    bundle: Bundle, variant: str, data_dir: Path, split: str, *, batches: int = -1
+) -> Predictions:
     """What one variant answers to `split`, preprocessed by its own bundle's configuration.
+
+    Args:
+      bundle: holds the variant.
+      variant: its name.
+      data_dir: the records.
+      split: which of them.
+      batches: only that many batches of `eval.batch` images, from the first; -1 is all.
 
     Raises:
       DataError: a record that cannot be used; names the file and the record.
@@ -29,7 +41,8 @@ def answer(bundle: Bundle, variant: str, data_dir: Path, split: str) -> Predicti
     config = replace(config, data=replace(config.data, dir=str(data_dir)))
     info = DatasetInfo.load(data_dir)
     with open_engine(bundle, variant) as engine, pipeline.named_errors(config, info, split):
-        return predict(engine.predict_images, pipeline.eval_batches(config, info, split))
+        found = pipeline.eval_batches(config, info, split).take(batches)
+        return predict(engine.predict_images, found)
 
 
 def answers(bundle: Bundle, data_dir: Path, split: str) -> dict[str, Predictions]:

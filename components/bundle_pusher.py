@@ -37,12 +37,19 @@ _STATISTICS = Path("Split-train") / "FeatureStats.pb"
 
 
 def assemble(draft: Path, card: Path, out: Path) -> bundles.Manifest:
-    """The draft with its final manifest and card, and the recommended variant as `model.tflite`."""
+    """The draft with its final manifest and card, and the recommended variant as `model.tflite`.
+
+    Variants that the final manifest does not name, which the gates left out, are not in it.
+    """
     shutil.copytree(draft, out)
     for name in (bundles.MANIFEST_FILE, bundles.CARD_FILE):
         shutil.copyfile(card / name, out / name)
     text = (out / bundles.MANIFEST_FILE).read_text(encoding="utf-8")
     manifest = bundles.Manifest.from_json(text, str(card))
+    named = {variant.file for variant in manifest.variants}
+    for file in out.glob(bundles.tflite_file("*")):
+        if file.name not in named:
+            file.unlink()
     return bundles.seal(out, manifest)
 
 

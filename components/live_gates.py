@@ -6,11 +6,11 @@ from typing import Any
 
 from components import files
 from components.answers import BASELINE, BEST
-from components.gates import Gate
+from components.gates import Gate, Verdict
+from components.gates.settings import ACCEPT
 from components.live import Live
 from trainers.predictions import Predictions
 
-REFUSE, ACCEPT = "refuse", "accept"
 # Class names that a detail lists.
 _NAMED = 5
 
@@ -37,7 +37,7 @@ def class_gate(
     removed = [name for name in before if name not in set(classes)]
     if not added and not removed:
         detail = "" if tuple(before) == tuple(classes) else "in another order, paired by name"
-        return [Gate("change/classes", 0, "same names", True, detail=detail)]
+        return [Gate("change/classes", 0, "same names", Verdict.HELD, detail=detail)]
     words = [f"{word} {_some(names)}" for word, names in (("added", added), ("removed", removed))]
     scope = _scope(table, set(before) & set(classes))
     detail = f"against version {live.baseline}: {', '.join(words)}; {scope}"
@@ -45,7 +45,15 @@ def class_gate(
     if not accepted:
         detail += "; --accept-new-classes accepts this"
     threshold = "same names, or accepted" if accepted else "same names"
-    return [Gate("change/classes", len(added) + len(removed), threshold, accepted, detail=detail)]
+    return [
+        Gate(
+            "change/classes",
+            len(added) + len(removed),
+            threshold,
+            Verdict.of(accepted),
+            detail=detail,
+        )
+    ]
 
 
 def _some(names: Sequence[str]) -> str:
@@ -74,7 +82,7 @@ def compared_gate(live: Live, predictions_uri: str, anomalies_uri: str) -> list[
         return []
     made = files.read_json(Path(predictions_uri) / files.COMPARED)
     detail = "; ".join([*_versions(live, made), *unchecked(live, anomalies_uri)])
-    return [Gate("change/live", live.baseline or 0, "reported", True, detail=detail)]
+    return [Gate("change/live", live.baseline or 0, "reported", Verdict.HELD, detail=detail)]
 
 
 def _versions(live: Live, made: dict[str, Any]) -> list[str]:

@@ -88,6 +88,8 @@ class Manifest:
       recommended: name of the variant copied to `model.tflite`.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
       benchmark: variant -> figures of `serving.benchmark`.
+      gates: of the run: `verdict`, `not_held` (gate -> why it was let through all the same), and
+        `excludable_drop`; empty for a bundle that was pushed without gates.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Manifest:
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
+    gates: dict[str, Any] = field(default_factory=dict)
     created: str = ""
     format_version: int = 1
 

@@ -14,7 +14,6 @@ with its own. No node looks at earlier runs.
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from tfx import v1 as tfx
@@ -40,13 +39,8 @@ from components.statistics_checks import statistics_options
 from components.statistics_settings import StatisticsSettings
 from components.statistics_validator import StatisticsValidator
 from serving.lineage import store_state
-from tfx_pipeline.config import (
-    RunRequest,
-    component_digest,
-    data_state,
-    training_digest,
-    validation_digest,
-)
+from tfx_pipeline.config import RunRequest
+from tfx_pipeline.node_code import node_digest, run_data_digest
 from trainers.config import to_dict
 from trainers.data.features import DatasetInfo
 
@@ -66,7 +60,7 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
       info: of the records in `request.data`.
     """
     layout = request.layout
-    records = _records(request.data, info)
+    records = _records(request, info)
     examples = records.outputs["result"]
     lives = {name: _live(name, request, info) for name in request.experiments}
     validation = _validation(request, info, examples, lives)
@@ -82,7 +76,7 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
         models=union([t.outputs["model"] for t in trainers.values()])
         if len(trainers) > 1
         else next(iter(trainers.values())).outputs["model"],
-        code_digest=component_digest(),
+        code_digest=node_digest("ModelSelector"),
     )
     nodes += [*tuners.values(), *trainers.values(), selector]
     for name, trainer in trainers.items():
@@ -108,14 +102,14 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
     )
 
 
-def _records(data: str, info: DatasetInfo) -> Importer:
-    """Our own `Split-*` records, registered in place; the fingerprint tells when they change."""
+def _records(request: RunRequest, info: DatasetInfo) -> Importer:
+    """Our own `Split-*` records, registered in place; the digest changes with any part of them."""
     splits = [name for name, split in info.splits.items() if split.examples]
     return Importer(
-        source_uri=data,
+        source_uri=request.data,
         artifact_type=standard_artifacts.Examples,
         properties={"split_names": json.dumps(splits)},
-        custom_properties={"fingerprint": data_state(Path(data), info.fingerprint)},
+        custom_properties={"data_digest": run_data_digest(request, info)},
     ).with_id("Records")
 
 
@@ -126,7 +120,7 @@ def _live(name: str, request: RunRequest, info: DatasetInfo) -> Any:
         model_dir=str(model_dir),
         classes=json.dumps(info.classes),
         state=json.dumps(store_state(model_dir), sort_keys=True),
-        code_digest=component_digest(),
+        code_digest=node_digest("LiveModel"),
     ).with_id(f"LiveModel.{name}")
 
 
@@ -134,9 +128,10 @@ def _validation(
     request: RunRequest, info: DatasetInfo, examples: Any, lives: dict[str, Any]
 ) -> dict[str, Any]:
     """What looks at the data before training; `gate` is the last of it."""
-    digest = validation_digest()
     statistics = tfx.components.StatisticsGen(examples=examples, stats_options=statistics_options())
+    statistics.exec_properties["code_digest"] = node_digest("StatisticsGen")
     schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"])
+    schema.exec_properties["code_digest"] = node_digest("SchemaGen")
     statistics_validator = StatisticsValidator(
         statistics=statistics.outputs["statistics"],
         schema=schema.outputs["schema"],
@@ -148,13 +143,17 @@ def _validation(
                 "label_offset": info.label_offset,
             }
         ),
-        code_digest=digest,
+        code_digest=node_digest("StatisticsValidator"),
     )
     # Made here too, so that a mistyped setting is told before anything runs.
     settings = json.dumps(asdict(make_settings(request.pipeline.images)))
-    image_validator = ImageValidator(examples=examples, settings=settings, code_digest=digest)
+    image_validator = ImageValidator(
+        examples=examples, settings=settings, code_digest=node_digest("ImageValidator")
+    )
     gate = DataGate(
-        image_report=image_validator.outputs["image_report"], settings=settings, code_digest=digest
+        image_report=image_validator.outputs["image_report"],
+        settings=settings,
+        code_digest=node_digest("DataGate"),
     )
     gate.add_upstream_node(statistics_validator)
     return {
@@ -166,12 +165,13 @@ def _validation(
     }
 
 
-def _training_config(name: str, request: RunRequest) -> dict[str, Any]:
-    """`custom_config` of what trains; both kinds share checkpoints."""
+def _training_config(kind: str, name: str, request: RunRequest) -> dict[str, Any]:
+    """`custom_config` of what trains, a `Tuner` or a `Trainer`; both share checkpoints."""
     return {
         "config": to_dict(request.experiments[name]),
         "work_dir": str(request.layout.checkpoints / name),
-        "code_digest": training_digest(),
+        "index": str(request.layout.index),
+        "code_digest": node_digest(kind),
     }
 
 
@@ -182,7 +182,7 @@ def _tuner(name: str, request: RunRequest, examples: Any) -> tfx.components.Tune
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["validation"]),
         custom_config={
-            **_training_config(name, request),
+            **_training_config("Tuner", name, request),
             **asdict(request.pipeline.tune[name]),
         },
     ).with_id(f"Tuner.{name}")
@@ -195,7 +195,7 @@ def _trainer(name: str, request: RunRequest, examples: Any, tuner: Any) -> tfx.c
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["validation"]),
         hyperparameters=tuner.outputs["best_hyperparameters"] if tuner else None,
-        custom_config=_training_config(name, request),
+        custom_config=_training_config("Trainer", name, request),
     ).with_id(f"Trainer.{name}")
 
 
@@ -203,36 +203,36 @@ def _after_training(
     name: str, request: RunRequest, info: DatasetInfo, inputs: dict[str, Any]
 ) -> list[Any]:
     """Compression, evaluation, gates and push of one architecture, in this order."""
-    pipeline, digest = request.pipeline, component_digest()
+    pipeline = request.pipeline
     compressor = Compressor(
         model=inputs["model"],
         examples=inputs["examples"],
         selection=inputs["selection"],
         plan=json.dumps({"best": asdict(pipeline.best), "others": asdict(pipeline.others)}),
-        code_digest=digest,
+        code_digest=node_digest("Compressor"),
     ).with_id(f"Compressor.{name}")
     bundle = compressor.outputs["bundle"]
     predictor = Predictor(
         bundle=bundle,
         examples=inputs["examples"],
         live=inputs["live"],
-        code_digest=digest,
+        code_digest=node_digest("Predictor"),
     ).with_id(f"Predictor.{name}")
     evaluator = PredictionEvaluator(
         predictions=predictor.outputs["predictions"],
         settings=json.dumps(
             {"slices": pipeline.slices, "min_top1": pipeline.gates.get("min_top1", 0.0)}
         ),
-        code_digest=digest,
+        code_digest=node_digest("Evaluator"),
     ).with_id(f"Evaluator.{name}")
     benchmarker = Benchmarker(
-        bundle=bundle, runs=pipeline.benchmark_runs, code_digest=digest
+        bundle=bundle, runs=pipeline.benchmark_runs, code_digest=node_digest("Benchmarker")
     ).with_id(f"Benchmarker.{name}")
     server = ServingValidator(
         bundle=bundle,
         examples=inputs["examples"],
         requests=pipeline.serving_requests,
-        code_digest=digest,
+        code_digest=node_digest("ServingValidator"),
     ).with_id(f"ServingValidator.{name}")
     gate = SignificanceGate(
         bundle=bundle,
@@ -244,14 +244,14 @@ def _after_training(
         image_report=inputs["image_report"],
         live=inputs["live"],
         settings=json.dumps(pipeline.gates),
-        code_digest=digest,
+        code_digest=node_digest("SignificanceGate"),
     ).with_id(f"SignificanceGate.{name}")
     card = CardWriter(
         model=inputs["model"],
         bundle=bundle,
         benchmark_result=benchmarker.outputs["benchmark_result"],
         blessing=gate.outputs["blessing"],
-        code_digest=digest,
+        code_digest=node_digest("CardWriter"),
     ).with_id(f"CardWriter.{name}")
     pusher = BundlePusher(
         bundle=bundle,
@@ -263,7 +263,7 @@ def _after_training(
         bundles_dir=str(request.layout.bundles),
         label_offset=info.label_offset,
         run=request.run,
-        code_digest=digest,
+        code_digest=node_digest("BundlePusher"),
     ).with_id(f"BundlePusher.{name}")
     return [
         compressor,

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from tfx.types import standard_artifacts
 
 from components.artifacts import Card, LiveModel
-from components.bundle_pusher import BundlePusher
+from components.bundle_pusher import BundlePusher, assemble
 from components.live import LiveModelError, find_live, write_live
 from serving import bundle as bundles
 from serving.deploy.rollback import rollback
@@ -150,3 +151,39 @@ def test_nothing_is_pushed_when_the_store_is_not_what_was_compared_with(
         push("mine", meanwhile=somebody_else)
     assert bundles.versions(model) == [1, 2]
     assert push("mine")[0]["version"] == 3
+
+
+def test_a_variant_that_the_gates_left_out_is_not_in_the_bundle(tmp_path, write_bundle):
+    from components.card_writer import final_manifest
+
+    draft = write_bundle(tmp_path / "draft", "weights")
+    (draft / bundles.tflite_file("ptq_int8")).write_text("collapsed")
+    opened = bundles.open_bundle(draft)
+    int8 = bundles.Variant("ptq_int8", "ptq", "int8", size_bytes=1, gzip_bytes=1)
+    manifest = replace(opened.manifest, variants=(*opened.manifest.variants, int8))
+    gate = {"name": "collapse/ptq_int8", "verdict": "failed", "waived": "the variant is left out"}
+    verdict = {
+        "variants": {"none_fp32": {"metrics": {}}, "ptq_int8": {"metrics": {}}},
+        "verdict": "held",
+        "recommended": "none_fp32",
+        "dropped": ["ptq_int8"],
+        "gates": [{"name": "value/top1", "verdict": "held", "waived": ""}, gate],
+        "excludable_drop": {"images": 50},
+    }
+    final = final_manifest(manifest, verdict, {"none_fp32": {}, "ptq_int8": {}})
+    card = tmp_path / "card"
+    card.mkdir()
+    (card / bundles.MANIFEST_FILE).write_text(final.to_json())
+    (card / bundles.CARD_FILE).write_text("<p>m</p>")
+
+    assemble(draft, card, tmp_path / "out")
+
+    shipped = bundles.open_bundle(tmp_path / "out")
+    assert sorted(p.name for p in shipped.path.glob("*.tflite")) == [
+        "model.tflite",
+        "model_none_fp32.tflite",
+    ]
+    assert [variant.name for variant in shipped.manifest.variants] == ["none_fp32"]
+    assert set(shipped.manifest.metrics) == set(shipped.manifest.benchmark) == {"none_fp32"}
+    assert shipped.manifest.gates["not_held"] == {"collapse/ptq_int8": "the variant is left out"}
+    assert bundles.content_digest(shipped.path) == shipped.manifest.content_digest

@@ -30,7 +30,7 @@ def answered(labels, guesses, classes):
 
 def gates(theirs, ours, *, new_classes="refuse"):
     """The verdict on a perfect candidate of `ours` beside a perfect live model of `theirs`."""
-    labels = np.arange(120) % len(ours)
+    labels = np.arange(600) % len(ours)
     perfect = answered(labels, labels, ours)
     table = {"saved_model": perfect, "none_fp32": perfect}
     other = answered(
@@ -61,9 +61,9 @@ def test_another_order_is_no_difference():
 @pytest.mark.parametrize(
     ("theirs", "ours", "words", "images"),
     [
-        (("a", "b"), ("a", "b", "c"), "added c, removed none", "80 of 120 images"),
-        (("a", "b", "c"), ("a", "b"), "added none, removed c", "120 of 120 images"),
-        (("a", "b", "kitty"), ("a", "b", "cat"), "added cat, removed kitty", "80 of 120 images"),
+        (("a", "b"), ("a", "b", "c"), "added c, removed none", "400 of 600 images"),
+        (("a", "b", "c"), ("a", "b"), "added none, removed c", "600 of 600 images"),
+        (("a", "b", "kitty"), ("a", "b", "cat"), "added cat, removed kitty", "400 of 600 images"),
     ],
 )
 def test_other_names_are_refused_unless_accepted(theirs, ours, words, images):
@@ -105,7 +105,7 @@ def test_a_worse_model_is_found_among_the_classes_in_common():
 
 
 def test_settings_take_two_words():
-    with pytest.raises(ValueError, match=r"new_classes is refuse or accept, got 'yes'"):
+    with pytest.raises(ValueError, match=r"new_classes must be refuse or accept, got 'yes'"):
         GateSettings(new_classes="yes")
 
 
