@@ -17,9 +17,9 @@ from tfx_pipeline.ingest import ingest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 # Learns in seconds; the gates under test are those against the live model.
-QUICK = ("train.epochs=1", "train.global_batch=64", "optim.warmup_steps=0")
+QUICK = ("train.epochs=3", "train.global_batch=64", "optim.warmup_steps=0")
 # A second model, and surely a better one.
-BETTER = "train.epochs=4"
+BETTER = "train.epochs=8"
 SHAPE = PipelineConfig(
     name="quick",
     experiments=("digits_cnn",),
