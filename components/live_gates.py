@@ -41,17 +41,17 @@ def class_gate(
     words = [f"{word} {_some(names)}" for word, names in (("added", added), ("removed", removed))]
     scope = _scope(table, set(before) & set(classes))
     detail = f"against version {live.baseline}: {', '.join(words)}; {scope}"
-    accepted = new_classes == ACCEPT
-    if not accepted:
+    waived = "accepted: gates.new_classes=accept" if new_classes == ACCEPT else ""
+    if not waived:
         detail += "; --accept-new-classes accepts this"
-    threshold = "same names, or accepted" if accepted else "same names"
     return [
         Gate(
             "change/classes",
             len(added) + len(removed),
-            threshold,
-            Verdict.of(accepted),
+            "same names",
+            Verdict.FAILED,
             detail=detail,
+            waived=waived,
         )
     ]
 

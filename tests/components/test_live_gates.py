@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.answers import BASELINE
-from components.gates import Gate, GateSettings, judge
+from components.gates import Gate, GateSettings, Verdict, judge
 from components.live import Live, PushedVersion
 from components.live_gates import class_gate, compared_gate
 from components.references import align
@@ -75,6 +75,7 @@ def test_other_names_are_refused_unless_accepted(theirs, ours, words, images):
     assert "--accept-new-classes" in found.detail
     found, verdict = gates(theirs, ours, new_classes="accept")
     assert held(found)
+    assert (found.verdict, found.waived) == (Verdict.FAILED, "accepted: gates.new_classes=accept")
     assert verdict["blessed"]
 
 
