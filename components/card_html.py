@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components import figures
+from components.gates import Verdict
 from serving import bundle
 
 _METRICS = ("top1", "top5", "macro_f1", "cross_entropy", "ece")
@@ -32,7 +33,8 @@ def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
     Args:
       manifest: of the bundle that the card goes into.
       model: the model's entry in the run's summary (`architecture`, `parameters`,
-        `multiply_adds`, `seed`, `slices`, `gates`, `data`), any part of which may be missing.
+        `multiply_adds`, `seed`, `slices`, `gates`, `excludable_drop`, `data`), any part of which
+        may be missing.
 
     Returns:
       HTML; figures that neither source has are dashes.
@@ -52,7 +54,8 @@ def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
             slices=_slices(model),
             data=_data(manifest, model),
             contract=_contract(manifest),
-            gates=[gate for gate in model.get("gates") or [] if isinstance(gate, dict)],
+            gates=_gates(model),
+            excludable=figures.excludable_drop(model.get("excludable_drop")),
             provenance=_provenance(manifest),
             config=json.dumps(config, indent=2, default=str) if config else "",
             few=_FEW_EXAMPLES,
@@ -131,6 +134,25 @@ def _data(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, s
             rows.append((f"{split} examples", figures.count(counts.get("examples"))))
     rows.append(("fingerprint", manifest.data_fingerprint))
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def _gates(model: dict[str, Any]) -> dict[str, Any]:
+    """How many gates there were and held, and each that was let through without."""
+    found = [gate for gate in model.get("gates") or [] if isinstance(gate, dict)]
+    held = [gate for gate in found if gate.get("passed") and not gate.get("waived")]
+    return {
+        "all": len(found),
+        "held": len(held),
+        "others": [
+            {
+                "name": str(gate.get("name") or "?"),
+                "verdict": str(gate.get("verdict") or Verdict.FAILED.value),
+                "why": "; ".join(str(gate[k]) for k in ("waived", "detail") if gate.get(k)),
+            }
+            for gate in found
+            if gate not in held
+        ],
+    }
 
 
 def _contract(manifest: bundle.Manifest) -> list[tuple[str, str, str]]:

@@ -10,9 +10,11 @@ import json
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from trainers.registry import nearest
+
+_Settings = TypeVar("_Settings")
 
 
 class ConfigError(ValueError):
@@ -245,8 +247,12 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
-def override(config: Config, assignments: Iterable[str]) -> Config:
+def override(config: _Settings, assignments: Iterable[str]) -> _Settings:
     """`config` with `section.key=value` assignments applied, values as JSON or bare words.
+
+    Args:
+      config: a `Config`, or any other dataclass whose sections are dataclasses.
+      assignments: applied in order.
 
     Raises:
       ConfigError: not of that form, an unknown key (the nearest are named), or a wrong type.

@@ -5,7 +5,6 @@ evaluation, so that a client's pixels are evaluation's pixels, bit for bit.
 """
 
 import datetime
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.preprocess import eval_images
 from trainers.keras import keras
-from trainers.stack import stack
+from trainers.stack import git_commit, stack
 
 
 class _Serving(tf.Module):
@@ -35,8 +34,14 @@ class _Serving(tf.Module):
         self._top_k = min(config.export.top_k, info.num_classes)
 
     def _scores(self, images: tf.Tensor) -> tf.Tensor:
-        logits = self._call()(tf.cast(images, tf.float32), training=False)
-        return tf.nn.softmax(tf.cast(logits, tf.float32))
+        """(B,N) softmax scores of uint8 (B,H,W,3), which may hold no image."""
+        count = tf.shape(images)[0]
+        # oneDNN's fused convolutions fail on an empty batch, so an image of zeros stands in for it.
+        # A branch would keep them from being fused at all.
+        blank = tf.zeros([tf.cast(count == 0, tf.int32), *images.shape[1:]], images.dtype)
+        filled = tf.concat([images, blank], axis=0)
+        logits = self._call()(tf.cast(filled, tf.float32), training=False)
+        return tf.nn.softmax(tf.cast(logits, tf.float32))[:count]
 
     def preprocess(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """(B,) encoded images to uint8 (B,H,W,3)."""
@@ -103,23 +108,6 @@ def write_warmup(encoded: list[bytes], name: str, out: Path) -> None:
                 predict_log=prediction_log_pb2.PredictLog(request=request)
             )
             writer.write(log.SerializeToString())
-
-
-def git_commit() -> str:
-    """The commit of the checkout this code runs from, with `+` when it was changed; else ''."""
-    here = Path(__file__).resolve().parent
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return described.stdout.strip()
 
 
 def describe_variant(path: Path, name: str, *, sparsity: float = 0.0) -> bundle.Variant:

@@ -76,7 +76,7 @@ PUBLISHED: dict[str, Published] = {
     "efficientnet_b0": Published(5.288548, 0.39, 224, _TORCHVISION),
     "efficientnet_b1": Published(7.794184, 0.69, 240, _TORCHVISION),
     "efficientnet_b2": Published(9.109994, 1.0, 260, _EFFNET),
-    "efficientnet_b3": Published(12.233232, 1.8, 300, _EFFNET),
+    "efficientnet_b3": Published(12.233232, 1.83, 300, _TORCHVISION),
     "efficientnet_b4": Published(19.341616, 4.39, 380, _TORCHVISION),
     "efficientnet_b5": Published(30.389784, 10.27, 456, _TORCHVISION),
     "efficientnet_b6": Published(43.040704, 19.07, 528, _TORCHVISION),

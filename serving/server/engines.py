@@ -12,6 +12,7 @@ import numpy as np
 from serving import bundle as bundles
 from serving.engine import available_cores, open_engine
 from serving.graph_import import Build, build_here
+from serving.model_folder import MAX_VERSION
 from serving.saved_model import EngineError, Signature, load_saved_model
 
 _LOG = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def _variant(name: str, version_dir: Path, options: EngineOptions) -> str:
 
 @functools.lru_cache(maxsize=1000)
 def _say_once(entry: Path) -> None:
-    _LOG.warning("%s is ignored: a version is at most %d", entry, bundles.MAX_VERSION)
+    _LOG.warning("%s is ignored: a version is at most %d", entry, MAX_VERSION)
 
 
 def version_dirs(model_dir: Path, options: EngineOptions) -> dict[int, Path]:
@@ -156,7 +157,7 @@ def version_dirs(model_dir: Path, options: EngineOptions) -> dict[int, Path]:
         name = entry.name
         if not (name.isascii() and name.isdigit()):
             continue
-        if int(name) > bundles.MAX_VERSION:
+        if int(name) > MAX_VERSION:
             _say_once(entry)
         elif options.prefer_tflite:
             # Those that cannot be read are among them already, and would raise here.

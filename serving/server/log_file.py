@@ -53,7 +53,12 @@ class LogFile:
         self._file = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         with contextlib.suppress(OSError):  # A file system without locks.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._writer = tf.io.TFRecordWriter(str(self._temporary))
+        try:
+            self._writer = tf.io.TFRecordWriter(str(self._temporary))
+        except BaseException:
+            self._temporary.unlink()
+            os.close(self._file)
+            raise
 
     def write(self, record: bytes) -> None:
         """Writes a record, and hands it to the system.

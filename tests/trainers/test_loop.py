@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,13 +17,16 @@ from trainers.data.features import DatasetError
 from trainers.data.pipeline import DataError, batch_ids, train_batches
 from trainers.data.preprocess import eval_image
 from trainers.epoch import TrainingError
+from trainers.file_index import FileIndex
 from trainers.forward import Forward, predict_split
 from trainers.keras import keras
 from trainers.loop import FineTuner, fit
 from trainers.predictions import Predictions
-from trainers.run_folder import run_folder
+from trainers.run_folder import identify
 from trainers.tasks.classification import Classification
 from trainers.trained import load_trained, save_trained
+
+pytestmark = pytest.mark.onednn
 
 STEPS = 3
 
@@ -60,10 +64,11 @@ def test_every_example_counts_once_on_any_batch(batch, config, trained, encoded,
     assert (best["val_top1"], best["val_loss"]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_finished_run_is_not_trained_again(config, trained, work_dir):
+def test_a_finished_run_is_not_trained_again(config, first_run):
+    work_dir, history, weights = first_run
     again = fit(config, work_dir, report=lambda progress: pytest.fail("it trains"))
-    assert again.history == trained.history
-    for ours, theirs in zip(again.model.get_weights(), trained.model.get_weights(), strict=True):
+    assert again.history == history
+    for ours, theirs in zip(again.model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -278,17 +283,35 @@ def test_a_run_starts_from_given_weights_once(config, trained, tmp_path):
     assert said == []
 
 
-def test_only_what_decides_the_weights_decides_the_folder(config, trained, tmp_path):
-    info = trained.info
-    folder = run_folder(tmp_path, config, info)
-    harmless = ["train.save_steps=7", "train.tensorboard=true", "data.dir=/elsewhere"]
+def test_only_what_decides_the_weights_decides_the_folder(config, records, trained, tmp_path):
+    def name(config):
+        return identify(config, trained.info, None, FileIndex()).name
+
+    first = name(config)
+    moved = shutil.copytree(records[0], tmp_path / "moved")
+    harmless = ["train.save_steps=7", "train.tensorboard=true", f"data.dir={moved}"]
     harmless += ["eval.batch=3", "export.top_k=1", "compress.qat_epochs=9", "data.cache=none"]
-    assert run_folder(tmp_path, override(config, harmless), info) == folder
+    assert name(override(config, harmless)) == first
     for change in ("train.seed=6", "data.augment=", "optim.momentum=0.8", "train.ema=0.9"):
-        assert run_folder(tmp_path, override(config, [change]), info) != folder
+        assert name(override(config, [change])) != first
     weights = tmp_path / "weights.npz"
     weights.write_bytes(b"one")
     started = override(config, [f"model.init={weights}"])
-    first = run_folder(tmp_path, started, info)
+    one = name(started)
     weights.write_bytes(b"two")
-    assert len({folder, first, run_folder(tmp_path, started, info)}) == 3
+    assert len({first, one, name(started)}) == 3
+
+
+def test_a_cache_that_changes_pixels_is_another_run(config, trained):
+    def names(augment):
+        found = {}
+        for cache in ("auto", "none", "memory", "disk"):
+            changed = override(config, [f"data.augment={augment}", f"data.cache={cache}"])
+            found[cache] = identify(changed, trained.info, None, FileIndex()).name
+        return found
+
+    assert len(set(names("shift,flip").values())) == 1
+    cropped = names("random_resized_crop,flip")
+    # `auto` keeps nothing then; what the others keep is softer than the photograph.
+    assert cropped["auto"] == cropped["none"]
+    assert cropped["memory"] == cropped["disk"] != cropped["none"]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tfx_pipeline.cli.shared import Overrides, app, console
+from tfx_pipeline.cli.shared import Overrides, ResumeAnyway, app, console
 from trainers.config import Config
 
 Data = Annotated[Path | None, typer.Option(help="Records; the recipe's if not given.")]
@@ -40,18 +40,19 @@ def train(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes on this machine that train as one.")
     ] = 1,
+    resume_anyway: ResumeAnyway = False,
     _: Annotated[
         bool,
         typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List recipes."),
     ] = False,
 ) -> None:
-    """Train a recipe; a run that was stopped goes on where it was."""
+    """Train a recipe; a run that was stopped resumes where it was."""
     from tfx_pipeline.train_view import records_of, train_shown
 
     where = out or Path("work") / recipe
     _config(recipe, overrides, data)  # A mistyped key is told before pictures are read.
     config = _config(recipe, overrides, data and records_of(data, where, console))
-    train_shown(config, where, console, workers=workers)
+    train_shown(config, where, console, workers=workers, resume_anyway=resume_anyway)
 
 
 @app.command(epilog="Example: sightline describe vit_s16 --size 224")
@@ -111,6 +112,7 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="work/RECIPE-tune if not given.")] = None,
     trials: Annotated[int, typer.Option(help="How many.")] = 8,
     epochs: Annotated[int, typer.Option(help="Of a trial; 0 takes the recipe's.")] = 0,
+    resume_anyway: ResumeAnyway = False,
 ) -> None:
     """Search for the best configuration by validation top-1 (KerasTuner)."""
     from tfx_pipeline.search_view import is_range, tune_shown
@@ -120,7 +122,16 @@ def tune(
     config = _config(recipe, fixed, data)
     where = out or Path("work") / f"{recipe}-tune"
     command = " ".join(["sightline train", recipe, *fixed, *([f"--data {data}"] if data else [])])
-    tune_shown(config, ranges, where, console, trials=trials, epochs=epochs, command=command)
+    tune_shown(
+        config,
+        ranges,
+        where,
+        console,
+        trials=trials,
+        epochs=epochs,
+        command=command,
+        resume_anyway=resume_anyway,
+    )
 
 
 @app.command(epilog="Example: sightline evaluate bundles/digits_cnn --data data/digits")
