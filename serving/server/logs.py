@@ -16,6 +16,7 @@ _TIME = "%Y-%m-%dT%H:%M:%S"
 #: Lines of one place in the code in that many seconds.
 _MOST_LINES = 10
 _SECONDS = 10.0
+_GRPC_MESSAGES = "grpc._common"
 _FILTER = Path(__file__).with_name("stderr_filter.py")
 
 
@@ -54,6 +55,9 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
+        if record.name == _GRPC_MESSAGES:
+            # A message that a client has damaged is no fault of ours: a line, and no trace.
+            record.exc_info = record.exc_text = None
         super().emit(record)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from serving import wire
-from serving.server.logs import RateLimit
+from serving.server.logs import RateLimit, configure
 from serving.server.process import ServerProcess
 from serving.server.shadow import compare
 from serving.server.stderr_filter import MOST_LINES, copy
@@ -209,6 +209,26 @@ def test_one_place_in_the_code_does_not_fill_the_log():
     now[0] = 11
     assert passed(1) == "bad (and 90 more like it)"
     assert passed(1) == "bad"
+
+
+def test_a_damaged_message_is_a_line_without_a_trace(capsys):
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        configure("info")
+        try:
+            raise ValueError("no message")
+        except ValueError:
+            logging.getLogger("grpc._common").exception("Exception deserializing request!")
+            logging.getLogger("serving.x").exception("a fault of ours")
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.getLogger("serving").setLevel(logging.NOTSET)
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(STAMP + r"ERROR grpc._common: Exception deserializing request!", lines[0])
+    assert re.fullmatch(STAMP + r"ERROR serving.x: a fault of ours", lines[1])
+    assert lines[2].startswith("Traceback")
 
 
 def test_the_filter_of_native_lines_keeps_the_last_words():
