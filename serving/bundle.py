@@ -87,6 +87,8 @@ class Manifest:
       recommended: name of the variant copied to `model.tflite`.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
       benchmark: variant -> figures of `serving.benchmark`.
+      weights_origin: `package`, `version`, `file`, `sha256` and `licence` of the weights that
+        training started from, as far as they are known; empty for random ones.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Manifest:
     git_commit: str = ""
     stack: dict[str, str] = field(default_factory=dict)
     data_fingerprint: str = ""
+    weights_origin: dict[str, str] = field(default_factory=dict)
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)

@@ -67,9 +67,10 @@ def fit(
       CheckpointError: another process trains into the same folder, the state in it is of another
         network, or the disk is full.
     """
-    validate(config)
+    config = prepared(validate(config))
     task = tasks.get(config.task)
     models.get(config.model.name)  # A mistyped name is told before any data is read.
+    origin = _origin(config)
     info = DatasetInfo.load(Path(config.data.dir))
     strategy = make_strategy(config.train)
     teacher = Teacher.load(config, info) if config.distill.teacher else None
@@ -85,6 +86,8 @@ def fit(
     run = _Run(config, info, step, work_dir, report=report, teacher=teacher)
     with run.checkpoints.held():
         history = run.begin(announce or (lambda line: None))
+        if not history and not config.train.epochs:
+            run.take_as_they_are(history)
         while not run.is_over(history):
             run.epoch(history)
         # Nobody reads the best weights before the chief has written them.
@@ -93,7 +96,28 @@ def fit(
     step.freeze(False)
     if config.train.precision != "float32":
         model = _in_float32(model, config, info, strategy)
-    return Trained(model, config, info, history, best)
+    return Trained(model, config, info, history, best, origin)
+
+
+def prepared(config: Config) -> Config:
+    """`config` as it is trained: with the normalization that packaged weights were trained with.
+
+    Raises:
+      WeightsError: `model.init=pretrained`, and there are no such weights here.
+    """
+    if not config.model.init:
+        return config
+    from trainers.weights import with_input_of_weights  # Readers of files that few runs need.
+
+    return with_input_of_weights(config)
+
+
+def _origin(config: Config) -> dict[str, str]:
+    if not config.model.init:
+        return {}
+    from trainers.weights import origin
+
+    return origin(config)
 
 
 def _in_float32(
@@ -176,9 +200,9 @@ class _Run:
                 announce(f"goes on at epoch {len(history) + 1}, step {self.checkpoints.step + 1}")
             return history
         if self.config.model.init:
-            from trainers.weights import initialize  # Readers of files that few runs need.
+            from trainers.weights import init_path, initialize  # Readers that few runs need.
 
-            found = initialize(self.step.model, Path(self.config.model.init), self.config)
+            found = initialize(self.step.model, init_path(self.config), self.config)
             for line in found.lines():
                 announce(line)
             if self.step.average:
@@ -226,6 +250,13 @@ class _Run:
         self.checkpoints.save(history)
         if self._log is not None:
             self._log.write(history[-1], len(history) * pipeline.steps_per_epoch(*self._of))
+
+    def take_as_they_are(self, history: list[Row]) -> None:
+        """Evaluates and keeps the weights that a run without epochs starts from, and adds a row."""
+        with self.step.evaluated():
+            history.append({"epoch": 0, **self._validated(0)})
+            self.checkpoints.save_best(len(history))
+        self.checkpoints.save(history)
 
     @property
     def _of(self) -> tuple[Config, DatasetInfo]:

