@@ -189,10 +189,19 @@ def _provenance(manifest: bundle.Manifest) -> list[tuple[str, str]]:
         ("created", manifest.created),
         ("git commit", manifest.git_commit),
         ("configuration", manifest.config_hash),
+        *_weights_origin(manifest.weights_origin),
         ("content digest", manifest.content_digest),
         *manifest.stack.items(),
     ]
     return [(name, str(value)) for name, value in rows if value]
+
+
+def _weights_origin(found: dict[str, str]) -> list[tuple[str, str]]:
+    """Where the weights that training started from come from, and their licence."""
+    named = ("trained", "package", "version", "file")
+    rows = [("starting weights", " ".join(found[key] for key in named if found.get(key)))]
+    rows += [(f"{key} of the weights", found.get(key, "")) for key in ("sha256", "licence")]
+    return rows
 
 
 @cache

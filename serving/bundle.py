@@ -90,6 +90,8 @@ class Manifest:
       benchmark: variant -> figures of `serving.benchmark`.
       gates: of the run: `verdict`, `not_held` (gate -> why it was let through all the same), and
         `excludable_drop`; empty for a bundle that was pushed without gates.
+      weights_origin: `package`, `version`, `file`, `sha256` and `licence` of the weights that
+        training started from, as far as they are known; empty for random ones.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Manifest:
     git_commit: str = ""
     stack: dict[str, str] = field(default_factory=dict)
     data_fingerprint: str = ""
+    weights_origin: dict[str, str] = field(default_factory=dict)
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)

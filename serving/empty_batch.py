@@ -40,8 +40,10 @@ def empty_outputs(
 
 def _fits(value: np.ndarray, info: "TensorInfo") -> bool:
     """Whether an array has no rows and otherwise the declared dtype and shape."""
-    shape = info.shape or ()
-    if len(shape) != value.ndim or shape[0] != -1 or len(value) or value.dtype != _dtype(info):
+    shape = info.shape
+    if not shape or len(shape) != value.ndim or value.dtype != _dtype(info):
+        return False
+    if shape[0] != -1 or len(value):
         return False
     return all(wanted in (-1, got) for wanted, got in zip(shape[1:], value.shape[1:], strict=True))
 

@@ -95,8 +95,9 @@ def train_shown(
     history = json.loads((out / "history.json").read_text(encoding="utf-8"))
     number = json.loads((out / "trained.json").read_text(encoding="utf-8"))["best_epoch"]
     best = history[number - 1]
+    trained = f"epoch {number} of {len(history)} is the best"
     console.print(
-        f"{config.name}: epoch {number} of {len(history)} is the best, "
+        f"{config.name}: {trained if config.train.epochs else 'the weights as they are'}, "
         f"validation top-1 {best['val_top1']:.2%}, loss {best['val_loss']:.4f}"
     )
     console.print(f"wrote {out}; next: sightline compress {out} --out {out}/draft", soft_wrap=True)

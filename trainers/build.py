@@ -73,9 +73,7 @@ def build_bundle(
                 on_model(name, model)
         say("convert")
         variants = _converted(trained, models, wanted, ptq, draft=draft, work=work)
-        manifest = seal_draft(
-            draft, trained.config, trained.info, variants=variants, recommended=FLOAT_VARIANT
-        )
+        manifest = seal_draft(draft, trained, variants=variants, recommended=FLOAT_VARIANT)
         shutil.rmtree(out, ignore_errors=True)
         draft.rename(out)
     return manifest

@@ -19,6 +19,7 @@ from trainers.data.features import DatasetInfo
 from trainers.data.preprocess import eval_images
 from trainers.keras import keras
 from trainers.stack import git_commit, stack
+from trainers.trained import Trained
 
 
 class _Serving(tf.Module):
@@ -124,14 +125,10 @@ def describe_variant(path: Path, name: str, *, sparsity: float = 0.0) -> bundle.
 
 
 def seal_draft(
-    out: Path,
-    config: Config,
-    info: DatasetInfo,
-    *,
-    variants: tuple[bundle.Variant, ...],
-    recommended: str,
+    out: Path, trained: Trained, *, variants: tuple[bundle.Variant, ...], recommended: str
 ) -> bundle.Manifest:
     """Copies the recommended variant to `model.tflite` and writes `manifest.json`, last of all."""
+    config, info = trained.config, trained.info
     manifest = bundle.Manifest(
         name=config.name,
         task=config.task,
@@ -149,6 +146,7 @@ def seal_draft(
         git_commit=git_commit(),
         stack=stack(),
         data_fingerprint=info.fingerprint,
+        weights_origin=trained.weights_origin,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     return bundle.seal(out, manifest)

@@ -33,6 +33,7 @@ from trainers.optim import build_optimizer
 from trainers.precision import precision
 from trainers.registry import models, tasks
 from trainers.run_folder import Identity, find_origin, identify
+from trainers.start_weights import origin_of, prepared, start
 from trainers.step import TrainStep
 from trainers.strategy import from_chief, is_chief, make_strategy, own_folder
 from trainers.teacher_cache import cached_logits, with_teacher
@@ -75,9 +76,10 @@ def fit(
       CheckpointError: another process trains into the same folder, the state in it is of another
         network, or the disk is full.
     """
-    validate(config)
+    config = prepared(validate(config))
     task = tasks.get(config.task)
     models.get(config.model.name)  # A mistyped name is told before any data is read.
+    origin = origin_of(config)
     info = DatasetInfo.load(Path(config.data.dir))
     strategy = make_strategy(config.train)
     teacher = Teacher.load(config, info) if config.distill.teacher else None
@@ -95,6 +97,8 @@ def fit(
     run = _Run(identity, info, step, work_dir, report=report, teacher=teacher)
     with run.checkpoints.held():
         history = run.begin(announce or (lambda line: None), resume_anyway=resume_anyway)
+        if not history and not config.train.epochs:
+            run.take_as_they_are(history)
         while not run.is_over(history):
             run.epoch(history)
         # Nobody reads the best weights before the chief has written them.
@@ -103,7 +107,7 @@ def fit(
     step.freeze(False)
     if config.train.precision != "float32":
         model = _in_float32(model, config, info, strategy)
-    return Trained(model, config, info, history, best)
+    return Trained(model, config, info, history, best, origin)
 
 
 def _in_float32(
@@ -192,10 +196,7 @@ class _Run:
                 announce(f"goes on at epoch {len(history) + 1}, step {self.checkpoints.step + 1}")
             return history
         if self.config.model.init:
-            from trainers.weights import initialize  # Readers of files that few runs need.
-
-            found = initialize(self.step.model, Path(self.config.model.init), self.config)
-            for line in found.lines():
+            for line in start(self.step.model, self.config):
                 announce(line)
             if self.step.average:
                 self.step.average.restart()
@@ -256,6 +257,13 @@ class _Run:
         self.checkpoints.save(history)
         if self._log is not None:
             self._log.write(history[-1], len(history) * pipeline.steps_per_epoch(*self._of))
+
+    def take_as_they_are(self, history: list[Row]) -> None:
+        """Evaluates and keeps the weights that a run without epochs starts from, and adds a row."""
+        with self.step.evaluated():
+            history.append({"epoch": 0, **self._validated(0)})
+            self.checkpoints.save_best(len(history))
+        self.checkpoints.save(history)
 
     @property
     def _of(self) -> tuple[Config, DatasetInfo]:

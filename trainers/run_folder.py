@@ -26,6 +26,7 @@ from trainers.distill import Teacher
 from trainers.file_index import FileIndex
 from trainers.optim.schedule import schedule_of
 from trainers.stack import git_commit
+from trainers.start_weights import init_file
 
 IDENTITY_FILE = "identity.json"
 #: The option that resumes a state that would not be resumed by itself.
@@ -188,10 +189,11 @@ def identify(
       teacher: the loaded `distill.teacher`, if there is one.
       index: keeps digests of files between processes.
     """
+    init = init_file(config)
     return Identity(
         config=config,
         teacher=teacher.digest if teacher else "",
-        init=_digest(Path(config.model.init)) if config.model.init else "",
+        init=_digest(init) if init else "",
         data=training_digest(Path(config.data.dir), info, index),
         fingerprint=info.fingerprint,
         code=code_of("trainers.loop", index=index),
@@ -240,6 +242,8 @@ def _known(folder: Path, identity: Identity) -> tuple[int, str, str] | None:
         return None
     if then.facts != identity.facts or raw["data"] != identity.data:
         return None
+    if not config.train.epochs:
+        return None  # Nothing was trained: `model.init` holds the same weights.
     changes = record.changes(identity.code)
     return (
         config.train.epochs,

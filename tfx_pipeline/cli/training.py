@@ -20,6 +20,13 @@ def _config(recipe: str, overrides: list[str] | None, data: Path | None) -> Conf
     return validate(override(recipes.get(recipe)(), assignments))
 
 
+def _check_weights(config: Config) -> None:
+    if config.model.init:
+        from trainers.loop import prepared  # Loads TensorFlow.
+
+        prepared(config)
+
+
 def _list_recipes(wanted: bool) -> None:
     if wanted:
         from tfx_pipeline.train_view import recipes_table
@@ -50,7 +57,8 @@ def train(
     from tfx_pipeline.train_view import records_of, train_shown
 
     where = out or Path("work") / recipe
-    _config(recipe, overrides, data)  # A mistyped key is told before pictures are read.
+    # A mistyped key, or weights that are not installed, are reported before images are read.
+    _check_weights(_config(recipe, overrides, data))
     config = _config(recipe, overrides, data and records_of(data, where, console))
     train_shown(config, where, console, workers=workers, resume_anyway=resume_anyway)
 
