@@ -50,7 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.version:
         print(f"sightline {metadata.version('sightline')}")
         return 0
-    logs.configure(flags.log_level)
+    with logs.configured(flags.log_level):
+        return _run(flags, arguments)
+
+
+def _run(flags: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     try:
         # Of several processes the parent has told them already.
         for line in [] if flags.member else unused_warnings(flags):

@@ -86,11 +86,12 @@ def _joined(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[s
         if action.nargs == argparse.OPTIONAL
         for name in action.option_strings
     }
-    following = [*arguments[1:], ""]
-    return [
-        f"{one}=true" if one in switches and after.lower() not in _BOOLEANS else one
-        for one, after in zip(arguments, following, strict=True)
-    ]
+    joined = []
+    for index, one in enumerate(arguments, 1):
+        after = arguments[index] if index < len(arguments) else ""
+        alone = one in switches and after.lower() not in _BOOLEANS
+        joined.append(f"{one}=true" if alone else one)
+    return joined
 
 
 def boolean(text: str) -> bool:

@@ -12,7 +12,7 @@ from serving.server.errors import OverloadedError, ServingError
 
 T = TypeVar("T")
 #: Answers a request; is given the call's context too.
-Behaviour: TypeAlias = Callable[[Any, Any], Any]
+Behaviour: TypeAlias = Callable[..., Any]
 
 _LOG = logging.getLogger(__name__)
 

@@ -61,8 +61,9 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
         super().emit(record)
 
 
-def configure(level: str) -> None:
-    """Writes the log to stderr: the server's from `level` on, warnings of others.
+@contextlib.contextmanager
+def configured(level: str) -> Iterator[None]:
+    """Writes the log to stderr in its block: the server's from `level` on, warnings of others.
 
     Args:
       level: one of `LEVELS`.
@@ -73,8 +74,17 @@ def configure(level: str) -> None:
     handler.setFormatter(formatter)
     handler.addFilter(RateLimit())
     chosen = logging.getLevelName(level.upper())
-    logging.basicConfig(level=max(chosen, logging.WARNING), handlers=[handler], force=True)
-    logging.getLogger("serving").setLevel(chosen)
+    root, ours = logging.getLogger(), logging.getLogger("serving")
+    handlers, levels = root.handlers, (root.level, ours.level)
+    root.handlers = [handler]
+    root.setLevel(max(chosen, logging.WARNING))
+    ours.setLevel(chosen)
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        root.setLevel(levels[0])
+        ours.setLevel(levels[1])
 
 
 @contextlib.contextmanager
@@ -88,15 +98,16 @@ def captured_native_lines() -> Iterator[None]:
     command = [sys.executable, "-I", "-S", str(_FILTER)]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=real, start_new_session=True)
     stderr, pipe = sys.stderr, child.stdin
-    sys.stderr = os.fdopen(os.dup(real), "w", buffering=1, errors="backslashreplace")
+    own = os.fdopen(os.dup(real), "w", buffering=1, errors="backslashreplace")
+    sys.stderr = own
     if pipe is not None:
         os.dup2(pipe.fileno(), 2)
         pipe.close()
     try:
         yield
     finally:
-        sys.stderr.flush()
         sys.stderr = stderr
+        own.close()
         # The last descriptor of the pipe: the filter ends.
         os.dup2(real, 2)
         os.close(real)

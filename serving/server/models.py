@@ -149,7 +149,7 @@ class ModelManager:
     def _load_wanted(self, config: ModelConfig, table: _Table) -> _Look:
         with self._lock:
             records = table.setdefault(config.name, {})
-        problem = ""
+        problem, on_disk = "", {}
         try:
             on_disk = version_dirs(config.base_path, self._engines)
             if not config.base_path.is_dir():

@@ -47,8 +47,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(503, b"too many connections; try again later")
 
     def _evict_another(self) -> bool:
-        others = (c for c in self.connections if c is not self and c._idle is not None)
-        oldest = min(others, key=lambda other: other._idle_since, default=None)
+        others = [c for c in self.connections if isinstance(c, BoundedProtocol) and c is not self]
+        idle = [other for other in others if other._idle is not None]
+        oldest = min(idle, key=lambda other: other._idle_since, default=None)
         if oldest is None or time.monotonic() - oldest._idle_since < _MIN_IDLE_S:
             return False
         oldest._close()

@@ -112,7 +112,7 @@ class Served(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *arguments):
+    def log_message(self, format, *args):
         pass
 
 
