@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import NoReturn
 
+from serving.server import logs
 from serving.server.health import Readiness
 
 _LOG = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ def leave(status: int) -> NoReturn:
     left = sum(thread.is_alive() for thread in waiting)
     if not left:
         sys.exit(status)
-    _LOG.warning("%d threads had not ended and were stopped", left)
+    with logs.configured("warning"):
+        _LOG.warning("%d threads had not ended and were stopped", left)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -188,7 +188,8 @@ def test_sigterm_with_work_that_does_not_end(server):
     assert server._process.wait(WAIT_S) == 0
     assert time.monotonic() - began >= DELAY_S
     assert f"SIGTERM: not ready from now on, stopping in {DELAY_S} s" in server.log()
-    assert "had not ended and were stopped" in server.log()
+    words = STAMP + r"WARNING serving.server.stopping: \d+ threads had not ended and were stopped"
+    assert re.search(words, server.log(), re.MULTILINE), server.log()
     watch.close()
 
 
