@@ -79,20 +79,11 @@ _HOLD: ContextVar[Hold] = ContextVar("hold")
 class Session(requests.Session):
     """Goes straight to the loopback address, whatever the environment's proxies are."""
 
-    def merge_environment_settings(self, url: Any, *arguments: Any) -> Any:
-        """As requests does, without proxies for this machine."""
-        settings = super().merge_environment_settings(url, *arguments)
-        return {**settings, "proxies": {}} if _is_here(url) else settings
-
-    def rebuild_proxies(self, prepared_request: Any, proxies: Any) -> Any:
-        """The proxies after a redirect; none to this machine."""
-        if _is_here(prepared_request.url):
-            return {}
-        return super().rebuild_proxies(prepared_request, proxies)
-
-
-def _is_here(url: Any) -> bool:
-    return is_loopback(urlsplit(str(url)).netloc)
+    def send(self, request: requests.PreparedRequest, **keywords: Any) -> requests.Response:
+        """As requests does, without proxies for this machine; a redirect comes here too."""
+        if is_loopback(urlsplit(str(request.url)).netloc):
+            keywords["proxies"] = {}
+        return super().send(request, **keywords)
 
 
 def new_session() -> requests.Session:

@@ -65,8 +65,7 @@ class ServerProcess:
         Raises:
           ServerError: it ended or did not get ready in time; the message holds the end of its log.
         """
-        # Appending: the child shares the position that reading the log moves.
-        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by stop()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "serving.server", *self._flags],
             stdin=subprocess.DEVNULL,
@@ -92,8 +91,9 @@ class ServerProcess:
         """What the server has printed so far."""
         if self._log is None:
             return ""
-        self._log.seek(0)
-        return self._log.read().decode("utf-8", "replace")
+        # Not through the position: the server writes where it is, and may do so meanwhile.
+        file = self._log.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode("utf-8", "replace")
 
     def stop(self) -> int:
         """Ends it and returns its exit status; requests under way get a few seconds."""

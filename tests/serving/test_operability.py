@@ -6,6 +6,9 @@ import logging
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -144,6 +147,17 @@ def test_health_and_log_while_a_model_comes_and_goes(server, root):
         assert line in metrics.splitlines()
     watch.close()
     unknown.close()
+
+
+def test_the_log_can_be_read_while_it_is_written():
+    """Reading moved the position that the server writes at, and lost lines."""
+    process = ServerProcess()
+    code = "import os\nfor line in range(200_000): os.write(1, b'%d\\n' % line)"
+    with tempfile.TemporaryFile() as process._log:
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=process._log)
+        while child.poll() is None:
+            process.log()
+        assert process.log().split() == [str(line) for line in range(200_000)]
 
 
 def damaged_jpeg():

@@ -141,7 +141,11 @@ def test_health_urls():
     ready = ask(page, path="/healthz/ready")
     assert ready.status == 200
     assert json.loads(ready.body) == {"ready": True, "not_served": []}
+    seen = []
+    assert readiness.watch(seen.append, most=1)
+    assert not readiness.watch(print, most=1)
     readiness.drain()
+    assert seen == [True, False]
     draining = ask(page, path="/healthz/ready")
     assert draining.status == 503
     assert json.loads(draining.body) == {"ready": False, "not_served": [], "draining": True}
