@@ -66,7 +66,7 @@ def server(bundle_of_convolution):
         yield process
 
 
-def predict(server, shape, timeout=20):
+def predict(server, shape, timeout=60):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "m"
     request.inputs["images"].dtype = 4

@@ -177,9 +177,9 @@ def test_work_beyond_its_deadline_does_not_hold_its_place(entry):
         for _ in range(2):
             if entry == "rest":
                 with pytest.raises(ServingError, match="Timed out"):
-                    await dispatcher.run(stuck(), timeout=0.05)
+                    await dispatcher.run(stuck(), timeout=1)
             else:
-                loop.run_in_executor(None, run_here, stuck(), 0.05)
+                loop.run_in_executor(None, run_here, stuck(), 1)
             assert await loop.run_in_executor(None, begun.acquire, True, 30)
         assert await dispatcher.run(quick(), timeout=30) == "done"
         # Beyond twice the places it waits as before: threads are no infinite supply.
