@@ -178,6 +178,7 @@ def version_dirs(model_dir: Path) -> dict[int, Path]:
 
     Temporary folders and withdrawn versions do not count. `00000123` is 123, as in TF Serving; of
     two spellings the first by name is taken. One that cannot be read counts: opening it says why.
+    Numbers beyond `model_folder.MAX_VERSION` do not count.
     """
     return model_folder.numbered_dirs(model_dir, "", SAVED_MODEL_FILE)
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from serving import bundle as bundles
 from serving.client import Client
+from serving.client.address import grpc_proxy_options
 from serving.loadtest.bodies import from_images
 from serving.loadtest.callers import PREDICT_METHOD
 from serving.loadtest.plan import Target
@@ -213,7 +214,7 @@ def _grpc(target: Target, bodies: Sequence[bytes]) -> Iterator[Call]:
 
     turn = cycle(bodies)
     # Otherwise channels to one address share one connection.
-    options = [("grpc.use_local_subchannel_pool", 1)]
+    options = [("grpc.use_local_subchannel_pool", 1), *grpc_proxy_options(target.authority)]
     with grpc.insecure_channel(target.authority, options=options) as channel:
         predict = channel.unary_unary(PREDICT_METHOD)
 

@@ -5,6 +5,7 @@ config = parse("SSLConfig", Path("ssl.config").read_text())
 The server reads its flags' files with them, and `sightline deploy check` those of a deployment.
 """
 
+import codecs
 from functools import cache
 from typing import Any
 
@@ -12,6 +13,14 @@ from google.protobuf import text_format
 
 from serving.declare import Table, declare
 
+#: Byte order mark -> encoding; that of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 _PACKAGE = "sightline.config"
 
 _MESSAGES: Table = {
@@ -51,6 +60,23 @@ def parse(name: str, text: str) -> Any:
       ValueError: the text is no such message; says the line and the column.
     """
     return parse_text(text, _classes()[name]())
+
+
+def decode(data: bytes) -> str:
+    """The text of a configuration file: UTF-8, or what its byte order mark says.
+
+    Raises:
+      ValueError: it is neither; says where, and what to do.
+    """
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return data.removeprefix(mark).decode(encoding)
+    if b"\0" in data:
+        raise ValueError("it has null bytes, as UTF-16 without a byte order mark; save it as UTF-8")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8; save the file as UTF-8") from error
 
 
 def parse_text(text: str, message: Any) -> Any:

@@ -4,17 +4,25 @@ Standard library only: a verdict before any decoder allocates memory, cheap enou
 request. `trainers.data.decode.load_image` adds the decoder's own verdict.
 """
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 #: 64 megapixels: 192 MB as uint8 RGB, above any camera in the field and below a bomb.
 MAX_PIXELS = 64 * 1024 * 1024
+#: Of one JPEG; encoders write about 10. A decoder goes through all pixels for each.
+MAX_SCANS = 64
+#: Pixels times scans: 16 scans of the largest image, a few seconds of decoding.
+MAX_SCANNED_PIXELS = 16 * MAX_PIXELS
 
 _BMP_RGB, _BMP_BITFIELDS = 0, 3
 _BMP_BGRA_MASKS = (0x00FF0000, 0x0000FF00, 0x000000FF)
 # JPEG start-of-frame markers; C4 (tables), C8 (reserved) and CC (arithmetic tables) are not.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+_JPEG_SCAN, _JPEG_END = b"\xda", b"\xd9"
 _JPEG_NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
 _GIF_EXTENSION, _GIF_FRAME = 0x21, 0x2C
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
@@ -25,7 +33,7 @@ class ImageError(ValueError):
 
 
 class ImageTooLargeError(ImageError):
-    """More pixels than a decoder should be asked for: a bomb, or a picture to be made smaller."""
+    """More work than a decoder should be given: a bomb, or an image to be made smaller."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
       max_pixels: largest height times width.
 
     Raises:
-      ImageTooLargeError: more than `max_pixels`.
+      ImageTooLargeError: more than `max_pixels`, or more scans than `MAX_SCANS` and
+        `MAX_SCANNED_PIXELS` allow.
       ImageError: empty, another format, a broken header, a BMP flavour that TensorFlow would
         misread (palette, RLE, unusual masks), or a GIF whose first frame is smaller than it.
     """
@@ -78,7 +87,37 @@ def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
             f"{header.height * header.width:,} pixels is over the limit of {max_pixels:,}; "
             "send a smaller picture"
         )
+    if header.format == "JPEG":
+        _check_scans(data, header)
     return header
+
+
+def _check_scans(data: bytes, header: ImageHeader) -> None:
+    """Refuses a JPEG of so many scans that a small file takes minutes to decode."""
+    limit = max(1, min(MAX_SCANS, MAX_SCANNED_PIXELS // (header.height * header.width)))
+    scans = sum(1 for _ in islice(_jpeg_scans(data), limit + 1))
+    if scans > limit:
+        raise ImageTooLargeError(
+            f"JPEG of {header.height} x {header.width} with more than {limit} scans, which would "
+            "take too long to decode; save it again as a baseline JPEG"
+        )
+
+
+def _jpeg_scans(data: bytes) -> Iterator[int]:
+    """Where each scan begins; stops where the file is damaged."""
+    position = 2
+    while True:
+        # Within a scan ff is followed by 00 or a restart marker.
+        found = _JPEG_MARKER.search(data, position)
+        if found is None or found[1] == _JPEG_END:
+            return
+        position = found.end()
+        if len(data) < position + 2:
+            return
+        if found[1] == _JPEG_SCAN:
+            yield position
+        (length,) = struct.unpack_from(">H", data, position)
+        position += max(length, 2)
 
 
 def _read(read: Callable[[bytes], ImageHeader], data: bytes) -> ImageHeader:

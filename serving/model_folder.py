@@ -23,6 +23,8 @@ WITHDRAWN_PREFIX = ".withdrawn-"
 #: Before the name of a version that is still being written.
 STAGING_PREFIX = ".pushing-"
 LOCK_FILE = ".lock"
+#: As TF Serving's protos hold it.
+MAX_VERSION = 2**63 - 1
 #: Holds `<version>/` with the training statistics and test predictions of that version.
 LINEAGE_DIR = ".lineage"
 #: How long a push or a rollback waits for another to end, in seconds.
@@ -86,7 +88,7 @@ def staging(folder: Path) -> Iterator[Path]:
 def numbered_dirs(model_dir: Path, prefix: str, file: str) -> dict[int, Path]:
     """Number -> folder of the entries `<prefix><number>` that hold `file`, ascending.
 
-    One that cannot be read counts as well.
+    One that cannot be read counts as well, a number beyond `MAX_VERSION` does not.
     """
     if not model_dir.is_dir():
         return {}
@@ -99,7 +101,7 @@ def numbered_dirs(model_dir: Path, prefix: str, file: str) -> dict[int, Path]:
             complete = (entry / file).is_file()
         except OSError:
             complete = True
-        if complete and name.isascii() and name.isdigit():
+        if complete and name.isascii() and name.isdigit() and int(name) <= MAX_VERSION:
             found.setdefault(int(name), entry)
     return dict(sorted(found.items()))
 

@@ -223,7 +223,7 @@ class SavedModelEngine:
             raise EngineError(f"{self.path}: {error}", "UNAVAILABLE") from error
         except (TypeError, ValueError) as error:
             raise EngineError(str(error)) from error
-        return dict(zip(names, values, strict=True))
+        return {name: _array(value) for name, value in zip(names, values, strict=True)}
 
     def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Any:
         key = (feeds, fetches)
@@ -256,6 +256,13 @@ class SavedModelEngine:
             self._callables.clear()
             if session is not None:
                 session.close()
+
+
+def _array(value: Any) -> np.ndarray:
+    """What a session returns, as an array: a scalar comes as a plain value."""
+    if isinstance(value, np.ndarray):
+        return value
+    return np.array(value, object if isinstance(value, (bytes, str)) else None)
 
 
 def bind_signature(

@@ -19,6 +19,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+#: The server is on this machine: no proxy of the environment can reach it.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 SIGHTLINE = str(Path(sys.executable).with_name("sightline"))
 HOME = Path("demo")
 DATA = HOME / "data" / "digits"
@@ -94,7 +96,7 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -
         if process.poll() is not None:
             raise DemoError(f"the server ended with {process.returncode}:\n{log.read_text()}")
         with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with _OPENER.open(url, timeout=5) as answer:
                 states = json.load(answer)["model_version_status"]
             if any(version["state"] == "AVAILABLE" for version in states):
                 return

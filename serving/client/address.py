@@ -1,5 +1,6 @@
 """Where a server is, and how to trust it."""
 
+import ipaddress
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,22 @@ class Tls:
                 f"not PEM files of certificates and of the one's key without a password: "
                 f"{', '.join(map(str, files))} ({error})"
             ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, with or without a port, is this machine: no proxy can reach it for us."""
+    name = urlsplit(f"//{host}").hostname or ""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def grpc_proxy_options(target: str) -> list[tuple[str, int]]:
+    """Options of a gRPC channel that keep a loopback target from going through `http_proxy`."""
+    return [("grpc.enable_http_proxy", 0)] if is_loopback(target) else []
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import requests.adapters
 import urllib3
 import urllib3.connection
 
+from serving.client.address import is_loopback
 from serving.client.retry import Deadline, finite
 
 
@@ -74,9 +76,19 @@ class Hold:
 _HOLD: ContextVar[Hold] = ContextVar("hold")
 
 
+class Session(requests.Session):
+    """Goes straight to the loopback address, whatever the environment's proxies are."""
+
+    def send(self, request: requests.PreparedRequest, **keywords: Any) -> requests.Response:
+        """As requests does, without proxies for this machine; a redirect comes here too."""
+        if is_loopback(urlsplit(str(request.url)).netloc):
+            keywords["proxies"] = {}
+        return super().send(request, **keywords)
+
+
 def new_session() -> requests.Session:
     """A session that knows of `Hold`."""
-    session = requests.Session()
+    session = Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Adapter())
     return session

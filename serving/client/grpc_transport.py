@@ -11,7 +11,7 @@ import numpy as np
 
 from serving import bundle as bundles
 from serving import wire
-from serving.client.address import Address, Tls
+from serving.client.address import Address, Tls, grpc_proxy_options
 from serving.client.api import Columns, Example, Steps, Target
 from serving.client.errors import DEADLINE_EXCEEDED, ClientError, Failure
 from serving.client.retry import CONNECT_TIMEOUT_S, finite
@@ -118,6 +118,10 @@ class GrpcApi:
         }
 
 
+def _options(target: str) -> list[tuple[str, int]]:
+    return [*_OPTIONS, *grpc_proxy_options(target)]
+
+
 class GrpcTransport:
     """Sends one try of a `GrpcRequest`. Any thread may use it: calls share one connection."""
 
@@ -126,9 +130,10 @@ class GrpcTransport:
         self._metadata = _metadata(headers)
         credentials = _credentials(address, tls)
         if credentials is None:
-            self._channel = grpc.insecure_channel(address.target, options=_OPTIONS)
+            self._channel = grpc.insecure_channel(address.target, options=_options(address.target))
         else:
-            self._channel = grpc.secure_channel(address.target, credentials, options=_OPTIONS)
+            options = _options(address.target)
+            self._channel = grpc.secure_channel(address.target, credentials, options=options)
 
     def send(self, request: GrpcRequest, timeout_s: float) -> Any:
         """The answer; `timeout_s` is told to the server as its deadline.
@@ -188,9 +193,9 @@ class AioGrpcTransport:
             asyncio.get_running_loop()
             target = self._address.target
             self._channel = (
-                grpc.aio.insecure_channel(target, options=_OPTIONS)
+                grpc.aio.insecure_channel(target, options=_options(target))
                 if self._credentials is None
-                else grpc.aio.secure_channel(target, self._credentials, options=_OPTIONS)
+                else grpc.aio.secure_channel(target, self._credentials, options=_options(target))
             )
         return self._channel
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from serving.client.address import grpc_proxy_options
 from serving.loadtest.plan import Plan, Target
 
 OK = "OK"
@@ -241,6 +242,7 @@ class GrpcCaller:
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
+            *grpc_proxy_options(target.authority),
         ]
         self._metadata = tuple((name.lower(), value) for name, value in target.headers)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import requests as http
 
+from serving.client.address import grpc_proxy_options
+from serving.client.connections import Session
 from serving.loadtest.bodies import from_images
 from serving.loadtest.callers import PREDICT_METHOD
 from serving.loadtest.plan import Target
@@ -65,7 +67,9 @@ class Malformed:
 def _by_rest(target: Target, number: int) -> tuple[str, str]:
     body = _BODIES[number % len(_BODIES)]
     try:
-        answer = http.post(target.url.rstrip("/") + target.path, data=body, timeout=_TIMEOUT_S)
+        with Session() as session:
+            url = target.url.rstrip("/") + target.path
+            answer = session.post(url, data=body, timeout=_TIMEOUT_S)
     except http.RequestException as error:
         return "connection", str(error)
     return str(answer.status_code), answer.text[:200]
@@ -75,7 +79,8 @@ def _by_grpc(target: Target) -> tuple[str, str]:
     import grpc
 
     body = from_images([b"not an image"], target).bodies[0]
-    with grpc.insecure_channel(target.authority) as channel:
+    options = grpc_proxy_options(target.authority)
+    with grpc.insecure_channel(target.authority, options=options) as channel:
         try:
             channel.unary_unary(PREDICT_METHOD)(body, timeout=_TIMEOUT_S)
         except grpc.RpcError as error:

@@ -26,6 +26,7 @@ import requests as http
 from rich.console import Console
 
 from serving import bundle as bundles
+from serving.client.connections import Session
 from serving.loadtest import report, soak_report
 from serving.loadtest.bodies import Requests, from_pictures, generated
 from serving.loadtest.generator import Progress
@@ -227,7 +228,7 @@ def _wait_for_swap(versions: _Versions, server: ServerProcess) -> bool:
     url = f"{server.rest_url}/v1/models/{versions.model}"
     deadline = time.monotonic() + _SWAP_TIMEOUT_S
     # Over one connection: looking must not be part of the load that is measured.
-    with http.Session() as session:
+    with Session() as session:
         while time.monotonic() < deadline:
             with contextlib.suppress(http.RequestException, ValueError, KeyError):
                 states = {

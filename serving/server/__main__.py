@@ -6,13 +6,14 @@ python -m serving.server --bundles_dir=bundles --port=auto --rest_api_port=auto
 
 import argparse
 import contextlib
-import logging
+import ipaddress
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from serving.server import logs
 from serving.server.app import GRPC_PORT, REST_PORT, ServerOptions, serve
 from serving.server.batching import BatchingOptions
 from serving.server.batching_config import adaptive_options, read_batching_options
@@ -25,10 +26,18 @@ from serving.server.flags import (
     parse_flags,
     unused_warnings,
 )
+from serving.server.limit_flags import add_limit_flags, read_limits, seconds
 from serving.server.models import ModelConfig
 from serving.server.monitoring import read_monitoring_path
 from serving.server.processes import Member, Supervisor, threads_flags
+from serving.server.stopping import leave
 from serving.server.vertex import model_base_path
+
+#: Of a host that strangers may reach.
+_OPEN = (
+    "--host {} opens the server to the network, without authentication: whoever reaches its ports "
+    "can use its models; see serving/server/README.md"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,16 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.version:
         print(f"sightline {metadata.version('sightline')}")
         return 0
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    with logs.configured(flags.log_level):
+        return _run(flags, arguments)
+
+
+def _run(flags: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     try:
         # Of several processes the parent has told them already.
         for line in [] if flags.member else unused_warnings(flags):
             print(f"warning: {line}", file=sys.stderr, flush=True)
         extras = _extras(flags)
+        if not flags.member and not _is_loopback(flags.host):
+            print(f"warning: {_OPEN.format(flags.host)}", file=sys.stderr, flush=True)
         if flags.processes > 1:
             given = sys.argv[1:] if arguments is None else arguments
             return _serve_in_processes(flags, extras, given)
-        with _models(flags, extras) as models:
+        with _models(flags, extras) as models, logs.captured_native_lines():
             serve(
                 models,
                 host=flags.host,
@@ -64,6 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _options(flags: argparse.Namespace, extras: Extras) -> ServerOptions:
@@ -90,6 +112,8 @@ def _options(flags: argparse.Namespace, extras: Extras) -> ServerOptions:
         model_roots=None if extras.vertex else tuple(flags.model_roots),
         rest_host=_rest_host(extras),
         member=Member(flags.member) if flags.member else None,
+        limits=read_limits(flags),
+        lame_duck_s=flags.lame_duck_seconds,
     )
 
 
@@ -105,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     what = parser.add_argument_group("what to serve (one of the three)")
-    what.add_argument("--bundles_dir", type=Path, help="every model under it (our own flag)")
+    folder = "every model under it (our own flag), which needs no name: `bundles`"
+    what.add_argument("--bundles_dir", type=Path, help=folder)
+    what.add_argument("bundles", type=Path, nargs="?", help=argparse.SUPPRESS)
     what.add_argument("--model_base_path", type=Path, help="one model's folder of versions")
     what.add_argument("--model_config_file", type=Path, help="text ModelServerConfig")
     parser.add_argument("--model_name", default="default", help="of --model_base_path")
@@ -126,9 +152,16 @@ def _parser() -> argparse.ArgumentParser:
     add_switch(parser, "--enable_grpc_healthcheck_service", default=False)
     _add_scheduling(parser.add_argument_group("batching and queues"))
     _add_engines(parser.add_argument_group("engines"))
+    add_limit_flags(parser)
     add_extra_flags(parser)
     parser.add_argument(
         "--processes", type=_count, default=1, help="that share the ports (our own)"
+    )
+    level = "of the server's own lines on stderr (our own); default info"
+    parser.add_argument("--log_level", choices=logs.LEVELS, default="info", help=level)
+    delay = "between SIGTERM, when health turns to not ready, and the end (our own); default 2"
+    parser.add_argument(
+        "--lame_duck_seconds", type=seconds, default=ServerOptions.lame_duck_s, help=delay
     )
     # Of the processes among themselves.
     parser.add_argument("--member", default="", help=argparse.SUPPRESS)
@@ -237,11 +270,19 @@ def _serve_in_processes(flags: argparse.Namespace, extras: Extras, arguments: Se
     ]
     given = [*arguments, *threads_flags(flags.processes, threads)]
     ports = (flags.port, flags.rest_api_port)
-    return Supervisor(given, flags.processes, flags.host, ports, rest_host=_rest_host(extras)).run()
+    return Supervisor(
+        given,
+        flags.processes,
+        flags.host,
+        ports,
+        rest_host=_rest_host(extras),
+        lame_duck_s=flags.lame_duck_seconds,
+    ).run()
 
 
 def _given(flags: argparse.Namespace) -> list[Path | None]:
-    return [flags.bundles_dir, flags.model_base_path, flags.model_config_file]
+    bundles = [flags.bundles_dir, flags.bundles]
+    return [*bundles, flags.model_base_path, flags.model_config_file]
 
 
 @contextlib.contextmanager
@@ -256,8 +297,8 @@ def _models(flags: argparse.Namespace, extras: Extras) -> Iterator[Path | list[M
         return
     if count != 1:
         raise ServerError("give one of --bundles_dir, --model_base_path and --model_config_file")
-    if flags.bundles_dir is not None:
-        yield flags.bundles_dir
+    if flags.bundles_dir or flags.bundles:
+        yield flags.bundles_dir or flags.bundles
     elif flags.model_base_path is not None:
         yield [ModelConfig(flags.model_name, flags.model_base_path)]
     else:
@@ -272,4 +313,4 @@ def _monitoring_path(file: Path | None) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -4,14 +4,13 @@ serve("bundles")                      # every model under it, on 127.0.0.1:8500 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,72 +19,25 @@ from serving.saved_model import import_tensorflow
 from serving.server.background import Background
 from serving.server.batching import BatchingOptions
 from serving.server.config_file import ConfigFile
-from serving.server.engines import EngineOptions
 from serving.server.errors import ServerError, ServingError
-from serving.server.extras import NO_EXTRAS, ExtraParts, Extras
+from serving.server.extras import ExtraParts
 from serving.server.fronts import GrpcFront, RestFront, listen, start_grpc, start_rest
+from serving.server.health import Readiness
+from serving.server.loop_errors import AcceptErrors
 from serving.server.models import ModelConfig, ModelManager
-from serving.server.processes import Member
+from serving.server.options import DEFAULT_OPTIONS, ServerOptions
 from serving.server.source import ModelSource
+from serving.server.stopping import CLOSE_S, StopSignals
 
 __all__ = ["GRPC_PORT", "REST_PORT", "ServerError", "ServerOptions", "serve"]
 
 _LOG = logging.getLogger(__name__)
 
+#: Between two looks whether the server is ready, for clients that watch.
+_NOTIFY_S = 0.5
+
 GRPC_PORT = 8500
 REST_PORT = 8501
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """What is rarely changed.
-
-    Attributes:
-      poll_seconds: between two looks for new versions; 0 looks once, at the start.
-      max_request_bytes: of one request, REST or gRPC; more is refused.
-      monitoring_path: of the Prometheus metrics; None switches them off.
-      health: serve `grpc.health.v1.Health`.
-      warmup: replay `tf_serving_warmup_requests` before a version takes traffic.
-      max_load_retries: of a version that does not load.
-      load_retry_seconds: between them.
-      labels_for_unavailable: let a new label name a version that is not loaded yet.
-      batching: how requests share runs of a model; None runs each by itself.
-      per_model_batching: each version's own file says how, and `batching` the threads only.
-      max_queue: requests that may wait for a thread, more are refused; None sets no bound.
-      rest_timeout_ms: of a REST request; 0 sets no bound. A gRPC request brings its own.
-      engines: what loads the models, and how.
-      load_threads: models that load at a time.
-      tensor_content: answer gRPC with `tensor_content` and not with typed values.
-      extras: what production asks beyond predictions.
-      config_file: a text ModelServerConfig that is read again while the server runs; None for none.
-      config_poll_seconds: between two looks at it; 0 never looks again.
-      model_roots: reload requests may name models in these folders, besides those that the server
-        was started with; None refuses all reload requests.
-      rest_host: to bind for REST alone; empty is where gRPC is bound.
-      member: of several processes that share the ports; None for a process by itself.
-    """
-
-    poll_seconds: float = 1.0
-    max_request_bytes: int = 64 * 2**20
-    monitoring_path: str | None = "/monitoring/prometheus/metrics"
-    health: bool = True
-    warmup: bool = True
-    max_load_retries: int = 5
-    load_retry_seconds: float = 60.0
-    labels_for_unavailable: bool = False
-    batching: BatchingOptions | None = None
-    per_model_batching: bool = False
-    max_queue: int | None = None
-    rest_timeout_ms: int = 30_000
-    engines: EngineOptions = field(default_factory=EngineOptions)
-    load_threads: int = 1
-    tensor_content: bool = False
-    extras: Extras = NO_EXTRAS
-    config_file: Path | None = None
-    config_poll_seconds: float = 0.0
-    model_roots: tuple[Path, ...] | None = ()
-    rest_host: str = ""
-    member: Member | None = None
 
 
 def serve(
@@ -94,7 +46,7 @@ def serve(
     host: str = "127.0.0.1",
     grpc_port: int | None = GRPC_PORT,
     rest_port: int | None = REST_PORT,
-    options: ServerOptions = ServerOptions(),
+    options: ServerOptions = DEFAULT_OPTIONS,
 ) -> None:
     """Serves until SIGINT or SIGTERM; prints one line when it is ready.
 
@@ -148,6 +100,7 @@ class _Server:
 
     async def run(self) -> None:
         """Load, serve, and stop at a signal."""
+        asyncio.get_running_loop().set_exception_handler(AcceptErrors())
         import_tensorflow()
         from serving.server.metrics import Metrics
         from serving.server.warmup import replay
@@ -160,6 +113,9 @@ class _Server:
             background=self._background,
             load_threads=self._options.load_threads,
             prepare=_warm_up(metrics, replay) if self._options.warmup else None,
+            on_event=lambda name, event: metrics.count(
+                "model_event_count", model_name=name, event=event
+            ),
             max_retries=self._options.max_load_retries,
             retry_seconds=self._options.load_retry_seconds,
             labels_for_unavailable=self._options.labels_for_unavailable,
@@ -174,26 +130,29 @@ class _Server:
         running = _Running(models, metrics, self._dispatcher(metrics), self._options)
         # Only now: before, a signal should end the process and not wait for TensorFlow.
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+        stop = StopSignals(loop, running.readiness, self._options.lame_duck_s)
         if self._options.member is not None:
-            self._options.member.watch_parent(partial(loop.call_soon_threadsafe, stop.set))
+            self._options.member.watch_parent(partial(loop.call_soon_threadsafe, stop.now))
         rest = self._start_rest(running, self._rest_port) if self._rest_port is not None else None
         grpc = self._start_grpc(running, self._grpc_port) if self._grpc_port is not None else None
         urls = [front.url for front in (rest, grpc) if front is not None]
-        polls = [asyncio.create_task(work) for work in (self._poll(models), self._reread(models))]
+        works = self._poll(models), self._reread(models), _notify(running.readiness)
+        polls = [asyncio.create_task(work) for work in works]
         self._background.settle()
         print(_ready_line(models, urls), flush=True)
         try:
-            await _until_stopped(stop, rest)
+            await _until_stopped(stop.event, rest)
         finally:
+            running.readiness.drain()
             for poll in polls:
                 poll.cancel()
             for front in (rest, grpc):
                 if front is not None:
                     await front.stop()
-            await loop.run_in_executor(self._loader, running.close)
+            closing = loop.run_in_executor(self._loader, running.close)
+            # Work that nothing can stop must not keep the process.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(closing), CLOSE_S)
             self._loader.shutdown(wait=False)
 
     async def _first_load(self, models: ModelManager) -> None:
@@ -248,18 +207,29 @@ class _Server:
             timeout_ms=options.rest_timeout_ms,
             hooks=running.parts.hooks,
             metrics_text=running.metrics_text,
+            limits=options.limits,
         )
         pages = []
         if options.extras.open_inference:
             from serving.server.v2.rest import open_inference_page
 
-            pages.append(open_inference_page(running.v2(), timeout_ms=options.rest_timeout_ms))
-        site = running.parts.site(handler.handle, pages)
-        app = RestApp(site, options.max_request_bytes)
-        return start_rest(app, listener, host=self._rest_host, tls=options.extras.rest_tls)
+            page = open_inference_page(
+                running.v2(),
+                timeout_ms=options.rest_timeout_ms,
+                max_inflated_bytes=options.limits.max_inflated_bytes,
+            )
+            pages.append(page)
+        site = running.parts.site(handler.handle, pages, options.limits)
+        app = RestApp(
+            site,
+            options.max_request_bytes,
+            max_bytes_in_flight=options.limits.max_body_bytes_in_flight,
+        )
+        host, tls = self._rest_host, options.extras.rest_tls
+        return start_rest(app, listener, host=host, tls=tls, limits=options.limits)
 
     def _start_grpc(self, running: "_Running", port: int) -> GrpcFront:
-        from serving.server.grpc_api import ModelService, PredictionService, health_handler
+        from serving.server.grpc_api import ModelService, PredictionService
         from serving.server.grpc_calls import CallThreads
 
         options, extras = self._options, self._options.extras
@@ -269,13 +239,16 @@ class _Server:
             running.dispatcher,
             tensor_content=options.tensor_content,
             hooks=running.parts.hooks,
+            max_repeated_bytes=options.limits.max_repeated_bytes,
         )
         reload = partial(self._reload, running.models)
         models = ModelService(running.models, reload, self._loader, running.metrics)
         threads = CallThreads(running.dispatcher.most_requests)
         handlers = [predictions.handler(threads), models.handler(threads)]
         if options.health:
-            handlers.append(health_handler(threads))
+            from serving.server.grpc_health import health_handler
+
+            handlers.append(health_handler(threads, running.readiness))
         if extras.open_inference:
             from serving.server.v2.grpc_service import open_inference_handler
 
@@ -290,6 +263,7 @@ class _Server:
             shared=options.member is not None,
             arguments=extras.grpc_arguments,
             socket_path=extras.grpc_socket,
+            limits=options.limits,
         )
 
     def _reload(self, models: ModelManager, configs: list[ModelConfig]) -> None:
@@ -327,6 +301,13 @@ class _Server:
                 _LOG.warning("the models stay as they are: %s", error)
 
 
+async def _notify(readiness: Readiness) -> None:
+    """Lets those that watch know when a model comes or goes."""
+    while True:
+        await asyncio.sleep(_NOTIFY_S)
+        readiness.notify()
+
+
 async def _until_stopped(stop: asyncio.Event, rest: RestFront | None) -> None:
     stopped = asyncio.create_task(stop.wait())
     tasks = [stopped] if rest is None else [stopped, rest.task]
@@ -345,7 +326,8 @@ class _Running:
         self.models = models
         self.metrics = metrics
         self.dispatcher = dispatcher
-        self.parts = ExtraParts(options.extras, models, metrics)
+        self.readiness = Readiness(models)
+        self.parts = ExtraParts(options.extras, models, metrics, self.readiness)
         self.metrics_text: Callable[[], str] = metrics.text
         self._closing = [dispatcher.close, self.parts.close, models.close]
         if options.member is not None:
@@ -359,7 +341,13 @@ class _Running:
         """The Open Inference Protocol's calls."""
         from serving.server.v2.service import OpenInference
 
-        return OpenInference(self.models, self.metrics, self.dispatcher, hooks=self.parts.hooks)
+        return OpenInference(
+            self.models,
+            self.metrics,
+            self.dispatcher,
+            hooks=self.parts.hooks,
+            readiness=self.readiness,
+        )
 
     def close(self) -> None:
         """Ends the threads and frees the models."""

@@ -19,7 +19,7 @@ def read_batching_options(file: Path) -> BatchingOptions:
       ServerError: no such file, it is not one, or its values do not fit together.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = config_messages.decode(file.read_bytes())
         parameters = config_messages.parse("BatchingParameters", text)
     except (OSError, ValueError) as error:  # bytes that are no text are a ValueError
         raise ServerError(f"{file} is not a BatchingParameters: {error}") from error

@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Mapping
 
 from serving.server.errors import invalid
-from serving.server.limits import MAX_INFLATED_BYTES
 from serving.server.web import Handler, Response
 
 #: The fastest level: digits in JSON shrink to about a third with it, and little more with others.
@@ -38,7 +37,11 @@ def with_gzip(inner: Handler, min_bytes: int) -> Handler:
 
 
 def inflate(headers: Mapping[str, str], body: bytes, limit: int) -> bytes | None:
-    """The body without its gzip; None when it is damaged, cut off or larger than `limit`."""
+    """The body without its gzip; None when it is damaged or cut off.
+
+    Raises:
+      ServingError: it is larger than `limit` bytes.
+    """
     if headers.get("content-encoding", "").lower() != "gzip":
         return body
     decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -46,18 +49,23 @@ def inflate(headers: Mapping[str, str], body: bytes, limit: int) -> bytes | None
         inflated = decoder.decompress(body, limit)
     except zlib.error:
         return None
+    if not decoder.eof and decoder.unconsumed_tail:
+        raise invalid(
+            f"the gzip body inflates to more than {limit} bytes (--max_inflated_bytes); send fewer "
+            "images at a time"
+        )
     return inflated if decoder.eof else None
 
 
-def inflated(headers: Mapping[str, str], body: bytes) -> bytes:
+def inflated(headers: Mapping[str, str], body: bytes, limit: int) -> bytes:
     """The body without its gzip.
 
     Raises:
-      ServingError: it is damaged, or larger than `MAX_INFLATED_BYTES`.
+      ServingError: it is damaged, or larger than `limit` bytes.
     """
-    plain = inflate(headers, body, MAX_INFLATED_BYTES)
+    plain = inflate(headers, body, limit)
     if plain is None:
-        raise invalid(f"the gzip body is damaged or larger than {MAX_INFLATED_BYTES} bytes")
+        raise invalid("the gzip body is damaged or cut off")
     return plain
 
 

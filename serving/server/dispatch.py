@@ -23,11 +23,13 @@ from typing import Any, TypeAlias
 from serving.server.calls import EngineCall, Outputs, Steps, T
 from serving.server.errors import OverloadedError, ServingError
 from serving.server.metrics import Metrics
-from serving.server.pending import Request, Work, closing, late
+from serving.server.pending import ON_THE_WAY_S, Request, Work, closing, late
 from serving.server.scheduler import BatchScheduler, Task
 
 #: Weight of the newest request in the mean from which Retry-After is told.
 _NEWEST = 0.1
+#: Times the places: requests beyond their deadline whose work still runs, without a place.
+_OVERDUE_FACTOR = 2
 
 _Step: TypeAlias = Callable[[], EngineCall]
 #: Is given what to call when the client goes away; False when it has gone already.
@@ -57,15 +59,20 @@ class Dispatcher:
         self._metrics = metrics
         self._scheduler = scheduler
         self._max_queue = max_queue
-        self._pool = ThreadPoolExecutor(threads, "request")
+        # More threads than places: work that outlives its deadline keeps the one and not the other.
+        self._most_overdue = _OVERDUE_FACTOR * threads
+        self._pool = ThreadPoolExecutor(threads + self._most_overdue, "request")
         # Answers of batches must not wait behind requests that have not begun.
         self._finishers = ThreadPoolExecutor(threads, "answer")
         self._lock = threading.Lock()
         self._queue: OrderedDict[Request, None] = OrderedDict()
+        self._running: set[Request] = set()
         self._busy = 0
+        self._overdue = 0
         self._closed = False
         self._mean_s = 0.0
         metrics.gauge("waiting_requests", lambda: self.waiting)
+        metrics.gauge("overdue_requests", lambda: self._overdue)
 
     @property
     def waiting(self) -> int:
@@ -95,7 +102,7 @@ class Dispatcher:
         request = Request(steps, timeout, partial(_to_loop, loop, future))
         if self._admit(request):
             self._pool.submit(self._begin, request)
-        timer = loop.call_later(timeout, _expire, future) if timeout else None
+        timer = loop.call_later(timeout, self._expire, request, future) if timeout else None
         try:
             return await future
         except ServingError as error:
@@ -124,7 +131,7 @@ class Dispatcher:
         request = Request(steps, timeout)
         has_place = self._admit(request)
         try:
-            if on_gone is not None and not on_gone(request.leave):
+            if on_gone is not None and not on_gone(partial(self._gone, request)):
                 request.leave()
             if has_place:
                 self._begin(request)
@@ -207,6 +214,8 @@ class Dispatcher:
     def _begin(self, request: Request) -> None:
         """Runs the request in the place that it was given, which then is the next one's."""
         began = time.monotonic()
+        with self._lock:
+            self._running.add(request)
         try:
             if request.deadline <= began:
                 request.fail(late())
@@ -215,12 +224,41 @@ class Dispatcher:
         finally:
             with self._lock:
                 self._mean_s += _NEWEST * (time.monotonic() - began - self._mean_s)
-                if self._queue:
-                    following, _ = self._queue.popitem(last=False)
-                    # Under the lock: who leaves the queue finds its turn there, or is not in it.
-                    self._go_on(following, partial(self._begin, following), self._pool)
+                if request in self._running:
+                    self._running.discard(request)
+                    self._pass_on()
                 else:
-                    self._busy -= 1
+                    self._overdue -= 1
+
+    def _pass_on(self) -> None:
+        """Gives a place that is free to the next request; under the lock."""
+        if self._queue:
+            following, _ = self._queue.popitem(last=False)
+            # Under the lock: who leaves the queue finds its turn there, or is not in it.
+            self._go_on(following, partial(self._begin, following), self._pool)
+        else:
+            self._busy -= 1
+
+    def _gone(self, request: Request) -> None:
+        """The client of `run_here` has gone, by its deadline or by itself."""
+        request.leave()
+        if time.monotonic() >= request.deadline - ON_THE_WAY_S:
+            self._give_up(request)
+
+    def _expire(self, request: Request, future: "asyncio.Future[Any]") -> None:
+        _resolve(future, None, late())
+        self._give_up(request)
+
+    def _give_up(self, request: Request) -> None:
+        """Takes the place from work that has outlived its deadline, which nothing can stop.
+
+        Only from so many at a time, or a flood of such requests would start threads without end.
+        """
+        with self._lock:
+            if request in self._running and self._overdue < self._most_overdue:
+                self._running.discard(request)
+                self._overdue += 1
+                self._pass_on()
 
     def _advance(self, request: Request, step: _Step) -> None:
         """Runs the steps until they end or wait for a batch."""
@@ -314,7 +352,3 @@ def _resolve(future: "asyncio.Future[Any]", value: Any, error: BaseException | N
         future.set_result(value)
     else:
         future.set_exception(error)
-
-
-def _expire(future: "asyncio.Future[Any]") -> None:
-    _resolve(future, None, late())

@@ -1,5 +1,7 @@
 """Which engine serves a version: TensorFlow for SavedModels, LiteRT where the flags ask for it."""
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +12,10 @@ import numpy as np
 from serving import bundle as bundles
 from serving.engine import available_cores, open_engine
 from serving.graph_import import Build, build_here
+from serving.model_folder import MAX_VERSION
 from serving.saved_model import EngineError, Signature, load_saved_model
+
+_LOG = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -134,6 +139,11 @@ def _variant(name: str, version_dir: Path, options: EngineOptions) -> str:
     return bundles.SAVED_MODEL
 
 
+@functools.lru_cache(maxsize=1000)
+def _say_once(entry: Path) -> None:
+    _LOG.warning("%s is ignored: a version is at most %d", entry, MAX_VERSION)
+
+
 def version_dirs(model_dir: Path, options: EngineOptions) -> dict[int, Path]:
     """Version -> folder of those that `load_engine` can load, or cannot read, ascending.
 
@@ -141,11 +151,17 @@ def version_dirs(model_dir: Path, options: EngineOptions) -> dict[int, Path]:
       OSError: `model_dir` itself cannot be read.
     """
     found = bundles.version_dirs(model_dir)
-    if options.prefer_tflite and model_dir.is_dir():
-        for entry in sorted(model_dir.iterdir()):
-            name = entry.name
+    if not model_dir.is_dir():
+        return found
+    for entry in sorted(model_dir.iterdir()):
+        name = entry.name
+        if not (name.isascii() and name.isdigit()):
+            continue
+        if int(name) > MAX_VERSION:
+            _say_once(entry)
+        elif options.prefer_tflite:
             # Those that cannot be read are among them already, and would raise here.
-            is_new = name.isascii() and name.isdigit() and int(name) not in found
+            is_new = int(name) not in found
             if is_new and (entry / bundles.RECOMMENDED_TFLITE).is_file():
                 found[int(name)] = entry
     return dict(sorted(found.items()))

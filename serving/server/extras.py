@@ -14,8 +14,9 @@ from serving.server.compression import with_gzip
 from serving.server.cors import with_cors
 from serving.server.errors import ServerError
 from serving.server.flags import add_switch, channel_arguments
-from serving.server.health import health_page
+from serving.server.health import Readiness, health_page
 from serving.server.hooks import Hooks, Watcher
+from serving.server.limits import DEFAULT_LIMITS, Limits
 from serving.server.request_log import LogConfig, RequestLog
 from serving.server.security import GrpcTls, RestTls, read_ssl_config, rest_tls
 from serving.server.shadow import Shadow, ShadowConfig, read_shadow, shadow_page
@@ -127,19 +128,23 @@ class ExtraParts:
       hooks: for the front ends.
     """
 
-    def __init__(self, extras: Extras, models: Any, metrics: Any) -> None:
+    def __init__(
+        self, extras: Extras, models: Any, metrics: Any, readiness: Readiness | None = None
+    ) -> None:
         """Starts what they need.
 
         Args:
           extras: which parts.
           models: the ModelManager.
           metrics: the server's Metrics.
+          readiness: of the server; None is that of `models` alone.
 
         Raises:
           ServerError: a part that cannot be had.
         """
         self._extras = extras
         self._models = models
+        self._readiness = readiness or Readiness(models)
         self._log = self._shadow = self._tracing = None
         if extras.tracing:
             from serving.server.tracing import OpenTelemetry
@@ -155,18 +160,26 @@ class ExtraParts:
         canary = Canary(extras.canaries, models, metrics) if extras.canaries else None
         self.hooks = Hooks(canary=canary, watchers=watchers, tracer=self._tracing)
 
-    def site(self, rest: Handler, pages: list[Page]) -> Handler:
+    def site(self, rest: Handler, pages: list[Page], limits: Limits = DEFAULT_LIMITS) -> Handler:
         """Everything that is answered over HTTP.
 
         Args:
           rest: TF Serving's API.
           pages: of other protocols.
+          limits: of one request's memory.
         """
         extras = self._extras
         if extras.health_urls or extras.open_inference or extras.vertex:
-            pages.append(health_page(self._models))
+            pages.append(health_page(self._readiness))
         if extras.vertex:
-            pages.append(vertex_page(extras.vertex, self._models, rest, model_of=self._only_model))
+            page = vertex_page(
+                extras.vertex,
+                self._readiness,
+                rest,
+                model_of=self._only_model,
+                max_inflated_bytes=limits.max_inflated_bytes,
+            )
+            pages.append(page)
         if self._shadow is not None:
             pages.append(shadow_page(self._shadow))
         handler = first_of(pages, rest)

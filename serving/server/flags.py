@@ -7,11 +7,14 @@ neither server knows is refused with the nearest name.
 
 import argparse
 import difflib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from serving.server.errors import ServerError
+
+_BOOLEANS = ("true", "false", "1", "0")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ def parse_flags(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
       parser: made with `allow_abbrev=False`, or a part of a name would do.
       arguments: of the command line; None is this process's own.
     """
-    flags, unknown = parser.parse_known_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    flags, unknown = parser.parse_known_args(_joined(parser, given))
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
         words = []
@@ -71,13 +75,32 @@ def parse_flags(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     return flags
 
 
+def _joined(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """The arguments with each switch that stands alone as `--x=true`.
+
+    argparse would take what follows for its value, whatever it is: `--enable_batching bundles`.
+    """
+    switches = {
+        name
+        for action in parser._actions
+        if action.nargs == argparse.OPTIONAL
+        for name in action.option_strings
+    }
+    joined = []
+    for index, one in enumerate(arguments, 1):
+        after = arguments[index] if index < len(arguments) else ""
+        alone = one in switches and after.lower() not in _BOOLEANS
+        joined.append(f"{one}=true" if alone else one)
+    return joined
+
+
 def boolean(text: str) -> bool:
     """TF Serving's `true`, `false`, `1` or `0`.
 
     Raises:
       argparse.ArgumentTypeError: anything else.
     """
-    if text.lower() not in ("true", "false", "1", "0"):
+    if text.lower() not in _BOOLEANS:
         raise argparse.ArgumentTypeError(f"true or false, got {text!r}")
     return text.lower() in ("true", "1")
 

@@ -5,15 +5,19 @@ import contextlib
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from serving.server.errors import ServerError
+from serving.server.limits import DEFAULT_LIMITS, Limits
 from serving.server.processes import share_port
 from serving.server.security import GrpcTls, RestTls
 
 if TYPE_CHECKING:
     from serving.server.grpc_calls import CallThreads
 
+_BACKLOG = 128
+_PING_TIMEOUT_MS = 20_000
 #: Seconds that requests under way get at shutdown.
 GRACE_S = 5.0
 
@@ -73,7 +77,14 @@ class RestFront:
         await asyncio.gather(self.task, return_exceptions=True)
 
 
-def start_rest(app: Any, listener: socket.socket, *, host: str, tls: RestTls | None) -> RestFront:
+def start_rest(
+    app: Any,
+    listener: socket.socket,
+    *,
+    host: str,
+    tls: RestTls | None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> RestFront:
     """Serves an ASGI application.
 
     Args:
@@ -81,8 +92,11 @@ def start_rest(app: Any, listener: socket.socket, *, host: str, tls: RestTls | N
       listener: listening.
       host: as told in the URL.
       tls: None serves in the clear.
+      limits: of its connections.
     """
     import uvicorn
+
+    from serving.server.rest_protocol import protocol_class
 
     class Uvicorn(uvicorn.Server):
         """Leaves signals to us: it would end the process before gRPC has finished."""
@@ -93,7 +107,10 @@ def start_rest(app: Any, listener: socket.socket, *, host: str, tls: RestTls | N
 
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol_class(limits),
+        ws="none",
+        # At the limit of descriptors asyncio tries to accept so many at once, and logs each.
+        backlog=_BACKLOG,
         lifespan="off",
         log_level="warning",
         access_log=False,
@@ -123,7 +140,9 @@ class GrpcFront:
     async def stop(self) -> None:
         """Lets calls under way end, and cancels what is left after the grace period."""
         ended = self._server.stop(GRACE_S)
-        await asyncio.get_running_loop().run_in_executor(None, ended.wait)
+        # A call that nothing can stop has had its time by then.
+        wait = partial(ended.wait, GRACE_S + 1)
+        await asyncio.get_running_loop().run_in_executor(None, wait)
         self._threads.close()
 
 
@@ -138,6 +157,7 @@ def start_grpc(
     shared: bool = False,
     arguments: Sequence[tuple[str, int | str]] = (),
     socket_path: str = "",
+    limits: Limits = DEFAULT_LIMITS,
 ) -> GrpcFront:
     """Serves the methods of some services.
 
@@ -151,6 +171,7 @@ def start_grpc(
       shared: the port, with the other processes of `serving.server.processes`.
       arguments: further options of gRPC; they win over ours.
       socket_path: of a Unix socket to serve on too, in the clear; empty for none.
+      limits: of its connections.
 
     Raises:
       ServerError: the port or the socket cannot be bound.
@@ -162,6 +183,14 @@ def start_grpc(
         "grpc.max_send_message_length": -1,
         # Otherwise a second server would silently share the port with the first.
         "grpc.so_reuseport": int(shared),
+        # A connection without calls is closed; clients open another at their next call. One whose
+        # client sends nothing at all, or no longer responds to a ping, is closed too.
+        "grpc.max_connection_idle_ms": int(1000 * limits.idle_timeout_s),
+        "grpc.server_handshake_timeout_ms": int(1000 * limits.idle_timeout_s),
+        "grpc.keepalive_time_ms": int(1000 * limits.idle_timeout_s),
+        "grpc.keepalive_timeout_ms": _PING_TIMEOUT_MS,
+        "grpc.max_metadata_size": limits.max_header_bytes,
+        "grpc.absolute_max_metadata_size": limits.max_header_bytes,
         **dict(arguments),
     }
     server = grpc.server(threads.calls, handlers=list(handlers), options=list(options.items()))

@@ -1,4 +1,4 @@
-"""The gRPC API: PredictionService, ModelService and, on request, the health service."""
+"""The gRPC API: PredictionService and ModelService."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Executor
@@ -16,7 +16,6 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving import wire
 from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server import inference
 from serving.server.calls import Steps
@@ -32,14 +31,13 @@ from serving.server.grpc_calls import (
     unary_service,
 )
 from serving.server.hooks import NO_HOOKS, Hooks
+from serving.server.limits import DEFAULT_LIMITS
 from serving.server.metrics import Metrics
 from serving.server.models import ModelConfig, ModelManager
 from serving.server.pending import gone
 from serving.server.protos import model_configs, status_response
-from serving.server.tensors import fill_proto, to_array
-
-_SERVING = 1
-_HEALTH_NAMES = ("", "ModelService", "PredictionService")
+from serving.server.repeated import check_examples
+from serving.server.tensors import fill_proto, to_arrays
 
 
 class PredictionService:
@@ -53,6 +51,7 @@ class PredictionService:
         *,
         tensor_content: bool = False,
         hooks: Hooks = NO_HOOKS,
+        max_repeated_bytes: int = DEFAULT_LIMITS.max_repeated_bytes,
     ) -> None:
         """Takes what the server is made of.
 
@@ -62,12 +61,14 @@ class PredictionService:
           dispatcher: gives them places to run in.
           tensor_content: answer with `tensor_content` and not with typed values.
           hooks: what is done beside answering.
+          max_repeated_bytes: that the single values of one request may be repeated to.
         """
         self._models = models
         self._metrics = metrics
         self._dispatcher = dispatcher
         self._tensor_content = tensor_content
         self._hooks = hooks
+        self._max_repeated = max_repeated_bytes
 
     def handler(self, threads: CallThreads) -> grpc.GenericRpcHandler:
         """The service, for `server.add_generic_rpc_handlers`."""
@@ -114,7 +115,7 @@ class PredictionService:
 
     def _predict(self, request: Any) -> Steps[predict_pb2.PredictResponse]:
         with _use(self._models, request) as servable:
-            inputs = {name: to_array(name, proto) for name, proto in request.inputs.items()}
+            inputs = to_arrays(request.inputs, self._max_repeated)
             signature = request.model_spec.signature_name
             wanted = list(request.output_filter)
             outputs = yield from self._hooks.predict(servable, signature, inputs, wanted)
@@ -127,6 +128,7 @@ class PredictionService:
     def _classify(self, request: Any) -> Steps[classification_pb2.ClassificationResponse]:
         with _use(self._models, request) as servable:
             signature = request.model_spec.signature_name
+            check_examples(request.input, self._max_repeated)
             result = yield from self._hooks.classify(servable, signature, request.input)
             response = classification_pb2.ClassificationResponse(result=result)
             _fill_spec(response.model_spec, servable, signature)
@@ -135,6 +137,7 @@ class PredictionService:
     def _regress(self, request: Any) -> Steps[regression_pb2.RegressionResponse]:
         with _use(self._models, request) as servable:
             signature = request.model_spec.signature_name
+            check_examples(request.input, self._max_repeated)
             result = yield from self._hooks.regress(servable, signature, request.input)
             response = regression_pb2.RegressionResponse(result=result)
             _fill_spec(response.model_spec, servable, signature)
@@ -143,6 +146,7 @@ class PredictionService:
     def _multi_inference(self, request: Any) -> Steps[inference_pb2.MultiInferenceResponse]:
         if not request.tasks:
             raise invalid("Inference request must have at least one inference task.")
+        check_examples(request.input, self._max_repeated)
         with _use(self._models, request.tasks[0]) as servable:
             return (yield from self._hooks.multi_inference(servable, request))
 
@@ -211,22 +215,6 @@ class ModelService:
             increase = self._metrics.total(name) - number
             response.metric.add(name=name, int64_value_increase=increase)
         return response
-
-
-def health_handler(threads: CallThreads) -> grpc.GenericRpcHandler:
-    """`grpc.health.v1.Health/Check`: SERVING for the server and its two services.
-
-    The messages come from `serving.wire`, so grpcio-health-checking is not needed.
-    """
-    request, response = wire.message("HealthCheckRequest"), wire.message("HealthCheckResponse")
-
-    def check(asked: Any, context: Any) -> Any:
-        if asked.service not in _HEALTH_NAMES:
-            raise ServingError("NOT_FOUND", f"unknown service {asked.service!r}")
-        return response(status=_SERVING)
-
-    methods = {"Check": (threads.at_once(refusing(check)), request)}
-    return unary_service("grpc.health.v1.Health", methods)
 
 
 def _model_spec(request: Any) -> Any:

@@ -12,7 +12,7 @@ from serving.server.errors import OverloadedError, ServingError
 
 T = TypeVar("T")
 #: Answers a request; is given the call's context too.
-Behaviour: TypeAlias = Callable[[Any, Any], Any]
+Behaviour: TypeAlias = Callable[..., Any]
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ def _within(behaviour: Behaviour, threads: ThreadPoolExecutor) -> Behaviour:
     apart: Any = partial(behaviour)
     # gRPC looks for this name; a version that did not would take the threads of all calls.
     apart.experimental_thread_pool = threads
+    apart.experimental_non_blocking = getattr(behaviour, "experimental_non_blocking", False)
     return apart
 
 

@@ -49,9 +49,7 @@ def _example(value: Any) -> example_pb2.Example:
     example = example_pb2.Example()
     for name, content in value.items():
         values = content if isinstance(content, list) else [content]
-        feature = feature_pb2.Feature()
-        for item in values:
-            _add(feature, name, item)
+        feature = _feature(name, values)
         try:
             example.features.feature[name].CopyFrom(feature)
         except UnicodeEncodeError as error:
@@ -59,33 +57,58 @@ def _example(value: Any) -> example_pb2.Example:
     return example
 
 
-def _add(feature: feature_pb2.Feature, name: str, item: Any) -> None:
-    kind, value = _typed(name, item)
-    held = feature.WhichOneof("kind")
-    if held not in (None, f"{kind}_list"):
-        raise invalid(
-            f"Unexpected element type in feature: {name} expecting type: "
-            f"{held.removesuffix('_list')}"
-        )
-    getattr(feature, f"{kind}_list").value.append(value)
+def _feature(name: str, values: list[Any]) -> feature_pb2.Feature:
+    """The values of one feature, all of the kind of the first.
 
-
-def _typed(name: str, item: Any) -> tuple[str, Any]:
-    """(bytes, float or int64; the value)."""
-    if isinstance(item, bool):
-        return "int64", int(item)
-    if isinstance(item, float):
-        # A double beyond float32 is infinite in float32.
-        return "float", item if abs(item) < _FLOAT_LIMIT or item != item else _infinity(item)
-    if isinstance(item, int):
-        if not -(2**63) <= item < 2**63:
+    Raises:
+      ServingError: of the first value that cannot be taken.
+    """
+    feature = feature_pb2.Feature()
+    kinds = [_kind(value) for value in values]
+    kind = kinds[0] if kinds else ""
+    # What is of another kind ends the list; the values before it are judged first.
+    end = next((i for i, other in enumerate(kinds) if other != kind or not other), len(values))
+    if kind == "bytes":
+        feature.bytes_list.value.extend(map(_bytes, values[:end]))
+    elif kind == "float":
+        feature.float_list.value.extend(map(_float, values[:end]))
+    elif kind:
+        whole = list(map(int, values[:end]))
+        if whole and max(whole) >= 2**63:
             raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
-        return "int64", item
+        feature.int64_list.value.extend(whole)
+    if end < len(values):
+        raise _mixed(name, kind, kinds[end], values[end])
+    return feature
+
+
+def _mixed(name: str, kind: str, other: str, value: Any) -> Exception:
+    if not other:
+        return invalid(f"Feature: {name} has element with unexpected JSON type: {type_name(value)}")
+    return invalid(f"Unexpected element type in feature: {name} expecting type: {kind}")
+
+
+def _kind(item: Any) -> str:
+    """`bytes`, `float` or `int64`, as RapidJSON sees it; empty for what no feature holds."""
+    found = _KINDS.get(type(item))
+    if found is not None:
+        # Beyond 64 bits a whole number is a double.
+        return "float" if found == "int64" and not -(2**63) <= item < 2**64 else found
+    return "bytes" if is_base64(item) else ""
+
+
+_KINDS = {bool: "int64", int: "int64", float: "float", str: "bytes"}
+
+
+def _bytes(item: Any) -> bytes:
     if isinstance(item, str):
-        return "bytes", item.encode("utf-8", "surrogateescape")
-    if is_base64(item):
-        return "bytes", decode_base64(item["b64"])
-    raise invalid(f"Feature: {name} has element with unexpected JSON type: {type_name(item)}")
+        return item.encode("utf-8", "surrogateescape")
+    return decode_base64(item["b64"])
+
+
+def _float(item: Any) -> float:
+    # A double beyond float32 is infinite in float32.
+    return item if abs(item) < _FLOAT_LIMIT or item != item else _infinity(item)
 
 
 #: The largest double that rounds to a finite float32.

@@ -1,7 +1,8 @@
 r"""JSON as RapidJSON reads it: NaN and Inf, any depth, the first of equal keys, nothing after.
 
 The standard library reads what it can at C speed. What it refuses (deep nesting, `Inf`, errors,
-lone surrogates) goes through an iterative parser that knows RapidJSON's words for each fault.
+lone surrogates) goes through an iterative parser that knows RapidJSON's words for each fault. That
+one is slow, so the number of values that it reads is limited.
 """
 
 import json
@@ -15,11 +16,25 @@ from serving.server.errors import ServingError, invalid
 #: TF Serving shows this much of a value in an error.
 _DEBUG_LIMIT = 256
 
+#: Values that the slow parser reads; RapidJSON's depth of 500,000 is among them.
+_MAX_SLOW_VALUES = 600_000
+
+#: Of one request's lists, objects and values in memory.
+MAX_PARSED_BYTES = 512 * 2**20
+#: What CPython takes for each, about: with the list's own buffer, and a key and its value.
+_LIST_BYTES, _OBJECT_BYTES, _ITEM_BYTES = 88, 240, 16
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]*)?")
 _NON_FINITE = re.compile(r"(-?)(NaN|Infinity|Inf)")
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+#: One escape, of a pair both; `lone` is set for a half without the other.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|"
+    r"(?P<lone>u[dD][89a-fA-F])|.)",
+    re.DOTALL,
+)
 _LITERALS = {"t": ("true", True), "f": ("false", False), "n": ("null", None)}
 _ESCAPES = {
     '"': '"',
@@ -42,8 +57,10 @@ def parse(body: bytes) -> Any:
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
+    # Before anything is made of it: an empty list of two bytes takes 64.
+    _check_memory(body)
     text = body.decode("utf-8", "surrogateescape")
-    if not _SURROGATE_ESCAPE.search(text):
+    if not _has_lone_surrogate(text):
         decoder = _CHECKING_DECODER if _may_be_too_big(body) else _DECODER
         try:
             start = _SPACE.match(text)
@@ -53,6 +70,27 @@ def parse(body: bytes) -> Any:
             pass
     # One character a byte, so that positions are RapidJSON's offsets.
     return _Reader(body.decode("latin-1")).document()
+
+
+def _check_memory(body: bytes) -> None:
+    """Refuses JSON whose lists, objects and values would take too much memory."""
+    lists, objects, items = map(body.count, (b"[", b"{", b","))
+    needed = _LIST_BYTES * lists + _OBJECT_BYTES * objects + _ITEM_BYTES * items
+    if needed > MAX_PARSED_BYTES:
+        raise invalid(
+            f"JSON Parse error: {lists} lists, {objects} objects and {items} commas take more than "
+            f"{MAX_PARSED_BYTES} bytes of memory; send fewer rows, images as base64, or use gRPC"
+        )
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    """Whether an escaped half of a character has no other half, or there are too many to tell."""
+    if not _SURROGATE_ESCAPE.search(text):
+        return False
+    escapes = _ESCAPE.finditer(text)
+    if any(escape["lone"] for escape in islice(escapes, _MAX_SLOW_VALUES)):
+        return True
+    return next(escapes, None) is not None
 
 
 def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -102,6 +140,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
+        self._values = 0
 
     def document(self) -> Any:
         self._skip_space()
@@ -111,6 +150,12 @@ class _Reader:
         containers: list[Any] = []
         keys: list[str] = []
         while True:
+            self._values += 1
+            if self._values > _MAX_SLOW_VALUES:
+                raise invalid(
+                    f"JSON Parse error: there is an error, `Inf`, half a surrogate pair or deep "
+                    f"nesting in more than {_MAX_SLOW_VALUES} values; send fewer, or plain JSON"
+                )
             opened = self._open()
             if opened is not None and not self._closes_at_once(opened):
                 containers.append(opened)

@@ -1,8 +1,10 @@
 """LiteRT behind the interface of a SavedModel: any `.tflite`, and the variants of our bundles."""
 
+import contextlib
 import queue
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from serving.saved_model import (
     encoded_image,
     read_signature,
 )
+from serving.server.litert_interpreter import NamedInterpreter, tensor_specs
 
 _PREDICT = "tensorflow/serving/predict"
 #: How early converters stored the SignatureDef.
@@ -51,11 +54,13 @@ class LiteRtEngine:
         name, proto = _signature_def(file, interpreters[0])
         self.signature_defs = {name: proto}
         self.signatures = {name: read_signature(name, proto)}
-        self._free: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[NamedInterpreter] = queue.SimpleQueue()
+        self._open = partial(open_interpreter, file, threads)
         for interpreter in interpreters:
-            self._free.put(_Interpreter(interpreter))
+            self._free.put(NamedInterpreter(interpreter))
         self._workers = ThreadPoolExecutor(size, thread_name_prefix="litert")
         self._one_row = _takes_one_row(interpreters[0])
+        self._inputs, self._outputs = tensor_specs(interpreters[0])
         self._closed = False
 
     def prepare(
@@ -64,8 +69,10 @@ class LiteRtEngine:
         inputs: Mapping[str, np.ndarray],
         outputs: Sequence[str] | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """As of `SavedModelEngine`."""
-        return bind_signature(self, signature, inputs, outputs)
+        """As of `SavedModelEngine`; refuses shapes and types that the file does not declare."""
+        prepared = bind_signature(self, signature, inputs, outputs)
+        self._check(prepared[0])
+        return prepared
 
     def run_tensors(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
@@ -77,11 +84,41 @@ class LiteRtEngine:
         """
         if self._closed:
             raise EngineError(f"{self.path}: the model is closed", "UNAVAILABLE")
+        # Whatever path led here: LiteRT ends the process at a shape that the graph cannot take.
+        self._check(feeds)
+        if any(array.ndim and len(array) == 0 for array in feeds.values()):
+            return self._empty(fetches)
         rows = self._rows(feeds)
         if rows is None:
             return self._one(feeds, fetches)
         answers = list(self._workers.map(lambda row: self._one(row, fetches), rows))
         return {name: np.concatenate([answer[name] for answer in answers]) for name in fetches}
+
+    def _check(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Raises EngineError for the first input that no interpreter may be given."""
+        names = {
+            info.tensor: key for s in self.signatures.values() for key, info in s.inputs.items()
+        }
+        for tensor, array in feeds.items():
+            spec, name = self._inputs[tensor], names.get(tensor, tensor)
+            if not spec.takes(array.dtype):
+                raise EngineError(f"input {name!r} must be {spec.dtype}, got {array.dtype}")
+            if not spec.fits(array.shape):
+                raise EngineError(
+                    f"input {name!r} must have shape {spec.text}, got {list(array.shape)}"
+                )
+        sizes = {len(array) for t, array in feeds.items() if self._inputs[t].has_rows}
+        if len(sizes) > 1:
+            raise EngineError(f"the inputs have {sorted(sizes)} rows; send as many of each")
+
+    def _empty(self, fetches: Sequence[str]) -> dict[str, np.ndarray]:
+        """The outputs for no rows. LiteRT is not run: some of its kernels divide by the rows."""
+        for name in fetches:
+            shape = self._outputs[name].shape
+            if not shape or min(shape[1:], default=0) < 0:
+                raise EngineError(f"output {name!r} has no shape without rows; send at least one")
+        specs = {name: self._outputs[name] for name in fetches}
+        return {name: np.zeros((0, *spec.shape[1:]), spec.dtype) for name, spec in specs.items()}
 
     def _rows(self, feeds: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]] | None:
         sizes = {len(array) if array.ndim else 1 for array in feeds.values()}
@@ -98,7 +135,13 @@ class LiteRtEngine:
         except (ValueError, RuntimeError, KeyError) as error:
             raise EngineError(f"{self.path}: {error}") from error
         finally:
-            self._free.put(interpreter)
+            self._free.put(self._renewed(interpreter) if interpreter.is_large else interpreter)
+
+    def _renewed(self, interpreter: "NamedInterpreter") -> "NamedInterpreter":
+        """Another in the place of one that was made large, which keeps its memory."""
+        with contextlib.suppress(EngineError):
+            return NamedInterpreter(self._open())
+        return interpreter
 
     def close(self) -> None:
         """Frees the interpreters that no request is using."""
@@ -106,31 +149,6 @@ class LiteRtEngine:
         self._workers.shutdown(wait=False)
         while not self._free.empty():
             self._free.get_nowait()
-
-
-class _Interpreter:
-    """Runs by tensor names, and takes any shape that the graph does."""
-
-    def __init__(self, interpreter: Any) -> None:
-        self._interpreter = interpreter
-        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-        self._inputs = {detail["name"]: detail["index"] for detail in inputs}
-        self._outputs = {detail["name"]: detail["index"] for detail in outputs}
-        self._shapes = {detail["name"]: tuple(detail["shape"]) for detail in inputs}
-
-    def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> dict[str, Any]:
-        changed = {k: array.shape for k, array in feeds.items() if array.shape != self._shapes[k]}
-        for name, shape in changed.items():
-            self._interpreter.resize_tensor_input(self._inputs[name], shape)
-            # A failed allocation leaves no shape to rely on.
-            self._shapes[name] = (-1,)
-        if changed:
-            self._interpreter.allocate_tensors()
-            self._shapes.update(changed)
-        for name, array in feeds.items():
-            self._interpreter.set_tensor(self._inputs[name], array)
-        self._interpreter.invoke()
-        return {name: self._interpreter.get_tensor(self._outputs[name]) for name in fetches}
 
 
 def _takes_one_row(interpreter: Any) -> dict[str, int]:

@@ -25,6 +25,7 @@ _OWN = (
     "canary_count",
     "shadow_count",
     "shadow_latency",
+    "model_event_count",
 )
 _SIZES = tuple(float(2**k) for k in range(15))
 _BUCKETS = {

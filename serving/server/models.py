@@ -9,9 +9,9 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.saved_model import EngineError
@@ -19,49 +19,12 @@ from serving.server.background import Background
 from serving.server.batching import BatchingOptions
 from serving.server.engines import DEFAULT_OPTIONS, Engine, EngineOptions, load_engine, version_dirs
 from serving.server.errors import ServingError, invalid
+from serving.server.model_config import ModelConfig, VersionPolicy, check_names
 from serving.server.servable import Record, Servable, State, VersionStatus, loaded
 
 __all__ = ["ModelConfig", "ModelManager", "Servable", "State", "VersionPolicy", "VersionStatus"]
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class VersionPolicy:
-    """Which of the versions on disk are served.
-
-    Attributes:
-      kind: `latest`, `all` or `specific`.
-      num_versions: how many of the newest, for `latest`.
-      versions: which, for `specific`.
-    """
-
-    kind: str = "latest"
-    num_versions: int = 1
-    versions: tuple[int, ...] = ()
-
-    def choose(self, on_disk: Collection[int]) -> list[int]:
-        """The versions to serve, ascending."""
-        if self.kind == "all":
-            return sorted(on_disk)
-        if self.kind == "specific":
-            return sorted(set(self.versions) & set(on_disk))
-        return sorted(on_disk)[-self.num_versions :]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """A model to serve.
-
-    Attributes:
-      base_path: the folder that holds its numbered versions.
-      labels: label -> version, e.g. `{"stable": 3}`.
-    """
-
-    name: str
-    base_path: Path
-    policy: VersionPolicy = VersionPolicy()
-    labels: Mapping[str, int] = field(default_factory=dict)
 
 
 Prepare = Callable[[str, Path, Engine], None]
@@ -77,6 +40,14 @@ class _Look:
     problem: str = ""
 
 
+#: No matter how many models there are, each has its lines.
+_ALWAYS = {"lifecycle": True}
+
+
+def _ignore(name: str, event: str) -> None:
+    """Nobody counts."""
+
+
 class ModelManager:
     """The loaded models. `sync` and `switch` alone change them, one at a time."""
 
@@ -87,6 +58,7 @@ class ModelManager:
         engines: EngineOptions = DEFAULT_OPTIONS,
         batching: Callable[[Path], BatchingOptions | None] | None = None,
         prepare: Prepare | None = None,
+        on_event: Callable[[str, str], None] | None = None,
         background: Background | None = None,
         load_threads: int = 1,
         max_retries: int = 5,
@@ -103,6 +75,7 @@ class ModelManager:
             fail. None runs every request by itself.
           prepare: runs on (name, version folder, engine) before a version is AVAILABLE, e.g. its
             warm-up; what it raises makes the load fail.
+          on_event: is called with a model's name and `loaded`, `failed` or `unloaded`.
           background: loads and frees them, and is closed with them; None does it all at once.
           load_threads: models that load at a time; the versions of one load one after the other.
           max_retries: of a version that failed to load.
@@ -115,6 +88,7 @@ class ModelManager:
         self._engines = engines
         self._batching = batching
         self._prepare = prepare
+        self._on_event = on_event or _ignore
         self._background = background or Background()
         self._load_threads = max(1, load_threads)
         self._max_retries = max_retries
@@ -136,7 +110,7 @@ class ModelManager:
         """
         with self._sync_lock:
             configs = self._source()
-            _check_names(configs)
+            check_names(configs)
             looks = self._load_all(configs, self._records)
             self._check_labels(configs, looks, self._records)
             self._commit(configs, looks, self._records)
@@ -151,7 +125,7 @@ class ModelManager:
           ServingError: as `sync`, or no version of a model would be served; all stays as it was.
         """
         with self._sync_lock:
-            _check_names(configs)
+            check_names(configs)
             table = {
                 name: {v: replace(record, failures=0) for v, record in records.items()}
                 for name, records in self._records.items()
@@ -175,10 +149,14 @@ class ModelManager:
     def _load_wanted(self, config: ModelConfig, table: _Table) -> _Look:
         with self._lock:
             records = table.setdefault(config.name, {})
+        problem, on_disk = "", {}
         try:
             on_disk = version_dirs(config.base_path, self._engines)
+            if not config.base_path.is_dir():
+                problem = f"{config.base_path} holds no version: there is no such folder"
         except OSError as error:
             problem = f"{config.base_path} cannot be read: {error.strerror or error}"
+        if problem:
             if self._problems.get(config.name) != problem:
                 _LOG.error("model %s: %s", config.name, problem)
             return _Look(problem=problem)
@@ -232,6 +210,7 @@ class ModelManager:
         return record.failures == 0 or (tries_left and time.monotonic() >= record.retry_at)
 
     def _load(self, name: str, version: int, path: Path, records: dict[int, Record]) -> None:
+        began = time.monotonic()
         failures = records[version].failures if version in records else 0
         self._put(records, Record(VersionStatus(version, State.LOADING)))
         try:
@@ -241,7 +220,8 @@ class ModelManager:
         except Exception as error:
             # Whatever is wrong with this version, the others are still to be served.
             code = error.code if isinstance(error, (EngineError, ServingError)) else "UNKNOWN"
-            _LOG.error("model %s version %d does not load: %s", name, version, error)
+            _LOG.error("model %s version %d does not load: %s", name, version, error, extra=_ALWAYS)
+            self._on_event(name, "failed")
             status = VersionStatus(version, State.END, code, str(error))
             retry_at = time.monotonic() + self._retry_seconds
             self._put(records, Record(status, None, failures + 1, retry_at))
@@ -249,7 +229,11 @@ class ModelManager:
         status = VersionStatus(version, State.AVAILABLE)
         servable = Servable(name, version, engine, batching, background=self._background)
         self._put(records, Record(status, servable))
-        _LOG.info("model %s version %d is available", name, version)
+        seconds = time.monotonic() - began
+        _LOG.info(
+            "model %s version %d is available (%.1f s)", name, version, seconds, extra=_ALWAYS
+        )
+        self._on_event(name, "loaded")
 
     def _load_and_prepare(self, name: str, path: Path) -> Engine:
         engine = load_engine(name, path, self._engines, build=self._background.build)
@@ -269,7 +253,8 @@ class ModelManager:
                 self._put(records, Record(VersionStatus(version, State.UNLOADING)))
                 servable.retire()
                 self._put(records, Record(VersionStatus(version, State.END)))
-                _LOG.info("model %s version %d is unloaded", name, version)
+                _LOG.info("model %s version %d is unloaded", name, version, extra=_ALWAYS)
+                self._on_event(name, "unloaded")
 
     def _check_served(
         self, configs: Sequence[ModelConfig], looks: Sequence[_Look], table: _Table
@@ -380,13 +365,6 @@ class ModelManager:
             for name in list(self._records):
                 self._unload_except(name, [])
         self._background.close()
-
-
-def _check_names(configs: Sequence[ModelConfig]) -> None:
-    names = [config.name for config in configs]
-    for name in names:
-        if names.count(name) > 1:
-            raise invalid(f"Illegal to list model {name} multiple times in config list")
 
 
 def _why_not_served(config: ModelConfig, records: Mapping[int, Record], problem: str) -> str:

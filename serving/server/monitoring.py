@@ -15,7 +15,9 @@ def read_monitoring_path(file: Path) -> str | None:
       ServerError: no such file, or it is not a MonitoringConfig.
     """
     try:
-        config = config_messages.parse("MonitoringConfig", file.read_text(encoding="utf-8"))
+        config = config_messages.parse(
+            "MonitoringConfig", config_messages.decode(file.read_bytes())
+        )
     except (OSError, ValueError) as error:  # bytes that are no text are a ValueError
         raise ServerError(f"{file} is not a MonitoringConfig: {error}") from error
     prometheus = config.prometheus_config

@@ -20,7 +20,7 @@ Work: TypeAlias = Callable[[], None]
 Outcome: TypeAlias = tuple[Any, BaseException | None]
 
 #: A client leaves at its own deadline too, which here is later by the request's way.
-_ON_THE_WAY_S = 0.1
+ON_THE_WAY_S = 0.1
 
 
 class Request:
@@ -94,7 +94,7 @@ class Request:
             except queue.Empty:
                 return None, late()
             if work is None:
-                return None, late() if time.monotonic() > self.deadline - _ON_THE_WAY_S else gone()
+                return None, late() if time.monotonic() > self.deadline - ON_THE_WAY_S else gone()
             work()
         value, error = self._outcome
         if error is None and time.monotonic() >= self.deadline:

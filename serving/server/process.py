@@ -46,7 +46,8 @@ class ServerProcess:
           timeout_s: to be ready in; most of it is the import of TensorFlow.
         """
         what = [] if bundles_dir is None else [f"--bundles_dir={bundles_dir}"]
-        self._flags = ["--port=auto", "--rest_api_port=auto", *what, *flags]
+        own = ["--port=auto", "--rest_api_port=auto", "--lame_duck_seconds=0"]
+        self._flags = [*own, *what, *flags]
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._log = None
@@ -64,8 +65,7 @@ class ServerProcess:
         Raises:
           ServerError: it ended or did not get ready in time; the message holds the end of its log.
         """
-        # Appending: the child shares the position that reading the log moves.
-        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by stop()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "serving.server", *self._flags],
             stdin=subprocess.DEVNULL,
@@ -91,8 +91,9 @@ class ServerProcess:
         """What the server has printed so far."""
         if self._log is None:
             return ""
-        self._log.seek(0)
-        return self._log.read().decode("utf-8", "replace")
+        # Not through the position: the server writes where it is, and may do so meanwhile.
+        file = self._log.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode("utf-8", "replace")
 
     def stop(self) -> int:
         """Ends it and returns its exit status; requests under way get a few seconds."""

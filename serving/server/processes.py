@@ -100,6 +100,7 @@ class Supervisor:
       command: what is started; a test has a smaller one.
       delay_s: before a dead process is started again the first time; it doubles each time.
       rest_host: to bind for REST; empty is `host`.
+      lame_duck_s: that a process goes on after SIGTERM before it stops.
     """
 
     arguments: Sequence[str]
@@ -109,9 +110,11 @@ class Supervisor:
     command: Sequence[str] = (sys.executable, "-m", "serving.server")
     delay_s: float = _FIRST_DELAY_S
     rest_host: str = ""
+    lame_duck_s: float = 0.0
     _events: "queue.SimpleQueue[tuple[str, Any]]" = field(default_factory=queue.SimpleQueue)
     _children: list[_Child] = field(default_factory=list)
     _folder: str = ""
+    _stop_signal: int = signal.SIGTERM
 
     def run(self) -> int:
         """Starts them and waits for a signal; prints one line when all are ready.
@@ -125,7 +128,7 @@ class Supervisor:
         if not can_share_ports():
             raise ServerError("--processes needs SO_REUSEPORT, which this system does not have")
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, frame: self._events.put(("stop", None)))
+            signal.signal(number, lambda number, frame: self._events.put(("stop", number)))
         with contextlib.ExitStack() as held, tempfile.TemporaryDirectory() as self._folder:
             addresses = zip((self.host, self.rest_host or self.host), self.ports, strict=True)
             reserved = [
@@ -180,6 +183,7 @@ class Supervisor:
         while True:
             kind, value = self._events.get()
             if kind == "stop":
+                self._stop_signal = value
                 return 0
             if kind == "start":
                 self._start(value)
@@ -235,8 +239,8 @@ class Supervisor:
     def _stop_all(self) -> None:
         running = [c.process for c in self._children if c.process and c.process.poll() is None]
         for process in running:
-            process.terminate()
-        deadline = time.monotonic() + _STOP_S
+            process.send_signal(self._stop_signal)
+        deadline = time.monotonic() + _STOP_S + self.lame_duck_s
         for process in running:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))

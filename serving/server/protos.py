@@ -8,6 +8,7 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import get_model_status_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
+from serving import config_messages
 from serving.server.errors import ServerError, ServingError, invalid
 from serving.server.models import ModelConfig, VersionPolicy, VersionStatus
 from serving.server.request_log import LogConfig, read_log_configs
@@ -32,8 +33,13 @@ def model_configs(config: model_server_config_pb2.ModelServerConfig) -> list[Mod
     """The models of a `ModelServerConfig`.
 
     Raises:
-      ServingError: a model without name or path, or of a platform other than `tensorflow`.
+      ServingError: a model without name or path, of a platform other than `tensorflow`, or a config
+        that says nothing, as that of an empty file.
     """
+    if config.WhichOneof("config") is None:
+        raise invalid(
+            "the config is empty; `model_config_list {}` with no models unloads everything"
+        )
     if config.WhichOneof("config") == "custom_model_config":
         raise ServingError("UNIMPLEMENTED", "custom_model_config is not supported")
     return [_model_config(entry) for entry in config.model_config_list.config]
@@ -92,7 +98,7 @@ def _read_config(
     path: Path, content: bytes | None = None
 ) -> model_server_config_pb2.ModelServerConfig:
     try:
-        text = (path.read_bytes() if content is None else content).decode("utf-8")
+        text = config_messages.decode(path.read_bytes() if content is None else content)
         return text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+    except (OSError, ValueError, text_format.ParseError) as error:
         raise ServerError(f"{path} is not a ModelServerConfig: {error}") from error

@@ -5,29 +5,28 @@ puts what it has into a bounded queue; one thread makes the records and writes t
 still being written ends in `.open`; what ends in `.tfrecord` is whole.
 """
 
-import contextlib
 import logging
-import os
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
 from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server.errors import ServerError, ServingError
 from serving.server.hooks import Exchange
+from serving.server.log_file import LogFile, recover
 from serving.server.metrics import Metrics
 from serving.server.side_thread import SideThread
 
 _LOG = logging.getLogger(__name__)
 
-#: TFRecord's own bytes around each record: length, two checksums.
-_FRAME_BYTES = 16
+#: Before a log that could not be written is tried again.
+PAUSE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,11 @@ class RequestLog:
         self._metrics = metrics
         self._clock = clock
         self._draw = draw
-        self._files: dict[str, _OpenFile] = {}
+        self._files: dict[str, LogFile] = {}
+        self._paused_until: dict[str, float] = {}
+        for config in configs.values():
+            for path in recover(config.prefix):
+                _LOG.warning("the request log %s was left by a server that was killed", path)
         self._writer = SideThread(
             "request log", self._write, idle=self._rotate_old, max_waiting=max_waiting
         )
@@ -121,25 +124,54 @@ class RequestLog:
         exchange, seconds = sampled
         model = exchange.servable.name
         config = self._configs.get(model) or self._configs[""]
+        if self._is_paused(model):
+            self._count(model, "UNKNOWN")
+            return
         try:
             record = prediction_log(exchange, config, seconds).SerializeToString()
             if model not in self._files:
-                self._files[model] = _OpenFile(config, model, self._clock())
+                self._files[model] = LogFile(config.prefix, model, self._clock())
             self._files[model].write(record)
+            self._resume(model, config)
             status = "OK"
         except ServingError as error:
             status = error.code
-        except Exception:
-            # A full disk, say: requests go on, the log tells and tries a new file.
-            _LOG.exception("the request log %s could not be written", config.prefix)
+        except Exception as error:
+            # A full disk, say: requests go on, and so does the log after a while.
             status = "UNKNOWN"
             self._end(model)
+            self._pause(model, config, error)
         self._count(model, status)
+
+    def _is_paused(self, model: str) -> bool:
+        """Whether the disk refused a record a moment ago."""
+        return self._clock() < self._paused_until.get(model, -math.inf)
+
+    def _pause(self, model: str, config: LogConfig, error: Exception) -> None:
+        if model not in self._paused_until:
+            _LOG.error(
+                "the request log %s cannot be written: %s; requests go on without it, and it is "
+                "tried again every %g s",
+                config.prefix,
+                error,
+                PAUSE_S,
+            )
+        self._paused_until[model] = self._clock() + PAUSE_S
+
+    def _resume(self, model: str, config: LogConfig) -> None:
+        if self._paused_until.pop(model, None) is not None:
+            _LOG.warning("the request log %s is written again", config.prefix)
 
     def _rotate_old(self) -> None:
         now = self._clock()
-        for model in [model for model, file in self._files.items() if file.is_due(now)]:
+        due = [model for model, file in self._files.items() if self._is_due(model, file, now)]
+        for model in due:
             self._end(model)
+
+    def _is_due(self, model: str, file: LogFile, now: float) -> bool:
+        """Whether a file is large or old enough to be ended."""
+        config = self._configs.get(model) or self._configs[""]
+        return now - file.began >= config.max_seconds or file.size >= config.max_bytes
 
     def _end(self, model: str) -> None:
         file = self._files.pop(model, None)
@@ -147,45 +179,11 @@ class RequestLog:
             return
         try:
             file.end()
-        except Exception:
-            _LOG.exception("the request log %s could not be ended", file.path)
+        except Exception as error:
+            _LOG.error("the request log %s could not be ended: %s", file.path, error)
 
     def _count(self, model: str, status: str) -> None:
         self._metrics.count("request_log_count", model_name=model, status_code=status)
-
-
-class _OpenFile:
-    """A file that is being written, under a name that no reader looks for."""
-
-    def __init__(self, config: LogConfig, model: str, now: float) -> None:
-        import tensorflow as tf
-
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        # Process and a random part: several processes and fast rotation share the prefix.
-        unique = f"{os.getpid()}-{random.getrandbits(32):08x}"
-        name = f"{config.prefix}-{quote(model, safe='')}-{stamp}-{unique}"
-        self.path = Path(f"{name}.tfrecord")
-        self._config = config
-        self._began = now
-        self._size = 0
-        self._temporary = Path(f"{name}.open")
-        self._writer = tf.io.TFRecordWriter(str(self._temporary))
-
-    def write(self, record: bytes) -> None:
-        self._writer.write(record)
-        self._size += len(record) + _FRAME_BYTES
-
-    def is_due(self, now: float) -> bool:
-        """Whether it is large or old enough to be ended."""
-        old = now - self._began >= self._config.max_seconds
-        return old or self._size >= self._config.max_bytes
-
-    def end(self) -> None:
-        """Closes it and gives it its name, once its bytes are on the disk."""
-        self._writer.close()
-        with self._temporary.open("rb") as file, contextlib.suppress(OSError):
-            os.fsync(file.fileno())
-        self._temporary.rename(self.path)
 
 
 def prediction_log(exchange: Exchange, config: LogConfig, seconds: float) -> Any:

@@ -12,6 +12,7 @@ from google.protobuf import json_format
 
 from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server import inference, json_encode
+from serving.server.body_budget import BodyBudget, BodyShare
 from serving.server.calls import Steps
 from serving.server.compression import inflate
 from serving.server.cors import preflight
@@ -20,10 +21,11 @@ from serving.server.errors import ServingError, invalid
 from serving.server.hooks import NO_HOOKS, Hooks
 from serving.server.json_decode import decode_predict, read_document
 from serving.server.json_examples import decode_examples
-from serving.server.limits import MAX_INFLATED_BYTES
+from serving.server.limits import DEFAULT_LIMITS, Limits
 from serving.server.metrics import Metrics
 from serving.server.models import ModelManager, Servable
 from serving.server.protos import status_response
+from serving.server.repeated import check_examples
 from serving.server.routes import Route, VersionOverflowError, is_api, malformed, parse_route
 from serving.server.web import JSON, Handler, Response, refusal
 
@@ -31,6 +33,8 @@ _LOG = logging.getLogger(__name__)
 
 #: A request must be there in that time, however slowly its client sends: it holds memory.
 _BODY_TIMEOUT_S = 60.0
+#: Python itself refuses to read numbers of thousands of digits.
+_MOST_DIGITS = 20
 #: A request of up to this many times the limit is read to its end before it is refused.
 _DRAIN_FACTOR = 4
 #: The option's name before and since protobuf 5.
@@ -57,6 +61,7 @@ class RestHandler:
         timeout_ms: int = 0,
         hooks: Hooks = NO_HOOKS,
         metrics_text: Callable[[], str] | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Takes what the server is made of.
 
@@ -68,6 +73,7 @@ class RestHandler:
           timeout_ms: of one request; 0 sets no bound.
           hooks: what is done beside answering.
           metrics_text: the metrics' page; None is that of `metrics`.
+          limits: of one request's memory.
         """
         self._models = models
         self._metrics = metrics
@@ -76,6 +82,7 @@ class RestHandler:
         self._timeout_s = timeout_ms / 1000 or None
         self._hooks = hooks
         self._metrics_text = metrics_text or metrics.text
+        self._limits = limits
 
     async def handle(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes
@@ -137,7 +144,8 @@ class RestHandler:
     def _steps(self, route: Route, headers: Mapping[str, str], body: bytes) -> Steps[bytes]:
         run = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
         # A damaged body is an empty one, as TF Serving sees it.
-        document = read_document(inflate(headers, body, MAX_INFLATED_BYTES) or b"")
+        plain = inflate(headers, body, self._limits.max_inflated_bytes)
+        document = read_document(plain or b"")
         return (yield from run[route.verb](route, document))
 
     def _predict(self, route: Route, document: dict[str, Any]) -> Steps[bytes]:
@@ -157,6 +165,7 @@ class RestHandler:
         examples = decode_examples(document)
         signature = document.get("signature_name", "")
         with self._models.use(route.name, route.version, route.label) as servable:
+            check_examples(examples, self._limits.max_repeated_bytes)
             result = yield from self._hooks.classify(servable, signature, examples)
         return json_encode.encode_classifications(
             [[(c.label, c.score) for c in entry.classes] for entry in result.classifications]
@@ -166,6 +175,7 @@ class RestHandler:
         examples = decode_examples(document)
         signature = document.get("signature_name", "")
         with self._models.use(route.name, route.version, route.label) as servable:
+            check_examples(examples, self._limits.max_repeated_bytes)
             result = yield from self._hooks.regress(servable, signature, examples)
         return json_encode.encode_regressions([entry.value for entry in result.regressions])
 
@@ -195,7 +205,12 @@ class RestApp:
     """The ASGI application: reads a request within its limit, and stops for a client that left."""
 
     def __init__(
-        self, handle: Handler, max_request_bytes: int, *, body_timeout_s: float = _BODY_TIMEOUT_S
+        self,
+        handle: Handler,
+        max_request_bytes: int,
+        *,
+        body_timeout_s: float = _BODY_TIMEOUT_S,
+        max_bytes_in_flight: int = DEFAULT_LIMITS.max_body_bytes_in_flight,
     ) -> None:
         """Takes what answers.
 
@@ -203,10 +218,13 @@ class RestApp:
           handle: answers whole requests.
           max_request_bytes: of a body; more is refused.
           body_timeout_s: from a request's headers to the end of its body.
+          max_bytes_in_flight: of the bodies of all requests that are not answered yet.
         """
         self._handle = handle
         self._max_bytes = max_request_bytes
         self._body_timeout_s = body_timeout_s
+        # Whatever its flag says, one whole request must fit.
+        self._budget = BodyBudget(max(max_bytes_in_flight, max_request_bytes))
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """One ASGI connection."""
@@ -215,34 +233,44 @@ class RestApp:
         headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
         path = scope["raw_path"].decode("latin-1").partition("?")[0]
         method = scope["method"]
+        if headers.get("upgrade", "").lower() == "websocket":
+            await _send(send, _last(400, "this server has no WebSocket; send a plain request"))
+            return
         slow = _Interrupt(self._body_timeout_s)
+        share = self._budget.open(slow.ring)
         try:
-            with slow:
-                body = await self._read(headers, receive)
-        except asyncio.CancelledError:
-            if not slow.happened:
-                raise
-            await _send(send, self._too_slow())
-            return
-        if body is None:
-            await _send(send, self._too_large())
-            return
-        # Without a client this raises CancelledError, as it would in any server that stops.
-        with contextlib.suppress(asyncio.CancelledError):
-            with _Interrupt(_PATIENCE_S, receive if method == "POST" else None):
-                response = await self._handle(method, path, headers, body)
-            await _send(send, response)
+            try:
+                with slow:
+                    body = await self._read(headers, receive, share)
+            except asyncio.CancelledError:
+                if not slow.happened:
+                    raise
+                await _send(send, self._too_slow() if slow.timed_out else self._too_many())
+                return
+            if isinstance(body, Response):
+                await _send(send, body)
+                return
+            share.finish()
+            # Without a client this raises CancelledError, as it would in any server that stops.
+            with contextlib.suppress(asyncio.CancelledError):
+                with _Interrupt(_PATIENCE_S, receive if method == "POST" else None):
+                    response = await self._handle(method, path, headers, body)
+                await _send(send, response)
+        finally:
+            share.close()
 
-    async def _read(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
-        """The body; None when it is beyond the limit.
+    async def _read(
+        self, headers: Mapping[str, str], receive: Receive, share: BodyShare
+    ) -> bytes | Response:
+        """The body, or the refusal of one beyond the limits.
 
         What is beyond it is read and dropped for a while: a client that is still sending when the
         connection closes would see a broken pipe and not the reason.
         """
         drained = _DRAIN_FACTOR * self._max_bytes
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > drained:
-            return None
+        if not length.isdigit() or len(length) > _MOST_DIGITS or int(length) > drained:
+            return self._too_large()
         pieces: list[bytes] = []
         size = 0
         while size <= drained:
@@ -251,18 +279,25 @@ class RestApp:
                 return b""
             piece = message.get("body", b"")
             size += len(piece)
-            if size <= self._max_bytes:
+            if size > self._max_bytes:
+                pieces.clear()
+                share.close()
+            elif share.take(len(piece)):
                 pieces.append(piece)
             else:
-                pieces.clear()
+                return self._too_many()
             if not message.get("more_body", False):
-                return b"".join(pieces) if size <= self._max_bytes else None
-        return None
+                return b"".join(pieces) if size <= self._max_bytes else self._too_large()
+        return self._too_large()
 
     def _too_large(self) -> Response:
         return _last(
             413, f"the request is larger than {self._max_bytes} bytes; send fewer images at a time"
         )
+
+    def _too_many(self) -> Response:
+        refused = _last(503, "the requests under way take all memory for bodies; try again later")
+        return Response(refused.status, refused.body, {**refused.headers, "Retry-After": "1"})
 
     def _too_slow(self) -> Response:
         words = f"the request's body was not there within {self._body_timeout_s:g} s"
@@ -289,14 +324,14 @@ class _Interrupt:
           seconds: from the beginning of the `with`.
           receive: tells of a client that hangs up; None cancels without.
         """
-        self.happened = False
+        self.happened = self.timed_out = False
         self._seconds = seconds
         self._receive = receive
         self._watch: asyncio.Future[None] | None = None
 
     def __enter__(self) -> "_Interrupt":
         self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._ring)
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -304,18 +339,20 @@ class _Interrupt:
         if self._watch is not None:
             self._watch.cancel()
 
-    def _ring(self) -> None:
+    def _expire(self) -> None:
+        self.timed_out = True
         if self._receive is None:
-            self._stop()
+            self.ring()
         else:
             self._watch = asyncio.ensure_future(self._until_gone(self._receive))
 
     async def _until_gone(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._stop()
+        self.ring()
 
-    def _stop(self) -> None:
+    def ring(self) -> None:
+        """Cancels the task now."""
         self.happened = True
         if self._task is not None:
             self._task.cancel()

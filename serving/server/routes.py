@@ -60,14 +60,15 @@ def parse_route(method: str, path: str) -> Route | None:
     if not found:
         return None
     version = found["version"]
-    # Comparing lengths first keeps Python's limit on digits out of it.
-    if version is not None and (len(version.lstrip("0")) > 19 or int(version) > _MAX_VERSION):
+    # Without its zeros, and lengths first: Python refuses to read thousands of digits.
+    digits = version and (version.lstrip("0") or "0")
+    if digits is not None and (len(digits) > 19 or int(digits) > _MAX_VERSION):
         raise VersionOverflowError(
             "INVALID_ARGUMENT", f"Failed to convert version: {version} to numeric."
         )
     return Route(
         name=_decode(found["name"] or ""),
-        version=None if version is None else int(version),
+        version=None if digits is None else int(digits),
         label=None if found["label"] is None else _decode(found["label"]),
         verb=found["verb"] or "",
     )

@@ -50,7 +50,7 @@ def read_ssl_config(file: Path) -> GrpcTls:
       ServerError: no such file, not an SSLConfig, or it lacks what it needs.
     """
     try:
-        config = config_messages.parse("SSLConfig", file.read_text(encoding="utf-8"))
+        config = config_messages.parse("SSLConfig", config_messages.decode(file.read_bytes()))
     except (OSError, ValueError) as error:  # bytes that are no text are a ValueError
         raise ServerError(f"{file} is not an SSLConfig: {error}") from error
     for name in ("server_key", "server_cert", *(["custom_ca"] if config.client_verify else [])):

@@ -26,6 +26,8 @@ from serving.server.web import Page, Response, json_response
 
 REPORT_PATH = "/shadow/report"
 _FORM = re.compile(r"(?P<model>[^=]+)=(?P<target>[^:=]+)(?::(?P<percent>[0-9]+(?:\.[0-9]+)?))?")
+#: Relative and absolute: floats closer than that are the same.
+TOLERANCE = 1e-3
 _MAX_WAITING = 32
 _NICENESS = 10
 
@@ -62,11 +64,14 @@ class Difference:
       rows: pictures in the request; 0 when the answers cannot be laid side by side.
       top1_disagreements: rows whose best class is another.
       score: greatest absolute difference of a score, or of any number where none is called that.
+      values: whether any output is missing, of another shape, or of other values: text and whole
+        numbers as they are, floats beyond `TOLERANCE`.
     """
 
     rows: int
     top1_disagreements: int
     score: float
+    values: bool = False
 
 
 @dataclass
@@ -79,6 +84,7 @@ class ShadowReport:
       rows: pictures in them.
       top1_disagreements: rows whose best class is another.
       requests_that_differ: with any such row.
+      requests_of_other_values: whose outputs are not the same; see `Difference`.
       max_score_difference: the greatest of all.
       failed: copies that the shadow refused, though the served version answered.
       dropped: not run, the shadow was too slow.
@@ -92,6 +98,7 @@ class ShadowReport:
     rows: int = 0
     top1_disagreements: int = 0
     requests_that_differ: int = 0
+    requests_of_other_values: int = 0
     max_score_difference: float = 0.0
     failed: int = 0
     dropped: int = 0
@@ -185,10 +192,12 @@ class Shadow:
             report.rows += difference.rows
             report.top1_disagreements += difference.top1_disagreements
             report.requests_that_differ += difference.top1_disagreements > 0
+            report.requests_of_other_values += difference.values
             report.max_score_difference = max(report.max_score_difference, difference.score)
             if versions not in report.versions:
                 report.versions.append(versions)
-        outcome = "disagreed" if difference.top1_disagreements else "agreed"
+        differs = difference.top1_disagreements or difference.values
+        outcome = "disagreed" if differs else "agreed"
         self._metrics.count("shadow_count", model_name=model, outcome=outcome)
 
     def _fail(self, model: str, code: str) -> None:
@@ -224,7 +233,22 @@ def compare(served: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -
     greatest of (B, N) scores. Scores of a top-k answer are compared class by class.
     """
     rows, wrong = _top1(served, other)
-    return Difference(rows, wrong, _score_difference(served, other))
+    return Difference(rows, wrong, _score_difference(served, other), _values_differ(served, other))
+
+
+def _values_differ(served: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    if served.keys() != other.keys():
+        return True
+    for name, first in served.items():
+        second = other[name]
+        if first.shape != second.shape:
+            return True
+        if _is_float(first) and _is_float(second):
+            if not np.allclose(first, second, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+                return True
+        elif not np.array_equal(first, second):
+            return True
+    return False
 
 
 def _top1(served: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> tuple[int, int]:

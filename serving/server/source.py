@@ -34,12 +34,10 @@ class ModelSource:
         """The models to serve now; one whose folder cannot be read stays among them.
 
         Raises:
-          OSError: the folder of all models cannot be read.
+          OSError: the folder of all models cannot be read, or is no longer there.
         """
         if self._folder is None:
             return self._configs
-        if not self._folder.is_dir():
-            return []
         entries = sorted(self._folder.iterdir())
         return [ModelConfig(entry.name, entry) for entry in entries if _may_be_model(entry)]
 
@@ -105,7 +103,7 @@ class ModelSource:
 
     def _named(self) -> list[ModelConfig]:
         try:
-            return self()
+            return self() if self._folder is None or self._folder.is_dir() else []
         except OSError as error:
             raise ServerError(
                 f"{self._folder} cannot be read: {error.strerror}; let this user read it"

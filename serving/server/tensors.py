@@ -1,17 +1,17 @@
 """TensorProtos to arrays and back, as TF Serving sends them: values in the typed fields."""
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
 
 from serving.server.errors import invalid
-from serving.server.limits import MAX_ELEMENTS, MAX_RANK
+from serving.server.limits import DEFAULT_LIMITS, MAX_ELEMENTS, MAX_RANK
+from serving.server.repeated import Expansion
 
-#: A TensorProto may repeat its last value over any shape: a few bytes must not claim the memory.
-_MAX_REPEATED_BYTES = 2**28
-_MAX_REPEATED_STRINGS = 2**16
 _FIELDS = {
     tf.float32: "float_val",
     tf.float64: "double_val",
@@ -34,6 +34,25 @@ _CONTENT_DTYPES = {
 }
 
 _STRING = tf.string.as_datatype_enum
+#: Of a string beside its characters, in Python and in TensorFlow.
+_STRING_BYTES = 64
+_FIELDS_BY_NUMBER = {dtype.as_datatype_enum: field for dtype, field in _FIELDS.items()}
+#: Types with values, those that only TensorFlow reads among them; a resource has none.
+_READABLE = frozenset(
+    dtype.as_datatype_enum
+    for dtype in (
+        *_FIELDS,
+        tf.float16,
+        tf.bfloat16,
+        tf.complex64,
+        tf.complex128,
+        tf.qint8,
+        tf.quint8,
+        tf.qint16,
+        tf.quint16,
+        tf.qint32,
+    )
+)
 #: NumPy's type -> number of TensorFlow's, field of a TensorProto; looked up for every answer.
 _BY_DTYPE = {
     np.dtype(dtype.as_numpy_dtype): (dtype.as_datatype_enum, field)
@@ -42,11 +61,22 @@ _BY_DTYPE = {
 }
 
 
-def to_array(name: str, proto: Any) -> np.ndarray:
+def to_arrays(protos: Mapping[str, Any], max_repeated_bytes: int) -> dict[str, np.ndarray]:
+    """Name -> array of the inputs of one request; see `to_array`.
+
+    Raises:
+      ServingError: a shape or type that no tensor has, or more repeated values than the limit.
+    """
+    expansion = Expansion(max_repeated_bytes)
+    return {name: to_array(name, proto, expansion) for name, proto in protos.items()}
+
+
+def to_array(name: str, proto: Any, expansion: Expansion | None = None) -> np.ndarray:
     """The array of a `TensorProto`; of too few values the last repeats.
 
     Args:
       name: the input's, for errors.
+      expansion: what the values may be repeated to; None is the flag's default.
       proto: strings become object arrays of bytes; `tensor_content` is not copied, and so the array
         cannot be written to.
 
@@ -63,15 +93,10 @@ def to_array(name: str, proto: Any) -> np.ndarray:
     content = b"" if dtype is None else proto.tensor_content
     if dtype is not None and content:
         return _view(name, content, dtype, shape)
-    if dtype is None:
-        too_many = prod(shape) > max(len(proto.string_val), _MAX_REPEATED_STRINGS)
-    else:
-        too_many = prod(shape) * dtype.itemsize > _MAX_REPEATED_BYTES
-    if too_many:
-        raise invalid(
-            f"input {name!r}: shape {shape} is too large to be filled from single values; send "
-            "every value, numbers as tensor_content"
-        )
+    if dtype is None and proto.dtype not in _READABLE:
+        raise invalid(f"input {name!r}: values of {_type_text(proto.dtype)} cannot be sent")
+    expansion = expansion or Expansion(DEFAULT_LIMITS.max_repeated_bytes)
+    expansion.take(name, _repeated_bytes(proto, dtype, prod(shape)))
     if proto.dtype == _STRING and len(proto.string_val) == prod(shape):
         # As below, at a tenth of its cost: pictures come this way.
         return np.array([*proto.string_val], object).reshape(shape)
@@ -79,6 +104,23 @@ def to_array(name: str, proto: Any) -> np.ndarray:
         return tf.make_ndarray(proto)
     except (TypeError, ValueError, IndexError) as error:
         raise invalid(f"input {name!r} is not a valid TensorProto: {error}") from error
+
+
+def _repeated_bytes(proto: Any, dtype: np.dtype[Any] | None, count: int) -> int:
+    """Bytes that the last value of too few takes in the places of those that are missing."""
+    if proto.dtype == _STRING:
+        values = proto.string_val
+        size = len(values[-1]) if values else 0
+        return (count - len(values)) * (_STRING_BYTES + size) if count > len(values) else 0
+    # Content of the wrong length, or a type that is read as TensorFlow does it: a guess from above.
+    given = 0 if dtype is None else len(getattr(proto, _FIELDS_BY_NUMBER[proto.dtype]))
+    size = 16 if dtype is None else dtype.itemsize
+    return max(0, count - given) * size
+
+
+def _type_text(number: int) -> str:
+    known = types_pb2.DataType.values()
+    return types_pb2.DataType.Name(number) if number in known else f"the type {number}"
 
 
 def _view(name: str, content: bytes, dtype: np.dtype[Any], shape: list[int]) -> np.ndarray:

@@ -15,9 +15,10 @@ from typing import Any
 from serving import bundle as bundles
 from serving.server.compression import INLINE_BYTES, inflated
 from serving.server.errors import ServerError, ServingError, invalid
-from serving.server.health import Availability, is_ready, missing_models
+from serving.server.health import Readiness, ready_response
 from serving.server.json_parse import parse
-from serving.server.web import Handler, Page, Response, json_response, refusal
+from serving.server.limits import DEFAULT_LIMITS
+from serving.server.web import Handler, Page, Response, refusal
 
 _DEFAULT_PORT = 8080
 _DEFAULT_HEALTH = "/health"
@@ -104,30 +105,31 @@ def model_base_path(path: Path, parent: Path | None = None) -> Iterator[Path]:
 
 def vertex_page(
     options: VertexOptions,
-    models: Availability,
+    readiness: Readiness,
     rest: Handler,
     *,
     model_of: Callable[[], str],
+    max_inflated_bytes: int = DEFAULT_LIMITS.max_inflated_bytes,
 ) -> Page:
     """The two routes.
 
     Args:
       options: from the environment.
-      models: those served.
+      readiness: of the server.
       rest: TF Serving's API, which answers the predictions.
       model_of: the name of the model that is asked.
+      max_inflated_bytes: of a body in gzip.
     """
 
     async def page(
         method: str, path: str, headers: Mapping[str, str], body: bytes
     ) -> Response | None:
         if path == options.health_route and method in ("GET", "HEAD"):
-            missing = missing_models(models)
-            return json_response(200 if is_ready(models) else 503, {"not_served": missing})
+            return ready_response(readiness)
         if path != options.predict_route or method != "POST":
             return None
         try:
-            document = await _document(headers, body)
+            document = await _document(headers, body, max_inflated_bytes)
         except ServingError as error:
             return refusal(error)
         plain = {name: value for name, value in headers.items() if name != "content-encoding"}
@@ -136,11 +138,11 @@ def vertex_page(
     return page
 
 
-async def _document(headers: Mapping[str, str], body: bytes) -> bytes:
+async def _document(headers: Mapping[str, str], body: bytes, limit: int) -> bytes:
     # What is packed may be of any size.
     if len(body) <= INLINE_BYTES and "content-encoding" not in headers:
         return tf_serving_document(body)
-    return await asyncio.to_thread(lambda: tf_serving_document(inflated(headers, body)))
+    return await asyncio.to_thread(lambda: tf_serving_document(inflated(headers, body, limit)))
 
 
 def tf_serving_document(body: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """Replays a model's `tf_serving_warmup_requests` before it takes traffic."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import bundle as bundles
 from serving.graph_import import quiet_tensorflow
+from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server import inference
 from serving.server.calls import run_now
 from serving.server.engines import Engine
@@ -15,12 +17,17 @@ from serving.server.errors import ServingError
 from serving.server.models import Servable
 from serving.server.tensors import to_array
 
+_LOG = logging.getLogger(__name__)
+
 #: TF Serving's own limit.
 MAX_RECORDS = 1000
 
 
 def replay(name: str, path: Path, engine: Engine) -> int:
     """How many requests were run on `engine`; 0 when the model brings none.
+
+    A `.tflite` file has fewer signatures than the SavedModel that the requests were made for: those
+    that it lacks are skipped, with a line in the log.
 
     Args:
       name: the model's.
@@ -35,7 +42,7 @@ def replay(name: str, path: Path, engine: Engine) -> int:
     if not file.is_file():
         return 0
     servable = Servable(name, 0, engine)
-    count = 0
+    count = skipped = 0
     try:
         for record in _records(file):
             count += 1
@@ -43,12 +50,27 @@ def replay(name: str, path: Path, engine: Engine) -> int:
                 raise ServingError(
                     "INVALID_ARGUMENT", f"{file} holds more than {MAX_RECORDS} warm-up requests"
                 )
-            _run(servable, prediction_log_pb2.PredictionLog.FromString(record))
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+            if not _fits(log, engine):
+                skipped += 1
+            else:
+                _run(servable, log)
     except ServingError as error:
         raise ServingError(error.code, f"warm-up request {count}: {error.message}") from error
     except (tf.errors.OpError, ValueError) as error:
         raise ServingError("DATA_LOSS", f"{file}, record {count + 1}: {error}") from error
-    return count
+    if skipped:
+        _LOG.warning("%s: skipped %d requests that its .tflite file does not take", file, skipped)
+    return count - skipped
+
+
+def _fits(log: prediction_log_pb2.PredictionLog, engine: Engine) -> bool:
+    """Whether the engine is to run it; a `.tflite` alone may lack the SavedModel's signatures."""
+    if engine.runtime != "TFLite" or len(engine.signatures) > 1:
+        return True
+    request = log.predict_log.request
+    signature = engine.signatures.get(request.model_spec.signature_name or DEFAULT_SIGNATURE)
+    return signature is not None and set(request.inputs) == set(signature.inputs)
 
 
 def _records(file: Path) -> Iterator[bytes]:

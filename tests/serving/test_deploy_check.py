@@ -73,7 +73,22 @@ BROKEN = [
     # file, old text, new text, level, words of the finding
     (COMPOSE, "services:", "services: [", "error", ["not YAML", "line"]),
     (COMPOSE, "    init: true", "    init: true\n    init: false", "error", ["'init'", "twice"]),
-    (COMPOSE, "pids_limit", "pid_limit", "error", ["pid_limit", "unexpected"]),
+    (COMPOSE, "cap_drop", "cap_dropped", "error", ["cap_dropped", "unexpected"]),
+    (
+        COMPOSE,
+        "    deploy:",
+        "    pids_limit: 9\n    deploy:",
+        "error",
+        ["pids is 1024", "distinct"],
+    ),
+    (COMPOSE, "          pids: 1024\n", "    pids_limit: 1024\n", "error", ["pids is not set"]),
+    (
+        COMPOSE,
+        "    deploy:",
+        "    mem_limit: 1g\n    deploy:",
+        "error",
+        ["memory is 4g", "distinct"],
+    ),
     (COMPOSE, "--port=8500", "--port=eight", "error", ["--port=eight is not integer"]),
     (COMPOSE, "--enable_batching=true", "--enable_batching=yes", "error", ["true or false"]),
     (COMPOSE, "--enable_batching=", "--enable_batch=", "error", ["--enable_batch", "did you mean"]),

@@ -56,9 +56,11 @@ def test_any_number_of_rows(engine):
 def test_wrong_inputs_and_the_next_request(engine):
     with pytest.raises(EngineError, match="no signature 'nope'; it has serving_default"):
         engine.prepare("nope", {})
-    feeds, tensors = engine.prepare("serving_default", {"x": np.zeros((1, 2), np.int32)})
-    with pytest.raises(EngineError):
-        engine.run_tensors(feeds, list(tensors.values()))
+    with pytest.raises(EngineError, match="must be float32, got int32"):
+        engine.prepare("serving_default", {"x": np.zeros((1, 2), np.int32)})
+    spec = engine.signatures["serving_default"]
+    with pytest.raises(EngineError, match="must be float32, got int32"):
+        engine.run_tensors({spec.inputs["x"].tensor: np.zeros((1, 2), np.int32)}, [])
     np.testing.assert_array_equal(predict(engine, [[1, 2]]), [[2.5, 3]])
 
 

@@ -1,6 +1,8 @@
 """The request log: sampled, bounded, rotated whole, and read as TFX reads it."""
 
+import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 
 from serving.server.errors import ServerError
 from serving.server.hooks import Exchange
+from serving.server.log_file import LogFile
 from serving.server.metrics import Metrics
 from serving.server.request_log import LogConfig, RequestLog, read_log_configs
 
@@ -257,3 +260,86 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ServerError, match="cannot be written"):
         RequestLog({"": LogConfig(str(tmp_path / "file" / "r"))}, Metrics())
+
+
+@contextlib.contextmanager
+def no_space_beyond(size):
+    """Files cannot grow beyond it, as on a full disk: the system fails the write half-way."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk(tmp_path, caplog):
+    """Whole records only, one message, no file for each request, and on again after a while."""
+    now = [0.0]
+    log, metrics, folder = made(tmp_path, clock=lambda: now[0])
+    size, image = 3000, b"\xff\xd8\xff" + bytes(900)
+    with no_space_beyond(size):
+        for _ in range(50):
+            log(predicted(image))
+        until(lambda: counted(metrics) == 50)
+    (whole,) = folder.iterdir()
+    assert whole.suffix == ".tfrecord"
+    entries = records(folder)
+    assert 0 < len(entries) == size // (whole.stat().st_size // len(entries))
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+    assert "File too large; requests go on without it" in caplog.text
+    now[0] = 31.0
+    log(predicted(image))
+    log.close()
+    assert len(records(folder)) == len(entries) + 1
+    assert "is written again" in caplog.text
+    assert len(list(folder.iterdir())) == 2
+
+
+def counted(metrics):
+    lines = metrics.text().splitlines()
+    return sum(int(line.split()[-1]) for line in lines if "request_log_count{" in line)
+
+
+def until(condition):
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_disk_without_any_space(tmp_path, caplog):
+    log, metrics, folder = made(tmp_path)
+    with no_space_beyond(100):
+        for _ in range(20):
+            log(predicted(bytes(900)))
+        until(lambda: counted(metrics) == 20)
+    log.close()
+    assert not list(folder.iterdir())
+    assert len(caplog.records) == 1
+
+
+def test_what_a_killed_server_left(tmp_path, caplog):
+    """Whole records are kept, half of one is not, an empty file goes, and a live one's stays."""
+    log, _, folder = made(tmp_path)
+    log(predicted())
+    log.close()
+    (first,) = folder.iterdir()
+    data = first.read_bytes()
+    prefix = str(folder / "requests")
+    for name, content in (("m-cut", data + data[:-5]), ("m-head", data[:7]), ("m-none", b"")):
+        Path(f"{prefix}-{name}.open").write_bytes(content)
+    (folder / "other-m.open").write_bytes(data)
+    live = LogFile(prefix, "live", 0.0)
+    live.write(b"mine")
+    second, _, _ = made(tmp_path)
+    assert sorted(path.name for path in folder.glob("*.open")) == [
+        "other-m.open",
+        Path(live.path.with_suffix(".open")).name,
+    ]
+    assert (folder / "requests-m-cut.tfrecord").read_bytes() == data
+    assert "requests-m-cut.tfrecord was left by a server that was killed" in caplog.text
+    second.close()
+    live.end()
+    assert live.path.exists()
+    assert len(list(folder.glob("*.tfrecord"))) == 3

@@ -9,8 +9,8 @@ import pytest
 
 from serving.server.compression import accepts_gzip, inflate, with_gzip
 from serving.server.cors import preflight, with_cors
-from serving.server.errors import ServerError
-from serving.server.health import health_page
+from serving.server.errors import ServerError, ServingError
+from serving.server.health import Readiness, health_page
 from serving.server.vertex import (
     VertexOptions,
     model_base_path,
@@ -110,8 +110,10 @@ def test_inflate():
     headers = {"content-encoding": "GZIP"}
     assert inflate(headers, packed, 100) == b"z" * 100
     assert inflate({}, packed, 1) == packed
-    for body, limit in ((packed, 99), (packed[:-5], 100), (b"no", 100)):
-        assert inflate(headers, body, limit) is None
+    for body in (packed[:-5], b"no"):
+        assert inflate(headers, body, 100) is None
+    with pytest.raises(ServingError, match="inflates to more than 99 bytes"):
+        inflate(headers, packed, 99)
 
 
 def test_pages_are_asked_in_turn():
@@ -127,20 +129,35 @@ def test_pages_are_asked_in_turn():
 
 def test_health_urls():
     models = Models(a=[], b=[])
-    page = health_page(models)
+    readiness = Readiness(models)
+    page = health_page(readiness)
     assert ask(page, path="/healthz/live").status == 200
     assert ask(page, path="/healthz/ready").status == 503
     models.versions["a"].append(1)
+    partly = ask(page, path="/healthz/ready")
+    assert partly.status == 503
+    assert json.loads(partly.body) == {"ready": False, "not_served": ["b"]}
+    models.versions["b"].append(1)
     ready = ask(page, path="/healthz/ready")
     assert ready.status == 200
-    assert json.loads(ready.body) == {"ready": True, "not_served": ["b"]}
+    assert json.loads(ready.body) == {"ready": True, "not_served": []}
+    seen = []
+    assert readiness.watch(seen.append, most=1)
+    assert not readiness.watch(print, most=1)
+    readiness.drain()
+    assert seen == [True, False]
+    draining = ask(page, path="/healthz/ready")
+    assert draining.status == 503
+    assert json.loads(draining.body) == {"ready": False, "not_served": [], "draining": True}
+    assert ask(page, path="/healthz/live").status == 200
+    assert not Readiness(Models()).is_ready()
     assert ask(page, "POST", "/healthz/live").status == 405
     assert ask(page, path="/healthz") is None
 
 
 def vertex(rest=None, **versions):
     options = VertexOptions(8080, "/health", "/predict")
-    return vertex_page(options, Models(**versions), rest or Rest(), model_of=lambda: "m")
+    return vertex_page(options, Readiness(Models(**versions)), rest or Rest(), model_of=lambda: "m")
 
 
 def test_vertex_health():

@@ -68,26 +68,22 @@ def run(
 
 @app.command(
     epilog="Example: sightline serve bundles --adaptive_batching --processes 2",
+    options_metavar="BUNDLES [FLAGS]",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
-def serve(
-    context: typer.Context,
-    bundles: Annotated[Path, typer.Argument(help="Every model under it is served.")],
-    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="gRPC; 0 takes a free one.")] = 8500,
-    rest_port: Annotated[
-        int, typer.Option("--rest_api_port", help="REST; 0 takes a free one.")
-    ] = 8501,
-) -> None:
+def serve(context: typer.Context) -> None:
     """Serve bundles over TF Serving's REST and gRPC, until Ctrl-C.
 
-    Any flag of `python -m serving.server --help` may follow.
+    Takes the folder of the bundles and every flag of `python -m serving.server --help`, in any
+    order. gRPC is on port 8500 and REST on 8501 of 127.0.0.1.
     """
     from serving.server.__main__ import main
+    from serving.server.stopping import leave
 
-    ports = [f"--port={port or 'auto'}", f"--rest_api_port={rest_port or 'auto'}"]
-    flags = [f"--bundles_dir={bundles}", f"--host={host}", *ports, *context.args]
-    raise typer.Exit(main(flags))
+    status = main(context.args)
+    if status:
+        raise typer.Exit(status)
+    leave(0)
 
 
 @app.command(epilog="Example: sightline predict http://127.0.0.1:8501 cat.jpg --model digits_cnn")

@@ -20,6 +20,14 @@ from serving.deploy.check.server import (
 from serving.deploy.check.sources import Document
 
 _VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)(?:(:?[-?+])([^}]*))?\}|(\w+))")
+#: A service's own key -> where the same is within `deploy`; compose-go since 2.0.1.
+_TWICE = {
+    "pids_limit": ("resources", "limits", "pids"),
+    "mem_limit": ("resources", "limits", "memory"),
+    "cpus": ("resources", "limits", "cpus"),
+    "mem_reservation": ("resources", "reservations", "memory"),
+    "scale": ("replicas",),
+}
 _LOOPBACK = ("127.", "[::1]", "::1", "localhost")
 
 
@@ -39,11 +47,29 @@ def check_compose(document: Document, bundles: Path | None) -> None:
         return
     for name, service in (data.get("services") or {}).items():
         where = place.findings.at(place.file, f"service/{name}")
+        _check_limits(service, where)
         image = str(service.get("image", ""))
         if image:
             check_image(image, where)
         if is_tf_serving(image, _words(service.get("entrypoint"))):
             _check_service(service, document, where, bundles)
+
+
+def _check_limits(service: dict[str, Any], place: Place) -> None:
+    """Compose refuses a limit in two places with two values, and one missing is a value (0)."""
+    deploy = service.get("deploy") or {}
+    for name, path in _TWICE.items():
+        *parents, last = path
+        within: Any = deploy
+        for parent in parents:
+            within = (within or {}).get(parent)
+        if name in service and within and str(service[name]) != str(within.get(last)):
+            other = ".".join(("deploy", *path))
+            place.error(
+                f"{name} is {service[name]} and {other} is {within.get(last, 'not set')}: Compose "
+                "refuses distinct values",
+                f"write {other} alone",
+            )
 
 
 def _check_service(

@@ -160,7 +160,15 @@ def _read_text(container: Container, path: str, what: str) -> str | None:
     if not file.is_file():
         place.error(f"{what} names {path}, but {file.name} is not in {mount.about}", "add the file")
         return None
-    return file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        text = f"\ufeff{error}"
+    if text.startswith("\ufeff"):
+        # TensorFlow Serving reads plain UTF-8 only.
+        place.error(f"{path} is not plain UTF-8", "save it as UTF-8 without a byte order mark")
+        return None
+    return text
 
 
 def _read_config(container: Container, flag: str, path: str) -> Any:

@@ -13,6 +13,7 @@ from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server.compression import inflated
 from serving.server.errors import ServingError, invalid
 from serving.server.json_parse import parse
+from serving.server.limits import DEFAULT_LIMITS
 from serving.server.v2 import tensors
 from serving.server.v2.service import (
     SIGNATURE_PARAMETER,
@@ -31,15 +32,26 @@ _MODEL = re.compile(
 )
 #: How many bytes of the body are JSON; the rest is tensors.
 _JSON_LENGTH = "inference-header-content-length"
+_MOST_DIGITS = 20
 
 
-def open_inference_page(service: OpenInference, *, timeout_ms: int = 0) -> Page:
+def open_inference_page(
+    service: OpenInference,
+    *,
+    timeout_ms: int = 0,
+    max_inflated_bytes: int = DEFAULT_LIMITS.max_inflated_bytes,
+) -> Page:
     """Everything under `/v2`.
 
     Args:
       service: the calls.
       timeout_ms: of one inference; 0 sets no bound.
+      max_inflated_bytes: of a body in gzip.
     """
+
+    async def infer(found: re.Match[str], headers: Mapping[str, str], body: bytes) -> Response:
+        call = _infer_call(found, headers, body, max_inflated_bytes)
+        return await service.infer(call, headers=headers, timeout=timeout_ms / 1000 or None)
 
     async def page(
         method: str, path: str, headers: Mapping[str, str], body: bytes
@@ -51,7 +63,7 @@ def open_inference_page(service: OpenInference, *, timeout_ms: int = 0) -> Page:
             if found and found["verb"] == "infer":
                 if method != "POST":
                     return _wrong_method("POST")
-                return await _infer(service, found, headers, body, timeout_ms)
+                return await infer(found, headers, body)
             if method not in ("GET", "HEAD"):
                 return _wrong_method("GET, HEAD")
             return _look(service, path, found)
@@ -99,33 +111,33 @@ def _tensor_json(tensor: TensorMetadata) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 
-async def _infer(
-    service: OpenInference,
-    found: re.Match[str],
-    headers: Mapping[str, str],
-    body: bytes,
-    timeout_ms: int,
-) -> Response:
+def _infer_call(
+    found: re.Match[str], headers: Mapping[str, str], body: bytes, max_inflated_bytes: int
+) -> InferCall[Response]:
     wants: dict[str, bool] = {}
 
     def read() -> InferRequest:
-        document, rest = _split_body(headers, body)
+        document, rest = _split_body(headers, body, max_inflated_bytes)
         wants.update(_binary_outputs(document))
         return _request(document, rest)
 
     def write(request: InferRequest, answer: InferAnswer) -> Response:
         return _answer(answer, wants)
 
-    call = InferCall(unquote(found["name"]), unquote(found["version"] or ""), read, write)
-    return await service.infer(call, headers=headers, timeout=timeout_ms / 1000 or None)
+    return InferCall(unquote(found["name"]), unquote(found["version"] or ""), read, write)
 
 
-def _split_body(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, Any], bytes]:
+def _split_body(
+    headers: Mapping[str, str], body: bytes, limit: int
+) -> tuple[dict[str, Any], bytes]:
     """The JSON object and the binary data behind it."""
-    plain = inflated(headers, body)
+    plain = inflated(headers, body, limit)
     length = headers.get(_JSON_LENGTH)
-    if length is not None and not (length.isdigit() and int(length) <= len(plain)):
-        raise invalid(f"{_JSON_LENGTH} is {length!r}, the body has {len(plain)} bytes")
+    if length is not None and not (
+        # Python itself refuses to read numbers of thousands of digits.
+        length.isdigit() and len(length) < _MOST_DIGITS and int(length) <= len(plain)
+    ):
+        raise invalid(f"{_JSON_LENGTH} is {length[:40]!r}, the body has {len(plain)} bytes")
     size = len(plain) if length is None else int(length)
     document = parse(plain[:size])
     if not isinstance(document, dict):

@@ -12,7 +12,7 @@ from serving.saved_model import DEFAULT_SIGNATURE
 from serving.server.calls import Steps, T
 from serving.server.dispatch import Dispatcher, OnGone
 from serving.server.errors import ServingError, invalid
-from serving.server.health import is_ready, missing_models
+from serving.server.health import Readiness
 from serving.server.hooks import NO_HOOKS, Hooks
 from serving.server.metrics import Metrics
 from serving.server.models import ModelManager, Servable
@@ -81,6 +81,7 @@ class OpenInference:
         dispatcher: Dispatcher,
         *,
         hooks: Hooks = NO_HOOKS,
+        readiness: Readiness | None = None,
     ) -> None:
         """Takes what the server is made of.
 
@@ -89,15 +90,17 @@ class OpenInference:
           metrics: get every request.
           dispatcher: gives them places to run in.
           hooks: what is done beside answering.
+          readiness: of the server; None is that of `models` alone.
         """
         self._models = models
         self._metrics = metrics
         self._dispatcher = dispatcher
         self._hooks = hooks
+        self._readiness = readiness or Readiness(models)
 
     def server_ready(self) -> bool:
         """Whether all models are ready, as the protocol has it; not so when there is none."""
-        return is_ready(self._models) and not missing_models(self._models)
+        return self._readiness.is_ready()
 
     def server_metadata(self) -> tuple[str, str, tuple[str, ...]]:
         """(name, version, extensions) of this server."""
@@ -225,9 +228,11 @@ def parse_version(text: str) -> tuple[int | None, str | None]:
         return None, None
     if not (text.isascii() and text.isdigit()):
         return None, text
-    if len(text.lstrip("0")) > 19 or int(text) >= 2**63:
-        raise invalid(f"the version {text} is beyond 64 bits")
-    return int(text), None
+    # Without its zeros, and lengths first: Python refuses to read thousands of digits.
+    digits = text.lstrip("0") or "0"
+    if len(digits) > 19 or int(digits) >= 2**63:
+        raise invalid(f"the version {text[:40]} is beyond 64 bits")
+    return int(digits), None
 
 
 def _platform(servable: Servable) -> str:

@@ -206,3 +206,11 @@ def test_broken_exif_does_not_cost_the_picture():
     picture = load_picture(data)
     np.testing.assert_array_equal(load_image(picture.encoded), RGB)
     assert picture.facts.orientation == 1
+
+
+def test_a_jpeg_of_too_many_scans_is_rejected_and_not_decoded():
+    """Pillow would take as long as the graph: it is not transcoded either."""
+    data = save(RGB, "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(ImageTooLargeError, match="more than 64 scans"):
+        load_picture(data[:-2] + data[last:-2] * 70 + data[-2:])

@@ -1,0 +1,119 @@
+"""One LiteRT interpreter by tensor names, and the shapes that its file declares."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from serving.server.limits import MAX_ELEMENTS
+
+#: Elements of a request after which an interpreter is replaced, as it keeps its memory.
+_LARGE_ELEMENTS = 2**20
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output as the file declares it.
+
+    Attributes:
+      shape: -1 where any size is taken.
+      dtype: NumPy's; `object` for strings.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the first size is the number of rows, which a request may choose."""
+        return bool(self.shape) and self.shape[0] in (-1, 1)
+
+    @property
+    def text(self) -> str:
+        """The shapes that are taken, e.g. `[any, 32, 32, 3]`."""
+        sizes = ["any" if size < 0 else str(size) for size in self.shape]
+        return f"[{', '.join(['any', *sizes[1:]] if self.has_rows else sizes)}]"
+
+    def takes(self, dtype: np.dtype[Any]) -> bool:
+        """Whether values of that type can be set."""
+        return dtype.kind in "OSU" if self.dtype.kind == "O" else dtype == self.dtype
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the graph was made for that shape: rows may be missing, nothing else."""
+        if len(shape) != len(self.shape) or prod(shape) > MAX_ELEMENTS:
+            return False
+        rows = 1 if self.has_rows else 0
+        pairs = zip(shape[rows:], self.shape[rows:], strict=True)
+        return all(size == wanted if wanted >= 0 else size > 0 for size, wanted in pairs)
+
+
+class NamedInterpreter:
+    """Runs by tensor names, and takes any shape that the graph does."""
+
+    def __init__(self, interpreter: Any) -> None:
+        self._interpreter = interpreter
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        self._inputs = {detail["name"]: detail["index"] for detail in inputs}
+        self._outputs = {detail["name"]: detail["index"] for detail in outputs}
+        self._shapes = {detail["name"]: tuple(detail["shape"]) for detail in inputs}
+        self._declared = dict(self._shapes)
+        self._limit = max(_LARGE_ELEMENTS, 2 * sum(map(prod, self._shapes.values())))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its inputs are far beyond what the file declares; LiteRT never shrinks."""
+        return sum(prod(shape) for shape in self._shapes.values()) > self._limit
+
+    def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> dict[str, Any]:
+        """Output tensor name -> array.
+
+        Raises:
+          ValueError: a type or shape that the graph does not take.
+          RuntimeError: likewise, found later.
+          KeyError: a name that the file lacks.
+        """
+        changed = {k: array.shape for k, array in feeds.items() if array.shape != self._shapes[k]}
+        for name, shape in changed.items():
+            self._interpreter.resize_tensor_input(self._inputs[name], shape)
+            # A failed allocation leaves no shape to rely on.
+            self._shapes[name] = (-1,)
+        if changed:
+            self._interpreter.allocate_tensors()
+            if any(shape[1:] != self._declared[name][1:] for name, shape in changed.items()):
+                self._check_sizes()
+            self._shapes.update(changed)
+        for name, array in feeds.items():
+            self._interpreter.set_tensor(self._inputs[name], array)
+        self._interpreter.invoke()
+        return {name: self._interpreter.get_tensor(self._outputs[name]) for name in fetches}
+
+    def _check_sizes(self) -> None:
+        """Raises ValueError where the inputs are too small for the graph: a kernel would crash."""
+        for detail in self._interpreter.get_tensor_details():
+            if 0 in detail["shape"]:
+                raise ValueError(f"the input is too small: {detail['name']} would be empty")
+
+
+def tensor_specs(interpreter: Any) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Inputs and outputs by tensor name."""
+    inputs, outputs = (
+        {
+            d["name"]: TensorSpec(tuple(map(int, _declared_shape(d))), _numpy_type(d))
+            for d in details
+        }
+        for details in (interpreter.get_input_details(), interpreter.get_output_details())
+    )
+    return inputs, outputs
+
+
+def _declared_shape(detail: Mapping[str, Any]) -> Sequence[int]:
+    signature = detail["shape_signature"]
+    # Older files have no signature, and then every size is fixed.
+    return signature if len(signature) else detail["shape"]
+
+
+def _numpy_type(detail: Mapping[str, Any]) -> np.dtype[Any]:
+    dtype = np.dtype(detail["dtype"])
+    return np.dtype(object) if dtype.kind in "SO" else dtype
