@@ -28,6 +28,16 @@ def ingest(
     exif: Annotated[
         str, typer.Option(help="as_stored, or upright to turn pictures by their EXIF.")
     ] = "as_stored",
+    group: Annotated[
+        str,
+        typer.Option(
+            help="Keep images of one group in one split: a column of the table, or a regular "
+            "expression on names, e.g. '(\\d+)_\\d+\\.ppm'."
+        ),
+    ] = "",
+    max_repaired: Annotated[
+        float, typer.Option(help="Largest share of objects that may be dropped or clipped.")
+    ] = 0.2,
     beam: Annotated[
         list[str] | None, typer.Option(help="A Beam option, e.g. --beam=--runner=FlinkRunner.")
     ] = None,
@@ -52,6 +62,8 @@ def ingest(
         shards=shards,
         split=split,
         exif=exif,
+        group=group,
+        max_repaired=max_repaired,
         beam_args=beam or (),
     )
 
