@@ -100,11 +100,13 @@ class Teacher:
 
     @cached_property
     def digest(self) -> str:
-        """Sha256 hex of the files that decide the teacher's answers."""
+        """Sha256 hex of all that decides the teacher's logits."""
         found = hashlib.sha256()
         for file in self._files:
             found.update(f"{file.name}\0".encode())
             found.update(hashlib.sha256(file.read_bytes()).digest())
+        if self.order is not None:
+            found.update(repr(self.order).encode())
         return found.hexdigest()
 
     @classmethod

@@ -71,6 +71,7 @@ def fit(
     task = tasks.get(config.task)
     models.get(config.model.name)  # A mistyped name is told before any data is read.
     info = DatasetInfo.load(Path(config.data.dir))
+    info.check_task(config.task, config.name)
     strategy = make_strategy(config.train)
     teacher = Teacher.load(config, info) if config.distill.teacher else None
     if config.train.deterministic:

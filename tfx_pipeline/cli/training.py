@@ -20,6 +20,13 @@ def _config(recipe: str, overrides: list[str] | None, data: Path | None) -> Conf
     return validate(override(recipes.get(recipe)(), assignments))
 
 
+def _check_data(config: Config, recipe: str) -> None:
+    """Names data of another task before TensorFlow is loaded."""
+    from trainers.data.features import DatasetInfo
+
+    DatasetInfo.load(Path(config.data.dir)).check_task(config.task, f"the recipe {recipe}")
+
+
 def _list_recipes(wanted: bool) -> None:
     if wanted:
         from tfx_pipeline.train_view import recipes_table
@@ -51,6 +58,7 @@ def train(
     where = out or Path("work") / recipe
     _config(recipe, overrides, data)  # A mistyped key is told before pictures are read.
     config = _config(recipe, overrides, data and records_of(data, where, console))
+    _check_data(config, recipe)
     train_shown(config, where, console, workers=workers)
 
 
@@ -97,6 +105,7 @@ def lr(
     from tfx_pipeline.search_view import learning_rate_shown
 
     config = _config(recipe, overrides, data)
+    _check_data(config, recipe)
     learning_rate_shown(config, console, low=low, high=high, steps=steps)
 
 
@@ -118,6 +127,7 @@ def tune(
     ranges = [one for one in space if is_range(one)]
     fixed = [one for one in space if one not in ranges]
     config = _config(recipe, fixed, data)
+    _check_data(config, recipe)
     where = out or Path("work") / f"{recipe}-tune"
     command = " ".join(["sightline train", recipe, *fixed, *([f"--data {data}"] if data else [])])
     tune_shown(config, ranges, where, console, trials=trials, epochs=epochs, command=command)
