@@ -18,7 +18,6 @@ from tfx_pipeline.live import progress_line
 from trainers.config import Config
 from trainers.data.features import DATASET_FILE
 
-
 # On a terminal the bar moves; in a log a line now and then shows that training goes on.
 _LOG_EVERY_S = 30.0
 
