@@ -11,28 +11,26 @@ from tfx_pipeline.ingest.split_words import split_in_name, split_of_word
 from tfx_pipeline.ingest.tfrecord import adopt
 
 SPELLINGS = {
-    "train": [
+    "train": (
         "train",
         "TRAIN",
         "Training",
         "training_set",
         "training-set",
         "Train_Data",
-        "trainset",
         "train2017",
-    ],
-    "validation": [
+    ),
+    "validation": (
         "val",
         "Valid",
         "validation",
         "VALIDATION",
         "val_set",
         "dev",
-        "Dev",
         "eval",
         "valid2012",
-    ],
-    "test": ["test", "Testing", "TEST", "test_set", "test-images", "testset", "test_2015"],
+    ),
+    "test": ("test", "Testing", "TEST", "test_set", "test-images", "testset", "test_2015"),
 }
 EVERY = [(word, split) for split, words in SPELLINGS.items() for word in words]
 
