@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from tfx_pipeline.evaluate import evaluate_model
+from trainers.build import build_bundle
 from trainers.config import ConfigError
 from trainers.data.features import DATASET_FILE, REPORT_FILE, DatasetError, DatasetInfo, SplitInfo
 from trainers.export import write_saved_model
@@ -87,6 +88,12 @@ def test_unknown_names_are_refused_whatever_their_number(built, records, tmp_pat
     (folder / DATASET_FILE).write_text(json.dumps(raw))
     with pytest.raises(DatasetError, match=r"does not know 1 of the 10 classes .*: 'three'"):
         evaluate_model(built[0], folder, "test")
+
+
+def test_records_that_were_ingested_in_another_order_do_not_fine_tune(trained, tmp_path):
+    other = replace(trained, info=replace(trained.info, classes=trained.info.classes[::-1]))
+    with pytest.raises(DatasetError, match="the same in another order, than when tiny was trained"):
+        build_bundle(other, tmp_path / "draft")
 
 
 def test_names_in_another_unicode_form_are_the_same():
