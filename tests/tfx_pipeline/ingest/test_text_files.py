@@ -192,7 +192,7 @@ def test_yaml_files_that_are_wrong(tmp_path, yaml, message):
         (".\\images\\{}.png", True),
         ("..\\..\\media\\upload\\4\\{}.png", True),
         ("C:\\Users\\me\\images\\{}.png", True),
-        ("/home/me/set/images/{}.png", True),
+        ("/data/me/set/images/{}.png", True),
         ("other/{}.png", False),
     ],
 )
