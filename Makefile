@@ -5,8 +5,10 @@ SHELL := bash
 STAMP := .venv/.sightline-stamp
 # TensorFlow reports every missing GPU library at its default level.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# Three workers keep two cores busy, as tests also wait: for child processes, servers and disks.
+PARALLEL := -n 3 --dist worksteal --durations 20 --durations-min 1
 
-.PHONY: force help setup demo test test-slow test-zoo test-peers lint format bench study soak serve stack2 lock clean
+.PHONY: force help setup demo test test-slow test-onednn test-zoo test-peers lint format bench study soak serve stack2 lock clean
 
 help: ## list the verbs
 	@awk -F ' *:.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,10 +25,16 @@ demo: ## set up, train, compress, evaluate, push, serve and ask: on real scanned
 	@SECONDS=0; $(MAKE) --no-print-directory setup; .venv/bin/python tools/demo.py $$SECONDS
 
 test: setup ## run the tests, without the slow ones (ARGS="tests/serving -x" narrows it)
-	@.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@.venv/bin/pytest $(PARALLEL) $(ARGS)
 
 test-slow: setup ## run the slow tests only
-	@.venv/bin/pytest -m slow $(ARGS)
+	@.venv/bin/pytest $(PARALLEL) -m slow $(ARGS)
+
+# TensorFlow turns oneDNN on by itself on some CPUs only, so neither value is tested everywhere.
+test-onednn: setup ## run convolutions, training and signatures with oneDNN on, or off where it is on
+	@other=$$(.venv/bin/python tools/other_onednn.py); \
+	  echo "TF_ENABLE_ONEDNN_OPTS=$$other, the other value than this machine's default"; \
+	  TF_ENABLE_ONEDNN_OPTS=$$other .venv/bin/pytest $(PARALLEL) -m onednn --slow $(ARGS)
 
 test-zoo: setup ## put every model through the mill, an hour or more; writes zoo.tsv
 	@.venv/bin/pytest -m zoo $(ARGS)
@@ -55,8 +63,8 @@ soak: setup ## 30 minutes of load with version swaps (MODEL=DIR, ARGS="--seconds
 serve: setup ## serve the demo's bundles over REST and gRPC (ARGS="--port 9000")
 	@.venv/bin/sightline serve demo/bundles $(ARGS)
 
-stack2: ## the smoke pipeline on Python 3.13 and the newer TensorFlow, in a Debian root (needs root)
-	@tools/stack2.sh smoke
+stack2: ## run the tests on Python 3.13 and the newer TensorFlow, in a Debian root where needed
+	@tools/stack2.sh test $(ARGS)
 
 lock: ## resolve the dependencies of both stacks anew, into uv.lock
 	@uv=$$(tools/find_uv.sh); "$$uv" lock --python "$$(tools/find_python.sh "$$uv")"

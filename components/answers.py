@@ -10,43 +10,61 @@ from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
 from trainers.predictions import Predictions, predict, with_labels_of
 
-#: The last pushed model's column in the table.
+#: Column of the live model: the version that the bundle store serves.
 BASELINE = "baseline"
+#: Column of the best version ever pushed, where that is another one and better on this split.
+BEST = "best"
+#: Columns of models that are not the candidate's variants.
+REFERENCES = (BASELINE, BEST)
+
+#: Before a method's name: the column of its Keras model run in float. No variant, nothing ships.
+OWN_FLOAT = "float/"
 
 
-def answer(bundle: Bundle, variant: str, data_dir: Path, split: str) -> Predictions:
+def answer(
+    bundle: Bundle,
+    variant: str,
+    data_dir: Path,
+    split: str,
+    *,
+    batches: int = -1,
+    paired: bool = True,
+) -> Predictions:
     """What one variant answers to `split`, preprocessed by its own bundle's configuration.
 
     Labels index the bundle's classes, which are paired with the data set's by name.
 
+    Args:
+      bundle: holds the variant.
+      variant: its name.
+      data_dir: the records.
+      split: which of them.
+      batches: only that many batches of `eval.batch` images, from the first; -1 is all.
+      paired: False leaves the data set's labels, for a bundle that need not know its classes.
+
     Raises:
-      DatasetError: a class of the data set that the bundle does not know.
+      DatasetError: a class of the data set that the bundle does not know, if `paired`.
       DataError: a record that cannot be used; names the file and the record.
       EngineError: the variant cannot be loaded or run.
     """
     config = from_dict(bundle.manifest.config)
     config = replace(config, data=replace(config.data, dir=str(data_dir)))
     info = DatasetInfo.load(data_dir)
-    positions = info.class_positions(bundle.labels, f"the bundle {bundle.manifest.name}")
+    what = f"the bundle {bundle.manifest.name}"
+    positions = info.class_positions(bundle.labels, what) if paired else None
     with open_engine(bundle, variant) as engine, pipeline.named_errors(config, info, split):
-        found = predict(engine.predict_images, pipeline.eval_batches(config, info, split))
+        chosen = pipeline.eval_batches(config, info, split).take(batches)
+        found = predict(engine.predict_images, chosen)
     return with_labels_of(found, positions)
 
 
-def answers(
-    bundle: Bundle, data_dir: Path, split: str, baseline: tuple[Bundle, str] | None
-) -> dict[str, Predictions]:
-    """Column -> answers, for the SavedModel, every TFLite variant and the baseline.
+def answers(bundle: Bundle, data_dir: Path, split: str) -> dict[str, Predictions]:
+    """Column -> answers, for the SavedModel and every TFLite variant.
 
     Args:
       bundle: the candidate.
       data_dir: the records.
       split: which of them to answer.
-      baseline: the bundle pushed last and its recommended variant; one of other classes is left
-        out, for there is nothing to compare.
     """
     names = [SAVED_MODEL, *(v.name for v in bundle.manifest.variants)]
-    found = {name: answer(bundle, name, data_dir, split) for name in names}
-    if baseline is not None and baseline[0].labels == bundle.labels:
-        found[BASELINE] = answer(*baseline, data_dir, split)
-    return found
+    return {name: answer(bundle, name, data_dir, split) for name in names}

@@ -27,3 +27,9 @@ class ImageReport(Artifact):
     """`anomalies.json`: what is wrong with the pictures, and `thumbnails/` of some of them."""
 
     TYPE_NAME = "SightlineImageReport"
+
+
+class LiveModel(Artifact):
+    """`live.json`: what the bundle store serves, and copies of what a model is compared with."""
+
+    TYPE_NAME = "SightlineLiveModel"

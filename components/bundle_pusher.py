@@ -1,26 +1,90 @@
-"""Puts a blessed bundle together and pushes it, atomically and once; see `serving.bundle.push`."""
+"""Puts a blessed bundle together and pushes it, atomically and once; see `serving.bundle.push`.
+
+Its training statistics, test predictions and class names appear together with the version: what the
+next candidates are compared with, see `serving.lineage`.
+"""
 
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from tfx.types.standard_artifacts import Model, ModelBlessing, PushedModel
+from tfx.types.standard_artifacts import (
+    Examples,
+    ExampleStatistics,
+    Model,
+    ModelBlessing,
+    PushedModel,
+)
 from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
 
-from components import files
+from components import artifacts, files
 from components.artifacts import Card
+from components.live import Live, changed
+from components.references import fingerprint
 from serving import bundle as bundles
+from serving.lineage import (
+    PREDICTIONS_FILE,
+    STATISTICS_FILE,
+    Lineage,
+    adopt_lineage,
+    store_state,
+    write_lineage,
+)
+from trainers.predictions import read_table, write_table
+
+_STATISTICS = Path("Split-train") / "FeatureStats.pb"
 
 
 def assemble(draft: Path, card: Path, out: Path) -> bundles.Manifest:
-    """The draft with its final manifest and card, and the recommended variant as `model.tflite`."""
+    """The draft with its final manifest and card, and the recommended variant as `model.tflite`.
+
+    Variants that the final manifest does not name, which the gates left out, are not in it.
+    """
     shutil.copytree(draft, out)
     for name in (bundles.MANIFEST_FILE, bundles.CARD_FILE):
         shutil.copyfile(card / name, out / name)
     text = (out / bundles.MANIFEST_FILE).read_text(encoding="utf-8")
     manifest = bundles.Manifest.from_json(text, str(card))
+    named = {variant.file for variant in manifest.variants}
+    for file in out.glob(bundles.tflite_file("*")):
+        if file.name not in named:
+            file.unlink()
     return bundles.seal(out, manifest)
+
+
+def write_kept(
+    out: Path, manifest: bundles.Manifest, classes: tuple[str, ...], **made: Any
+) -> None:
+    """Writes the lineage of a bundle that is about to be pushed.
+
+    Args:
+      out: the folder to make.
+      manifest: of the assembled bundle, with its digest.
+      classes: of the bundle.
+      **made: `statistics`, URI of the run's; `predictions`, URI of the table; `label_offset` of the
+        records; `run`, its name.
+    """
+    out.mkdir()
+    chosen = manifest.recommended
+    own = read_table(files.predictions_file(made["predictions"]))[chosen]
+    write_table(out / PREDICTIONS_FILE, {chosen: own}, classes)
+    statistics = Path(made["statistics"]) / _STATISTICS
+    if statistics.is_file():
+        shutil.copyfile(statistics, out / STATISTICS_FILE)
+    write_lineage(
+        out,
+        Lineage(
+            content_digest=manifest.content_digest,
+            recommended=chosen,
+            classes=classes,
+            label_offset=made["label_offset"],
+            metrics=manifest.metrics.get(chosen, {}),
+            test_fingerprint=fingerprint(own, classes),
+            test_examples=len(own.ids),
+            run=made["run"],
+        ),
+    )
 
 
 def describe(result: bundles.PushResult) -> dict[str, Any]:
@@ -39,21 +103,30 @@ def BundlePusher(
     bundle: InputArtifact[Model],
     card: InputArtifact[Card],
     blessing: InputArtifact[ModelBlessing],
+    live: InputArtifact[artifacts.LiveModel],
+    statistics: InputArtifact[ExampleStatistics],
+    predictions: InputArtifact[Examples],
     pushed_model: OutputArtifact[PushedModel],
     bundles_dir: Parameter[str],
+    label_offset: Parameter[int],
     run: Parameter[str],
     code_digest: Parameter[str],
 ) -> None:
     """Pushes the bundle if it is blessed, and records where in `pushed.json`.
 
     What a rollback withdrew is not pushed again; the record then says so and how to bring it back.
+    Nothing is pushed if the store is no longer what the gates compared with: that is an error.
 
     Args:
       bundle: a draft of the Compressor.
       card: its manifest and card.
       blessing: of the SignificanceGate.
+      live: what the gates compared with.
+      statistics: of the run's data; those of the training split are kept.
+      predictions: the table; the recommended variant's are kept.
       pushed_model: where the bundle went.
       bundles_dir: the destination.
+      label_offset: of the run's records.
       run: part of the cache key, so that no result of another run is taken: since then a version
         may have been deleted, withdrawn or brought back, and pushing it once more does no harm.
       code_digest: part of the cache key.
@@ -67,7 +140,26 @@ def BundlePusher(
         draft = Path(scratch) / "bundle"
         source = Path(bundle.uri) / files.SERVING_MODEL
         manifest = assemble(source, Path(card.uri), draft)
-        result = bundles.push(draft, Path(bundles_dir) / manifest.name)
+        kept = Path(scratch) / "lineage"
+        write_kept(
+            kept,
+            manifest,
+            bundles.read_labels(draft),
+            statistics=statistics.uri,
+            predictions=predictions.uri,
+            label_offset=label_offset,
+            run=run,
+        )
+        model_dir = Path(bundles_dir) / manifest.name
+        compared = Live.load(live.uri).state
+
+        def check() -> None:
+            if store_state(model_dir) != compared:
+                raise changed(model_dir, compared)
+
+        result = bundles.push(draft, model_dir, lineage=kept, check=check)
+        if not result.pushed and not result.withdrawn:
+            adopt_lineage(model_dir, result.version, kept)
     files.write_json(record, describe(result))
     pushed_model.set_int_custom_property("pushed", int(result.pushed))
     pushed_model.set_int_custom_property("withdrawn", int(result.withdrawn))

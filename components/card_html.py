@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components import figures
+from components.gates import Verdict
 from serving import bundle
 
 _METRICS = ("top1", "top5", "macro_f1", "cross_entropy", "ece")
@@ -36,7 +37,8 @@ def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
     Args:
       manifest: of the bundle that the card goes into.
       model: the model's entry in the run's summary (`architecture`, `parameters`,
-        `multiply_adds`, `seed`, `slices`, `gates`, `data`), any part of which may be missing.
+        `multiply_adds`, `seed`, `slices`, `gates`, `excludable_drop`, `data`), any part of which
+        may be missing.
 
     Returns:
       HTML; figures that neither source has are dashes.
@@ -56,7 +58,8 @@ def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
             slices=_slices(model),
             data=_data(manifest, model),
             contract=_contract(manifest),
-            gates=[gate for gate in model.get("gates") or [] if isinstance(gate, dict)],
+            gates=_gates(model),
+            excludable=figures.excludable_drop(model.get("excludable_drop")),
             provenance=_provenance(manifest),
             config=json.dumps(config, indent=2, default=str) if config else "",
             few=_FEW_EXAMPLES,
@@ -138,6 +141,25 @@ def _data(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, s
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
 
 
+def _gates(model: dict[str, Any]) -> dict[str, Any]:
+    """How many gates there were and held, and each that was let through without."""
+    found = [gate for gate in model.get("gates") or [] if isinstance(gate, dict)]
+    held = [gate for gate in found if gate.get("passed") and not gate.get("waived")]
+    return {
+        "all": len(found),
+        "held": len(held),
+        "others": [
+            {
+                "name": str(gate.get("name") or "?"),
+                "verdict": str(gate.get("verdict") or Verdict.FAILED.value),
+                "why": "; ".join(str(gate[k]) for k in ("waived", "detail") if gate.get(k)),
+            }
+            for gate in found
+            if gate not in held
+        ],
+    }
+
+
 def _contract(manifest: bundle.Manifest) -> list[tuple[str, str, str]]:
     height, width = manifest.input.get("height", "H"), manifest.input.get("width", "W")
     top = f"scores, classes, labels: (B, {manifest.top_k}) each, the best first"
@@ -172,10 +194,19 @@ def _provenance(manifest: bundle.Manifest) -> list[tuple[str, str]]:
         ("created", manifest.created),
         ("git commit", manifest.git_commit),
         ("configuration", manifest.config_hash),
+        *_weights_origin(manifest.weights_origin),
         ("content digest", manifest.content_digest),
         *manifest.stack.items(),
     ]
     return [(name, str(value)) for name, value in rows if value]
+
+
+def _weights_origin(found: dict[str, str]) -> list[tuple[str, str]]:
+    """Where the weights that training started from come from, and their licence."""
+    named = ("trained", "package", "version", "file")
+    rows = [("starting weights", " ".join(found[key] for key in named if found.get(key)))]
+    rows += [(f"{key} of the weights", found.get(key, "")) for key in ("sha256", "licence")]
+    return rows
 
 
 @cache

@@ -10,19 +10,34 @@ from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, comp
 from components import files
 from components.artifacts import Benchmark, Card
 from components.card_html import render_card
+from components.gates import Verdict
 from serving.bundle import CARD_FILE, MANIFEST_FILE, Manifest, open_bundle
 
 
 def final_manifest(
     draft: Manifest, verdict: dict[str, Any], figures: dict[str, dict[str, float]]
 ) -> Manifest:
-    """The draft's manifest with the metrics, the benchmark and the recommended variant."""
+    """The draft's manifest with metrics, benchmark, gates and the recommended variant.
+
+    Variants that the gates left out are in none of these.
+    """
+    dropped = verdict["dropped"]
     metrics = {name: found["metrics"] for name, found in verdict["variants"].items()}
     return replace(
         draft,
+        variants=tuple(v for v in draft.variants if v.name not in dropped),
         recommended=verdict["recommended"],
-        metrics=metrics,
-        benchmark=figures,
+        metrics={name: found for name, found in metrics.items() if name not in dropped},
+        benchmark={name: found for name, found in figures.items() if name not in dropped},
+        gates={
+            "verdict": verdict["verdict"],
+            "not_held": {
+                gate["name"]: gate["waived"] or gate["verdict"]
+                for gate in verdict["gates"]
+                if gate["verdict"] != Verdict.HELD.value
+            },
+            "excludable_drop": verdict["excludable_drop"],
+        },
         # Set when the bundle is put together: model.tflite is the recommended variant.
         content_digest="",
     )

@@ -8,6 +8,7 @@ from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, comp
 
 from components import files
 from components.artifacts import Selection
+from components.float_passes import FloatPasses
 from trainers.build import build_bundle
 from trainers.progress import emit, reporter
 from trainers.trained import load_trained
@@ -26,9 +27,10 @@ def Compressor(
 
     Args:
       model: of a Trainer.
-      examples: for fine-tuning and calibration; the model's own configuration says where.
+      examples: for fine-tuning and calibration, where the model's own configuration says; the
+        splits that the Predictor answers are predicted by each method's Keras model as well.
       selection: of the ModelSelector.
-      bundle: the draft.
+      bundle: the draft, and beside it the tables of `components.float_passes`.
       plan: JSON of `{"best": {"methods", "ptq"}, "others": {"methods", "ptq"}}`.
       code_digest: part of the cache key.
     """
@@ -36,6 +38,7 @@ def Compressor(
     ranked = files.read_json(Path(selection.uri) / files.SELECTION)
     which = "best" if ranked[0]["name"] == trained.config.name else "others"
     todo = json.loads(plan)[which]
+    float_passes = FloatPasses(trained.config, Path(examples.uri))
     build_bundle(
         trained,
         Path(bundle.uri) / files.SERVING_MODEL,
@@ -43,4 +46,6 @@ def Compressor(
         ptq=todo["ptq"],
         report=reporter(),
         announce=lambda step: emit("step", step=step),
+        on_model=float_passes,
     )
+    float_passes.write(Path(bundle.uri) / files.FLOAT_PASSES)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tensorflow_model_analysis.proto import config_pb2
 
+from components.answers import BASELINE, BEST, OWN_FLOAT
 from trainers.data import features
 from trainers.predictions import LABEL, SCORES
 
@@ -22,7 +23,8 @@ class EvalSettings:
 
     Attributes:
       slices: feature keys to slice by, each on its own; the class is always one of them.
-      min_top1: TFMA's threshold on every variant's overall top-1; 0 sets none.
+      min_top1: TFMA's threshold on the overall top-1 of every variant of the candidate; 0 sets
+        none. Columns of other models, the live one for example, have no threshold.
       top_k: k of `top5`, cut to the number of classes by the caller.
     """
 
@@ -35,9 +37,13 @@ def make_eval_config(variants: Sequence[str], settings: EvalSettings) -> config_
     """An EvalConfig over the columns `scores/<variant>`; the float TFLite file is the baseline.
 
     Args:
-      variants: the table's columns, without their prefix.
+      variants: the table's columns, without their prefix. Float passes are left out: they are
+        references of the gates and no model that ships.
       settings: of the pipeline.
     """
+    variants = [variant for variant in variants if not variant.startswith(OWN_FLOAT)]
+    others = [variant for variant in variants if variant in (BASELINE, BEST)]
+    own = [variant for variant in variants if variant not in others]
     model_specs = [
         config_pb2.ModelSpec(
             name=variant,
@@ -54,21 +60,23 @@ def make_eval_config(variants: Sequence[str], settings: EvalSettings) -> config_
         model_specs=model_specs,
         slicing_specs=slicing,
         metrics_specs=[
-            config_pb2.MetricsSpec(metrics=_metrics(settings), model_names=list(variants))
+            config_pb2.MetricsSpec(metrics=_metrics(settings, threshold), model_names=names)
+            for names, threshold in ((own, settings.min_top1), (others, 0.0))
+            if names
         ],
     )
 
 
-def _metrics(settings: EvalSettings) -> list[config_pb2.MetricConfig]:
+def _metrics(settings: EvalSettings, min_top1: float) -> list[config_pb2.MetricConfig]:
     top1 = _keras("SparseCategoricalAccuracy", name="top1")
-    if settings.min_top1:
+    if min_top1:
         # Without a slice named, TFMA would hold every slice to the threshold.
         top1.per_slice_thresholds.append(
             config_pb2.PerSliceMetricThreshold(
                 slicing_specs=[config_pb2.SlicingSpec()],
                 threshold=config_pb2.MetricThreshold(
                     value_threshold=config_pb2.GenericValueThreshold(
-                        lower_bound={"value": settings.min_top1}
+                        lower_bound={"value": min_top1}
                     )
                 ),
             )

@@ -23,6 +23,7 @@ from tfx.v1.dsl.components import (
 from tfx_bsl.tfxio import tf_example_record
 
 from components import files
+from components.answers import REFERENCES
 from components.eval_config import EvalSettings, make_eval_config
 from trainers.predictions import read_table
 
@@ -79,6 +80,8 @@ def PredictionEvaluator(
     chosen = EvalSettings(**json.loads(settings))
     classes = next(iter(answers.values())).scores.shape[1]
     chosen = replace(chosen, top_k=min(chosen.top_k, classes))
-    config = make_eval_config(list(answers), chosen)
+    # Other models are compared with, not evaluated: thresholds are for the candidate's variants.
+    variants = [name for name in answers if name not in REFERENCES]
+    config = make_eval_config(variants, chosen)
     with beam_pipeline as pipeline:
         analyse(pipeline, table, evaluation.uri, config)

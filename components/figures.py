@@ -12,6 +12,13 @@ DASH = "–"  # noqa: RUF001
 # In shares of one; everything else of a metrics dictionary is shown as it is.
 _PLAIN = {"cross_entropy"}
 
+# Columns of the predictions table, as readers know them.
+_REFERENCES = {
+    "none_fp32": "the float file",
+    "baseline": "the live model",
+    "best": "the best model pushed",
+}
+
 
 class Estimate(NamedTuple):
     """A figure with its interval; `low` and `high` are None where it has none."""
@@ -66,6 +73,30 @@ def points_interval(raw: Any) -> str:
     if found is None or found.low is None or found.high is None:
         return ""
     return f"{_signed(found.low)} to {_signed(found.high)}"
+
+
+def excludable_drop(raw: Any) -> str:
+    """Which drop in top-1 the test images exclude, in words; empty where that was not recorded.
+
+    Args:
+      raw: `excludable_drop` of a verdict: `images`, `at_best` and `excluded` by reference.
+    """
+    found = raw if isinstance(raw, dict) else {}
+    images, best = number(found.get("images")), number(found.get("at_best"))
+    if images is None or best is None:
+        return ""
+    text = (
+        f"{count(images)} test images can exclude a drop in top-1 of {best * 100:.1f} points "
+        "at best, where no image changes"
+    )
+    excluded = found.get("excluded")
+    rows = excluded.items() if isinstance(excluded, dict) else ()
+    parts = [
+        f"{drop * 100:.1f} points against {_REFERENCES.get(name, name)}"
+        for name, raw_drop in rows
+        if (drop := number(raw_drop)) is not None
+    ]
+    return text + (f"; they excluded {', '.join(parts)}." if parts else ".")
 
 
 def metric(name: str, raw: Any) -> str:

@@ -10,7 +10,12 @@ BENCHMARK = "benchmark.json"
 VERDICT = "verdict.json"
 ROUND_TRIP = "round_trip.json"
 PUSHED = "pushed.json"
+LIVE = "live.json"
+COMPARED = "compared.json"
 IMAGE_ANOMALIES = "anomalies.json"
+AGREEMENT = "agreement.json"
+FLOAT_PASSES = "FloatPasses"  # beside the Compressor's draft: tables of its models run in float
+VALIDATION = "validation"
 SERVING_MODEL = "Format-Serving"  # where TFX's Trainer puts what run_fn writes
 
 

@@ -1,19 +1,24 @@
 """Has every variant of a bundle answer each evaluation example once.
 
 The answers become one table (see `trainers.predictions`) that TFMA, the gates, the statistics and
-the report all read. The model pushed last, where there is one, answers the same examples under the
-name `baseline`, so that comparisons with it are paired.
+the report all read. The live model answers the same examples in the column `baseline`, and the best
+one that was ever pushed, where that is another, in the column `best`: comparisons are paired. A
+second table holds the validation split, which the recommended variant is chosen on.
 """
 
 from pathlib import Path
 
 from tfx.types import artifact_utils
-from tfx.types.standard_artifacts import Examples, Model, ModelBlessing
+from tfx.types.standard_artifacts import Examples, Model
 from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
 
-from components import files
+from components import artifacts, files
 from components.answers import answers
-from serving.bundle import open_bundle
+from components.float_passes import count_differing, read_float_passes, splits_to_predict
+from components.live import Live
+from components.references import references
+from serving.bundle import SAVED_MODEL, open_bundle
+from trainers.data.features import DatasetInfo
 from trainers.predictions import write_table
 
 
@@ -21,28 +26,41 @@ from trainers.predictions import write_table
 def Predictor(
     bundle: InputArtifact[Model],
     examples: InputArtifact[Examples],
+    live: InputArtifact[artifacts.LiveModel],
     predictions: OutputArtifact[Examples],
     code_digest: Parameter[str],
     split: Parameter[str] = "test",
-    baseline: InputArtifact[Model] = None,  # TFX reads None as "may be absent"
-    baseline_blessing: InputArtifact[ModelBlessing] = None,
 ) -> None:
-    """Writes the predictions table.
+    """Writes the predictions tables, and how often variants differ from the float file.
 
     Args:
-      bundle: a draft of the Compressor.
+      bundle: a draft of the Compressor, with its float passes.
       examples: the records.
-      predictions: the table, under the split's name.
+      live: what the bundle store serves.
+      predictions: a table under the name of each split, `agreement.json`, and `compared.json`:
+        what the references are.
       code_digest: part of the cache key.
-      split: which split to answer.
-      baseline: the draft that was pushed last, if any.
-      baseline_blessing: its gate's verdict, which names the variant that was recommended.
+      split: which split to answer; validation, where there is one, is answered as well.
     """
     candidate = open_bundle(Path(bundle.uri) / files.SERVING_MODEL)
-    before = None
-    if baseline and baseline_blessing:
-        recommended = files.read_json(Path(baseline_blessing.uri) / files.VERDICT)["recommended"]
-        before = (open_bundle(Path(baseline.uri) / files.SERVING_MODEL), recommended)
-    table = files.predictions_file(predictions.uri, split)
-    write_table(table, answers(candidate, Path(examples.uri), split, before), candidate.labels)
-    predictions.split_names = artifact_utils.encode_split_names([split])
+    data_dir = Path(examples.uri)
+    splits = splits_to_predict(DatasetInfo.load(data_dir), split)
+    tables = {}
+    for name in splits:
+        found = answers(candidate, data_dir, name)
+        found |= read_float_passes(Path(bundle.uri) / files.FLOAT_PASSES, name)
+        tables[name] = found
+    # Other models' columns belong to the split that gates compare on.
+    current, answered = Live.load(live.uri), tables[split][SAVED_MODEL]
+    others = references(current, answered, candidate.labels, data_dir, split)
+    for name, found in tables.items():
+        columns = others.columns if name == split else {}
+        write_table(
+            files.predictions_file(predictions.uri, name), {**found, **columns}, candidate.labels
+        )
+    counts = count_differing(candidate, data_dir, tables)
+    files.write_json(Path(predictions.uri) / files.AGREEMENT, counts)
+    files.write_json(
+        Path(predictions.uri) / files.COMPARED, {"versions": others.versions, "how": others.how}
+    )
+    predictions.split_names = artifact_utils.encode_split_names(splits)

@@ -1,174 +1,161 @@
-"""TFDV's checks with two comparisons that TFX's ExampleValidator cannot make.
+"""Compares a run's statistics with the schema, between splits, and with the live models'.
 
-Every split against the schema; the test split against the training split (skew); the training
-split against that of the run before (drift). Texts are compared by the largest difference of a
-value's share (L-infinity), numbers by the Jensen-Shannon divergence of their histograms.
+The comparisons are in `components.statistics_checks`. A live model whose push kept no statistics is
+reported in `compared.json` as not compared.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+from tfx import types as tfx_types
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.types.standard_artifacts import ExampleAnomalies, ExampleStatistics, Schema
-from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
-from tfx.v1.dsl.experimental import ResolverStrategy
 
-from trainers.data import features
-
-#: Features that are compared: what a picture is, and what it shows.
-COMPARED = (
-    *(features.LABEL, features.TEXT, features.OBJECT_LABEL, features.OBJECT_TEXT),
-    *(features.FORMAT, features.CHANNELS, features.HEIGHT, features.WIDTH, features.COLORSPACE),
-    *features.SLICES,
-    features.SLICE_OBJECTS,
+from components import artifacts, files
+from components.live import Live
+from components.statistics_checks import (
+    Before,
+    ClassNames,
+    Statistics,
+    check_statistics,
+    compared_features,
 )
+from components.statistics_settings import StatisticsSettings
 
-# Four standard deviations of the difference of two shares near one half.
-_SHARE_NOISE = 2.0
-# 99.9th percentile of chi-squared with 9 degrees of freedom (TFDV makes 10 buckets), over 8 ln 2:
-# two samples of one distribution have a divergence of about chi-squared / 8 * (1/n + 1/m) nats.
-_DIVERGENCE_NOISE = 27.88 / (8 * 0.6931)
 _STATISTICS, _SCHEMA, _ANOMALIES = "FeatureStats.pb", "schema.pbtxt", "SchemaDiff.pb"
-
-
-@dataclass(frozen=True)
-class StatisticsSettings:
-    """How far distributions may be apart; the noise of small samples is added to each.
-
-    Attributes:
-      skew_share: largest difference of a value's share between train and test, in [0, 1].
-      skew_divergence: Jensen-Shannon divergence between train and test, in [0, 1] (bits).
-      drift_share: as `skew_share`, between the training splits of the run before and this one.
-      drift_divergence: as `skew_divergence`, between these.
-    """
-
-    skew_share: float = 0.1
-    skew_divergence: float = 0.1
-    drift_share: float = 0.1
-    drift_divergence: float = 0.1
-
-
-class LatestIfAny(ResolverStrategy):
-    """The newest artifact of each channel, or none; TFX's own strategy fails where there is none.
-
-    A first run has nothing to drift from.
-    """
-
-    def resolve_artifacts(self, store: Any, input_dict: Any) -> Any:
-        """Channel name -> a list of one artifact or of none."""
-        return {
-            key: sorted(found, key=lambda one: one.id)[-1:] for key, found in input_dict.items()
-        }
-
-
-Statistics: TypeAlias = statistics_pb2.DatasetFeatureStatisticsList
-
-
-def check_statistics(
-    splits: dict[str, Statistics],
-    schema: schema_pb2.Schema,
-    settings: StatisticsSettings,
-    previous: Statistics | None = None,
-) -> dict[str, anomalies_pb2.Anomalies]:
-    """Anomalies of each split; skew and drift are told with `train`.
-
-    Args:
-      splits: statistics by split.
-      schema: is not changed.
-      settings: thresholds.
-      previous: the training statistics of the run before, if any.
-    """
-    test = splits.get("test")
-    found = {}
-    for split, statistics in splits.items():
-        if split == "train":
-            limited = with_thresholds(schema, settings, statistics, test=test, previous=previous)
-            found[split] = tfdv.validate_statistics(
-                statistics, limited, previous_statistics=previous, serving_statistics=test
-            )
-        else:
-            found[split] = tfdv.validate_statistics(statistics, schema)
-    return found
-
-
-def with_thresholds(
-    schema: schema_pb2.Schema,
-    settings: StatisticsSettings,
-    train: Statistics,
-    *,
-    test: Statistics | None = None,
-    previous: Statistics | None = None,
-) -> schema_pb2.Schema:
-    """A copy of `schema` whose compared features have skew and drift thresholds."""
-    limited = schema_pb2.Schema()
-    limited.CopyFrom(schema)
-    for feature in limited.feature:
-        if feature.name not in COMPARED:
-            continue
-        if test is not None:
-            share, divergence = settings.skew_share, settings.skew_divergence
-            _limit(feature, feature.skew_comparator, (share, divergence), _inverse(train, test))
-        if previous is not None:
-            share, divergence = settings.drift_share, settings.drift_divergence
-            noise = _inverse(train, previous)
-            _limit(feature, feature.drift_comparator, (share, divergence), noise)
-    return limited
-
-
-def _limit(feature: Any, comparator: Any, limits: tuple[float, float], inverse: float) -> None:
-    share, divergence = limits
-    if feature.type == schema_pb2.BYTES:
-        comparator.infinity_norm.threshold = share + _SHARE_NOISE * inverse**0.5
-    else:
-        limit = divergence + _DIVERGENCE_NOISE * inverse
-        comparator.jensen_shannon_divergence.threshold = limit
-
-
-def _inverse(one: Statistics, other: Statistics) -> float:
-    """1/n + 1/m of two samples; 0 where one is empty, which the schema check tells of."""
-    counts = [statistics.datasets[0].num_examples for statistics in (one, other)]
-    return sum(1 / count for count in counts) if all(counts) else 0.0
+_LIVE = "live_"
 
 
 def _load(uri: str, split: str) -> Statistics:
     return tfdv.load_stats_binary(str(Path(uri) / f"Split-{split}" / _STATISTICS))
 
 
-@component
-def StatisticsValidator(
-    statistics: InputArtifact[ExampleStatistics],
-    schema: InputArtifact[Schema],
-    anomalies: OutputArtifact[ExampleAnomalies],
-    settings: Parameter[str],
-    code_digest: Parameter[str],
-    previous: InputArtifact[ExampleStatistics] = None,  # TFX reads None as "may be absent"
+def statistics_of(
+    lives: Sequence[Live], train: Statistics
+) -> tuple[list[Before], list[dict[str, Any]]]:
+    """What is compared with, and for each live model whether it is and, if not, why.
+
+    Models that were trained on the same statistics are compared with once. A feature that only one
+    of the two data sets has cannot be compared: the row's `reason` names it.
+    """
+    before: dict[bytes, Before] = {}
+    rows = []
+    for live in lives:
+        row = {"model": live.model, "version": live.baseline, "compared": False, "reason": ""}
+        rows.append(row)
+        if live.baseline is None:
+            row["reason"] = "; ".join(live.unusable.values()) or "no version is live"
+            continue
+        one, path = live.versions[live.baseline], live.statistics(live.baseline)
+        if path is None:
+            row["reason"] = one.no_lineage or "its push kept no statistics"
+            continue
+        row["compared"] = True
+        data = path.read_bytes()
+        names = ClassNames(one.classes, one.label_offset or 0)
+        loaded = tfdv.load_stats_binary(str(path))
+        before.setdefault(data, Before(f"{live.model} {live.baseline}", loaded, names))
+        either = compared_features(loaded) ^ compared_features(train)
+        if either:
+            row["reason"] = f"only one of the two data sets has {', '.join(sorted(either))}"
+    return [*before.values()], rows
+
+
+def validate(
+    statistics: ExampleStatistics,
+    schema: Schema,
+    anomalies: ExampleAnomalies,
+    settings: dict[str, Any],
+    lives: Sequence[Live],
 ) -> None:
-    """Writes anomalies in the layout of TFX's ExampleValidator.
+    """Writes anomalies in the layout of TFX's ExampleValidator, and `compared.json`.
 
     Args:
       statistics: of this run.
       schema: of the data.
       anomalies: `Split-*/SchemaDiff.pb`.
-      settings: JSON of `StatisticsSettings`.
-      code_digest: part of the cache key.
-      previous: of the run before, if any.
+      settings: `statistics` with the fields of `StatisticsSettings`, `classes`, `label_offset`.
+      lives: of every architecture of the pipeline.
     """
     splits = artifact_utils.decode_split_names(statistics.split_names)
-    before = None
-    if previous and "train" in artifact_utils.decode_split_names(previous.split_names):
-        before = _load(previous.uri, "train")
+    loaded = {split: _load(statistics.uri, split) for split in splits}
+    train = loaded.get("train")
+    before, rows = statistics_of(lives, train) if train is not None else ([], [])
     found = check_statistics(
-        {split: _load(statistics.uri, split) for split in splits},
+        loaded,
         tfdv.load_schema_text(str(Path(schema.uri) / _SCHEMA)),
-        StatisticsSettings(**json.loads(settings)),
+        StatisticsSettings(**settings["statistics"]),
         before,
+        ClassNames(tuple(settings["classes"]), settings["label_offset"]),
     )
     anomalies.split_names = artifact_utils.encode_split_names(splits)
     for split, one in found.items():
         target = Path(anomalies.uri) / f"Split-{split}" / _ANOMALIES
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(one.SerializeToString())
+    files.write_json(Path(anomalies.uri) / files.COMPARED, rows)
+
+
+class _Executor(base_executor.BaseExecutor):
+    def Do(self, input_dict: Any, output_dict: Any, exec_properties: Any) -> None:
+        lives = [input_dict[key][0] for key in sorted(input_dict) if key.startswith(_LIVE)]
+        validate(
+            input_dict["statistics"][0],
+            input_dict["schema"][0],
+            output_dict["anomalies"][0],
+            json.loads(exec_properties["settings"]),
+            [Live.load(one.uri) for one in lives],
+        )
+
+
+def _spec(count: int) -> type[ComponentSpec]:
+    live = {f"{_LIVE}{i:03d}": ChannelParameter(type=artifacts.LiveModel) for i in range(count)}
+    return type(
+        "StatisticsValidatorSpec",
+        (ComponentSpec,),
+        {
+            "PARAMETERS": {
+                "settings": ExecutionParameter(type=str),
+                "code_digest": ExecutionParameter(type=str),
+            },
+            "INPUTS": {
+                "statistics": ChannelParameter(type=ExampleStatistics),
+                "schema": ChannelParameter(type=Schema),
+                **live,
+            },
+            "OUTPUTS": {"anomalies": ChannelParameter(type=ExampleAnomalies)},
+        },
+    )
+
+
+class StatisticsValidator(base_component.BaseComponent):
+    """Has an input for each live model: a function component takes no list of artifacts."""
+
+    SPEC_CLASS = ComponentSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(_Executor)
+
+    def __init__(
+        self,
+        *,
+        statistics: tfx_types.BaseChannel,
+        schema: tfx_types.BaseChannel,
+        lives: Sequence[tfx_types.BaseChannel],
+        settings: str,
+        code_digest: str,
+    ) -> None:
+        self.SPEC_CLASS = _spec(len(lives))
+        super().__init__(
+            self.SPEC_CLASS(
+                statistics=statistics,
+                schema=schema,
+                anomalies=tfx_types.Channel(type=ExampleAnomalies),
+                settings=settings,
+                code_digest=code_digest,
+                **{f"{_LIVE}{i:03d}": live for i, live in enumerate(lives)},
+            )
+        )

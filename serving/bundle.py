@@ -23,6 +23,7 @@ import json
 import os
 import shlex
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,10 @@ class Manifest:
       recommended: name of the variant copied to `model.tflite`.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
       benchmark: variant -> figures of `serving.benchmark`.
+      gates: of the run: `verdict`, `not_held` (gate -> why it was let through all the same), and
+        `excludable_drop`; empty for a bundle that was pushed without gates.
+      weights_origin: `package`, `version`, `file`, `sha256` and `licence` of the weights that
+        training started from, as far as they are known; empty for random ones.
     """
 
     name: str
@@ -101,9 +106,11 @@ class Manifest:
     git_commit: str = ""
     stack: dict[str, str] = field(default_factory=dict)
     data_fingerprint: str = ""
+    weights_origin: dict[str, str] = field(default_factory=dict)
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
+    gates: dict[str, Any] = field(default_factory=dict)
     created: str = ""
     format_version: int = 1
 
@@ -172,29 +179,12 @@ def version_dirs(model_dir: Path) -> dict[int, Path]:
     Temporary folders and withdrawn versions do not count. `00000123` is 123, as in TF Serving; of
     two spellings the first by name is taken. One that cannot be read counts: opening it says why.
     """
-    return _numbered_dirs(model_dir, "")
+    return model_folder.numbered_dirs(model_dir, "", SAVED_MODEL_FILE)
 
 
 def withdrawn_dirs(model_dir: Path) -> dict[int, Path]:
     """Version -> folder of the versions that a rollback put aside, ascending."""
-    return _numbered_dirs(model_dir, WITHDRAWN_PREFIX)
-
-
-def _numbered_dirs(model_dir: Path, prefix: str) -> dict[int, Path]:
-    if not model_dir.is_dir():
-        return {}
-    found: dict[int, Path] = {}
-    for entry in sorted(model_dir.iterdir()):
-        if not entry.name.startswith(prefix):
-            continue
-        name = entry.name.removeprefix(prefix)
-        try:
-            complete = (entry / SAVED_MODEL_FILE).is_file()
-        except OSError:
-            complete = True
-        if complete and name.isascii() and name.isdigit():
-            found.setdefault(int(name), entry)
-    return dict(sorted(found.items()))
+    return model_folder.numbered_dirs(model_dir, WITHDRAWN_PREFIX, SAVED_MODEL_FILE)
 
 
 def versions(model_dir: Path) -> list[int]:
@@ -312,13 +302,25 @@ class PushResult:
         return shlex.join(["sightline", "rollback", *arguments])
 
 
-def push(draft: Path, model_dir: Path) -> PushResult:
+def push(
+    draft: Path,
+    model_dir: Path,
+    *,
+    lineage: Path | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> PushResult:
     """Copies `draft`, or its newest version, to the next one of `model_dir`, atomically and once.
 
     The copy is written under a temporary name, flushed to disk, read again, and renamed: a server
     polling the folder sees the whole bundle or nothing. A content digest that a version there
     already has is not pushed again; neither is that of a withdrawn one, or a re-run would undo a
     rollback, and the result says so. The next number is above withdrawn ones as well.
+
+    Args:
+      draft: the bundle.
+      model_dir: `<bundles>/<model name>`.
+      lineage: a folder of `serving.lineage.write_lineage` that appears together with the version.
+      check: called under the model's lock before a version appears; what it raises stops the push.
 
     Raises:
       BundleError: `draft` is not a complete bundle, the copy is not what `draft` is, or another
@@ -340,10 +342,14 @@ def push(draft: Path, model_dir: Path) -> PushResult:
         shutil.copytree(draft, staged)
         model_folder.sync_tree(staged)
         _check_copy(staged, draft, digest)
+        if lineage is not None:
+            kept = shutil.copytree(lineage, staged / model_folder.LINEAGE_DIR)
+            model_folder.sync_tree(kept)
         with model_folder.locked(model_dir):
             # While the copy was written, another push may have brought the same.
             found = _find_content(model_dir, digest)
             if found is None:
+                check()
                 version, target = model_folder.give_number(staged, model_dir)
                 found = PushResult(path=target, version=version, pushed=True)
                 model_folder.sync_folder(model_dir)

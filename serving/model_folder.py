@@ -4,7 +4,8 @@ A push and a rollback take turns by a lock on `.lock`, also from several machine
 folder. A version is written as `.pushing-<id>` and gets its number by one rename. While it is
 written a lock of its own, `.pushing-<id>.lock`, is held: that is how a push under way is told from
 what a killed one left. The kernel lets go of both locks when the process ends, however it ends.
-Standard library only.
+`.lineage/<version>/` holds what later models are compared with, see `serving.lineage`; servers
+overlook the name. Standard library only.
 """
 
 import contextlib
@@ -22,6 +23,8 @@ WITHDRAWN_PREFIX = ".withdrawn-"
 #: Before the name of a version that is still being written.
 STAGING_PREFIX = ".pushing-"
 LOCK_FILE = ".lock"
+#: Holds `<version>/` with the training statistics and test predictions of that version.
+LINEAGE_DIR = ".lineage"
 #: How long a push or a rollback waits for another to end, in seconds.
 LOCK_WAIT_S = 60.0
 
@@ -80,17 +83,43 @@ def staging(folder: Path) -> Iterator[Path]:
                 lock.unlink()
 
 
+def numbered_dirs(model_dir: Path, prefix: str, file: str) -> dict[int, Path]:
+    """Number -> folder of the entries `<prefix><number>` that hold `file`, ascending.
+
+    One that cannot be read counts as well.
+    """
+    if not model_dir.is_dir():
+        return {}
+    found: dict[int, Path] = {}
+    for entry in sorted(model_dir.iterdir()):
+        if not entry.name.startswith(prefix):
+            continue
+        name = entry.name.removeprefix(prefix)
+        try:
+            complete = (entry / file).is_file()
+        except OSError:
+            complete = True
+        if complete and name.isascii() and name.isdigit():
+            found.setdefault(int(name), entry)
+    return dict(sorted(found.items()))
+
+
 def give_number(staged: Path, folder: Path) -> tuple[int, Path]:
     """Renames `staged` to the version after all there are; returns its number and its path.
 
     Withdrawn versions count, and half ones: TF Serving would take any of them for a version.
+    `staged/.lineage`, where there is one, becomes `.lineage/<version>` before the version appears:
+    whoever sees the version sees its lineage. What an earlier push left under that number, killed
+    between the two renames, is removed.
 
     Raises:
       OSError: the disk refused.
     """
+    lineage = staged / LINEAGE_DIR
     while True:
         version = max(_taken_numbers(folder), default=0) + 1
         target = folder / str(version)
+        lineage = place_lineage(lineage, folder, version)
         try:
             os.rename(staged, target)
         except OSError as error:
@@ -100,6 +129,26 @@ def give_number(staged: Path, folder: Path) -> tuple[int, Path]:
                 raise
         else:
             return version, target
+
+
+def place_lineage(source: Path, folder: Path, version: int) -> Path:
+    """Moves `source` to `.lineage/<version>`, replacing what is there; returns the new path.
+
+    A `source` that does not exist only removes what is there.
+
+    Raises:
+      OSError: the disk refused.
+    """
+    target = folder / LINEAGE_DIR / str(version)
+    if source == target:
+        return target
+    if target.exists():
+        shutil.rmtree(target)
+    if source.is_dir():
+        target.parent.mkdir(exist_ok=True)
+        os.rename(source, target)
+        sync_folder(target.parent)
+    return target
 
 
 def sync_tree(root: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from serving import bundle as bundles
+from serving.empty_batch import empty_outputs
 from serving.graph_import import Build, build_here, open_session
 from serving.image_header import ImageError, check_image
 from serving.types import STATUS_CODES
@@ -205,6 +206,11 @@ class SavedModelEngine:
         tf = import_tensorflow()
         # A session refuses to fetch one tensor twice, and two outputs may share one.
         names = tuple(dict.fromkeys(fetches))
+        if self._takes_pictures:
+            # Bundles of earlier versions fail on an empty batch where oneDNN is on.
+            empty = empty_outputs(self.signatures.values(), feeds, names)
+            if empty is not None:
+                return empty
         try:
             values = self._callable(tuple(feeds), names)(*feeds.values())
         except tf.errors.DeadlineExceededError as error:

@@ -1,7 +1,8 @@
 """What turns of an engine and its servers say: overhead, saturation, batching, each to its target.
 
-Every figure is a median over rounds, and every difference or ratio is of two turns of one round, so
-that a machine that slows down slows both. The intervals are percentiles of bootstrapped medians.
+Every difference or ratio is of two turns of one round, so that a machine that slows down slows
+both. A ratio has its 95 % interval over the rounds; every other figure is their median, with the
+least and the greatest (`serving.rounds`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
+
+from serving.rounds import RatioOverRounds, range_over_rounds, ratio_over_rounds
 
 ENGINE, GRPC, REST = "engine", "gRPC", "REST"
 #: Each transport's library alone, answering at once with as many bytes.
@@ -32,10 +35,12 @@ BATCHING_GAIN = 1.2
 #: Name of a thing -> what was measured, one value a round.
 Turns = Mapping[str, Mapping[str, Sequence[float]]]
 
+#: Heading of what `spread_of` returns.
+SPREAD = "95 % (ratios) or least..greatest"
 #: Of a row without a target: `target` and `met`.
 _NOTHING: tuple[str, bool | None] = ("", None)
-_RESAMPLES = 2000
-_DIGITS = {"ms": 3, "ratio": 3, "images/s": 1, "cores": 2}
+#: Decimals by unit.
+DIGITS = {"ms": 3, "ratio": 3, "images/s": 1, "cores": 2}
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,9 @@ class Row:
     Attributes:
       part: of the table that it belongs to.
       name: what it is of.
-      value: median over the rounds.
-      low: of the 95 % interval.
-      high: likewise.
+      value: geometric mean over the rounds of a ratio, median of anything else.
+      low: of a ratio's 95 % interval; the least of the rounds of anything else.
+      high: of the interval; the greatest.
       unit: `ms`, `images/s`, `cores`, or `ratio`, above 1 is better.
       target: what was asked, empty where nothing was.
       met: whether it is; None without a target.
@@ -69,14 +74,6 @@ def turn_name(what: str, callers: int, *, rows: int = 1, server: str = "") -> st
     return f"{server} {what}{size} x{callers}".strip()
 
 
-def interval(values: Iterable[float]) -> tuple[float, float, float]:
-    """(median, low, high) of one value a round; at least one of them."""
-    given = np.array(list(values), np.float64)
-    draws = np.random.default_rng(0).choice(given, (_RESAMPLES, len(given)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return float(np.median(given)), float(low), float(high)
-
-
 def rows_of(turns: Turns) -> list[dict[str, Any]]:
     """The figures of one variant, as plain values of `Row`.
 
@@ -94,16 +91,16 @@ def _one_caller(turns: Turns) -> list[Row]:
     part = "one caller"
     names = (ENGINE, GRPC, REST, GRPC_CLIENT, REST_CLIENT)
     p50 = {name: _values(turns, turn_name(name, 1), "p50_ms") for name in names}
-    rows = [Row(part, f"{name}, p50", *interval(p50[name]), "ms") for name in names]
+    rows = [Row(part, f"{name}, p50", *range_over_rounds(p50[name]), "ms") for name in names]
     for name in names[1:]:
-        found = interval(p50[name] - p50[ENGINE])
+        found = range_over_rounds(p50[name] - p50[ENGINE])
         most = OVERHEAD_MS.get(name)
-        asked = _NOTHING if most is None else (f"<= {most:.2f}", found[0] <= most)
+        asked = _NOTHING if most is None else (f"<= {most:.2f}", found.value <= most)
         rows.append(Row(part, f"{name} beyond the engine", *found, "ms", *asked))
         floor = turn_name(FLOORS[name], 1) if name in FLOORS else ""
         # Figures of before there were floors have none.
         if floor in turns:
-            alone = interval(_values(turns, floor, "p50_ms"))
+            alone = range_over_rounds(_values(turns, floor, "p50_ms"))
             rows.append(Row(part, f"of that {name}'s library alone, p50", *alone, "ms"))
     return rows
 
@@ -111,28 +108,25 @@ def _one_caller(turns: Turns) -> list[Row]:
 def _saturation(turns: Turns) -> list[Row]:
     part, rate = "all cores busy", "images_per_second"
     best = {name: _best(turns, name, CALLERS) for name in (ENGINE, GRPC, REST)}
-    base = _values(turns, best[ENGINE], rate)
     rows = [
-        Row(part, best[name], *interval(_values(turns, best[name], rate)), "images/s")
+        Row(part, best[name], *range_over_rounds(_values(turns, best[name], rate)), "images/s")
         for name in best
     ]
     for name in (GRPC, REST):
-        found = interval(_values(turns, best[name], rate) / base)
-        asked = (f">= {SATURATION:.2f}", found[0] >= SATURATION)
+        found = _ratio(turns, best[name], best[ENGINE])
+        asked = (f">= {SATURATION:.2f}", found.value >= SATURATION)
         rows.append(Row(part, f"{name} of the engine", *found, "ratio", *asked))
     for name in (GRPC, REST):
-        cores = interval(_values(turns, best[name], "caller_cores"))
+        cores = range_over_rounds(_values(turns, best[name], "caller_cores"))
         rows.append(Row(part, f"{name}: the callers' own use", *cores, "cores"))
     return rows
 
 
 def _batching(turns: Turns) -> list[Row]:
-    part, rate = "batching", "images_per_second"
-    single = _values(turns, _best(turns, ENGINE, CALLERS), rate)
-    of_many = _values(turns, _best(turns, ENGINE, range(1, CROWD + 1), rows=BATCH), rate)
-    gain = interval(of_many / single)
-    alone = _values(turns, turn_name(ENGINE, 1, rows=BATCH), rate)
-    one_call = interval(alone / _values(turns, turn_name(ENGINE, 1), rate))
+    part = "batching"
+    of_many = _best(turns, ENGINE, range(1, CROWD + 1), rows=BATCH)
+    gain = _ratio(turns, of_many, _best(turns, ENGINE, CALLERS))
+    one_call = _ratio(turns, turn_name(ENGINE, 1, rows=BATCH), turn_name(ENGINE, 1))
     rows = [
         Row(part, f"engine, {BATCH} a call to 1, one caller", *one_call, "ratio"),
         # Of one caller the other cores are free, and a larger call uses them; with all of them
@@ -140,7 +134,7 @@ def _batching(turns: Turns) -> list[Row]:
         Row(part, f"engine, {BATCH} a call to 1, all cores", *gain, "ratio"),
     ]
     for server in BATCHING:
-        rows += _batching_server(turns, server, gains=gain[0] >= BATCHING_GAIN)
+        rows += _batching_server(turns, server, gains=gain.value >= BATCHING_GAIN)
     return rows
 
 
@@ -148,22 +142,23 @@ def _batching_server(turns: Turns, server: str, *, gains: bool) -> list[Row]:
     part = "batching"
     one, crowd = (turn_name(GRPC, callers) for callers in (1, CROWD))
     other_one, other_crowd = (turn_name(GRPC, callers, server=server) for callers in (1, CROWD))
-    speed = interval(_values(turns, one, "p50_ms") / _values(turns, other_one, "p50_ms"))
-    rate = _rate_ratio(turns, other_one, one)
-    many = _rate_ratio(turns, other_crowd, crowd)
-    asked = (f">= {BATCHING_GAIN:.2f}", many[0] >= BATCHING_GAIN) if gains else _NOTHING
+    speed = _ratio(turns, one, other_one, "p50_ms")
+    rate = _ratio(turns, other_one, one)
+    many = _ratio(turns, other_crowd, crowd)
+    asked = (f">= {BATCHING_GAIN:.2f}", many.value >= BATCHING_GAIN) if gains else _NOTHING
     reaches = "interval reaches 1.00"
     flag = BATCHING[server]
     return [
-        Row(part, f"{flag}, 1 caller, p50", *speed, "ratio", reaches, speed[2] >= 1),
-        Row(part, f"{flag}, 1 caller, images/s", *rate, "ratio", reaches, rate[2] >= 1),
+        Row(part, f"{flag}, 1 caller, p50", *speed, "ratio", reaches, speed.high >= 1),
+        Row(part, f"{flag}, 1 caller, images/s", *rate, "ratio", reaches, rate.high >= 1),
         Row(part, f"{flag}, {CROWD} callers, images/s", *many, "ratio", *asked),
     ]
 
 
-def _rate_ratio(turns: Turns, name: str, base: str) -> tuple[float, float, float]:
-    rate = "images_per_second"
-    return interval(_values(turns, name, rate) / _values(turns, base, rate))
+def _ratio(
+    turns: Turns, name: str, base: str, quantity: str = "images_per_second"
+) -> RatioOverRounds:
+    return ratio_over_rounds(_values(turns, name, quantity), _values(turns, base, quantity))
 
 
 def _best(turns: Turns, what: str, callers: Iterable[int], *, rows: int = 1) -> str:
@@ -175,6 +170,12 @@ def _best(turns: Turns, what: str, callers: Iterable[int], *, rows: int = 1) -> 
 
 def _values(turns: Turns, name: str, quantity: str) -> np.ndarray:
     return np.array(turns[name][quantity], np.float64)
+
+
+def spread_of(row: Mapping[str, Any], *, digits: int) -> str:
+    """The interval of a ratio as `0.59 to 0.78`, the range of anything else as `4.2..5.6`."""
+    low, high = (f"{row[key]:,.{digits}f}" for key in ("low", "high"))
+    return f"{low} to {high}" if row["unit"] == "ratio" else f"{low}..{high}"
 
 
 def tables(figures: Mapping[str, Any]) -> RenderableType:
@@ -195,15 +196,16 @@ def _table(figures: Mapping[str, Any], variant: str) -> Table:
         box=None,
         pad_edge=False,
     )
-    for column in ("", "", "median", "", "95 % interval", "target", "met"):
-        shown.add_column(column, justify="right" if column == "median" else "left")
+    for column in ("", "", "value", "", SPREAD, "target", "met"):
+        shown.add_column(column, justify="right" if column == "value" else "left")
     part = ""
     for row in figures["variants"][variant]["rows"]:
-        digits = _DIGITS[row["unit"]]
-        value, low, high = (f"{row[key]:,.{digits}f}" for key in ("value", "low", "high"))
+        digits = DIGITS[row["unit"]]
+        value = f"{row['value']:,.{digits}f}"
         met = {True: "yes", False: "[red]no[/]", None: ""}[row["met"]]
         first = row["part"] if row["part"] != part else ""
         part = row["part"]
         unit = "" if row["unit"] == "ratio" else row["unit"]
-        shown.add_row(first, row["name"], value, unit, f"{low} to {high}", row["target"], met)
+        spread = spread_of(row, digits=digits)
+        shown.add_row(first, row["name"], value, unit, spread, row["target"], met)
     return shown

@@ -1,9 +1,11 @@
 """What every room's tests share: the shared data, quiet TensorFlow, and no way out to a network."""
 
 import contextlib
+import fcntl
 import gc
 import ipaddress
 import os
+import shutil
 import socket
 import sys
 import tarfile
@@ -22,31 +24,6 @@ os.environ.setdefault("NO_GCE_CHECK", "true")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
-# Files of a quarter of a minute of CPU and more, longest first. They start first, as `make test`
-# gives each of two workers a file at a time: one that starts a long file last keeps the other
-# waiting.
-LONG_FILES = (
-    "trainers/models/test_zoo.py",
-    "trainers/test_workers.py",
-    "trainers/compress/test_convert.py",
-    "trainers/test_loop.py",
-    "trainers/test_resume.py",
-    "trainers/data/test_detection.py",
-    "tfx_pipeline/ingest/test_ingest.py",
-    "trainers/compress/test_methods.py",
-    "serving/loadtest/test_run.py",
-    "trainers/data/test_cache.py",
-    "trainers/test_teacher_cache.py",
-    "trainers/data/test_bad_records.py",
-    "tfx_pipeline/ingest/sources/test_coco_jobs.py",
-    "trainers/data/test_order.py",
-    "trainers/test_distributed_curves.py",
-    "serving/test_server.py",
-    "trainers/models/test_models.py",
-    "trainers/weights/test_applications.py",
-    "notebooks/test_analysis.py",
-    "tfx_pipeline/ingest/test_interruptions.py",
-)
 
 
 class NetworkUsedError(OSError):
@@ -77,9 +54,41 @@ def _guarded(name: str) -> Callable[..., object]:
     return connect
 
 
-def pytest_configure() -> None:
+class _EndAtCrash:
+    """Ends a parallel run when a worker process dies, and names the test that it was running.
+
+    Otherwise pytest-xdist replaces the worker and the run takes its whole time. With `--dist
+    loadfile` it may even wait forever: the test that crashed is run again, and a second crash
+    while the new worker collects loses the work of both.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._died = ""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        if error is not None:
+            self._died = f"worker {node.gateway.id} died ({error})"
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, report: pytest.TestReport) -> None:
+        self._config.hook.pytest_runtest_logreport(report=report)
+        raise pytest.Session.Failed(self._died)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self) -> None:
+        if self._died:  # This node would replace a worker that was running no test.
+            terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+            terminal.write_line(f"{self._died} outside of a test, e.g. while it collected tests")
+            raise pytest.Session.Failed(self._died)
+
+
+def pytest_configure(config: pytest.Config) -> None:
     for name in ("connect", "connect_ex"):
         setattr(socket.socket, name, _guarded(name))
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_EndAtCrash(config))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -100,8 +109,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark, reason in reasons.items():
             if mark in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))
-    place = {ROOT / "tests" / name: number for number, name in enumerate(LONG_FILES)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 def pytest_collection_finish() -> None:
@@ -138,6 +145,44 @@ def extract(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
         return unpacked[name]
 
     return unpack
+
+
+@pytest.fixture(scope="session")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`earlier("b54914a")`: what that version wrote, unpacked anew; see tests/fixtures."""
+
+    def unpack(version: str) -> Path:
+        target = tmp_path_factory.mktemp(version)
+        with tarfile.open(ROOT / "tests/fixtures" / version / "fixture.tar.gz") as tar:
+            tar.extractall(target, filter="data")
+        return target
+
+    return unpack
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`once("name", write)`: a folder that `write(folder)` filled, once for all workers of a run.
+
+    The others wait for it, and read it only.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # Each worker's own folder is below that of the run.
+
+    def folder(name: str, write: Callable[[Path], object]) -> Path:
+        target = base / f"once-{name}"
+        with (base / f"{target.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = base / f"{target.name}.done"
+            if not done.exists():
+                shutil.rmtree(target, ignore_errors=True)  # What a failed one left.
+                target.mkdir()
+                write(target)
+                done.touch()
+        return target
+
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

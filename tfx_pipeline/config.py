@@ -2,26 +2,21 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainers.code_digest import code_digest
 from trainers.config import Config, ConfigError, from_dict, override, to_dict
+from trainers.data.features import DatasetInfo
+from trainers.data.identity import data_digest
+from trainers.file_index import INDEX_FILE, FileIndex
 from trainers.registry import Registry, recipes
+from trainers.stack import stack
 
-# Code whose change makes a node run again: its own room and what that room imports.
-_TRAINING = ("trainers", "serving/bundle.py")
-_NOT_TRAINING = ("trainers/build.py", "trainers/export.py", "trainers/compress")
-_ALL = ("trainers", "components", "serving")
-_VALIDATION = (
-    *("components/anomaly.py", "components/image_anomalies.py", "components/record_facts.py"),
-    *("components/object_anomalies.py", "components/near_duplicates.py", "components/gallery.py"),
-    *("components/drawing.py", "components/image_validator.py"),
-    *("components/statistics_validator.py", "serving/image_header.py"),
-    *("trainers/data/decode.py", "trainers/data/features.py"),
-)
+# What a run executes, down to the summary; a change anywhere in it makes a run necessary.
+_RUNNER = "tfx_pipeline.runners.local"
 _PLANS = ("best", "others")
 
 
@@ -58,7 +53,7 @@ class PipelineConfig:
       slices: feature keys that evaluation slices by, besides the class.
       gates: fields of `components.gates.GateSettings`.
       images: fields of `components.anomaly.ValidatorSettings`: limits of the image validator.
-      statistics: fields of `components.statistics_validator.StatisticsSettings`: drift and skew.
+      statistics: fields of `components.statistics_settings.StatisticsSettings`: drift and skew.
       best: compression of the best architecture by validation.
       others: compression of the rest.
       benchmark_runs: timed calls of each variant.
@@ -69,7 +64,7 @@ class PipelineConfig:
     name: str
     experiments: tuple[str, ...]
     slices: tuple[str, ...] = ("slice/brightness", "slice/contrast")
-    gates: dict[str, float] = field(default_factory=dict)
+    gates: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
     best: Plan = Plan()
@@ -116,6 +111,11 @@ class Layout:
         return self.root / "bundles"
 
     @property
+    def index(self) -> Path:
+        """Digests of data and code files, which are read again only when they change."""
+        return self.home / INDEX_FILE
+
+    @property
     def lock(self) -> Path:
         """Held by the run that is under way."""
         return self.home / "lock"
@@ -141,6 +141,7 @@ class RunRequest:
       root: of the `Layout`.
       start: id prefix of the node from which on nothing is taken from the cache; empty is none.
       force: take nothing from the cache.
+      resume_anyway: training resumes a state that other code made; decides no result by itself.
     """
 
     run: str
@@ -150,22 +151,37 @@ class RunRequest:
     root: str
     start: str = ""
     force: bool = False
+    resume_anyway: bool = False
 
     @property
     def layout(self) -> Layout:
         """Where this run keeps its files."""
         return Layout(Path(self.root), self.pipeline.name)
 
-    def key(self, fingerprint: str, stack: dict[str, str]) -> str:
-        """What decides the result: configuration, data, code and stack, as one sha256."""
+    def key(self, state: Mapping[str, Any]) -> str:
+        """What decides the result, as one sha256: the request and `run_state`."""
         parts = {
             "pipeline": asdict(self.pipeline),
             "experiments": {name: to_dict(config) for name, config in self.experiments.items()},
-            "data": fingerprint,
-            "code": code_digest(*_ALL, "tfx_pipeline"),
-            "stack": stack,
+            **state,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def run_state(request: RunRequest, info: DatasetInfo) -> dict[str, Any]:
+    """What decides a run's result besides the request: data, code and installed versions.
+
+    Take it before a run begins: what changes while it runs is then seen by the next one.
+
+    Raises:
+      OSError: a record file cannot be read.
+    """
+    with FileIndex(request.layout.index).open() as index:
+        return {
+            "data": data_digest(Path(request.data), info, index),
+            "code": code_digest(_RUNNER, index=index),
+            "stack": stack(),
+        }
 
 
 def make_experiments(
@@ -203,42 +219,6 @@ def make_experiments(
     return found
 
 
-def code_digest(*rooms: str, without: tuple[str, ...] = ()) -> str:
-    """First 16 hex digits of the sha256 over the Python sources of `rooms`.
-
-    TFX's cache knows our components by name only; this is how it learns that their code changed.
-
-    Args:
-      rooms: files or folders below the checkout.
-      without: files or folders that do not count.
-    """
-    top = Path(__file__).resolve().parent.parent
-    skipped = tuple(str(top / name) for name in without)
-    digest = hashlib.sha256()
-    for room in rooms:
-        path = top / room
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            if not str(file).startswith(skipped) or not skipped:
-                digest.update(f"{file.relative_to(top)}{os.sep}".encode())
-                digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def training_digest() -> str:
-    """Digest of the code that decides a trained model."""
-    return code_digest(*_TRAINING, without=_NOT_TRAINING)
-
-
-def validation_digest() -> str:
-    """Digest of the code that decides what is wrong with the data."""
-    return code_digest(*_VALIDATION)
-
-
-def component_digest() -> str:
-    """Digest of the code that decides everything after training."""
-    return code_digest(*_ALL)
-
-
 def request_to_json(request: RunRequest) -> str:
     """`request` as the runner's process reads it."""
     return json.dumps(
@@ -261,10 +241,3 @@ def request_from_json(text: str) -> RunRequest:
     )
     experiments = {name: from_dict(config) for name, config in raw["experiments"].items()}
     return RunRequest(**{**raw, "pipeline": pipeline, "experiments": experiments})
-
-
-def data_state(data: Path, fingerprint: str) -> str:
-    """The data set's fingerprint with the sizes of its shards, so that a cut file is noticed."""
-    files = sorted(data.glob("Split-*/*"))
-    sizes = ",".join(f"{file.parent.name}/{file.name}:{file.stat().st_size}" for file in files)
-    return f"{fingerprint}-{hashlib.sha256(sizes.encode()).hexdigest()[:8]}"

@@ -5,8 +5,8 @@
 
 The ceilings are a plain read of the records' bytes, and `tf.io.decode_jpeg` alone on all cores from
 bytes in memory. Inputs read records from disk. All take turns in short rounds, so that a machine
-that slows down slows all of them; a ratio is the median over the rounds of (input / decoding alone
-in the same round).
+that slows down slows all of them; a ratio is of (input / decoding alone in the same round), with
+its interval over the rounds.
 """
 
 import json
@@ -25,6 +25,7 @@ import numpy as np
 from rich.table import Table
 
 from serving.benchmark import environment
+from serving.rounds import ratio_over_rounds
 from tfx_pipeline.memory import own_peak_mb
 from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
 
@@ -40,7 +41,7 @@ _BATCH = 32
 _JPEG = b"\xff\xd8\xff"
 _CLASSES = ("even", "odd")
 _TIMES = 10
-_MEMORY_BYTES = 320 * 2**20
+_MEMORY_MIB = 320
 
 
 def measure(
@@ -50,6 +51,7 @@ def measure(
     images: int = 1000,
     limit: int = 2000,
     image_size: tuple[int, int] = _IMAGE_SIZE,
+    memory_mib: int = _MEMORY_MIB,
 ) -> dict[str, Any]:
     """Images a second of ingest and of every input, and the memory that streaming takes.
 
@@ -59,27 +61,29 @@ def measure(
       images: a turn takes at least so many; fewer pictures are read several times.
       limit: more pictures than this are left out.
       image_size: (height, width) in pixels that the inputs make.
+      memory_mib: size in MiB of the data set whose training epoch is streamed for `memory_mb`. The
+        smaller the pictures, the more of them that is, and the longer it takes.
 
     Returns:
       JSON-able: `machine`, `source`, `pictures`, `mean_kb`, `rounds`; `rates`, name -> a list of
       images a second, one a round (ingest: one in all); `memory_mb`, `1x` and `10x` -> peak of a
-      process that streams a training epoch of 320 MiB and of ten times as much.
+      process that streams a training epoch of `memory_mib` and of ten times as much.
 
     Raises:
       DatasetError: fewer than two JPEGs in `source`.
-      ValueError: `rounds`, `images` or `limit` out of range.
+      ValueError: `rounds`, `images`, `limit` or `memory_mib` out of range.
     """
-    if rounds < 1 or images < 1 or limit < 2:
+    if rounds < 1 or images < 1 or limit < 2 or memory_mib < 1:
         raise ValueError(
-            f"rounds and images must be at least 1, limit at least 2, got {rounds}, {images}, "
-            f"{limit}"
+            f"rounds and images must be at least 1, limit at least 2, memory_mib at least 1, got "
+            f"{rounds}, {images}, {limit}, {memory_mib}"
         )
     with tempfile.TemporaryDirectory(prefix="sightline-benchmark-") as work:
         pictures = _pictures(Path(source), limit)
         records, ingest_rate = _ingested(pictures, Path(work))
         # Beyond the shuffle buffer, which fills with the data until it is full.
         size = sum(len(one) for one in pictures)
-        once = _repeated(records, Path(work) / "once", max(1, -(-_MEMORY_BYTES // size)))
+        once = _repeated(records, Path(work) / "once", -(-memory_mib * 2**20 // size))
         times = -(-max(images, 2 * _BATCH) // len(pictures))
         larger = _repeated(records, Path(work) / "larger", times)
         inputs = _inputs(pictures, times, larger, image_size)
@@ -101,28 +105,35 @@ def measure(
 
 
 def table(figures: dict[str, Any]) -> Table:
-    """One row a rate of `measure`: median, least and greatest, ratio to decoding alone."""
+    """One row a rate of `measure`: median, least, greatest, ratio to decoding alone, interval."""
     machine = figures["machine"]
     title = (
         f"{machine['cpu']}, {machine['cores']} cores; {figures['pictures']} JPEGs of "
         f"{figures['mean_kb']} kB on average; {figures['rounds']} rounds"
     )
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in ("", "images/s", "least", "greatest", "of decoding"):
+    for column in ("", "images/s", "least", "greatest", "of decoding", "95 % interval"):
         shown.add_column(column, justify="right" if column else "left")
     for name, rates in figures["rates"].items():
         cells = [f"{value:,.0f}" for value in (np.median(rates), min(rates), max(rates))]
-        shown.add_row(name, *cells, f"{ratio(figures, name):.2f}")
+        value, *ends = (f"{part:.2f}" for part in ratio(figures, name))
+        shown.add_row(name, *cells, value, " to ".join(ends))
     for size, mb in figures["memory_mb"].items():
         shown.add_row(f"peak memory, {size} data", f"{mb:,.0f} MB")
     return shown
 
 
-def ratio(figures: dict[str, Any], name: str) -> float:
-    """The median over the rounds of (images a second of `name` / of decoding alone)."""
-    base = np.array(figures["rates"][DECODE])
-    rates = np.array(figures["rates"][name])
-    return float(np.median(rates / base) if len(rates) == len(base) else rates[0] / np.median(base))
+def ratio(figures: dict[str, Any], name: str) -> list[float]:
+    """Images a second of `name` to those of decoding alone in the same round.
+
+    Returns:
+      `[value, low, high]` with a 95 % interval; `[value]` of a single round, of decoding itself, or
+      of ingest, which is measured once and compared with the median of decoding alone.
+    """
+    base, rates = figures["rates"][DECODE], figures["rates"][name]
+    if len(rates) == len(base) > 1 and name != DECODE:
+        return list(ratio_over_rounds(rates, base))
+    return [float(np.median(rates) / np.median(base))]
 
 
 def write(figures: dict[str, Any], path: Path) -> None:

@@ -1,20 +1,21 @@
 """The pipeline, top to bottom.
 
+    LiveModel of each architecture
     Records -> StatisticsGen -> SchemaGen -> StatisticsValidator -> ImageValidator -> DataGate
       -> per architecture: [Tuner] -> Trainer
       -> ModelSelector
       -> per architecture: Compressor -> Predictor -> PredictionEvaluator (TFMA) -> Benchmarker
            -> ServingValidator -> SignificanceGate -> CardWriter -> BundlePusher
 
-Each architecture has its own Resolver, so that a baseline never comes from another one.
+LiveModel, one for each architecture, is what the bundle store serves now. The StatisticsValidator
+compares the data with the statistics of all of them, Predictor and SignificanceGate a candidate
+with its own. No node looks at earlier runs.
 """
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import tensorflow_data_validation as tfdv
 from tfx import v1 as tfx
 from tfx.dsl.components.common.importer import Importer
 from tfx.types import standard_artifacts
@@ -22,34 +23,29 @@ from tfx.types.channel_utils import union
 
 from components.anomaly import make_settings
 from components.artifacts import Benchmark, Card, ImageReport, Selection
+from components.artifacts import LiveModel as LiveModelArtifact
 from components.benchmarker import Benchmarker
 from components.bundle_pusher import BundlePusher
 from components.card_writer import CardWriter
 from components.compressor import Compressor
 from components.evaluator import PredictionEvaluator
 from components.image_validator import DataGate, ImageValidator
+from components.live_model import LiveModel
 from components.model_selector import ModelSelector
 from components.predictor import Predictor
 from components.serving_validator import ServingValidator
 from components.significance_gate import SignificanceGate
-from components.statistics_validator import (
-    COMPARED,
-    LatestIfAny,
-    StatisticsSettings,
-    StatisticsValidator,
-)
-from tfx_pipeline.config import (
-    RunRequest,
-    component_digest,
-    data_state,
-    training_digest,
-    validation_digest,
-)
+from components.statistics_checks import statistics_options
+from components.statistics_settings import StatisticsSettings
+from components.statistics_validator import StatisticsValidator
+from serving.lineage import store_state
+from tfx_pipeline.config import RunRequest
+from tfx_pipeline.node_code import node_digest, run_data_digest
 from trainers.config import to_dict
 from trainers.data.features import DatasetInfo
 
 #: The types of our own, for readers of the metadata store.
-ARTIFACT_TYPES = (Benchmark, Card, ImageReport, Selection)
+ARTIFACT_TYPES = (Benchmark, Card, ImageReport, LiveModelArtifact, Selection)
 
 # The same in every run: a change of Beam's arguments changes every cache key. FnApiRunner by name,
 # because the default runner first tries to download another one.
@@ -64,10 +60,11 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
       info: of the records in `request.data`.
     """
     layout = request.layout
-    records = _records(request.data, info)
+    records = _records(request, info)
     examples = records.outputs["result"]
-    validation = _validation(request, examples)
-    nodes: list[Any] = [records, *validation.values()]
+    lives = {name: _live(name, request, info) for name in request.experiments}
+    validation = _validation(request, info, examples, lives)
+    nodes: list[Any] = [records, *lives.values(), *validation.values()]
     tuners = {name: _tuner(name, request, examples) for name in request.pipeline.tune}
     trainers = {
         name: _trainer(name, request, examples, tuners.get(name)) for name in request.experiments
@@ -79,18 +76,20 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
         models=union([t.outputs["model"] for t in trainers.values()])
         if len(trainers) > 1
         else next(iter(trainers.values())).outputs["model"],
-        code_digest=component_digest(),
+        code_digest=node_digest("ModelSelector"),
     )
     nodes += [*tuners.values(), *trainers.values(), selector]
     for name, trainer in trainers.items():
         inputs = {
             "examples": examples,
+            "live": lives[name].outputs["live"],
+            "statistics": validation["statistics"].outputs["statistics"],
             "model": trainer.outputs["model"],
             "selection": selector.outputs["selection"],
             "anomalies": validation["statistics_validator"].outputs["anomalies"],
             "image_report": validation["image_validator"].outputs["image_report"],
         }
-        nodes += _after_training(name, request, inputs)
+        nodes += _after_training(name, request, info, inputs)
     return tfx.dsl.Pipeline(
         pipeline_name=request.pipeline.name,
         pipeline_root=str(layout.artifacts),
@@ -103,52 +102,61 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
     )
 
 
-def _records(data: str, info: DatasetInfo) -> Importer:
-    """Our own `Split-*` records, registered in place; the fingerprint tells when they change."""
+def _records(request: RunRequest, info: DatasetInfo) -> Importer:
+    """Our own `Split-*` records, registered in place; the digest changes with any part of them."""
     splits = [name for name, split in info.splits.items() if split.examples]
     return Importer(
-        source_uri=data,
+        source_uri=request.data,
         artifact_type=standard_artifacts.Examples,
         properties={"split_names": json.dumps(splits)},
-        custom_properties={"fingerprint": data_state(Path(data), info.fingerprint)},
+        custom_properties={"data_digest": run_data_digest(request, info)},
     ).with_id("Records")
 
 
-def _validation(request: RunRequest, examples: Any) -> dict[str, Any]:
+def _live(name: str, request: RunRequest, info: DatasetInfo) -> Any:
+    """What the bundle store serves of one architecture; the store's state is in the cache key."""
+    model_dir = request.layout.bundles / request.experiments[name].name
+    return LiveModel(
+        model_dir=str(model_dir),
+        classes=json.dumps(info.classes),
+        state=json.dumps(store_state(model_dir), sort_keys=True),
+        code_digest=node_digest("LiveModel"),
+    ).with_id(f"LiveModel.{name}")
+
+
+def _validation(
+    request: RunRequest, info: DatasetInfo, examples: Any, lives: dict[str, Any]
+) -> dict[str, Any]:
     """What looks at the data before training; `gate` is the last of it."""
-    digest = validation_digest()
-    previous = tfx.dsl.Resolver(
-        strategy_class=LatestIfAny,
-        statistics=tfx.dsl.Channel(
-            type=standard_artifacts.ExampleStatistics,
-            producer_component_id="StatisticsGen",
-            output_key="statistics",
-        ),
-    ).with_id("PreviousStatistics")
-    statistics = tfx.components.StatisticsGen(
-        # The pixels stay out: TFDV would count 1,797 pictures as 1,797 distinct strings.
-        examples=examples,
-        stats_options=tfdv.StatsOptions(feature_allowlist=list(COMPARED)),
-    )
-    # Or the newest statistics would be this run's own.
-    statistics.add_upstream_node(previous)
+    statistics = tfx.components.StatisticsGen(examples=examples, stats_options=statistics_options())
+    statistics.exec_properties["code_digest"] = node_digest("StatisticsGen")
     schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"])
+    schema.exec_properties["code_digest"] = node_digest("SchemaGen")
     statistics_validator = StatisticsValidator(
         statistics=statistics.outputs["statistics"],
         schema=schema.outputs["schema"],
-        previous=previous.outputs["statistics"],
-        settings=json.dumps(asdict(StatisticsSettings(**request.pipeline.statistics))),
-        code_digest=digest,
+        lives=[live.outputs["live"] for live in lives.values()],
+        settings=json.dumps(
+            {
+                "statistics": asdict(StatisticsSettings(**request.pipeline.statistics)),
+                "classes": info.classes,
+                "label_offset": info.label_offset,
+            }
+        ),
+        code_digest=node_digest("StatisticsValidator"),
     )
     # Made here too, so that a mistyped setting is told before anything runs.
     settings = json.dumps(asdict(make_settings(request.pipeline.images)))
-    image_validator = ImageValidator(examples=examples, settings=settings, code_digest=digest)
+    image_validator = ImageValidator(
+        examples=examples, settings=settings, code_digest=node_digest("ImageValidator")
+    )
     gate = DataGate(
-        image_report=image_validator.outputs["image_report"], settings=settings, code_digest=digest
+        image_report=image_validator.outputs["image_report"],
+        settings=settings,
+        code_digest=node_digest("DataGate"),
     )
     gate.add_upstream_node(statistics_validator)
     return {
-        "previous": previous,
         "statistics": statistics,
         "schema": schema,
         "statistics_validator": statistics_validator,
@@ -157,12 +165,13 @@ def _validation(request: RunRequest, examples: Any) -> dict[str, Any]:
     }
 
 
-def _training_config(name: str, request: RunRequest) -> dict[str, Any]:
-    """`custom_config` of what trains; both kinds share checkpoints."""
+def _training_config(kind: str, name: str, request: RunRequest) -> dict[str, Any]:
+    """`custom_config` of what trains, a `Tuner` or a `Trainer`; both share checkpoints."""
     return {
         "config": to_dict(request.experiments[name]),
         "work_dir": str(request.layout.checkpoints / name),
-        "code_digest": training_digest(),
+        "index": str(request.layout.index),
+        "code_digest": node_digest(kind),
     }
 
 
@@ -173,7 +182,7 @@ def _tuner(name: str, request: RunRequest, examples: Any) -> tfx.components.Tune
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["validation"]),
         custom_config={
-            **_training_config(name, request),
+            **_training_config("Tuner", name, request),
             **asdict(request.pipeline.tune[name]),
         },
     ).with_id(f"Tuner.{name}")
@@ -186,56 +195,44 @@ def _trainer(name: str, request: RunRequest, examples: Any, tuner: Any) -> tfx.c
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["validation"]),
         hyperparameters=tuner.outputs["best_hyperparameters"] if tuner else None,
-        custom_config=_training_config(name, request),
+        custom_config=_training_config("Trainer", name, request),
     ).with_id(f"Trainer.{name}")
 
 
-def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> list[Any]:
+def _after_training(
+    name: str, request: RunRequest, info: DatasetInfo, inputs: dict[str, Any]
+) -> list[Any]:
     """Compression, evaluation, gates and push of one architecture, in this order."""
-    pipeline, digest = request.pipeline, component_digest()
+    pipeline = request.pipeline
     compressor = Compressor(
         model=inputs["model"],
         examples=inputs["examples"],
         selection=inputs["selection"],
         plan=json.dumps({"best": asdict(pipeline.best), "others": asdict(pipeline.others)}),
-        code_digest=digest,
+        code_digest=node_digest("Compressor"),
     ).with_id(f"Compressor.{name}")
     bundle = compressor.outputs["bundle"]
-    last_pushed = tfx.dsl.Resolver(
-        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
-        model=tfx.dsl.Channel(
-            type=standard_artifacts.Model,
-            producer_component_id=f"Compressor.{name}",
-            output_key="bundle",
-        ),
-        model_blessing=tfx.dsl.Channel(
-            type=standard_artifacts.ModelBlessing,
-            producer_component_id=f"SignificanceGate.{name}",
-            output_key="blessing",
-        ),
-    ).with_id(f"LastPushed.{name}")
     predictor = Predictor(
         bundle=bundle,
         examples=inputs["examples"],
-        baseline=last_pushed.outputs["model"],
-        baseline_blessing=last_pushed.outputs["model_blessing"],
-        code_digest=digest,
+        live=inputs["live"],
+        code_digest=node_digest("Predictor"),
     ).with_id(f"Predictor.{name}")
     evaluator = PredictionEvaluator(
         predictions=predictor.outputs["predictions"],
         settings=json.dumps(
             {"slices": pipeline.slices, "min_top1": pipeline.gates.get("min_top1", 0.0)}
         ),
-        code_digest=digest,
+        code_digest=node_digest("Evaluator"),
     ).with_id(f"Evaluator.{name}")
     benchmarker = Benchmarker(
-        bundle=bundle, runs=pipeline.benchmark_runs, code_digest=digest
+        bundle=bundle, runs=pipeline.benchmark_runs, code_digest=node_digest("Benchmarker")
     ).with_id(f"Benchmarker.{name}")
     server = ServingValidator(
         bundle=bundle,
         examples=inputs["examples"],
         requests=pipeline.serving_requests,
-        code_digest=digest,
+        code_digest=node_digest("ServingValidator"),
     ).with_id(f"ServingValidator.{name}")
     gate = SignificanceGate(
         bundle=bundle,
@@ -245,26 +242,30 @@ def _after_training(name: str, request: RunRequest, inputs: dict[str, Any]) -> l
         infra_blessing=server.outputs["infra_blessing"],
         anomalies=inputs["anomalies"],
         image_report=inputs["image_report"],
+        live=inputs["live"],
         settings=json.dumps(pipeline.gates),
-        code_digest=digest,
+        code_digest=node_digest("SignificanceGate"),
     ).with_id(f"SignificanceGate.{name}")
     card = CardWriter(
         model=inputs["model"],
         bundle=bundle,
         benchmark_result=benchmarker.outputs["benchmark_result"],
         blessing=gate.outputs["blessing"],
-        code_digest=digest,
+        code_digest=node_digest("CardWriter"),
     ).with_id(f"CardWriter.{name}")
     pusher = BundlePusher(
         bundle=bundle,
         card=card.outputs["card"],
         blessing=gate.outputs["blessing"],
+        live=inputs["live"],
+        statistics=inputs["statistics"],
+        predictions=predictor.outputs["predictions"],
         bundles_dir=str(request.layout.bundles),
+        label_offset=info.label_offset,
         run=request.run,
-        code_digest=digest,
+        code_digest=node_digest("BundlePusher"),
     ).with_id(f"BundlePusher.{name}")
     return [
-        last_pushed,
         compressor,
         predictor,
         evaluator,

@@ -42,6 +42,8 @@ class LiveView:
                 f"  [{colour}]{word:<7}[/] {event['name']:<36} {event['seconds']:7.1f} s",
                 highlight=False,
             )
+        elif kind == "announcement":
+            self._console.print(f"  {event['line']}", highlight=False, markup=False, soft_wrap=True)
         elif kind == "step":
             self._detail = event["step"]
         elif kind == "progress":

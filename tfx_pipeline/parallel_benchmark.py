@@ -17,6 +17,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from serving.benchmark import environment
+from serving.rounds import ratio_over_rounds
 from trainers.config import Config, DataConfig, ModelConfig, override
 
 
@@ -48,7 +49,7 @@ def measure(
       JSON-able: `machine`, `model`, `image_size`, `batch`, `micro_batch`, `rounds`, `virtual`,
       `difference` (greatest, of outputs), `largest` (output), `bubble`, `stages` (one mapping of
       `StageMemory` a stage), `whole_images_per_second` and `split_images_per_second`, one a round,
-      and `ratio`, [value, low, high] of their quotients.
+      and `ratio`, [value, low, high] of split to whole with a 95 % interval.
 
     Raises:
       SplitError: the model cannot be split so.
@@ -82,7 +83,7 @@ def measure(
         "stages": [asdict(stage) for stage in pipeline.memory()],
         "whole_images_per_second": rates[:, 0].tolist(),
         "split_images_per_second": rates[:, 1].tolist(),
-        "ratio": _ratio(rates),
+        "ratio": list(ratio_over_rounds(rates[:, 1], rates[:, 0])),
     }
 
 
@@ -117,8 +118,8 @@ def view(figures: dict[str, Any]) -> RenderableType:
     value, low, high = figures["ratio"]
     lines = [
         f"outputs differ by at most {figures['difference']:.1e} (largest {figures['largest']:.2f})",
-        f"images/s whole {whole:,.1f}, split {split:,.1f}: ratio {value:.2f} ({low:.2f} to "
-        f"{high:.2f}) over {figures['rounds']} rounds in turns",
+        f"images/s whole {whole:,.1f}, split {split:,.1f}: ratio {value:.2f} (95 % "
+        f"interval {low:.2f} to {high:.2f}) over {figures['rounds']} rounds in turns",
         f"bubble {100 * figures['bubble']:.0f} % of the time with equal stages",
     ]
     if figures["virtual"]:
@@ -164,14 +165,3 @@ def _turns(
             row[which] = len(images) / (time.perf_counter() - began)
         rates.append(row)
     return *answers, np.array(rates)
-
-
-def _ratio(rates: np.ndarray) -> list[float]:
-    """Of images a second, split to whole: the geometric mean over rounds with its interval."""
-    from trainers.stats import bootstrap_statistic
-
-    return bootstrap_statistic(_geometric_mean, rates[:, 1] / rates[:, 0]).as_list()
-
-
-def _geometric_mean(ratios: np.ndarray) -> float:
-    return float(np.exp(np.mean(np.log(ratios))))

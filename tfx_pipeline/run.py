@@ -21,11 +21,11 @@ from typing import IO, Any
 from rich.console import Console
 from rich.markup import escape
 
-from tfx_pipeline.config import Layout, RunRequest, data_state, request_to_json
+from serving.lineage import store_state
+from tfx_pipeline.config import Layout, RunRequest, request_to_json, run_state
 from tfx_pipeline.live import LiveView
 from trainers.data.features import DatasetInfo
 from trainers.progress import EVENTS_FD
-from trainers.stack import stack
 
 PUSHED, ERROR, REFUSED = 0, 1, 3
 
@@ -40,8 +40,8 @@ def run(request: RunRequest, console: Console) -> int:
     """Runs the pipeline, or reprints the last result when nothing changed.
 
     Returns:
-      0 when every model was pushed, 3 when a gate refused one or a rollback had withdrawn it, 1 on
-      an error.
+      0 when every model was pushed, 3 when a gate refused one or could not decide, or a rollback
+      had withdrawn it, 1 on an error.
 
     Raises:
       LockedError: another run of this pipeline is under way.
@@ -52,9 +52,12 @@ def run(request: RunRequest, console: Console) -> int:
         info.check_task(config.task, f"the experiment {name}")
     layout = request.layout
     with locked(layout) as lock:
-        last = None if request.force or request.start else unchanged(request, info)
+        last = None
+        if not (request.force or request.start):
+            with console.status("looking for changes"):
+                last = unchanged(request, info)
         if last is not None:
-            console.print(f"nothing changed since run {last['run']}; --force runs all the same\n")
+            console.print(f"nothing changed since run {last['run']}; --force runs it again\n")
             return show(last, layout, console)
         status = _run_child(request, layout, console, lock)
     if status != 0:
@@ -63,16 +66,20 @@ def run(request: RunRequest, console: Console) -> int:
 
 
 def unchanged(request: RunRequest, info: DatasetInfo) -> dict[str, Any] | None:
-    """The last run's summary, if it came to its end with the same key and its bundles are there."""
+    """The last run's summary, if another run would do the same again.
+
+    It came to its end with the same key, and the bundle store holds what it held then: after a
+    push, a rollback or a deletion, a run compares with another live model.
+    """
     try:
         last = read_summary(request.layout, "latest")
     except (FileNotFoundError, ValueError):
         return None
-    state = data_state(Path(request.data), info.fingerprint)
-    if last["status"] == "error" or last["key"] != request.key(state, stack()):
+    if last["status"] == "error" or last["key"] != request.key(run_state(request, info)):
         return None
-    pushed = [model["pushed"] for model in last["models"] if model.get("pushed")]
-    return last if all(Path(p["path"]).is_dir() for p in pushed) else None
+    models = [config.name for config in request.experiments.values()]
+    live = {name: store_state(request.layout.bundles / name) for name in models}
+    return last if last.get("live") == live else None
 
 
 def read_summary(layout: Layout, run: str) -> dict[str, Any]:
@@ -91,21 +98,24 @@ def read_summary(layout: Layout, run: str) -> dict[str, Any]:
 
 
 def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
-    """Prints the run's one table, and for refused models the gates; returns the exit status."""
-    from tfx_pipeline.report import REPORT_FILE, console_gates, console_table
-    from tfx_pipeline.report.view import withdrawn
+    """Prints the run's table and the gates that did not hold; returns the exit status."""
+    from tfx_pipeline.report import REPORT_FILE, console_gates, console_table, view
 
     console.print(console_table(summary))
     gates = console_gates(summary)
     if gates is not None:
         console.print(gates)
-    for model in withdrawn(summary):
+    for model in view.withdrawn(summary):
         console.print(
             f"withdrawn    {model['name']}: version {model['version']} holds the same and was put "
             f"aside by a rollback; to serve it again: {model['way_back']}",
             markup=False,
             soft_wrap=True,
         )
+    for line in summary.get("unchecked", ()):
+        console.print(f"not checked  {line}", markup=False, soft_wrap=True)
+    for line in view.undecided(summary):
+        console.print(f"not decided  {line}", markup=False, soft_wrap=True)
     if summary["recommendation"]:
         console.print(f"recommended  {summary['recommendation']}", soft_wrap=True)
     for line in compression_lines(summary):
@@ -116,7 +126,12 @@ def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
     )
     console.print(f"bundles      {layout.bundles}", soft_wrap=True)
     console.print(f"report       {layout.report(summary['run']) / REPORT_FILE}", soft_wrap=True)
-    states = {"pushed": PUSHED, "refused": REFUSED, "withdrawn": REFUSED}
+    states = {
+        "pushed": PUSHED,
+        "refused": REFUSED,
+        "undecided": REFUSED,
+        "withdrawn": REFUSED,
+    }
     return states.get(summary["status"], ERROR)
 
 

@@ -37,17 +37,27 @@ def tune_shown(
     trials: int,
     epochs: int,
     command: str,
+    resume_anyway: bool = False,
 ) -> None:
     """Searches `ranges`, each `key=kind(...)`, and prints the trials, the best first.
 
     `command` is the one that trains what was searched, to which the best values are added.
     """
-    from tfx_pipeline.train_view import Bar
+    from tfx_pipeline.train_view import Bar, printer
     from trainers.tuner import tune
 
     space = {key.strip(): text.strip() for key, _, text in (one.partition("=") for one in ranges)}
     with Bar(console, config.name) as bar:
-        found = tune(config, space, work_dir=out, trials=trials, epochs=epochs, report=bar.report)
+        found = tune(
+            config,
+            space,
+            work_dir=out,
+            trials=trials,
+            epochs=epochs,
+            report=bar.report,
+            announce=printer(console),
+            resume_anyway=resume_anyway,
+        )
     shown = Table(box=None, pad_edge=False)
     shown.add_column("validation top-1", justify="right")
     for key in space:

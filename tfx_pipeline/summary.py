@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from components import files
-from tfx_pipeline.config import Layout, RunRequest, data_state
+from components.gates import GateSettings, Verdict
+from components.live import Live
+from serving.lineage import store_state
+from tfx_pipeline.config import Layout, RunRequest
 from trainers.config import to_dict
 from trainers.data.features import REPORT_FILE, DatasetInfo
-from trainers.stack import stack
+from trainers.stack import git_commit, stack
 
 SUMMARY_FILE = "summary.json"
 LATEST = "latest"
@@ -47,6 +50,7 @@ def build_summary(
     nodes: Sequence[Node],
     outputs: Sequence[Any],
     *,
+    state: dict[str, Any],
     seconds: float,
     error: str = "",
 ) -> dict[str, Any]:
@@ -57,11 +61,10 @@ def build_summary(
       info: the data.
       nodes: what ran, in order.
       outputs: `tfx_pipeline.runners.dag.Output`s of the run.
+      state: `tfx_pipeline.config.run_state` when the run began.
       seconds: of all nodes.
       error: why the run stopped; empty when it did not.
     """
-    from trainers.export import git_commit
-
     places = {(output.node, output.key): output.uri for output in outputs}
     models = [_model(name, request, places) for name in request.experiments]
     summary: dict[str, Any] = {
@@ -72,7 +75,7 @@ def build_summary(
         "seconds": seconds,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": f"sightline run {request.pipeline.name}",
-        "key": request.key(data_state(Path(request.data), info.fingerprint), stack()),
+        "key": request.key(state),
         "git_commit": git_commit(),
         "stack": stack(),
         "machine": _machine(places),
@@ -80,6 +83,11 @@ def build_summary(
         "components": [asdict(node) for node in nodes],
         "models": models,
         "recommendation": "",
+        "live": {
+            request.experiments[model["name"]].name: _store_after(model, request, places)
+            for model in models
+        },
+        "unchecked": _unchecked(request, places),
         "lineage": [
             {"id": o.id, "type": o.type, "producer": f"{o.node}.{o.key}", "uri": o.uri}
             for o in outputs
@@ -94,7 +102,7 @@ def build_summary(
         }
     )
     if not error:
-        _recommend(summary, places)
+        _recommend(summary, request)
     return summary
 
 
@@ -127,6 +135,40 @@ def _model(name: str, request: RunRequest, places: dict[tuple[str, str], str]) -
     return found
 
 
+def _store_after(
+    model: dict[str, Any], request: RunRequest, places: dict[tuple[str, str], str]
+) -> dict[str, str] | None:
+    """The bundle store's state that this result stands for.
+
+    None where it is not what the run compared with and then pushed to: somebody else pushed,
+    rolled back or deleted meanwhile, and the next run has to look again.
+    """
+    live = _place(places, f"LiveModel.{model['name']}", "live")
+    if live is None:
+        return None
+    after = store_state(request.layout.bundles / request.experiments[model["name"]].name)
+    own = str((model.get("pushed") or {}).get("version"))
+    before = Live.load(str(live)).state
+    same = _without(before, own) == _without(after, own)
+    return after if same else None
+
+
+def _without(state: dict[str, str], version: str) -> dict[str, str]:
+    return {name: digest for name, digest in state.items() if name != version}
+
+
+def _unchecked(request: RunRequest, places: dict[tuple[str, str], str]) -> list[str]:
+    """What could not be compared with the live models, and why."""
+    from components.live_gates import unchecked
+
+    anomalies = _place(places, "StatisticsValidator", "anomalies")
+    lives = [_place(places, f"LiveModel.{name}", "live") for name in request.experiments]
+    if anomalies is None or None in lives:
+        return []
+    found = [unchecked(Live.load(str(live)), str(anomalies)) for live in lives]
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+
 def _judged(
     name: str, places: dict[tuple[str, str], str], verdict: dict[str, Any]
 ) -> dict[str, Any]:
@@ -147,11 +189,13 @@ def _judged(
                 "dtype": about["dtype"],
                 "sparsity": about["sparsity"],
                 "recommended": variant == verdict["recommended"],
+                "dropped": variant in verdict["dropped"],
                 **{key: figures[variant][key] for key in _FIGURES},
                 **facts,
             }
         )
-    refused = [gate for gate in verdict["gates"] if not gate["passed"]]
+    predictions = places[(f"Predictor.{name}", "predictions")]
+    validation = files.predictions_file(predictions, files.VALIDATION)
     return {
         "variants": variants,
         "recommended_variant": verdict["recommended"],
@@ -159,18 +203,33 @@ def _judged(
         "confusion": verdict["confusion"],
         "slices": verdict["slices"],
         "gates": verdict["gates"],
+        "verdict": verdict["verdict"],
         "blessed": verdict["blessed"],
+        "dropped": verdict["dropped"],
+        "excludable_drop": verdict["excludable_drop"],
         "refused_because": "; ".join(
-            f"{g['name']} {g['value']:.4g}, asked {g['threshold']}" for g in refused
+            _why_not(gate) for gate in verdict["gates"] if not gate["passed"]
         ),
         "evaluation": places[(f"Evaluator.{name}", "evaluation")],
-        "predictions": str(files.predictions_file(places[(f"Predictor.{name}", "predictions")])),
+        "predictions": str(files.predictions_file(predictions)),
+        "validation_predictions": str(validation) if validation.is_file() else "",
     }
 
 
+def _why_not(gate: dict[str, Any]) -> str:
+    """A gate that stopped a model, with the images that would decide it where none did."""
+    text = f"{gate['name']} {gate['value']:.4g}, required {gate['threshold']}"
+    if gate["verdict"] != Verdict.UNDECIDED.value:
+        return text
+    needed = f" (about {gate['images_needed']:,} images would)" if gate["images_needed"] else ""
+    return f"{text}: not decided by these images{needed}"
+
+
 def _status(models: list[dict[str, Any]]) -> str:
-    if not all(model.get("pushed") for model in models):
-        return "refused"
+    stopped = [model for model in models if not model.get("pushed")]
+    if stopped:
+        undecided = all(model.get("verdict") == Verdict.UNDECIDED.value for model in stopped)
+        return "undecided" if undecided else "refused"
     return "pushed" if all(map(_is_shipped, models)) else "withdrawn"
 
 
@@ -180,9 +239,9 @@ def _is_shipped(model: dict[str, Any]) -> bool:
     return bool(pushed) and not pushed.get("withdrawn")
 
 
-def _recommend(summary: dict[str, Any], places: dict[tuple[str, str], str]) -> None:
-    """Marks the model to use: the fastest of those not provably worse than the best, and why."""
-    from components.gates import compare
+def _recommend(summary: dict[str, Any], request: RunRequest) -> None:
+    """Marks the model to use: chosen on validation, reported with its test figures."""
+    from components.gates.recommend import recommend_model
     from trainers.predictions import read_table
 
     shipped = [model for model in summary["models"] if _is_shipped(model)]
@@ -191,28 +250,23 @@ def _recommend(summary: dict[str, Any], places: dict[tuple[str, str], str]) -> N
         reason = "every model that passed its gates was withdrawn"
         summary["recommendation"] = f"none: {reason if passed else 'no model passed its gates'}"
         return
+    whole = all(model["validation_predictions"] for model in shipped)
+    key, split = ("validation_predictions", "validation") if whole else ("predictions", "test")
     answers, latency = {}, {}
     for model in shipped:
-        chosen = model["recommended_variant"]
-        answers[model["name"]] = read_table(Path(model["predictions"]))[chosen]
-        figures = next(v for v in model["variants"] if v["name"] == chosen)
+        variant = model["recommended_variant"]
+        answers[model["name"]] = read_table(Path(model[key]))[variant]
+        figures = next(v for v in model["variants"] if v["name"] == variant)
         latency[model["name"]] = figures["latency_ms_p50"]
-    top1 = {n: float((a.scores.argmax(1) == a.labels).mean()) for n, a in answers.items()}
-    best = max(top1, key=lambda name: top1[name])
-    differences = {name: compare(a, answers[best]) for name, a in answers.items() if name != best}
-    equals = [best] + [n for n, found in differences.items() if found["top1"][2] >= 0]
-    chosen = min(equals, key=lambda name: latency[name])
+    chosen, reason = recommend_model(
+        answers, latency, GateSettings(**request.pipeline.gates), split
+    )
     for model in summary["models"]:
         model["recommended"] = model["name"] == chosen
-    ruled_out = [n for n in answers if n not in equals]
-    reason = f"{chosen}, {latency[chosen]:.2f} ms a picture: "
-    if len(equals) > 1:
-        reason += f"the fastest of {', '.join(equals)}, none provably less accurate than "
-        reason += f"{best} ({top1[best]:.1%})"
-    else:
-        reason += f"the most accurate ({top1[best]:.1%})"
-    if ruled_out:
-        reason += f"; provably less accurate: {', '.join(ruled_out)}"
+        if model["recommended"]:
+            figures = next(v for v in model["variants"] if v["recommended"])
+            top1, low, high = figures["metrics"]["top1"]
+            reason += f"; test top-1 {top1:.1%} (95 % interval {low:.1%} to {high:.1%})"
     summary["recommendation"] = reason
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from rich.table import Table
 
 from serving.benchmark import environment
+from serving.rounds import ratio_over_rounds
 from tfx_pipeline.memory import own_peak_mb
 from trainers.config import (
     Config,
@@ -92,7 +93,7 @@ def measure(
         found = {
             name: {
                 **_times(seconds[name]),
-                "ratio": _ratio(seconds[name], seconds[against]),
+                "ratio": list(ratio_over_rounds(seconds[name][:, 0], seconds[against][:, 0])),
                 "peak_mb": _peak_mb(config),
                 "multiply_adds": work_of[name],
             }
@@ -130,7 +131,7 @@ def table(figures: dict[str, Any]) -> Table:
             f"{1e3 * step:,.1f}",
             f"{figures['batch'] / step:,.1f}",
             f"{value:.3f}",
-            f"{low:.3f} to {high:.3f}",
+            f"{low:.3f} to {high:.3f}" if name != figures["against"] else "",
             f"{100 * row['stall']:.1f} %",
             f"{row['peak_mb']:,.0f}",
             f"{row['multiply_adds'] / 1e9:.2f}",
@@ -247,17 +248,6 @@ def _times(seconds: np.ndarray) -> dict[str, Any]:
         "wait_seconds": seconds[:, 1].tolist(),
         "stall": float(seconds[:, 1].sum() / seconds.sum()),
     }
-
-
-def _ratio(seconds: np.ndarray, base: np.ndarray) -> list[float]:
-    """The geometric mean over rounds, so that a/b and b/a are each other's inverse."""
-    from trainers.stats import bootstrap_statistic
-
-    return bootstrap_statistic(_geometric_mean, seconds[:, 0] / base[:, 0]).as_list()
-
-
-def _geometric_mean(ratios: np.ndarray) -> float:
-    return float(np.exp(np.mean(np.log(ratios))))
 
 
 def _peak_mb(config: Config) -> float:

@@ -85,31 +85,42 @@ def records_of(data: Path, out: Path, console: Console) -> Path:
     return records
 
 
-def train_shown(config: Config, out: Path, console: Console, *, workers: int = 1) -> None:
+def train_shown(
+    config: Config,
+    out: Path,
+    console: Console,
+    *,
+    workers: int = 1,
+    resume_anyway: bool = False,
+) -> None:
     """Trains `config` into `out`, with checkpoints in `out/checkpoints`.
 
-    With several `workers` it starts as many processes, which train as one.
+    With several `workers` it starts as many processes, which train as one. `resume_anyway` is as
+    for `trainers.loop.fit`.
     """
     with Bar(console, config.name) as bar:
+        shown = {"report": bar.report, "announce": printer(console)}
         if workers > 1:
             from trainers.workers import launch
 
-            launch(config, out, workers=workers, report=bar.report, announce=_printer(console))
+            launch(config, out, workers=workers, resume_anyway=resume_anyway, **shown)
         else:
             from trainers.workers import train_here
 
-            train_here(config, out, report=bar.report, announce=_printer(console))
+            train_here(config, out, resume_anyway=resume_anyway, **shown)
     history = json.loads((out / "history.json").read_text(encoding="utf-8"))
     number = json.loads((out / "trained.json").read_text(encoding="utf-8"))["best_epoch"]
     best = history[number - 1]
+    trained = f"epoch {number} of {len(history)} is the best"
     console.print(
-        f"{config.name}: epoch {number} of {len(history)} is the best, "
+        f"{config.name}: {trained if config.train.epochs else 'the weights as they are'}, "
         f"validation top-1 {best['val_top1']:.2%}, loss {best['val_loss']:.4f}"
     )
     console.print(f"wrote {out}; next: sightline compress {out} --out {out}/draft", soft_wrap=True)
 
 
-def _printer(console: Console) -> Callable[[str], None]:
+def printer(console: Console) -> Callable[[str], None]:
+    """A function that prints a line as it is."""
     return lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from serving.rounds import ratio_over_rounds
+from serving.server_targets import DIGITS, SPREAD, rows_of, spread_of
+
 _DECODE = "decode_jpeg alone"
 _TARGETS = {
     "training: fused crop, flip": 0.85,
@@ -13,7 +16,6 @@ _TARGETS = {
     "memory cache: flip": 2.5,
     "disk cache: flip": 2.5,
 }
-_DIGITS = {"ms": 3, "ratio": 3, "images/s": 1, "cores": 2}
 
 
 def data_section(figures: dict[str, Any]) -> str:
@@ -25,19 +27,24 @@ def data_section(figures: dict[str, Any]) -> str:
         f"`sightline benchmark data {Path(figures['source']).name}`: {figures['pictures']} JPEGs "
         f"of {figures['mean_kb']} kB on average to {figures['image_size'][0]} x "
         f"{figures['image_size'][1]} px, {figures['rounds']} rounds in turns on "
-        f"{machine['cores']} cores of {machine['cpu']}. A ratio is the median over the rounds of "
-        "images/s to those of decoding alone, from memory, in the same round.",
+        f"{machine['cores']} cores of {machine['cpu']}. Images/s are the median, the least and the "
+        "greatest of the rounds. A ratio is of images/s to those of decoding alone, from memory, "
+        "in the same round: the geometric mean, with its 95 % interval by Student's t on the "
+        "logarithms.",
         "",
-        "| | images/s | least | greatest | of decoding | asked |",
-        "|---|---|---|---|---|---|",
+        "| | images/s | least | greatest | of decoding | interval | asked |",
+        "|---|---|---|---|---|---|---|",
     ]
     base = figures["rates"][_DECODE]
     for name, rates in figures["rates"].items():
-        pairs = zip(rates, base, strict=False) if len(rates) == len(base) else []
-        ratios = [rate / decode for rate, decode in pairs] or [rates[0] / statistics.median(base)]
+        # Decoding alone is what the others are compared with; ingest is measured once.
+        paired = len(rates) == len(base) > 1 and name != _DECODE
+        middles = [statistics.median(rates) / statistics.median(base)]
+        found = ratio_over_rounds(rates, base) if paired else middles
+        ratio, *ends = (f"{part:.2f}" for part in found)
         cells = [f"{value:,.0f}" for value in (statistics.median(rates), min(rates), max(rates))]
         asked = f">= {_TARGETS[name]:.2f}" if name in _TARGETS else ""
-        row = [name, *cells, f"{statistics.median(ratios):.2f}", asked]
+        row = [name, *cells, ratio, " to ".join(ends), asked]
         lines.append(f"| {' | '.join(row)} |")
     memory = figures["memory_mb"]
     lines += [
@@ -104,9 +111,10 @@ def study_section(figures: dict[str, Any]) -> str:
         "",
         f"`make study`: {counts['train']:,} training, {counts['validation']:,} validation and "
         f"{counts['test']:,} test pictures of 32 x 32 px, on {machine['cores']} cores of "
-        f"{machine['cpu']}. Test top-1 with its 95 % interval (1,000 resamples of the test "
-        "pictures); the epoch was chosen by validation. Minutes are of the clock, and of the "
-        "processor divided by the cores, as other programs ran meanwhile.",
+        f"{machine['cpu']}. Test top-1 with its 95 % interval over the choice of test pictures "
+        "(Clopper & Pearson; differences: 1,000 resamples of the pairs); the epoch was chosen by "
+        "validation. Minutes are of the clock, and of the processor divided by the cores, as other "
+        "programs ran meanwhile.",
         "",
         "| run | M parameters | MMAC | epochs | test top-1 | interval | minutes | processor |",
         "|---|---|---|---|---|---|---|---|",
@@ -141,18 +149,21 @@ def training_section(figures: dict[str, Any]) -> str:
         f"{figures['model']} against {figures['against']}: {figures['image_size']} px, batches of "
         f"{figures['batch']}, {figures['rounds']} rounds of {figures['steps']} steps in turns, in "
         f"the same loop and from the same input, on {figures['machine']['cores']} cores of "
-        f"{figures['machine']['cpu']}. A ratio is over the rounds, with its 95 % interval; below 1 "
-        "is faster.",
+        f"{figures['machine']['cpu']}. A ratio is the geometric mean over the rounds, with its "
+        "95 % interval by Student's t on the logarithms; below 1 is faster.",
         "",
         "| | ms a step | ratio | interval | waits for data | peak MB |",
         "|---|---|---|---|---|---|",
     ]
+    against = figures["contenders"][figures["against"]]["step_seconds"]
     for name, found in figures["contenders"].items():
-        value, low, high = (f"{part:.3f}" for part in found["ratio"])
+        # From the rounds, as figures of an older version hold another interval.
+        ratio = ratio_over_rounds(found["step_seconds"], against)
+        value, low, high = (f"{part:.3f}" for part in ratio)
         cells = [
             f"{1e3 * statistics.median(found['step_seconds']):,.0f}",
             value,
-            f"{low} to {high}",
+            f"{low} to {high}" if name != figures["against"] else "",
             f"{found['stall']:.1%}",
             f"{found['peak_mb']:,.0f}",
         ]
@@ -169,24 +180,28 @@ def serving_section(figures: dict[str, Any]) -> str:
         f"`sightline benchmark serving {figures['model']}`: pictures of {figures['mean_kb']} kB "
         f"on average ({figures['source']}), {figures['rounds']} rounds in turns of "
         f"{figures['seconds']:g} s on {machine['cores']} cores of {machine['cpu']}, the callers' "
-        "process on the same ones. Differences and ratios are of two turns of one round: their "
-        "median over the rounds, with its 95 % interval.",
+        "process on the same ones. Differences and ratios are of two turns of one round. A ratio "
+        "is the geometric mean over the rounds, with its 95 % interval (low to high) by Student's "
+        f"t on the logarithms; anything else is the median of the {figures['rounds']} rounds, with "
+        "the least and the greatest of them (least..greatest), which is not an interval.",
     ]
     for variant, found in figures["variants"].items():
         lines += [
             "",
-            f"| {variant} | | median | interval | asked | met |",
+            f"| {variant} | | value | {SPREAD} | asked | met |",
             "|---|---|---|---|---|---|",
         ]
         part = ""
-        for row in found["rows"]:
+        # From the turns, as figures of an older version hold other intervals.
+        for row in rows_of(found["turns"]):
             unit = "" if row["unit"] == "ratio" else f" {row['unit']}"
-            digits = _DIGITS[row["unit"]]
-            value, low, high = (f"{row[key]:,.{digits}f}" for key in ("value", "low", "high"))
+            digits = DIGITS[row["unit"]]
+            value = f"{row['value']:,.{digits}f}"
             met = {True: "yes", False: "no", None: ""}[row["met"]]
             first = row["part"] if row["part"] != part else ""
             part = row["part"]
-            cells = [first, row["name"], value + unit, f"{low} to {high}", row["target"], met]
+            spread = spread_of(row, digits=digits)
+            cells = [first, row["name"], value + unit, spread, row["target"], met]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -198,8 +213,9 @@ def loadtest_section(figures: dict[str, Any]) -> str:
         "## Under load",
         "",
         f"`{figures['command']}`: Poisson arrivals over {first['plan']['seconds']:g} s a rate, "
-        f"latency from the scheduled arrival with its 95 % interval; {first['source']}; server and "
-        f"generator on the same {machine['cores']} cores of {machine['cpu']}.",
+        "latency from the scheduled arrival, in brackets at least 95 % if requests are "
+        f"independent, too narrow close to saturation; {first['source']}; server and generator "
+        f"on the same {machine['cores']} cores of {machine['cpu']}.",
         "",
         "| asked/s | good/s | errors | p50 ms | p90 ms | p99 ms | p99.9 ms | lag p99 ms | valid |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # Prints the path of a Python that runs, for the stack that this machine can have:
-#   find_python.sh UV [VERSION]     VERSION is by default that of .python-version
+#   find_python.sh UV [VERSION...]   the first VERSION that is there; by default those of
+#                                    stack_versions.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 uv=$1
-wanted=${2:-}
-if [ -z "$wanted" ]; then
-  wanted=$(cat .python-version)
-  # The default stack has no wheels for a Mac; the newer one does.
-  [ "$(uname -s)" = Darwin ] && wanted=3.13
+shift
+if [ $# -eq 0 ]; then
+  read -r -a versions < <(tools/stack_versions.sh)
+  set -- "${versions[@]}"
 fi
 
 # A version manager's shim may be on PATH and refuse to run, or run only in some folders: every
 # candidate is tried, and its real path is what counts.
 if_wanted() {
-  "$1" - "$wanted" 2>/dev/null <<'PYTHON'
+  "$1" - "$2" 2>/dev/null <<'PYTHON'
 import sys
 if "%d.%d" % sys.version_info[:2] != sys.argv[1]:
     sys.exit(1)
@@ -23,25 +23,34 @@ print(sys.executable)
 PYTHON
 }
 
-for candidate in "${PYTHON:-}" "python$wanted" \
-  "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$wanted".*/bin/python /usr/bin/"python$wanted" python3; do
-  command -v "$candidate" >/dev/null 2>&1 && if_wanted "$candidate" && exit
+# Another one that was asked for by its path comes before a newer one.
+for wanted in "$@"; do
+  [ -n "${PYTHON:-}" ] && if_wanted "$PYTHON" "$wanted" && exit
+done
+for wanted in "$@"; do
+  for candidate in "python$wanted" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$wanted".*/bin/python \
+    /usr/bin/"python$wanted" python3; do
+    command -v "$candidate" >/dev/null 2>&1 && if_wanted "$candidate" "$wanted" && exit
+  done
 done
 # Where the network allows it, uv brings a Python of its own.
-if "$uv" python install --no-bin "$wanted" >/dev/null 2>&1 &&
-  fetched=$("$uv" python find --managed-python --no-project "$wanted" 2>/dev/null); then
+if "$uv" python install --no-bin "$1" >/dev/null 2>&1 &&
+  fetched=$("$uv" python find --managed-python --no-project "$1" 2>/dev/null); then
   echo "$fetched"
   exit
 fi
 
+wanted=$(printf '%s, ' "$@")
+wanted=${wanted%, }
 cat >&2 <<REMEDY
 set-up needs Python $wanted and found none that runs${PYTHON:+ (PYTHON=$PYTHON is not $wanted)}. One of these helps:
 
-  * with uv, where it may download:   uv python install $wanted
-  * with pyenv:                       pyenv install $wanted
-  * one that is somewhere else:       make setup PYTHON=/path/to/python$wanted
+  * with uv, where it may download:   uv python install $1
+  * with pyenv:                       pyenv install $1
+  * one that is somewhere else:       make setup PYTHON=/path/to/python$1
 
-The other stack takes Python 3.11 to 3.13, with glibc 2.39 or newer, or a Mac with Apple silicon:
-                                      make setup SIGHTLINE_PYTHON=3.13
+TFX 1.21 takes Python 3.11 to 3.13, with glibc 2.39 or newer, or a Mac with Apple silicon; TFX 1.16
+takes Python 3.10, on any Linux:
+                                      make setup SIGHTLINE_PYTHON=3.10
 REMEDY
 exit 1

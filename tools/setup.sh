@@ -6,9 +6,23 @@ cd "$(dirname "$0")/.."
 started=$SECONDS
 
 uv=$(tools/find_uv.sh)
-# What .venv was made with is kept, unless another version is asked for.
 stamp=.venv/.sightline-stamp
-python=$(tools/find_python.sh "$uv" "${SIGHTLINE_PYTHON:-$(cat "$stamp" 2>/dev/null || true)}")
+kept=$(cat "$stamp" 2>/dev/null || true)
+if [ -n "${SIGHTLINE_PYTHON:-}" ]; then
+  versions=$SIGHTLINE_PYTHON why="as SIGHTLINE_PYTHON says"
+elif [ -n "$kept" ]; then
+  versions=$kept why="as .venv has it; \`make clean setup\` chooses again"
+else
+  { read -r versions && read -r why; } < <(tools/stack_versions.sh)
+fi
+# shellcheck disable=SC2086 # several versions are several arguments
+if [ "${versions#* }" != "$versions" ] && [ "$(uname -s)" = Linux ] &&
+  ! python=$(tools/find_python.sh "$uv" $versions 2>/dev/null); then
+  why="TFX 1.16 and TensorFlow 2.16, as none of Python ${versions// /, } runs here"
+  versions=3.10
+fi
+# shellcheck disable=SC2086
+[ -n "${python:-}" ] || python=$(tools/find_python.sh "$uv" $versions)
 
 fail() {
   printf '%s\n' "$@" >&2
@@ -32,6 +46,7 @@ header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/
   "set-up needs Python's C headers: $header is not there (pyfarmhash is built from source)." \
   "  Debian, Ubuntu:  apt-get install $(basename "$(dirname "$header")")-dev"
 
+echo "set-up: $why"
 echo "set-up: $("$python" --version) at $python, $("$uv" --version | cut -d' ' -f1,2), $compiler"
 # A resolver of its own mind is not wanted here: the lock decides, or set-up fails.
 # Bytecode for everything, once: importing TFX without it costs half a minute, in every process where

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# The second stack (Python 3.13, TFX 1.21, TensorFlow 2.21; its wheels need glibc 2.39) on any
-# Linux where one is root: a Debian trixie root in a temporary folder, the same uv.lock in it.
-#   tools/stack2.sh smoke          the demo there (what `make stack2` runs)
-#   tools/stack2.sh test [ARGS]    pytest there
-#   tools/stack2.sh run CMD...     any command there, from the project's folder
+# The newer stack (Python 3.11 to 3.13, TFX 1.21, TensorFlow 2.21; its wheels need glibc 2.39) on
+# any Linux. Where the machine is new enough, this runs on the machine itself, in .venv. Where it is
+# older, and one is root, in a Debian trixie root in a temporary folder, with the same uv.lock.
+#   tools/stack2.sh test [ARGS]    the tests (what `make stack2` runs)
+#   tools/stack2.sh smoke          the demo
+#   tools/stack2.sh run CMD...     any command, from the project's folder
 #   tools/stack2.sh clean          removes the root
-# The root is kept and used again; SIGHTLINE_STACK2 moves it from ${TMPDIR:-/tmp}/sightline-stack2.
+# The root is kept and used again, by one run at a time; SIGHTLINE_STACK2 moves it from
+# ${TMPDIR:-/tmp}/sightline-stack2.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -60,14 +62,19 @@ copy_settings() {
 
 copy_tree() {
   mkdir -p "$root/sightline" "$root/shared"
+  rm -rf "$root/clone" # of a run that was ended
   # What was made there stays, so that a second call is quick; everything else is replaced.
   find "$root/sightline" -mindepth 1 -maxdepth 1 ! -name .venv ! -name .tools ! -name demo \
     -exec rm -rf {} +
   if git rev-parse --git-dir >/dev/null 2>&1; then
     git ls-files -z --cached --others --exclude-standard |
       tar --null --ignore-failed-read -T - -cf - 2>/dev/null | tar -xf - -C "$root/sightline"
-    # Models carry the commit they were made at. A work tree's .git is a file that points elsewhere.
-    if [ -d .git ]; then cp -a .git "$root/sightline/.git"; fi
+    # Models carry the commit they were made at. A clone, as a work tree's .git is a file that points
+    # elsewhere; its index is of the commit, its files are those of this folder.
+    git clone --quiet --no-checkout . "$root/clone"
+    mv "$root/clone/.git" "$root/sightline/.git"
+    rm -rf "$root/clone"
+    git -C "$root/sightline" reset --quiet
   else
     tar --exclude=./.venv --exclude=./.tools --exclude=./demo -cf - . |
       tar -xf - -C "$root/sightline"
@@ -79,7 +86,7 @@ inside() {
   local name settings=()
   while read -r name; do
     settings+=("$name=${!name}")
-  done < <(compgen -e | grep -iE '^(PIP_|UV_|SSL_|TF_|.*_proxy$|REQUESTS_CA_BUNDLE$|CURL_CA_BUNDLE$|TERM$)')
+  done < <(compgen -e | grep -iE '^(CI$|PIP_|UV_|SSL_|TF_|.*_proxy$|REQUESTS_CA_BUNDLE$|CURL_CA_BUNDLE$|TERM$)')
   # shellcheck disable=SC2016 # expanded by the inner shell
   unshare --mount --propagation private --pid --fork --kill-child bash -euc '
     root=$1 shared=$2
@@ -94,30 +101,49 @@ inside() {
     SIGHTLINE_PYTHON=$python "$@"
 }
 
-verb=${1:-smoke}
+# The machine's own .venv, with the first Python of the newer stack that is there.
+on_this_machine() {
+  local version
+  version=$("$(tools/find_python.sh "$(tools/find_uv.sh)")" -c \
+    'import sys; print("%d.%d" % sys.version_info[:2])')
+  export SIGHTLINE_PYTHON=$version
+  echo "stack 2: on this machine, with Python $version"
+  "$@"
+}
+
+in_root() {
+  [ "$(uname -s)" = Linux ] && [ "$(id -u)" = 0 ] || fail \
+    "stack 2 needs glibc 2.39, which this machine does not have, or a Debian root, which takes" \
+    "Linux and chroot, so: sudo make stack2"
+  mkdir -p "$base"
+  exec 9>"$base/lock"
+  flock --nonblock 9 || fail "stack 2: another run uses $root; wait for its end, or name another" \
+    "folder:  SIGHTLINE_STACK2=/a/folder make stack2"
+  build_root
+  copy_settings
+  copy_tree
+  inside "$@"
+}
+
+verb=${1:-test}
 [ $# -gt 0 ] && shift
 case $verb in
-  smoke | test | run) ;;
+  smoke) command=(make demo) ;;
+  test) command=(make test "ARGS=$*") ;;
+  run)
+    [ $# -gt 0 ] || fail "tools/stack2.sh run takes a command, e.g.: tools/stack2.sh run make lint"
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    command=(bash -euc 'make setup; "$@"' run "$@")
+    ;;
   clean)
     rm -rf --one-file-system "$base"
     exit
     ;;
-  *) fail "unknown verb '$verb'; known: smoke, test, run, clean" ;;
+  *) fail "unknown verb '$verb'; known: test, smoke, run, clean" ;;
 esac
 
-[ "$(uname -s)" = Linux ] || fail "stack 2's root needs Linux; a Mac has that stack by itself:" \
-  "  make demo SIGHTLINE_PYTHON=$python"
-[ "$(id -u)" = 0 ] || fail "stack 2's root needs chroot, so: sudo make stack2" \
-  "With glibc 2.39 or newer the stack runs without one:  make demo SIGHTLINE_PYTHON=$python"
-
-build_root
-copy_settings
-copy_tree
-case $verb in
-  smoke) inside make demo ;;
-  test) inside make test ARGS="$*" ;;
-  run)
-    inside make setup
-    inside "$@"
-    ;;
-esac
+if [ "$(tools/stack_versions.sh | head -n 1)" = 3.10 ]; then
+  in_root "${command[@]}"
+else
+  on_this_machine "${command[@]}"
+fi

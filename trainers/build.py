@@ -39,6 +39,7 @@ def build_bundle(
     ptq: Sequence[str] = ("dynamic",),
     report: Report | None = None,
     announce: Callable[[str], None] | None = None,
+    on_model: Callable[[str, keras.Model], None] | None = None,
 ) -> bundle.Manifest:
     """Writes a draft bundle of `trained` to `out`, whole or not at all.
 
@@ -49,6 +50,8 @@ def build_bundle(
       ptq: post-training quantised variants, of `dynamic` and `int8`.
       report: training progress while fine-tuning.
       announce: called with the name of each step.
+      on_model: called with the name and the Keras model of each method that trains weights of its
+        own, before they are converted: what its variants compute, in float.
 
     Raises:
       UnknownNameError: no such method.
@@ -67,11 +70,12 @@ def build_bundle(
         count = trained.config.export.warmup_requests
         write_warmup(_some_images(trained, count), trained.config.name, draft)
         models = _compressed(trained, wanted, report, say)
+        for name, model in models.items():
+            if on_model is not None and model is not trained.model:
+                on_model(name, model)
         say("convert")
         variants = _converted(trained, models, wanted, ptq, draft=draft, work=work)
-        manifest = seal_draft(
-            draft, trained.config, trained.info, variants=variants, recommended=FLOAT_VARIANT
-        )
+        manifest = seal_draft(draft, trained, variants=variants, recommended=FLOAT_VARIANT)
         shutil.rmtree(out, ignore_errors=True)
         draft.rename(out)
     return manifest

@@ -4,6 +4,7 @@ import csv
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ import tensorflow as tf
 from trainers.keras import keras
 
 Row = dict[str, float]
+
+_KEPT = 2
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -70,7 +73,7 @@ class Checkpoints:
         self._manager = tf.train.CheckpointManager(
             tf.train.Checkpoint(epoch=self._epoch, step=self._step, **state),
             str(self.directory / "last"),
-            max_to_keep=2,
+            max_to_keep=_KEPT,
         )
         self._best = tf.train.Checkpoint(model=model)
 
@@ -120,6 +123,29 @@ class Checkpoints:
         rows: list[Row] = json.loads((self._source / "history.json").read_text())
         return rows[: int(self._epoch.numpy())]
 
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a state to restore."""
+        return tf.train.latest_checkpoint(str(self._source / "last")) is not None
+
+    def adopt(self, other: Path) -> None:
+        """Copies the state in `other`, which stays as it is, into this empty folder.
+
+        Raises:
+          CheckpointError: the disk is full, or cannot be written.
+        """
+        with self._writing():
+            (self.directory / "last").mkdir(exist_ok=True)
+            files = [*other.glob("best-*.*"), other / "history.json", *other.glob("last/ckpt-*")]
+            # Last: with this one, the rest becomes a state.
+            for file in [*files, other / "last" / "checkpoint"]:
+                if file.is_file():
+                    shutil.copyfile(file, self.directory / file.relative_to(other))
+        # A manager knows only the checkpoints that were there when it was made.
+        self._manager = tf.train.CheckpointManager(
+            self._manager.checkpoint, str(self.directory / "last"), max_to_keep=_KEPT
+        )
+
     def save_within(self, history: list[Row], step: int) -> None:
         """Saves the state after `step` steps of the epoch that follows `history`.
 
@@ -164,6 +190,20 @@ class Checkpoints:
                 f"the training state could not be saved in {self.directory} ({reason}); make room "
                 "there and start again: the run goes on from the state that was saved before"
             ) from error
+
+
+def saved_position(directory: Path) -> tuple[int, int] | None:
+    """Epochs done and steps of the next one in a folder's last state; None without a state."""
+    latest = tf.train.latest_checkpoint(str(directory / "last"))
+    if not latest:
+        return None
+    try:
+        reader = tf.train.load_checkpoint(latest)
+        names = (f"{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in ("epoch", "step"))
+        epoch, step = (int(reader.get_tensor(name)) for name in names)
+    except (ValueError, tf.errors.OpError):
+        return None
+    return epoch, step
 
 
 def best_epoch(history: list[Row]) -> int:

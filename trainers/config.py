@@ -10,9 +10,11 @@ import json
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from trainers.registry import nearest
+
+_Settings = TypeVar("_Settings")
 
 
 class ConfigError(ValueError):
@@ -68,8 +70,9 @@ class ModelConfig:
     Attributes:
       name: a registered model, e.g. `cnn`, `resnet20`, `resnet50`, `vit_s16`.
       dropout: rate before the classifier, in [0, 1).
-      init: weights to start from: a folder of `sightline train`, or a `.safetensors`, `.npz` or
-        `.h5` file of an architecture that matches; empty starts from random weights.
+      init: weights to start from: `pretrained` (ImageNet's, from a package of the extra `weights`),
+        a folder of `sightline train`, or a `.safetensors`, `.npz`, `.pth` or `.h5` file of an
+        architecture that matches; empty starts from random weights.
       options: further keyword arguments of that model's builder, e.g. `{"width": 32}`.
     """
 
@@ -127,6 +130,7 @@ class TrainConfig:
     """The loop.
 
     Attributes:
+      epochs: passes over the training images; 0 takes the weights of `model.init` as they are.
       global_batch: images a step over all replicas.
       accumulate: a step's gradient is summed over this many equal parts of each replica's batch, so
         that a batch that memory does not hold can be trained; batch norm sees one part.
@@ -245,8 +249,12 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
-def override(config: Config, assignments: Iterable[str]) -> Config:
+def override(config: _Settings, assignments: Iterable[str]) -> _Settings:
     """`config` with `section.key=value` assignments applied, values as JSON or bare words.
+
+    Args:
+      config: a `Config`, or any other dataclass whose sections are dataclasses.
+      assignments: applied in order.
 
     Raises:
       ConfigError: not of that form, an unknown key (the nearest are named), or a wrong type.

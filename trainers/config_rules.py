@@ -19,6 +19,11 @@ def validate(config: Config) -> Config:
         value = getattr(getattr(config, section) if section else config, name)
         if not fine(value):
             raise ConfigError(f"{key} must be {allowed}, got {value!r}")
+    if not config.train.epochs and not config.model.init:
+        raise ConfigError(
+            "train.epochs must be at least 1 where model.init is empty (0 takes the weights of "
+            "model.init as they are), got 0"
+        )
     if config.train.freeze_epochs > config.train.epochs:
         raise ConfigError(
             f"train.freeze_epochs={config.train.freeze_epochs} is more than train.epochs="
@@ -79,7 +84,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.weight_decay": _NOT_NEGATIVE,
     "optim.layer_decay": (lambda factor: 0 < factor <= 1, "in (0, 1]; 1 is off"),
     "optim.clip_norm": (lambda norm: 0 <= norm < math.inf, "0 (off) or more"),
-    "train.epochs": _at_least(1),
+    "train.epochs": _at_least(0),
     "train.global_batch": _at_least(1),
     "train.accumulate": _at_least(1),
     "train.loss": _one_of("softmax", "bce"),

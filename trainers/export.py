@@ -5,7 +5,6 @@ evaluation, so that a client's pixels are evaluation's pixels, bit for bit.
 """
 
 import datetime
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from trainers.data.features import DatasetInfo
 from trainers.data.orientation import UPRIGHT
 from trainers.data.preprocess import eval_images
 from trainers.keras import keras
-from trainers.stack import stack
+from trainers.stack import git_commit, stack
+from trainers.trained import Trained
 
 
 class _Serving(tf.Module):
@@ -37,8 +37,14 @@ class _Serving(tf.Module):
         self._upright = info.exif == UPRIGHT
 
     def _scores(self, images: tf.Tensor) -> tf.Tensor:
-        logits = self._call()(tf.cast(images, tf.float32), training=False)
-        return tf.nn.softmax(tf.cast(logits, tf.float32))
+        """(B,N) softmax scores of uint8 (B,H,W,3), which may hold no image."""
+        count = tf.shape(images)[0]
+        # oneDNN's fused convolutions fail on an empty batch, so an image of zeros stands in for it.
+        # A branch would keep them from being fused at all.
+        blank = tf.zeros([tf.cast(count == 0, tf.int32), *images.shape[1:]], images.dtype)
+        filled = tf.concat([images, blank], axis=0)
+        logits = self._call()(tf.cast(filled, tf.float32), training=False)
+        return tf.nn.softmax(tf.cast(logits, tf.float32))[:count]
 
     def preprocess(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """(B,) encoded images to uint8 (B,H,W,3)."""
@@ -110,23 +116,6 @@ def write_warmup(encoded: list[bytes], name: str, out: Path) -> None:
             writer.write(log.SerializeToString())
 
 
-def git_commit() -> str:
-    """The commit of the checkout this code runs from, with `+` when it was changed; else ''."""
-    here = Path(__file__).resolve().parent
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return described.stdout.strip()
-
-
 def describe_variant(path: Path, name: str, *, sparsity: float = 0.0) -> bundle.Variant:
     """Measures one TFLite file for the manifest."""
     method, _, dtype = name.partition("_")
@@ -141,14 +130,10 @@ def describe_variant(path: Path, name: str, *, sparsity: float = 0.0) -> bundle.
 
 
 def seal_draft(
-    out: Path,
-    config: Config,
-    info: DatasetInfo,
-    *,
-    variants: tuple[bundle.Variant, ...],
-    recommended: str,
+    out: Path, trained: Trained, *, variants: tuple[bundle.Variant, ...], recommended: str
 ) -> bundle.Manifest:
     """Copies the recommended variant to `model.tflite` and writes `manifest.json`, last of all."""
+    config, info = trained.config, trained.info
     manifest = bundle.Manifest(
         name=config.name,
         task=config.task,
@@ -167,6 +152,7 @@ def seal_draft(
         git_commit=git_commit(),
         stack=stack(),
         data_fingerprint=info.fingerprint,
+        weights_origin=trained.weights_origin,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     return bundle.seal(out, manifest)

@@ -10,7 +10,7 @@ validation, never by test.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,17 @@ from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
 from trainers.distill import Teacher
 from trainers.epoch import EpochJob, Progress, Report, TrainingError, diverged, run_epoch
+from trainers.file_index import INDEX_FILE, FileIndex
 from trainers.forward import Forward, predict_split
 from trainers.hardware import peak_flops
 from trainers.keras import keras
 from trainers.optim import build_optimizer
 from trainers.precision import precision
 from trainers.registry import models, tasks
-from trainers.run_folder import run_folder
+from trainers.run_folder import Identity, find_origin, identify
+from trainers.start_weights import origin_of, prepared, start
 from trainers.step import TrainStep
-from trainers.strategy import from_chief, make_strategy, own_folder
+from trainers.strategy import from_chief, is_chief, make_strategy, own_folder
 from trainers.teacher_cache import cached_logits, with_teacher
 from trainers.trained import Trained
 
@@ -49,14 +51,21 @@ def fit(
     *,
     report: Report | None = None,
     announce: Callable[[str], None] | None = None,
+    resume_anyway: bool = False,
+    index: Path | None = None,
 ) -> Trained:
-    """Trains `config`, or goes on where `work_dir` was left, and returns the best epoch.
+    """Trains `config`, or resumes where `work_dir` was left, and returns the best epoch.
 
     Args:
       config: `data.dir` holds records.
-      work_dir: checkpoints live here, under the configuration's and the data's fingerprint.
+      work_dir: checkpoints live here, in a folder for each combination of configuration, data and
+        code; see `trainers.run_folder`.
       report: called about twice a second with the progress.
       announce: called with lines worth printing, e.g. which weights a run starts from.
+      resume_anyway: resumes a state of the same configuration and data that other code made, or
+        whose learning rates were those of another number of epochs; otherwise the run starts over
+        and `announce` gets a line that says so.
+      index: file that keeps digests of data and code; `files.json` in `work_dir` if not given.
 
     Raises:
       ConfigError: a value is out of range, or does not fit the data, the model or the devices.
@@ -67,9 +76,10 @@ def fit(
       CheckpointError: another process trains into the same folder, the state in it is of another
         network, or the disk is full.
     """
-    validate(config)
+    config = prepared(validate(config))
     task = tasks.get(config.task)
     models.get(config.model.name)  # A mistyped name is told before any data is read.
+    origin = origin_of(config)
     info = DatasetInfo.load(Path(config.data.dir))
     info.check_task(config.task, config.name)
     strategy = make_strategy(config.train)
@@ -83,9 +93,13 @@ def fit(
             model = _synchronised(model)
         optimizer = _optimizer(config, info, model)
     step = TrainStep(model, optimizer, task.loss(config), config, strategy, teacher=teacher)
-    run = _Run(config, info, step, work_dir, report=report, teacher=teacher)
+    with FileIndex(index or work_dir / INDEX_FILE).open() as files:
+        identity = identify(config, info, teacher, files)
+    run = _Run(identity, info, step, work_dir, report=report, teacher=teacher)
     with run.checkpoints.held():
-        history = run.begin(announce or (lambda line: None))
+        history = run.begin(announce or (lambda line: None), resume_anyway=resume_anyway)
+        if not history and not config.train.epochs:
+            run.take_as_they_are(history)
         while not run.is_over(history):
             run.epoch(history)
         # Nobody reads the best weights before the chief has written them.
@@ -94,7 +108,7 @@ def fit(
     step.freeze(False)
     if config.train.precision != "float32":
         model = _in_float32(model, config, info, strategy)
-    return Trained(model, config, info, history, best)
+    return Trained(model, config, info, history, best, origin)
 
 
 def _in_float32(
@@ -132,7 +146,7 @@ class _Run:
 
     def __init__(
         self,
-        config: Config,
+        identity: Identity,
         info: DatasetInfo,
         step: TrainStep,
         work_dir: Path,
@@ -140,10 +154,12 @@ class _Run:
         report: Report | None,
         teacher: Teacher | None,
     ) -> None:
+        config = identity.config
         self.config, self.info, self.step = config, info, step
+        self._identity, self._work_dir = identity, work_dir
         self._report, self._teacher = report, teacher
         self._task = tasks.get(config.task)
-        chief = run_folder(work_dir, config, info, teacher)
+        chief = work_dir / identity.name
         where = own_folder(step.strategy, chief)
         with step.strategy.scope():
             self.checkpoints = Checkpoints(where, step.model, step.state, source=chief)
@@ -168,8 +184,12 @@ class _Run:
         if self._report is not None:
             self._report(progress)
 
-    def begin(self, announce: Callable[[str], None]) -> list[Row]:
+    def begin(self, announce: Callable[[str], None], *, resume_anyway: bool) -> list[Row]:
         """Restores the last state, or loads `model.init`; the history up to it."""
+        if is_chief(self.step.strategy):
+            self._take_over(announce, anyway=resume_anyway)
+        # Nobody reads the chief's state before it is there.
+        from_chief(self.step.strategy, [0.0])
         history = self.checkpoints.restore()
         self._agree(history)
         if history is not None:
@@ -177,14 +197,25 @@ class _Run:
                 announce(f"goes on at epoch {len(history) + 1}, step {self.checkpoints.step + 1}")
             return history
         if self.config.model.init:
-            from trainers.weights import initialize  # Readers of files that few runs need.
-
-            found = initialize(self.step.model, Path(self.config.model.init), self.config)
-            for line in found.lines():
+            for line in start(self.step.model, self.config):
                 announce(line)
             if self.step.average:
                 self.step.average.restart()
         return []
+
+    def _take_over(self, announce: Callable[[str], None], *, anyway: bool) -> None:
+        """Copies the state of another folder where that is right, and announces what it does."""
+        if self.checkpoints.is_started:
+            return
+        steps = pipeline.steps_per_epoch(self.config, self.info)
+        origin = find_origin(self._work_dir, self._identity, steps_per_epoch=steps)
+        about: dict[str, Any] = {}
+        if origin is not None:
+            announce(origin.line(anyway=anyway, epochs=self.config.train.epochs))
+            if anyway or not origin.reasons:
+                about = {**asdict(origin), "folder": origin.folder.name}
+                self.checkpoints.adopt(origin.folder)
+        self._identity.write(self.checkpoints.directory, resumed_from=about)
 
     def _agree(self, history: list[Row] | None) -> None:
         """Checks that every worker goes on where the chief does."""
@@ -227,6 +258,13 @@ class _Run:
         self.checkpoints.save(history)
         if self._log is not None:
             self._log.write(history[-1], len(history) * pipeline.steps_per_epoch(*self._of))
+
+    def take_as_they_are(self, history: list[Row]) -> None:
+        """Evaluates and keeps the weights that a run without epochs starts from, and adds a row."""
+        with self.step.evaluated():
+            history.append({"epoch": 0, **self._validated(0)})
+            self.checkpoints.save_best(len(history))
+        self.checkpoints.save(history)
 
     @property
     def _of(self) -> tuple[Config, DatasetInfo]:

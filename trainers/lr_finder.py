@@ -25,6 +25,7 @@ from trainers.keras import keras
 from trainers.optim import build_optimizer
 from trainers.precision import precision
 from trainers.registry import tasks
+from trainers.start_weights import prepared
 from trainers.step import TrainStep
 from trainers.strategy import make_strategy
 
@@ -93,7 +94,7 @@ def find_learning_rate(
             f"a range test needs 0 < low < high and at least 10 steps, got low={low}, high={high}, "
             f"steps={steps}"
         )
-    validate(config)
+    config = prepared(validate(config))
     rates = np.geomspace(low, high, steps)
     info = DatasetInfo.load(Path(config.data.dir))
     step = _make_step(config, info, rates)
@@ -186,9 +187,9 @@ def _make_step(config: Config, info: DatasetInfo, rates: np.ndarray) -> TrainSte
         # Keras refuses to set the rate of an optimiser that was made with a schedule.
         optimizer._learning_rate = _Exponential(rates)
     if config.model.init:
-        from trainers.weights import initialize  # Readers of files that few runs need.
+        from trainers.weights import init_path, initialize  # Readers of files that few runs need.
 
-        initialize(model, Path(config.model.init), config)
+        initialize(model, init_path(config), config)
     return TrainStep(model, optimizer, task.loss(config), config, strategy, teacher=teacher)
 
 

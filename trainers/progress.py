@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 #: Holds the number of an open, writable file descriptor.
 EVENTS_FD = "SIGHTLINE_EVENTS_FD"
+#: Set for training within a pipeline that is to resume a state of other code, as
+#: `--resume-anyway` does. Not part of a node's configuration, which decides what is cached.
+RESUME_ANYWAY = "SIGHTLINE_RESUME_ANYWAY"
+
+# A line on a pipe is written at once up to 4 KiB.
+_MESSAGE_CHARACTERS = 1500
 
 
 def emit(kind: str, **values: Any) -> None:
@@ -29,6 +35,12 @@ def emit(kind: str, **values: Any) -> None:
         os.write(int(descriptor), line.encode())
     except (BrokenPipeError, OSError):
         os.environ.pop(EVENTS_FD, None)
+
+
+def announce(line: str) -> None:
+    """Prints a line worth reading, and emits it for whoever shows the run."""
+    print(line, flush=True)
+    emit("announcement", line=line[:_MESSAGE_CHARACTERS])
 
 
 def reporter() -> "Report | None":

@@ -2,17 +2,19 @@
 
 Everything arrives in `custom_config`, which is part of TFX's cache key: `config` (nested, as
 `trainers.config.to_dict` writes it), `work_dir` (checkpoints, outside the artifact, so that a
-killed run goes on where it was) and `code_digest`. The best values of a Tuner, where the graph has
-one, come in `hyperparameters` and override the configuration's.
+killed run resumes), `index` (file with digests of data and code, optional) and `code_digest`. The
+best values of a Tuner, where the graph has one, come in `hyperparameters` and override the
+configuration's. `SIGHTLINE_RESUME_ANYWAY` in the environment does what `--resume-anyway` does.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from trainers.config import from_dict, override
 from trainers.loop import fit
-from trainers.progress import reporter
+from trainers.progress import RESUME_ANYWAY, announce, reporter
 from trainers.workers import save_once
 
 
@@ -30,5 +32,12 @@ def run_fn(fn_args: Any) -> None:
     values = (fn_args.hyperparameters or {}).get("values", {})
     tuned = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     config = override(from_dict(custom["config"]), tuned)
-    trained = fit(config, Path(custom["work_dir"]), report=reporter(), announce=print)
+    trained = fit(
+        config,
+        Path(custom["work_dir"]),
+        report=reporter(),
+        announce=announce,
+        resume_anyway=bool(os.environ.get(RESUME_ANYWAY)),
+        index=Path(custom["index"]) if custom.get("index") else None,
+    )
     save_once(trained, Path(fn_args.serving_model_dir))

@@ -22,12 +22,14 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.checkpoint import write_json
+from trainers.code_digest import code_digest
 from trainers.config import Config, ConfigError
 from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
+from trainers.data.identity import training_digest
 from trainers.data.parallel import ready
-from trainers.data.reader import usable
 from trainers.distill import Teacher
+from trainers.file_index import INDEX_FILE, FileIndex
 
 # What of `data` decides neither which pictures come nor how they look.
 _NOT_PICTURES = {"dir", "mean", "std", "cache_dir", "cache_mb", "max_boxes", "host_sharding"}
@@ -62,7 +64,8 @@ def cached_logits(
             "distill.cache_dir needs pictures in one order on one host: unset data.service and "
             "train.strategy=multi_worker, or leave distill.cache_dir empty"
         )
-    about = _about(config, info, teacher)
+    with FileIndex(Path(config.distill.cache_dir) / INDEX_FILE).open() as index:
+        about = _about(config, info, teacher, index)
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config.distill.cache_dir) / key
     path = folder / f"epoch-{epoch:04d}.npy"
@@ -111,22 +114,16 @@ def with_teacher(
     return ready(both.map(lambda pair, found: (*pair, found)))
 
 
-def _about(config: Config, info: DatasetInfo, teacher: Teacher) -> dict[str, Any]:
+def _about(config: Config, info: DatasetInfo, teacher: Teacher, index: FileIndex) -> dict[str, Any]:
     """What decides the answers, as JSON."""
     data = {k: v for k, v in asdict(config.data).items() if k not in _NOT_PICTURES}
-    code = hashlib.sha256()
-    for file in sorted(Path(pipeline.__file__).parent.glob("*.py")):
-        code.update(file.read_bytes())
-    files = usable(config, info, "train").files
     return {
         "teacher": teacher.digest,
-        "data": info.fingerprint,
-        "shards": [(Path(file).name, os.stat(file).st_size) for file in files],
+        "data": training_digest(Path(config.data.dir), info, index, splits=("train",)),
         "preparation": data,
         "seed": config.train.seed,
         "global_batch": config.train.global_batch,
-        "code": code.hexdigest()[:16],
-        "tensorflow": tf.__version__,
+        "code": code_digest(__name__, index=index),
     }
 
 

@@ -1,7 +1,7 @@
 """A trained model in memory and on disk: weights, configuration, data set facts, history."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tensorflow as tf
@@ -16,13 +16,19 @@ from trainers.registry import tasks
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model: the best epoch's weights, and one row of figures an epoch."""
+    """A trained model: the best epoch's weights, and one row of figures an epoch.
+
+    Attributes:
+      weights_origin: where the weights come from that it started from; see
+        `trainers.weights.origin`. Empty for random ones.
+    """
 
     model: keras.Model
     config: Config
     info: DatasetInfo
     history: list[Row]
     best_epoch: int
+    weights_origin: dict[str, str] = field(default_factory=dict)
 
 
 def save_trained(trained: Trained, directory: Path) -> None:
@@ -40,7 +46,8 @@ def save_trained(trained: Trained, directory: Path) -> None:
         "parameters": trained.model.count_params(),
         "multiply_adds": complexity(trained.model).multiply_adds,
     }
-    write_json(directory / "trained.json", {"best_epoch": trained.best_epoch, **cost, **chosen})
+    facts = {"best_epoch": trained.best_epoch, "weights_origin": trained.weights_origin}
+    write_json(directory / "trained.json", {**facts, **cost, **chosen})
 
 
 def load_trained(directory: Path) -> Trained:
@@ -63,4 +70,6 @@ def load_trained(directory: Path) -> Trained:
     model = tasks.get(config.task).build(config, info)
     tf.train.Checkpoint(model=model).read(weights_path(directory)).assert_existing_objects_matched()
     history = json.loads((directory / "history.json").read_text(encoding="utf-8"))
-    return Trained(model, config, info, history, best_epoch(history))
+    facts = json.loads((directory / "trained.json").read_text(encoding="utf-8"))
+    origin = facts.get("weights_origin", {})  # Folders of earlier versions have none.
+    return Trained(model, config, info, history, best_epoch(history), origin)

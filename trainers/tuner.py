@@ -10,11 +10,11 @@ search goes on; anything else that stops a trial stops the search, and so does a
 trial has a score. TFX's Tuner calls `tuner_fn`, and hands the best values to the Trainer.
 """
 
-import hashlib
 import json
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +22,15 @@ from typing import Any, NamedTuple
 import keras_tuner
 import tensorflow as tf
 
-from trainers.config import Config, ConfigError, from_dict, override, to_dict
+from trainers.config import Config, ConfigError, from_dict, override
 from trainers.config_rules import validate
 from trainers.data.features import DatasetInfo
+from trainers.file_index import INDEX_FILE, FileIndex
 from trainers.keras import keras
 from trainers.loop import Report, TrainingError, fit
-from trainers.progress import reporter
+from trainers.progress import RESUME_ANYWAY, reporter
+from trainers.progress import announce as announce_line
+from trainers.search_state import Search
 
 #: What a trial is judged by; never anything of the test split.
 OBJECTIVE = "val_top1"
@@ -141,6 +144,10 @@ class ConfigTuner(keras_tuner.Tuner):
       epochs: of a trial; 0 trains as long as `config` says, so that the best trial need not be
         trained again in the same `work_dir`.
       report: called with the progress of each trial.
+      announce: called with lines worth printing, e.g. that a search starts over.
+      resume_anyway: resumes a search, and its trials, that other code began; otherwise both start
+        over, and `announce` gets a line that says so.
+      index: as for `trainers.loop.fit`.
     """
 
     def __init__(
@@ -152,12 +159,16 @@ class ConfigTuner(keras_tuner.Tuner):
         trials: int,
         epochs: int = 0,
         report: Report | None = None,
+        announce: Callable[[str], None] | None = None,
+        resume_anyway: bool = False,
+        index: Path | None = None,
     ) -> None:
         if trials < 1:
             raise ConfigError(f"a search needs at least 1 trial, got {trials}")
         if epochs:
             config = replace(config, train=replace(config.train, epochs=epochs))
         self._config, self._work_dir, self._report = config, Path(work_dir), report
+        self._resume_anyway, self._announce, self._index = resume_anyway, announce, index
         oracle = keras_tuner.oracles.RandomSearchOracle(
             objective=keras_tuner.Objective(OBJECTIVE, "max"),
             max_trials=trials,
@@ -167,11 +178,11 @@ class ConfigTuner(keras_tuner.Tuner):
             # Whether trials failed is looked at here, when the search ends.
             max_consecutive_failed_trials=trials + 1,
         )
-        super().__init__(
-            oracle,
-            directory=str(self._work_dir / "search"),
-            project_name=_key(config, space, trials),
-        )
+        folder = self._work_dir / "search"
+        with FileIndex(index or self._work_dir / INDEX_FILE).open() as files:
+            search = Search.of(config, space, trials, files)
+        search.begin(folder, announce or (lambda line: None), anyway=resume_anyway)
+        super().__init__(oracle, directory=str(folder), project_name=search.name)
 
     def run_trial(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> dict[str, float]:
         """Trains once; the figures of the best epoch.
@@ -183,7 +194,14 @@ class ConfigTuner(keras_tuner.Tuner):
         keras.backend.clear_session()
         try:
             config = with_values(self._config, trial.hyperparameters.values)
-            trained = fit(config, self._work_dir, report=self._report)
+            trained = fit(
+                config,
+                self._work_dir,
+                report=self._report,
+                announce=self._announce,
+                resume_anyway=self._resume_anyway,
+                index=self._index,
+            )
         except (TrainingError, tf.errors.ResourceExhaustedError) as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
         except Exception as error:
@@ -224,6 +242,8 @@ def tune(
     trials: int,
     epochs: int = 0,
     report: Report | None = None,
+    announce: Callable[[str], None] | None = None,
+    resume_anyway: bool = False,
 ) -> list[Trial]:
     """Searches and returns the trials, the best first; arguments are those of `ConfigTuner`.
 
@@ -233,7 +253,14 @@ def tune(
     """
     DatasetInfo.load(Path(config.data.dir))  # Told before the first trial, and as itself.
     tuner = ConfigTuner(
-        config, space, work_dir=work_dir, trials=trials, epochs=epochs, report=report
+        config,
+        space,
+        work_dir=work_dir,
+        trials=trials,
+        epochs=epochs,
+        report=report,
+        announce=announce,
+        resume_anyway=resume_anyway,
     )
     tuner.search(verbose=0)
     return tuner.results()
@@ -243,8 +270,8 @@ def tuner_fn(fn_args: Any) -> TunerFnResult:
     """What `tfx.components.Tuner(tuner_fn="trainers.tuner.tuner_fn")` calls.
 
     Args:
-      fn_args: TFX's `FnArgs`; `custom_config` holds `config`, `work_dir` and `code_digest` as for
-        `trainers.run_fn`, and `space`, `trials` and `epochs` as for `ConfigTuner`.
+      fn_args: TFX's `FnArgs`; `custom_config` holds `config`, `work_dir`, `index` and `code_digest`
+        as for `trainers.run_fn`, and `space`, `trials` and `epochs` as for `ConfigTuner`.
 
     Raises:
       ConfigError: the space does not fit the configuration.
@@ -257,15 +284,11 @@ def tuner_fn(fn_args: Any) -> TunerFnResult:
         trials=custom["trials"],
         epochs=custom["epochs"],
         report=reporter(),
+        announce=announce_line,
+        resume_anyway=bool(os.environ.get(RESUME_ANYWAY)),
+        index=Path(custom["index"]) if custom.get("index") else None,
     )
     return TunerFnResult(tuner, {})
-
-
-def _key(config: Config, space: Mapping[str, str], trials: int) -> str:
-    """Names the state of a search: another one does not go on with it."""
-    info = DatasetInfo.load(Path(config.data.dir))
-    parts = [to_dict(config), dict(space), trials, info.fingerprint]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _score(trial: Any) -> float | None:

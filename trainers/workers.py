@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainers.cluster import check_batch, read_cluster
 from trainers.config import Config, ConfigError, from_dict, to_dict
-from trainers.progress import EVENTS_FD, emit, reporter
+from trainers.progress import EVENTS_FD, announce, emit, reporter
 
 if TYPE_CHECKING:
     from trainers.epoch import Report
@@ -53,6 +53,7 @@ def launch(
     workers: int,
     report: "Report | None" = None,
     announce: Callable[[str], None] | None = None,
+    resume_anyway: bool = False,
 ) -> Path:
     """Trains `config` with `workers` processes, each with its part of the cores and GPUs.
 
@@ -65,6 +66,7 @@ def launch(
       workers: how many, at least 1.
       report: called with the chief's progress.
       announce: called with the chief's lines worth printing, as by `trainers.loop.fit`.
+      resume_anyway: as for `trainers.loop.fit`.
 
     Returns:
       `out`.
@@ -82,6 +84,7 @@ def launch(
     train = replace(config.train, strategy="multi_worker")
     threads = max(1, _cores() // workers)
     facts = {"out": str(out), "threads": threads, "parent": os.getpid()}
+    facts["resume_anyway"] = resume_anyway
     request.write_text(json.dumps({"config": to_dict(replace(config, train=train)), **facts}))
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
     with _Team(logs) as team:
@@ -97,6 +100,7 @@ def train_here(
     *,
     report: "Report | None" = None,
     announce: Callable[[str], None] | None = None,
+    resume_anyway: bool = False,
 ) -> "Trained":
     """Trains in this process and writes `out`; on a cluster, the chief writes it for all.
 
@@ -111,7 +115,13 @@ def train_here(
     cluster = read_cluster(os.environ) if config.train.strategy == "multi_worker" else None
     if cluster is not None and cluster.rank:
         report = announce = None
-    trained = fit(config, out / "checkpoints", report=report, announce=announce)
+    trained = fit(
+        config,
+        out / "checkpoints",
+        report=report,
+        announce=announce,
+        resume_anyway=resume_anyway,
+    )
     save_once(trained, out)
     return trained
 
@@ -320,12 +330,6 @@ def _in_words(error: Exception) -> str:
     return text[:_MESSAGE_CHARACTERS]
 
 
-def _announce(line: str) -> None:
-    """To the worker's log, and to the launcher."""
-    print(line, flush=True)
-    emit("announcement", line=line[:_MESSAGE_CHARACTERS])
-
-
 def main(arguments: Sequence[str]) -> int:
     """The process: one worker of the request file; 0 when it trained to the end."""
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
@@ -335,7 +339,13 @@ def main(arguments: Sequence[str]) -> int:
     tf.config.threading.set_intra_op_parallelism_threads(request["threads"])
     try:
         config = from_dict(request["config"])
-        train_here(config, Path(request["out"]), report=reporter(), announce=_announce)
+        train_here(
+            config,
+            Path(request["out"]),
+            report=reporter(),
+            announce=announce,
+            resume_anyway=request["resume_anyway"],
+        )
     except Exception as error:  # Whatever it is, the launcher is told.
         import traceback
 

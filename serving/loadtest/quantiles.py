@@ -41,12 +41,14 @@ def percentile(ordered: np.ndarray, percent: float) -> float:
 
 
 def interval(ordered: np.ndarray, percent: float, *, confidence: float = 0.95) -> Interval:
-    """A percentile with its confidence interval by order statistics.
+    """A percentile with its confidence interval by order statistics, for independent values.
 
     The ends are the l-th and u-th smallest values with at most half of 1 - `confidence` of the
     binomial distribution B(N, p) outside on either side (Hahn and Meeker, Statistical Intervals,
     1991, section 5.2; Le Boudec, Performance Evaluation of Computer and Communication Systems,
-    theorem 2.1).
+    theorem 2.1). It covers at least `confidence` at every N, and is conservative, up to 98 %,
+    where few values lie beyond the percentile. An end that no value bounds is None: p99 has an
+    upper one from 368 values on.
 
     Args:
       ordered: (N,) float, ascending.

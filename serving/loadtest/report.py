@@ -25,8 +25,8 @@ from serving.loadtest.search import Search
 _PACKAGES = ("httptools", "grpcio", "protobuf", "sightline")
 NOTE = (
     "Latency from the scheduled arrival; failures count as slower than any answer. In brackets, "
-    "95 % intervals by order statistics, for independent requests: close to saturation they are "
-    "too narrow."
+    "order statistics that cover at least 95 % if requests are independent of each other; those "
+    "that queue are not: close to saturation the brackets are too narrow."
 )
 
 _RESENT = (

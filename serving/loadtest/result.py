@@ -104,7 +104,7 @@ class LoadResult:
         return float(self.ordered_ms[self.good - 1]) if self.good else math.nan
 
     def percentile(self, percent: float) -> Interval:
-        """With its 95 % interval by order statistics; see `quantiles.interval`."""
+        """With its interval for independent requests; see `quantiles.interval`."""
         return interval(self.ordered_ms, percent)
 
     def lag(self, percent: float) -> float:

@@ -102,7 +102,7 @@ class SoakResult:
 
     @cached_property
     def p99_ms(self) -> tuple[Interval, Interval]:
-        """With 95 % intervals: of requests due during swaps, of the others after the warm-up."""
+        """Of requests due during swaps and of the others after the warm-up, as if independent."""
         during, steady = self._latencies_ms
         return interval(during, 99), interval(steady, 99)
 
@@ -117,7 +117,8 @@ class SoakResult:
         """What must hold, with what was found."""
         during, steady = (found.value for found in self.p99_ms)
         # A short soak has few requests during swaps, and their p99 is the slowest of them: what
-        # fails is a ratio that is beyond chance.
+        # fails is a ratio whose low end is above. It is no confidence in the ratio: requests of
+        # one swap depend on each other, and the steady p99 varies too.
         surely = (self.p99_ms[0].low or 0.0) / steady
         failed = sum(self.failed.values())
         resends = sum(load.resends for load in self.loads)
@@ -146,7 +147,8 @@ class SoakResult:
             Criterion(
                 "p99 during swaps",
                 f"{during:.2f} ms of {counts[0]}, steady {steady:.2f} ms of {counts[1]}: "
-                f"{during / steady:.2f} x, 95 % sure of {surely:.2f} x",
+                f"{during / steady:.2f} x, {surely:.2f} x at the low end of its interval for "
+                "independent requests",
                 f"{MAX_P99_RATIO:g} x steady",
                 not math.isnan(during) and surely <= MAX_P99_RATIO,
                 judged=measured,

@@ -1,6 +1,7 @@
 """Predictions tables without a model: labels and scores drawn from a seed."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,3 +27,89 @@ def answers() -> Callable[..., Predictions]:
         return Predictions(ids, labels, scores, {"slice/brightness": bright})
 
     return make
+
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}
+
+
+def colour_image(name: str, number: int) -> bytes:
+    """A PNG of one colour that no other number gives."""
+    import io
+
+    from PIL import Image
+
+    image = Image.new("RGB", (4, 4), COLOURS[name])
+    image.putpixel((number % 4, number // 4 % 4), (number % 256, number // 256, 7))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def colour_bundle() -> Callable[..., Path]:
+    """`colour_bundle(folder, labels)`: a bundle whose TFLite file knows red, green, blue, white.
+
+    It names the colour of an image: the scores of `labels`, in their order. A label that starts
+    with "not " gets the score of another colour. Nothing is trained; `saved_model.pb` is a stub.
+    """
+
+    def write(folder: Path, labels: tuple[str, ...], *, name: str = "colours") -> Path:
+        import tensorflow as tf
+
+        from serving import bundle as bundles
+        from trainers.config import Config, DataConfig, to_dict
+
+        votes = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1), "white": (1, 1, 1)}
+        weights = np.array([votes.get(label, (0, 0, 0)) for label in labels], np.float32).T / 100
+        weights = tf.constant(np.tile(weights, (16, 1)))
+
+        @tf.function(input_signature=[tf.TensorSpec([1, 4, 4, 3], tf.uint8)])
+        def scores(images):
+            flat = tf.reshape(tf.cast(images, tf.float32), [1, 48])
+            return tf.nn.softmax(flat @ weights)
+
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [scores.get_concrete_function()]
+        )
+        (folder / "assets").mkdir(parents=True)
+        (folder / bundles.LABELS_FILE).write_text("".join(f"{label}\n" for label in labels))
+        (folder / bundles.SAVED_MODEL_FILE).write_text("a stub")
+        (folder / bundles.tflite_file("none_fp32")).write_bytes(converter.convert())
+        data = DataConfig(image_size=(4, 4), crop_fraction=1.0)
+        manifest = bundles.Manifest(
+            name=name,
+            task="classification",
+            num_classes=len(labels),
+            input={"height": 4, "width": 4, "crop_fraction": 1.0},
+            top_k=1,
+            variants=(bundles.Variant("none_fp32", "none", "fp32", size_bytes=1, gzip_bytes=1),),
+            recommended="none_fp32",
+            config=to_dict(Config(name=name, data=data)),
+        )
+        bundles.seal(folder, manifest)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def colour_records(write_dataset, tmp_path) -> Callable[..., Path]:
+    """`colour_records(classes, colours)`: a data set whose test images have these colours."""
+    import hashlib
+
+    def write(classes: tuple[str, ...], colours: tuple[str, ...], *, folder: str = "data") -> Path:
+        records = []
+        for number, colour in enumerate(colours):
+            encoded = colour_image(colour, number)
+            records.append(
+                {
+                    "image/encoded": encoded,
+                    "image/format": "PNG",
+                    "image/key/sha256": hashlib.sha256(encoded).hexdigest(),
+                    "image/class/label": classes.index(colour),
+                    "image/class/text": colour,
+                }
+            )
+        return write_dataset(tmp_path / folder, {"test": records}, classes=classes, slices=())
+
+    return write

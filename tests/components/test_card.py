@@ -40,7 +40,17 @@ MODEL = {
         {"key": "slice/contrast", "value": "low", "examples": 14, "top1": [0.929, 0.7, 1.0]},
         {"key": "slice/contrast", "value": "none", "examples": 0, "top1": None},
     ],
-    "gates": [{"passed": True}, {"passed": False}],
+    "gates": [
+        {"name": "value/top1", "verdict": "held", "passed": True, "waived": ""},
+        {
+            "name": "change/top1",
+            "verdict": "not decided",
+            "passed": True,
+            "waived": "accepted: the estimate is not lower",
+            "detail": "95 % interval -0.0713 to +0.0713",
+        },
+    ],
+    "excludable_drop": {"images": 50, "at_best": 0.0713, "excluded": {"baseline": 0.101}},
     "data": {"name": "digits", "source": "scans", "splits": {"test": {"examples": 360}}},
 }
 
@@ -74,7 +84,10 @@ def test_the_card_tells_what_a_stranger_asks():
         "test examples 360",
         "predict_tensor images uint8 (B, 16, 24, 3), RGB in [0, 255] scores float32 (B, 10)",
         "scores, classes, labels: (B, 5) each",
-        "2 gates of it; 1 were met",
+        "Of the run's 2 gates, 1 held.",
+        "change/top1: not decided; accepted: the estimate is not lower; 95 % interval -0.0713",
+        "50 test images can exclude a drop in top-1 of 7.1 points at best, where no image changes; "
+        "they excluded 10.1 points against the live model.",
         "c0ffee",
         "9f2c41aa",
         "77ab01cc",
@@ -145,3 +158,19 @@ def test_the_card_is_small_offline_and_takes_names_as_text():
 )
 def test_figures_as_people_read_them(shown, expected):
     assert shown == expected
+
+
+def test_the_card_names_the_starting_weights_and_their_licence():
+    origin = {
+        "package": "some-weights",
+        "version": "0.1.0",
+        "file": "some.pth",
+        "sha256": "5793",
+        "licence": "Apache-2.0",
+    }
+    card = render_card(replace(MANIFEST, weights_origin=origin), MODEL)
+    row = '<tr><th scope="row">{}</th><td>{}</td></tr>'
+    assert row.format("starting weights", "some-weights 0.1.0 some.pth") in card
+    assert row.format("sha256 of the weights", "5793") in card
+    assert row.format("licence of the weights", "Apache-2.0") in card
+    assert "starting weights" not in render_card(MANIFEST, MODEL)

@@ -7,6 +7,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from components.averaged_metrics import class_counts, macro_f1, macro_precision, macro_recall
 from components.eval_config import EvalSettings, make_eval_config
 from components.evaluator import analyse
+from components.gates import Verdict
 from components.significance_gate import tfma_gates
 from trainers.predictions import Predictions, write_table
 
@@ -91,7 +92,71 @@ def test_the_gate_sees_when_tfma_and_the_table_disagree(evaluated):
     folder, table = evaluated
     agreed = tfma_gates(str(folder), table)
     assert [gate.name for gate in agreed].count("tfma/agrees") == 2
-    assert all(gate.passed for gate in agreed)
+    assert all(gate.verdict is Verdict.HELD for gate in agreed)
     swapped = {"none_fp32": table["ptq_int8"], "ptq_int8": table["none_fp32"]}
     names = {gate.name for gate in tfma_gates(str(folder), swapped) if not gate.passed}
     assert names == {"tfma/agrees"}
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Columns that ship and columns that do not, most of them below the threshold of 0.95."""
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    folder = tmp_path_factory.mktemp("others")
+    labels = (np.arange(300) % 10).astype(np.int32)
+    ids = np.array([f"{i:064x}" for i in range(300)], dtype=object)
+
+    def right_on(images, constant=False):
+        guess = np.where(np.arange(300) < images, labels, (labels + 1) % 10)
+        scores = np.full((300, 10), 0.05, np.float32)
+        scores[np.arange(300), 3 if constant else guess] = 0.55
+        return Predictions(ids, labels, scores, {})
+
+    table = {
+        "saved_model": right_on(294),
+        "none_fp32": right_on(294),
+        "ptq_int8": right_on(0, constant=True),
+        "prune_fp32": right_on(270),
+        "float/prune": right_on(270),
+        "baseline": right_on(270),
+        "best": right_on(273),
+    }
+    path = folder / "Split-test" / "data_tfrecord-00000-of-00001"
+    write_table(path, table, CLASSES)
+    config = make_eval_config(list(table), EvalSettings((), min_top1=0.95))
+    with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
+        analyse(pipeline, path, str(folder / "tfma"), config)
+    return str(folder / "tfma"), table
+
+
+def thresholds_gate(uri, table):
+    (gate,) = [gate for gate in tfma_gates(uri, table) if gate.name == "tfma/thresholds"]
+    return gate
+
+
+def test_only_what_ships_is_held_to_tfmas_threshold(others):
+    uri, table = others
+    gate = thresholds_gate(uri, table)
+    # Not the live model, nor the best ever pushed, nor the collapsed variant that is left out.
+    assert (gate.verdict, gate.detail) == (Verdict.FAILED, "prune_fp32")
+    # Without it the candidate is better than everything there, and nothing refuses it.
+    shipping = {name: found for name, found in table.items() if "prune" not in name}
+    assert thresholds_gate(uri, shipping).verdict is Verdict.HELD
+
+
+def test_other_models_are_evaluated_without_a_threshold_and_float_passes_not_at_all(others):
+    import tensorflow_model_analysis as tfma
+
+    uri, _ = others
+    for name, top1 in (("baseline", 0.9), ("best", 0.91), ("none_fp32", 0.98)):
+        metrics = tfma.load_eval_result(uri, model_name=name).get_metrics_for_slice()
+        assert metrics["top1"]["doubleValue"] == pytest.approx(top1)
+    validation = tfma.load_validation_result(uri)
+    refused = {
+        failure.metric_key.model_name
+        for of_slice in validation.metric_validations_per_slice
+        for failure in of_slice.failures
+    }
+    assert refused == {"ptq_int8", "prune_fp32"}

@@ -1,3 +1,4 @@
+import contextlib
 import struct
 import subprocess
 import sys
@@ -25,6 +26,44 @@ def test_scores_match_numpy(tiny_draft, images, expected_scores, variant):
         np.testing.assert_allclose(scores, expected_scores(images), atol=1e-6)
         assert engine.predict_images(images[:0]).shape == (0, 3)
         assert engine.predict_bytes([]).shape == (0, 3)
+
+
+@pytest.fixture
+def never_empty(tmp_path):
+    """A bundle's folder whose graph fails on an empty batch, as earlier ones with oneDNN do."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 3], tf.uint8, "images")])
+    def serve(images):
+        with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(images)[0])]):
+            rows = tf.reduce_mean(tf.cast(images, tf.float32), [1, 2])
+        names = tf.strings.as_string(rows)
+        return {"scores": rows, "labels": names, "wide": tf.tile(rows, [1, tf.shape(rows)[0]])}
+
+    tf.saved_model.save(tf.Module(), str(tmp_path), signatures={"serving_default": serve})
+    return tmp_path
+
+
+def test_no_images_give_no_rows_without_the_graph(never_empty):
+    none = {"images": np.zeros((0, 4, 4, 3), np.uint8)}
+    with (
+        contextlib.closing(load_saved_model(never_empty)) as plain,
+        pytest.raises(EngineError, match="assert"),
+    ):
+        plain.run("serving_default", none, ["scores"])  # Another's model decides by itself.
+    (never_empty / bundles.MANIFEST_FILE).write_text("{}")
+    with contextlib.closing(load_saved_model(never_empty)) as engine:
+        found = engine.run("serving_default", none, ["scores", "labels"])
+        assert (found["scores"].shape, found["scores"].dtype) == ((0, 3), np.float32)
+        assert (found["labels"].shape, found["labels"].dtype) == ((0, 3), object)
+        # What the signature does not declare, and inputs that do not fit it, are the graph's.
+        with pytest.raises(EngineError):
+            engine.run("serving_default", none, ["wide"])
+        for wrong in (np.zeros((0, 5, 5, 3), np.uint8), np.zeros((0, 4, 4, 3), np.float32)):
+            with pytest.raises(EngineError):
+                engine.run("serving_default", {"images": wrong}, ["scores"])
+        one = engine.run("serving_default", {"images": np.full((1, 4, 4, 3), 7, np.uint8)})
+        np.testing.assert_array_equal(one["scores"], [[7, 7, 7]])
 
 
 @pytest.mark.parametrize("variant", ["saved_model", "none_fp32"])

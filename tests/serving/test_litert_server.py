@@ -9,6 +9,8 @@ import pytest
 from serving.saved_model import EngineError
 from serving.server.engines import EngineOptions, load_engine, version_dirs
 
+pytestmark = pytest.mark.onednn
+
 
 def write_tflite(path, *, rows, signature=True):
     """y = x / 2 + 2 of (rows, 2); None leaves the rows open."""

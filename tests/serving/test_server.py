@@ -22,6 +22,8 @@ from serving.server.errors import ServerError
 from serving.server.process import ServerProcess
 from trainers.data.decode import ImageError, load_image
 
+pytestmark = pytest.mark.onednn
+
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 10), (3, 4, 250)
 
 

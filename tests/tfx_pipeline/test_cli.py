@@ -134,3 +134,35 @@ def test_an_error_in_a_process_of_its_own_has_status_1_and_no_trace(tmp_path):
     assert found.stderr.startswith("error: unknown pipeline 'smok'")
     assert "Traceback" not in found.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [([], "refuse"), (["--accept-new-classes"], "accept")]
+)
+def test_new_classes_are_accepted_by_a_flag(tmp_path, monkeypatch, flags, expected):
+    from typer.testing import CliRunner
+
+    from tfx_pipeline.cli import app
+
+    requests = []
+    monkeypatch.setattr("tfx_pipeline.run.run", lambda request, _: requests.append(request) or 0)
+    arguments = ["run", "smoke", "--data", str(tmp_path), "--root", str(tmp_path), *flags]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert requests[0].pipeline.gates["new_classes"] == expected
+    assert requests[0].pipeline.gates["min_top1"] == 0.93
+
+
+def test_limits_of_drift_and_skew_can_be_set_for_one_run(tmp_path):
+    from tfx_pipeline.pipeline_options import with_settings
+    from tfx_pipeline.pipelines.smoke import smoke
+    from trainers.config import ConfigError
+
+    given = ("statistics.drift_distance=0.5", "train.epochs=2", "digits_vit:train.seed=1")
+    shape, others = with_settings(smoke(), given)
+    assert shape.statistics["drift_distance"] == 0.5
+    assert shape.statistics["skew_distance"] == 0.1
+    assert others == given[1:]
+    with pytest.raises(ConfigError, match="drift_distance"):
+        with_settings(smoke(), ("statistics.drift_distnace=0.5",))
+    with pytest.raises(ConfigError, match=r"statistics.skew_share must be 0 or more, got -1"):
+        with_settings(smoke(), ("statistics.skew_share=-1",))

@@ -48,7 +48,7 @@ def test_options_reach_the_measurement_and_figures_the_file(tmp_path, monkeypatc
         "batching": False,
     }
     assert "digits, ptq_int8" in result.output
-    assert "3.500 to 4.500" in result.output
+    assert "3.500..4.500" in result.output
     assert json.loads((tmp_path / "o.json").read_text()) == figures
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from scipy import stats
 
 from tfx_pipeline import data_benchmark
 from tfx_pipeline.data_benchmark import measure, ratio, table, write
@@ -53,13 +54,19 @@ def test_unusable_sources_are_named(tmp_path):
 
 def test_ratios_are_of_the_same_round():
     rates = {data_benchmark.DECODE: [100.0, 50.0, 10.0], "x": [90.0, 45.0, 30.0], "ingest": [25.0]}
-    assert ratio({"rates": rates}, "x") == pytest.approx(0.9)
-    assert ratio({"rates": rates}, "ingest") == pytest.approx(0.5)
+    limits = stats.ttest_1samp(np.log([0.9, 0.9, 3.0]), 0.0).confidence_interval(0.95)
+    found = ratio({"rates": rates}, "x")
+    assert found == pytest.approx([stats.gmean([0.9, 0.9, 3.0]), *np.exp(limits)])
+    # Measured once, ingest has no interval.
+    assert ratio({"rates": rates}, "ingest") == [0.5]
+    assert ratio({"rates": rates}, data_benchmark.DECODE) == [1.0]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # 40 s of CPU, on a machine that may be shared.
 def test_every_input_is_measured_and_shown(folder, tmp_path):
-    figures = measure(folder, rounds=1, images=64, image_size=(16, 16))
+    # Pictures of 2 kB: at the default size it would stream 1.7 million of them.
+    figures = measure(folder, rounds=1, images=64, image_size=(16, 16), memory_mib=1)
     assert figures["pictures"] == 6
     names = list(figures["rates"])
     assert len(names) == 9
@@ -89,8 +96,10 @@ def test_the_table_has_a_row_an_input():
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(table(figures))
     lines = console.export_text().splitlines()
+    low, high = np.exp(stats.ttest_1samp(np.log([12.0, 0.8]), 0.0).confidence_interval(0.95))
     assert next(line for line in lines if line.startswith("x")).split() == [
-        *("x", "620", "40", "1,200", "6.40")
+        *("x", "620", "40", "1,200", "3.10"),
+        *(f"{low:.2f}", "to", f"{high:.2f}"),
     ]
     assert "Z80, 1 cores; 6 JPEGs of 1.5 kB" in " ".join(" ".join(lines).split())
     assert lines[-1].split() == ["peak", "memory,", "10x", "data", "410", "MB"]

@@ -1,11 +1,12 @@
 """A split network against the whole one; a process of its own has the devices."""
 
 import json
-import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from tfx_pipeline.parallel_benchmark import measure
 
@@ -44,8 +45,10 @@ def test_a_split_network_beside_the_whole_one():
             figures["whole_images_per_second"], figures["split_images_per_second"], strict=True
         )
     ]
-    assert min(ratios) <= low <= value <= high <= max(ratios)
-    assert re.search(rf"ratio {value:.2f} \({low:.2f} to {high:.2f}\) over 4 rounds", shown)
+    limits = stats.ttest_1samp(np.log(ratios), 0.0).confidence_interval(0.95)
+    assert [value, low, high] == pytest.approx([stats.gmean(ratios), *np.exp(limits)])
+    shown = " ".join(shown.split())
+    assert f"ratio {value:.2f} (95 % interval {low:.2f} to {high:.2f}) over 4 rounds" in shown
     assert "devices are virtual ones of one processor" in shown
 
 

@@ -72,7 +72,7 @@ def test_a_finished_run_has_every_section_and_figure(smoke_summary):
         "pushed as v3",
         "already there: v3",
         "refused: top1 0.951 is below 0.97",
-        "1 of 12 not met",
+        "1 of 12 gates stopped a model; 0 more did not hold and were waived",
         "5 errors in 359",
         "sklearn.datasets.load_digits",
         "slice/brightness",
@@ -147,7 +147,7 @@ def test_a_run_that_failed_at_once_says_what_is_absent():
         )
     )
     assert "The run stopped. train: record 17" in reader.text
-    for sentence in ("No model:", "No gate was asked", "No benchmark", "No data summary"):
+    for sentence in ("No model:", "No gate was judged", "No benchmark", "No data summary"):
         assert sentence in reader.text
 
 
@@ -282,8 +282,63 @@ def test_names_are_not_read_as_console_markup(smoke_summary):
 
 def test_the_console_names_each_gate_that_was_not_met(smoke_summary):
     text = " ".join(_printed(report.console_gates(smoke_summary)).split())
-    assert "digits_vit top1 saved_model all 0.951 0.97" in text
+    assert "failed digits_vit top1 saved_model all 0.951 0.97" in text
     assert "digits_cnn" not in text
+
+
+UNDECIDED = {
+    "name": "change/top1",
+    "value": 0.0,
+    "threshold": "a drop of 0.02 against the live model excluded",
+    "verdict": "not decided",
+    "passed": False,
+    "waived": "",
+    "detail": "95 % interval -0.0713 to +0.0713",
+    "images_needed": 385,
+}
+
+
+def undecided_summary(smoke_summary, **changes):
+    model = smoke_summary["models"][1]
+    model |= {"pushed": None, "verdict": "not decided", "refused_because": "change/top1 0"}
+    model["gates"] = [*model["gates"], UNDECIDED | changes]
+    return smoke_summary | {"models": [model], "status": "undecided"}
+
+
+def test_a_gate_that_was_not_decided_is_shown_with_what_would_decide_it(smoke_summary):
+    summary = undecided_summary(smoke_summary)
+    text = " ".join(_printed(report.console_gates(summary)).split())
+    assert "not decided digits_cnn change/top1" in text
+    assert "not decided: change/top1 0" in " ".join(_printed(report.console_table(summary)).split())
+    (line,) = report.view.undecided(summary)
+    assert "digits_cnn: change/top1; about 385 test images would decide it" in line
+    assert "--accept-undecided" in line
+    page = _Reader(report.render_report(summary)).text
+    assert line in page
+    assert "1 of 5 gates stopped a model; 0 more did not hold and were waived" in page
+
+
+def test_an_estimate_that_is_lower_is_not_said_to_be_acceptable(smoke_summary):
+    (line,) = report.view.undecided(undecided_summary(smoke_summary, value=-0.01))
+    assert "cannot be accepted" in line
+    assert "--accept-undecided" not in line
+
+
+def test_a_waived_gate_is_never_silent(smoke_summary):
+    summary = undecided_summary(smoke_summary, passed=True, waived="accepted: it is not lower")
+    assert report.view.undecided(summary) == []
+    text = " ".join(_printed(report.console_gates(summary)).split())
+    assert "waived digits_cnn change/top1" in text
+    assert "accepted: it is not lower" in " ".join(text.split())
+    page = _Reader(report.render_report(summary)).text
+    assert "0 of 5 gates stopped a model; 1 more did not hold and were waived" in page
+
+
+def test_a_gate_of_a_summary_before_there_were_three_verdicts_is_shown(smoke_summary):
+    for gate in smoke_summary["models"][2]["gates"]:
+        del gate["verdict"]
+    text = " ".join(_printed(report.console_gates(smoke_summary)).split())
+    assert "failed digits_vit top1" in text
 
 
 def test_without_a_failed_gate_there_is_no_table(smoke_summary):

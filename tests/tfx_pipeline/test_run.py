@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,28 +10,30 @@ import textwrap
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from serving.deploy.rollback import rollback
+from serving.lineage import store_state
 from tfx_pipeline import config as settings
 from tfx_pipeline import run as runs
 from tfx_pipeline.config import (
     Layout,
     PipelineConfig,
     Tuning,
-    code_digest,
-    data_state,
     make_experiments,
     pipelines,
     request_from_json,
     request_to_json,
+    run_state,
 )
+from tfx_pipeline.live import LiveView
 from tfx_pipeline.pipelines.smoke import smoke
 from trainers.config import ConfigError
 from trainers.data.features import DatasetInfo
 from trainers.registry import UnknownNameError
-from trainers.stack import stack
 
 
 def finished(request, *, status="pushed", pushed=True, **about):
@@ -38,6 +41,7 @@ def finished(request, *, status="pushed", pushed=True, **about):
     layout = request.layout
     bundle = layout.bundles / "digits_cnn/1"
     bundle.mkdir(parents=True)
+    (bundle / "saved_model.pb").write_text("a model")
     info = DatasetInfo.load(Path(request.data))
     where = {"path": str(bundle), "version": 1, "pushed": True, **about} if pushed else None
     summary = {
@@ -45,9 +49,13 @@ def finished(request, *, status="pushed", pushed=True, **about):
         "run": "r0",
         "status": status,
         "seconds": 1.0,
-        "key": request.key(data_state(Path(request.data), info.fingerprint), stack()),
+        "key": request.key(run_state(request, info)),
         "models": [{"name": "digits_cnn", "variants": [], "pushed": where}],
         "recommendation": "",
+        "live": {
+            config.name: store_state(layout.bundles / config.name)
+            for config in request.experiments.values()
+        },
     }
     folder = layout.report("r0")
     folder.mkdir(parents=True)
@@ -69,7 +77,7 @@ def test_searches_travel_too_and_name_models_that_exist(request_, tmp_path):
     shape = replace(request_.pipeline, tune={"digits_cnn": search})
     tuned = replace(request_, pipeline=shape, experiments=make_experiments(shape, tmp_path))
     assert request_from_json(request_to_json(tuned)) == tuned
-    assert tuned.key("f", {}) != request_.key("f", {})
+    assert tuned.key({}) != request_.key({})
     with pytest.raises(ConfigError, match="smoke tunes 'digits_rnn', which it has not; digits_cnn"):
         make_experiments(replace(shape, tune={"digits_rnn": search}), tmp_path)
 
@@ -88,7 +96,7 @@ def test_overrides_for_one_experiment(tmp_path):
         make_experiments(smoke(), tmp_path, ("digits_rnn:train.epochs=2",))
 
 
-@pytest.mark.parametrize(("status", "expected"), [("pushed", 0), ("refused", 3)])
+@pytest.mark.parametrize(("status", "expected"), [("pushed", 0), ("refused", 3), ("undecided", 3)])
 def test_unchanged_reprints_and_keeps_the_exit_status(request_, status, expected):
     finished(request_, status=status, pushed=status == "pushed")
     console = quiet()
@@ -110,18 +118,93 @@ def test_what_makes_a_run_necessary(request_, monkeypatch):
     bundle = finished(request_)
     info = DatasetInfo.load(Path(request_.data))
     assert runs.unchanged(request_, info) is not None
+    assert runs.unchanged(replace(request_, resume_anyway=True), info) is not None
     other = make_experiments(smoke(), Path(request_.data), ("train.seed=1",))
     assert runs.unchanged(replace(request_, experiments=other), info) is None
-    with (Path(request_.data) / "Split-train/data_tfrecord-00000-of-00001").open("ab") as shard:
-        shard.write(b"more")
-    assert runs.unchanged(request_, info) is None
-    (Path(request_.data) / "Split-train/data_tfrecord-00000-of-00001").write_bytes(b"records")
-    assert runs.unchanged(request_, info) is not None
-    monkeypatch.setattr(settings, "code_digest", lambda *rooms: "changed")
+    monkeypatch.setattr(settings, "code_digest", lambda *modules, index: "changed")
     assert runs.unchanged(request_, info) is None
     monkeypatch.undo()
-    bundle.rmdir()
+    assert runs.unchanged(request_, info) is not None
+    shutil.rmtree(bundle)
     assert runs.unchanged(request_, info) is None
+
+
+def test_whatever_changes_in_the_data_makes_a_run_necessary(request_):
+    finished(request_)
+    data = Path(request_.data)
+    info = DatasetInfo.load(data)
+    shard = data / "Split-train/data_tfrecord-00000-of-00001"
+    original = shard.read_bytes()
+
+    def is_unchanged(info=info):
+        return runs.unchanged(request_, info) is not None
+
+    assert not is_unchanged(replace(info, classes=tuple(reversed(info.classes))))
+    assert not is_unchanged(replace(info, label_offset=0))
+    shard.write_bytes(original + b"more")
+    assert not is_unchanged()
+    # As long as before, and with the times of before.
+    times = os.stat(shard).st_atime_ns, os.stat(shard).st_mtime_ns
+    shard.write_bytes(original[:3] + bytes(len(original) - 3))
+    os.utime(shard, ns=times)
+    assert not is_unchanged()
+    # The same bytes are the same data, however new the file is.
+    shard.write_bytes(original)
+    assert is_unchanged()
+
+
+def test_what_changes_while_a_run_is_under_way_is_seen_by_the_next(request_, monkeypatch):
+    from tfx_pipeline.runners import local
+
+    shard = Path(request_.data) / "Split-train/data_tfrecord-00000-of-00001"
+    info = DatasetInfo.load(Path(request_.data))
+    before = request_.key(run_state(request_, info))
+
+    def launch(graph, name, *, use_cache):
+        shard.write_bytes(b"changed")
+        return False
+
+    dag = SimpleNamespace(
+        compile_graph=lambda pipeline, run: None,
+        all_nodes=lambda graph: {"Records": None},
+        launch=launch,
+        outputs=lambda graph: [],
+    )
+    graph = SimpleNamespace(create_pipeline=lambda request, info: None)
+    monkeypatch.setitem(sys.modules, "tfx_pipeline.graph", graph)
+    monkeypatch.setattr("tfx_pipeline.runners.dag", dag, raising=False)
+    monkeypatch.setitem(sys.modules, "tfx_pipeline.runners.dag", dag)
+    monkeypatch.setattr(local, "write_summary", lambda summary, layout: None)
+    assert local.run(request_)["key"] == before
+    assert shard.read_bytes() == b"changed"
+    assert request_.key(run_state(request_, info)) != before
+
+
+def test_a_store_that_changed_makes_a_run_necessary(request_):
+    """Somebody else's push, a rollback, and a summary that does not know the store."""
+    bundle = finished(request_)
+    info = DatasetInfo.load(Path(request_.data))
+    shutil.copytree(bundle, bundle.with_name("2"))
+    assert runs.unchanged(request_, info) is None
+    rollback(bundle.parent)
+    assert runs.unchanged(request_, info) is None
+    shutil.rmtree(bundle.with_name(".withdrawn-2"))
+    assert runs.unchanged(request_, info) is not None
+    path = request_.layout.report("latest") / "summary.json"
+    summary = json.loads(path.read_text())
+    for live in (None, {**summary["live"], "digits_cnn": None}):
+        path.write_text(json.dumps({**summary, "live": live}))
+        assert runs.unchanged(request_, info) is None
+
+
+def test_what_could_not_be_compared_is_printed(request_):
+    finished(request_)
+    path = request_.layout.report("latest") / "summary.json"
+    line = "drift is not checked against digits_cnn 1: no lineage was kept"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "unchecked": [line]}))
+    console = quiet()
+    runs.run(request_, console)
+    assert f"not checked  {line}\n" in console.file.getvalue()
 
 
 def test_a_failed_run_is_not_taken_for_a_result(request_):
@@ -180,13 +263,6 @@ def test_missing_summary_names_the_runs(request_):
         runs.read_summary(request_.layout, "r9")
 
 
-def test_code_digest_sees_a_room_and_not_what_is_left_out():
-    whole = code_digest("trainers")
-    assert whole == code_digest("trainers")
-    assert whole != code_digest("trainers", without=("trainers/loop.py",))
-    assert whole != code_digest("serving")
-
-
 def test_every_pipeline_names_recipes_and_gates_that_exist(tmp_path):
     from components.gates import GateSettings
 
@@ -197,3 +273,33 @@ def test_every_pipeline_names_recipes_and_gates_that_exist(tmp_path):
         GateSettings(**shape.gates)
         assert set(make_experiments(shape, tmp_path)) == set(shape.experiments)
     assert Layout(tmp_path, "smoke").bundles == tmp_path / "bundles"
+
+
+def test_resume_anyway_reaches_training_and_no_key(request_, tmp_path, monkeypatch):
+    """As the user gives it to `run`, `train` and `tune`."""
+    from typer.testing import CliRunner
+
+    from tfx_pipeline.cli import app
+
+    seen = {}
+    monkeypatch.setattr(runs, "run", lambda request, console: seen.update(run=request) or 0)
+    for verb, view in (("train", "train_view.train_shown"), ("tune", "search_view.tune_shown")):
+        monkeypatch.setattr(f"tfx_pipeline.{view}", lambda *a, v=verb, **k: seen.update({v: k}))
+    data = request_.data
+    for arguments in (
+        ["run", "smoke", "--data", data, "--resume-anyway"],
+        ["train", "digits_cnn", "--data", data, "--resume-anyway"],
+        ["tune", "digits_cnn", "train.ema=uniform(0, 0.5)", "--data", data, "--resume-anyway"],
+    ):
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert seen["train"]["resume_anyway"] is seen["tune"]["resume_anyway"] is True
+    assert seen["run"].resume_anyway
+    assert request_from_json(request_to_json(seen["run"])).resume_anyway
+    assert seen["run"].key({}) == replace(seen["run"], resume_anyway=False).key({})
+
+
+def test_what_training_announces_is_shown(tmp_path):
+    console = quiet()
+    with LiveView(console) as view:
+        view.show({"event": "announcement", "line": "starts over and keeps [b]/a[/b]"})
+    assert console.file.getvalue() == "  starts over and keeps [b]/a[/b]\n"

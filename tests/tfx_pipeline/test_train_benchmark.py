@@ -34,15 +34,6 @@ FIGURES = {
 }
 
 
-def test_ratios_are_geometric_means_of_rounds():
-    ours, base = np.array([[2.0, 0], [8.0, 0]]), np.array([[1.0, 0], [1.0, 0]])
-    value, low, high = train_benchmark._ratio(ours, base)
-    assert value == pytest.approx(4.0)  # Not 5, the mean, whose inverse is not that of base / ours.
-    assert 1 / train_benchmark._ratio(base, ours)[0] == pytest.approx(value)
-    assert 2 <= low <= value <= high <= 8
-    assert train_benchmark._ratio(ours, ours) == [1.0, 1.0, 1.0]
-
-
 def test_waiting_is_a_part_of_the_whole_time():
     found = train_benchmark._times(np.array([[0.9, 0.1], [0.7, 0.3]]))
     assert found["stall"] == pytest.approx(0.2)

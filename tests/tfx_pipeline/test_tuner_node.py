@@ -72,7 +72,13 @@ def test_the_best_trial_is_what_is_trained(tmp_path, data):
     assert len(list((request.layout.checkpoints / "net").glob("*-*"))) == 2
     nodes = [Node(name, "done", 1.0) for name in ("Records", "Tuner.net", "Trainer.net")]
     summary = build_summary(
-        request, DatasetInfo.load(data), nodes, outputs, seconds=1.0, error="stopped here"
+        request,
+        DatasetInfo.load(data),
+        nodes,
+        outputs,
+        state={},
+        seconds=1.0,
+        error="stopped here",
     )
     told = next(model for model in summary["models"] if model["name"] == "net")
     assert told["config"] == config

@@ -1,7 +1,14 @@
 """The page of figures is what the figures say."""
 
 import importlib.util
+import json
 from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from serving.server_targets import rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,12 +36,15 @@ FIGURES = {
 }
 
 
-def test_ratios_are_medians_of_the_rounds():
+def test_ratios_are_of_the_rounds_with_their_interval():
     page = load().data_section(FIGURES)
     assert "`sightline benchmark data pictures.tar`: 3 JPEGs of 1.5 kB" in page
     assert "224 x 192 px, 3 rounds in turns on 2 cores of Abacus" in page
-    assert "| evaluation | 80 | 60 | 80 | 0.60 | >= 0.70 |" in page
-    assert "| ingest | 50 | 50 | 50 | 0.50 |  |" in page
+    limits = stats.ttest_1samp(np.log([0.8, 0.4, 0.6]), 0.0).confidence_interval(0.95)
+    low, high = np.exp(limits)
+    assert f"| evaluation | 80 | 60 | 80 | 0.58 | {low:.2f} to {high:.2f} | >= 0.70 |" in page
+    assert "| decode_jpeg alone | 100 | 100 | 200 | 1.00 |  |  |" in page
+    assert "| ingest | 50 | 50 | 50 | 0.50 |  |  |" in page
     assert "700 MB with 320 MiB of records, 1,710 MB with ten times" in page
 
 
@@ -44,6 +54,29 @@ def test_the_committed_page_is_the_one_of_the_committed_figures(tmp_path):
     for file in (ROOT / "benchmarks").glob("*.json"):
         # No path of the machine that measured.
         assert '"/' not in file.read_text(), file.name
+
+
+def test_committed_intervals_are_of_the_committed_rounds():
+    def read(name):
+        return json.loads((ROOT / "benchmarks" / name).read_text())
+
+    for variant in read("serving.json")["variants"].values():
+        assert variant["rows"] == [
+            {**row, **{end: pytest.approx(row[end]) for end in ("value", "low", "high")}}
+            for row in rows_of(variant["turns"])
+        ]
+    training = read("train.json")
+    base = training["contenders"][training["against"]]["step_seconds"]
+    for found in training["contenders"].values():
+        logs = np.log(np.divide(found["step_seconds"], base))
+        reach = stats.t.ppf(0.975, len(logs) - 1) * stats.sem(logs)
+        ends = np.exp([logs.mean(), logs.mean() - reach, logs.mean() + reach])
+        assert found["ratio"] == pytest.approx(ends.tolist())
+    study = read("cifar10.json")
+    for run in study["runs"].values():
+        total, right = study["examples"]["test"], run["test_top1"][0] * study["examples"]["test"]
+        exact = stats.binomtest(round(right), total).proportion_ci(method="exact")
+        assert run["test_top1"][1:] == pytest.approx([exact.low, exact.high])
 
 
 def test_a_study_shows_runs_and_pairs():
@@ -94,42 +127,44 @@ def test_training_steps_show_the_ratio_with_its_interval():
         "contenders": {
             "ours": {
                 "step_seconds": [1.0, 1.2, 1.1],
+                # As an older version wrote it; the page is of the rounds.
                 "ratio": [0.95, 0.91, 0.99],
                 "stall": 0.012,
                 "peak_mb": 2345.6,
-            }
+            },
+            "theirs": {"step_seconds": [1.0, 1.0, 1.25], "stall": 0.0, "peak_mb": 2000.0},
         },
     }
     page = load().training_section(figures)
-    assert "| ours | 1,100 | 0.950 | 0.910 to 0.990 | 1.2% | 2,346 |" in page
+    limits = stats.ttest_1samp(np.log([1.0, 1.2, 0.88]), 0.0).confidence_interval(0.95)
+    low, high = np.exp(limits)
+    assert f"| ours | 1,100 | 1.018 | {low:.3f} to {high:.3f} | 1.2% | 2,346 |" in page
+    assert "| theirs | 1,000 | 1.000 |  | 0.0% | 2,000 |" in page
 
 
 def test_the_server_stands_beside_its_targets():
-    row = {"part": "one caller", "low": 0.8, "high": 1.25, "unit": "ms", "target": "", "met": None}
+    names = ["gRPC x1", "gRPC floor x1", "REST x1", "Client over gRPC x1", "Client over REST x1"]
+    turn = {"p50_ms": [1.2, 1.5], "images_per_second": [80.0, 90.0], "caller_cores": [0.2, 0.1]}
+    engine = {**turn, "p50_ms": [1.0, 1.1], "images_per_second": [100.0, 120.0]}
+    turns = {**dict.fromkeys(names, turn), "engine x1": engine}
     figures = {
         "machine": {"cpu": "Abacus", "cores": "2"},
         "model": "digits",
         "source": "a.jpg",
         "mean_kb": 23.4,
-        "rounds": 7,
+        "rounds": 2,
         "seconds": 0.5,
-        "variants": {
-            "ptq_int8": {
-                "rows": [
-                    {**row, "name": "gRPC", "value": 1.2, "target": "<= 1.00", "met": False},
-                    {**row, "name": "Client", "value": 1.25},
-                    {**row, "part": "batching", "name": "x", "value": 1, "unit": "ratio"},
-                ]
-            }
-        },
+        "variants": {"ptq_int8": {"rows": [], "turns": turns}},
     }
     page = load().serving_section(figures)
-    assert "`sightline benchmark serving digits`: pictures of 23.4 kB on average (a.jpg), 7" in page
+    assert "`sightline benchmark serving digits`: pictures of 23.4 kB on average (a.jpg), 2" in page
     assert "rounds in turns of 0.5 s on 2 cores of Abacus" in page
-    assert "| ptq_int8 | | median | interval | asked | met |" in page
-    assert "| one caller | gRPC | 1.200 ms | 0.800 to 1.250 | <= 1.00 | no |" in page
-    assert "|  | Client | 1.250 ms | 0.800 to 1.250 |  |  |" in page
-    assert "| batching | x | 1.000 | 0.800 to 1.250 |  |  |" in page
+    assert "the median of the 2 rounds, with the least and the greatest" in page
+    assert "| ptq_int8 | | value | 95 % (ratios) or least..greatest | asked | met |" in page
+    assert "| one caller | engine, p50 | 1.050 ms | 1.000..1.100 |  |  |" in page
+    assert "|  | gRPC beyond the engine | 0.300 ms | 0.200..0.400 | <= 1.00 | yes |" in page
+    low, high = np.exp(stats.ttest_1samp(np.log([0.8, 0.75]), 0.0).confidence_interval(0.95))
+    assert f"|  | gRPC of the engine | 0.775 | {low:.3f} to {high:.3f} | >= 0.90 | no |" in page
 
 
 def test_a_load_test_shows_each_rate_with_its_intervals():

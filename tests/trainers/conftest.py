@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def digit_records():
 
 
 @pytest.fixture(scope="session")
-def records(digit_records, tmp_path_factory):
+def records(digit_records, once):
     """(folder, splits): 120 train, 37 validation, 51 test and, in test, two JPEG photographs."""
     images = Path(sklearn.datasets.__file__).parent / "images"
     photographs = [record((images / f"{name}.jpg").read_bytes(), 1) for name in ("china", "flower")]
@@ -77,9 +78,7 @@ def records(digit_records, tmp_path_factory):
         "validation": digit_records[200:237],
         "test": digit_records[300:351] + photographs,
     }
-    folder = tmp_path_factory.mktemp("records")
-    write_records(folder, splits)
-    return folder, splits
+    return once("records", lambda folder: write_records(folder, splits)), splits
 
 
 @pytest.fixture(scope="session")
@@ -101,9 +100,21 @@ def config(records):
 
 
 @pytest.fixture(scope="session")
-def work_dir(tmp_path_factory):
+def first_run(config, once):
+    """(folder of checkpoints, history, weights) of `trained`, as the run itself returned them."""
+
+    def run(folder: Path) -> None:
+        first = fit(config, folder / "work")
+        (folder / "returned").write_bytes(pickle.dumps((first.history, first.model.get_weights())))
+
+    folder = once("run", run)
+    return folder / "work", *pickle.loads((folder / "returned").read_bytes())
+
+
+@pytest.fixture(scope="session")
+def work_dir(first_run):
     """Where `trained` keeps its checkpoints."""
-    return tmp_path_factory.mktemp("work")
+    return first_run[0]
 
 
 @pytest.fixture(scope="session")
@@ -113,10 +124,15 @@ def trained(config, work_dir):
 
 
 @pytest.fixture(scope="session")
-def built(trained, tmp_path_factory):
+def built(trained, once):
     """(folder, manifest) of its draft bundle with every post-training variant."""
-    out = tmp_path_factory.mktemp("bundle") / "draft"
-    return out, build_bundle(trained, out, ptq=("dynamic", "int8"))
+
+    def build(folder: Path) -> None:
+        manifest = build_bundle(trained, folder / "draft", ptq=("dynamic", "int8"))
+        (folder / "returned").write_bytes(pickle.dumps(manifest))
+
+    folder = once("bundle", build)
+    return folder / "draft", pickle.loads((folder / "returned").read_bytes())
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from trainers.data.pipeline import eval_batches
 from trainers.registry import UnknownNameError, compressors
 from trainers.trained import Trained
 
+pytestmark = pytest.mark.onednn
+
 VARIANTS = ("none_fp32", "ptq_dynamic", "ptq_int8")
 
 

@@ -12,6 +12,7 @@ from trainers.models import build_model
 from trainers.published import PUBLISHED
 
 layers = keras.layers
+LITE = [f"efficientnet_lite{number}" for number in range(5)]
 
 
 def make(name, *, size, classes, **options):
@@ -20,7 +21,7 @@ def make(name, *, size, classes, **options):
 
 
 # `make test-zoo` counts the rest.
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", *LITE])
 def test_published_figures(name):
     known = PUBLISHED[name]
     cost = complexity(make(name, size=known.image_size, classes=1000))

@@ -21,6 +21,8 @@ from trainers.losses import CrossEntropy
 from trainers.models import build_model
 from trainers.trained import save_trained
 
+pytestmark = pytest.mark.onednn
+
 ROOT = Path(__file__).resolve().parents[2]
 RANDOM = np.random.default_rng(3)
 STUDENT = RANDOM.normal(0, 2, (6, 10)).astype(np.float32)

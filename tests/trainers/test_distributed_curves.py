@@ -15,6 +15,8 @@ import pytest
 
 from trainers.config import override, to_dict
 
+pytestmark = [pytest.mark.onednn, pytest.mark.slow]
+
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ("loss", "top1", "val_loss", "val_top1", "learning_rate")
 

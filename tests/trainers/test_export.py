@@ -12,6 +12,8 @@ from trainers.data.pipeline import eval_batches
 from trainers.export import git_commit, write_saved_model, write_warmup
 from trainers.stack import stack
 
+pytestmark = pytest.mark.onednn
+
 
 @pytest.fixture(scope="module")
 def signatures(built):
@@ -67,9 +69,27 @@ def test_raw_records_give_the_same(signatures, records, scores):
 
 def test_no_images_give_no_answers(signatures):
     none = tf.constant([], tf.string)
-    assert signatures["preprocess"](image_bytes=none)["images"].shape == (0, 16, 16, 3)
-    answer = signatures["serving_default"](image_bytes=none)
-    assert answer["scores"].shape == (0, 3)
+    images = signatures["preprocess"](image_bytes=none)["images"]
+    assert (images.shape, images.dtype) == ((0, 16, 16, 3), tf.uint8)
+    assert signatures["predict_tensor"](images=images)["scores"].shape == (0, 10)
+    for answer in (
+        signatures["serving_default"](image_bytes=none),
+        signatures["predict_examples"](examples=none),
+    ):
+        assert {name: (value.shape, value.dtype) for name, value in answer.items()} == {
+            "scores": ((0, 3), tf.float32),
+            "classes": ((0, 3), tf.int32),
+            "labels": ((0, 3), tf.string),
+        }
+
+
+def test_an_empty_batch_leaves_convolutions_outside_branches(built):
+    # In a branch they would not be fused with what follows them, which costs time in every call.
+    function = tf.saved_model.load(str(built[0])).signatures["predict_tensor"]
+    called = function.graph.as_graph_def().library.function
+    inside = {node.op for definition in called for node in definition.node_def}
+    assert "Conv2D" in inside
+    assert inside.isdisjoint({"If", "StatelessIf", "Case", "StatelessCase"})
 
 
 def test_bytes_that_are_no_picture_are_refused(signatures, encoded):

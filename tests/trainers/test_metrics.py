@@ -151,8 +151,8 @@ def test_intervals_of_macro_recall_cover_95_percent():
         labels = generator.integers(0, 4, size=300)
         right = generator.random(300) < recalls[labels]
         guess = np.where(right, labels, (labels + generator.integers(1, 4, size=300)) % 4)
-        interval = stats.bootstrap_statistic(
-            lambda labels, guess: metrics._macro_figures(labels, guess, 4)[1],
+        (interval,) = stats.bootstrap_statistics(
+            lambda labels, guess: metrics._macro_figures(labels, guess, 4)[1:2],
             labels,
             guess,
             resamples=300,

@@ -15,6 +15,8 @@ from trainers.model_graph import activations
 from trainers.model_parallel import Pipeline, SplitError, split
 from trainers.models import build_model
 
+pytestmark = pytest.mark.onednn
+
 ROOT = Path(__file__).resolve().parents[2]
 layers = keras.layers
 

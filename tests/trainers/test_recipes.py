@@ -53,7 +53,7 @@ def test_a_recipe_is_in_range_and_survives_a_file(recipe):
     assert recipe.train.global_batch % 2 == 0
     pictures = PICTURES.get(recipe.data.dir, 9000)
     steps = recipe.train.epochs * pictures / recipe.train.global_batch
-    assert recipe.optim.warmup_steps < steps / 4
+    assert recipe.optim.warmup_steps < steps / 4 or not recipe.train.epochs
 
 
 def test_a_recipe_names_a_model_and_options_that_it_takes(recipe):
@@ -132,7 +132,11 @@ def test_a_published_recipe_has_the_papers_figures(name):
 
 
 def test_every_recipe_for_imagenet_is_held_to_a_table():
-    found = {name for name in NAMES if recipes.get(name)().data.dir == "data/imagenet"}
+    made = {name: recipes.get(name)() for name in NAMES}
+    # A recipe without epochs trains nothing.
+    found = {
+        name for name, one in made.items() if one.data.dir == "data/imagenet" and one.train.epochs
+    }
     assert found <= set(PAPERS)
 
 

@@ -13,6 +13,8 @@ from trainers.config import override, to_dict
 from trainers.loop import fit
 from trainers.step import TrainStep
 
+pytestmark = pytest.mark.onednn
+
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 3
 SMALL = 'model.options={"width": 4, "depth": 1, "stages": 1}'

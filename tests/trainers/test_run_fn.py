@@ -1,15 +1,22 @@
 """TFX's adapter, without TFX."""
 
+import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from trainers.code_digest import Code
 from trainers.config import ConfigError, override, to_dict
-from trainers.progress import EVENTS_FD
+from trainers.progress import EVENTS_FD, RESUME_ANYWAY
 from trainers.run_fn import run_fn
 from trainers.trained import load_trained
+
+
+class Stopped(Exception):
+    """Ends a run at its first epoch."""
 
 
 def arguments(config, work_dir, out, hyperparameters=None):
@@ -49,3 +56,31 @@ def test_tuned_values_are_the_configurations(config, work_dir, tmp_path):
     found = load_trained(tmp_path / "out")
     assert found.config.optim.learning_rate == 0.02
     assert found.config.model.options == {**config.model.options, "width": 4}
+
+
+def test_other_code_starts_over_unless_the_environment_says_otherwise(
+    config, trained, work_dir, tmp_path, monkeypatch, capsys
+):
+    """Both ways are announced to whoever shows the run."""
+    changed = Code({"trainers.loop": "0"}, {})
+    monkeypatch.setattr("trainers.run_folder.code_of", lambda *modules, index: changed)
+    work = shutil.copytree(work_dir, tmp_path / "work")
+    read, write = os.pipe()
+    monkeypatch.setenv(EVENTS_FD, str(write))
+    monkeypatch.setenv(RESUME_ANYWAY, "1")
+    run_fn(arguments(config, work, tmp_path / "out"))
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        events = [json.loads(line) for line in pipe]
+    assert [event["event"] for event in events] == ["announcement"]
+    assert "although the code changed since (" in events[0]["line"]
+    assert events[0]["line"] in capsys.readouterr().out
+    assert load_trained(tmp_path / "out").history == trained.history
+
+    monkeypatch.delenv(EVENTS_FD)
+    monkeypatch.delenv(RESUME_ANYWAY)
+    changed = Code({"trainers.loop": "1"}, {})
+    monkeypatch.setattr("trainers.loop.run_epoch", lambda *a: (_ for _ in ()).throw(Stopped))
+    with pytest.raises(Stopped):
+        run_fn(arguments(config, work, tmp_path / "again"))
+    assert "starts over and keeps" in capsys.readouterr().out

@@ -5,45 +5,50 @@ from scipy import stats as scipy_stats
 from trainers import stats
 
 
-def test_the_interval_of_a_mean_matches_scipys_bca():
+def test_the_interval_of_a_mean_reaches_the_studentized_and_the_bca_one():
     values = np.random.default_rng(0).exponential(size=120)
+    mean, deviation = values.mean(), values.std()
 
     ours = stats.bootstrap_interval(values, resamples=20_000)
-    theirs = scipy_stats.bootstrap(
+    bca = scipy_stats.bootstrap(
         (values,), np.mean, n_resamples=20_000, method="BCa", random_state=1
     ).confidence_interval
+    # Efron & Tibshirani 1993, section 12.5, by SciPy's resampling of the t statistic.
+    t = scipy_stats.bootstrap(
+        (values,),
+        lambda x, axis: (x.mean(axis=axis) - mean) / x.std(axis=axis),
+        n_resamples=20_000,
+        method="percentile",
+        random_state=2,
+        vectorized=True,
+    ).confidence_interval
+    studentized = mean - t.high * deviation, mean - t.low * deviation
 
-    assert ours.value == pytest.approx(values.mean())
-    assert ours.low == pytest.approx(theirs.low, abs=0.01)
-    assert ours.high == pytest.approx(theirs.high, abs=0.01)
+    assert ours.value == pytest.approx(mean)
+    assert ours.low == pytest.approx(min(bca.low, studentized[0]), abs=0.01)
+    assert ours.high == pytest.approx(max(bca.high, studentized[1]), abs=0.01)
 
 
 @pytest.mark.parametrize("levels", [2, 500])
 def test_the_shortcut_for_few_levels_draws_the_same_distribution(levels):
     values = np.random.default_rng(1).integers(0, levels, size=300) / levels
 
-    means = stats._resampled_means(values, 4000, seed=2)
+    means, deviations = stats._resampled_moments(values, 4000, seed=2)
 
+    assert deviations.mean() == pytest.approx(values.std(), rel=0.01)
     assert means.mean() == pytest.approx(values.mean(), abs=4 * values.std() / np.sqrt(300 * 4000))
     assert means.std() == pytest.approx(values.std() / np.sqrt(300), rel=0.05)
 
 
-def test_accuracy_intervals_cover_95_percent():
-    # Exact coverage: the probability of each count of right answers whose interval holds the
-    # truth, averaged over accuracies, since that of any one accuracy jumps with the discreteness.
-    size = 360
-    intervals = [stats.bootstrap_interval(np.arange(size) < right) for right in range(size + 1)]
-    low = np.array([interval.low for interval in intervals])
-    high = np.array([interval.high for interval in intervals])
+@pytest.mark.parametrize(("right", "total"), [(0, 1), (1, 1), (3, 4), (29, 30), (354, 360)])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_shares_have_the_exact_interval(right, total, level):
+    oracle = scipy_stats.binomtest(right, total).proportion_ci(level, method="exact")
 
-    accuracies = np.linspace(0.90, 0.995, 60)
-    coverage = [
-        scipy_stats.binom.pmf(np.arange(size + 1), size, p)[(low <= p) & (p <= high)].sum()
-        for p in accuracies
-    ]
+    ours = stats.bootstrap_interval(np.arange(total) < right, level=level)
 
-    assert 0.93 <= np.mean(coverage) <= 0.97
-    assert min(coverage) > 0.90
+    assert ours.as_list() == pytest.approx([right / total, oracle.low, oracle.high])
+    assert stats.proportion_interval(right, total, level=level) == ours
 
 
 @pytest.mark.slow
@@ -89,7 +94,7 @@ def test_intervals_of_paired_differences_cover_95_percent(sign):
 def test_no_error_seen_is_not_certainty():
     interval = stats.bootstrap_interval(np.ones(360, bool))
 
-    oracle = scipy_stats.binomtest(360, 360).proportion_ci(0.95, method="wilson")
+    oracle = scipy_stats.binomtest(360, 360).proportion_ci(0.95, method="exact")
     assert interval.as_list() == pytest.approx([1.0, oracle.low, 1.0])
     assert stats.bootstrap_interval(np.zeros(360)).as_list() == pytest.approx(
         [0.0, 0.0, 1 - oracle.low]
@@ -138,7 +143,7 @@ def test_one_right_where_the_other_is_wrong_every_time():
 def test_the_interval_of_a_statistic_matches_scipys_bca():
     values = np.random.default_rng(9).normal(size=150)
 
-    ours = stats.bootstrap_statistic(np.var, values, resamples=5000)
+    ours = stats.bootstrap_statistics(lambda x: [np.var(x)], values, resamples=5000)[0]
     theirs = scipy_stats.bootstrap(
         (values,), np.var, n_resamples=5000, method="BCa", random_state=2
     ).confidence_interval
@@ -155,8 +160,8 @@ def test_intervals_of_a_correlation_cover_95_percent():
     covered = []
     for trial in range(200):
         x, y = generator.multivariate_normal([0, 0], covariance, size=150).T
-        interval = stats.bootstrap_statistic(
-            lambda x, y: (x * y).mean() / np.sqrt((x * x).mean() * (y * y).mean()),
+        (interval,) = stats.bootstrap_statistics(
+            lambda x, y: [(x * y).mean() / np.sqrt((x * x).mean() * (y * y).mean())],
             x,
             y,
             resamples=300,
@@ -173,11 +178,12 @@ def test_several_statistics_share_their_resamples():
     first, second = stats.bootstrap_statistics(lambda x: [x.mean(), 2 * x.mean()], values)
 
     assert np.multiply(2, first.as_list()) == pytest.approx(second.as_list())
-    assert first == stats.bootstrap_statistic(np.mean, values)
+    assert [first] == stats.bootstrap_statistics(lambda x: [x.mean()], values)
 
 
 def test_one_example_has_a_statistic_without_width():
-    assert stats.bootstrap_statistic(np.mean, [3.0]).as_list() == [3.0, 3.0, 3.0]
+    (found,) = stats.bootstrap_statistics(lambda x: [x.mean()], [3.0])
+    assert found.as_list() == [3.0, 3.0, 3.0]
 
 
 def test_the_seed_decides_the_interval():
@@ -249,9 +255,11 @@ def test_seeds_that_all_differ_alike():
         (lambda: stats.bootstrap_interval([1.0, np.nan]), "nan at index 1"),
         (lambda: stats.bootstrap_interval([1.0], resamples=10), "at least 100, got 10"),
         (lambda: stats.bootstrap_interval([1.0], level=95), "95 % is written 0.95"),
-        (lambda: stats.bootstrap_statistic(np.mean, []), "is empty"),
-        (lambda: stats.bootstrap_statistic(np.mean, [1.0], [1.0, 2.0]), "common first axis"),
-        (lambda: stats.bootstrap_statistic(np.mean, 1.0), "common first axis"),
+        (lambda: stats.bootstrap_statistics(np.mean, []), "is empty"),
+        (lambda: stats.bootstrap_statistics(np.mean, [1.0], [1.0, 2.0]), "common first axis"),
+        (lambda: stats.bootstrap_statistics(np.mean, 1.0), "common first axis"),
+        (lambda: stats.proportion_interval(3, 2), "got 3 and 2"),
+        (lambda: stats.proportion_interval(0, 0), "`total` above 0, got 0 and 0"),
         (lambda: stats.paired_difference([], []), "is empty"),
         (lambda: stats.paired_difference([1, 0], [1]), "same examples in the same order"),
         (lambda: stats.mcnemar([], []), "is empty"),

@@ -15,6 +15,8 @@ from trainers.models import build_model
 from trainers.optim import build_optimizer
 from trainers.step import TrainStep
 
+pytestmark = pytest.mark.onednn
+
 CLASSES, SIZE, BATCH = 5, 8, 8
 
 

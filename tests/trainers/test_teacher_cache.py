@@ -1,5 +1,6 @@
 """A teacher's kept answers are bit for bit the ones it gives."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,10 +101,29 @@ def test_students_share_answers_to_the_same_pictures(
             cached_logits(other, trained.info, silent, 0)
 
 
-def test_other_data_is_another_cache(student, trained, teacher, silent):
+def test_other_data_is_another_cache(student, trained, teacher, silent, tmp_path):
     cached_logits(student, trained.info, teacher, 0)
+    data = shutil.copytree(student.data.dir, tmp_path / "moved")
+    moved = override(student, [f"data.dir={data}"])
+    cached_logits(moved, trained.info, silent, 0)
+    renamed = replace(trained.info, classes=tuple(reversed(trained.info.classes)))
     with pytest.raises(AssertionError, match="was asked"):
-        cached_logits(student, replace(trained.info, fingerprint="f" * 64), silent, 0)
+        cached_logits(moved, renamed, silent, 0)
+    # As long as before: only the order of the records is another.
+    (shard,) = data.glob("Split-train/*")
+    before = list(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for one in reversed(before):
+            writer.write(one)
+    with pytest.raises(AssertionError, match="was asked"):
+        cached_logits(moved, trained.info, silent, 0)
+
+
+def test_other_code_is_another_cache(student, trained, teacher, silent, monkeypatch):
+    cached_logits(student, trained.info, teacher, 0)
+    monkeypatch.setattr("trainers.teacher_cache.code_digest", lambda *modules, index: "other")
+    with pytest.raises(AssertionError, match="was asked"):
+        cached_logits(student, trained.info, silent, 0)
 
 
 def test_half_a_file_is_made_again(student, trained, teacher, tmp_path):

@@ -1,13 +1,17 @@
 """Searches over real digits: what is tried, what is kept, and what stops them."""
 
+import hashlib
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from trainers import tuner
+from trainers.code_digest import Code
 from trainers.config import ConfigError, override, to_dict
+from trainers.data.features import DatasetInfo
 from trainers.epoch import TrainingError
 from trainers.tuner import ConfigTuner, Trial, TuningError, make_space, tune, tuner_fn, with_values
 
@@ -30,7 +34,7 @@ def scores(monkeypatch):
     """Stands in for training; a test fills it with a function of the configuration."""
     given = SimpleNamespace(of=None, seen=[])
 
-    def fit(config, work_dir, *, report=None):
+    def fit(config, work_dir, *, report=None, **about):
         given.seen.append(config)
         top1 = given.of(config)
         row = {"epoch": 1, "val_top1": top1, "val_loss": 1 - top1}
@@ -178,3 +182,67 @@ def test_tfx_gets_a_tuner_whose_best_values_are_plain(short, tmp_path, scores):
     written = json.loads(json.dumps(result.tuner.get_best_hyperparameters()[0].get_config()))
     best = max(config.optim.learning_rate for config in scores.seen)
     assert with_values(short, written["values"]).optim.learning_rate == best
+
+
+def test_a_search_of_other_code_starts_over_or_is_resumed(short, tmp_path, scores, monkeypatch):
+    scores.of = lambda config: config.optim.learning_rate
+    search = {"work_dir": tmp_path, "trials": 3}
+    said = []
+    first = tune(short, SPACE, **search, announce=said.append)
+    assert tune(short, SPACE, **search, announce=said.append) == first
+    assert (len(scores.seen), said) == (3, [])
+    (kept,) = (tmp_path / "search").iterdir()
+
+    before = Code({"trainers.tuner": "0"}, {"keras-tuner": "1.0"})
+    monkeypatch.setattr("trainers.search_state.code_of", lambda *modules, index: before)
+    assert tune(short, SPACE, **search, announce=said.append, resume_anyway=True) == first
+    assert len(scores.seen) == 3
+    (line,) = said
+    assert line.startswith(f"search resumes from {kept} (3 of 3 trials, commit ")
+    assert "as --resume-anyway demands, although the code changed since (" in line
+    assert "keras-tuner 1.4" in line
+    assert {file.name for file in kept.iterdir()} > {"oracle.json", "identity.json"}
+
+    after = Code({"trainers.tuner": "1"}, {"keras-tuner": "1.0"})
+    monkeypatch.setattr("trainers.search_state.code_of", lambda *modules, index: after)
+    said.clear()
+    assert tune(short, SPACE, **search, announce=said.append) == first, "the same seed"
+    assert len(scores.seen) == 6
+    (line,) = said
+    assert line.startswith(f"search starts over and keeps {tmp_path / 'search'}/")
+    assert line.endswith(
+        ": the code changed since (trainers.tuner); --resume-anyway resumes from it"
+    )
+    assert len(list((tmp_path / "search").iterdir())) == 3
+
+
+def test_a_search_of_a_version_without_identities_is_of_unknown_code(short, tmp_path, scores):
+    scores.of = lambda config: 0.5
+    info = DatasetInfo.load(Path(short.data.dir))
+    # As `trainers.tuner` of version b54914a named it.
+    parts = [to_dict(short), SPACE, 2, info.fingerprint]
+    name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    tune(short, SPACE, work_dir=tmp_path, trials=2)
+    (made,) = (tmp_path / "search").iterdir()
+    made.rename(made.with_name(name))
+    (tmp_path / "search" / name / "identity.json").unlink()
+    said = []
+    tune(short, SPACE, work_dir=tmp_path, trials=2, announce=said.append, resume_anyway=True)
+    assert len(scores.seen) == 2
+    assert said == [
+        f"search resumes from {tmp_path / 'search' / name} (2 of 2 trials, commit unknown), as "
+        "--resume-anyway demands, although it was begun by unknown code"
+    ]
+
+
+def test_a_search_hands_its_options_to_every_trial(short, tmp_path, monkeypatch):
+    given = []
+
+    def fit(config, work_dir, **about):
+        given.append(about)
+        row = {"epoch": 1, "val_top1": 0.5, "val_loss": 1.0}
+        return SimpleNamespace(history=[row], best_epoch=1)
+
+    monkeypatch.setattr(tuner, "fit", fit)
+    tune(short, SPACE, work_dir=tmp_path, trials=1, announce=print, resume_anyway=True)
+    assert given == [{"report": None, "announce": print, "resume_anyway": True, "index": None}]

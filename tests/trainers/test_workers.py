@@ -16,6 +16,8 @@ from trainers.loop import fit
 from trainers.trained import load_trained
 from trainers.workers import WorkerError, _gpus, launch
 
+pytestmark = pytest.mark.onednn
+
 ROOT = Path(__file__).resolve().parents[2]
 # As in test_distributed_curves.py.
 TOLERANCE = 2e-5

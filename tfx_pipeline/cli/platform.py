@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from tfx_pipeline.cli.shared import Overrides, Root, app, console
+from tfx_pipeline.cli.shared import Overrides, ResumeAnyway, Root, app, console
 
 
-@app.command(epilog="Example: sightline run smoke --data data/digits")
+@app.command(epilog="Example: sightline run smoke gates.min_top1=0.9 --data data/digits")
 def run(
     pipeline: Annotated[str, typer.Argument(help="A pipeline, e.g. smoke.")],
     overrides: Overrides = None,
@@ -20,25 +20,48 @@ def run(
         str, typer.Option("--from", help="Run again from here, e.g. Trainer or Compressor.")
     ] = "",
     force: Annotated[bool, typer.Option(help="Run everything again.")] = False,
+    resume_anyway: ResumeAnyway = False,
+    accept_undecided: Annotated[
+        bool,
+        typer.Option(
+            "--accept-undecided",
+            help="Pass what the test images cannot decide, if its estimate is not lower.",
+        ),
+    ] = False,
+    accept_new_classes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-new-classes", help="Accept class names that differ from the live model's."
+        ),
+    ] = False,
 ) -> None:
     """Run a pipeline to pushed models.
 
-    Exit status: 0 all pushed, 3 one refused or withdrawn by a rollback, 1 error.
+    gates.<field>=value sets a gate, statistics.<field>=value a limit of drift or skew.
+
+    Exit status: 0 all pushed, 3 one refused, not decided or withdrawn by a rollback, 1 error.
     """
     import datetime
 
     from tfx_pipeline.config import RunRequest, make_experiments, pipelines
+    from tfx_pipeline.pipeline_options import with_settings
     from tfx_pipeline.run import run as run_pipeline
 
-    shape = pipelines.get(pipeline)()
+    accepted = {"undecided": accept_undecided, "new_classes": accept_new_classes}
+    shape, others = with_settings(
+        pipelines.get(pipeline)(),
+        overrides or (),
+        accept=[field for field, given in accepted.items() if given],
+    )
     request = RunRequest(
         run=datetime.datetime.now().strftime("%Y%m%d-%H%M%S"),
         pipeline=shape,
-        experiments=make_experiments(shape, data.resolve(), tuple(overrides or ())),
+        experiments=make_experiments(shape, data.resolve(), others),
         data=str(data.resolve()),
         root=str(root.resolve()),
         start=start,
         force=force,
+        resume_anyway=resume_anyway,
     )
     raise typer.Exit(run_pipeline(request, console))
 

@@ -24,3 +24,10 @@ Overrides = Annotated[
     typer.Argument(help="Configuration as key=value, e.g. train.epochs=5.", show_default=False),
 ]
 Root = Annotated[Path, typer.Option(help="Holds runs/ and bundles/.")]
+ResumeAnyway = Annotated[
+    bool,
+    typer.Option(
+        "--resume-anyway",
+        help="Resume training state that other code, or a run of other length, left.",
+    ),
+]

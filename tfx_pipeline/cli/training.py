@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from tfx_pipeline.cli.shared import Overrides, app, console
+from tfx_pipeline.cli.shared import Overrides, ResumeAnyway, app, console
 from trainers.config import Config
+from trainers.data.features import DATASET_FILE, DatasetInfo
 
 Data = Annotated[Path | None, typer.Option(help="Records; the recipe's if not given.")]
 
@@ -22,9 +23,14 @@ def _config(recipe: str, overrides: list[str] | None, data: Path | None) -> Conf
 
 def _check_data(config: Config, recipe: str) -> None:
     """Names data of another task before TensorFlow is loaded."""
-    from trainers.data.features import DatasetInfo
-
     DatasetInfo.load(Path(config.data.dir)).check_task(config.task, f"the recipe {recipe}")
+
+
+def _check_weights(config: Config) -> None:
+    if config.model.init:
+        from trainers.loop import prepared  # Loads TensorFlow.
+
+        prepared(config)
 
 
 def _list_recipes(wanted: bool) -> None:
@@ -47,19 +53,24 @@ def train(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes on this machine that train as one.")
     ] = 1,
+    resume_anyway: ResumeAnyway = False,
     _: Annotated[
         bool,
         typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List recipes."),
     ] = False,
 ) -> None:
-    """Train a recipe; a run that was stopped goes on where it was."""
+    """Train a recipe; a run that was stopped resumes where it was."""
     from tfx_pipeline.train_view import records_of, train_shown
 
     where = out or Path("work") / recipe
-    _config(recipe, overrides, data)  # A mistyped key is told before pictures are read.
+    # A mistyped key, or weights that are not installed, are reported before images are read.
+    config = _config(recipe, overrides, data)
+    if (Path(config.data.dir) / DATASET_FILE).is_file():
+        _check_data(config, recipe)
+    _check_weights(config)
     config = _config(recipe, overrides, data and records_of(data, where, console))
     _check_data(config, recipe)
-    train_shown(config, where, console, workers=workers)
+    train_shown(config, where, console, workers=workers, resume_anyway=resume_anyway)
 
 
 @app.command(epilog="Example: sightline describe vit_s16 --size 224")
@@ -120,6 +131,7 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="work/RECIPE-tune if not given.")] = None,
     trials: Annotated[int, typer.Option(help="How many.")] = 8,
     epochs: Annotated[int, typer.Option(help="Of a trial; 0 takes the recipe's.")] = 0,
+    resume_anyway: ResumeAnyway = False,
 ) -> None:
     """Search for the best configuration by validation top-1 (KerasTuner)."""
     from tfx_pipeline.search_view import is_range, tune_shown
@@ -130,7 +142,16 @@ def tune(
     _check_data(config, recipe)
     where = out or Path("work") / f"{recipe}-tune"
     command = " ".join(["sightline train", recipe, *fixed, *([f"--data {data}"] if data else [])])
-    tune_shown(config, ranges, where, console, trials=trials, epochs=epochs, command=command)
+    tune_shown(
+        config,
+        ranges,
+        where,
+        console,
+        trials=trials,
+        epochs=epochs,
+        command=command,
+        resume_anyway=resume_anyway,
+    )
 
 
 @app.command(epilog="Example: sightline evaluate bundles/digits_cnn --data data/digits")

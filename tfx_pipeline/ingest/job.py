@@ -38,6 +38,7 @@ from tfx_pipeline.ingest.records import LABEL_OFFSET
 from tfx_pipeline.ingest.report import KindCount, count_files, summarize, write_report
 from tfx_pipeline.ingest.shards import ShardWriter, counts_file
 from tfx_pipeline.ingest.source import IngestError, Request, Source
+from trainers.code_digest import code_digest
 from trainers.data import features
 from trainers.data.features import DatasetInfo, SplitInfo
 
@@ -149,7 +150,7 @@ def _check_plan(plan: Plan) -> None:
 def _list(
     plan: Plan, make_source: Callable[[Request], Source], work: Path
 ) -> tuple[Source, Listing]:
-    """Reads the source anew; verdicts of an earlier attempt stay if it is the same as then."""
+    """Reads the source anew; verdicts stay that the same code gave to the same source."""
     scratch = work / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -161,7 +162,8 @@ def _list(
     with progress.showing("listing the source", source.total):
         listing = create(index, items, progress.tick)
     shutil.rmtree(scratch, ignore_errors=True)
-    state = json.dumps({"digest": listing.digest, "classes": source.classes})
+    code = code_digest(__name__)
+    state = json.dumps({"digest": listing.digest, "classes": source.classes, "code": code})
     before = work / _LISTING
     if not before.is_file() or before.read_text(encoding="utf-8") != state:
         for name in ("verdicts", "counts", "out"):

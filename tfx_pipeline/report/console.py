@@ -46,29 +46,31 @@ def console_table(summary: dict[str, Any]) -> Table:
 
 
 def console_gates(summary: dict[str, Any]) -> Table | None:
-    """The gates that were not met, one a row; None when every gate passed.
+    """The gates that did not hold, one a row, waived ones included; None when every gate held.
 
     Args:
       summary: as `summary.json` holds it.
     """
-    failed = [gate for gate in view.gates(summary) if not gate["passed"]]
-    if not failed:
+    shown = [gate for gate in view.gates(summary) if gate["outcome"] != "held"]
+    if not shown:
         return None
     table = Table(
-        title="Gates not met",
-        title_style="bold red",
+        title="Gates that did not hold",
+        title_style="bold red" if not all(gate["passed"] for gate in shown) else "bold yellow",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
+    table.add_column("verdict", no_wrap=True)
     for column in ("model", "gate", "variant", "slice"):
         table.add_column(column, overflow="fold")
     for column in ("value", "threshold"):
         table.add_column(column, justify="right", overflow="fold")
     table.add_column("why", overflow="fold", ratio=1)
-    for gate in failed:
+    for gate in shown:
         columns = ("model", "name", "variant", "slice", "value", "threshold", "detail")
-        table.add_row(*(Text(gate[column]) for column in columns))
+        verdict = Text(gate["outcome"], style=_STYLES[view.OUTCOMES[gate["outcome"]]])
+        table.add_row(verdict, *(Text(gate[column]) for column in columns))
     return table
 
 
@@ -81,5 +83,5 @@ def _row(model: dict[str, Any], variant: dict[str, Any], index: int) -> list[Ren
     top1 = f"{variant['top1']} [{interval}]" if interval else variant["top1"]
     difference = variant["difference"] + (" pt" if variant["difference"] != figures.DASH else "")
     cost = (variant[key] for key in ("size", "gzip", "p50", "p99"))
-    shipped = " ★" if variant["recommended"] else ""
+    shipped = " ★" if variant["recommended"] else " (left out)" if variant["dropped"] else ""
     return [name, Text(variant["name"] + shipped), top1, difference, *cost, fate]

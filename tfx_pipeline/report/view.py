@@ -8,16 +8,30 @@ import json
 from typing import Any
 
 from components import figures
+from components.gates import Verdict
 
 Rows = list[dict[str, Any]]
 
 METRICS = ("top1", "top5", "macro_precision", "macro_recall", "macro_f1", "cross_entropy", "ece")
-_TONES = {"pushed": "good", "refused": "warn", "withdrawn": "warn", "error": "bad"}
+_TONES = {
+    "pushed": "good",
+    "refused": "warn",
+    "undecided": "warn",
+    "withdrawn": "warn",
+    "error": "bad",
+}
+# How a gate's outcome is shown, the most urgent first: its badge and the badge's tone.
+OUTCOMES = {
+    Verdict.FAILED.value: "bad",
+    Verdict.UNDECIDED.value: "warn",
+    "waived": "warn",
+    Verdict.HELD.value: "good",
+}
 _STATES = {"done": "good", "cached": "plain", "failed": "bad", "skipped": "plain"}
 
 
 def status(summary: dict[str, Any]) -> str:
-    """One word: `pushed`, `refused`, `withdrawn` or `error`."""
+    """One word: `pushed`, `refused`, `undecided`, `withdrawn` or `error`."""
     return str(summary.get("status") or "unknown")
 
 
@@ -58,6 +72,7 @@ def _model(raw: dict[str, Any]) -> dict[str, Any]:
         "confusion": mapping(raw.get("confusion")),
         "slices": _dicts(raw.get("slices")),
         "why": str(raw.get("why_variant") or ""),
+        "excludable": figures.excludable_drop(raw.get("excludable_drop")),
         "fate": fate,
         "tone": fate_tone,
     }
@@ -73,7 +88,9 @@ def _fate(raw: dict[str, Any]) -> tuple[str, str]:
             return f"pushed as {version}", "good"
         return f"already there: {version}", "good"
     if raw.get("refused_because"):
-        return f"refused: {raw['refused_because']}", "warn"
+        undecided = raw.get("verdict") == Verdict.UNDECIDED.value
+        word = Verdict.UNDECIDED.value if undecided else "refused"
+        return f"{word}: {raw['refused_because']}", "warn"
     return "not pushed", "plain"
 
 
@@ -94,6 +111,26 @@ def withdrawn(summary: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def undecided(summary: dict[str, Any]) -> list[str]:
+    """One line for each model that only gates without a decision stop, with what can be done."""
+    lines = []
+    for model in _dicts(summary.get("models")):
+        stopping = [gate for gate in _dicts(model.get("gates")) if not gate.get("passed")]
+        if not stopping or any(_outcome(gate) != Verdict.UNDECIDED.value for gate in stopping):
+            continue
+        images = max(int(figures.number(gate.get("images_needed")) or 0) for gate in stopping)
+        needed = f"about {images:,} test images would decide it" if images else ""
+        lower = any((figures.number(gate.get("value")) or 0) < 0 for gate in stopping)
+        remedy = (
+            "its estimate is lower, so it cannot be accepted"
+            if lower
+            else "the same command with --accept-undecided pushes it"
+        )
+        names = ", ".join(str(gate.get("name")) for gate in stopping)
+        lines.append(f"{model.get('name')}: {names}; " + "; ".join(filter(None, [needed, remedy])))
+    return lines
+
+
 def variant(raw: dict[str, Any]) -> dict[str, Any]:
     """One variant's figures as text, and the raw numbers that charts need."""
     measured, difference = mapping(raw.get("metrics")), mapping(raw.get("difference"))
@@ -101,6 +138,7 @@ def variant(raw: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": str(raw.get("name") or figures.DASH),
         "recommended": bool(raw.get("recommended")),
+        "dropped": bool(raw.get("dropped")),
         "method": str(raw.get("method") or ""),
         "dtype": str(raw.get("dtype") or ""),
         "top1": figures.percent(measured.get("top1")),
@@ -131,7 +169,7 @@ def variant(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def gates(summary: dict[str, Any]) -> Rows:
-    """Every gate of every model as text, those not met first."""
+    """Every gate of every model as text; those that stop a model first, then the waived ones."""
     rows = [
         {
             "model": str(model.get("name") or "?"),
@@ -140,13 +178,22 @@ def gates(summary: dict[str, Any]) -> Rows:
             "slice": str(gate.get("slice") or "all"),
             "value": _plain(gate.get("value")),
             "threshold": _plain(gate.get("threshold")),
+            "outcome": _outcome(gate),
             "passed": bool(gate.get("passed")),
-            "detail": str(gate.get("detail") or ""),
+            "detail": "; ".join(str(gate[key]) for key in ("waived", "detail") if gate.get(key)),
         }
         for model in _dicts(summary.get("models"))
         for gate in _dicts(model.get("gates"))
     ]
-    return sorted(rows, key=lambda row: row["passed"])
+    return sorted(rows, key=lambda row: list(OUTCOMES).index(row["outcome"]))
+
+
+def _outcome(gate: dict[str, Any]) -> str:
+    """A key of `OUTCOMES`; gates of summaries before there were three verdicts had two."""
+    if gate.get("passed"):
+        return "waived" if gate.get("waived") else Verdict.HELD.value
+    undecided = gate.get("verdict") == Verdict.UNDECIDED.value
+    return Verdict.UNDECIDED.value if undecided else Verdict.FAILED.value
 
 
 def data(summary: dict[str, Any]) -> dict[str, Any]:

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tfx_pipeline.config import RunRequest, request_from_json
+from tfx_pipeline.config import RunRequest, request_from_json, run_state
 from tfx_pipeline.summary import Node, build_summary, write_summary
 from trainers.data.features import DatasetInfo
-from trainers.progress import emit
+from trainers.progress import RESUME_ANYWAY, emit
 from trainers.registry import nearest
 
 _PR_SET_PDEATHSIG = 1
@@ -36,13 +36,18 @@ def run(request: RunRequest) -> dict[str, Any]:
       RunError: `request.start` names no node.
       Anything a component raised, after its failure was recorded.
     """
+    if request.resume_anyway:
+        os.environ[RESUME_ANYWAY] = "1"
+    info = DatasetInfo.load(Path(request.data))
+    # Every byte of new records is read, which takes minutes where there are many.
+    emit("component", name="read data and code", state="running")
+    state = run_state(request, info)
     began = time.perf_counter()
     emit("component", name="import TFX", state="running")
     # Thirty seconds of CPU: only here, and only when something has to run.
     from tfx_pipeline.graph import create_pipeline
     from tfx_pipeline.runners import dag
 
-    info = DatasetInfo.load(Path(request.data))
     request.layout.home.mkdir(parents=True, exist_ok=True)
     emit("component", name="import TFX", state="done", seconds=time.perf_counter() - began)
     graph = dag.compile_graph(create_pipeline(request, info), request.run)
@@ -62,12 +67,12 @@ def run(request: RunRequest) -> dict[str, Any]:
         at = time.perf_counter()
         try:
             cached = dag.launch(graph, name, use_cache=name not in without_cache)
-            state = "cached" if cached else "done"
+            became = "cached" if cached else "done"
         except BaseException as error:  # KeyboardInterrupt too: it is recorded and raised below.
-            state, failure = "failed", error
+            became, failure = "failed", error
         seconds = time.perf_counter() - at
-        nodes.append(Node(name, state, seconds))
-        emit("component", name=name, state=state, seconds=seconds)
+        nodes.append(Node(name, became, seconds))
+        emit("component", name=name, state=became, seconds=seconds)
         if failure is not None:
             break
     summary = build_summary(
@@ -75,6 +80,7 @@ def run(request: RunRequest) -> dict[str, Any]:
         info,
         nodes,
         dag.outputs(graph),
+        state=state,
         seconds=time.perf_counter() - started,
         error=_in_words(failure, nodes) if failure is not None else "",
     )

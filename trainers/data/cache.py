@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from trainers.code_digest import code_digest
 from trainers.config import Config
 from trainers.data import features
 from trainers.data.features import DatasetInfo
@@ -32,8 +33,6 @@ from trainers.data.records_check import DataError
 
 _BATCH = 8
 _IMAGES, _FACTS, _MANIFEST = "images.npy", "facts.npz", "cache.json"
-# Raised when the preprocessing or the layout changes.
-_VERSION = 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -219,12 +218,19 @@ def _key(config: Config, info: DatasetInfo, *, records: Usable, whole: bool) -> 
     data = config.data
     files = [[os.path.basename(name), *rest] for name, *rest in signature(records.files)]
     key = {
-        "preprocessing": [_VERSION, data.image_size, 1.0 if whole else data.crop_fraction, whole],
+        "preprocessing": [data.image_size, 1.0 if whole else data.crop_fraction, whole],
         "files": files,
         "records": [[one.file[-40:], one.index, one.ends_shard] for one in records.bad],
+        "code": _code(),
         "dataset": hashlib.sha256(info.to_json().encode()).hexdigest(),
     }
     return json.loads(json.dumps(key))
+
+
+@functools.cache
+def _code() -> str:
+    """Of all that decodes, lays out and reads: this module with what it imports."""
+    return code_digest(__name__)
 
 
 def _image_bytes(data: Any, records: Usable, *, whole: bool) -> int:

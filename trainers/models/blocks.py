@@ -28,13 +28,15 @@ def conv_bn(
     activation: str = "",
     gamma: str = "ones",
     epsilon: float = _BN_EPSILON,
+    same: bool = False,
 ) -> tf.Tensor:
     """Convolution, batch normalisation and maybe an activation: layers `NAME_conv`, `NAME_bn`.
 
     Args:
       x: (B, H, W, C).
       filters: output channels.
-      kernel: side in pixels; a strided one pads both sides alike, as the papers' code does.
+      kernel: side in pixels; a strided one pads both sides alike, as the papers' code does, unless
+        `same` is set.
       name: what the layers' names start with.
       stride: of both axes.
       bias: the convolution has one.
@@ -42,11 +44,12 @@ def conv_bn(
       activation: one of `ACTIVATIONS`; a layer `NAME_ACTIVATION` follows.
       gamma: `ones` or `zeros`, where the scale of the normalisation starts.
       epsilon: of the normalisation.
+      same: a strided one pads as TensorFlow's `same` does, for weights that were trained with it.
 
     Returns:
       (B, H', W', filters), H' = ceil(H / stride).
     """
-    y, padding = _padded(x, kernel, stride, name)
+    y, padding = (x, "same") if same else _padded(x, kernel, stride, name)
     y = keras.layers.Conv2D(
         filters,
         kernel,
@@ -68,9 +71,10 @@ def depthwise_bn(
     stride: int = 1,
     activation: str = "",
     epsilon: float = _BN_EPSILON,
+    same: bool = False,
 ) -> tf.Tensor:
     """As `conv_bn`, one filter a channel: layers `NAME_conv`, `NAME_bn`."""
-    y, padding = _padded(x, kernel, stride, name)
+    y, padding = (x, "same") if same else _padded(x, kernel, stride, name)
     y = keras.layers.DepthwiseConv2D(
         kernel,
         strides=stride,

@@ -11,7 +11,13 @@ import tensorflow as tf
 
 from trainers.config import ConfigError
 from trainers.keras import keras
-from trainers.models.blocks import activate, conv_bn, depthwise_bn, squeeze_excite
+from trainers.models.blocks import (
+    activate,
+    conv_bn,
+    depthwise_bn,
+    squeeze_excite,
+    stochastic_depth,
+)
 from trainers.registry import models
 
 _V3_EPSILON = 1e-3  # torchvision's; V2 has 1e-5
@@ -19,7 +25,19 @@ _V3_EPSILON = 1e-3  # torchvision's; V2 has 1e-5
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """One row of the papers' tables: kernel, widened and narrowed channels, stride and extras."""
+    """One row of the papers' tables.
+
+    Attributes:
+      kernel: side of the depthwise filters in pixels.
+      hidden: channels after widening; nothing is widened where the input has as many.
+      out: channels after narrowing.
+      stride: of the depthwise convolution.
+      activation: of all but the last convolution; see `trainers.models.blocks.ACTIVATIONS`.
+      squeeze: squeeze and excitation follows the depthwise convolution.
+      epsilon: of the batch normalisations.
+      same: a strided convolution pads as TensorFlow's `same`; see `trainers.models.blocks.conv_bn`.
+      drop_path: rate of stochastic depth, in [0, 1).
+    """
 
     kernel: int
     hidden: int
@@ -28,6 +46,8 @@ class Bottleneck:
     activation: str = "relu6"
     squeeze: bool = False
     epsilon: float = 1e-5
+    same: bool = False
+    drop_path: float = 0.0
 
 
 @models.register("mobilenet_v2")
@@ -52,11 +72,11 @@ def mobilenet_v2(images: tf.Tensor, *, width: float = 1.0, depth: int = 0) -> tf
         for index in range(count)
     ]
     _check(width, depth, len(rows))
-    x = conv_bn(images, _eights(32 * width), 3, stride=2, activation="relu6", name="stem")
+    x = conv_bn(images, eights(32 * width), 3, stride=2, activation="relu6", name="stem")
     for number, (factor, out, stride) in enumerate(rows[: depth or None], start=1):
-        row = Bottleneck(3, x.shape[-1] * factor, _eights(out * width), stride)
-        x = _bottleneck(x, row, f"block{number}")
-    x = conv_bn(x, _eights(1280 * max(width, 1.0)), 1, activation="relu6", name="last")
+        row = Bottleneck(3, x.shape[-1] * factor, eights(out * width), stride)
+        x = bottleneck(x, row, f"block{number}")
+    x = conv_bn(x, eights(1280 * max(width, 1.0)), 1, activation="relu6", name="last")
     return keras.layers.GlobalAveragePooling2D(name="pool")(x)
 
 
@@ -89,18 +109,18 @@ def mobilenet_v3(size: str, images: tf.Tensor, *, width: float = 1.0, depth: int
     """
     rows = _V3_BLOCKS[size]
     _check(width, depth, len(rows))
-    x = _v3_conv(images, _eights(16 * width), 3, stride=2, name="stem")
+    x = _v3_conv(images, eights(16 * width), 3, stride=2, name="stem")
     for number, (kernel, hidden, out, stride, extras) in enumerate(rows[: depth or None], start=1):
         row = Bottleneck(
             kernel,
-            _eights(hidden * width),
-            _eights(out * width),
+            eights(hidden * width),
+            eights(out * width),
             stride,
             activation="hard_swish" if "h" in extras else "relu",
             squeeze="s" in extras,
             epsilon=_V3_EPSILON,
         )
-        x = _bottleneck(x, row, f"block{number}")
+        x = bottleneck(x, row, f"block{number}")
     x = _v3_conv(x, 6 * x.shape[-1], 1, stride=1, name="last")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     x = keras.layers.Dense(1280 if size == "large" else 1024, name="features")(x)
@@ -153,8 +173,8 @@ def _check(width: float, depth: int, deepest: int) -> None:
         )
 
 
-def _eights(channels: float) -> int:
-    """The nearest multiple of 8 that is at least 8 and not under 90 % of `channels`."""
+def eights(channels: float) -> int:
+    """The nearest multiple of 8, at least 8 and at least 90 % of `channels`."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
@@ -171,16 +191,28 @@ def _v3_conv(x: tf.Tensor, filters: int, kernel: int, *, stride: int, name: str)
     )
 
 
-def _bottleneck(x: tf.Tensor, row: Bottleneck, name: str) -> tf.Tensor:
-    """(B, H, W, C) -> (B, H', W', row.out); added to its input where the shapes agree."""
+def bottleneck(x: tf.Tensor, row: Bottleneck, name: str) -> tf.Tensor:
+    """An inverted bottleneck, added to its input where the shapes agree.
+
+    Args:
+      x: (B, H, W, C).
+      row: its shape.
+      name: what the layers' names start with: `NAME_up`, `NAME_depthwise`, `NAME_down`.
+
+    Returns:
+      (B, ceil(H / stride), ceil(W / stride), row.out).
+    """
     y, style = x, {"activation": row.activation, "epsilon": row.epsilon}
     if row.hidden != x.shape[-1]:
         y = conv_bn(y, row.hidden, 1, name=f"{name}_up", **style)
-    y = depthwise_bn(y, row.kernel, stride=row.stride, name=f"{name}_depthwise", **style)
+    y = depthwise_bn(
+        y, row.kernel, stride=row.stride, same=row.same, name=f"{name}_depthwise", **style
+    )
     if row.squeeze:
-        hidden = _eights(row.hidden / 4)
+        hidden = eights(row.hidden / 4)
         y = squeeze_excite(y, hidden, gate="hard_sigmoid", name=f"{name}_se")
     y = conv_bn(y, row.out, 1, epsilon=row.epsilon, name=f"{name}_down")
     if row.stride == 1 and x.shape[-1] == row.out:
+        y = stochastic_depth(y, row.drop_path, name=name)
         return keras.layers.Add(name=f"{name}_add")([x, y])
     return y

@@ -1,20 +1,35 @@
 """Starting from weights: `initialize` fills a model from a local file, and reports the mapping.
 
-    report = initialize(model, Path(config.model.init), config)
+    report = initialize(model, init_path(config), config)
     print(*report.lines(), sep=os.linesep)
 
 A file is read as named arrays (`files`); rules per library turn its names into ours (`vit_names`,
-`resnet_names`, `keras_names`, `trained`); `place` fits and assigns them, or names what is left
-over. Nothing is downloaded and nothing is unpickled.
+`resnet_names`, `efficientnet_names`, `keras_names`, `trained`); `place` fits and assigns them, or
+names what is left over. `pretrained` finds the weights that installed packages hold. Nothing is
+downloaded, and pickles are read as data, without running what they name.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from trainers.config import Config
+from trainers.data.features import DatasetInfo
 from trainers.keras import keras
+from trainers.models import HEADS
+from trainers.weights.efficientnet_names import translate_efficientnet
 from trainers.weights.files import WeightsFile, read
 from trainers.weights.keras_names import translate_keras
 from trainers.weights.place import place
+from trainers.weights.pretrained import (
+    PRETRAINED,
+    init_path,
+    input_notes,
+    origin,
+    other_classes,
+    with_input_of_weights,
+)
 from trainers.weights.report import Report, Row, WeightsError
 from trainers.weights.resnet_names import translate_resnet
 from trainers.weights.rules import Translation
@@ -27,8 +42,11 @@ __all__ = [
     "Row",
     "WeightsError",
     "export_to_applications",
+    "init_path",
     "initialize",
     "looks_like",
+    "origin",
+    "with_input_of_weights",
 ]
 
 
@@ -37,15 +55,17 @@ def initialize(model: keras.Model, path: Path, config: Config) -> Report:
 
     Args:
       model: as `trainers.models.build_model` makes it of `config`.
-      path: a folder of `sightline train`, a `.safetensors` or `.npz` file with the names of timm,
-        torchvision, Hugging Face or the JAX papers, or a file of Keras (`.h5`, `.keras`).
+      path: a folder of `sightline train`, a `.safetensors`, `.npz` or PyTorch file (`.pth`, `.pt`)
+        with the names of timm, torchvision, Hugging Face or the JAX papers, or a file of Keras
+        (`.h5`, `.keras`); see `init_path`.
       config: of the run; `model` names the network, `data.mean` and `data.std` its input.
 
     Returns:
       What was done with each tensor.
 
     Raises:
-      WeightsError: not readable, or of another architecture; names every tensor left over.
+      WeightsError: not readable, or of another architecture; names every tensor left over. Also
+        where `model.init=pretrained` and `data.mean` is not what these weights expect.
     """
     if path.is_dir():
         translation = translate_trained(path, model, config)
@@ -57,6 +77,10 @@ def initialize(model: keras.Model, path: Path, config: Config) -> Report:
                 f"{_described(file)}; model.name={config.model.name} starts from weights of "
                 f"{_takes(config.model.name)}\n{_every_name(file)}"
             )
+        facts = replace(translation.facts, notes=(*file.notes, *translation.facts.notes))
+        translation = replace(translation, facts=facts)
+        if config.model.init == PRETRAINED:
+            translation = _packaged(translation, config)
     return place(model, translation, config, source=str(path))
 
 
@@ -75,11 +99,52 @@ def looks_like(path: Path) -> str:
 def _translate(file: WeightsFile, model: keras.Model, config: Config) -> Translation | None:
     if file.kind == "keras":
         return translate_keras(file, model, config)
-    return translate_vit(file) or translate_resnet(file)
+    return _of_library(file)
+
+
+def _of_library(file: WeightsFile) -> Translation | None:
+    return translate_vit(file) or translate_resnet(file) or translate_efficientnet(file)
+
+
+def _packaged(translation: Translation, config: Config) -> Translation:
+    """Packaged weights for `config`: without their classifier where its classes are not ImageNet's.
+
+    Raises:
+      WeightsError: `data.mean` is another, which would lose accuracy without a word.
+    """
+    facts, pieces = translation.facts, translation.pieces
+    mean = facts.mean or ()
+    if not np.allclose(config.data.mean, mean, atol=0.05):
+        raise WeightsError(
+            f"model.init={PRETRAINED} of {config.model.name} takes images with data.mean="
+            f"{_list(mean)}, got data.mean={_list(config.data.mean)}, which a padded convolution "
+            "cannot make up for; leave data.mean and data.std as they are"
+        )
+    notes = [*facts.notes, *input_notes(config)]
+    why = _other_classes(config)
+    if why:
+        notes.append(f"{why}, so the classifier starts fresh")
+        pieces = [
+            replace(piece, value=piece.value[..., :0]) if piece.layer in HEADS else piece
+            for piece in pieces
+        ]
+    return replace(translation, pieces=pieces, facts=replace(facts, notes=tuple(notes)))
+
+
+def _other_classes(config: Config) -> str:
+    try:
+        classes = DatasetInfo.load(Path(config.data.dir)).classes
+    except (OSError, ValueError):
+        return ""  # Without data only the count decides.
+    return other_classes(classes)
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _described(file: WeightsFile) -> str:
-    found = translate_vit(file) or translate_resnet(file)
+    found = _of_library(file)
     if found is not None:
         return f"{file.path} holds {found.facts.architecture}, {found.facts.naming} names"
     names = list(file.tensors)
@@ -90,6 +155,7 @@ def _described(file: WeightsFile) -> str:
 
 def _takes(name: str) -> str:
     families = {"resnet": "a ResNet", "vit": "a ViT", "deit": "a DeiT"}
+    families["efficientnet_lite"] = "an EfficientNet-Lite"
     found = [words for start, words in families.items() if name.startswith(start)]
     return f"{found[0]} or of its own kind" if found else "its own kind"
 

@@ -1,4 +1,4 @@
-"""Weights files as named arrays: safetensors, npz and Keras' HDF5, nothing that runs code."""
+"""Weights files as named arrays: safetensors, npz, PyTorch's and Keras' HDF5; none runs code."""
 
 import io
 import json
@@ -14,15 +14,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from trainers.weights.report import WeightsError
+from trainers.weights.torch_files import read_torch
 
-#: Endings that are pickles: loading one runs whatever code it holds.
-_PICKLES = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt", ".tar")
-_CONVERT = (
-    'python -c "import sys, torch; from safetensors.torch import save_file; '
-    "w = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
-    "w = w.get('model', w.get('state_dict', w)); "
-    'save_file({k: v.clone().contiguous() for k, v in w.items()}, sys.argv[2])" IN OUT.safetensors'
-)
+#: Endings that PyTorch's files have; all are read as data, see `torch_files`.
+_TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl", ".pickle")
 
 #: One layer of a Keras file: its name, then (name, array) of its weights in Keras' order.
 KerasLayer = tuple[str, tuple[tuple[str, np.ndarray], ...]]
@@ -34,12 +29,13 @@ class WeightsFile:
 
     Attributes:
       path: where it is.
-      kind: `safetensors`, `npz` or `keras`.
+      kind: `safetensors`, `npz`, `torch` or `keras`.
       tensors: name -> array; floats are float32.
       layers: of a Keras file, in the order that it holds them; empty for the others.
       counted: the layers of a Keras file are named after their classes (`conv2d_3`), not by names.
       beside: facts of a `config.json` and `preprocessor_config.json` in the same folder, as
         Hugging Face's hub lays them.
+      notes: what else the file holds, which is not read.
     """
 
     path: Path
@@ -48,23 +44,20 @@ class WeightsFile:
     layers: tuple[KerasLayer, ...] = ()
     counted: bool = False
     beside: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read(path: Path) -> WeightsFile:
     """The tensors of a weights file.
 
     Raises:
-      WeightsError: not there, a pickle (the message tells how to convert it), or not readable.
+      WeightsError: not there, a pickle that holds more than tensors, or not readable.
     """
     if not path.is_file():
         raise WeightsError(f"model.init={path}: no such file or folder of `sightline train`")
-    if path.suffix in _PICKLES:
-        raise WeightsError(
-            f"{path} is a pickle, which can run any code when it is loaded; convert it where you "
-            f"trust it, then use the new file:\n  {_CONVERT}"
-        )
     readers = {".safetensors": _safetensors, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5}
     readers[".keras"] = _keras_archive
+    readers |= dict.fromkeys(_TORCH, _torch)
     if path.suffix not in readers:
         raise WeightsError(
             f"{path}: a weights file ends in {', '.join(sorted(readers))}, got {path.suffix!r}"
@@ -93,6 +86,12 @@ def _tensor(path: Path, file: Any, name: str) -> np.ndarray:
         raise WeightsError(
             f"{path}: tensor {name} is {kind}, which NumPy does not hold; save it as float32"
         ) from error
+
+
+def _torch(path: Path) -> WeightsFile:
+    tensors, notes = read_torch(path)
+    plain = {name: _plain(value) for name, value in tensors.items()}
+    return WeightsFile(path, "torch", plain, beside=_beside(path), notes=notes)
 
 
 def _npz(path: Path) -> WeightsFile:

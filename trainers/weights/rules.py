@@ -108,6 +108,13 @@ _LEAVES: dict[str, dict[str, Leaf]] = {
         "kernel": ("kernel", _same, _COPIED),
         "bias": _BIAS,
     },
+    "depthwise": {
+        "weight": (
+            "depthwise_kernel",
+            lambda value: value.transpose(2, 3, 0, 1),
+            "transposed CIHW to HWCI",
+        ),
+    },
     "dense": {
         "weight": ("kernel", np.transpose, "transposed"),
         "kernel": ("kernel", _same, _COPIED),

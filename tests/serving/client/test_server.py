@@ -9,6 +9,8 @@ from serving.client import AsyncClient, Client, ClientError, predict_local
 from serving.server.process import ServerProcess
 from serving.types import TensorInfo
 
+pytestmark = pytest.mark.onednn
+
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 10), (3, 4, 250)
 
 CONFIG = """

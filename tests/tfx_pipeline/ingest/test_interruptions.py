@@ -9,6 +9,8 @@ import pytest
 from tfx_pipeline.ingest import ingest
 from trainers.data import features
 
+# Attempts of 40 images that are killed.
+KILLED = ("changed", "older", "late")
 # Beam takes seconds to load, so one process loads it and forks for each attempt.
 ATTEMPTS = """
 import os, resource, signal, sys
@@ -40,7 +42,7 @@ def attempt(folder, shards):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         (folder / "said").write_text(str(error))
 
-for name in ("resumed", "changed", "late", "full"):
+for name in ("resumed", "changed", "older", "late", "full"):
     child = os.fork()
     if child == 0:
         if name == "full":
@@ -58,13 +60,20 @@ for name in ("resumed", "changed", "late", "full"):
 
 @pytest.fixture(scope="module")
 def attempts(tmp_path_factory, pets, files):
-    """Folder with one each for `resumed`, `changed`, `late`, `full`: pictures, and what was left.
+    """A folder for each attempt: images, and what was left.
 
-    `resumed` and `changed` were killed after one chunk of verdicts, `late` while it replaced a
-    finished data set, whose digests are in its `whole.json`; `full` had room for 8 KiB a file.
+    `resumed`, `changed` and `older` were killed after one chunk of verdicts, `late` while it
+    replaced a finished data set, whose digests are in its `whole.json`; `full` had room for 8 KiB a
+    file.
     """
     folder = tmp_path_factory.mktemp("attempts")
-    for name, count in (("resumed", 300), ("changed", 40), ("late", 40), ("full", 60)):
+    for name, count in (
+        ("resumed", 300),
+        ("changed", 40),
+        ("older", 40),
+        ("late", 40),
+        ("full", 60),
+    ):
         pets(folder / name / "pets", count)
     ingest("folder", folder / "late" / "out", where=folder / "late" / "pets", shards=2)
     (folder / "late" / "whole.json").write_text(json.dumps(files(folder / "late" / "out")))
@@ -72,7 +81,9 @@ def attempts(tmp_path_factory, pets, files):
         [sys.executable, "-c", ATTEMPTS, str(folder)], capture_output=True, text=True, check=False
     )
     ended = dict(line.split() for line in done.stdout.splitlines())
-    assert ended == {"resumed": "-9", "changed": "-9", "late": "-9", "full": "0"}, done.stderr
+    assert ended == {**dict.fromkeys(("resumed", "changed", "older", "late"), "-9"), "full": "0"}, (
+        done.stderr
+    )
     return folder
 
 
@@ -104,6 +115,15 @@ def test_work_of_an_attempt_on_other_pictures_is_not_taken_up(attempts, noise, r
     noise(root / "cat" / "01.png", 1000)
     ingest("folder", folder / "out", where=root, shards=2)
     assert records(folder / "out")["cat/01.png"][3] == (root / "cat" / "01.png").read_bytes()
+
+
+def test_work_of_other_code_is_not_taken_up(attempts, monkeypatch):
+    folder = attempts / "older"
+    (kept,) = folder.glob(".out.ingest-*/verdicts/*")
+    kept.write_text("of a version that wrote something else\n")
+    monkeypatch.setattr("tfx_pipeline.ingest.job.code_digest", lambda *modules: "changed")
+    info = ingest("folder", folder / "out", where=folder / "pets", shards=2)
+    assert sum(split.examples for split in info.splits.values()) == 40
 
 
 def test_a_job_killed_while_the_old_data_set_is_removed_is_not_taken_for_done(attempts, files):

@@ -1,6 +1,7 @@
 """One small network trained on real digits, shared by this folder's tests."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,16 +67,23 @@ def settings():
 
 
 @pytest.fixture(scope="session")
-def trained(fine_tune):
+def trained(fine_tune, once):
     """A small convolutional network, about 95 % right."""
-    keras.utils.set_random_seed(0)
     config = Config(
         name="digits",
         data=DataConfig(image_size=(8, 8)),
         model=ModelConfig(name="cnn", options={"width": 16, "depth": 2}),
     )
+    keras.utils.set_random_seed(0)
     model = build_model(config, 10)
-    fine_tune(model, epochs=8, learning_rate=5e-3)
+
+    def train(folder: Path) -> None:
+        fine_tune(model, epochs=8, learning_rate=5e-3)
+        np.savez(folder / "weights.npz", *model.get_weights())
+
+    folder = once("compress", train)
+    with np.load(folder / "weights.npz") as file:
+        model.set_weights([file[name] for name in file.files])
     return model
 
 

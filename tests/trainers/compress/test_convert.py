@@ -19,6 +19,8 @@ from trainers.compress.qat import quantisation_aware
 from trainers.compress.tflite_file import attach_labels, attached_labels
 from trainers.keras import keras
 
+pytestmark = pytest.mark.onednn
+
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "acht", "neuf é")
 
 

@@ -12,6 +12,8 @@ from trainers.keras import keras
 from trainers.models import build_model
 from trainers.registry import compressors
 
+pytestmark = pytest.mark.onednn
+
 
 @pytest.fixture(scope="module")
 def compressed(trained, fine_tune, settings):

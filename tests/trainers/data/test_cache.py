@@ -78,7 +78,9 @@ def test_a_second_process_decodes_nothing(config, digits, tmp_path):
     np.testing.assert_array_equal(first[0][0], again[0][0])
 
 
-@pytest.mark.parametrize("damage", ["cut", "no manifest", "nonsense", "older records", "no facts"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "no manifest", "nonsense", "dataset", "code", "no facts"]
+)
 def test_stale_and_cut_caches_are_made_again(config, digits, tmp_path, damage):
     first = epoch_of(config, digits[1])
     where = folder(tmp_path)
@@ -92,7 +94,9 @@ def test_stale_and_cut_caches_are_made_again(config, digits, tmp_path, damage):
     elif damage == "no facts":
         (where / "facts.npz").unlink()
     else:
-        manifest.write_text(manifest.read_text().replace('"dataset": "', '"dataset": "0'))
+        text = manifest.read_text()
+        assert f'"{damage}": "' in text
+        manifest.write_text(text.replace(f'"{damage}": "', f'"{damage}": "0'))
     data = bytearray(images.read_bytes())
     data[200:400] = bytes(200)
     images.write_bytes(data)
@@ -101,6 +105,19 @@ def test_stale_and_cut_caches_are_made_again(config, digits, tmp_path, damage):
         np.testing.assert_array_equal(images_a, images_b)
         np.testing.assert_array_equal(labels_a, labels_b)
     assert len([one for one in where.parent.iterdir() if one.is_dir()]) == 1
+
+
+def test_a_cache_of_other_code_is_made_again(config, digits, tmp_path, monkeypatch):
+    first = epoch_of(config, digits[1])
+    before = (folder(tmp_path) / "cache.json").read_text()
+    forgetting(config, digits[1])
+    assert (folder(tmp_path) / "cache.json").read_text() == before
+    monkeypatch.setattr(cache, "code_digest", lambda *modules: "other")
+    cache._code.cache_clear()
+    again = forgetting(config, digits[1])
+    cache._code.cache_clear()
+    assert '"code": "other"' in (folder(tmp_path) / "cache.json").read_text()
+    np.testing.assert_array_equal(first[0][0], again[0][0])
 
 
 def test_changed_records_are_decoded_again(config, digits, tmp_path, writer):

@@ -15,8 +15,8 @@ CLASSES = 5
 SIZES = (32, 71, 75, 224, 331)  # pixels
 # Options that make any family small, as far as its builder has them.
 TINY = {"width": 8, "depth": 1, "heads": 2, "patch": 8, "blocks": (1, 1), "trunk_width": 4}
-# Its first block has squeeze and excitation, its third is residual.
-DEPTHS = {"mobilenet_v3_small": 3}
+# The first block of MobileNetV3 has squeeze and excitation; the third of either is residual.
+DEPTHS = {"mobilenet_v3_small": 3, "efficientnet_lite0": 3}
 
 
 def families() -> list[str]:

@@ -12,6 +12,8 @@ from trainers.models.applications import application, registered_name
 from trainers.models.intermediates import intermediates
 from trainers.registry import models
 
+pytestmark = pytest.mark.onednn
+
 # Between them they have every kind of layer that the adapter puts differently.
 CHECKED = [
     ("MobileNetV3Small", 32),  # operations between layers

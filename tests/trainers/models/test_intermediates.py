@@ -8,6 +8,8 @@ from trainers.keras import keras
 from trainers.models import build_model
 from trainers.models.intermediates import intermediates
 
+pytestmark = pytest.mark.onednn
+
 
 def make(name, size=32, dropout=0.1, **options):
     config = Config(

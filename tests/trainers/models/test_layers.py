@@ -14,6 +14,8 @@ from trainers.models.layers import (
     TakeToken,
 )
 
+pytestmark = pytest.mark.onednn
+
 RNG = np.random.default_rng(0)
 
 

@@ -9,6 +9,8 @@ from trainers.keras import keras
 from trainers.models import build_model
 from trainers.registry import UnknownNameError, models
 
+pytestmark = pytest.mark.onednn
+
 SIZE = 32
 CLASSES = 5
 

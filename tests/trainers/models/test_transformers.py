@@ -9,6 +9,8 @@ from trainers.keras import keras
 from trainers.models import build_model, distillation_heads
 from trainers.models.layers import RelativeAttentionWeights
 
+pytestmark = pytest.mark.onednn
+
 RNG = np.random.default_rng(0)
 
 

@@ -1,8 +1,8 @@
 """Every registered model through the whole mill, found by itself.
 
-One training step, pruning, quantisation-aware training, export, TFLite, reload. `make test` takes
-a small network of each family; `make test-zoo` every model of up to 100 million parameters, one
-after the other, and writes a table; larger ones are built and counted.
+One training step, pruning, quantisation-aware training, export, TFLite, reload. `make test-slow`
+takes a small network of each family; `make test-zoo` every model of up to 100 million parameters,
+one after the other, and writes a table; larger ones are built and counted.
 """
 
 import time
@@ -26,6 +26,8 @@ from trainers.losses import CrossEntropy
 from trainers.models.intermediates import intermediates
 from trainers.optim import build_optimizer
 from trainers.registry import models
+
+pytestmark = pytest.mark.onednn
 
 LARGE = 100_000_000  # parameters
 _KERNELS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
@@ -180,11 +182,13 @@ def small(make, small_names, tmp_path_factory):
     return {name: (*made[name], pair) for name, pair in zip(made, pairs, strict=True)}
 
 
+@pytest.mark.slow
 def test_small_networks_convert_with_equal_outputs(family, small):
     model, _, aware, results = small[family]
     check_tflite(model, aware, results)
 
 
+@pytest.mark.slow
 def test_small_networks_export_prune_and_train(family, small, tmp_path):
     model, config, _, _ = small[family]
     exported(model, config, tmp_path / "saved")

@@ -8,6 +8,8 @@ import pytest
 from trainers.keras import keras
 from trainers.weights import WeightsError, export_to_applications, initialize, looks_like
 
+pytestmark = pytest.mark.onednn
+
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 CAFFE = {"mean": (123.68, 116.779, 103.939)}
 V1 = {"variant": "v1", "bias": True}

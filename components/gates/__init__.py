@@ -1,0 +1,35 @@
+"""The gates a model must pass before it ships, as plain functions; nothing here knows TFX.
+
+settings   what a pipeline requires
+verdicts   one gate's outcome: held, failed or not decided
+columns    the predictions table: what each column is, and which float pass a variant belongs to
+change     against the live model and the best one ever pushed: not worse by more than a margin
+agreement  a variant against its own float pass, counted in images
+collapse   constant answers, and variants that lost what their float pass knows
+recommend  which variant to ship
+decide     all of it: the verdict on one model
+
+Settings and verdicts need the standard library only, so that the command line can read them; the
+rest is imported at its first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from components.gates.settings import GateSettings
+from components.gates.verdicts import Gate, Verdict
+
+if TYPE_CHECKING:
+    from components.gates.columns import compare
+    from components.gates.decide import judge
+
+__all__ = ["Gate", "GateSettings", "Verdict", "compare", "judge"]
+
+_LAZY = {"compare": "columns", "judge": "decide"}
+
+
+def __getattr__(name: str) -> Any:
+    """`compare` and `judge`, which load TensorFlow."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,0 +1,119 @@
+"""The columns of a predictions table, and the paired comparison of two of them."""
+
+from typing import Any
+
+import numpy as np
+
+from components.answers import OWN_FLOAT, REFERENCES
+from components.references import known, paired
+from serving.bundle import SAVED_MODEL
+from trainers.metrics import metrics_with_intervals, top_k_correct
+from trainers.noninferiority import Paired, pair
+from trainers.predictions import Predictions
+
+#: The float TFLite file, which every bundle has.
+FLOAT = "none_fp32"
+
+#: Methods whose variants hold the trained model's own weights.
+SAME_WEIGHTS = ("none", "ptq")
+
+# Scores this close are a tie: two runtimes may order them differently.
+_TIE = 1e-5
+
+Table = dict[str, Predictions]
+
+
+def ships(column: str) -> bool:
+    """Whether a column is the candidate's SavedModel or one of its TFLite files."""
+    return column not in REFERENCES and not column.startswith(OWN_FLOAT)
+
+
+def compressed(table: Table) -> list[str]:
+    """The TFLite variants besides the float file."""
+    return [name for name in table if ships(name) and name not in (SAVED_MODEL, FLOAT)]
+
+
+def own_float(variant: str, table: Table) -> str:
+    """The column that holds the float forward pass of a variant's own weights.
+
+    The trained model's for `none` and `ptq`; for a method with weights of its own, such as `qat`,
+    the method's Keras model run in float, fake quantization included. Empty where the table has
+    none.
+    """
+    method = variant.partition("_")[0]
+    if variant == FLOAT:
+        return SAVED_MODEL if SAVED_MODEL in table else ""
+    if method in SAME_WEIGHTS:
+        return FLOAT
+    column = OWN_FLOAT + method
+    return column if column in table else ""
+
+
+def top1_pair(candidate: Predictions, reference: Predictions) -> Paired:
+    """The top-1 counts of two columns, on the images and the classes that both models know."""
+    ours, theirs = paired(candidate, reference)
+    return pair(top1_correct(ours), top1_correct(theirs))
+
+
+def top1_correct(predictions: Predictions) -> np.ndarray:
+    """(M,) bool: whether the class with the highest score is the label."""
+    return np.asarray(top_k_correct(predictions.scores, predictions.labels, 1)).astype(bool)
+
+
+def differing(first: Predictions, second: Predictions) -> tuple[int, int]:
+    """On how many images two columns name different classes, and how many more are ties.
+
+    A tie is an image on which they differ although both give the two classes scores that are at
+    most 1e-5 apart: the runtimes' rounding decides it.
+    """
+    ours, theirs = first.scores.argmax(axis=1), second.scores.argmax(axis=1)
+    rows = np.flatnonzero(ours != theirs)
+
+    def gap(found: Predictions) -> np.ndarray:
+        return np.abs(found.scores[rows, ours[rows]] - found.scores[rows, theirs[rows]])
+
+    ties = int(((gap(first) <= _TIE) & (gap(second) <= _TIE)).sum())
+    return len(rows) - ties, ties
+
+
+def compare(candidate: Predictions, reference: Predictions) -> dict[str, Any]:
+    """The paired top-1 difference with Tango's 95 % interval, McNemar's p, and the agreement.
+
+    Models of different classes are compared as `components.references.paired` says.
+    """
+    candidate, reference = paired(candidate, reference)
+    found = pair(top1_correct(candidate), top1_correct(reference))
+    same = candidate.scores.argmax(axis=1) == reference.scores.argmax(axis=1)
+    return {
+        "top1": found.interval().as_list(),
+        "mcnemar_p": found.mcnemar_p,
+        "agreement": float(same.mean()),
+        "images": found.total,
+    }
+
+
+def describe(table: Table) -> dict[str, dict[str, Any]]:
+    """Column -> `metrics` with 95 % intervals, and what it is compared with.
+
+    `difference` compares with the float file, `own_float` with the variant's own float pass. The
+    float passes themselves are left out: they are no models that anybody gets.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for column, answers in table.items():
+        if column.startswith(OWN_FLOAT):
+            continue
+        own = known(answers, answers)
+        metrics = metrics_with_intervals(own.scores, own.labels)
+        found[column] = {"metrics": {key: value.as_list() for key, value in metrics.items()}}
+        if column != FLOAT:
+            found[column]["difference"] = {"against": FLOAT, **compare(answers, table[FLOAT])}
+        against = own_float(column, table) if ships(column) and column != SAVED_MODEL else ""
+        if against:
+            count, ties = differing(answers, table[against])
+            found[column]["own_float"] = {
+                "against": against,
+                "agreement": 1 - count / len(answers.labels),
+                "differing": count,
+                "ties": ties,
+            }
+    return found

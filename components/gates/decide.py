@@ -1,0 +1,165 @@
+"""The whole verdict on one model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from components.answers import REFERENCES
+from components.gates.agreement import AllImages, agreement_gates
+from components.gates.change import change_gates
+from components.gates.collapse import collapsed, majority_gate
+from components.gates.columns import FLOAT, Table, describe, top1_correct, top1_pair
+from components.gates.recommend import Figures, drop_from_float, recommend
+from components.gates.settings import GateSettings
+from components.gates.verdicts import Gate, Verdict, overall
+from trainers.metrics import confusion_matrix
+from trainers.noninferiority import excludable_drop
+from trainers.predictions import Predictions
+from trainers.stats import bootstrap_interval
+
+
+def judge(
+    table: Table,
+    figures: Figures,
+    settings: GateSettings,
+    *,
+    classes: Sequence[str],
+    checks: Sequence[Gate] = (),
+    validation: Table | None = None,
+    everything: AllImages | None = None,
+) -> dict[str, Any]:
+    """The whole verdict, as `verdict.json` holds it.
+
+    Args:
+      table: the test split: column -> answers, with `none_fp32`, `saved_model`, and where there are
+        such models `baseline` and `best`.
+      figures: variant -> `latency_ms_p50`, `size_bytes`, `gzip_bytes`.
+      settings: of the pipeline.
+      classes: names, in label order.
+      checks: gates judged elsewhere: serving, schema, TFMA.
+      validation: the validation split, which the variant is chosen on; None where there is none.
+      everything: agreement over all splits; None where it was not counted.
+    """
+    counts = everything or AllImages()
+    dropped = collapsed(table)
+    choice = recommend(
+        table,
+        figures,
+        settings,
+        validation=validation,
+        everything=counts,
+        dropped=dropped,
+    )
+    chosen = choice.variant
+    described = describe(table)
+    slices = slice_rows(table[chosen], classes)
+    gates = [
+        *_value_gates(described[chosen], figures[chosen], settings, chosen),
+        majority_gate(table[chosen], chosen, settings),
+        *_slice_gates(slices, settings, chosen),
+        *agreement_gates(table, chosen, counts, settings),
+        *([] if chosen == FLOAT else [drop_from_float(chosen, table, counts, settings)]),
+        *dropped.values(),
+        *change_gates(table, chosen, settings),
+        *checks,
+    ]
+    verdict = overall(gates)
+    return {
+        "verdict": verdict.value,
+        "blessed": verdict is Verdict.HELD,
+        "recommended": chosen,
+        "reason": choice.reason,
+        "selection": choice.to_dict(),
+        "dropped": list(dropped),
+        "excludable_drop": excludable(table, chosen),
+        "gates": [gate.to_dict() for gate in gates],
+        "variants": described,
+        "slices": slices,
+        "confusion": {
+            "variant": chosen,
+            "matrix": confusion_matrix(table[chosen].scores, table[chosen].labels).tolist(),
+        },
+    }
+
+
+def slice_rows(answers: Predictions, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Top-1 with its interval for each class and each value of each slice key."""
+    correct = top1_correct(answers)
+    names = np.array([classes[label] for label in answers.labels], dtype=object)
+    rows = []
+    for key, values in {"class": names, **answers.slices}.items():
+        for value in sorted(set(values)):
+            chosen = correct[values == value]
+            interval = bootstrap_interval(chosen)
+            rows.append(
+                {"key": key, "value": value, "examples": len(chosen), "top1": interval.as_list()}
+            )
+    return rows
+
+
+def excludable(table: Table, variant: str) -> dict[str, Any]:
+    """Which drops in top-1 the table's images exclude.
+
+    Returns:
+      `images`; `at_best`, what that many exclude where no image changes; and in `excluded` what the
+      variant's comparison with each of the float file, the live model and the best one ever pushed
+      excludes, of those that the table has.
+    """
+    images = len(table[FLOAT].labels)
+    others = [name for name in (FLOAT, *REFERENCES) if name in table and name != variant]
+    lows = {name: top1_pair(table[variant], table[name]).interval().low for name in others}
+    return {
+        "images": images,
+        "at_best": excludable_drop(images),
+        "excluded": {name: max(0.0, -low) for name, low in lows.items()},
+    }
+
+
+def _value_gates(
+    found: dict[str, Any], figures: dict[str, float], settings: GateSettings, variant: str
+) -> list[Gate]:
+    top1, low, high = found["metrics"]["top1"]
+    latency, size = figures["latency_ms_p50"], figures["size_bytes"]
+    return [
+        Gate(
+            "value/top1",
+            top1,
+            f">= {settings.min_top1}",
+            Verdict.of(top1 >= settings.min_top1),
+            variant,
+            detail=f"95 % interval {low:.4f} to {high:.4f}",
+        ),
+        Gate(
+            "budget/latency_ms_p50",
+            latency,
+            f"<= {settings.max_latency_ms}",
+            Verdict.of(latency <= settings.max_latency_ms),
+            variant,
+        ),
+        Gate(
+            "budget/size_bytes",
+            size,
+            f"<= {settings.max_size_bytes}",
+            Verdict.of(size <= settings.max_size_bytes),
+            variant,
+        ),
+    ]
+
+
+def _slice_gates(slices: list[dict[str, Any]], settings: GateSettings, variant: str) -> list[Gate]:
+    judged = [row for row in slices if row["examples"] >= settings.min_slice_examples]
+    if not judged or not settings.min_slice_top1:
+        return []
+    worst = min(judged, key=lambda row: row["top1"][0])
+    return [
+        Gate(
+            "slice/top1",
+            worst["top1"][0],
+            f">= {settings.min_slice_top1}",
+            Verdict.of(worst["top1"][0] >= settings.min_slice_top1),
+            variant,
+            slice=f"{worst['key']}={worst['value']}",
+            detail=f"the lowest of {len(judged)} slices of {settings.min_slice_examples} or more",
+        )
+    ]

@@ -1,0 +1,281 @@
+"""What a candidate is compared with: the version that the bundle store serves, and the best pushed.
+
+Read from the store and never from earlier runs, so that a version that was rolled back, deleted or
+whose push failed is no baseline. Everything needed later is copied: a push or a rollback during the
+run changes nothing of what it reads. No TFX.
+"""
+
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from components import files
+from serving import bundle as bundles
+from serving.lineage import (
+    PREDICTIONS_FILE,
+    STATISTICS_FILE,
+    LineageError,
+    lineage_dir,
+    metric_value,
+    read_lineage,
+    store_state,
+)
+
+#: Name of the folder that holds a version's files inside the artifact.
+_BUNDLE = "bundle"
+
+
+class LiveModelError(ValueError):
+    """The bundle store changed between two looks at it; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class PushedVersion:
+    """One version of the store and what is known of it.
+
+    Attributes:
+      version: its number.
+      digest: of its content.
+      recommended: the variant that its `model.tflite` is.
+      classes: names, in label order.
+      top1: test top-1 of the recommended variant when it was pushed; None where nobody measured it.
+      label_offset: of the records that its statistics count; None without statistics.
+      test_fingerprint: of the test split behind `top1`; empty where it is not known.
+      no_lineage: why there are neither statistics nor predictions; empty where there are.
+    """
+
+    version: int
+    digest: str
+    recommended: str
+    classes: tuple[str, ...]
+    top1: float | None = None
+    label_offset: int | None = None
+    test_fingerprint: str = ""
+    no_lineage: str = ""
+
+
+@dataclass(frozen=True)
+class Live:
+    """What `live.json` holds.
+
+    Attributes:
+      model: the model's name in the store.
+      state: of the store, see `serving.lineage.store_state`.
+      served: the version that servers take; None for a store without one.
+      baseline: the newest version that a candidate can be compared with; None where there is none.
+        It is the served one, unless `unusable` says why that cannot be.
+      best: the version of the highest recorded test top-1 among those with the same classes as the
+        data set, `baseline` included; None where none is recorded.
+      contenders: versions of which one may be the best on today's test split: for each test split
+        that versions were measured on the best of them, and every version without a measurement.
+      unusable: version -> why it cannot be compared with.
+      versions: the baseline and the contenders.
+    """
+
+    model: str
+    state: dict[str, str]
+    served: int | None = None
+    baseline: int | None = None
+    best: int | None = None
+    contenders: tuple[int, ...] = ()
+    unusable: dict[int, str] = field(default_factory=dict)
+    versions: dict[int, PushedVersion] = field(default_factory=dict)
+    folder: Path = Path()
+
+    @classmethod
+    def load(cls, uri: str) -> "Live":
+        """Reads an artifact that `write_live` wrote."""
+        raw = files.read_json(Path(uri) / files.LIVE)
+        versions = {
+            int(number): PushedVersion(**{**one, "classes": tuple(one["classes"])})
+            for number, one in raw["versions"].items()
+        }
+        unusable = {int(number): reason for number, reason in raw["unusable"].items()}
+        changed = {"versions": versions, "unusable": unusable, "folder": Path(uri)}
+        return cls(**{**raw, **changed, "contenders": tuple(raw["contenders"])})
+
+    def bundle(self, version: int) -> bundles.Bundle:
+        """The copy of a version, which holds its recommended TFLite file only."""
+        return bundles.open_bundle(self.folder / str(version) / _BUNDLE)
+
+    def statistics(self, version: int) -> Path | None:
+        """The training statistics of a version; None where they were not kept."""
+        return self._kept(version, STATISTICS_FILE)
+
+    def predictions(self, version: int) -> Path | None:
+        """The test predictions of a version; None where they were not kept."""
+        return self._kept(version, PREDICTIONS_FILE)
+
+    def _kept(self, version: int, name: str) -> Path | None:
+        path = self.folder / str(version) / name
+        return path if path.is_file() else None
+
+
+def find_live(model_dir: Path, classes: tuple[str, ...]) -> Live:
+    """What the store holds of a model now; nothing is copied.
+
+    Args:
+      model_dir: `<bundles>/<model name>`; need not exist.
+      classes: of the data set. Only versions of the same classes, in any order, can be the best.
+    """
+    state = store_state(model_dir)
+    store = _Store(model_dir)
+    baseline = store.newest_intact()
+    contenders = store.intact_contenders(set(classes)) - {baseline}
+    measured = [one for one in store.same(set(classes)) if one.top1 is not None]
+    best = max(measured, key=_by_top1, default=None)
+    kept = {baseline, *contenders} - {None}
+    return Live(
+        model=model_dir.name,
+        state=state,
+        served=max([*store.usable, *store.unusable], default=None),
+        baseline=baseline,
+        best=best.version if best else None,
+        contenders=tuple(sorted(contenders)),
+        unusable=store.unusable,
+        versions={version: store.usable[version] for version in sorted(kept)},
+    )
+
+
+class _Store:
+    """The versions of a model; only those that are compared with are read in full."""
+
+    def __init__(self, model_dir: Path) -> None:
+        self._model_dir = model_dir
+        self._paths = bundles.version_dirs(model_dir)
+        self._intact: set[int] = set()
+        self.usable: dict[int, PushedVersion] = {}
+        self.unusable: dict[int, str] = {}
+        for version, path in self._paths.items():
+            try:
+                self.usable[version] = _describe(model_dir, version, path)
+            except (bundles.BundleError, OSError) as error:
+                self.unusable[version] = str(error)
+
+    def newest_intact(self) -> int | None:
+        for version in sorted(self.usable, reverse=True):
+            if self._check(version):
+                return version
+        return None
+
+    def intact_contenders(self, classes: set[str]) -> set[int]:
+        while True:
+            found = _contenders(self.same(classes))
+            if all(self._check(version) for version in found):
+                return found
+
+    def same(self, classes: set[str]) -> list[PushedVersion]:
+        return [one for one in self.usable.values() if set(one.classes) == classes]
+
+    def _check(self, version: int) -> bool:
+        """Whether the version's files are what was pushed; if not, it is no longer usable."""
+        if version in self._intact:
+            return True
+        one = self.usable[version]
+        try:
+            if bundles.content_digest(self._paths[version]) != one.digest:
+                raise bundles.BundleError(
+                    f"{self._paths[version]} is not what was pushed: its files were changed"
+                )
+        except (bundles.BundleError, OSError) as error:
+            del self.usable[version]
+            self.unusable[version] = str(error)
+            return False
+        self._intact.add(version)
+        if not one.no_lineage:
+            try:
+                read_lineage(self._model_dir, version, one.digest)
+            except LineageError as error:
+                self.usable[version] = replace(one, no_lineage=str(error))
+        return True
+
+
+def _by_top1(one: PushedVersion) -> tuple[float, int]:
+    return (-1.0 if one.top1 is None else one.top1, one.version)
+
+
+def _contenders(versions: list[PushedVersion]) -> set[int]:
+    """Accuracies on different test splits say nothing about each other: the best of each split."""
+    by_split: dict[str, list[PushedVersion]] = {}
+    for one in versions:
+        if one.top1 is not None:
+            by_split.setdefault(one.test_fingerprint, []).append(one)
+    best = {max(group, key=_by_top1).version for group in by_split.values()}
+    return best | {one.version for one in versions if one.top1 is None}
+
+
+def _describe(model_dir: Path, version: int, path: Path) -> PushedVersion:
+    """What the manifest and the lineage of a version say.
+
+    Raises:
+      BundleError: it is no bundle.
+    """
+    opened = bundles.open_bundle(path)
+    manifest = opened.manifest
+    digest = manifest.content_digest or bundles.content_digest(path)
+    opened.tflite_path(manifest.recommended)
+    known: dict[str, Any] = {}
+    try:
+        lineage = read_lineage(model_dir, version, digest, verify=False)
+        known = {
+            "top1": lineage.top1,
+            "label_offset": lineage.label_offset,
+            "test_fingerprint": lineage.test_fingerprint,
+        }
+    except LineageError as error:
+        metrics = manifest.metrics.get(manifest.recommended) or {}
+        known = {"top1": metric_value(metrics.get("top1")), "no_lineage": str(error)}
+    return PushedVersion(version, digest, manifest.recommended, opened.labels, **known)
+
+
+def write_live(live: Live, model_dir: Path, out: Path) -> None:
+    """Writes `live.json` and copies what later components read into `out`.
+
+    Raises:
+      LiveModelError: the store changed since `find_live`.
+    """
+    paths = bundles.version_dirs(model_dir)
+    try:
+        for version, one in live.versions.items():
+            _copy(bundles.open_bundle(paths[version]), out / str(version) / _BUNDLE)
+            for name in (STATISTICS_FILE, PREDICTIONS_FILE):
+                kept = lineage_dir(model_dir, version) / name
+                if not one.no_lineage and kept.is_file():
+                    shutil.copyfile(kept, out / str(version) / name)
+    except (KeyError, OSError, bundles.BundleError) as error:
+        raise changed(model_dir) from error
+    if store_state(model_dir) != live.state:
+        raise changed(model_dir)
+    versions = {str(version): vars(one) for version, one in live.versions.items()}
+    described = {key: value for key, value in vars(live).items() if key != "folder"}
+    files.write_json(out / files.LIVE, {**described, "versions": versions})
+
+
+def changed(model_dir: Path, found: dict[str, str] | None = None) -> LiveModelError:
+    """The error of a store that changed under a run.
+
+    Args:
+      model_dir: `<bundles>/<model name>`.
+      found: the state that the run was made for, if known; names what is different.
+    """
+    now = store_state(model_dir)
+    names = [] if found is None else sorted(set(now.items()) ^ set(found.items()))
+    which = ", ".join(dict.fromkeys(name for name, _ in names)) or "its versions"
+    return LiveModelError(
+        f"{model_dir} changed while this run was under way ({which}): a push, a rollback or a "
+        "deletion. Start the same command again: it resumes, and compares with what is live then"
+    )
+
+
+def _copy(opened: bundles.Bundle, out: Path) -> None:
+    """What running the recommended TFLite file takes; `saved_model.pb` marks the folder."""
+    names = (
+        bundles.MANIFEST_FILE,
+        bundles.LABELS_FILE,
+        bundles.SAVED_MODEL_FILE,
+        bundles.tflite_file(opened.manifest.recommended),
+    )
+    for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(opened.path / name, out / name)

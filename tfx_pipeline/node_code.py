@@ -1,0 +1,54 @@
+"""The code behind each node of the graph, as TFX's cache has to see it.
+
+TFX knows our components by name only. Each node gets a digest of the modules that it runs as one
+of its parameters, so that it runs again when they change, and only then.
+"""
+
+import functools
+from pathlib import Path
+
+from tfx_pipeline.config import RunRequest
+from trainers.code_digest import code_digest
+from trainers.data.features import DatasetInfo
+from trainers.data.identity import data_digest
+from trainers.file_index import FileIndex
+
+#: Kind of node -> the modules of ours that it runs; what they import is found from there.
+NODE_MODULES: dict[str, tuple[str, ...]] = {
+    "LiveModel": ("components.live_model",),
+    "StatisticsGen": ("components.statistics_checks",),
+    "SchemaGen": (),
+    "StatisticsValidator": ("components.statistics_validator",),
+    "ImageValidator": ("components.image_validator",),
+    "DataGate": ("components.image_validator",),
+    "Tuner": ("trainers.tuner",),
+    "Trainer": ("trainers.run_fn",),
+    "ModelSelector": ("components.model_selector",),
+    "Compressor": ("components.compressor",),
+    "Predictor": ("components.predictor",),
+    "Evaluator": ("components.evaluator",),
+    "Benchmarker": ("components.benchmarker",),
+    "ServingValidator": ("components.serving_validator",),
+    "SignificanceGate": ("components.significance_gate",),
+    "CardWriter": ("components.card_writer",),
+    "BundlePusher": ("components.bundle_pusher",),
+}
+# Packages that TFX's own components run, which no module of ours imports for them.
+_PACKAGES = {
+    "StatisticsGen": ("tfx", "tensorflow_data_validation", "tfx_bsl"),
+    "SchemaGen": ("tfx", "tensorflow_data_validation"),
+    "Tuner": ("tfx",),
+    "Trainer": ("tfx",),
+}
+
+
+@functools.lru_cache
+def node_digest(kind: str) -> str:
+    """Digest of the code that nodes of this kind run, with the packages that it imports."""
+    return code_digest(*NODE_MODULES[kind], packages=_PACKAGES.get(kind, ()))
+
+
+def run_data_digest(request: RunRequest, info: DatasetInfo) -> str:
+    """`trainers.data.identity.data_digest` of the run's records."""
+    with FileIndex(request.layout.index).open() as index:
+        return data_digest(Path(request.data), info, index)
