@@ -75,9 +75,9 @@ def checked_frame(boxes: str) -> str:
 
 def frame_size(facts: Facts, frame: str) -> tuple[int, int]:
     """(height, width) of the pixels that labels were drawn on."""
-    stored = _stored_size(facts)
+    height, width = _stored_size(facts)
     quarter = facts.source_orientation >= 5 and frame == SHOWN
-    return stored[::-1] if quarter else stored
+    return (width, height) if quarter else (height, width)
 
 
 def declared_size(item: Item) -> tuple[int, int] | None:
