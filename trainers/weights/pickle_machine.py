@@ -10,7 +10,7 @@ only.
 import pickletools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 #: An integer beyond this many bits is no size, offset or key of a tensor.
 _MOST_BITS = 128
@@ -75,7 +75,7 @@ def load_data(stream: Stream, rules: Rules) -> object:
     machine = _Machine(rules)
     where = "at its start"
     try:
-        for opcode, argument, at in pickletools.genops(stream):
+        for opcode, argument, at in pickletools.genops(cast("IO[bytes]", stream)):
             where = f"at byte {at}, {opcode.name}"
             if opcode.name == "STOP":
                 return machine.result()

@@ -250,13 +250,12 @@ def _call(name: str, arguments: tuple[Any, ...]) -> object:
 
 
 def _pairs(found: object) -> dict[str, object]:
-    pairs = found if isinstance(found, list) else [None]
-    if not all(
-        isinstance(one, (list, tuple)) and len(one) == 2 and isinstance(one[0], str)
-        for one in pairs
-    ):
-        raise PickleError("an OrderedDict of something else than names and values")
-    return dict(pairs)
+    named: dict[str, object] = {}
+    for pair in found if isinstance(found, list) else [None]:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise PickleError("an OrderedDict of something else than names and values")
+        named[pair[0]] = pair[1]
+    return named
 
 
 def _view(storage: object, offset: object, shape: object, strides: object) -> _View:
