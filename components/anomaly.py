@@ -47,6 +47,10 @@ KINDS: dict[str, tuple[str, str]] = {
 }
 
 
+# Of a handful of test pictures every one is a large share.
+_FEW_LEAKS = 2
+
+
 @dataclass(frozen=True)
 class ValidatorSettings:
     """What is asked of the pictures; the defaults suit photographs and 8 x 8 scans alike.
@@ -58,10 +62,12 @@ class ValidatorSettings:
       near_bits: near duplicates differ in at most this many of 64 bits of their perceptual hash.
       near_difference: and by at most this mean absolute grey difference of their 32 x 32
         thumbnails, in standard deviations (`near_duplicates.difference`).
+      max_near_leakage: of the validation and test pictures, the share that may be nearly the same
+        as one of another split, before `near_leakage` is over its limit; 1 allows all.
       max_imbalance: largest over smallest class of the training split, beyond is `imbalance`.
       box_mask_px: a mask may end this many pixels away from its box; COCO's own are up to 10.
-      limits: kind -> largest allowed number, None for any; for kinds not named here errors have 0
-        and all others None.
+      limits: kind -> largest allowed number, None for any; for kinds not named here errors have 0,
+        `near_leakage` has what `max_near_leakage` makes of the records, and all others None.
       listed: anomalies of a kind that are told one by one; all are counted.
       gallery: pictures, or pairs of them, that are shown for a kind.
       stop: exceeded limits stop a run before training; otherwise no model of it is pushed.
@@ -72,6 +78,7 @@ class ValidatorSettings:
     max_pixels: int = MAX_PIXELS
     near_bits: int = 4
     near_difference: float = 0.12
+    max_near_leakage: float = 0.05
     max_imbalance: float = 20.0
     box_mask_px: float = 10.0
     limits: Mapping[str, int | None] = field(default_factory=dict)
@@ -79,8 +86,18 @@ class ValidatorSettings:
     gallery: int = 12
     stop: bool = True
 
-    def limit(self, kind: str) -> int | None:
-        """The largest allowed number of `kind`; None for any."""
+    def limit(self, kind: str, records: Mapping[str, int] | None = None) -> int | None:
+        """The largest allowed number of `kind`; None for any.
+
+        Args:
+          kind: a key of `KINDS`.
+          records: split -> how many records it has; without them no share can be taken.
+        """
+        if kind == "near_leakage" and kind not in self.limits:
+            if records is None or self.max_near_leakage >= 1:
+                return None
+            tested = sum(count for split, count in records.items() if split != "train")
+            return max(_FEW_LEAKS, int(self.max_near_leakage * tested))
         return self.limits.get(kind, 0 if KINDS[kind][0] == ERROR else None)
 
 
@@ -100,6 +117,10 @@ def make_settings(raw: Mapping[str, Any]) -> ValidatorSettings:
             raise ConfigError(f"unknown kind {kind!r} in limits; {nearest(kind, list(KINDS))}")
         if limit is not None and limit < 0:
             raise ConfigError(f"the limit of {kind} is {limit}; 0 allows none, None any number")
+    if not 0 <= settings.max_near_leakage <= 1:
+        raise ConfigError(
+            f"max_near_leakage must be in [0, 1], got {settings.max_near_leakage}; 0.05 is 5 %"
+        )
     if not 0 <= settings.near_bits <= 15:
         raise ConfigError(f"near_bits must be in 0..15, got {settings.near_bits}; 4 is usual")
     return settings
@@ -232,7 +253,7 @@ def blocking(
     if settings is None:
         limits: Mapping[str, int | None] = anomalies.limits
     else:
-        limits = {kind: settings.limit(kind) for kind in KINDS}
+        limits = {kind: settings.limit(kind, anomalies.records) for kind in KINDS}
     found = {}
     for kind, count in anomalies.counts.items():
         limit = limits.get(kind)
@@ -251,9 +272,9 @@ def blocking_table(anomalies: ImageAnomalies) -> str:
     return "\n".join(lines)
 
 
-def limits_of(settings: ValidatorSettings) -> dict[str, int]:
-    """Kind -> limit, for kinds that have one."""
-    found = {kind: settings.limit(kind) for kind in KINDS}
+def limits_of(settings: ValidatorSettings, records: Mapping[str, int]) -> dict[str, int]:
+    """Kind -> limit, for kinds that have one in a data set of so many records a split."""
+    found = {kind: settings.limit(kind, records) for kind in KINDS}
     return {kind: limit for kind, limit in found.items() if limit is not None}
 
 

@@ -8,7 +8,7 @@ from serving.engine import open_engine
 from trainers.config import from_dict
 from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
-from trainers.predictions import Predictions, predict
+from trainers.predictions import Predictions, predict, with_labels_of
 
 #: Column of the live model: the version that the bundle store serves.
 BASELINE = "baseline"
@@ -22,9 +22,17 @@ OWN_FLOAT = "float/"
 
 
 def answer(
-    bundle: Bundle, variant: str, data_dir: Path, split: str, *, batches: int = -1
+    bundle: Bundle,
+    variant: str,
+    data_dir: Path,
+    split: str,
+    *,
+    batches: int = -1,
+    paired: bool = True,
 ) -> Predictions:
     """What one variant answers to `split`, preprocessed by its own bundle's configuration.
+
+    Labels index the bundle's classes, which are paired with the data set's by name.
 
     Args:
       bundle: holds the variant.
@@ -32,17 +40,22 @@ def answer(
       data_dir: the records.
       split: which of them.
       batches: only that many batches of `eval.batch` images, from the first; -1 is all.
+      paired: False leaves the data set's labels, for a bundle that need not know its classes.
 
     Raises:
+      DatasetError: a class of the data set that the bundle does not know, if `paired`.
       DataError: a record that cannot be used; names the file and the record.
       EngineError: the variant cannot be loaded or run.
     """
     config = from_dict(bundle.manifest.config)
     config = replace(config, data=replace(config.data, dir=str(data_dir)))
     info = DatasetInfo.load(data_dir)
+    what = f"the bundle {bundle.manifest.name}"
+    positions = info.class_positions(bundle.labels, what) if paired else None
     with open_engine(bundle, variant) as engine, pipeline.named_errors(config, info, split):
-        found = pipeline.eval_batches(config, info, split).take(batches)
-        return predict(engine.predict_images, found)
+        chosen = pipeline.eval_batches(config, info, split).take(batches)
+        found = predict(engine.predict_images, chosen)
+    return with_labels_of(found, positions)
 
 
 def answers(bundle: Bundle, data_dir: Path, split: str) -> dict[str, Predictions]:

@@ -15,6 +15,10 @@ from components.gates import Verdict
 from serving import bundle
 
 _METRICS = ("top1", "top5", "macro_f1", "cross_entropy", "ece")
+_ORIENTATION = {
+    "as_stored": "not applied: pixels are taken as stored",
+    "upright": "applied: the graph turns JPEG and PNG images upright",
+}
 # Below this many examples a slice's figure is an anecdote.
 _FEW_EXAMPLES = 30
 
@@ -68,6 +72,7 @@ def _facts(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, 
     return [
         ("classes", figures.count(manifest.num_classes)),
         ("input", f"{side.get('height', '?')} x {side.get('width', '?')} px, RGB"),
+        ("EXIF orientation", _ORIENTATION.get(side.get("exif", ""), "not applied")),
         ("parameters", figures.amount(model.get("parameters"))),
         ("multiply-adds an image", figures.amount(model.get("multiply_adds"))),
     ]

@@ -298,6 +298,6 @@ class _Scan:
             fingerprint=self._info.fingerprint,
             records=self._read,
             counts={kind: self._counts[kind] for kind in KINDS if self._counts[kind]},
-            limits=limits_of(self._settings),
+            limits=limits_of(self._settings, self._read),
             anomalies=tuple(one for listed in self._listed.values() for one in listed),
         )

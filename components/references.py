@@ -97,7 +97,8 @@ def _answered(
             order = [row[example] for example in candidate.ids]
             return replace(candidate, scores=kept.scores[order]), "predictions of its push"
         why = "it was pushed with another test split"
-    return answer(live.bundle(version), one.recommended, *where), f"predicted again: {why}"
+    found = answer(live.bundle(version), one.recommended, *where, paired=False)
+    return found, f"predicted again: {why}"
 
 
 def align(

@@ -25,6 +25,8 @@ from trainers.registry import UnknownNameError, models, nearest, recipes
 
 _SIDE = 224
 _CLASSES = 1000
+# Of the data sets that recipes are for, where their records are not there.
+_RECIPE_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
 # Our builders' names, and those of most architectures of keras.applications.
 _PART = re.compile(r"(?:stage|block)\d+")
 
@@ -217,7 +219,9 @@ def _resolved(target: str) -> tuple[Config, int, str]:
     if target in recipes.names():
         config = recipes.get(target)()
         data = Path(config.data.dir) if config.data.dir else folder
-        known = DatasetInfo.load(data).num_classes if (data / DATASET_FILE).is_file() else 0
+        known = _RECIPE_CLASSES.get(data.name, 0)
+        if (data / DATASET_FILE).is_file():
+            known = DatasetInfo.load(data).num_classes
         return config, known, f"recipe {target}"
     every = [*models.names(), *recipes.names()]
     raise UnknownNameError(

@@ -1,14 +1,17 @@
 """`sightline evaluate` and `sightline benchmark`: figures of one model, as tables."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from serving.benchmark import Figures
-from serving.bundle import SAVED_MODEL, open_bundle
+from serving.bundle import SAVED_MODEL, Bundle, open_bundle
+from trainers.data.features import DatasetError, DatasetInfo
+from trainers.data.orientation import AS_STORED, UPRIGHT
 
 
 def evaluate_model(
@@ -21,10 +24,20 @@ def evaluate_model(
       data: the records; None is where the model's own configuration says.
       split: which of them.
       variant: of a bundle; empty is all of them.
+
+    Raises:
+      DatasetError: records of another task, of classes that the model does not know, or whose EXIF
+        policy is not the model's; told before TensorFlow is loaded.
     """
+    subject = _trained_subject(model) or _bundle_subject(model)
+    where = data or subject.data
+    subject.check(DatasetInfo.load(where))
     from trainers.metrics import metrics_with_intervals
 
-    found = _trained(model, data, split) or _bundle(model, data, split, variant)
+    if subject.bundle is None:
+        found = _trained(model, where, split)
+    else:
+        found = _bundle(subject.bundle, where, split, variant)
     return {
         name: {
             key: value.as_list()
@@ -34,28 +47,74 @@ def evaluate_model(
     }
 
 
-def _trained(model: Path, data: Path | None, split: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Subject:
+    """What is to be evaluated, by what can be read of it without TensorFlow."""
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    exif: str
+    data: Path
+    bundle: Bundle | None = None
+
+    def check(self, info: DatasetInfo) -> None:
+        """Nothing, when figures on these records are those of serving."""
+        info.check_task(self.task, self.name)
+        info.class_positions(self.classes, self.name)
+        if info.exif == self.exif or not info.turned:
+            return
+        kept, turned = "takes images as they are stored", "turns images by their EXIF orientation"
+        policies = {AS_STORED: kept, UPRIGHT: turned}
+        raise DatasetError(
+            f"{self.name} {policies.get(self.exif, self.exif)} when it serves, and the data set "
+            f"{info.name!r} was ingested with `--exif {info.exif}`: {info.turned:,} of its images "
+            "have an orientation, and figures on them would not be those of serving. Ingest the "
+            f"data again with `--exif {self.exif}`, or train and export a model on this data set"
+        )
+
+
+def _trained_subject(model: Path) -> _Subject | None:
     if not (model / "trained.json").is_file():
-        return {}
-    from trainers.data.features import DatasetInfo
+        return None
+    from trainers.config import from_dict
+
+    config = from_dict(json.loads((model / "config.json").read_text(encoding="utf-8")))
+    info = DatasetInfo.load(model)
+    name = f"the model in {model}"
+    return _Subject(name, config.task, info.classes, info.exif, Path(config.data.dir))
+
+
+def _bundle_subject(model: Path) -> _Subject:
+    bundle = open_bundle(model)
+    manifest = bundle.manifest
+    data = Path(manifest.config.get("data", {}).get("dir", ""))
+    exif = manifest.input.get("exif", AS_STORED)
+    name = f"the bundle {manifest.name}"
+    return _Subject(name, manifest.task, bundle.labels, exif, data, bundle)
+
+
+def _trained(model: Path, data: Path, split: str) -> dict[str, Any]:
     from trainers.forward import Forward, predict_split
     from trainers.trained import load_trained
 
     trained = load_trained(model)
-    config = trained.config
-    if data is not None:
-        config = replace(config, data=replace(config.data, dir=str(data)))
-    info = DatasetInfo.load(Path(config.data.dir))
-    return {"trained": predict_split(Forward(trained.model, config), config, info, split)}
+    config = replace(trained.config, data=replace(trained.config.data, dir=str(data)))
+    found = predict_split(
+        Forward(trained.model, config),
+        config,
+        DatasetInfo.load(data),
+        split,
+        classes=trained.info.classes,
+    )
+    return {"trained": found}
 
 
-def _bundle(model: Path, data: Path | None, split: str, variant: str) -> dict[str, Any]:
-    bundle = open_bundle(model)
+def _bundle(bundle: Bundle, data: Path, split: str, variant: str) -> dict[str, Any]:
     from components.answers import answer
 
-    where = data or Path(bundle.manifest.config["data"]["dir"])
     names = [variant] if variant else [SAVED_MODEL, *(v.name for v in bundle.manifest.variants)]
-    return {name: answer(bundle, name, where, split) for name in names}
+    return {name: answer(bundle, name, data, split) for name in names}
 
 
 def evaluation_table(found: Mapping[str, Mapping[str, list[float]]]) -> Table:

@@ -45,9 +45,11 @@ def run(request: RunRequest, console: Console) -> int:
 
     Raises:
       LockedError: another run of this pipeline is under way.
-      DatasetError: no records in `request.data`.
+      DatasetError: no records in `request.data`, or of another task than an experiment's.
     """
     info = DatasetInfo.load(Path(request.data))
+    for name, config in request.experiments.items():
+        info.check_task(config.task, f"the experiment {name}")
     layout = request.layout
     with locked(layout) as lock:
         last = None

@@ -3,9 +3,11 @@
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -16,11 +18,16 @@ from tfx_pipeline.live import progress_line
 from trainers.config import Config
 from trainers.data.features import DATASET_FILE
 
+# On a terminal the bar moves; in a log a line now and then shows that training goes on.
+_LOG_EVERY_S = 30.0
+
 
 class Bar:
-    """A rich bar that takes the loop's progress."""
+    """A rich bar that takes the loop's progress; off a terminal a line an epoch and every 30 s."""
 
-    def __init__(self, console: Console, label: str) -> None:
+    def __init__(self, console: Console, label: str, *, log_every_s: float = _LOG_EVERY_S) -> None:
+        self._console, self._log_every_s = console, log_every_s
+        self._logged = time.monotonic()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -42,6 +49,9 @@ class Bar:
     def report(self, at: "object") -> None:
         """Takes a `trainers.loop.Progress`."""
         line = asdict(at)  # type: ignore[call-overload]
+        if not self._console.is_terminal:
+            self._log(line)
+            return
         done = (line["epoch"] - 1) * line["steps"] + line["step"]
         self._progress.update(
             self._task,
@@ -49,6 +59,12 @@ class Bar:
             completed=done,
             detail=progress_line(line),
         )
+
+    def _log(self, line: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if line["step"] == line["steps"] or now - self._logged >= self._log_every_s:
+            self._logged = now
+            self._console.print(progress_line(line), highlight=False, soft_wrap=True)
 
     def step(self, name: str) -> None:
         """Names the step that begins."""

@@ -53,6 +53,14 @@ def validate(
             directory, settings, lambda done, of: progress.update(task, completed=done, total=of)
         )
     console.print(anomaly_table(found))
+    if "near_leakage" in blocking(found):
+        console.print(
+            "near_leakage: frames of one object, person or camera are in several splits, so that "
+            "figures on them are too good; ingest again with --group COLUMN or --group EXPRESSION, "
+            "or allow it with --max-near-leakage",
+            soft_wrap=True,
+            highlight=False,
+        )
     if out is not None:
         write_page(directory, found, Path(out), shown=settings.gallery)
         console.print(_printable(f"wrote {out}"), soft_wrap=True, highlight=False)

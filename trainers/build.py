@@ -16,7 +16,7 @@ from serving import bundle
 from trainers.compress import FLOAT, Method, sparsity
 from trainers.compress.convert import ConversionJob, convert_all, require, save_for_conversion
 from trainers.data import pipeline
-from trainers.data.features import IMAGE
+from trainers.data.features import IMAGE, DatasetError, DatasetInfo
 from trainers.epoch import Report
 from trainers.export import describe_variant, seal_draft, write_saved_model, write_warmup
 from trainers.keras import keras
@@ -55,8 +55,10 @@ def build_bundle(
 
     Raises:
       UnknownNameError: no such method.
+      DatasetError: the records are of other classes, or another order, than the model.
       ConversionError: TFLite refused a variant; names it and the reason.
     """
+    _check_classes(trained)
     say = announce or (lambda step: None)
     wanted = [compressors.get(name) for name in _in_order(methods)]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +79,16 @@ def build_bundle(
         shutil.rmtree(out, ignore_errors=True)
         draft.rename(out)
     return manifest
+
+
+def _check_classes(trained: Trained) -> None:
+    """Nothing, when fine-tuning would read labels as training did."""
+    now = DatasetInfo.load(Path(trained.config.data.dir))
+    if (now.classes, now.label_offset) != (trained.info.classes, trained.info.label_offset):
+        raise DatasetError(
+            f"{trained.config.data.dir} holds other classes, or the same in another order, than "
+            f"when {trained.config.name} was trained; train it again, or restore those records"
+        )
 
 
 def _in_order(methods: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from serving import bundle
 from trainers.config import Config, ConfigError, DistillConfig
-from trainers.data.features import DatasetInfo
+from trainers.data.features import DatasetError, DatasetInfo
 from trainers.keras import keras
 from trainers.models import distillation_heads
 from trainers.trained import load_trained
@@ -50,6 +50,8 @@ class Teacher:
         files: list[Path],
     ) -> None:
         self.source, self.classes, self.image_size = source, classes, image_size
+        #: Of each of the student's classes its place in `classes`; None where they are the same.
+        self.order: list[int] | None = None
         self._forward = forward
         self._files = files
 
@@ -76,11 +78,13 @@ class Teacher:
                 f"distill.teacher={config.distill.teacher!r} is neither a bundle (with "
                 f"{bundle.SAVED_MODEL_FILE}) nor a folder of `sightline train` (with trained.json)"
             )
-        _check_classes(teacher, info)
+        teacher.order = _class_order(teacher, info)
         return teacher
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """(B,N) float32 logits of images (B,H,W,3), uint8 or float in [0, 255], of any size.
+
+        Logits are in the order of the student's classes.
 
         Pictures of another size than the teacher's are resized (bilinear). A bundle's logits are
         the logarithm of its scores: they differ by one constant a picture.
@@ -89,15 +93,20 @@ class Teacher:
             images = tf.image.resize(images, self.image_size)
         if images.dtype != tf.uint8:
             images = tf.cast(tf.clip_by_value(tf.round(images), 0.0, 255.0), tf.uint8)
-        return tf.stop_gradient(self._forward(images))
+        logits = self._forward(images)
+        if self.order is not None:
+            logits = tf.gather(logits, self.order, axis=-1)
+        return tf.stop_gradient(logits)
 
     @cached_property
     def digest(self) -> str:
-        """Sha256 hex of the files that decide the teacher's answers."""
+        """Sha256 hex of all that decides the teacher's logits."""
         found = hashlib.sha256()
         for file in self._files:
             found.update(f"{file.name}\0".encode())
             found.update(hashlib.sha256(file.read_bytes()).digest())
+        if self.order is not None:
+            found.update(repr(self.order).encode())
         return found.hexdigest()
 
     @classmethod
@@ -147,22 +156,26 @@ class Teacher:
         )
 
 
-def _check_classes(teacher: Teacher, info: DatasetInfo) -> None:
+def _class_order(teacher: Teacher, info: DatasetInfo) -> list[int] | None:
+    """Where each class of the data set is among the teacher's, by name; None for the same order.
+
+    Raises:
+      ConfigError: they have other classes.
+    """
     if teacher.classes == info.classes:
-        return
+        return None
+    what = f"distill.teacher {teacher.source}"
+    try:
+        order = info.class_positions(teacher.classes, what)
+    except DatasetError as error:
+        raise ConfigError(f"{error}; a teacher must know the same classes") from error
     if len(teacher.classes) != len(info.classes):
-        found = (
-            f"{len(teacher.classes)} classes ({_some(teacher.classes)}), the data set "
-            f"{info.name!r} {len(info.classes)} ({_some(info.classes)})"
+        raise ConfigError(
+            f"{what} has {len(teacher.classes)} classes ({_some(teacher.classes)}), the data set "
+            f"{info.name!r} {len(info.classes)} ({_some(info.classes)}); a teacher must know the "
+            "same classes"
         )
-    else:
-        pairs = zip(teacher.classes, info.classes, strict=True)
-        at, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-        found = f"class {at} as {theirs!r}, the data set {info.name!r} has it as {ours!r}"
-    raise ConfigError(
-        f"distill.teacher {teacher.source} has {found}; a teacher must be trained on the same "
-        "classes in the same order"
-    )
+    return None if order == tuple(range(len(order))) else list(order)
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -16,6 +16,7 @@ from serving import bundle
 from trainers.config import Config, config_hash, to_dict
 from trainers.data import features
 from trainers.data.features import DatasetInfo
+from trainers.data.orientation import UPRIGHT
 from trainers.data.preprocess import eval_images
 from trainers.keras import keras
 from trainers.stack import git_commit, stack
@@ -33,6 +34,7 @@ class _Serving(tf.Module):
         self._call = _hidden(model)
         self._config = _hidden(config)
         self._top_k = min(config.export.top_k, info.num_classes)
+        self._upright = info.exif == UPRIGHT
 
     def _scores(self, images: tf.Tensor) -> tf.Tensor:
         """(B,N) softmax scores of uint8 (B,H,W,3), which may hold no image."""
@@ -48,7 +50,10 @@ class _Serving(tf.Module):
         """(B,) encoded images to uint8 (B,H,W,3)."""
         data = self._config().data
         images = eval_images(
-            image_bytes, image_size=data.image_size, crop_fraction=data.crop_fraction
+            image_bytes,
+            image_size=data.image_size,
+            crop_fraction=data.crop_fraction,
+            upright=self._upright,
         )
         return {"images": images}
 
@@ -137,6 +142,7 @@ def seal_draft(
             "height": config.data.image_size[0],
             "width": config.data.image_size[1],
             "crop_fraction": config.data.crop_fraction,
+            "exif": info.exif,
         },
         top_k=min(config.export.top_k, info.num_classes),
         variants=variants,

@@ -1,5 +1,6 @@
 """What a model answers, with every example counted exactly once."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from trainers.config import Config
 from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
 from trainers.keras import keras
-from trainers.predictions import Predictions, predict
+from trainers.predictions import Predictions, predict, with_labels_of
 from trainers.registry import tasks
 from trainers.strategy import worker_count
 
@@ -39,11 +40,29 @@ class Forward:
         return np.concatenate([self._task.scores(part) for part in outputs])
 
 
-def predict_split(forward: Forward, config: Config, info: DatasetInfo, split: str) -> Predictions:
-    """What a model answers to every example of `split`, each counted once on any batch size.
+def predict_split(
+    forward: Forward,
+    config: Config,
+    info: DatasetInfo,
+    split: str,
+    *,
+    classes: Sequence[str] | None = None,
+) -> Predictions:
+    """A model's scores for every example of `split`, each counted once on any batch size.
+
+    Args:
+      forward: the model.
+      config: `data.dir` holds the records.
+      info: of those records.
+      split: of them.
+      classes: of the model, where the records may have others or another order: labels then index
+        these. None where the model was built from `info`.
 
     Raises:
       DataError: a record that cannot be used; names the file and the record.
+      DatasetError: a class that the model does not know.
     """
+    positions = None if classes is None else info.class_positions(classes, "the model")
     with pipeline.named_errors(config, info, split):
-        return predict(forward, pipeline.eval_batches(config, info, split, batch=forward.batch))
+        batches = pipeline.eval_batches(config, info, split, batch=forward.batch)
+        return with_labels_of(predict(forward, batches), positions)

@@ -81,6 +81,7 @@ def fit(
     models.get(config.model.name)  # A mistyped name is told before any data is read.
     origin = origin_of(config)
     info = DatasetInfo.load(Path(config.data.dir))
+    info.check_task(config.task, config.name)
     strategy = make_strategy(config.train)
     teacher = Teacher.load(config, info) if config.distill.teacher else None
     if config.train.deterministic:

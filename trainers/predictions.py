@@ -6,8 +6,8 @@ bytes, the `slice/*` strings, and `scores/<variant>` float32 (N,) for every vari
 """
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,20 @@ def predict(
         scores=np.concatenate(scores),
         slices={key: np.concatenate([part[key] for part in slices]) for key in keys},
     )
+
+
+def with_labels_of(predictions: Predictions, positions: Sequence[int] | None) -> Predictions:
+    """`predictions` with labels that index the model's classes instead of the data set's.
+
+    Args:
+      predictions: with labels of the data set.
+      positions: of each of its classes among the model's, see `DatasetInfo.class_positions`; None
+        where both are the same.
+    """
+    if positions is None:
+        return predictions
+    labels = np.asarray(positions, np.int32)[predictions.labels]
+    return replace(predictions, labels=labels)
 
 
 def _text(values: np.ndarray) -> np.ndarray:

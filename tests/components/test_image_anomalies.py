@@ -364,6 +364,19 @@ def test_every_error_blocks_and_nothing_else(find):
         assert (settings.limit(kind) == 0) == (severity == "error")
 
 
+def test_near_leakage_has_a_share_of_the_tested_pictures_for_its_limit():
+    records = {"train": 1000, "validation": 60, "test": 40}
+    assert ValidatorSettings().limit("near_leakage", records) == 5
+    assert ValidatorSettings(max_near_leakage=0.2).limit("near_leakage", records) == 20
+    assert ValidatorSettings(max_near_leakage=1.0).limit("near_leakage", records) is None
+    assert ValidatorSettings(limits={"near_leakage": 7}).limit("near_leakage", records) == 7
+    assert ValidatorSettings(limits={"near_leakage": None}).limit("near_leakage", records) is None
+    # Of three pictures one is a third, and no reason to refuse the set.
+    assert ValidatorSettings().limit("near_leakage", {"train": 9, "test": 3}) == 2
+    with pytest.raises(ConfigError, match="max_near_leakage must be in"):
+        make_settings({"max_near_leakage": 5})
+
+
 def test_progress_is_told_to_the_end(tmp_path, write_dataset):
     folder = write_dataset(tmp_path / "data", {"train": both()}, classes=("cat", "dog"))
     told = []

@@ -10,6 +10,7 @@ from components.live import Live, find_live, write_live
 from components.references import UNKNOWN, align, fingerprint, known, paired, references
 from serving import bundle as bundles
 from serving.lineage import Lineage, write_lineage
+from trainers.data.features import DatasetError
 from trainers.predictions import Predictions, write_table
 
 RGB = ("red", "green", "blue")
@@ -142,6 +143,18 @@ def test_a_bundle_predicts_again_without_predictions_of_these_images(
     assert f"predicted again: {why}" in found.how[BASELINE]
     # The bundle's classes are blue, red, green; it is right about every image all the same.
     assert found.columns[BASELINE].scores.argmax(1).tolist() == [0, 1, 2, 0]
+
+
+def test_a_live_model_that_lacks_a_class_predicts_again(store, live, colour_records):
+    data = colour_records(RGB, ("red", "green", "blue", "red"))
+    store("green", "red", "not blue")
+    candidate = predictions([0, 1, 2, 0], np.eye(3)[[0, 1, 2, 0]], [str(i) for i in range(4)])
+    looked = live(("green", "red", "not blue"))
+    (column,) = references(looked, candidate, RGB, data, "test").columns.values()
+    assert column.scores.argmax(1)[[0, 1, 3]].tolist() == [0, 1, 0]
+    np.testing.assert_array_equal(column.scores[:, 2], -1)
+    with pytest.raises(DatasetError, match=r"does not know 1 of the 3 classes .*'blue'"):
+        answer(looked.bundle(1), "none_fp32", data, "test")
 
 
 def test_the_best_ever_is_left_out_where_it_is_no_better(store, live, colour_records):

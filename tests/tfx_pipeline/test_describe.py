@@ -74,6 +74,17 @@ def test_a_recipe_brings_its_size_and_its_options():
         describe("cnn", ["widht=8"], profile=False)
 
 
+def test_a_recipe_has_the_classes_of_its_data_set(tmp_path, monkeypatch):
+    # CIFAR-10 has ten classes, whether or not its records are at hand; records there decide.
+    monkeypatch.chdir(tmp_path)
+    assert describe("cifar10_resnet20", profile=False)["classes"] == 10
+    (tmp_path / "data" / "digits").mkdir(parents=True)
+    info = DatasetInfo("made", "classification", ("a", "b", "c"), 0, {}, fingerprint="0")
+    (tmp_path / "data" / "digits" / "dataset.json").write_text(info.to_json())
+    assert describe("digits_cnn", profile=False)["classes"] == 3
+    assert describe("digits_cnn", classes=7, profile=False)["classes"] == 7
+
+
 def test_a_trained_folder_is_described_without_its_weights(tmp_path):
     config = Config(
         name="tiny",

@@ -10,8 +10,10 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 from serving.deploy.rollback import rollback
+from tfx_pipeline import train_view
 from tfx_pipeline.cli import main
-from tfx_pipeline.train_view import recipes_table, records_of
+from tfx_pipeline.train_view import Bar, recipes_table, records_of
+from trainers.epoch import Progress
 from trainers.registry import recipes
 
 SMALL = ["data.image_size=16,16", "data.augment=", "train.epochs=1", "train.global_batch=16"]
@@ -55,6 +57,28 @@ def test_a_mistyped_key_is_told_before_pictures_are_read(scans, tmp_path, capsys
     assert run("train", "digits_cnn", "train.epoch=1", "--data", scans, "--out", out) == 1
     assert "did you mean epochs" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_off_a_terminal_a_line_shows_each_epoch_and_every_half_minute(monkeypatch, terminal):
+    now = [0.0]
+    monkeypatch.setattr(train_view.time, "monotonic", lambda: now[0])
+    written = io.StringIO()
+    console = Console(file=written, width=60, force_terminal=terminal)
+    bar = Bar(console, "tiny", log_every_s=30.0)
+    for epoch, step, seconds in [(1, 1, 5), (1, 2, 31), (1, 3, 40), (1, 4, 41), (2, 1, 50)]:
+        now[0] = float(seconds)
+        bar.report(Progress(epoch, 2, step, 4, 1.5, 0.25, 0.1, 8.0, 0.0, 60.0))
+    lines = written.getvalue().splitlines()
+    if terminal:
+        assert not lines
+        return
+    # The second step comes 31 s after the start, the fourth ends the epoch.
+    assert [line.split(" loss")[0] for line in lines] == [
+        "epoch 1/2 step 2/4",
+        "epoch 1/2 step 4/4",
+    ]
+    assert "loss 1.500 top-1 25.0%" in lines[0]
 
 
 def test_records_are_taken_as_they_are(tmp_path):

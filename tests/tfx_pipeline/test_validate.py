@@ -75,6 +75,30 @@ def test_other_limits_are_another_verdict(leaky):
     assert run(leaky, settings=settings)[0] == 0
 
 
+def test_frames_of_one_object_in_two_splits_fail_with_a_remedy(tmp_path, write_dataset):
+    def frame(seed):
+        """The image of `seed` with another corner: other bytes, but nearly the same."""
+        pixels = np.array(Image.open(io.BytesIO(png(seed))))
+        pixels[0, 0] ^= 1
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        return {**record(seed, seed % 2, f"{seed} again.png"), "image/encoded": buffer.getvalue()}
+
+    def data(leaks, name):
+        test = [*map(frame, range(leaks)), *(record(100 + i, i % 2) for i in range(40 - leaks))]
+        train = [record(i, i % 2) for i in range(6)]
+        folder = tmp_path / name
+        return write_dataset(folder, {"train": train, "test": test}, classes=("cat", "dog"))
+
+    assert run(data(2, "few"))[0] == 0  # 5 % of 40
+    many = data(3, "many")
+    status, printed = run(many)
+    assert status == 3
+    assert re.search(r"near_leakage\s+warning\s+3\s+2 ", printed)
+    assert "ingest again with --group COLUMN" in " ".join(printed.split())
+    assert run(many, settings=make_settings({"max_near_leakage": 0.08}))[0] == 0
+
+
 def test_the_page_holds_its_pictures_and_nothing_that_runs(leaky, tmp_path):
     out = tmp_path / "pages" / "page.html"
     status, printed = run(leaky, out=out)

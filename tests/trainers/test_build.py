@@ -30,7 +30,12 @@ def test_the_manifest_on_disk_is_the_one_returned(built):
 def test_the_manifest_says_where_the_model_comes_from(built, trained):
     manifest = built[1]
     assert (manifest.name, manifest.task, manifest.num_classes) == ("tiny", "classification", 10)
-    assert manifest.input == {"height": 16, "width": 16, "crop_fraction": 0.875}
+    assert manifest.input == {
+        "height": 16,
+        "width": 16,
+        "crop_fraction": 0.875,
+        "exif": "as_stored",
+    }
     assert manifest.top_k == 3
     assert from_dict(manifest.config) == trained.config
     assert manifest.config_hash == config_hash(trained.config)

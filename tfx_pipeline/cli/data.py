@@ -28,6 +28,16 @@ def ingest(
     exif: Annotated[
         str, typer.Option(help="as_stored, or upright to turn pictures by their EXIF.")
     ] = "as_stored",
+    group: Annotated[
+        str,
+        typer.Option(
+            help="Keep images of one group in one split: a column of the table, or a regular "
+            "expression on names, e.g. '(\\d+)_\\d+\\.ppm'."
+        ),
+    ] = "",
+    max_repaired: Annotated[
+        float, typer.Option(help="Largest share of objects that may be dropped or clipped.")
+    ] = 0.2,
     beam: Annotated[
         list[str] | None, typer.Option(help="A Beam option, e.g. --beam=--runner=FlinkRunner.")
     ] = None,
@@ -52,6 +62,8 @@ def ingest(
         shards=shards,
         split=split,
         exif=exif,
+        group=group,
+        max_repaired=max_repaired,
         beam_args=beam or (),
     )
 
@@ -60,11 +72,19 @@ def ingest(
 def validate(
     data: Annotated[Path, typer.Argument(help="Records of `sightline ingest`.")],
     out: Annotated[Path | None, typer.Option(help="Also write a gallery as HTML.")] = None,
+    max_near_leakage: Annotated[
+        float,
+        typer.Option(
+            help="Share of validation and test images that may nearly equal one of another split."
+        ),
+    ] = 0.05,
 ) -> None:
     """Look for what would spoil training: corrupt, duplicate, leaked or mislabelled pictures."""
+    from components.anomaly import make_settings
     from tfx_pipeline.validate import validate as validate_data
 
-    raise typer.Exit(validate_data(data, out=out, console=console))
+    settings = make_settings({"max_near_leakage": max_near_leakage})
+    raise typer.Exit(validate_data(data, out=out, settings=settings, console=console))
 
 
 @app.command(epilog="Example: sightline show data/coco --split test -n 12 --out sheet.png")

@@ -7,6 +7,7 @@ import typer
 
 from tfx_pipeline.cli.shared import Overrides, ResumeAnyway, app, console
 from trainers.config import Config
+from trainers.data.features import DATASET_FILE, DatasetInfo
 
 Data = Annotated[Path | None, typer.Option(help="Records; the recipe's if not given.")]
 
@@ -18,6 +19,11 @@ def _config(recipe: str, overrides: list[str] | None, data: Path | None) -> Conf
 
     assignments = [*(overrides or []), *([f"data.dir={data}"] if data else [])]
     return validate(override(recipes.get(recipe)(), assignments))
+
+
+def _check_data(config: Config, recipe: str) -> None:
+    """Names data of another task before TensorFlow is loaded."""
+    DatasetInfo.load(Path(config.data.dir)).check_task(config.task, f"the recipe {recipe}")
 
 
 def _check_weights(config: Config) -> None:
@@ -58,8 +64,12 @@ def train(
 
     where = out or Path("work") / recipe
     # A mistyped key, or weights that are not installed, are reported before images are read.
-    _check_weights(_config(recipe, overrides, data))
+    config = _config(recipe, overrides, data)
+    if (Path(config.data.dir) / DATASET_FILE).is_file():
+        _check_data(config, recipe)
+    _check_weights(config)
     config = _config(recipe, overrides, data and records_of(data, where, console))
+    _check_data(config, recipe)
     train_shown(config, where, console, workers=workers, resume_anyway=resume_anyway)
 
 
@@ -106,6 +116,7 @@ def lr(
     from tfx_pipeline.search_view import learning_rate_shown
 
     config = _config(recipe, overrides, data)
+    _check_data(config, recipe)
     learning_rate_shown(config, console, low=low, high=high, steps=steps)
 
 
@@ -128,6 +139,7 @@ def tune(
     ranges = [one for one in space if is_range(one)]
     fixed = [one for one in space if one not in ranges]
     config = _config(recipe, fixed, data)
+    _check_data(config, recipe)
     where = out or Path("work") / f"{recipe}-tune"
     command = " ".join(["sightline train", recipe, *fixed, *([f"--data {data}"] if data else [])])
     tune_shown(

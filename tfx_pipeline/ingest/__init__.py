@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfx_pipeline.ingest.balance import MAX_REPAIRED
 from tfx_pipeline.ingest.options import bind
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, jobs
 from trainers.data.features import DatasetInfo
@@ -35,6 +36,8 @@ def ingest(
     shards: int | None = None,
     split: str = "",
     exif: str = "as_stored",
+    group: str = "",
+    max_repaired: float = MAX_REPAIRED,
     beam_args: Sequence[str] = (),
     on_found: Callable[[list["KindCount"]], None] | None = None,
 ) -> DatasetInfo:
@@ -55,6 +58,10 @@ def ingest(
       shards: files a split; by default one for each 1,000 pictures.
       split: put everything into this split.
       exif: `as_stored`, or `upright` to turn pictures by their EXIF orientation.
+      group: keeps images of one group (an object, a person, a camera) in one split: columns of a
+        `csv` table with commas between, or a regular expression on images' names whose groups name
+        the group, e.g. `track_([0-9]+)`.
+      max_repaired: of a detection set's objects, the share that may be dropped or clipped.
       beam_args: further Beam options, e.g. `--runner=FlinkRunner`; the default runner is local.
       on_found: called with the kinds of what was noted, repaired and rejected.
 
@@ -63,6 +70,10 @@ def ingest(
       IngestError: nothing usable in the source, `out` is something else, or an unknown option.
     """
     if job == TFRECORD:
+        if group:
+            raise IngestError(
+                "`tfrecord` leaves records where they are, so --group cannot move them"
+            )
         from tfx_pipeline.ingest.tfrecord import adopt
 
         return adopt(where, Path(out), name=name, options=options)
@@ -79,6 +90,8 @@ def ingest(
         shards=shards,
         everything=split,
         exif=exif,
+        group=group,
+        max_repaired=max_repaired,
     )
     info, found = run(
         plan, lambda request: function(request, **given), Path(out), beam_args=beam_args

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +11,19 @@ from typing import Any
 from serving.image_header import ImageError, ImageTooLargeError
 from tfx_pipeline.ingest import progress
 from tfx_pipeline.ingest.archives import MAX_FILE_BYTES, read_member
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import OBJECT_LOSSES, Finding
+from tfx_pipeline.ingest.frames import (
+    SHOWN,
+    STORED,
+    FrameError,
+    declared_size,
+    frame_size,
+    record_labels,
+)
 from tfx_pipeline.ingest.index import read_chunk
-from tfx_pipeline.ingest.objects import clean
 from tfx_pipeline.ingest.output import writing
 from tfx_pipeline.ingest.pictures import Facts, Picture, load_picture, name_differs
 from tfx_pipeline.ingest.source import Item
-from trainers.data import features
 
 
 @dataclass(frozen=True)
@@ -86,28 +92,41 @@ class Checker:
         differs = name_differs(item.name, picture.source_format)
         if differs:
             found.append(("name_differs", differs))
-        declared = _declared_size(item)
-        if declared and declared != (facts.height, facts.width):
+        declared = declared_size(item)
+        sizes = {frame_size(facts, frame) for frame in _frames(item)}
+        if declared and declared not in sizes:
             detail = (
                 f"labels say {declared[0]} x {declared[1]}, it is {facts.height} x {facts.width}"
             )
             return self._rejected(row, Finding("size_differs", item.name, detail))
         findings = [Finding(kind, item.name, detail) for kind, detail in found]
-        count = 0
-        if item.objects is not None:
-            kept, dropped = clean(
-                item.objects,
-                height=facts.height,
-                width=facts.width,
-                name=item.name,
-                num_classes=self.num_classes,
-            )
-            findings += dropped
-            count = len(kept.boxes)
+        try:
+            labels = record_labels(item, facts, num_classes=self.num_classes)
+        except FrameError as error:
+            return self._rejected(row, Finding("orientation_unclear", item.name, str(error)))
+        findings += labels.findings
+        if labels.objects is None:
+            return Verdict(row, facts, tuple(findings))
+        count = len(labels.objects.boxes)
+        lost = sum(one.kind in OBJECT_LOSSES for one in (*item.findings, *labels.findings))
+        if lost and not count:
+            detail = f"{lost} of {lost} objects: {_first_loss(item, labels.findings)}"
+            findings.append(Finding("objects_lost", item.name, detail))
+            return Verdict(row, None, tuple(findings))
         return Verdict(row, facts, tuple(findings), count)
 
     def _rejected(self, row: int, finding: Finding) -> Verdict:
         return Verdict(row, None, (finding,))
+
+
+def _frames(item: Item) -> tuple[str, ...]:
+    """What an item's labels may have been drawn on."""
+    frame = item.objects.frame if item.objects is not None else STORED
+    return (frame,) if frame else (STORED, SHOWN)
+
+
+def _first_loss(item: Item, dropped: Iterable[Finding]) -> str:
+    return next(one.detail for one in (*item.findings, *dropped) if one.kind in OBJECT_LOSSES)
 
 
 def read_item(item: Item) -> bytes:
@@ -141,8 +160,3 @@ def read_verdicts(path: Path) -> Iterator[Verdict]:
             raw["facts"] = None if raw["facts"] is None else Facts(**raw["facts"])
             raw["findings"] = tuple(Finding(**one) for one in raw["findings"])
             yield Verdict(**raw)
-
-
-def _declared_size(item: Item) -> tuple[int, int] | None:
-    height, width = (item.attributes.get(key) for key in (features.HEIGHT, features.WIDTH))
-    return (int(height[0]), int(width[0])) if height and width else None

@@ -28,8 +28,16 @@ KINDS: dict[str, tuple[str, str]] = {
     "label_unknown": (REJECTION, "a label that is none of the classes"),
     "image_missing": (REJECTION, "a label for a picture that is not there"),
     "size_differs": (REJECTION, "the annotations were made for another size of this picture"),
+    "orientation_unclear": (
+        REJECTION,
+        "turned by EXIF, and nothing says whether its labels are for the stored or the shown image",
+    ),
+    "objects_lost": (REJECTION, "every object had to be dropped: the image is no negative"),
+    "image_by_name": (NOTE, "found by its file name alone; its folder is one of another machine"),
+    "class_left_out": (NOTE, "an object of a class that was not asked for"),
     # Objects: the picture stays.
     "no_objects": (NOTE, "a picture without objects, kept as a negative"),
+    "object_repeated": (REPAIR, "an object that is listed twice, counted once"),
     "box_clipped": (REPAIR, "a box past the picture's edge, clipped"),
     "box_outside": (REPAIR, "a box wholly outside of the picture, dropped"),
     "box_empty": (REPAIR, "a box without area, dropped"),
@@ -39,6 +47,13 @@ KINDS: dict[str, tuple[str, str]] = {
     "category_unknown": (REPAIR, "an object of a category that does not exist, dropped"),
     "annotation_invalid": (REPAIR, "an annotation that lacks a field or cannot be read, dropped"),
 }
+
+
+#: Kinds of which each finding is an object that did not become part of a record.
+OBJECT_LOSSES = (
+    *("box_outside", "box_empty", "box_invalid", "mask_size", "mask_invalid"),
+    *("category_unknown", "annotation_invalid"),
+)
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,14 @@ CHUNK = 256
 _SCHEMA = """
 CREATE TABLE items (
   row INTEGER PRIMARY KEY, name BLOB UNIQUE, class TEXT, split TEXT, path BLOB, offset INTEGER,
-  length INTEGER, deflated INTEGER, state TEXT, data BLOB, labels TEXT);
+  length INTEGER, deflated INTEGER, state TEXT, data BLOB, labels TEXT,
+  grp BLOB);
 CREATE TABLE findings (row INTEGER, kind TEXT, file BLOB, detail TEXT);
 CREATE TABLE facts (
   row INTEGER PRIMARY KEY, digest TEXT, facts TEXT, split TEXT, shard INTEGER, objects INTEGER);
 CREATE INDEX by_digest ON facts (digest);
 """
-_COLUMNS = "row, name, class, split, path, offset, length, deflated, data, labels"
+_COLUMNS = "row, name, class, split, path, offset, length, deflated, data, labels, grp"
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def _row(item: Item) -> tuple[Any, ...]:
         _state(item.path),
         item.data or None,
         json.dumps(labels),
+        _bytes(item.group),
     )
 
 
@@ -178,7 +180,7 @@ def _state(path: str) -> str:
 
 
 def _item(values: tuple[Any, ...]) -> tuple[int, Item]:
-    row, name, class_name, split, path, offset, length, deflated, data, labels = values
+    row, name, class_name, split, path, offset, length, deflated, data, labels, group = values
     raw = json.loads(labels)
     return row, Item(
         name=_text(name),
@@ -192,6 +194,7 @@ def _item(values: tuple[Any, ...]) -> tuple[int, Item]:
         objects=None if raw["objects"] is None else objects_from_json(raw["objects"]),
         attributes={key: _unpack(values) for key, values in raw["attributes"].items()},
         slices=raw["slices"],
+        group=_text(group),
         findings=tuple(Finding(**one) for one in raw["findings"]),
     )
 

@@ -21,8 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from tfx_pipeline.ingest import progress, splits
+from tfx_pipeline.ingest.balance import (
+    MAX_REPAIRED,
+    check_counts,
+    count_objects,
+    count_turned,
+)
 from tfx_pipeline.ingest.check import Checker, verdict_file
+from tfx_pipeline.ingest.class_names import check_names
 from tfx_pipeline.ingest.findings import REJECTION, REPAIR
+from tfx_pipeline.ingest.groups import with_groups
 from tfx_pipeline.ingest.index import CHUNK, Listing, connect, create
 from tfx_pipeline.ingest.merge import merge, place
 from tfx_pipeline.ingest.output import publish, workplace, writing
@@ -54,6 +62,8 @@ class Plan:
       shards: files a split; None is one for each 1,000 pictures.
       everything: the split that everything goes to; empty leaves it to the source.
       exif: `as_stored` or `upright`.
+      group: see `tfx_pipeline.ingest.ingest`.
+      max_repaired: likewise.
     """
 
     job: str
@@ -64,6 +74,8 @@ class Plan:
     shards: int | None = None
     everything: str = ""
     exif: str = "as_stored"
+    group: str = ""
+    max_repaired: float = MAX_REPAIRED
 
     @property
     def key(self) -> str:
@@ -128,6 +140,11 @@ def _check_plan(plan: Plan) -> None:
         raise IngestError(f"the split must be one of {known}, got {plan.everything!r}")
     if plan.exif not in ("as_stored", "upright"):
         raise IngestError(f"exif must be as_stored or upright, got {plan.exif!r}")
+    if not 0 <= plan.max_repaired <= 1:
+        raise IngestError(
+            f"max_repaired is a share of the objects in [0, 1], got {plan.max_repaired}; 1 allows "
+            "any"
+        )
 
 
 def _list(
@@ -139,9 +156,11 @@ def _list(
     scratch.mkdir()
     index = work / "index.sqlite"
     index.unlink(missing_ok=True)
-    source = make_source(Request(plan.where, scratch))
+    source = make_source(Request(plan.where, scratch, plan.group))
+    check_names(source.classes, source.description, typed=False)
+    items = with_groups(source.items, plan.group) if plan.group else source.items
     with progress.showing("listing the source", source.total):
-        listing = create(index, source.items, progress.tick)
+        listing = create(index, items, progress.tick)
     shutil.rmtree(scratch, ignore_errors=True)
     code = code_digest(__name__)
     state = json.dumps({"digest": listing.digest, "classes": source.classes, "code": code})
@@ -240,36 +259,10 @@ def _merge_and_place(plan: Plan, source: Source, listing: Listing, work: Path) -
         fractions=plan.fractions or source.fractions or splits.DEFAULT_FRACTIONS,
         shards=plan.shards or max(1, round(listing.items / _PICTURES_PER_SHARD)),
         everything=plan.everything,
+        every_class=source.every_class,
     )
-    _check_counts(plan, source, index, counts)
+    check_counts(plan, source, index, counts)
     return counts
-
-
-def _check_counts(plan: Plan, source: Source, index: Path, counts: dict[str, int]) -> None:
-    refused = [one.first for one in summarize(index) if one.level == REJECTION]
-    first = ""
-    if refused:
-        number = count_files(index, REJECTION)
-        first = f"; {number} files were rejected, e.g. {refused[0].file}: {refused[0].detail}"
-    if not sum(counts.values()):
-        raise IngestError(f"no picture of {source.description} can be used{first}")
-    if not source.every_class or plan.everything:
-        return
-    with connect(index) as opened:
-        query = "SELECT DISTINCT class FROM items JOIN facts USING (row) WHERE facts.split='train'"
-        trained = {name for (name,) in opened.execute(query)}
-    absent = [one for one in source.classes if one not in trained]
-    if absent:
-        raise IngestError(
-            f"no training picture of class {', '.join(absent)} in {source.description}{first}; "
-            "add pictures of it, or remove its folder"
-        )
-    for split, count in counts.items():
-        if not count:
-            raise IngestError(
-                f"no picture fell into {split!r} of {source.description}{first}; add pictures, "
-                f"give it a larger fraction, or add a folder {split!r}"
-            )
 
 
 def _describe(plan: Plan, source: Source, work: Path, *, shards: int, items: int) -> DatasetInfo:
@@ -288,6 +281,7 @@ def _describe(plan: Plan, source: Source, work: Path, *, shards: int, items: int
         named = {one: per_class[one] for one in source.classes}
         made[split] = SplitInfo(examples, shards, named, objects)
     index = work / "index.sqlite"
+    counted = count_objects(index)
     about = {"source": source.description, **asdict(plan), "name": plan.name or source.name}
     about |= {"items": items, "records": {split: one.examples for split, one in made.items()}}
     info = DatasetInfo(
@@ -303,7 +297,11 @@ def _describe(plan: Plan, source: Source, work: Path, *, shards: int, items: int
         category_ids=source.category_ids,
         slices=_slice_keys(index, source),
         masks=source.masks,
+        exif=plan.exif,
+        turned=count_turned(index),
+        group=plan.group,
     )
+    about |= {"objects": asdict(counted)} if source.task == features.DETECTION else {}
     with writing(folder / features.REPORT_FILE) as file:
         write_report(index, about, file)
     with writing(folder / features.DATASET_FILE) as file:

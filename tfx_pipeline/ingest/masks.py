@@ -61,6 +61,14 @@ def render(segmentation: Any, *, height: int, width: int) -> np.ndarray:
     return mask.decode(_rle(segmentation, height, width))
 
 
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's compressed run lengths of a (H, W) mask of 0 and 1."""
+    from pycocotools import mask as coco_mask
+
+    found: Any = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"counts": found["counts"].decode("ascii"), "size": list(mask.shape)}
+
+
 def mask_area(segmentation: Any, *, height: int, width: int) -> float:
     """Pixels of `render`'s mask, without rendering it."""
     from pycocotools import mask

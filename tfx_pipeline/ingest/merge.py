@@ -12,13 +12,14 @@ from pathlib import Path
 from tfx_pipeline.ingest import splits
 from tfx_pipeline.ingest.check import read_verdicts
 from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.groups import group_splits
 from tfx_pipeline.ingest.index import connect, read_item_row, record_findings
 from trainers.data.features import SPLITS
 
 # How many of the files with one content a message lists.
 _NAMED = 4
 _PAGE = 50_000
-_OPEN = """SELECT facts.row, digest, items.split FROM facts JOIN items USING (row)
+_OPEN = """SELECT facts.row, digest, items.split, grp FROM facts JOIN items USING (row)
            WHERE facts.row >= ? AND facts.row < ? ORDER BY facts.row"""
 
 
@@ -71,6 +72,7 @@ def place(
     fractions: tuple[float, float, float],
     shards: int,
     everything: str = "",
+    every_class: bool = False,
 ) -> dict[str, int]:
     """Gives each record its split and shard, decided by content; the number of records a split.
 
@@ -79,6 +81,10 @@ def place(
       fractions: of train, validation and test, for what the source leaves open.
       shards: files a split.
       everything: put all records into this split, whatever the source says.
+      every_class: see `group_splits`.
+
+    Raises:
+      IngestError: the source has a group in two splits.
     """
     counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
     with connect(index_path, write=True) as index:
@@ -86,12 +92,18 @@ def place(
             split
             for (split,) in index.execute("SELECT DISTINCT split FROM items WHERE split != ''")
         }
+        grouped = (
+            {}
+            if everything
+            else group_splits(index, present=present, fractions=fractions, every_class=every_class)
+        )
         last = index.execute("SELECT COALESCE(MAX(row), -1) FROM facts").fetchone()[0]
         for start in range(0, last + 1, _PAGE):
             rows = index.execute(_OPEN, (start, start + _PAGE)).fetchall()
             placed = []
-            for row, digest, declared in rows:
-                split = everything or splits.choose_split(
+            for row, digest, declared, group in rows:
+                split = everything or grouped.get(group)
+                split = split or splits.choose_split(
                     digest, declared, present=present, fractions=fractions
                 )
                 counts[split] += 1

@@ -7,7 +7,7 @@ and renders them.
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,10 @@ from trainers.data import features
 
 # Sources round their numbers; a box this little over the edge was at the edge.
 _ROUNDING_PX = 0.01
+# A box half outside reaches 1.5; twice the image is another unit.
+_MAX_FRACTION = 2.0
+# A box within the first pixel says something of images that are hardly larger, and only of those.
+_FRACTION_SIDE = 8
 _BANDS = ((1, "none"), (2, "one"), (5, "few"), (10, "some"))
 
 
@@ -71,7 +75,9 @@ def clean(
     kept: list[_One] = []
     findings: list[Finding] = []
     for one in _each(objects, height, width):
-        found = _label_finding(one, num_classes) or _box_finding(one, height, width)
+        found = _label_finding(one, num_classes)
+        found = found or _unit_finding(one, height, width, normalized=objects.normalized)
+        found = found or _box_finding(one, height, width)
         found = found or mask_finding(one.segmentation, height=height, width=width)
         if found is None:
             one, found = _clipped(one, height, width)
@@ -192,6 +198,61 @@ def _together(every: list[_One], flags: tuple[str, ...]) -> Objects:
     )
 
 
+def without_repeats(objects: Objects, name: str) -> tuple[Objects, tuple[Finding, ...]]:
+    """Objects that are listed once, and a finding for each that is equal to an earlier one.
+
+    Args:
+      objects: as the source gives them, with `ids`.
+      name: of the image, for findings.
+    """
+    first: dict[str, int] = {}
+    kept, findings = [], []
+    shapes = objects.segmentations or (None,) * len(objects.boxes)
+    every = zip(objects.classes, objects.boxes, shapes, strict=True)
+    for place, one in enumerate(every):
+        earlier = first.setdefault(json.dumps(one, default=_plain), place)
+        if earlier == place:
+            kept.append(place)
+        else:
+            detail = f"annotation {objects.ids[place]} is equal to {objects.ids[earlier]}"
+            findings.append(Finding("object_repeated", name, detail))
+    return _chosen(objects, kept), tuple(findings)
+
+
+def without_unknown(objects: Objects, name: str) -> tuple[Objects, tuple[Finding, ...]]:
+    """Objects of the classes that were asked for, and a finding for each of another.
+
+    Args:
+      objects: with `ids`; a class that was not asked for is -1.
+      name: of the image, for findings.
+    """
+    kept = [place for place, one in enumerate(objects.classes) if one >= 0]
+    findings = [
+        Finding("class_left_out", name, f"annotation {objects.ids[place]}")
+        for place, one in enumerate(objects.classes)
+        if one < 0
+    ]
+    return _chosen(objects, kept), tuple(findings)
+
+
+def _chosen(objects: Objects, kept: Sequence[int]) -> Objects:
+    """The objects at some places."""
+
+    def chosen(values: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(values[place] for place in kept) if values else ()
+
+    return replace(
+        objects,
+        boxes=chosen(objects.boxes),
+        classes=chosen(objects.classes),
+        ids=chosen(objects.ids),
+        areas=chosen(objects.areas),
+        is_crowd=chosen(objects.is_crowd),
+        segmentations=chosen(objects.segmentations),
+        flags={key: chosen(values) for key, values in objects.flags.items()},
+    )
+
+
 def _label_finding(one: _One, num_classes: int) -> tuple[str, str] | None:
     if 0 <= one.label < num_classes:
         return None
@@ -213,6 +274,19 @@ def _box_finding(one: _One, height: int, width: int) -> tuple[str, str] | None:
     inside = _clip(one.box, height, width)
     if _same(inside[0] / width, inside[2] / width) or _same(inside[1] / height, inside[3] / height):
         return "box_empty", f"{what} has no area as float32"
+    return None
+
+
+def _unit_finding(
+    one: _One, height: int, width: int, *, normalized: bool
+) -> tuple[str, str] | None:
+    """Why a box is of the other unit: pixels where fractions belong, or fractions for pixels."""
+    scale = (width, height) * 2 if normalized else (1, 1, 1, 1)
+    box = tuple(value / unit for value, unit in zip(one.box, scale, strict=True))
+    if normalized and max(map(abs, box)) > _MAX_FRACTION:
+        return "box_outside", f"box {_box_text(box)} looks like pixels; it takes fractions in 0..1"
+    if not normalized and max(map(abs, box)) <= 1 and min(height, width) >= _FRACTION_SIDE:
+        return "box_invalid", f"box {_box_text(box)} looks like fractions; it takes pixels"
     return None
 
 
@@ -244,7 +318,7 @@ def _clipped(one: _One, height: int, width: int) -> tuple[_One, tuple[str, str] 
     return made, ("box_clipped", detail)
 
 
-def _box_text(box: tuple[float, float, float, float]) -> str:
+def _box_text(box: tuple[float, ...]) -> str:
     return "xmin {:g}, ymin {:g}, xmax {:g}, ymax {:g}".format(*box)
 
 

@@ -8,16 +8,15 @@ import contextlib
 import hashlib
 import io
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from serving.image_header import MAX_PIXELS, ImageError, ImageTooLargeError, check_image
+from trainers.data.orientation import AS_STORED, UPRIGHT, orientation_of
 from trainers.data.slices import slices
-
-AS_STORED, UPRIGHT = "as_stored", "upright"
 
 # Only formats people keep photographs in: Pillow also opens EPS (by running Ghostscript) and
 # formats without a signature, which take any bytes for a picture.
@@ -51,6 +50,7 @@ class Facts:
       channels: as stored.
       colorspace: `RGB`, `Grayscale` or `CMYK`, as stored.
       orientation: EXIF 1 to 8 of the stored bytes.
+      source_orientation: EXIF 1 to 8 of the source's bytes.
       transcoded: the stored bytes are a PNG made of the source's.
       slices: the `slice/*` strings.
     """
@@ -62,6 +62,7 @@ class Facts:
     channels: int
     colorspace: str
     orientation: int
+    source_orientation: int
     transcoded: bool
     slices: dict[str, str] = field(default_factory=dict)
 
@@ -154,6 +155,7 @@ def _picture(
         channels=header.channels,
         colorspace=colorspace,
         orientation=orientation,
+        source_orientation=details.orientation,
         transcoded=transcoded,
         slices=slices(pixels),
     )
@@ -182,9 +184,10 @@ def _details(data: bytes) -> _Details:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_known(_GRAPH_FORMATS)) as picture:
-                return _of(picture)
+                # What a graph reads of it too, which is not all that Pillow takes for EXIF.
+                return replace(_of(picture), orientation=orientation_of(data))
     except Exception:  # Pillow's plugins raise whatever broken bytes lead them to.
-        return _Details()
+        return _Details(orientation=orientation_of(data))
 
 
 def _of(picture: Image.Image) -> _Details:

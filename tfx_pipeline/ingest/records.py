@@ -6,7 +6,8 @@ TensorFlow loads inside the functions: the registry imports this module to find 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tfx_pipeline.ingest.objects import clean, count_band, object_features
+from tfx_pipeline.ingest.frames import record_labels
+from tfx_pipeline.ingest.objects import count_band, object_features
 from tfx_pipeline.ingest.pictures import Facts
 from tfx_pipeline.ingest.source import Item, Values
 from trainers.data import features
@@ -50,13 +51,16 @@ def make_example(
         values[features.LABEL] = [classes.index(item.class_name) + LABEL_OFFSET]
         values[features.TEXT] = [item.class_name]
     slices = {**facts.slices, **item.slices}
-    if item.objects is not None:
+    labels = record_labels(item, facts, num_classes=len(classes))
+    if labels.objects is not None:
         size = {"height": facts.height, "width": facts.width}
-        kept, _ = clean(item.objects, name=item.name, num_classes=len(classes), **size)
-        values |= object_features(kept, classes=classes, label_offset=LABEL_OFFSET, **size)
-        slices[features.SLICE_OBJECTS] = count_band(len(kept.boxes))
+        made = object_features(labels.objects, classes=classes, label_offset=LABEL_OFFSET, **size)
+        values |= made
+        slices[features.SLICE_OBJECTS] = count_band(len(labels.objects.boxes))
     values |= {key: [value] for key, value in slices.items()}
-    values |= {key: one for key, one in item.attributes.items() if key not in _DECLARED}
+    values |= {key: one for key, one in labels.attributes.items() if key not in _DECLARED}
+    if item.group:
+        values[features.GROUP] = [item.group.encode("utf-8", "surrogateescape")]
     return tf.train.Example(features=tf.train.Features(feature=_features(values)))
 
 

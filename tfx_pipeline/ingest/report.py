@@ -5,7 +5,7 @@ index to the file without ever being in memory.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -35,6 +35,12 @@ def summarize(index_path: Path) -> list[KindCount]:
         ]
     order = {REJECTION: 0, REPAIR: 1}
     return sorted(found, key=lambda one: (order.get(one.level, 2), one.kind))
+
+
+def first_of(index_path: Path, kinds: Sequence[str]) -> Finding | None:
+    """The first finding of the most frequent one of some kinds; None where there is none."""
+    every = [one for one in summarize(index_path) if one.kind in kinds]
+    return max(every, key=lambda one: one.count).first if every else None
 
 
 def count_files(index_path: Path, level: str) -> int:

@@ -9,7 +9,7 @@ A new data set is one module of `tfx_pipeline.ingest.sources`:
 Keyword arguments are the job's options: `sightline ingest pets ~/pets breeds=true`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,10 +32,17 @@ class Request:
     Attributes:
       where: the SOURCE argument: a folder, a file or a name; None where none was given.
       work: an empty folder for files the job needs while its items are read.
+      group: the `--group` argument: columns of a table, or an expression on names.
     """
 
     where: str | None
     work: Path
+    group: str = ""
+
+    def group_columns(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """The columns that `group` names, with commas between; none where it names no columns."""
+        named = tuple(one.strip() for one in self.group.split(",") if one.strip())
+        return named if all(one in columns for one in named) else ()
 
     def folder(self, layout: str) -> Path:
         """`where` as an existing folder.
@@ -68,6 +75,8 @@ class Objects:
         where `normalized`), a COCO RLE `{"counts", "size"}`, or None.
       flags: further int64 lists by feature key, such as `features.DIFFICULT`.
       normalized: boxes and polygons are fractions of width and height.
+      frame: what boxes and masks were drawn on: `stored` pixels, `shown` ones (turned by EXIF), or
+        empty where only the size that the labels state can decide it.
     """
 
     boxes: tuple[tuple[float, float, float, float], ...] = ()
@@ -78,6 +87,7 @@ class Objects:
     segmentations: tuple[Any, ...] = ()
     flags: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     normalized: bool = False
+    frame: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,8 @@ class Item:
       objects: for detection; None for classification.
       attributes: further features by key, e.g. `{features.SOURCE_ID: ["42"]}`.
       slices: further `slice/*` keys and their values.
+      group: images of one group (an object, a person, a camera) stay in one split; empty where
+        the source does not say.
       findings: what the job itself repaired or noted in this picture's labels.
     """
 
@@ -110,6 +122,7 @@ class Item:
     objects: Objects | None = None
     attributes: Mapping[str, Values] = field(default_factory=dict)
     slices: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
     findings: tuple[Finding, ...] = ()
 
 

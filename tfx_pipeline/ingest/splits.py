@@ -48,14 +48,26 @@ def choose_split(
     """
     if declared in SPLITS[1:]:
         return declared
-    missing = [split for split in SPLITS if split == "train" or split not in present]
-    weights = {split: fractions[SPLITS.index(split)] for split in missing}
-    point = int(digest[:_HEX_DIGITS], 16) / 16**_HEX_DIGITS * sum(weights.values())
+    weights = missing_splits(present, fractions)
+    point = split_point(digest) * sum(weights.values())
     for split, weight in weights.items():
         if point < weight:
             return split
         point -= weight
-    return missing[-1]
+    return list(weights)[-1]
+
+
+def missing_splits(
+    present: Collection[str], fractions: tuple[float, float, float]
+) -> dict[str, float]:
+    """Train and each split that the source lacks -> its fraction."""
+    missing = [split for split in SPLITS if split == "train" or split not in present]
+    return {split: fractions[SPLITS.index(split)] for split in missing}
+
+
+def split_point(digest: str) -> float:
+    """A digest's place in [0, 1)."""
+    return int(digest[:_HEX_DIGITS], 16) / 16**_HEX_DIGITS
 
 
 def choose_shard(digest: str, shards: int) -> int:

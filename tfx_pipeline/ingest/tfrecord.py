@@ -2,7 +2,8 @@
 
 Records of the Inception / Model Garden convention for ImageNet and of the TF Object Detection API
 for COCO are described by a `dataset.json` beside links to their shards. Shards are told by their
-names: `train-00000-of-01024`, `validation-*` or `val-*`, `test-*`.
+names: `train-00000-of-01024`, `validation-*` or `val-*`, `test-*`, or another word of
+`tfx_pipeline.ingest.split_words` in their own name or in that of a folder.
 """
 
 import hashlib
@@ -15,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from tfx_pipeline.ingest import progress
+from tfx_pipeline.ingest.class_names import check_names, class_name
 from tfx_pipeline.ingest.options import bind
 from tfx_pipeline.ingest.output import publish, workplace, writing
 from tfx_pipeline.ingest.shards import file_digest, shard_path
 from tfx_pipeline.ingest.source import IngestError
+from tfx_pipeline.ingest.split_words import known_words, split_in_name
+from tfx_pipeline.ingest.text_files import read_lines
 from trainers.data import features
 from trainers.data.features import CLASSIFICATION, DETECTION, DatasetInfo, SplitInfo
 
 _LAYOUT = "a folder of shards such as train-00000-of-01024 and validation-00000-of-00128"
-_SHARD = re.compile(r"(?:^|[^a-z])(train|validation|val|test)(?=[^a-z]|$)", re.IGNORECASE)
-_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+_RECORDS = re.compile(r"tfrecords?|\.records?\b|\d{5}-of-\d{5}$", re.IGNORECASE)
 _NOT_SHARDS = (".json", ".txt", ".csv", ".pbtxt", ".md", ".idx")
 _BATCH = 64
 # One training shard in a hundred, and at least one, becomes the validation split.
@@ -105,11 +108,22 @@ def _within(inner: Path, outer: Path) -> bool:
 def _shards(folder: Path) -> dict[str, list[Path]]:
     """Split -> its shards, sorted; see `adopt` for how splits are filled."""
     found: dict[str, list[Path]] = {}
+    unknown: list[Path] = []
     for file in sorted(folder.rglob("*")):
-        match = _SHARD.search(file.relative_to(folder).as_posix())
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if match and file.is_file() and not hidden and not file.name.endswith(_NOT_SHARDS):
-            found.setdefault(_SPLITS[match.group(1).lower()], []).append(file)
+        name = file.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if hidden or not file.is_file() or file.name.endswith(_NOT_SHARDS):
+            continue
+        split = split_in_name(name.as_posix())
+        if split:
+            found.setdefault(split, []).append(file)
+        elif _RECORDS.search(file.name):
+            unknown.append(file)
+    if unknown and found:
+        raise IngestError(
+            f"{unknown[0]} is called by no split, unlike {next(iter(found.values()))[0]}; splits "
+            f"are called {known_words()}: rename it, or move it away"
+        )
     if "train" not in found and "test" not in found and "validation" not in found:
         raise IngestError(f"{folder} has no shards called by a split; give {_LAYOUT}")
     if "test" not in found and "validation" in found:
@@ -213,10 +227,10 @@ def _info(
     labels = sorted({label for one in found.values() for label in one.labels})
     if not labels:
         raise IngestError(f"{folder}: none of its records has a label")
+    texts = {number: text for one in found.values() for number, text in one.names.items()}
     offset = given.get("label_offset", -1)
     if offset < 0:
-        offset = 0 if labels[0] == 0 else 1
-    texts = {number: text for one in found.values() for number, text in one.names.items()}
+        offset = _offset(folder, labels, texts, given.get("classes", ""))
     classes = _classes(labels, texts, offset=offset, given=given.get("classes", ""))
     fingerprint = hashlib.sha256("".join(d for one in found.values() for d in one.digests).encode())
     detection = any(one.detection for one in found.values())
@@ -244,12 +258,41 @@ def _info(
     )
 
 
+def _offset(folder: Path, labels: list[int], texts: dict[int, str], given: str) -> int:
+    """The label of the first class: what the smallest label, or the given names, tell.
+
+    Raises:
+      IngestError: labels that count from 0 and lack their first classes look like ones from 1.
+    """
+    names = _given_names(given) if given else []
+    if names:
+        fitting = [
+            offset
+            for offset in (0, 1)
+            if labels[0] >= offset
+            and labels[-1] - offset < len(names)
+            and all(names[label - offset] == class_name(text) for label, text in texts.items())
+        ]
+        if len(fitting) == 1:
+            return fitting[0]
+    if labels[0] == 0 or (labels[0] == 1 and not names):
+        return labels[0]
+    raise IngestError(
+        f"the labels of {folder} run from {labels[0]} to {labels[-1]}, which does not say whether "
+        "classes count from 0 or from 1; say label_offset=0 or label_offset=1"
+    )
+
+
+def _given_names(file: str) -> list[str]:
+    return [class_name(line) for line in read_lines(Path(file).expanduser())]
+
+
 def _classes(
     labels: list[int], texts: dict[int, str], *, offset: int, given: str
 ) -> tuple[str, ...]:
     """Names in label order; a label that no record has or names is called by its number."""
     if given:
-        names = Path(given).expanduser().read_text(encoding="utf-8").splitlines()
+        names = _given_names(given)
     else:
         names = [texts.get(label, str(label)) for label in range(offset, labels[-1] + 1)]
     if labels[0] < offset or labels[-1] - offset >= len(names):
@@ -257,7 +300,10 @@ def _classes(
             f"labels run from {labels[0]} to {labels[-1]}, which {len(names)} classes from "
             f"{offset} on do not cover; give label_offset= and classes="
         )
+    names = [class_name(one) or str(index + offset) for index, one in enumerate(names)]
     twice = {name for name, count in Counter(names).items() if count > 1}
-    return tuple(
+    classes = tuple(
         f"{name} ({index + offset})" if name in twice else name for index, name in enumerate(names)
     )
+    check_names(classes, "the records' class names", typed=False)
+    return classes

@@ -6,6 +6,9 @@ TFDV and TFMA read them. Standard library only, so that anything may import this
 """
 
 import json
+import re
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ CHANNELS = "image/channels"  # int64, as stored: 1, 3 or 4
 COLORSPACE = "image/colorspace"  # bytes: RGB, Grayscale or CMYK, as stored
 ORIENTATION = "image/exif_orientation"  # int64: EXIF 1 to 8 as stored; 1 is upright or unknown
 ID = "image/key/sha256"  # bytes: hex digest of image/encoded; the example's identity
+GROUP = "image/group"  # bytes: images of one group are in one split; optional
 SLICES = ("slice/brightness", "slice/contrast", "slice/aspect", "slice/size")
 
 # Classification, and the class of the whole picture.
@@ -58,8 +62,13 @@ OBJECT_KEYS = (XMIN, XMAX, YMIN, YMAX, OBJECT_LABEL, OBJECT_TEXT, IS_CROWD, AREA
 SPLITS = ("train", "validation", "test")
 DATASET_FILE = "dataset.json"
 REPORT_FILE = "ingest_report.json"
+# The head of a report is what the job was asked; its findings may be of any size.
+_REPORT_HEAD_BYTES = 64 * 1024
+_REPORTED_EXIF = re.compile(r'"exif": "(as_stored|upright)"')
 
 CLASSIFICATION, DETECTION = "classification", "detection"
+_HOLDS = {CLASSIFICATION: "images with one class each", DETECTION: "images with objects"}
+_JOBS = {CLASSIFICATION: "e.g. `folder` or `csv`", DETECTION: "e.g. `coco`, `voc` or `yolo`"}
 
 
 class DatasetError(ValueError):
@@ -103,6 +112,10 @@ class DatasetInfo:
       slices: the `slice/*` keys that every record holds.
       masks: every object has a mask.
       foreign: written by others: records may lack an identity and slices, which readers compute.
+      exif: `as_stored`, or `upright` where images were turned by their EXIF orientation: the graph
+        exported from these records then turns what it is sent.
+      turned: how many source images had an EXIF orientation other than 1.
+      group: what kept images of one group in one split, as `--group` gave it; empty for nothing.
     """
 
     name: str
@@ -118,12 +131,54 @@ class DatasetInfo:
     slices: tuple[str, ...] = SLICES
     masks: bool = False
     foreign: bool = False
+    exif: str = "as_stored"
+    turned: int = 0
+    group: str = ""
     format_version: int = field(default=1)
 
     @property
     def num_classes(self) -> int:
         """How many classes the labels index."""
         return len(self.classes)
+
+    def check_task(self, task: str, what: str) -> None:
+        """Nothing, when the records are of `task`.
+
+        Args:
+          task: that is to be trained or evaluated.
+          what: needs it, for the message: a recipe, a bundle.
+
+        Raises:
+          DatasetError: they are of another one.
+        """
+        if self.task != task:
+            raise DatasetError(
+                f"{what} is for {task}, the data set {self.name!r} holds "
+                f"{_HOLDS.get(self.task, self.task)}; "
+                f"give data that were ingested for {task} ({_JOBS.get(task, 'see --jobs')})"
+            )
+
+    def class_positions(self, classes: Sequence[str], what: str) -> tuple[int, ...]:
+        """Where each of this data set's classes is among a model's, by name.
+
+        Args:
+          classes: of the model, in label order.
+          what: the model, for the message.
+
+        Raises:
+          DatasetError: the model has no class of one of the names.
+        """
+        known = {_composed(name): place for place, name in enumerate(classes)}
+        unknown = [name for name in self.classes if _composed(name) not in known]
+        if unknown:
+            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+            raise DatasetError(
+                f"{what} does not know {len(unknown)} of the {self.num_classes} classes of the "
+                f"data set {self.name!r}: {', '.join(map(repr, unknown[:3]))}{more}; it knows "
+                f"{', '.join(map(repr, classes[:3]))}{', ...' if len(classes) > 3 else ''}. "
+                "Classes are paired by name: ingest the data with the model's names"
+            )
+        return tuple(known[_composed(name)] for name in self.classes)
 
     def to_json(self) -> str:
         """The text of `dataset.json`."""
@@ -147,10 +202,29 @@ class DatasetInfo:
             for key in ("classes", "category_ids", "slices"):
                 if key in raw:
                     raw[key] = tuple(raw[key])
+            if "exif" not in raw:
+                raw["exif"] = _reported_exif(Path(directory))
+                # Nobody asks for upright images who has none that are turned.
+                raw["turned"] = int(raw["exif"] == "upright")
             raw["splits"] = {name: SplitInfo(**split) for name, split in raw["splits"].items()}
             return cls(**raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{path} is not a data set description: {error}") from error
+
+
+def _composed(name: str) -> str:
+    """A name in Unicode's composed form: archives of Macs write accents apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _reported_exif(directory: Path) -> str:
+    """The EXIF policy of records that were ingested before `dataset.json` stated it."""
+    path = directory / REPORT_FILE
+    if not path.is_file():
+        return "as_stored"
+    with path.open(encoding="utf-8", errors="replace") as file:
+        found = _REPORTED_EXIF.search(file.read(_REPORT_HEAD_BYTES))
+    return found.group(1) if found else "as_stored"
 
 
 def shard_pattern(directory: Path | str, split: str) -> str:

@@ -16,7 +16,16 @@ from trainers.data.features import DatasetInfo
 from trainers.file_index import FileIndex
 
 # Of `dataset.json`: words about where the records came from.
-_WORDS = ("name", "source", "rejected", "repaired", "fingerprint", "format_version")
+_WORDS = (
+    "name",
+    "source",
+    "rejected",
+    "repaired",
+    "fingerprint",
+    "format_version",
+    "turned",
+    "group",
+)
 _TRAINING = ("train", "validation")
 _THREADS = 8
 

@@ -7,10 +7,15 @@ also computes), so that pixels which are cropped away are never resized.
 import tensorflow as tf
 
 from trainers.data.decode import decode_image
+from trainers.data.orientation import orientation_tensor, upright_tensor
 
 
 def eval_image(
-    encoded: tf.Tensor, *, image_size: tuple[int, int], crop_fraction: float
+    encoded: tf.Tensor,
+    *,
+    image_size: tuple[int, int],
+    crop_fraction: float,
+    upright: bool = False,
 ) -> tf.Tensor:
     """The uint8 image that the network sees for encoded bytes.
 
@@ -18,6 +23,7 @@ def eval_image(
       encoded: () string, see `decode_image`.
       image_size: (height, width) in pixels of the result.
       crop_fraction: the central part of each side that is kept, in (0, 1]; 1 keeps everything.
+      upright: turn the image by its EXIF orientation first, as `ingest --exif upright` did.
 
     Returns:
       (height, width, 3) uint8 RGB in [0, 255].
@@ -25,7 +31,11 @@ def eval_image(
     Raises:
       tf.errors.InvalidArgumentError: when run on bytes that do not decode.
     """
-    return eval_pixels(decode_image(encoded), image_size=image_size, crop_fraction=crop_fraction)
+    image = decode_image(encoded)
+    if upright:
+        image = upright_tensor(image, orientation_tensor(encoded))
+        image.set_shape((None, None, 3))
+    return eval_pixels(image, image_size=image_size, crop_fraction=crop_fraction)
 
 
 def eval_pixels(
@@ -45,7 +55,11 @@ def eval_pixels(
 
 
 def eval_images(
-    encoded: tf.Tensor, *, image_size: tuple[int, int], crop_fraction: float
+    encoded: tf.Tensor,
+    *,
+    image_size: tuple[int, int],
+    crop_fraction: float,
+    upright: bool = False,
 ) -> tf.Tensor:
     """`eval_image` of a batch, for signatures that take bytes.
 
@@ -53,12 +67,15 @@ def eval_images(
       encoded: (B,) string; B may be 0.
       image_size: (height, width) in pixels of the result.
       crop_fraction: see `eval_image`.
+      upright: see `eval_image`.
 
     Returns:
       (B, height, width, 3) uint8.
     """
     return tf.map_fn(
-        lambda one: eval_image(one, image_size=image_size, crop_fraction=crop_fraction),
+        lambda one: eval_image(
+            one, image_size=image_size, crop_fraction=crop_fraction, upright=upright
+        ),
         encoded,
         fn_output_signature=tf.TensorSpec((*image_size, 3), tf.uint8),
     )

@@ -101,12 +101,12 @@ def _class_order(classes: tuple[str, ...], config: Config) -> tuple[list[int] | 
         return None, []  # Without data only the count decides.
     if new == classes:
         return None, []
-    if set(new) == set(classes) and len(set(new)) == len(new):
-        return [classes.index(name) for name in new], ["the classes are in another order: sorted"]
-    if len(new) != len(classes):
-        return None, []
-    gone = next(name for name in classes if name not in new)
-    return [], [f"other classes (no {gone!r} here), so the classifier starts fresh"]
+    fresh = sorted(set(new) - set(classes))
+    if fresh:
+        return [], [f"other classes (no {fresh[0]!r} there), so the classifier starts fresh"]
+    note = f"its classes are {len(new)} of {len(classes)}" if len(new) < len(classes) else ""
+    note = note or "the classes are in another order"
+    return [classes.index(name) for name in new], [f"{note}: the classifier is paired by name"]
 
 
 def _nothing(value: np.ndarray) -> np.ndarray:

@@ -155,7 +155,7 @@ def test_a_class_or_split_without_pictures_is_refused_and_nothing_is_written(tmp
         noise(root / "dog" / f"{seed}.png", seed)
     (root / "cat").mkdir()
     (root / "cat" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
-    with pytest.raises(IngestError, match=r"no training picture of class cat .*broken\.jpg"):
+    with pytest.raises(IngestError, match=r"no training image of class cat .*broken\.jpg"):
         ingest("folder", tmp_path / "out", where=root)
     assert not (tmp_path / "out").exists()
 

@@ -46,6 +46,7 @@ def both(data, info=INFO):
         {"slices": ()},
         {"foreign": True},
         {"masks": True},
+        {"exif": "upright"},
         {"splits": {**INFO.splits, "train": SplitInfo(2, 1, {})}},
     ],
 )
@@ -55,7 +56,10 @@ def test_what_the_description_says_decides(data, change):
     assert training != both(data)[1]
 
 
-@pytest.mark.parametrize("change", [{"name": "dogs"}, {"source": "moved"}, {"rejected": 7}])
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "dogs"}, {"source": "moved"}, {"rejected": 7}, {"turned": 3}, {"group": "(x)"}],
+)
 def test_words_decide_a_run_and_no_weights(data, change):
     whole, training = both(data, replace(INFO, **change))
     assert whole != both(data)[0]

@@ -93,7 +93,17 @@ def test_classes_of_other_names_or_order_are_not_mistaken(saved, tmp_path):
     before = fresh.get_layer("logits").kernel.numpy()
     report = initialize(fresh, folder, other)
     np.testing.assert_array_equal(fresh.get_layer("logits").kernel, before)
-    assert any("no 'cat' here" in note for note in report.notes)
+    assert any("no 'dog' there" in note for note in report.notes)
+
+
+def test_a_part_of_the_classes_keeps_its_rows_of_the_classifier(saved, tmp_path):
+    folder, model, config = saved
+    two = data_folder(tmp_path / "two", ("cat", "ant"))
+    part = replace(config, data=replace(config.data, dir=two))
+    new = build_model(part, 2)
+    report = initialize(new, folder, part)
+    np.testing.assert_allclose(new(IMAGES), model(IMAGES).numpy()[:, [2, 0]], atol=1e-6)
+    assert any("its classes are 2 of 3" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(

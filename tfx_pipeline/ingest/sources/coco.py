@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from tfx_pipeline.ingest.archives import Member, members, read_member
+from tfx_pipeline.ingest.class_names import check_names
 from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.frames import checked_frame
+from tfx_pipeline.ingest.objects import without_repeats
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, Values, jobs
 from tfx_pipeline.ingest.sources.coco_index import (
     PANOPTIC,
@@ -40,6 +43,7 @@ from tfx_pipeline.ingest.sources.coco_panoptic import (
     semantic_features,
 )
 from tfx_pipeline.ingest.sources.json_stream import Document, read_list
+from tfx_pipeline.ingest.split_words import split_of_word
 from trainers.data import features
 
 _VAL_SPLITS = ("test", "validation")
@@ -61,6 +65,7 @@ def source(
     captions: bool = False,
     panoptic: bool = False,
     semantic: str = "",
+    boxes: str = "",
 ) -> Source:
     """COCO's pictures and objects, or those of any data set in its format.
 
@@ -76,37 +81,44 @@ def source(
       panoptic: also read the panoptic labels; their classes count from 1 in the order of their ids.
       semantic: a folder or archive with a PNG of labels for each picture, by the same name; one
         called `stuffthingmaps...` counts from 0, in others 0 is void.
+      boxes: for images that EXIF turns and whose stated size does not decide it: `stored` or
+        `shown`, what boxes and masks were drawn on.
 
     Raises:
       IngestError: a file is missing, not JSON or not COCO's, or an id is there twice.
     """
     wishes = Wishes(captions, panoptic)
+    val = split_of_word(val) or val
     if val not in _VAL_SPLITS:
         raise IngestError(f"val must be {' or '.join(_VAL_SPLITS)}, got {val!r}")
+    frame = checked_frame(boxes)
     if annotations or images:
         parts = [named_part(request, (annotations, images, split), val, wishes)]
     else:
         parts = parts_of(request.folder(LAYOUT), val=val, year=year, only=only, wishes=wishes)
     categories = _categories([one.instances for one in parts])
     pixel_labels = _pixel_labels([one.panoptic[0] for one in parts if one.panoptic])
+    classes = _unique(categories)
+    # COCO's own names are what they are; a file of one's own may have a name in two spellings.
+    check_names(classes, str(parts[0].instances), typed=not parts[0].published)
     index = CocoIndex(request.work / "coco.sqlite")
     labels = Path(semantic).expanduser() if semantic else None
     with index.writing() as writer:
         for part in parts:
             _load(writer, part, labels)
         masks = not writer.maskless
-    reader = _Reader(index, parts, list(categories), pixel_labels, labels)
+    reader = _Reader(index, parts, list(categories), pixel_labels, labels, frame=frame)
     total, objects = index.count("images"), index.count("annotations")
     files = " and ".join(one.instances.name for one in parts)
     return Source(
         name="coco",
-        classes=_unique(categories),
+        classes=classes,
         items=reader.items(),
         description=f"{total:,} images and {objects:,} annotations of {files}",
         task=features.DETECTION,
         category_ids=tuple(categories),
         fractions=_FRACTIONS,
-        keep_duplicates=parts[0].own,
+        keep_duplicates=parts[0].published,
         masks=masks,
         total=total,
     )
@@ -122,7 +134,10 @@ class _Reader:
         category_ids: list[int],
         pixel_labels: Mapping[int, int],
         semantic: Path | None,
+        *,
+        frame: str,
     ) -> None:
+        self._frame = frame
         self._index, self._parts, self._pixel_labels = index, parts, pixel_labels
         self._classes = {ident: place for place, ident in enumerate(category_ids)}
         self._semantic = semantic
@@ -139,12 +154,19 @@ class _Reader:
     def _item(self, reader: CocoReader, number: int, entry: ImageEntry) -> Item | Finding:
         part = self._parts[number]
         name = f"{part.pictures.stem}/{entry.name}"
-        place = reader.file(number, PICTURE, entry.name)
+        place, by_name = reader.file(number, PICTURE, entry.name), None
         if place is None:
-            what = f"image {entry.id} of {part.instances.name} is not in {part.pictures.name}"
+            place = by_name = reader.file_of_elsewhere(number, entry.name)
+        if place is None:
+            what = f"image {entry.id} of {part.instances.name}: {part.pictures} has no {entry.name}"
             return Finding("image_missing", name, what)
         found, attributes = self._attributes(reader, number, entry)
         every = [*(("annotation_invalid", one) for one in entry.faults), *found]
+        every += [("image_by_name", f"{entry.name} is {by_name.name}")] if by_name else []
+        objects = self._objects(entry)
+        repeated: tuple[Finding, ...] = ()
+        if not part.published:  # Published figures are on all that COCO's own files list.
+            objects, repeated = without_repeats(objects, name)
         return Item(
             name=name,
             split=part.split,
@@ -152,9 +174,9 @@ class _Reader:
             offset=place.offset,
             length=place.length,
             deflated=place.deflated,
-            objects=self._objects(entry),
+            objects=objects,
             attributes=attributes,
-            findings=tuple(Finding(kind, name, detail) for kind, detail in every),
+            findings=(*(Finding(kind, name, detail) for kind, detail in every), *repeated),
         )
 
     def _objects(self, entry: ImageEntry) -> Objects:
@@ -166,6 +188,7 @@ class _Reader:
             areas=tuple(one.area for one in every),
             is_crowd=tuple(one.is_crowd for one in every),
             segmentations=tuple(one.segmentation for one in every),
+            frame=self._frame,
         )
 
     def _attributes(
@@ -214,6 +237,8 @@ def _orphans(reader: CocoReader, number: int, part: Part) -> Iterator[Finding]:
 def _unlisted(reader: CocoReader, number: int, part: Part) -> Iterator[Finding]:
     """Pictures that the annotation file does not know, once its images are read."""
     for name in reader.unused(number):
+        if name == part.instances.name:
+            continue
         # In archives the names often begin with the folder's.
         below = name.removeprefix(f"{part.pictures.stem}/")
         what = f"not listed in {part.instances.name}"

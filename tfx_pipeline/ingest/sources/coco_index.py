@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from tfx_pipeline.ingest.archives import Member
+from tfx_pipeline.ingest.file_names import is_of_elsewhere, with_slashes
 from tfx_pipeline.ingest.index import connect
 from tfx_pipeline.ingest.source import IngestError
 from tfx_pipeline.ingest.sources.json_stream import Document, read_list
@@ -23,7 +24,8 @@ PICTURE, PANOPTIC, SEMANTIC = range(3)
 
 _MAX_INTEGER = 2**63
 _TABLES = """
-CREATE TABLE images (part INTEGER, id INTEGER, name BLOB, height INTEGER, width INTEGER);
+CREATE TABLE images (
+  part INTEGER, id INTEGER, name BLOB, height INTEGER, width INTEGER, base BLOB);
 CREATE TABLE annotations (part INTEGER, image INTEGER, id INTEGER, body TEXT, fault TEXT);
 CREATE TABLE captions (part INTEGER, image INTEGER, id INTEGER, body TEXT);
 CREATE TABLE panoptic (part INTEGER, image INTEGER, name BLOB, body TEXT);
@@ -33,6 +35,7 @@ CREATE TABLE files (
 """
 _KEYS = """
 CREATE INDEX annotations_of ON annotations (part, image, id);
+CREATE INDEX images_based ON images (part, base);
 CREATE INDEX captions_of ON captions (part, image, id);
 CREATE INDEX panoptic_of ON panoptic (part, image);
 CREATE INDEX files_named ON files (part, kind, name);
@@ -140,7 +143,7 @@ class CocoWriter:
         part = len(self.documents)
         self.documents.append(document)
         images = self._insert(
-            "INSERT INTO images VALUES (?,?,?,?,?)",
+            "INSERT INTO images VALUES (?,?,?,?,?,?)",
             (_image_row(part, one, document) for one in read_list(document, "images")),
         )
         if not images:
@@ -259,16 +262,36 @@ class CocoReader:
         That is its path, or the one path that ends in `/` and `name`, or that `name` ends in `/`
         and: another folder's file of the same base name is another picture.
         """
-        wanted = _bytes(name)
-        where = "SELECT " + _FILE + " FROM files WHERE part = ? AND kind = ? AND "
-        for column, value in (("name", wanted), ("base", _base(name))):
-            rows = self._database.execute(f"{where} {column} = ?", (part, kind, value))
-            found = list(islice((row for row in rows if _same_end(row[1], wanted)), 2))
-            if len(found) == 1:
-                row, own, path, offset, length, deflated = found[0]
-                self._database.execute("UPDATE files SET used = 1 WHERE rowid = ?", (row,))
-                return Member(_text(own), _text(path), offset, length, bool(deflated))
+        for written in dict.fromkeys((name, with_slashes(name))):
+            wanted = _bytes(written)
+            for column, value in (("name", wanted), ("base", _base(written))):
+                rows = self._files(part, kind, column, value)
+                found = list(islice((row for row in rows if _same_end(row[1], wanted)), 2))
+                if len(found) == 1:
+                    return self._used(found[0])
         return None
+
+    def file_of_elsewhere(self, part: int, name: str) -> Member | None:
+        """The picture that has the last part of a path of another machine for its own name.
+
+        None where several files, or several images of the JSON, have that name.
+        """
+        if not is_of_elsewhere(name):
+            return None
+        base = _base(with_slashes(name))
+        found = list(islice(self._files(part, PICTURE, "base", base), 2))
+        query = "SELECT COUNT(*) FROM images WHERE part = ? AND base = ?"
+        named = self._database.execute(query, (part, base)).fetchone()[0]
+        return self._used(found[0]) if len(found) == 1 and named == 1 else None
+
+    def _files(self, part: int, kind: int, column: str, value: bytes) -> sqlite3.Cursor:
+        where = f"SELECT {_FILE} FROM files WHERE part = ? AND kind = ? AND {column} = ?"
+        return self._database.execute(where, (part, kind, value))
+
+    def _used(self, found: tuple[Any, ...]) -> Member:
+        row, own, path, offset, length, deflated = found
+        self._database.execute("UPDATE files SET used = 1 WHERE rowid = ?", (row,))
+        return Member(_text(own), _text(path), offset, length, bool(deflated))
 
     def unused(self, part: int) -> Iterator[str]:
         """Names of pictures that no image asked for so far."""
@@ -284,8 +307,8 @@ def _image_row(part: int, entry: dict[str, Any], document: Document) -> tuple[An
             f"{document}: an image has id {ident!r} and file_name {name!r}; it needs an integer "
             "and a name"
         )
-    sizes = [entry.get(key) for key in ("height", "width")]
-    return part, ident, _bytes(name), *(one if _is_id(one) else None for one in sizes)
+    sizes = [one if _is_id(one) else None for one in map(entry.get, ("height", "width"))]
+    return part, ident, _bytes(name), *sizes, _base(with_slashes(name))
 
 
 def _panoptic_row(part: int, entry: dict[str, Any], document: Document) -> tuple[Any, ...]:

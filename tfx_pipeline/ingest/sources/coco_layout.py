@@ -2,19 +2,22 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfx_pipeline.ingest.archives import members
 from tfx_pipeline.ingest.source import IngestError, Request
 from tfx_pipeline.ingest.sources.json_stream import Document
-from trainers.data import features
+from tfx_pipeline.ingest.split_words import ANY_WORD, known_words, one_of_each, split_of_word
+from trainers.data.features import SPLITS
 
 LAYOUT = (
     "a folder with annotations/instances_train2017.json and train2017/ (or train2017.zip), "
     "or say annotations=FILE images=FOLDER"
 )
-_TAG = re.compile(r"_(train|val)(\d*)(?=\.json$)")
+_TAG = re.compile(rf"_({ANY_WORD})[_-]?(\d*)(?=\.json$)", re.IGNORECASE)
+# Roboflow's exports have such a file beside the images of each split.
+_BESIDE = "_annotations.coco.json"
 _JSON = re.compile(r"(instances|captions|panoptic)_\w+\.json$")
 
 
@@ -29,6 +32,7 @@ class Part:
       captions: a captions file, where wished.
       panoptic: a panoptic file and the folder or archive of its PNGs, where wished.
       own: no other annotation file is about these pictures.
+      published: COCO's own layout, whose figures are to be comparable with published ones.
     """
 
     split: str
@@ -37,6 +41,7 @@ class Part:
     captions: Document | None = None
     panoptic: tuple[Document, Path] | None = None
     own: bool = False
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,19 @@ def parts_of(folder: Path, *, val: str, year: str, only: str, wishes: Wishes) ->
       IngestError: pictures without annotations or annotations without pictures, several years, or
         nothing at all.
     """
-    if only not in ("", "train", "val"):
+    if only and split_of_word(only) is None:
         raise IngestError(f"only must be train or val, got {only!r}")
+    beside = _parts_beside(folder, only)
+    if beside:
+        return beside
     documents = _documents(folder)
     tags = _tags(folder, documents, year)
+    kinds = one_of_each({kind for kind, _ in tags}, str(folder))
+    if "test" in kinds:
+        val = "validation"  # A labelled test split is there; nothing needs to stand in for it.
     parts = []
-    for kind, number in sorted(tags):
-        if only and only != kind:
+    for kind, number in sorted(tags, key=lambda one: SPLITS.index(split_of_word(one[0]) or "")):
+        if only and split_of_word(only) != split_of_word(kind):
             continue
         tag = kind + number
         instances = documents.get(f"instances_{tag}.json")
@@ -83,11 +94,29 @@ def parts_of(folder: Path, *, val: str, year: str, only: str, wishes: Wishes) ->
                 f"{folder} has {instances.name} but no {tag}/, {tag}.zip or {tag}.tar; put the "
                 f"pictures there, or say only={'val' if kind == 'train' else 'train'}"
             )
-        split = "train" if kind == "train" else val
-        parts.append(_with_wishes(Part(split, instances, pictures, own=True), documents, wishes))
+        split = val if kind == "val" else split_of_word(kind) or ""
+        part = Part(split, instances, pictures, own=True, published=True)
+        parts.append(_with_wishes(part, documents, wishes))
     if not parts:
         raise IngestError(f"{folder} has no annotations of {only or 'COCO'}; give {LAYOUT}")
     return parts
+
+
+def _parts_beside(folder: Path, only: str) -> list[Part]:
+    """A part for each split folder that holds its images and their annotation file."""
+    found = {one.parent.name: one for one in sorted(folder.glob(f"*/{_BESIDE}"))}
+    splits = one_of_each(found, str(folder))
+    others = sorted(set(found) - set(splits.values()))
+    if others:
+        raise IngestError(
+            f"{found[others[0]]} is in no split folder; splits are called {known_words()}"
+        )
+    wanted = [one for one in SPLITS if one in splits and only in ("", one, splits[one])]
+    files = [found[splits[one]] for one in wanted]
+    return [
+        Part(split, Document(file), file.parent, own=True)
+        for split, file in zip(wanted, files, strict=True)
+    ]
 
 
 def _tags(folder: Path, documents: Mapping[str, Document], year: str) -> set[tuple[str, str]]:
@@ -137,12 +166,16 @@ def named_part(request: Request, given: tuple[str, str, str], val: str, wishes: 
     annotations, images, split = given
     if not (annotations and images):
         raise IngestError("annotations=FILE and images=FOLDER go together; give both or neither")
-    if split not in ("", *features.SPLITS):
-        raise IngestError(f"split must be one of {', '.join(features.SPLITS)}, got {split!r}")
+    if split and split_of_word(split) is None:
+        raise IngestError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    split = split_of_word(split) or ""
     path, pictures = (_existing(request, one) for one in (annotations, images))
     tag = _TAG.search(path.name)
     if tag and not split:
-        split = "train" if tag.group(1) == "train" else val
+        split = val if tag.group(1) == "val" else split_of_word(tag.group(1)) or ""
+    if not split:
+        stem = path.name.removesuffix(".json")
+        split = split_of_word(stem) or split_of_word(path.parent.name) or ""
     beside = {one.name: Document(one) for one in sorted(path.parent.glob("*.json"))}
     return _with_wishes(Part(split, Document(path), pictures), beside, wishes)
 
@@ -171,7 +204,7 @@ def _with_wishes(part: Part, documents: Mapping[str, Document], wishes: Wishes) 
                 "PNGs; unpack panoptic_annotations there, or leave panoptic=true out"
             )
         panoptic = (document, pictures)
-    return Part(part.split, part.instances, part.pictures, captions, panoptic, part.own)
+    return replace(part, captions=captions, panoptic=panoptic)
 
 
 def _wished(part: Part, documents: Mapping[str, Document], name: str, wish: str) -> Document:

@@ -1,26 +1,39 @@
-"""A table of pictures: a CSV file with a column of paths, one of labels, and any of attributes.
+"""A table of images: a CSV file with a column of paths, one of labels, and any of attributes.
 
 sightline ingest csv faces/labels.csv label=gender slices=race,age --out data/faces
+
+Columns are separated by commas, semicolons, tabs or bars, whichever the first line uses; the text
+is UTF-8 or UTF-16.
 """
 
+import contextlib
 import csv
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from tfx_pipeline.ingest.class_names import check_names, class_name, name_fault, sorted_names
+from tfx_pipeline.ingest.file_names import existing, with_slashes
 from tfx_pipeline.ingest.findings import Finding
 from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, jobs
+from tfx_pipeline.ingest.split_words import known_words, split_of_word
+from tfx_pipeline.ingest.text_files import encoding_of_file
 
 _LAYOUT = "a CSV file whose first line names its columns, with paths relative to it"
-_SPLITS = {
-    "": "",
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-}
+_DELIMITERS = (",", ";", "\t", "|")
+_EXCEL_HINT = "sep="
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One CSV file: how it is written, and what its columns are called."""
+
+    path: Path
+    encoding: str
+    delimiter: str
+    columns: tuple[str, ...]
+    hinted: bool
 
 
 @jobs.register("csv")
@@ -32,17 +45,18 @@ def source(
     split: str = "",
     slices: str = "",
 ) -> Source:
-    """The pictures that a CSV file lists; classes sorted, by number where all are numbers.
+    """The images that a CSV file lists; classes sorted, by number where all are numbers.
 
     Args:
-      request: the CSV file.
+      request: the CSV file; its `group` may name columns.
       file: the column of paths.
       label: the column of class names.
       split: the column of train, val or test; one called `split` is taken where there is one.
       slices: columns, with commas between, that become `slice/<column>` to evaluate by.
 
     Raises:
-      IngestError: no such file or column, or fewer than two classes.
+      IngestError: no such file or column, a column or class name that cannot be, or fewer than two
+        classes.
     """
     if request.where is None:
         raise IngestError(f"`csv` needs a file to read: {_LAYOUT}")
@@ -50,33 +64,36 @@ def source(
     if not path.is_file():
         raise IngestError(f"{path} is not a file; give {_LAYOUT}")
     keys = tuple(one.strip() for one in slices.split(",") if one.strip())
-    wanted = (file, label, *keys, *([split] if split else []))
-    column = split or "split"
+    table = _table(path, (file, label, *keys, *([split] if split else [])))
+    column = split or next((one for one in table.columns if one.lower() == "split"), "split")
     names, count = set(), 0
-    for row in _rows(path, wanted):
-        names.add(row[label])
+    for line, row in _rows(table):
+        names.add(_label(row[label], path, line))
         count += 1
     names.discard("")
     if len(names) < 2:
         raise IngestError(
             f"{path} has {len(names)} classes in its column {label!r}; it takes two or more"
         )
-    numbers = all(name.isdecimal() for name in names)
-    classes = tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
+    classes = sorted_names(names, f"{path} column {label!r}")
+    check_names(classes, f"{path} column {label!r}", typed=True)
+    groups = request.group_columns(table.columns)
 
     def items() -> Iterator[Item | Finding]:
-        for number, row in enumerate(_rows(path, wanted), start=2):
-            picture = path.parent / row[file]
+        for line, row in _rows(table):
+            name, where = with_slashes(row[file]), f"{path.name} line {line}"
+            image = existing(path.parent, row[file])
             if not row[label]:
-                yield Finding("label_missing", row[file], f"{path.name} line {number}")
-            elif not picture.is_file():
-                yield Finding("image_missing", row[file], f"{path.name} line {number}")
+                yield Finding("label_missing", name, where)
+            elif not image.is_file():
+                yield Finding("image_missing", name, f"{where}: there is no {image}")
             else:
                 yield Item(
-                    name=row[file],
-                    class_name=row[label],
-                    split=_split(row.get(column, ""), f"{path} line {number}"),
-                    path=str(picture),
+                    name=name,
+                    class_name=class_name(row[label]),
+                    split=_split(row.get(column, ""), f"{path} line {line}"),
+                    path=str(image),
+                    group="/".join(row[key] for key in groups),
                     slices={f"slice/{key}": row[key] for key in keys},
                 )
 
@@ -90,26 +107,92 @@ def source(
     )
 
 
+def _label(text: str, path: Path, line: int) -> str:
+    if text and (fault := name_fault(class_name(text))):
+        raise IngestError(f"{path} line {line}: {fault}")
+    return class_name(text)
+
+
 def _split(word: str, where: str) -> str:
-    if word.lower() not in _SPLITS:
-        known = ", ".join(filter(None, _SPLITS))
-        raise IngestError(f"{where}: {word!r} is no split; allowed are {known}, or nothing")
-    return _SPLITS[word.lower()]
+    if not word:
+        return ""
+    split = split_of_word(word)
+    if split is None:
+        raise IngestError(f"{where}: {word!r} is no split; allowed are {known_words()}, or nothing")
+    return split
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """The lines after the first, as column -> text without spaces around."""
+def _table(path: Path, wanted: tuple[str, ...]) -> _Table:
+    """How the file is written: by the separator that gives the columns wanted, else the most."""
+    encoding = encoding_of_file(path)
+    best: _Table | None = None
+    for delimiter in _DELIMITERS:
+        columns, hinted = _header(path, encoding, delimiter)
+        found = _Table(path, encoding, delimiter, columns, hinted)
+        if set(wanted) <= set(columns):
+            best = found
+            break
+        if best is None or len(columns) > len(best.columns):
+            best = found
+    assert best is not None
+    twice = [name for name, count in Counter(best.columns).items() if count > 1 and name]
+    if twice:
+        raise IngestError(
+            f"{path} has the column {twice[0]!r} twice; rename or remove one of the two"
+        )
+    absent = [one for one in wanted if one not in best.columns]
+    if absent:
+        raise IngestError(
+            f"{path} has no column {', '.join(map(repr, absent))}, it has "
+            f"{', '.join(best.columns) or 'nothing'}; say which to take with file=, label=, split= "
+            "and slices="
+        )
+    return best
+
+
+def _header(path: Path, encoding: str, delimiter: str) -> tuple[tuple[str, ...], bool]:
+    """The names of the columns, and whether Excel's `sep=;` stands above them."""
+    with _reading(path, encoding) as lines:
+        reader = csv.reader(lines, delimiter=delimiter)
+        first, hinted = next(reader, []), False
+        if first and "".join(first).lower().startswith(_EXCEL_HINT):
+            first, hinted = next(reader, []), True
+    return tuple(one.strip() for one in first), hinted
+
+
+@contextlib.contextmanager
+def _reading(path: Path, encoding: str) -> Iterator[Iterator[str]]:
+    """The open table; errors of its text and its quoting become ours."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            have = reader.fieldnames or []
-            absent = [one for one in columns if one not in have]
-            if absent:
+        with path.open(encoding=encoding, newline="") as file:
+            yield file
+    except (UnicodeError, csv.Error) as error:
+        raise IngestError(
+            f"{path} is not CSV in UTF-8 or UTF-16: {error}; save it as UTF-8"
+        ) from error
+
+
+def _rows(table: _Table) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, column -> text without spaces around) of the lines after the first."""
+    with _reading(table.path, table.encoding) as lines:
+        reader = csv.reader(lines, delimiter=table.delimiter)
+        for _ in range(1 + table.hinted):
+            next(reader, None)
+        end = reader.line_num
+        for cells in reader:
+            # A cell in quotes may run over several lines.
+            line, end = end + 1, reader.line_num
+            if not any(cell.strip() for cell in cells):
+                continue
+            more = [cell for cell in cells[len(table.columns) :] if cell.strip()]
+            if more:
                 raise IngestError(
-                    f"{path} has no column {', '.join(map(repr, absent))}, it has "
-                    f"{', '.join(have)}; say which to take with file=, label=, split= and slices="
+                    f"{table.path} line {line} has {len(cells)} cells for "
+                    f"{len(table.columns)} columns; put a cell with {table.delimiter!r} in it into "
+                    "double quotes"
                 )
-            for row in reader:
-                yield {key: (value or "").strip() for key, value in row.items() if key}
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise IngestError(f"{path} is not CSV in UTF-8: {error}; save it as that") from error
+            cells += [""] * (len(table.columns) - len(cells))
+            yield (
+                line,
+                {key: cell.strip() for key, cell in zip(table.columns, cells, strict=False) if key},
+            )

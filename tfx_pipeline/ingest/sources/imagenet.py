@@ -25,12 +25,14 @@ from xml.etree import ElementTree
 from tfx_pipeline.ingest.archives import Member, members, members_within
 from tfx_pipeline.ingest.findings import Finding
 from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, Values, jobs
+from tfx_pipeline.ingest.split_words import ANY_WORD, split_of_word
+from tfx_pipeline.ingest.text_files import encoding_of_file, read_text
 from trainers.data import features
 
 _LAYOUT = "a folder or tar with ILSVRC2012_img_train.tar, train/<synset>/*.JPEG or <synset>_*.JPEG"
 _SYNSET = re.compile(r"n\d{8}(?!\d)")
-_SPLIT = re.compile(r"(?:^|[/_])(train|validation|val|test)(?=[/_.]|$)", re.IGNORECASE)
-_SPLITS = {"train": "train", "val": "test", "validation": "test", "test": "unlabelled"}
+_SPLIT = re.compile(rf"(?:^|[/_])({ANY_WORD})(?=[/_.]|$)", re.IGNORECASE)
+_SPLITS = {"train": "train", "validation": "test", "test": "unlabelled"}
 _VAL_NUMBER = re.compile(r"_val_(\d{8})\.")
 _PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|gif)$", re.IGNORECASE)
 _CLASS_LISTS = ("imagenet_class_index.json", "LOC_synset_mapping.txt", "synset_words.txt")
@@ -139,7 +141,7 @@ def _split_of(name: str, top: Path) -> str:
     if not found:
         # A folder's own name says something only when it is nothing else.
         found = _SPLIT.fullmatch(top.name) if top.is_dir() else _SPLIT.search(top.name)
-    return _SPLITS[found.group(1).lower()] if found else ""
+    return _SPLITS[split_of_word(found.group(1)) or ""] if found else ""
 
 
 def _stem(name: str) -> str:
@@ -174,7 +176,7 @@ def _class_list(path: Path, given: str) -> dict[str, str]:
     file = _find(path, given, _CLASS_LISTS)
     if file is None:
         return {}
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     if file.suffix == ".json":
         return _json_classes(file, text)
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
@@ -203,7 +205,7 @@ def _val_labels(path: Path, given: str) -> dict[str, str]:
     if file is None:
         return {}
     found: dict[str, str] = {}
-    with file.open(encoding="utf-8", newline="") as lines:
+    with file.open(encoding=encoding_of_file(file), newline="") as lines:
         for number, row in enumerate(csv.reader(lines), start=1):
             text = " ".join(row)
             synset = _SYNSET.search(text)

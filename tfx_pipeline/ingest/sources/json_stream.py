@@ -6,11 +6,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ijson
 
 from tfx_pipeline.ingest.source import IngestError
+from tfx_pipeline.ingest.text_files import Utf8Stream
 
 _BLOCK = 2**16
 
@@ -36,14 +37,14 @@ class Document:
         return Path(self.member or self.path).name
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[IO[bytes]]:
-        """The bytes of the JSON, as a stream."""
+    def open(self) -> Iterator[Utf8Stream]:
+        """The bytes of the JSON as UTF-8, as a stream."""
         if not self.member:
             with self.path.open("rb") as file:
-                yield file
+                yield Utf8Stream(file)
             return
         with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
-            yield file
+            yield Utf8Stream(file)
 
 
 def read_list(document: Document, key: str) -> Iterator[dict[str, Any]]:
@@ -64,6 +65,8 @@ def read_list(document: Document, key: str) -> Iterator[dict[str, Any]]:
             f"{document} is not whole JSON: at byte {_error_offset(document):,}: "
             f"{_first_line(error)}; download or export it again"
         ) from error
+    except UnicodeDecodeError as error:
+        raise IngestError(f"{document} is not {error.encoding}: {error.reason}") from error
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise IngestError(f"{document} cannot be read: {error}; copy it again") from error
 

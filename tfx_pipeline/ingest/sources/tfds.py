@@ -12,14 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tfx_pipeline.ingest.findings import Finding
-from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, jobs
-from trainers.data.features import CLASSIFICATION, DETECTION
+import numpy as np
 
-_TRAIN, _VALIDATION, _TEST = "train", "validation", "test"
+from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.frames import STORED
+from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, jobs
+from tfx_pipeline.ingest.split_words import split_of_word
+from trainers.data.features import CLASSIFICATION, DETECTION, SPLITS
+
+_VALIDATION, _TEST = "validation", "test"
 # A TFRecord: length (8), its checksum (4), the data, its checksum (4).
 _HEADER_BYTES, _FOOTER_BYTES = 12, 4
 _PROBED = 1000
+# Pixels of other kinds are stored as the bits of other PNGs.
+_STORED = (np.uint8, np.uint16)
 
 
 @jobs.register("tfds")
@@ -30,11 +36,13 @@ def source(
     download: bool = False,
     image: str = "",
     label: str = "",
+    splits: str = "",
 ) -> Source:
     """The pictures of a TFDS data set.
 
-    Its `test` split is ours; where it has none with labels, its `validation` split is, and ours is
-    carved from `train`.
+    Its `test` split is ours; where it has none with labels, a split called `validation` is, because
+    published figures are on it, and ours is carved from `train`. `val`, `dev` and the like are ours
+    for validation.
 
     Args:
       request: the data set's name, e.g. `mnist` or `coco/2017`.
@@ -42,9 +50,12 @@ def source(
       download: let TFDS download and prepare what is not there.
       image: the feature to take where there are several pictures.
       label: the feature to take where there are several labels.
+      splits: those to read, with commas between, where some are of no known kind: a name, or
+        `name:train` for where it goes.
 
     Raises:
-      IngestError: an unknown name, a data set that is not there, or one without pictures or labels.
+      IngestError: an unknown name, a data set that is not there, one without pictures or labels,
+        pictures that are no bytes, or a split of no known kind.
     """
     if request.where is None:
         raise IngestError("`tfds` needs the name of a data set, e.g. oxford_flowers102")
@@ -57,15 +68,15 @@ def source(
             )
         builder.download_and_prepare()
     keys = _keys(builder, image, label)
-    splits = _splits(builder)
+    chosen = _splits(builder, splits)
     return Source(
         name=builder.name,
         classes=tuple(keys.names),
-        items=_items(builder, keys, splits),
+        items=_items(builder, keys, chosen),
         description=f"TensorFlow Datasets {builder.info.full_name}",
         task=DETECTION if keys.box else CLASSIFICATION,
         keep_duplicates=True,
-        total=sum(builder.info.splits[name].num_examples for name in splits),
+        total=sum(builder.info.splits[name].num_examples for name in chosen),
     )
 
 
@@ -96,9 +107,20 @@ def _keys(builder: Any, image: str, label: str) -> _Keys:
     import tensorflow_datasets as tfds
 
     features: Any = builder.info.features
-    pictures = [key for key, one in features.items() if isinstance(one, tfds.features.Image)]
+    pictures = [
+        key
+        for key, one in features.items()
+        if isinstance(one, tfds.features.Image) and not isinstance(one, tfds.features.LabeledImage)
+    ]
     labels = [key for key, one in features.items() if isinstance(one, tfds.features.ClassLabel)]
     found = _choose(builder.name, "picture", pictures, image)
+    stored = np.dtype(features[found].np_dtype)
+    if stored not in _STORED:
+        raise IngestError(
+            f"the feature {found!r} of {builder.name} has {stored} pixels, which TensorFlow "
+            "Datasets stores as other bits; allowed are uint8 and uint16: make the data set anew "
+            "with tfds.features.Image(dtype=np.uint8)"
+        )
     for key, one in features.items():
         inner: Any = getattr(one, "feature", None)
         if isinstance(inner, tfds.features.FeaturesDict):
@@ -128,31 +150,59 @@ def _names(name: str, feature: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _splits(builder: Any) -> dict[str, str]:
-    """TFDS's split -> ours."""
-    have = [name for name in (_TRAIN, _VALIDATION, _TEST) if name in builder.info.splits]
-    if not have:
-        have = list(builder.info.splits)
+def _splits(builder: Any, wished: str) -> dict[str, str]:
+    """TFDS's split -> ours; empty is decided by content.
+
+    Raises:
+      IngestError: a split that the data set has not, or whose name is of no known kind.
+    """
+    have = list(builder.info.splits)
+    if wished:
+        return dict(_wished(builder.name, have, one) for one in wished.split(",") if one.strip())
+    found = {name: split_of_word(name) for name in have}
+    unknown = [name for name, ours in found.items() if ours is None]
+    if len(unknown) == len(have):
         return dict.fromkeys(have, "")
-    return {name: name for name in have}
+    if unknown:
+        known = ",".join(name for name, ours in found.items() if ours)
+        raise IngestError(
+            f"{builder.name} has the split {', '.join(map(repr, unknown))}, which is none of "
+            f"{', '.join(SPLITS)}; say splits={known} to leave it out, or "
+            f"splits={known},{unknown[0]}:train to train on it"
+        )
+    return {name: ours for name, ours in found.items() if ours}
+
+
+def _wished(name: str, have: list[str], text: str) -> tuple[str, str]:
+    theirs, _, ours = (one.strip() for one in text.partition(":"))
+    split = split_of_word(ours or theirs)
+    if theirs not in have:
+        raise IngestError(f"{name} has no split {theirs!r}; it has {', '.join(have)}")
+    if split is None:
+        raise IngestError(
+            f"splits: {text!r} does not say where {theirs!r} goes; say {theirs}:train, or another "
+            f"of {', '.join(SPLITS)}"
+        )
+    return theirs, split
 
 
 def _items(builder: Any, keys: _Keys, splits: dict[str, str]) -> Iterator[Item | Finding]:
-    labelled = _TEST not in splits or _has_labels(builder, keys)
+    tests = [name for name, ours in splits.items() if ours == _TEST]
+    unlabelled = {name for name in tests if not _has_labels(builder, name, keys)}
     for theirs, ours in splits.items():
-        if theirs == _TEST and not labelled:
+        if theirs in unlabelled:
             count = builder.info.splits[theirs].num_examples
             yield Finding("label_missing", theirs, f"{count:,} pictures of a split without labels")
             continue
-        if theirs == _VALIDATION and (_TEST not in splits or not labelled):
+        if theirs == _VALIDATION and set(tests) <= unlabelled:
             ours = _TEST
         for number, (place, features) in enumerate(_examples(builder, theirs, keys)):
             yield _item(f"{theirs}/{number:07d}", ours, place, features, keys)
 
 
-def _has_labels(builder: Any, keys: _Keys) -> bool:
-    """Whether any of the first test examples has one; pictures without objects have none."""
-    for _, features in itertools.islice(_examples(builder, _TEST, keys), _PROBED):
+def _has_labels(builder: Any, split: str, keys: _Keys) -> bool:
+    """Whether any of the first examples has one; pictures without objects have none."""
+    for _, features in itertools.islice(_examples(builder, split, keys), _PROBED):
         if keys.label in features and any(v >= 0 for v in features[keys.label].int64_list.value):
             return True
     return False
@@ -228,4 +278,5 @@ def _objects(features: Any, keys: _Keys) -> Objects:
         is_crowd=tuple(int(one) for one in values("is_crowd", [0] * count)),
         segmentations=(None,) * count,
         normalized=True,
+        frame=STORED,
     )

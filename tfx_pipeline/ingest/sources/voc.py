@@ -5,28 +5,40 @@
 A folder with `JPEGImages` and `Annotations`, or one or two levels above such folders, of which
 `VOCdevkit` has one a year; all are read. `ImageSets/Main/{train,val,test}.txt` say which pictures
 are read and where they go; what only `trainval.txt` lists is split by content, and so is
-everything where there are no lists.
+everything where there are no lists. A line of a list is a picture's name, with or without its
+folder and extension.
 
 Boxes are taken as they are written, as the TF Object Detection API and TensorFlow Datasets do. VOC
 counts pixels from 1 and includes the last one, so that a box is half a pixel off; every published
 TFRecord of VOC has this, and so must these to be comparable.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 from tfx_pipeline.ingest.archives import members
+from tfx_pipeline.ingest.class_names import check_names, class_name
+from tfx_pipeline.ingest.file_names import with_slashes
 from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.frames import checked_frame
+from tfx_pipeline.ingest.objects import without_repeats, without_unknown
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, Values, jobs
 from tfx_pipeline.ingest.sources.coco_panoptic import PixelLabelError, semantic_features
+from tfx_pipeline.ingest.split_words import one_of_each
+from tfx_pipeline.ingest.text_files import read_lines, xml_as_utf8
 from trainers.data import features
 
 _LAYOUT = "a Pascal VOC folder with JPEGImages/, Annotations/ and perhaps ImageSets/Main/"
-_LISTS = {"train": "train", "val": "validation", "test": "test"}
+_TRAINVAL = "trainval"
+# VOC's lists of one class have 1, -1 or 0 (difficult) behind the name.
+_FLAGGED = re.compile(r"\s+(?:-1|0|1)$")
 _MAX_XML_BYTES = 16 * 2**20
+_EXTENSION = re.compile(r"\.(jpe?g|png|bmp|webp|tiff?|gif|ppm|xml)$", re.IGNORECASE)
 _FLAGS = {features.DIFFICULT: "difficult", features.TRUNCATED: "truncated"}
 
 
@@ -68,7 +80,9 @@ class _Root:
 
 
 @jobs.register("voc")
-def source(request: Request, *, classes: str = "", semantic: bool = False) -> Source:
+def source(
+    request: Request, *, classes: str = "", semantic: bool = False, boxes: str = ""
+) -> Source:
     """Pascal VOC's pictures and objects, with `difficult` and `truncated` flags.
 
     Args:
@@ -77,13 +91,17 @@ def source(request: Request, *, classes: str = "", semantic: bool = False) -> So
         which is VOC's own order. Objects of others are dropped and counted.
       semantic: also read `SegmentationClass` where a picture has one; label 0 is background and
         what VOC leaves out.
+      boxes: for pictures that EXIF turns and whose stated size does not decide it: `stored` or
+        `shown`, what boxes were drawn on.
 
     Raises:
       IngestError: no such folder, no objects, or a picture that is in two lists.
     """
     folder = request.folder(_LAYOUT)
     roots = [_read_root(one) for one in _roots(folder)]
-    names = tuple(one.strip() for one in classes.split(",") if one.strip()) or _names(roots)
+    chosen = tuple(class_name(one) for one in classes.split(",") if one.strip())
+    names = chosen or _names(roots)
+    check_names(names, f"the objects of {folder}", typed=True)
     if not names:
         raise IngestError(f"{folder} has no XML file with an object; give {_LAYOUT}")
     total = sum(len(one.stems()) for one in roots)
@@ -91,7 +109,7 @@ def source(request: Request, *, classes: str = "", semantic: bool = False) -> So
     return Source(
         name="voc",
         classes=names,
-        items=_items(folder, roots, names, semantic),
+        items=_Reader(folder, names, bool(chosen), semantic, checked_frame(boxes)).items(roots),
         description=f"{total} pictures of {folder.resolve().name} in Pascal VOC's layout"
         + (f", those of {there} that are in its lists" if there > total else ""),
         task=features.DETECTION,
@@ -99,50 +117,72 @@ def source(request: Request, *, classes: str = "", semantic: bool = False) -> So
     )
 
 
-def _items(
-    folder: Path, roots: list[_Root], names: tuple[str, ...], semantic: bool
-) -> Iterator[Item | Finding]:
-    known = {name: place for place, name in enumerate(names)}
-    for root in roots:
-        for stem in root.stems():
-            yield _item(folder, root, stem, known, semantic=semantic)
-        listed = set(root.stems())
-        for path in sorted((root.folder / "Annotations").glob("*.xml")):
-            if path.stem not in root.pictures and path.stem not in listed:
-                name = path.relative_to(folder).as_posix()
-                yield Finding("image_missing", name, "there is no picture of this name")
+@dataclass(frozen=True)
+class _Reader:
+    """Items of the folders below one folder.
 
+    Attributes:
+      folder: that names are relative to.
+      names: of the classes, in label order.
+      chosen: they are the user's choice, so that objects of others are left out on purpose.
+      semantic: also read the masks.
+      frame: see `Objects.frame`.
+    """
 
-def _item(
-    folder: Path, root: _Root, stem: str, known: dict[str, int], *, semantic: bool
-) -> Item | Finding:
-    if stem not in root.pictures:
-        name = (root.folder / "JPEGImages" / stem).relative_to(folder).as_posix()
-        return Finding("image_missing", name, "a list of ImageSets/Main has it")
-    path = root.pictures[stem]
-    name = path.relative_to(folder).as_posix()
-    try:
-        labels = _read_xml(root.xml(stem), known)
-    except _XmlError as error:
-        return Finding("label_missing", name, str(error))
-    attributes: dict[str, Values] = {features.SOURCE_ID: [stem]}
-    if labels.size:
-        attributes |= {features.HEIGHT: [labels.size[0]], features.WIDTH: [labels.size[1]]}
-    findings = [Finding("annotation_invalid", name, one) for one in labels.faults]
-    mask = root.folder / "SegmentationClass" / f"{stem}.png"
-    if semantic and mask.is_file():
+    folder: Path
+    names: tuple[str, ...]
+    chosen: bool
+    semantic: bool
+    frame: str
+
+    def items(self, roots: list[_Root]) -> Iterator[Item | Finding]:
+        """Every picture that is listed, and findings of those that are not there."""
+        for root in roots:
+            listed = root.stems()
+            for stem in listed:
+                yield self._item(root, stem)
+            known = {*listed, *root.pictures}
+            for path in sorted((root.folder / "Annotations").glob("*.xml")):
+                if path.stem not in known:
+                    name = path.relative_to(self.folder).as_posix()
+                    yield Finding("image_missing", name, "there is no picture of this name")
+
+    def _item(self, root: _Root, stem: str) -> Item | Finding:
+        if stem not in root.pictures:
+            path = root.folder / "JPEGImages" / stem
+            detail = f"a list of ImageSets/Main has it; there is no {path}.jpg or the like"
+            return Finding("image_missing", path.relative_to(self.folder).as_posix(), detail)
+        path = root.pictures[stem]
+        name = path.relative_to(self.folder).as_posix()
+        known = {one: place for place, one in enumerate(self.names)}
         try:
-            attributes |= semantic_features(mask.read_bytes(), size=labels.size, from_zero=False)
-        except PixelLabelError as error:
-            findings.append(Finding(error.kind, name, f"{mask.name}: {error}"))
-    return Item(
-        name=name,
-        split=(root.splits or {}).get(stem, ""),
-        path=str(path),
-        objects=labels.objects,
-        attributes=attributes,
-        findings=tuple(findings),
-    )
+            labels = _read_xml(root.xml(stem), known)
+        except _XmlError as error:
+            return Finding("label_missing", name, str(error))
+        attributes: dict[str, Values] = {features.SOURCE_ID: [stem]}
+        if labels.size:
+            attributes |= {features.HEIGHT: [labels.size[0]], features.WIDTH: [labels.size[1]]}
+        findings = [Finding("annotation_invalid", name, one) for one in labels.faults]
+        mask = root.folder / "SegmentationClass" / f"{stem}.png"
+        if self.semantic and mask.is_file():
+            try:
+                data = mask.read_bytes()
+                attributes |= semantic_features(data, size=labels.size, from_zero=False)
+            except PixelLabelError as error:
+                findings.append(Finding(error.kind, name, f"{mask.name}: {error}"))
+        objects, found = without_repeats(replace(labels.objects, frame=self.frame), name)
+        findings += found
+        if self.chosen:
+            objects, found = without_unknown(objects, name)
+            findings += found
+        return Item(
+            name=name,
+            split=(root.splits or {}).get(stem, ""),
+            path=str(path),
+            objects=objects,
+            attributes=attributes,
+            findings=tuple(findings),
+        )
 
 
 def _roots(folder: Path) -> list[Path]:
@@ -167,25 +207,41 @@ def _read_root(folder: Path) -> _Root:
             raise IngestError(
                 f"{other} and {path} would have the same annotation file; rename or remove one"
             )
-    return _Root(folder, pictures, _splits(folder / "ImageSets" / "Main"))
+    return _Root(folder, pictures, _splits(folder / "ImageSets" / "Main", pictures))
 
 
-def _splits(lists: Path) -> dict[str, str] | None:
+def _splits(lists: Path, pictures: Mapping[str, Path]) -> dict[str, str] | None:
     """Split by stem, as the lists say; None where there are none."""
     found: dict[str, str] = {}
-    have = [name for name in (*_LISTS, "trainval") if (lists / f"{name}.txt").is_file()]
-    for name in have:
-        for line in (lists / f"{name}.txt").read_text(encoding="utf-8-sig").splitlines():
-            stem = line.split()[0] if line.split() else ""
-            if not stem or (name == "trainval" and stem in found):
+    files = sorted(lists.glob("*.txt")) if lists.is_dir() else []
+    have = one_of_each((one.stem for one in files if one.stem.lower() != _TRAINVAL), str(lists))
+    every = [(split, lists / f"{have[split]}.txt") for split in features.SPLITS if split in have]
+    # The last: it only adds what no other list has.
+    every += [("", one) for one in files if one.stem.lower() == _TRAINVAL]
+    folded = Counter(stem.lower() for stem in pictures)
+    by_case = {stem.lower(): stem for stem in pictures if folded[stem.lower()] == 1}
+    for split, file in every:
+        for line in read_lines(file):
+            stem = _stem(line, pictures, by_case)
+            if not split and stem in found:
                 continue
-            split = _LISTS.get(name, "")
             if found.setdefault(stem, split) != split:
                 raise IngestError(
                     f"{lists} has {stem} in both the {found[stem]} and the {split} list; a picture "
                     "to evaluate on must not be trained on: remove it from one"
                 )
-    return found if have else None
+    return found if every else None
+
+
+def _stem(line: str, pictures: Mapping[str, Path], by_case: Mapping[str, str]) -> str:
+    """The name that a line of a list means: of a picture, where there is one."""
+    name = with_slashes(line).rpartition("/")[2]
+    spellings = [name, _FLAGGED.sub("", name)]
+    spellings += [_EXTENSION.sub("", one) for one in spellings]
+    exact = next((one for one in spellings if one in pictures), None)
+    # Windows does not tell capitals apart.
+    near = next((by_case[one.lower()] for one in spellings if one.lower() in by_case), None)
+    return exact or near or spellings[-1]
 
 
 def _names(roots: list[_Root]) -> tuple[str, ...]:
@@ -209,7 +265,7 @@ def _read_xml(path: Path, known: dict[str, int]) -> _Labels:
     boxes, names, ids, faults = [], [], [], []
     flags: dict[str, list[int]] = {key: [] for key in _FLAGS}
     for place, one in enumerate(top.findall("object")):
-        name = (one.findtext("name") or "").strip()
+        name = class_name(one.findtext("name") or "")
         try:
             box = tuple(
                 float(one.findtext(f"bndbox/{side}") or "")
@@ -247,21 +303,24 @@ def _size(top: ElementTree.Element) -> tuple[int, int] | None:
 def _parse(path: Path) -> ElementTree.Element:
     """The root element. Entities, by which a small file can become any size, are refused."""
     builder = ElementTree.TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = _refuse_doctype
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_XML_BYTES + 1)
         if len(data) > _MAX_XML_BYTES:
             raise _XmlError(f"{path.name} is over {_MAX_XML_BYTES:,} bytes")
+        data, encoding = xml_as_utf8(data, path.name)
+        parser = expat.ParserCreate(encoding)
+        parser.buffer_text = True
+        parser.StartElementHandler = builder.start
+        parser.EndElementHandler = builder.end
+        parser.CharacterDataHandler = builder.data
+        parser.StartDoctypeDeclHandler = _refuse_doctype
         parser.Parse(data, True)
         top = builder.close()
     except FileNotFoundError:
         raise _XmlError(f"there is no {path.name}") from None
+    except IngestError as error:
+        raise _XmlError(str(error)) from error
     except (OSError, expat.ExpatError, ValueError, LookupError) as error:
         raise _XmlError(f"{path.name}: {error}") from error
     if top.tag != "annotation":

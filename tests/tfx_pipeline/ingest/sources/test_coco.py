@@ -177,7 +177,7 @@ class TestFindings:
     def test_an_image_without_a_file(self, folder, coco, read):
         coco(folder, images=(1, 2), pictures=(2,))
         _, found = read(folder)
-        what = "image 1 of instances_train2017.json is not in train2017"
+        what = f"image 1 of instances_train2017.json: {folder / 'train2017'} has no 1.png"
         assert found[0] == Finding("image_missing", "train2017/1.png", what)
         assert found[1].name == "train2017/2.png"
 
@@ -312,10 +312,10 @@ class TestRefusals:
         ("options", "words"),
         [
             ({"val": "train"}, "val must be test or validation, got 'train'"),
-            ({"only": "test"}, "only must be train or val, got 'test'"),
+            ({"only": "tent"}, "only must be train or val, got 'tent'"),
             ({"annotations": "a.json"}, "go together"),
             ({"annotations": "a.json", "images": "b"}, r"a\.json does not exist"),
-            ({"annotations": ".", "images": ".", "split": "dev"}, "split must be one of train"),
+            ({"annotations": ".", "images": ".", "split": "deaf"}, "split must be one of train"),
             ({"panoptic": True}, r"panoptic_train2017\.json does not exist"),
         ],
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from tfx_pipeline.ingest import ingest
+from tfx_pipeline.ingest import IngestError, ingest
 from tfx_pipeline.ingest.masks import render
 from trainers.data import features
 from trainers.data.coco_format import evaluate_boxes, records_to_coco
@@ -138,7 +138,9 @@ def test_every_kind_of_bad_annotation_through_the_whole_job(
     images = (1, 2, 3, image(4, height=HEIGHT + 1), 5)
     coco(folder, images=images, annotations=annotations, pictures=(1, 2, 4, 5))
     coco(folder, "val2017", images=(9,), annotations=[annotation(100, 9)])
-    info = ingest("coco", tmp_path / "out", where=folder)
+    with pytest.raises(IngestError, match=r"8 of 11 objects .* dropped \(7\) or clipped \(1\)"):
+        ingest("coco", tmp_path / "out", where=folder)
+    info = ingest("coco", tmp_path / "out", where=folder, max_repaired=0.73)
     report = json.loads((tmp_path / "out" / features.REPORT_FILE).read_text())
     listed = {
         kind: [(one["file"], one["detail"].partition(":")[0]) for one in entry["files"]]

@@ -60,7 +60,11 @@ def test_missing_labels_and_pictures_are_named_and_splits_taken(tmp_path):
     ]
     assert [(one.kind, one.file, one.detail) for one in items[2:]] == [
         ("label_missing", "2.png", "labels.csv line 4"),
-        ("image_missing", "absent.png", "labels.csv line 5"),
+        (
+            "image_missing",
+            "absent.png",
+            f"labels.csv line 5: there is no {tmp_path / 'absent.png'}",
+        ),
     ]
 
 

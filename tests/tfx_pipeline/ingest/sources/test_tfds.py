@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfx_pipeline.ingest import IngestError, ingest
+from tfx_pipeline.ingest import IngestError, Request, ingest, jobs
 from trainers.data import features
 from trainers.data.records_check import shard_files
 
@@ -163,3 +163,56 @@ def test_a_cut_shard_is_named(data_dir, tmp_path):
     options = {"data_dir": str(tmp_path / "copy")}
     with pytest.raises(IngestError, match="is cut off at byte"):
         ingest("tfds", tmp_path / "out", where="flowers", options=options)
+
+
+def own(tmp_path, name, counts, dtype=np.uint8):
+    """A data set of one's own with splits of so many pictures; a function that lists its items."""
+    # TensorFlow Datasets takes floats of one channel only.
+    shape = (4, 4, 1 if dtype == np.float32 else 3)
+    kinds = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=shape, dtype=dtype),
+            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+        }
+    )
+    splits = {
+        split: tf.data.Dataset.from_tensor_slices(
+            {"image": np.ones((count, *shape), dtype), "label": np.arange(count) % 2}
+        )
+        for split, count in counts.items()
+    }
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=name, version="1.0.0", features=kinds, split_datasets=splits, data_dir=str(tmp_path)
+    )
+
+    def items(**options):
+        request = Request(name, tmp_path)
+        source = jobs.get("tfds")(request, data_dir=str(tmp_path), **options)
+        found = [(one.name.split("/")[0], one.split) for one in source.items]
+        return {pair: found.count(pair) for pair in found}
+
+    return items
+
+
+def test_no_split_is_dropped_in_silence(tmp_path):
+    items = own(tmp_path, "own_a", {"train": 4, "val": 3, "dev": 2})
+    assert items() == {("train", "train"): 4, ("val", "validation"): 3, ("dev", "validation"): 2}
+    items = own(tmp_path, "own_b", {"train": 4, "test": 3, "extra": 2})
+    with pytest.raises(IngestError, match=r"split 'extra'.*splits=train,test to leave it out"):
+        items()
+    assert items(splits="train,test") == {("train", "train"): 4, ("test", "test"): 3}
+    assert items(splits="train, extra:train")[("extra", "train")] == 2
+    with pytest.raises(IngestError, match="has no split 'none'"):
+        items(splits="none")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fine"), [(np.uint8, True), (np.uint16, True), (np.float32, False)]
+)
+def test_only_pixels_that_are_stored_as_such(tmp_path, dtype, fine):
+    items = own(tmp_path, "own_c", {"train": 2}, dtype)
+    if fine:
+        assert items() == {("train", "train"): 2}
+        return
+    with pytest.raises(IngestError, match=r"'image' of own_c has float32 pixels.*uint8 and uint16"):
+        items()

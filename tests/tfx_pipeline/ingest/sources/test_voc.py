@@ -105,7 +105,8 @@ def test_given_classes_decide(tmp_path):
     voc(tmp_path, ("a",), xml={"a": f"<annotation>{item_xml('dog')}{item_xml()}</annotation>"})
     made, (item,) = read(tmp_path, classes="fox, cat")
     assert made.classes == ("fox", "cat")
-    assert item.objects.classes == (-1, 1)
+    assert item.objects.classes == (1,)
+    assert [(one.kind, one.level) for one in item.findings] == [("class_left_out", "note")]
 
 
 @pytest.mark.parametrize(
@@ -156,8 +157,11 @@ def test_what_has_no_picture(tmp_path):
         "image_missing", "Annotations/b.xml", "there is no picture of this name"
     )
     voc(tmp_path, ("a",), lists={"train": ["a", "c"]})
+    absent = tmp_path / "JPEGImages" / "c"
     assert read(tmp_path)[1][1] == Finding(
-        "image_missing", "JPEGImages/c", "a list of ImageSets/Main has it"
+        "image_missing",
+        "JPEGImages/c",
+        f"a list of ImageSets/Main has it; there is no {absent}.jpg or the like",
     )
 
 

@@ -1,0 +1,140 @@
+"""Whether what came of a source can stand for it: images of every class and split, objects kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfx_pipeline.ingest.findings import OBJECT_LOSSES, REJECTION
+from tfx_pipeline.ingest.index import connect
+from tfx_pipeline.ingest.report import count_files, first_of, summarize
+from tfx_pipeline.ingest.source import IngestError, Source
+from trainers.data import features
+
+if TYPE_CHECKING:
+    from tfx_pipeline.ingest.job import Plan
+
+#: Of all objects, the share that may be dropped or clipped.
+MAX_REPAIRED = 0.2
+
+# Fewer are told one by one; of them no share says anything.
+_FEW_REPAIRED = 4
+_CLIPPED = "box_clipped"
+
+
+@dataclass(frozen=True)
+class ObjectCounts:
+    """What became of a source's objects.
+
+    Attributes:
+      kept: that are in records.
+      dropped: see `OBJECT_LOSSES`.
+      clipped: of those kept.
+    """
+
+    kept: int
+    dropped: int
+    clipped: int
+
+    @property
+    def repaired_share(self) -> float:
+        """Dropped and clipped ones among all; 0 for none at all."""
+        return (self.dropped + self.clipped) / max(self.kept + self.dropped, 1)
+
+
+def count_objects(index_path: Path) -> ObjectCounts:
+    """What became of the objects of an index, after `merge`."""
+    marks = ",".join("?" * len(OBJECT_LOSSES))
+    with connect(index_path) as index:
+        kept = index.execute("SELECT COALESCE(SUM(objects), 0) FROM facts").fetchone()[0]
+        counts = index.execute(
+            f"SELECT SUM(kind IN ({marks})), SUM(kind = ?) FROM findings",
+            (*OBJECT_LOSSES, _CLIPPED),
+        ).fetchone()
+    return ObjectCounts(kept, counts[0] or 0, counts[1] or 0)
+
+
+def count_turned(index_path: Path) -> int:
+    """How many images had an EXIF orientation other than 1."""
+    query = "SELECT COUNT(*) FROM facts WHERE json_extract(facts, '$.source_orientation') != 1"
+    with connect(index_path) as index:
+        return index.execute(query).fetchone()[0]
+
+
+def check_counts(plan: "Plan", source: Source, index: Path, counts: Mapping[str, int]) -> None:
+    """Nothing, when the records can be trained on.
+
+    Args:
+      plan: of the job.
+      source: what was read.
+      index: after images were placed.
+      counts: records of each split.
+
+    Raises:
+      IngestError: no image or no object is left, too many objects were dropped or clipped, or a
+        class or split has no image where the source promises one.
+    """
+    if source.task == features.DETECTION:
+        _check_objects(plan, source, index)
+    refused = _refused(index)
+    if not sum(counts.values()):
+        raise IngestError(f"no image of {source.description} can be used{refused}")
+    if source.every_class and not plan.everything and _has_open_images(index):
+        _check_classes(source, index, counts, refused)
+
+
+def _check_objects(plan: "Plan", source: Source, index: Path) -> None:
+    found = count_objects(index)
+    repaired = found.dropped + found.clipped
+    example = first_of(index, (*OBJECT_LOSSES, _CLIPPED))
+    reason = f", e.g. {example.file}: {example.detail}" if example else ""
+    if not found.kept and found.dropped:
+        raise IngestError(
+            f"no object of {source.description} can be used: {found.dropped:,} of "
+            f"{found.dropped:,} had to be dropped{reason}"
+        )
+    if not found.kept and not _refused(index):
+        raise IngestError(
+            f"{source.description} has no object at all; nothing can be learned of it"
+        )
+    if repaired >= _FEW_REPAIRED and found.repaired_share > plan.max_repaired:
+        raise IngestError(
+            f"{repaired:,} of {found.kept + found.dropped:,} objects of {source.description} had "
+            f"to be dropped ({found.dropped:,}) or clipped ({found.clipped:,}), more than "
+            f"{plan.max_repaired:.0%}{reason}; correct the labels, or allow it with "
+            f"--max-repaired {min(1.0, found.repaired_share + 0.01):.2f}"
+        )
+
+
+def _refused(index: Path) -> str:
+    """How many files were rejected and the first of them, as the end of a message."""
+    rejected = [one.first for one in summarize(index) if one.level == REJECTION]
+    if not rejected:
+        return ""
+    number = count_files(index, REJECTION)
+    return f"; {number} files were rejected, e.g. {rejected[0].file}: {rejected[0].detail}"
+
+
+def _has_open_images(index: Path) -> bool:
+    """Whether the source has images for training, and not only those that it keeps for tests."""
+    query = "SELECT 1 FROM items WHERE split NOT IN ('validation', 'test') LIMIT 1"
+    with connect(index) as opened:
+        return opened.execute(query).fetchone() is not None
+
+
+def _check_classes(source: Source, index: Path, counts: Mapping[str, int], refused: str) -> None:
+    with connect(index) as opened:
+        query = "SELECT DISTINCT class FROM items JOIN facts USING (row) WHERE facts.split='train'"
+        trained = {name for (name,) in opened.execute(query)}
+    absent = [one for one in source.classes if one not in trained]
+    if absent:
+        raise IngestError(
+            f"no training image of class {', '.join(absent)} in {source.description}{refused}; "
+            "add images of it, or remove its folder"
+        )
+    for split, count in counts.items():
+        if not count:
+            raise IngestError(
+                f"no image fell into {split!r} of {source.description}{refused}; add images, "
+                f"give it a larger fraction, or add a folder {split!r}"
+            )

@@ -1,0 +1,226 @@
+"""Where YOLO's images, labels and class names are: by a data.yaml, or by folders."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfx_pipeline.ingest.archives import members
+from tfx_pipeline.ingest.class_names import check_names, class_name
+from tfx_pipeline.ingest.file_names import with_slashes
+from tfx_pipeline.ingest.source import IngestError, Request
+from tfx_pipeline.ingest.split_words import known_words, one_of_each, split_of_word
+from tfx_pipeline.ingest.text_files import read_lines, read_text
+from trainers.data.features import SPLITS
+
+LAYOUT = "a folder with data.yaml, or with images/{train,val}/ and labels/{train,val}/"
+#: Files beside images and labels that list classes.
+CLASS_LISTS = ("classes.txt", "obj.names")
+IMAGE_FILE = re.compile(r"\.(jpe?g|png|bmp|webp|tiff?|gif|ppm)$", re.IGNORECASE)
+
+_ABSENT = ("", "~", "null", "Null", "NULL")
+
+
+@dataclass(frozen=True)
+class YoloData:
+    """What is to be read: class names, and (split, images) by split.
+
+    Attributes:
+      keypoint_values: of a line, behind its box; 0 where lines are boxes or polygons.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    images: tuple[tuple[str, tuple[Path, ...]], ...]
+    keypoint_values: int = 0
+
+
+def read_layout(request: Request, names: tuple[str, ...]) -> YoloData:
+    """What a folder or a data.yaml says is to be read.
+
+    Args:
+      request: of the job.
+      names: of the classes, where they were given; they go before those of files.
+
+    Raises:
+      IngestError: no such folder, no class names or wrong ones, or splits that are not there.
+    """
+    if request.where and Path(request.where).expanduser().is_file():
+        yaml_file: Path | None = Path(request.where).expanduser()
+        folder = Path(request.where).expanduser().parent
+    else:
+        folder = request.folder(LAYOUT)
+        yaml_file = _yaml_of(folder)
+    if yaml_file is not None:
+        return _from_yaml(yaml_file, names)
+    names = names or _listed_names(folder)
+    if not names:
+        raise IngestError(
+            f"{folder} has no data.yaml and no classes.txt; say names=first,second,... in the "
+            "order of the class numbers"
+        )
+    check_names(names, f"the class list of {folder}", typed=True)
+    return YoloData(folder, names, tuple(_folders(folder)))
+
+
+def _yaml_of(folder: Path) -> Path | None:
+    found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    named = [one for one in found if one.stem in ("data", "dataset")]
+    if not named and len(found) > 1:
+        raise IngestError(
+            f"{folder} has {', '.join(one.name for one in found)}; give the one to read as the "
+            "source"
+        )
+    return (named or found or [None])[0]
+
+
+def _from_yaml(path: Path, names: tuple[str, ...]) -> YoloData:
+    raw = _read_yaml(path)
+    keys = [key for key in raw if split_of_word(key) and raw[key] not in (*_ABSENT, [])]
+    if not keys:
+        raise IngestError(f"{path} must have `names` and `train`; it is no YOLO data file")
+    root = path.parent / with_slashes(_text(raw.get("path")))
+    root = root if root.is_dir() else path.parent  # `path` is often of the machine that wrote it.
+    names = names or _yaml_names(path, raw.get("names"))
+    check_names(names, f"{path}: `names`", typed=True)
+    _check_count(path, raw.get("nc"), names)
+    images = tuple(
+        (split, tuple(one for given in _as_list(raw[key]) for one in _images(root, given, path)))
+        for split, key in sorted(
+            one_of_each(keys, str(path)).items(), key=lambda one: SPLITS.index(one[0])
+        )
+    )
+    return YoloData(root, names, images, _keypoint_values(path, raw.get("kpt_shape")))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping whose scalars are text as written: `no`, `0010` and `12:30` are names.
+
+    Raises:
+      IngestError: not YAML, not a mapping, or with a key twice.
+    """
+    import yaml
+
+    class Loader(yaml.BaseLoader):
+        """Text only, and each key once."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next((str(key) for key in keys if keys.count(key) > 1), None)
+            if twice is not None:
+                raise IngestError(f"{path} has the key {twice!r} twice; remove one")
+            return super().construct_mapping(node, deep=deep)
+
+    try:
+        # A subclass of the loader that makes text, lists and mappings, and nothing else.
+        raw = yaml.load(read_text(path), Loader=Loader)
+    except (yaml.YAMLError, TypeError, RecursionError) as error:
+        raise IngestError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise IngestError(f"{path} must have `names` and `train`; it is no YOLO data file")
+    return raw
+
+
+def _yaml_names(path: Path, raw: Any) -> tuple[str, ...]:
+    raw = None if isinstance(raw, str) and raw in _ABSENT else raw
+    if isinstance(raw, Mapping):
+        if sorted(raw) != sorted(str(number) for number in range(len(raw))):
+            raise IngestError(
+                f"{path}: `names` must count its classes 0, 1, 2, ..., got {', '.join(raw)}"
+            )
+        raw = [raw[str(place)] for place in range(len(raw))]
+    if not isinstance(raw, list) or not raw or not all(isinstance(one, str) for one in raw):
+        raise IngestError(f"{path}: `names` must be a list of class names, got {raw!r}")
+    return tuple(class_name(one) for one in raw)
+
+
+def _check_count(path: Path, count: Any, names: tuple[str, ...]) -> None:
+    if count is not None and _text(count) not in (*_ABSENT, str(len(names))):
+        raise IngestError(
+            f"{path}: `nc` is {count} and `names` has {len(names)}; correct the one that is wrong"
+        )
+
+
+def _keypoint_values(path: Path, raw: Any) -> int:
+    """How many numbers an object's keypoints are, by `kpt_shape`; 0 without one."""
+    if raw is None or raw in _ABSENT:
+        return 0
+    whole = isinstance(raw, list) and len(raw) == 2 and all(_text(one).isdecimal() for one in raw)
+    points, values = (int(raw[0]), int(raw[1])) if whole else (0, 0)
+    if points < 1 or values not in (2, 3):
+        raise IngestError(
+            f"{path}: `kpt_shape` must be [how many keypoints, 2 or 3 numbers each], got {raw!r}"
+        )
+    return points * values
+
+
+def _as_list(value: Any) -> list[str]:
+    return [_text(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value in _ABSENT else str(value)
+
+
+def _images(root: Path, given: str, yaml_file: Path) -> list[Path]:
+    """The images of one entry of a YAML file: a folder or a list."""
+    given = with_slashes(given)
+    # Some exporters write ../train/images for the folder beside the file.
+    candidates = (root / given, root / re.sub(r"^(\.\./)+", "", given))
+    place = next((one for one in candidates if one.exists()), None)
+    if place is None:
+        raise IngestError(f"{yaml_file} names {given}, and {candidates[0]} does not exist")
+    if place.is_dir():
+        return _in_folder(place)
+    return [_listed(place, root, line) for line in read_lines(place)]
+
+
+def _listed(file: Path, root: Path, line: str) -> Path:
+    """A line of a list: from the list's folder where it starts with a dot, else from the root."""
+    dotted = line.startswith((".\\", "./"))
+    first = file.parent if dotted else root
+    as_written = Path(os.path.normpath(first / line))
+    return (
+        as_written if as_written.is_file() else Path(os.path.normpath(first / with_slashes(line)))
+    )
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return [Path(one.path) for one in members(folder) if IMAGE_FILE.search(one.name)]
+
+
+def _folders(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
+    """Splits of a folder without a YAML file: images/train, train/images, or all by content."""
+    below = {one.name: one for one in _children(folder / "images")}
+    beside = {one.name: one / "images" for one in _children(folder) if (one / "images").is_dir()}
+    places = below if any(map(split_of_word, below)) else beside
+    splits = one_of_each(places, str(folder))
+    if not splits:
+        yield "", tuple(_in_folder(folder))
+        return
+    others = [places[name] for name in places if name not in splits.values()]
+    if places is below:
+        others += [one for one in _in_folder(folder / "images") if one.parent.name == "images"]
+    if others:
+        raise IngestError(
+            f"{folder} has the splits {', '.join(splits.values())} and {others[0]}, which lies in "
+            f"none; splits are called {known_words()}: move it, or write a data.yaml"
+        )
+    for split in (one for one in SPLITS if one in splits):
+        yield split, tuple(_in_folder(places[splits[split]]))
+
+
+def _children(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+
+
+def _listed_names(folder: Path) -> tuple[str, ...]:
+    for place in (folder, folder / "labels"):
+        for name in CLASS_LISTS:
+            if (place / name).is_file():
+                return tuple(class_name(line) for line in read_lines(place / name))
+    return ()

@@ -1,0 +1,148 @@
+"""Text files as Windows, spreadsheets and labelling tools write them.
+
+UTF-8 with or without a byte order mark, and UTF-16 (`Unicode` in Notepad, PowerShell's `>`) with or
+without one. Text of no other encoding is guessed: it is refused with the remedy.
+"""
+
+import codecs
+import re
+from pathlib import Path
+from typing import IO
+
+from tfx_pipeline.ingest.source import IngestError
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # Before UTF-16's, which it starts with.
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_PROBED_BYTES = 4096
+# Of all bytes: in UTF-16 every letter, digit and separator of ASCII brings one.
+_MIN_NULS = 0.15
+_DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding of a text by its first bytes; `utf-8` unless they say otherwise.
+
+    Text holds no NUL, so that NULs in every other byte are UTF-16 without a byte order mark.
+    """
+    for mark, name in _MARKS:
+        if start.startswith(mark):
+            return name
+    counts = {"utf-16-le": start[1::2].count(0), "utf-16-be": start[0::2].count(0)}
+    most = max(counts, key=lambda name: counts[name])
+    # A damaged file has some zeros anywhere.
+    many = counts[most] >= _MIN_NULS * len(start) and counts[most] > 4 * min(counts.values())
+    return most if many else "utf-8"
+
+
+def encoding_of_file(path: Path) -> str:
+    """`encoding_of` a file."""
+    with path.open("rb") as file:
+        return encoding_of(file.read(_PROBED_BYTES))
+
+
+def decode(data: bytes, where: str) -> str:
+    """Text of a file's bytes.
+
+    Args:
+      data: the bytes.
+      where: they come from, for the message.
+
+    Raises:
+      IngestError: neither UTF-8 nor UTF-16.
+    """
+    encoding = encoding_of(data[:_PROBED_BYTES])
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise IngestError(
+            f"{where} is not {encoding.upper()} text: byte {error.start:,} is "
+            f"0x{data[error.start]:02x}; save it as UTF-8"
+        ) from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+      IngestError: neither UTF-8 nor UTF-16.
+      OSError: it cannot be read.
+    """
+    return decode(path.read_bytes(), str(path))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list without spaces around them; empty ones are left out.
+
+    Raises:
+      IngestError: neither UTF-8 nor UTF-16.
+      OSError: it cannot be read.
+    """
+    # Not `splitlines`: a name may hold what Unicode calls a line separator.
+    lines = re.split(r"\r\n|\r|\n", read_text(path))
+    return [line.strip() for line in lines if line.strip()]
+
+
+def xml_as_utf8(data: bytes, where: str) -> tuple[bytes, str | None]:
+    """XML that expat reads, and the encoding to read it by whatever the XML declares; or None.
+
+    Windows tools declare UTF-8 and write UTF-16, and expat knows no multi-byte encoding but
+    Unicode's.
+
+    Raises:
+      IngestError: the bytes are not text in the encoding that they should be in.
+    """
+    encoding = encoding_of(data[:_PROBED_BYTES])
+    declared = _DECLARED.search(data[:_PROBED_BYTES])
+    if encoding == "utf-8" and declared:
+        encoding = declared.group(1).decode().lower()
+    if encoding in ("utf-8", "utf-8-sig", "us-ascii"):
+        return data, None
+    try:
+        return data.decode(encoding).lstrip("\ufeff").encode(), "utf-8"
+    except UnicodeDecodeError as error:
+        raise IngestError(f"{where} is not {encoding}: {error.reason}; save it as UTF-8") from error
+    except LookupError as error:
+        raise IngestError(f"{where}: {error}; save it as UTF-8") from error
+
+
+class Utf8Stream:
+    """A stream of JSON as UTF-8 without a byte order mark, whatever of Unicode's it is stored in.
+
+    Raises:
+      UnicodeDecodeError: on reading what is not text.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, start = file, file.read(_PROBED_BYTES)
+        encoding = encoding_of(start)
+        # UTF-8 goes through untouched: its parser says where it ends or breaks.
+        self._decoder = None
+        if encoding == "utf-8-sig":
+            start = start.removeprefix(codecs.BOM_UTF8)
+        elif encoding != "utf-8":
+            self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._start = self._as_utf8(start)
+
+    def read(self, size: int = -1) -> bytes:
+        """`size` bytes, fewer only at the end; all of them for -1."""
+        parts, missing = [self._start], size - len(self._start)
+        while size < 0 or missing > 0:
+            block = self._file.read(-1 if size < 0 else max(missing, 2))
+            parts.append(self._as_utf8(block))
+            missing -= len(parts[-1])
+            if not block:
+                break
+        data = b"".join(parts)
+        size = len(data) if size < 0 else size
+        self._start = data[size:]
+        return data[:size]
+
+    def _as_utf8(self, data: bytes) -> bytes:
+        if self._decoder is None:
+            return data
+        return self._decoder.decode(data, final=not data).encode()
