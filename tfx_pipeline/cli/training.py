@@ -22,8 +22,9 @@ def _config(recipe: str, overrides: list[str] | None, data: Path | None) -> Conf
 
 
 def _check_data(config: Config, recipe: str) -> None:
-    """Names data of another task before TensorFlow is loaded."""
-    DatasetInfo.load(Path(config.data.dir)).check_task(config.task, f"the recipe {recipe}")
+    """Refuses records of another task before TensorFlow loads; `fit` refuses absent ones."""
+    if (Path(config.data.dir) / DATASET_FILE).is_file():
+        DatasetInfo.load(Path(config.data.dir)).check_task(config.task, f"the recipe {recipe}")
 
 
 def _check_weights(config: Config) -> None:
@@ -65,8 +66,7 @@ def train(
     where = out or Path("work") / recipe
     # A mistyped key, or weights that are not installed, are reported before images are read.
     config = _config(recipe, overrides, data)
-    if (Path(config.data.dir) / DATASET_FILE).is_file():
-        _check_data(config, recipe)
+    _check_data(config, recipe)
     _check_weights(config)
     config = _config(recipe, overrides, data and records_of(data, where, console))
     _check_data(config, recipe)
