@@ -38,7 +38,7 @@ def test_compose_takes_away_what_the_server_does_not_need(service):
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["user"].split(":")[0] not in ("0", "root")
-    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
+    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
     assert re.fullmatch(r"tensorflow/serving:\$\{TF_SERVING_VERSION:-[\d.]+\}", service["image"])
 
 

@@ -201,7 +201,9 @@ def test_a_shadow_reports_what_differs():
     assert report["max_score_difference"] == pytest.approx(0.5, abs=1e-6)
     kept = ("requests", "rows", "top1_disagreements", "requests_that_differ", "versions")
     assert [report[key] for key in kept] == [2, 4, 2, 1, [(1, 2)]]
-    assert 'shadow_count{model_name="m",outcome="disagreed"} 1' in metrics.text()
+    # The second agrees on the class, and its scores are others.
+    assert report["requests_of_other_values"] == 2
+    assert 'shadow_count{model_name="m",outcome="disagreed"} 2' in metrics.text()
     assert 'shadow_latency_count{model_name="m"} 2' in metrics.text()
     response = asyncio.run(shadow_page(shadow)("GET", REPORT_PATH, {}, b""))
     assert json.loads(response.body)["m"]["requests"] == 2

@@ -243,7 +243,7 @@ def test_data_types_are_tensorflows():
     [
         ({"dtype": 1, "sizes": [-1]}, "shape"),
         ({"dtype": 1, "sizes": [2**40]}, "elements"),
-        ({"dtype": 9999, "sizes": [1]}, "not a valid TensorProto"),
+        ({"dtype": 9999, "sizes": [1]}, "values of the type 9999 cannot be sent"),
         ({"dtype": 1, "sizes": [3], "tensor_content": b"abc"}, "not a valid TensorProto"),
     ],
 )
