@@ -121,22 +121,26 @@ def _packaged(translation: Translation, config: Config) -> Translation:
             "cannot make up for; leave data.mean and data.std as they are"
         )
     notes = [*facts.notes, *input_notes(config)]
-    why = _other_classes(config)
+    classes = _classes(config)
+    why = other_classes(classes) if classes else ""  # Without data only the count decides.
     if why:
         notes.append(f"{why}, so the classifier starts fresh")
+        # Another number of classes is seen by `place`; as many other ones are not.
         pieces = [
-            replace(piece, value=piece.value[..., :0]) if piece.layer in HEADS else piece
+            replace(piece, value=piece.value[..., :0])
+            if piece.layer in HEADS and piece.value.shape[-1] == len(classes)
+            else piece
             for piece in pieces
         ]
     return replace(translation, pieces=pieces, facts=replace(facts, notes=tuple(notes)))
 
 
-def _other_classes(config: Config) -> str:
+def _classes(config: Config) -> tuple[str, ...]:
+    """Of the data set; empty where there is none."""
     try:
-        classes = DatasetInfo.load(Path(config.data.dir)).classes
+        return DatasetInfo.load(Path(config.data.dir)).classes
     except (OSError, ValueError):
-        return ""  # Without data only the count decides.
-    return other_classes(classes)
+        return ()
 
 
 def _list(values: tuple[float, ...]) -> str:
