@@ -29,7 +29,7 @@ from trainers.file_index import INDEX_FILE, FileIndex
 from trainers.forward import Forward, predict_split
 from trainers.hardware import peak_flops
 from trainers.keras import keras
-from trainers.optim import build_optimizer
+from trainers.optim import build_optimizer, warmup_note
 from trainers.precision import precision
 from trainers.registry import models, tasks
 from trainers.run_folder import Identity, find_origin, identify
@@ -196,12 +196,18 @@ class _Run:
             if not self.is_over(history):
                 announce(f"goes on at epoch {len(history) + 1}, step {self.checkpoints.step + 1}")
             return history
+        if note := self._warmup_note():
+            announce(note)
         if self.config.model.init:
             for line in start(self.step.model, self.config):
                 announce(line)
             if self.step.average:
                 self.step.average.restart()
         return []
+
+    def _warmup_note(self) -> str:
+        train, steps = self.config.train, pipeline.steps_per_epoch(*self._of)
+        return warmup_note(self.config.optim, steps * train.epochs, global_batch=train.global_batch)
 
     def _take_over(self, announce: Callable[[str], None], *, anyway: bool) -> None:
         """Copies the state of another folder where that is right, and announces what it does."""

@@ -1,7 +1,6 @@
 """Fine-tuning: a network that has learnt elsewhere, on a folder of one's own pictures."""
 
 from trainers.config import (
-    CompressConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -72,5 +71,4 @@ def finetune_vit() -> Config:
             clip_norm=1.0,
         ),
         train=TrainConfig(epochs=12, global_batch=64, freeze_epochs=1, label_smoothing=0.1),
-        compress=CompressConfig(learning_rate=5e-5),
     )
