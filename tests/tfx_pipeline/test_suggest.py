@@ -41,7 +41,8 @@ def data(tmp_path_factory):
 def test_sides_are_those_that_pillow_reads(data):
     expected = []
     for file in (data.parent / "photos").rglob("*.*"):
-        expected.append(min(Image.open(file).size))
+        with Image.open(file) as image:
+            expected.append(min(image.size))
     found = [
         side for split in ("train", "validation", "test") for side in shorter_sides(data, split)
     ]
