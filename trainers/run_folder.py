@@ -42,7 +42,7 @@ _KEYS = {
 }
 # Configuration keys that are younger than `identity.json`: folders without one are named by the
 # others. Add new keys that decide the weights here; `tests/fixtures` holds such a folder.
-_YOUNG_KEYS: dict[str, tuple[str, ...]] = {}
+_YOUNG_KEYS: dict[str, tuple[str, ...]] = {"train": ("head",)}
 # Epochs that a folder without `identity.json` may have been meant for.
 _MOST_EPOCHS = 2000
 _FOLDER = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}(-[0-9a-f]{8})?")
