@@ -92,6 +92,8 @@ class Manifest:
         `excludable_drop`; empty for a bundle that was pushed without gates.
       weights_origin: `package`, `version`, `file`, `sha256` and `licence` of the weights that
         training started from, as far as they are known; empty for random ones.
+      linear_probe: of a model that started from weights: `shipped`, whether it is the frozen
+        backbone with a linear probe as its last layer, `why`, and the probe's `val_top1`.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Manifest:
     stack: dict[str, str] = field(default_factory=dict)
     data_fingerprint: str = ""
     weights_origin: dict[str, str] = field(default_factory=dict)
+    linear_probe: dict[str, Any] = field(default_factory=dict)
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from typing import Any
 #: keys out of the names of folders that are older still.
 YOUNG_KEYS: dict[str, dict[str, Any]] = {
     "optim": {"warmup_limit": 1.0},
+    "train": {"head": "fresh"},
 }
 #: Overridden key -> (another key, the value that it then gets unless it is overridden too).
 _IMPLIED = {

@@ -93,6 +93,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.ema": _PART,
     "train.early_stop": _at_least(0),
     "train.freeze_epochs": _at_least(0),
+    "train.head": _one_of("fresh", "probe"),
     "train.save_steps": _at_least(0),
     "train.precision": _one_of("float32", "bfloat16", "float16"),
     "train.strategy": _one_of("one", "mirrored", "multi_worker", "tpu"),
