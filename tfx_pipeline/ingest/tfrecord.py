@@ -18,11 +18,11 @@ from typing import Any
 from tfx_pipeline.ingest import progress
 from tfx_pipeline.ingest.class_names import check_names, class_name
 from tfx_pipeline.ingest.options import bind
-from tfx_pipeline.ingest.output import publish, workplace, writing
+from tfx_pipeline.ingest.output import publish, removed_when_refused, workplace, writing
 from tfx_pipeline.ingest.shards import file_digest, shard_path
 from tfx_pipeline.ingest.source import IngestError
 from tfx_pipeline.ingest.split_words import known_words, split_in_name
-from tfx_pipeline.ingest.text_files import read_lines
+from tfx_pipeline.ingest.text_files import read_names
 from trainers.data import features
 from trainers.data.features import CLASSIFICATION, DETECTION, DatasetInfo, SplitInfo
 
@@ -64,7 +64,7 @@ def adopt(
         raise IngestError(f"{out} and {folder} lie within each other; give another --out")
     shards = _shards(folder)
     key = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    with workplace(out, key) as work:
+    with workplace(out, key) as work, removed_when_refused(work):
         made = work / "out"
         shutil.rmtree(made, ignore_errors=True)
         found: dict[str, _Contents] = {}
@@ -284,7 +284,7 @@ def _offset(folder: Path, labels: list[int], texts: dict[int, str], given: str) 
 
 
 def _given_names(file: str) -> list[str]:
-    return [class_name(line) for line in read_lines(Path(file).expanduser())]
+    return [class_name(line) for line in read_names(Path(file).expanduser())]
 
 
 def _classes(
