@@ -41,7 +41,6 @@ SAVED_MODEL_FILE = "saved_model.pb"
 
 # What may change about a bundle without changing the model it holds.
 _NOT_CONTENT = {MANIFEST_FILE, CARD_FILE}
-
 SIGNATURE_BYTES = "serving_default"
 SIGNATURE_PREPROCESS = "preprocess"
 SIGNATURE_TENSOR = "predict_tensor"
@@ -92,6 +91,7 @@ class Manifest:
         `excludable_drop`; empty for a bundle that was pushed without gates.
       weights_origin: `package`, `version`, `file`, `sha256` and `licence` of the weights that
         training started from, as far as they are known; empty for random ones.
+      plugins: files of the user that hold code of the model; serving needs none of them.
     """
 
     name: str
@@ -107,6 +107,7 @@ class Manifest:
     stack: dict[str, str] = field(default_factory=dict)
     data_fingerprint: str = ""
     weights_origin: dict[str, str] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
@@ -133,6 +134,7 @@ class Manifest:
                     "sightline reads 1; upgrade sightline"
                 )
             raw["variants"] = tuple(Variant(**v) for v in raw["variants"])
+            raw["plugins"] = tuple(raw.get("plugins", ()))
             known = {f.name for f in fields(cls)}
             return cls(**{key: value for key, value in raw.items() if key in known})
         except BundleError:

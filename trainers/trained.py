@@ -6,11 +6,13 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from trainers import plugins
 from trainers.checkpoint import Row, best_epoch, weights_path, write_history, write_json
 from trainers.complexity import complexity
 from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.data.features import DatasetInfo
 from trainers.keras import keras
+from trainers.plugin_code import counted_files
 from trainers.registry import tasks
 
 
@@ -46,7 +48,11 @@ def save_trained(trained: Trained, directory: Path) -> None:
         "parameters": trained.model.count_params(),
         "multiply_adds": complexity(trained.model).multiply_adds,
     }
-    facts = {"best_epoch": trained.best_epoch, "weights_origin": trained.weights_origin}
+    facts = {
+        "best_epoch": trained.best_epoch,
+        "weights_origin": trained.weights_origin,
+        plugins.RECORDED: [str(one) for one in counted_files()],
+    }
     write_json(directory / "trained.json", {**facts, **cost, **chosen})
 
 
@@ -56,12 +62,14 @@ def load_trained(directory: Path) -> Trained:
     Raises:
       FileNotFoundError: the folder is not a trained model; names the verb that makes one.
       ConfigError: its configuration has a key or value that this version does not take.
+      PluginError: a plugin that it was made with is missing.
     """
     if not (directory / "trained.json").is_file():
         raise FileNotFoundError(
             f"{directory} holds no trained model; make one with `sightline train RECIPE --out "
             f"{directory}`"
         )
+    plugins.require_of(directory)
     try:
         config = from_dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
     except ConfigError as error:
