@@ -22,8 +22,6 @@ from tfx.types import standard_artifacts
 from tfx.types.channel_utils import union
 
 from components.anomaly import make_settings
-from components.artifacts import Benchmark, Card, ImageReport, Selection
-from components.artifacts import LiveModel as LiveModelArtifact
 from components.benchmarker import Benchmarker
 from components.bundle_pusher import BundlePusher
 from components.card_writer import CardWriter
@@ -43,9 +41,6 @@ from tfx_pipeline.config import RunRequest
 from tfx_pipeline.node_code import node_digest, run_data_digest
 from trainers.config import to_dict
 from trainers.data.features import DatasetInfo
-
-#: The types of our own, for readers of the metadata store.
-ARTIFACT_TYPES = (Benchmark, Card, ImageReport, LiveModelArtifact, Selection)
 
 # The same in every run: a change of Beam's arguments changes every cache key. FnApiRunner by name,
 # because the default runner first tries to download another one.

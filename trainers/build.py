@@ -24,9 +24,6 @@ from trainers.loop import FineTuner
 from trainers.registry import compressors
 from trainers.trained import Trained
 
-#: Post-training quantisation: needs no training, so it is asked for by dtype.
-PTQ_DTYPES = ("dynamic", "int8")
-
 #: The float TFLite file, which every bundle has; all others are compared with it.
 FLOAT_VARIANT = "none_fp32"
 

@@ -118,7 +118,7 @@ class Registry(Generic[T]):
         plugins.load_all()
 
 
-#: Network builders, one file a family: `(image_size, num_classes, **options) -> keras.Model`.
+#: Networks, one file a family: `(images, **options) -> features`, see `trainers.models`.
 models: Registry[Callable[..., Any]] = Registry("model", "trainers.models")
 #: Published rows: functions without arguments that return a `Config`.
 recipes: Registry[Callable[[], Any]] = Registry("recipe", "trainers.recipes")

@@ -82,17 +82,6 @@ def attach_labels(content: bytes, labels: Sequence[str]) -> bytes:
     return file.getvalue()
 
 
-def attached_labels(content: bytes) -> tuple[str, ...]:
-    """The labels in a .tflite file's zip member; empty where it has none."""
-    file = io.BytesIO(content)
-    if not zipfile.is_zipfile(file):
-        return ()
-    with zipfile.ZipFile(file) as archive:
-        if LABELS_MEMBER not in archive.namelist():
-            return ()
-        return tuple(archive.read(LABELS_MEMBER).decode("utf-8").splitlines())
-
-
 def kernel_dtypes(content: bytes) -> dict[str, int]:
     """How many convolutions and fully connected layers have kernels of each dtype.
 
