@@ -31,8 +31,6 @@ PROJECT = ("trainers", "serving", "components", "tfx_pipeline", "core")
 _DIGITS = 16
 # Read by people only.
 _NOT_CODE = (".md", ".pyc")
-# Whoever imports it runs what the user's plugins register.
-_PLUGINS = "trainers.plugins"
 # Raise it when `_installed` changes.
 _INSTALLED = "installed-1"
 # How templates name each other.
@@ -117,7 +115,7 @@ class CodeBase:
                 continue
             reached = {name: self._facts(name)}
             found.update(reached)
-            if name == _PLUGINS:
+            if not users and self._uses_registry(reached[name]):
                 users = plugin_code(self._index)
                 reached |= users
             for one, facts in reached.items():
@@ -182,6 +180,14 @@ class CodeBase:
             if attribute in ("", "*", name):
                 yield from self._module(package)
                 yield from self._below(package)
+
+    def _uses_registry(self, facts: CodeFacts) -> bool:
+        """Whether a module imports a registry, and so runs what plugins register in it."""
+        for one in facts.imports:
+            module, _, attribute = one.partition(":")
+            if self._file(module) and attribute in self._facts(module).registries:
+                return True
+        return False
 
     def _below(self, package: str) -> list[str]:
         """The modules directly in `package`; none where it is a module."""

@@ -20,6 +20,8 @@ from trainers.file_index import FileIndex
 
 _VALUES = ("recipes", "pipelines")
 _OURS = ("trainers", "serving", "components", "tfx_pipeline", "core")
+# Of configurations; a dotted name here would count as an import of it.
+_CONFIGURATION = (("trainers", "config"), ("tfx_pipeline", "config"))
 # Calls that make values and do nothing else.
 _MAKERS = {"dict", "list", "tuple", "set", "frozenset", "range", "float", "int", "str", "Path"}
 _KIND = f"plugin-{VERSION}-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}"
@@ -128,7 +130,7 @@ def _imported_from_us(body: list[ast.stmt]) -> set[str]:
         one
         for one in body
         if isinstance(one, ast.ImportFrom)
-        and one.module in ("trainers.config", "tfx_pipeline.config")
+        and tuple((one.module or "").split(".")) in _CONFIGURATION
     ]
     return {alias.asname or alias.name for one in modules for alias in one.names}
 

@@ -9,6 +9,7 @@ path under a private name: their folder is never on `sys.path`, so that a user's
 child process has the same plugins. Standard library only.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -94,6 +95,12 @@ def require_of(trained: Path) -> None:
 
 def installed() -> list[metadata.EntryPoint]:
     """Entry points of installed packages, each of which names a module."""
+    return _installed(tuple(sys.path))
+
+
+@functools.lru_cache
+def _installed(_: tuple[str, ...]) -> list[metadata.EntryPoint]:
+    """Read once for a path: it looks into every installed package."""
     return sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name)
 
 

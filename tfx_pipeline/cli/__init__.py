@@ -17,7 +17,7 @@ from trainers.plugins import OPTION
 __all__ = ["app", "main"]
 
 # In the order that `--help` lists their verbs.
-for _room in ("data", "training", "benchmarks", "platform", "deploy", "loadtest"):
+for _room in ("data", "training", "benchmarks", "projects", "platform", "deploy", "loadtest"):
     importlib.import_module(f"tfx_pipeline.cli.{_room}")
 
 

@@ -112,17 +112,20 @@ def _project_file(what: str) -> Path | None:
         if not path.is_file():
             raise UnknownNameError(f"the pipeline file {path} does not exist")
         return Path(path).absolute()
+    file = (path / PROJECT_FILE).absolute()
+    has_file = file.is_file()
     is_name = "/" not in what and what in pipelines.names()
-    has_file = (path / PROJECT_FILE).is_file()
+    if is_name and has_file and pipelines.origin(what).file == file:
+        return file
     if is_name and has_file:
         raise ProjectError(
             f"{what!r} is a registered pipeline and a project folder; write ./{what} for the folder"
-            f", or rename it"
+            ", or rename it"
         )
     if is_name:
         return None
     if has_file:
-        return (path / PROJECT_FILE).absolute()
+        return file
     if path.is_dir():
         raise ProjectError(
             f"{path} has no {PROJECT_FILE}; make a project with `sightline new NAME SOURCE`"

@@ -73,10 +73,16 @@ def _candidates(found: Found) -> Iterator[tuple[str, dict[str, str]]]:
     if found.job == "csv":
         yield from _by_column(found)
     for pattern in _BY_NAME:
-        matches = {one.name: re.search(pattern, one.name) for one in found.items}
+        matches = {one.name: re.search(pattern, _within_split(one, found)) for one in found.items}
         groups = {name: match[1] for name, match in matches.items() if match}
         if len(groups) == len(found.items):
             yield pattern, groups
+
+
+def _within_split(item: Item, found: Found) -> str:
+    """An image's name below its split folder: an object may be in several splits."""
+    folded = found.job == "folder" and item.split
+    return item.name.partition("/")[2] if folded else item.name
 
 
 def _by_column(found: Found) -> Iterator[tuple[str, dict[str, str]]]:
