@@ -14,8 +14,10 @@ from trainers.predictions import Predictions, predict, with_labels_of
 BASELINE = "baseline"
 #: Column of the best version ever pushed, where that is another one and better on this split.
 BEST = "best"
+#: Column of the linear probe on the features that the candidate started from.
+PROBE = "probe"
 #: Columns of models that are not the candidate's variants.
-REFERENCES = (BASELINE, BEST)
+REFERENCES = (BASELINE, BEST, PROBE)
 
 #: Before a method's name: the column of its Keras model run in float. No variant, nothing ships.
 OWN_FLOAT = "float/"

@@ -195,6 +195,7 @@ def _provenance(manifest: bundle.Manifest) -> list[tuple[str, str]]:
         ("git commit", manifest.git_commit),
         ("configuration", manifest.config_hash),
         *_weights_origin(manifest.weights_origin),
+        ("linear probe", manifest.linear_probe.get("why", "")),
         ("content digest", manifest.content_digest),
         *manifest.stack.items(),
     ]

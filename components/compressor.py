@@ -7,11 +7,12 @@ from tfx.types.standard_artifacts import Examples, Model
 from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
 
 from components import files
+from components.answers import PROBE
 from components.artifacts import Selection
 from components.float_passes import FloatPasses
 from trainers.build import build_bundle
 from trainers.progress import emit, reporter
-from trainers.trained import load_trained
+from trainers.trained import load_trained, probe_model
 
 
 @component
@@ -48,4 +49,7 @@ def Compressor(
         announce=lambda step: emit("step", step=step),
         on_model=float_passes,
     )
+    probe = probe_model(trained)
+    if probe is not None:
+        float_passes.add(PROBE, probe)
     float_passes.write(Path(bundle.uri) / files.FLOAT_PASSES)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.answers import BASELINE, BEST, OWN_FLOAT
+from components.answers import OWN_FLOAT, REFERENCES
 from trainers.data import features
 from trainers.predictions import LABEL, SCORES
 
@@ -42,7 +42,7 @@ def make_eval_config(variants: Sequence[str], settings: EvalSettings) -> config_
       settings: of the pipeline.
     """
     variants = [variant for variant in variants if not variant.startswith(OWN_FLOAT)]
-    others = [variant for variant in variants if variant in (BASELINE, BEST)]
+    others = [variant for variant in variants if variant in REFERENCES]
     own = [variant for variant in variants if variant not in others]
     model_specs = [
         config_pb2.ModelSpec(

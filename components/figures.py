@@ -17,6 +17,7 @@ _REFERENCES = {
     "none_fp32": "the float file",
     "baseline": "the live model",
     "best": "the best model pushed",
+    "probe": "the linear probe",
 }
 
 

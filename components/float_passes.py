@@ -32,7 +32,7 @@ def splits_to_predict(info: DatasetInfo, split: str) -> list[str]:
 
 
 class FloatPasses:
-    """The answers of every method's Keras model; an instance is `build_bundle`'s `on_model`."""
+    """The answers of Keras models: of every method's, as `build_bundle`'s `on_model`, for one."""
 
     def __init__(self, config: Config, data_dir: Path, split: str = "test") -> None:
         """Prepares for `splits_to_predict` of the records in `data_dir`."""
@@ -41,6 +41,10 @@ class FloatPasses:
         self._found: dict[str, Table] = {name: {} for name in splits_to_predict(self._info, split)}
 
     def __call__(self, method: str, model: keras.Model) -> None:
+        """Predicts every split with the model of a method; raises as `add`."""
+        self.add(OWN_FLOAT + method, model)
+
+    def add(self, column: str, model: keras.Model) -> None:
         """Predicts every split with `model`.
 
         Raises:
@@ -48,10 +52,10 @@ class FloatPasses:
         """
         forward = Forward(model, self._config)
         for split, table in self._found.items():
-            table[OWN_FLOAT + method] = predict_split(forward, self._config, self._info, split)
+            table[column] = predict_split(forward, self._config, self._info, split)
 
     def write(self, folder: Path) -> None:
-        """Writes one table a split into `folder`; none where no method was called."""
+        """Writes one table a split into `folder`; none where there is no model."""
         for split, table in self._found.items():
             if table:
                 write_table(files.predictions_file(str(folder), split), table, self._info.classes)

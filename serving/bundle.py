@@ -38,14 +38,12 @@ LABELS_FILE = "assets/labels.txt"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 RECOMMENDED_TFLITE = "model.tflite"
 SAVED_MODEL_FILE = "saved_model.pb"
-
 # What may change about a bundle without changing the model it holds.
 _NOT_CONTENT = {MANIFEST_FILE, CARD_FILE}
 SIGNATURE_BYTES = "serving_default"
 SIGNATURE_PREPROCESS = "preprocess"
 SIGNATURE_TENSOR = "predict_tensor"
 SIGNATURE_EXAMPLES = "predict_examples"
-
 #: The variant name of the SavedModel itself; every other variant is a TFLite file.
 SAVED_MODEL = "saved_model"
 
@@ -91,6 +89,8 @@ class Manifest:
         `excludable_drop`; empty for a bundle that was pushed without gates.
       weights_origin: `package`, `version`, `file`, `sha256` and `licence` of the weights that
         training started from, as far as they are known; empty for random ones.
+      linear_probe: of a model that started from weights: `shipped`, whether it is the frozen
+        backbone with a linear probe as its last layer, `why`, and the probe's `val_top1`.
       plugins: files of the user that hold code of the model; serving needs none of them.
     """
 
@@ -107,7 +107,8 @@ class Manifest:
     stack: dict[str, str] = field(default_factory=dict)
     data_fingerprint: str = ""
     weights_origin: dict[str, str] = field(default_factory=dict)
-    plugins: tuple[str, ...] = ()
+    linear_probe: dict[str, Any] = field(default_factory=dict)
+    plugins: list[str] = field(default_factory=list)
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
@@ -134,7 +135,6 @@ class Manifest:
                     "sightline reads 1; upgrade sightline"
                 )
             raw["variants"] = tuple(Variant(**v) for v in raw["variants"])
-            raw["plugins"] = tuple(raw.get("plugins", ()))
             known = {f.name for f in fields(cls)}
             return cls(**{key: value for key, value in raw.items() if key in known})
         except BundleError:

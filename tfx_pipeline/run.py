@@ -114,6 +114,10 @@ def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
         )
     for line in summary.get("unchecked", ()):
         console.print(f"not checked  {line}", markup=False, soft_wrap=True)
+    for model in summary["models"]:
+        if model.get("linear_probe"):
+            line = f"linear probe {model['name']}: {model['linear_probe']}"
+            console.print(line, markup=False, soft_wrap=True)
     for line in view.undecided(summary):
         console.print(f"not decided  {line}", markup=False, soft_wrap=True)
     if summary["recommendation"]:

@@ -120,6 +120,7 @@ def _model(name: str, request: RunRequest, places: dict[tuple[str, str], str]) -
         folder = trained / files.SERVING_MODEL
         facts = files.read_json(folder / "trained.json")
         found |= {key: facts[key] for key in ("parameters", "multiply_adds", "best_epoch")}
+        found["linear_probe"] = (facts.get("probe") or {}).get("why", "")
         found["history"] = _history(folder / "history.csv")
         # What a search found is not in the request.
         found["config"] = files.read_json(folder / "config.json")

@@ -109,11 +109,14 @@ def train_shown(
 
             train_here(config, out, resume_anyway=resume_anyway, **shown)
     history = json.loads((out / "history.json").read_text(encoding="utf-8"))
-    number = json.loads((out / "trained.json").read_text(encoding="utf-8"))["best_epoch"]
-    best = history[number - 1]
-    trained = f"epoch {number} of {len(history)} is the best"
+    best = json.loads((out / "trained.json").read_text(encoding="utf-8"))
+    trained = f"epoch {best['best_epoch']} of {len(history)} is the best"
+    if (best.get("probe") or {}).get("shipped"):
+        trained = "the frozen backbone with the linear probe as its last layer"
+    elif not config.train.epochs:
+        trained = "the weights as they are"
     console.print(
-        f"{config.name}: {trained if config.train.epochs else 'the weights as they are'}, "
+        f"{config.name}: {trained}, "
         f"validation top-1 {best['val_top1']:.2%}, loss {best['val_loss']:.4f}"
     )
     console.print(f"wrote {out}; next: sightline compress {out} --out {out}/draft", soft_wrap=True)

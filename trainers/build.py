@@ -21,6 +21,7 @@ from trainers.epoch import Report
 from trainers.export import describe_variant, seal_draft, write_saved_model, write_warmup
 from trainers.keras import keras
 from trainers.loop import FineTuner
+from trainers.optim import compression_rate
 from trainers.registry import compressors
 from trainers.trained import Trained
 
@@ -109,11 +110,13 @@ def _compressed(
 ) -> dict[str, keras.Model]:
     models = {FLOAT: trained.model}
     fine_tune = FineTuner(trained.config, trained.info, report)
+    rate = compression_rate(trained.config)
+    settings = replace(trained.config.compress, learning_rate=rate)
     for method in wanted:
         say(method.name)
         keras.utils.set_random_seed(trained.config.train.seed)
         start = models[method.start]
-        models[method.name] = method.run(start, fine_tune, trained.config.compress)
+        models[method.name] = method.run(start, fine_tune, settings)
     return models
 
 

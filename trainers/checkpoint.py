@@ -18,6 +18,7 @@ from trainers.keras import keras
 Row = dict[str, float]
 
 _KEPT = 2
+_PROBE = "probe"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -136,7 +137,8 @@ class Checkpoints:
         """
         with self._writing():
             (self.directory / "last").mkdir(exist_ok=True)
-            files = [*other.glob("best-*.*"), other / "history.json", *other.glob("last/ckpt-*")]
+            files = [*other.glob("best-*.*"), *other.glob(f"{_PROBE}.*"), other / "history.json"]
+            files += other.glob("last/ckpt-*")
             # Last: with this one, the rest becomes a state.
             for file in [*files, other / "last" / "checkpoint"]:
                 if file.is_file():
@@ -162,6 +164,32 @@ class Checkpoints:
         """Keeps the model's weights as they are now as those of `epoch`, counted from 1."""
         with self._writing():
             self._best.write(str(self.directory / f"best-{epoch}"))
+
+    def save_probe(self, facts: Mapping[str, Any]) -> None:
+        """Keeps the model's weights as they are now as those of the linear probe, with `facts`."""
+        with self._writing():
+            self._best.write(str(self.directory / _PROBE))
+        # Written last: a probe without it is made anew.
+        self.keep_probe(facts)
+
+    def keep_probe(self, facts: Mapping[str, Any]) -> None:
+        """Keeps other `facts` of the linear probe."""
+        with self._writing():
+            write_json(self.directory / f"{_PROBE}.json", dict(facts))
+
+    def read_probe(self) -> dict[str, Any] | None:
+        """The facts that `save_probe` kept; None where there is no probe."""
+        path = self._source / f"{_PROBE}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def restore_probe(self) -> None:
+        """Loads the weights that `save_probe` kept."""
+        self._best.read(self.probe_prefix).expect_partial()
+
+    @property
+    def probe_prefix(self) -> str:
+        """The checkpoint prefix of the linear probe's weights."""
+        return str(self._source / _PROBE)
 
     def restore_best(self, history: list[Row]) -> int:
         """Loads the weights of the best epoch so far and returns its number, counted from 1."""

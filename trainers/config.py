@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+from trainers.config_keys import implied, with_young_keys
 from trainers.registry import nearest
 
 _Settings = TypeVar("_Settings")
@@ -100,6 +101,8 @@ class OptimConfig:
       step_fractions: fractions of the run after which `step` divides by 10.
       final_fraction: the part of the peak where `cosine` ends.
       warmup_steps: linear from 0 to the peak.
+      warmup_limit: the warm-up is shortened to this part of the run where `warmup_steps` is more;
+        an override of `warmup_steps` alone sets it to 1, which shortens nothing.
       weight_decay: decoupled for adamw and lamb, L2 in the loss for sgd and adam.
       decay_all: decay biases, norms, positions and tokens too, which recipes rarely want.
       layer_decay: each layer's rate is this factor of the one above it, 1 is off (Clark et al.
@@ -119,6 +122,7 @@ class OptimConfig:
     step_fractions: tuple[float, ...] = (0.3, 0.6, 0.9)
     final_fraction: float = 0.0
     warmup_steps: int = 0
+    warmup_limit: float = 0.1
     weight_decay: float = 5e-4
     decay_all: bool = False
     layer_decay: float = 1.0
@@ -140,6 +144,9 @@ class TrainConfig:
       seed: of weights, order, augmentation and dropout.
       early_stop: stop after this many epochs without a better validation top-1; 0 never.
       freeze_epochs: train only the classifier at first, for this many epochs.
+      head: the classifier that training starts from where `model.init` has none for these classes:
+        `fresh` (random) or `probe` (a linear probe on the frozen features, see
+        `trainers.probe_stage`; then fine-tuning that could not be better than it is skipped).
       save_steps: keep the state within an epoch every so many steps; 0 only at its end.
       deterministic: bitwise equal reruns on the same machine, slower.
       precision: `float32`, `bfloat16` or `float16` (with loss scaling) arithmetic; weights stay
@@ -162,6 +169,7 @@ class TrainConfig:
     seed: int = 0
     early_stop: int = 0
     freeze_epochs: int = 0
+    head: str = "fresh"
     save_steps: int = 500
     deterministic: bool = False
     precision: str = "float32"
@@ -202,14 +210,18 @@ class CompressConfig:
       sparsity: final fraction of zero weights for `prune` and `pqat`, in [0, 1).
       prune_epochs: epochs of fine-tuning while pruning.
       qat_epochs: epochs of quantisation-aware fine-tuning.
-      learning_rate: peak of the fine-tuning schedules (cosine, same optimiser).
+      rate_fraction: peak of the fine-tuning schedules (cosine, same optimiser), as a fraction of
+        the peak that training had.
+      learning_rate: that peak itself; 0 takes `rate_fraction`. An override of `rate_fraction`
+        alone sets it to 0.
       calibration_images: training images that calibrate int8 ranges.
     """
 
     sparsity: float = 0.8
     prune_epochs: int = 8
     qat_epochs: int = 4
-    learning_rate: float = 0.01
+    rate_fraction: float = 0.1
+    learning_rate: float = 0.0
     calibration_images: int = 256
 
 
@@ -254,12 +266,12 @@ def override(config: _Settings, assignments: Iterable[str]) -> _Settings:
 
     Args:
       config: a `Config`, or any other dataclass whose sections are dataclasses.
-      assignments: applied in order.
+      assignments: applied in order; `trainers.config_keys` says which keys set another one too.
 
     Raises:
       ConfigError: not of that form, an unknown key (the nearest are named), or a wrong type.
     """
-    for assignment in assignments:
+    for assignment in implied(assignments):
         key, separator, text = assignment.partition("=")
         if not separator:
             raise ConfigError(f"{assignment!r} is not `key=value`, e.g. train.epochs=5")
@@ -350,21 +362,16 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(raw: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`.
+    """The inverse of `to_dict`; keys that files of earlier versions lack mean what they did then.
 
     Raises:
       ConfigError: an unknown key (the nearest are named) or a wrong type.
     """
-    return build_settings(Config, raw, "")
+    return build_settings(Config, with_young_keys(raw), "")
 
 
 def build_settings(kind: type[_Settings], raw: Mapping[str, Any], prefix: str) -> _Settings:
-    """A dataclass from plain values; sections are dataclasses of their own.
-
-    Args:
-      kind: the dataclass.
-      raw: field -> value.
-      prefix: of the keys in messages, e.g. `gates.`.
+    """The dataclass `kind` of plain values; `prefix`, as `gates.`, goes before keys in errors.
 
     Raises:
       ConfigError: an unknown key (the nearest are named) or a wrong type.

@@ -154,7 +154,14 @@ def seal_draft(
         stack=stack(),
         data_fingerprint=info.fingerprint,
         weights_origin=trained.weights_origin,
-        plugins=tuple(map(str, counted_files())),
+        plugins=list(map(str, counted_files())),
+        linear_probe=_linear_probe(trained),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     return bundle.seal(out, manifest)
+
+
+def _linear_probe(trained: Trained) -> dict[str, Any]:
+    """What the manifest states of the linear probe; empty without one."""
+    found = trained.probe
+    return {"shipped": found.shipped, "why": found.why, "val_top1": found.val_top1} if found else {}

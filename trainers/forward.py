@@ -1,6 +1,6 @@
 """What a model answers, with every example counted exactly once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,24 @@ from trainers.strategy import worker_count
 
 
 class Forward:
-    """What a model answers, on all replicas of this worker; traced once, however often called."""
+    """What a model answers, on all replicas of this worker; traced once, however often called.
+
+    Args:
+      model: from images to logits, or to whatever `convert` takes.
+      config: `task` and `eval.batch` are used.
+      strategy: where it runs.
+      convert: the model's outputs to (B, N) float32; the task's scores if not given.
+    """
 
     def __init__(
-        self, model: keras.Model, config: Config, strategy: tf.distribute.Strategy | None = None
+        self,
+        model: keras.Model,
+        config: Config,
+        strategy: tf.distribute.Strategy | None = None,
+        *,
+        convert: Callable[[Any], np.ndarray] | None = None,
     ) -> None:
-        self._task = tasks.get(config.task)
+        self._convert = convert or tasks.get(config.task).scores
         self._on: Any = strategy or tf.distribute.get_strategy()
         self._local = max(self._on.num_replicas_in_sync // worker_count(self._on), 1)
         self._run = tf.function(lambda images: model(images, training=False))
@@ -31,13 +43,13 @@ class Forward:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 (B,H,W,3), B = `batch`, to float32 scores (B,N)."""
         if self._local == 1:
-            return self._task.scores(self._run(tf.constant(images)))
+            return self._convert(self._run(tf.constant(images)))
         shares = np.split(images, self._local)
         values = self._on.experimental_distribute_values_from_function(
             lambda context: tf.constant(shares[context.replica_id_in_sync_group % self._local])
         )
         outputs = self._on.experimental_local_results(self._on.run(self._run, args=(values,)))
-        return np.concatenate([self._task.scores(part) for part in outputs])
+        return np.concatenate([self._convert(part) for part in outputs])
 
 
 def predict_split(

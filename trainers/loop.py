@@ -29,8 +29,11 @@ from trainers.file_index import INDEX_FILE, FileIndex
 from trainers.forward import Forward, predict_split
 from trainers.hardware import peak_flops
 from trainers.keras import keras
-from trainers.optim import build_optimizer
+from trainers.model_copies import in_float32, synchronised
+from trainers.optim import build_optimizer, warmup_note
 from trainers.precision import precision
+from trainers.predictions import Predictions
+from trainers.probe_stage import ProbeStage
 from trainers.registry import models, tasks
 from trainers.run_folder import Identity, find_origin, identify
 from trainers.start_weights import origin_of, prepared, start
@@ -90,7 +93,7 @@ def fit(
     with precision(config.train), strategy.scope():
         model = task.build(config, info)
         if config.train.sync_batch_norm:
-            model = _synchronised(model)
+            model = synchronised(model)
         optimizer = _optimizer(config, info, model)
     step = TrainStep(model, optimizer, task.loss(config), config, strategy, teacher=teacher)
     with FileIndex(index or work_dir / INDEX_FILE).open() as files:
@@ -98,41 +101,18 @@ def fit(
     run = _Run(identity, info, step, work_dir, report=report, teacher=teacher)
     with run.checkpoints.held():
         history = run.begin(announce or (lambda line: None), resume_anyway=resume_anyway)
-        if not history and not config.train.epochs:
+        if not history and (not config.train.epochs or run.probing.ships_untrained):
             run.take_as_they_are(history)
         while not run.is_over(history):
             run.epoch(history)
         # Nobody reads the best weights before the chief has written them.
         from_chief(strategy, [0.0])
-        best = run.checkpoints.restore_best(history)
+        best = run.choose(history, announce or (lambda line: None))
     step.freeze(False)
     if config.train.precision != "float32":
-        model = _in_float32(model, config, info, strategy)
-    return Trained(model, config, info, history, best, origin)
-
-
-def _in_float32(
-    model: keras.Model, config: Config, info: DatasetInfo, strategy: tf.distribute.Strategy
-) -> keras.Model:
-    """What `load_trained` will give: the same weights, computing in float32."""
-    with strategy.scope():
-        exact = tasks.get(config.task).build(config, info)
-    exact.set_weights(model.get_weights())
-    return exact
-
-
-def _synchronised(model: keras.Model) -> keras.Model:
-    """`model` with batch norms that take their statistics over all replicas."""
-
-    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        options = layer.get_config()
-        if isinstance(layer, keras.layers.BatchNormalization):
-            options["synchronized"] = True
-        return type(layer).from_config(options)
-
-    copied = keras.models.clone_model(model, clone_function=copy)
-    copied.set_weights(model.get_weights())
-    return copied
+        model = in_float32(model, config, info, strategy)
+    weights = run.checkpoints.probe_prefix if run.probing.probe else ""
+    return Trained(model, config, info, history, best, origin, run.probing.probe, weights)
 
 
 def _optimizer(config: Config, info: DatasetInfo, model: keras.Model) -> Any:
@@ -163,6 +143,7 @@ class _Run:
         where = own_folder(step.strategy, chief)
         with step.strategy.scope():
             self.checkpoints = Checkpoints(where, step.model, step.state, source=chief)
+        self.probing = ProbeStage(step.model, config, info, step.strategy, self.checkpoints)
         self._log = _event_log(where) if config.train.tensorboard else None
         self._forward = Forward(step.model, config, step.strategy)
         self._frozen = False
@@ -193,15 +174,21 @@ class _Run:
         history = self.checkpoints.restore()
         self._agree(history)
         if history is not None:
+            self.probing.resume()
             if not self.is_over(history):
                 announce(f"goes on at epoch {len(history) + 1}, step {self.checkpoints.step + 1}")
             return history
+        if note := self._warmup_note():
+            announce(note)
         if self.config.model.init:
-            for line in start(self.step.model, self.config):
-                announce(line)
+            self.probing.begin(lambda: start(self.step.model, self.config), announce)
             if self.step.average:
                 self.step.average.restart()
         return []
+
+    def _warmup_note(self) -> str:
+        train, steps = self.config.train, pipeline.steps_per_epoch(*self._of)
+        return warmup_note(self.config.optim, steps * train.epochs, global_batch=train.global_batch)
 
     def _take_over(self, announce: Callable[[str], None], *, anyway: bool) -> None:
         """Copies the state of another folder where that is right, and announces what it does."""
@@ -232,6 +219,8 @@ class _Run:
         """All epochs are done, or too many in a row brought nothing better."""
         patience = self.config.train.early_stop
         waited = len(history) - best_epoch(history) if history else 0
+        if history and self.probing.ships_untrained:
+            return True
         return len(history) >= self.config.train.epochs or 0 < patience <= waited
 
     def epoch(self, history: list[Row]) -> None:
@@ -266,17 +255,26 @@ class _Run:
             self.checkpoints.save_best(len(history))
         self.checkpoints.save(history)
 
+    def choose(self, history: list[Row], announce: Callable[[str], None]) -> int:
+        """Loads the weights to keep, of the best epoch or of the probe; returns that epoch."""
+        best = self.checkpoints.restore_best(history)
+        self.probing.decide(self._validation_answers, announce, epochs=len(history))
+        return best
+
     @property
     def _of(self) -> tuple[Config, DatasetInfo]:
         return self.config, self.info
 
     def _validated(self, epoch: int) -> Row:
-        answers = predict_split(self._forward, self.config, self.info, "validation")
+        answers = self._validation_answers()
         if not np.isfinite(answers.scores).all():
             raise diverged(self.config, epoch, "the validation scores are not finite")
         found = self._task.evaluate(answers)
         loss, top1 = from_chief(self.step.strategy, [found["loss"], found["top1"]])
         return {"val_loss": loss, "val_top1": top1}
+
+    def _validation_answers(self) -> Predictions:
+        return predict_split(self._forward, self.config, self.info, "validation")
 
     def _batches(self, epoch: int, start: int) -> Any:
         logits = None

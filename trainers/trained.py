@@ -1,8 +1,10 @@
 """A trained model in memory and on disk: weights, configuration, data set facts, history."""
 
 import json
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,7 +15,10 @@ from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.data.features import DatasetInfo
 from trainers.keras import keras
 from trainers.plugin_code import counted_files
+from trainers.probe_stage import Probe
 from trainers.registry import tasks
+
+_PROBE = "probe"
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Trained:
     Attributes:
       weights_origin: where the weights come from that it started from; see
         `trainers.weights.origin`. Empty for random ones.
+      probe: the linear probe of a run that started from weights, and whether it is the model.
+      probe_weights: checkpoint prefix of the probe's weights; empty without a probe.
     """
 
     model: keras.Model
@@ -31,6 +38,14 @@ class Trained:
     history: list[Row]
     best_epoch: int
     weights_origin: dict[str, str] = field(default_factory=dict)
+    probe: Probe | None = None
+    probe_weights: str = ""
+
+    @property
+    def chosen(self) -> Row:
+        """The validation figures of the model: of the best epoch, or of the probe."""
+        best = self.history[self.best_epoch - 1]
+        return {**best, **self.probe.row} if self.probe and self.probe.shipped else best
 
 
 def save_trained(trained: Trained, directory: Path) -> None:
@@ -42,18 +57,40 @@ def save_trained(trained: Trained, directory: Path) -> None:
     write_history(directory / "history.csv", trained.history)
     write_json(directory / "history.json", trained.history)
     (directory / "dataset.json").write_text(trained.info.to_json(), encoding="utf-8")
-    chosen = trained.history[trained.best_epoch - 1]
+    _save_probe(trained, directory)
     # Written last: its presence says that the folder is whole.
     cost = {
         "parameters": trained.model.count_params(),
         "multiply_adds": complexity(trained.model).multiply_adds,
     }
-    facts = {
+    facts: dict[str, Any] = {
         "best_epoch": trained.best_epoch,
         "weights_origin": trained.weights_origin,
         plugins.RECORDED: [str(one) for one in counted_files()],
+        "probe": asdict(replace(trained.probe, right="")) if trained.probe else None,
     }
-    write_json(directory / "trained.json", {**facts, **cost, **chosen})
+    write_json(directory / "trained.json", {**facts, **cost, **trained.chosen})
+
+
+def _save_probe(trained: Trained, directory: Path) -> None:
+    for stale in directory.glob(f"{_PROBE}.*"):
+        stale.unlink()
+    # A probe that is the model has the weights that are there already.
+    if trained.probe and not trained.probe.shipped:
+        source = Path(trained.probe_weights)
+        for file in source.parent.glob(f"{source.name}.*"):
+            if file.suffix != ".json":
+                shutil.copyfile(file, directory / f"{_PROBE}{file.name[len(source.name) :]}")
+
+
+def probe_model(trained: Trained) -> keras.Model | None:
+    """The frozen backbone with the linear probe as its last layer; None where there is no probe."""
+    if trained.probe is None or trained.probe.shipped:
+        return trained.model if trained.probe else None
+    model = tasks.get(trained.config.task).build(trained.config, trained.info)
+    status = tf.train.Checkpoint(model=model).read(trained.probe_weights)
+    status.assert_existing_objects_matched()
+    return model
 
 
 def load_trained(directory: Path) -> Trained:
@@ -80,4 +117,6 @@ def load_trained(directory: Path) -> Trained:
     history = json.loads((directory / "history.json").read_text(encoding="utf-8"))
     facts = json.loads((directory / "trained.json").read_text(encoding="utf-8"))
     origin = facts.get("weights_origin", {})  # Folders of earlier versions have none.
-    return Trained(model, config, info, history, best_epoch(history), origin)
+    probe = Probe.from_json(facts["probe"]) if facts.get("probe") else None
+    weights = str(directory / _PROBE) if probe else ""
+    return Trained(model, config, info, history, best_epoch(history), origin, probe, weights)

@@ -206,7 +206,7 @@ class ConfigTuner(keras_tuner.Tuner):
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
         except Exception as error:
             raise keras_tuner.errors.FatalError(f"{type(error).__name__}: {error}") from error
-        best = trained.history[trained.best_epoch - 1]
+        best = trained.chosen
         return {name: float(best[name]) for name in (OBJECTIVE, "val_loss")}
 
     def on_search_end(self) -> None:

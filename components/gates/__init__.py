@@ -6,6 +6,7 @@ columns    the predictions table: what each column is, and which float pass a va
 change     against the live model and the best one ever pushed: not worse by more than a margin
 agreement  a variant against its own float pass, counted in images
 collapse   constant answers, and variants that lost what their float pass knows
+probe      not below a linear probe on the features that the model started from
 recommend  which variant to ship
 decide     all of it: the verdict on one model
 

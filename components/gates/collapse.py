@@ -40,6 +40,8 @@ def majority_gate(answers: Predictions, variant: str, settings: GateSettings) ->
         needed = images_needed(found, 0.0)
         if settings.accepts_undecided:
             waived = "accepted: the estimate is higher, and gates.undecided=accept"
+    if verdict is not Verdict.HELD and settings.accepts("below_majority"):
+        waived = "accepted: gates.below_majority=accept"
     return Gate(
         "value/above_majority",
         float(top1_correct(answers).mean()),

@@ -10,6 +10,7 @@ from components.gates.agreement import AllImages, agreement_gates
 from components.gates.change import change_gates
 from components.gates.collapse import collapsed, majority_gate
 from components.gates.columns import FLOAT, Table, describe, top1_correct, top1_pair
+from components.gates.probe import probe_gate
 from components.gates.recommend import Figures, drop_from_float, recommend
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict, overall
@@ -57,6 +58,7 @@ def judge(
     gates = [
         *_value_gates(described[chosen], figures[chosen], settings, chosen),
         majority_gate(table[chosen], chosen, settings),
+        probe_gate(table, chosen, settings),
         *_slice_gates(slices, settings, chosen),
         *agreement_gates(table, chosen, counts, settings),
         *([] if chosen == FLOAT else [drop_from_float(chosen, table, counts, settings)]),

@@ -26,6 +26,10 @@ class GateSettings:
       undecided: `refuse`, or `accept`: a comparison that the test images cannot decide passes if
         its estimate is not lower.
       new_classes: `refuse` or `accept` class names that differ from the live model's.
+      below_probe: `refuse` or `accept` a model whose paired interval lies below a linear probe on
+        the features that it started from.
+      below_majority: `refuse` or `accept` a model that is not shown to be better than always naming
+        the commonest class.
     """
 
     min_top1: float = 0.0
@@ -37,6 +41,8 @@ class GateSettings:
     max_size_bytes: int = 500_000_000
     undecided: str = REFUSE
     new_classes: str = REFUSE
+    below_probe: str = REFUSE
+    below_majority: str = REFUSE
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value out of range."""
@@ -53,7 +59,7 @@ class GateSettings:
         for name in _AT_LEAST_ZERO:
             if getattr(self, name) < 0:
                 raise ConfigError(f"gates.{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("undecided", "new_classes"):
+        for name in ("undecided", "new_classes", "below_probe", "below_majority"):
             if getattr(self, name) not in (REFUSE, ACCEPT):
                 raise ConfigError(
                     f"gates.{name} must be {REFUSE} or {ACCEPT}, got {getattr(self, name)!r}"
@@ -62,4 +68,8 @@ class GateSettings:
     @property
     def accepts_undecided(self) -> bool:
         """Whether what the images cannot decide passes when the estimate is not lower."""
-        return self.undecided == ACCEPT
+        return self.accepts("undecided")
+
+    def accepts(self, name: str) -> bool:
+        """Whether the field `name`, one of those that refuse or accept, accepts."""
+        return getattr(self, name) == ACCEPT

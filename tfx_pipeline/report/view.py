@@ -71,7 +71,7 @@ def _model(raw: dict[str, Any]) -> dict[str, Any]:
         "trials": _dicts(raw.get("trials")),
         "confusion": mapping(raw.get("confusion")),
         "slices": _dicts(raw.get("slices")),
-        "why": str(raw.get("why_variant") or ""),
+        "why": "; ".join(filter(None, (raw.get("why_variant"), raw.get("linear_probe")))),
         "excludable": figures.excludable_drop(raw.get("excludable_drop")),
         "fate": fate,
         "tone": fate_tone,

@@ -48,6 +48,7 @@ __all__ = [
     "EvalBatch",
     "batch_ids",
     "calibration_images",
+    "drawn_batches",
     "eval_batches",
     "named_errors",
     "raw_examples",
@@ -168,6 +169,29 @@ def eval_batches(
         parts = decode_examples(tagged, info, config.data, chunk=chunk, whole=False)
         parts = parts.batch(size // chunk).map(lambda part: tf.nest.map_structure(_flat, part))
     return ready(parts.map(functools.partial(_padded, size=size), parallel_calls()))
+
+
+def drawn_batches(config: Config, info: DatasetInfo, images: int, *, batch: int) -> tf.data.Dataset:
+    """So many training images, drawn by `train.seed` and preprocessed as for evaluation.
+
+    Args:
+      config: `data` decides the preprocessing.
+      info: of the data in `config.data.dir`.
+      images: how many; fewer come where the split is smaller.
+      batch: images a batch.
+
+    Returns:
+      `EvalBatch`es, each image once.
+
+    Raises:
+      DataError: the split is missing or holds bad records.
+    """
+    records = usable(config, info, "train")
+    tagged = read_serialized(records, seed=(config.train.seed, 0), tagged=True).take(images)
+    chunk = chunk_size(batch)
+    parts = decode_examples(tagged, info, config.data, chunk=chunk, whole=False)
+    parts = parts.batch(batch // chunk).map(lambda part: tf.nest.map_structure(_flat, part))
+    return ready(parts.map(functools.partial(_padded, size=batch), parallel_calls()))
 
 
 def steps_per_epoch(config: Config, info: DatasetInfo) -> int:

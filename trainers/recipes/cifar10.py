@@ -28,8 +28,7 @@ DATA = DataConfig(
     # He et al. 2016, s4.2.
     augment=("pad_crop(4)", "flip"),
 )
-_COMPRESS = CompressConfig(sparsity=0.8, prune_epochs=4, qat_epochs=2, learning_rate=0.01)
-_VIT_COMPRESS = CompressConfig(sparsity=0.8, prune_epochs=4, qat_epochs=2, learning_rate=2e-4)
+_COMPRESS = CompressConfig(sparsity=0.8, prune_epochs=4, qat_epochs=2, rate_fraction=0.2)
 _VIT_OPTIONS = {"patch": 4, "width": 128, "depth": 6, "heads": 4, "mlp": 256}
 
 
@@ -82,7 +81,7 @@ def cifar10_vit() -> Config:
             clip_norm=1.0,
         ),
         train=TrainConfig(epochs=26, global_batch=32, label_smoothing=0.1),
-        compress=_VIT_COMPRESS,
+        compress=_COMPRESS,
     )
 
 
@@ -143,9 +142,10 @@ def cifar10_hybrid() -> Config:
             learning_rate=1e-3,
             reference_batch=32,
             warmup_steps=560,
+            warmup_limit=0.125,
             weight_decay=0.05,
             clip_norm=1.0,
         ),
         train=TrainConfig(epochs=16, global_batch=32, label_smoothing=0.1),
-        compress=_VIT_COMPRESS,
+        compress=_COMPRESS,
     )

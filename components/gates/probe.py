@@ -1,0 +1,38 @@
+"""No worse than a linear probe on the features of its own frozen backbone, on the test split.
+
+A run that starts from weights has one (`trainers.probe_stage`). A model whose paired interval lies
+below it was spoilt by its training or its compression: the probe is cheaper and more often right.
+"""
+
+from components.answers import PROBE
+from components.gates.change import describe_pair
+from components.gates.columns import Table, top1_pair
+from components.gates.settings import GateSettings
+from components.gates.verdicts import Gate, Verdict
+
+_NAME, _THRESHOLD = "value/linear_probe", "95 % interval not below the linear probe"
+
+
+def probe_gate(table: Table, variant: str, settings: GateSettings) -> Gate:
+    """Failed when the 95 % interval of the paired difference lies below 0, else held.
+
+    Held too, saying that it does not apply, for a model without a probe: one that started from
+    random weights, or that an earlier version trained.
+    """
+    if PROBE not in table:
+        why = "does not apply: training made no linear probe, as it does from `model.init`"
+        return Gate(_NAME, 0.0, _THRESHOLD, Verdict.HELD, variant, detail=why)
+    found = top1_pair(table[variant], table[PROBE])
+    verdict = Verdict.of(found.interval().high >= 0)
+    waived = ""
+    if verdict is Verdict.FAILED and settings.accepts("below_probe"):
+        waived = "accepted: gates.below_probe=accept"
+    return Gate(
+        _NAME,
+        found.difference,
+        _THRESHOLD,
+        verdict,
+        variant,
+        detail=describe_pair(found, "the linear probe"),
+        waived=waived,
+    )
