@@ -9,6 +9,7 @@ from typing import Any
 
 from trainers.code_digest import code_digest
 from trainers.config import Config, ConfigError, from_dict, override, to_dict
+from trainers.config_rules import validate
 from trainers.data.features import DatasetInfo
 from trainers.data.identity import data_digest
 from trainers.file_index import INDEX_FILE, FileIndex
@@ -50,6 +51,7 @@ class PipelineConfig:
     Attributes:
       name: the registered name; also the folder under `runs/`.
       experiments: recipe names; each becomes a bundle if its gates pass.
+      data: the folder of the records, relative to the pipeline's file, that `--data` overrides.
       slices: feature keys that evaluation slices by, besides the class.
       gates: fields of `components.gates.GateSettings`.
       images: fields of `components.anomaly.ValidatorSettings`: limits of the image validator.
@@ -63,6 +65,7 @@ class PipelineConfig:
 
     name: str
     experiments: tuple[str, ...]
+    data: str = ""
     slices: tuple[str, ...] = ("slice/brightness", "slice/contrast")
     gates: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
@@ -161,7 +164,8 @@ class RunRequest:
     def key(self, state: Mapping[str, Any]) -> str:
         """What decides the result, as one sha256: the request and `run_state`."""
         parts = {
-            "pipeline": asdict(self.pipeline),
+            # Data count by their content, in `state`.
+            "pipeline": {**asdict(self.pipeline), "data": ""},
             "experiments": {name: to_dict(config) for name, config in self.experiments.items()},
             **state,
         }
@@ -195,9 +199,13 @@ def make_experiments(
       overrides: `key=value` for all, or `recipe:key=value` for one.
 
     Raises:
-      ConfigError, UnknownNameError: a recipe or a key that does not exist; the nearest are named.
+      ConfigError, UnknownNameError: a recipe or a key that does not exist (the nearest are named),
+        a value of a wrong type or range, or two experiments of one name.
     """
+    if not pipeline.experiments:
+        raise ConfigError(f"the pipeline {pipeline.name!r} has no experiments; name a recipe")
     found: dict[str, Config] = {}
+    made_by: dict[str, str] = {}
     for name in pipeline.experiments:
         mine = [f"data.dir={data}"]
         for assignment in overrides:
@@ -209,14 +217,44 @@ def make_experiments(
             elif target not in pipeline.experiments:
                 known = ", ".join(pipeline.experiments)
                 raise ConfigError(f"{assignment!r}: {pipeline.name} has no {target!r}, but {known}")
-        config = override(recipes.get(name)(), mine)
-        found[config.name] = config
+        config = validate(override(checked_recipe(name), mine))
+        if config.name in found:
+            raise _same_name(pipeline, config.name, (made_by[config.name], name), overrides)
+        found[config.name], made_by[config.name] = config, name
     for name in pipeline.tune:
         if name not in found:
             raise ConfigError(
                 f"{pipeline.name} tunes {name!r}, which it has not; {', '.join(found)}"
             )
     return found
+
+
+def _same_name(
+    pipeline: PipelineConfig, name: str, made_by: tuple[str, str], overrides: tuple[str, ...]
+) -> ConfigError:
+    """Of two experiments with one name, whose second model would take the place of the first."""
+    first, second = made_by
+    shared = any(one.partition("=")[0].strip() == "name" for one in overrides)
+    example = f"{first}:name={name}" if shared else f"{second}:name={name}_2"
+    return ConfigError(
+        f"{pipeline.name} has two experiments called {name!r}, of the recipes {first} and "
+        f"{second}, and each becomes a bundle of its own name; name one of them, e.g. {example}"
+    )
+
+
+def checked_recipe(recipe: str) -> Config:
+    """A recipe's configuration, with the types of its values checked: a user may have written it.
+
+    Raises:
+      ConfigError: a wrong type; names the recipe and the key.
+    """
+    config = recipes.get(recipe)()
+    if not isinstance(config, Config):
+        raise ConfigError(f"the recipe {recipe!r} must return a Config, got {config!r}")
+    try:
+        return from_dict(to_dict(config))
+    except ConfigError as error:
+        raise ConfigError(f"the recipe {recipe!r}: {error}") from error
 
 
 def request_to_json(request: RunRequest) -> str:

@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.markup import escape
 
+from core.processes import module_command
 from serving.lineage import store_state
 from tfx_pipeline.config import Layout, RunRequest, request_to_json, run_state
 from tfx_pipeline.live import LiveView
@@ -191,7 +191,7 @@ def _run_child(request: RunRequest, layout: Layout, console: Console, lock: IO[s
     environment = {**os.environ, EVENTS_FD: str(writing), "TF_CPP_MIN_LOG_LEVEL": "1"}
     with log.open("wb") as stream:
         child = subprocess.Popen(
-            [sys.executable, "-m", "tfx_pipeline.runners.local", str(logs / "request.json")],
+            module_command("tfx_pipeline.runners.local", str(logs / "request.json")),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

@@ -8,7 +8,7 @@ Standard library only: reading a configuration never loads TensorFlow.
 import hashlib
 import json
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -325,7 +325,7 @@ def _typed(value: Any, wanted: Any, key: str) -> Any:
         if rest and rest[0] is not Ellipsis and len(items) != 1 + len(rest):
             raise ConfigError(f"{key} takes {1 + len(rest)} values, got {value!r}")
         return tuple(_typed(item, inner, key) for item in items)
-    if origin is dict:
+    if origin in (dict, Mapping):
         wanted = dict
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -367,13 +367,18 @@ def from_dict(raw: dict[str, Any]) -> Config:
     Raises:
       ConfigError: an unknown key (the nearest are named) or a wrong type.
     """
-    return _build(Config, with_young_keys(raw), "")
+    return build_settings(Config, with_young_keys(raw), "")
 
 
-def _build(kind: Any, raw: dict[str, Any], prefix: str) -> Any:
+def build_settings(kind: type[_Settings], raw: Mapping[str, Any], prefix: str) -> _Settings:
+    """The dataclass `kind` of plain values; `prefix`, as `gates.`, goes before keys in errors.
+
+    Raises:
+      ConfigError: an unknown key (the nearest are named) or a wrong type.
+    """
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
-    if not isinstance(raw, dict):
+    if not isinstance(raw, Mapping):
         raise ConfigError(f"config section {prefix.rstrip('.')!r} takes a mapping, got {raw!r}")
     if kind is Config and "name" not in raw:
         raise ConfigError("a config needs a `name`, which becomes the bundle's name")
@@ -382,7 +387,7 @@ def _build(kind: Any, raw: dict[str, Any], prefix: str) -> Any:
             raise ConfigError(f"unknown config key {prefix + key!r}; {nearest(key, list(hints))}")
         wanted = hints[key]
         if is_dataclass(wanted):
-            values[key] = _build(wanted, value, f"{prefix}{key}.")
+            values[key] = build_settings(wanted, value, f"{prefix}{key}.")
         else:
             values[key] = _typed(value, wanted, prefix + key)
     return kind(**values)

@@ -242,3 +242,14 @@ def _rows(table: _Table) -> Iterator[tuple[int, dict[str, str]]]:
                 line,
                 {key: cell.strip() for key, cell in zip(table.columns, cells, strict=False) if key},
             )
+
+
+def columns(path: Path, *, file: str = "file", label: str = "label") -> dict[str, list[str]]:
+    """Column -> its values, line by line, of a table with the columns `file` and `label`.
+
+    Raises:
+      IngestError: it has no such columns, or is no table.
+    """
+    table = _table(path, (file, label))
+    rows = [row for _, row in _rows(table)]
+    return {name: [row[name] for row in rows] for name in table.columns if name}
