@@ -44,5 +44,15 @@ def with_settings(
         found = override(registered, mine)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    changed = replace(pipeline, gates=asdict(found.gates), statistics=asdict(found.statistics))
+    given = {assignment.partition("=")[0].strip().partition(".")[2] for assignment in mine}
+    changed = replace(
+        pipeline,
+        gates=asdict(found.gates),
+        # What is set by hand holds for every model.
+        model_gates={
+            model: {field: value for field, value in own.items() if field not in given}
+            for model, own in pipeline.model_gates.items()
+        },
+        statistics=asdict(found.statistics),
+    )
     return changed, tuple(others)

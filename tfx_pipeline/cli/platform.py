@@ -5,17 +5,28 @@ from typing import Annotated
 
 import typer
 
-from tfx_pipeline.cli.shared import Overrides, ResumeAnyway, Root, app, console
+from tfx_pipeline.cli.shared import (
+    DATA_HELP,
+    Overrides,
+    ResumeAnyway,
+    Root,
+    app,
+    console,
+    records,
+)
 
 
-@app.command(epilog="Example: sightline run smoke gates.min_top1=0.9 --data data/digits")
+@app.command(epilog="Example: sightline run imagenet --smoke --data tfrecord:~/imagenet")
 def run(
     pipeline: Annotated[str, typer.Argument(help="A pipeline, e.g. smoke.")],
     overrides: Overrides = None,
-    data: Annotated[Path, typer.Option(help="Records of `sightline ingest`.")] = Path(
-        "data/digits"
-    ),
+    data: Annotated[
+        str | None, typer.Option(help=f"{DATA_HELP}; the recipes' if not given.")
+    ] = None,
     root: Root = Path(),
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Run a sample of the data at a size for two cores.")
+    ] = False,
     start: Annotated[
         str, typer.Option("--from", help="Run again from here, e.g. Trainer or Compressor.")
     ] = "",
@@ -43,21 +54,30 @@ def run(
     """
     import datetime
 
-    from tfx_pipeline.config import RunRequest, make_experiments, pipelines
+    from tfx_pipeline.config import RunRequest, default_data, make_experiments, pipelines
+    from tfx_pipeline.data_source import CACHE
     from tfx_pipeline.pipeline_options import with_settings
     from tfx_pipeline.run import run as run_pipeline
+    from tfx_pipeline.smoke_size import smoke_records, smoke_size
 
+    shape = pipelines.get(pipeline)()
+    shape, sized = smoke_size(shape) if smoke else (shape, ())
     accepted = {"undecided": accept_undecided, "new_classes": accept_new_classes}
     shape, others = with_settings(
-        pipelines.get(pipeline)(),
-        overrides or (),
+        shape,
+        (*sized, *(overrides or ())),
         accept=[field for field, given in accepted.items() if given],
     )
+    where = data or default_data(shape)
+    make_experiments(shape, Path(where), others)  # A mistyped key is an error before ingest runs.
+    found = records(where, root)
+    if smoke:
+        found = smoke_records(shape, found, root / CACHE)
     request = RunRequest(
         run=datetime.datetime.now().strftime("%Y%m%d-%H%M%S"),
         pipeline=shape,
-        experiments=make_experiments(shape, data.resolve(), others),
-        data=str(data.resolve()),
+        experiments=make_experiments(shape, found.resolve(), others),
+        data=str(found.resolve()),
         root=str(root.resolve()),
         start=start,
         force=force,

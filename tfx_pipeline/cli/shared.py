@@ -23,6 +23,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Configuration as key=value, e.g. train.epochs=5.", show_default=False),
 ]
+#: What every `--data` takes; see `tfx_pipeline.data_source`.
+DATA_HELP = "Records, or JOB:SOURCE of an ingest job, e.g. tfrecord:~/imagenet"
 Root = Annotated[Path, typer.Option(help="Holds runs/ and bundles/.")]
 ResumeAnyway = Annotated[
     bool,
@@ -31,3 +33,15 @@ ResumeAnyway = Annotated[
         help="Resume training state that other code, or a run of other length, left.",
     ),
 ]
+
+
+def records(data: str | Path, root: Path = Path()) -> Path:
+    """The folder of records that `--data` means; those of an ingest job are kept in `root`/data.
+
+    Raises:
+      DataSourceError: `data` names no job, or a source that is not there.
+      IngestError: the job cannot use the source.
+    """
+    from tfx_pipeline.data_source import CACHE, resolve
+
+    return resolve(data, root / CACHE, console)
