@@ -33,7 +33,7 @@ from tfx_pipeline.ingest.class_names import check_names
 from tfx_pipeline.ingest.findings import REJECTION, REPAIR
 from tfx_pipeline.ingest.groups import with_groups
 from tfx_pipeline.ingest.index import CHUNK, Listing, connect, create
-from tfx_pipeline.ingest.merge import merge, place
+from tfx_pipeline.ingest.merge import held_out_share, merge, place
 from tfx_pipeline.ingest.output import publish, removed_when_refused, workplace, writing
 from tfx_pipeline.ingest.records import LABEL_OFFSET
 from tfx_pipeline.ingest.report import KindCount, count_files, summarize, write_report
@@ -305,6 +305,7 @@ def _describe(plan: Plan, source: Source, work: Path, *, shards: int, items: int
         exif=plan.exif,
         turned=count_turned(index),
         group=plan.group,
+        held_out=0.0 if plan.everything else _held_out(index),
     )
     about |= {"objects": asdict(counted)} if source.task == features.DETECTION else {}
     with writing(folder / features.REPORT_FILE) as file:
@@ -312,6 +313,11 @@ def _describe(plan: Plan, source: Source, work: Path, *, shards: int, items: int
     with writing(folder / features.DATASET_FILE) as file:
         file.write(info.to_json().encode())
     return info
+
+
+def _held_out(index: Path) -> float:
+    with connect(index) as opened:
+        return held_out_share(opened)
 
 
 def _slice_keys(index: Path, source: Source) -> tuple[str, ...]:

@@ -154,6 +154,7 @@ class Source:
       keep_duplicates: keep pictures with equal bytes, as benchmarks whose counts are published do.
       masks: every object has a mask.
       total: how many items, where known before they are read.
+      inputs: files and folders that decide the items, besides SOURCE and what items lie in.
     """
 
     name: str
@@ -167,6 +168,7 @@ class Source:
     keep_duplicates: bool = False
     masks: bool = False
     total: int | None = None
+    inputs: tuple[str, ...] = ()
 
 
 #: Ingest jobs: functions of a `Request` and keyword options that return a `Source`.

@@ -86,6 +86,7 @@ def source(request: Request, *, names: str = "") -> Source:
         task=features.DETECTION,
         masks=found.masks,
         total=total,
+        inputs=(str(data.root),),
     )
 
 
