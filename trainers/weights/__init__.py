@@ -38,6 +38,7 @@ from trainers.weights.trained import read_config, translate_trained
 from trainers.weights.vit_names import translate_vit
 
 __all__ = [
+    "PRETRAINED",
     "Report",
     "Row",
     "WeightsError",
