@@ -57,8 +57,9 @@ def refuse(path, message):
         (b"version https://git-lfs.github.com/spec/v1\noid", "pointer of Git LFS.*git lfs pull"),
         (b"\n<!DOCTYPE html><title>Sign in", "is a web page"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied", "server's error"),
-        (gzip.compress(b"weights"), "compressed by gzip; unpack it"),
+        (gzip.compress(b"weights", mtime=0), "compressed by gzip; unpack it"),
     ],
+    ids=["empty", "lfs", "html", "xml", "gzip"],
 )
 def test_what_a_download_left_instead(tmp_path, suffix, content, message):
     path = tmp_path / f"model.{suffix}"
