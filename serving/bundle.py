@@ -80,7 +80,9 @@ class Manifest:
 
     Attributes:
       name: the model's name, e.g. `digits_cnn`; also its folder and its name on a server.
-      input: `{"height", "width", "crop_fraction"}` of the evaluation preprocessing.
+      input: `{"height", "width", "crop_fraction", "resize", "fit", "exif"}` of the evaluation
+        preprocessing; without `resize` and `fit`, `bilinear` and `stretch`. `serving/PIXELS.md`
+        says what they mean.
       top_k: how many classes `serving_default` returns.
       recommended: name of the variant copied to `model.tflite`.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
