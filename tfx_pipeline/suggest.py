@@ -24,6 +24,8 @@ _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 600, 3, 12
 _BATCHES = (8, 16, 32, 64)
 # A tenth of an epoch's images, so that an epoch of a small set still has some ten steps.
 _BATCHES_AN_EPOCH = 8
+# The batch of evaluation of every recipe; another one changes no metric.
+_EVALUATED = 256
 _DROP, _LARGEST_DROP = 0.02, 0.05
 _Z2 = 1.959964**2
 
@@ -52,6 +54,7 @@ class Figures:
     Attributes:
       images: of the train split.
       classes: how many.
+      validated: images of the validation split.
       side: median of the shorter sides in pixels, as stored; 0 where no image could be read.
       tested: images of the test split.
       weights: whether the package with ImageNet weights is installed.
@@ -60,6 +63,7 @@ class Figures:
     images: int
     classes: int
     side: int
+    validated: int
     tested: int
     weights: bool
 
@@ -86,6 +90,7 @@ def figures(data: Path, info: DatasetInfo) -> Figures:
         images=counts.get("train", 0),
         classes=info.num_classes,
         side=int(median(sides)) if sides else 0,
+        validated=counts.get("validation", 0),
         tested=counts.get("test", 0),
         weights=_installed(_PACKAGE),
     )
@@ -153,7 +158,15 @@ def _steps(found: Figures) -> dict[str, tuple[str, str]]:
         "train.global_batch": (str(batch), f"{steps:,} steps an epoch of {found.images:,} images"),
         "train.epochs": (str(epochs), f"{epochs * steps:,} steps in all"),
         "optim.warmup_steps": (str(max(epochs * steps // 10, 1)), "a tenth of all steps"),
+        **_evaluation(found),
     }
+
+
+def _evaluation(found: Figures) -> dict[str, tuple[str, str]]:
+    if found.validated >= _EVALUATED:
+        return {}
+    reason = f"{found.validated} validation images: a larger batch would be padded"
+    return {"eval.batch": (str(_EVALUATED // 8), reason)}
 
 
 def _gates(found: Figures) -> tuple[dict[str, float], dict[str, str]]:

