@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml uv.lock tools/setup.sh $(if $(CHANGED),force)
 setup: $(STAMP) ## make .venv from the lock file, with .venv/bin/sightline in it
 	@:
 
-demo: ## set up, train, compress, evaluate, push, serve and ask: on real scanned digits
-	@SECONDS=0; $(MAKE) --no-print-directory setup; .venv/bin/python tools/demo.py $$SECONDS
+demo: ## set up, train, compress, evaluate, push, serve and ask: on real scanned digits (PHOTOS=DIR)
+	@SECONDS=0; $(MAKE) --no-print-directory setup; PHOTOS="$(PHOTOS)" .venv/bin/python tools/demo.py $$SECONDS
 
 test: setup ## run the tests, without the slow ones (ARGS="tests/serving -x" narrows it)
 	@.venv/bin/pytest $(PARALLEL) $(ARGS)

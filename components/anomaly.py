@@ -209,13 +209,6 @@ class ImageAnomalies:
         """The listed anomalies of one kind."""
         return [one for one in self.anomalies if one.kind == kind]
 
-    def by_severity(self) -> dict[str, int]:
-        """Severity -> how many, each of the three."""
-        found: dict[str, int] = {ERROR: 0, WARNING: 0, NOTE: 0}
-        for kind, count in self.counts.items():
-            found[KINDS[kind][0]] += count
-        return found
-
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)

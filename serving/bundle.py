@@ -38,15 +38,12 @@ LABELS_FILE = "assets/labels.txt"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 RECOMMENDED_TFLITE = "model.tflite"
 SAVED_MODEL_FILE = "saved_model.pb"
-
 # What may change about a bundle without changing the model it holds.
 _NOT_CONTENT = {MANIFEST_FILE, CARD_FILE}
-
 SIGNATURE_BYTES = "serving_default"
 SIGNATURE_PREPROCESS = "preprocess"
 SIGNATURE_TENSOR = "predict_tensor"
 SIGNATURE_EXAMPLES = "predict_examples"
-
 #: The variant name of the SavedModel itself; every other variant is a TFLite file.
 SAVED_MODEL = "saved_model"
 
@@ -94,6 +91,7 @@ class Manifest:
         training started from, as far as they are known; empty for random ones.
       linear_probe: of a model that started from weights: `shipped`, whether it is the frozen
         backbone with a linear probe as its last layer, `why`, and the probe's `val_top1`.
+      plugins: files of the user that hold code of the model; serving needs none of them.
     """
 
     name: str
@@ -110,6 +108,7 @@ class Manifest:
     data_fingerprint: str = ""
     weights_origin: dict[str, str] = field(default_factory=dict)
     linear_probe: dict[str, Any] = field(default_factory=dict)
+    plugins: list[str] = field(default_factory=list)
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)

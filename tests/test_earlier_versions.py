@@ -18,6 +18,7 @@ from trainers.data.features import DatasetInfo
 from trainers.data.pipeline import raw_examples
 from trainers.file_index import FileIndex
 from trainers.loop import fit
+from trainers.optim import compression_rate, schedule_of
 from trainers.run_folder import identify
 from trainers.trained import load_trained
 
@@ -104,9 +105,22 @@ def test_checkpoints_keep_their_name(old, config):
     (folder,) = (old / "stopped/checkpoints").iterdir()
     identity = identify(config, DatasetInfo.load(old / "data"), None, FileIndex())
     assert identity.old_name(EPOCHS) == folder.name, (
-        "a configuration key that decides the weights is new: add it to _YOUNG_KEYS of "
-        "trainers/run_folder.py"
+        "a configuration key that decides the weights is new: add it to YOUNG_KEYS of "
+        "trainers/config_keys.py"
     )
+
+
+def test_configurations_of_then_mean_what_they_meant(old):
+    for file in ("trained/config.json", "bundles/tiny/1/manifest.json"):
+        raw = json.loads((old / file).read_text())
+        raw = raw.get("config", raw)
+        config = from_dict(raw)
+        assert compression_rate(config) == raw["compress"]["learning_rate"] == 0.015
+        # Five steps, however short the run.
+        assert raw["optim"]["warmup_steps"] == 5
+        schedule = schedule_of(config.optim, 10)
+        rates = [float(schedule(step)) for step in range(5)]
+        np.testing.assert_allclose(rates, 0.02 * np.arange(1, 6), rtol=1e-6)
 
 
 def test_a_stopped_run_is_resumed_when_the_user_says_so(old, config, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("tfx_pipeline", "components", "trainers", "serving", "tools")
+ROOMS = ("tfx_pipeline", "components", "trainers", "serving", "core", "tools")
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 PYTHON_FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
 VERBS_OF_MAKE = {"setup", "demo", "test", "lint", "bench", "serve", "stack2", "clean"}

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainers.code_digest import code_digest
 from trainers.config import Config, ConfigError, from_dict, override, to_dict
+from trainers.config_rules import validate
 from trainers.data.features import DatasetInfo
 from trainers.data.identity import data_digest
 from trainers.file_index import INDEX_FILE, FileIndex
@@ -44,14 +45,48 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class SmokeSize:
+    """A size at which two cores run a pipeline in a few minutes; see `tfx_pipeline.smoke_size`.
+
+    Attributes:
+      overrides: `key=value` for all experiments or `recipe:key=value` for one, applied before those
+        of the command line.
+      images: split -> how many of its images a run takes; a split that is not named is taken whole.
+      classes: a run takes this many classes, the first by label, where they have enough images; 0
+        takes all.
+      gates: in place of the pipeline's.
+      validator: in place of the pipeline's `images`.
+      statistics: in place of the pipeline's.
+      best: in place of the pipeline's.
+      others: likewise.
+      benchmark_runs: likewise.
+      serving_requests: likewise.
+    """
+
+    overrides: tuple[str, ...] = ()
+    images: dict[str, int] = field(default_factory=dict)
+    classes: int = 0
+    gates: dict[str, Any] = field(default_factory=dict)
+    validator: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, float] = field(default_factory=dict)
+    best: Plan = Plan()
+    others: Plan = Plan()
+    benchmark_runs: int = 20
+    serving_requests: int = 4
+
+
+@dataclass(frozen=True)
 class PipelineConfig:
     """One pipeline.
 
     Attributes:
       name: the registered name; also the folder under `runs/`.
       experiments: recipe names; each becomes a bundle if its gates pass.
-      slices: feature keys that evaluation slices by, besides the class.
+      data: the folder of the records, relative to the pipeline's file, that `--data` overrides.
+      slices: feature keys that the records must have to slice evaluation by. It is also sliced by
+        the class and by every other key that the data set declares.
       gates: fields of `components.gates.GateSettings`.
+      model_gates: model name -> fields of `gates` that are different for it.
       images: fields of `components.anomaly.ValidatorSettings`: limits of the image validator.
       statistics: fields of `components.statistics_settings.StatisticsSettings`: drift and skew.
       best: compression of the best architecture by validation.
@@ -59,12 +94,15 @@ class PipelineConfig:
       benchmark_runs: timed calls of each variant.
       serving_requests: images sent to the server before a model may ship.
       tune: model name -> the search whose best values it is trained with; most have none.
+      smoke: the size of `sightline run --smoke`; None where the pipeline has none.
     """
 
     name: str
     experiments: tuple[str, ...]
+    data: str = ""
     slices: tuple[str, ...] = ("slice/brightness", "slice/contrast")
     gates: dict[str, Any] = field(default_factory=dict)
+    model_gates: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
     best: Plan = Plan()
@@ -72,6 +110,11 @@ class PipelineConfig:
     benchmark_runs: int = 200
     serving_requests: int = 8
     tune: dict[str, Tuning] = field(default_factory=dict)
+    smoke: SmokeSize | None = None
+
+    def gates_of(self, model: str) -> dict[str, Any]:
+        """The gate settings of one model."""
+        return {**self.gates, **self.model_gates.get(model, {})}
 
 
 #: Functions without arguments that return a `PipelineConfig`, one file each.
@@ -161,7 +204,8 @@ class RunRequest:
     def key(self, state: Mapping[str, Any]) -> str:
         """What decides the result, as one sha256: the request and `run_state`."""
         parts = {
-            "pipeline": asdict(self.pipeline),
+            # Data count by their content, in `state`.
+            "pipeline": {**asdict(self.pipeline), "data": ""},
             "experiments": {name: to_dict(config) for name, config in self.experiments.items()},
             **state,
         }
@@ -184,6 +228,21 @@ def run_state(request: RunRequest, info: DatasetInfo) -> dict[str, Any]:
         }
 
 
+def default_data(pipeline: PipelineConfig) -> str:
+    """The folder of records that the pipeline's first recipe reads.
+
+    Raises:
+      ConfigError, UnknownNameError: no recipe, or one that does not exist; the nearest are named.
+    """
+    _check_experiments(pipeline)
+    return checked_recipe(pipeline.experiments[0]).data.dir
+
+
+def _check_experiments(pipeline: PipelineConfig) -> None:
+    if not pipeline.experiments:
+        raise ConfigError(f"the pipeline {pipeline.name!r} has no experiments; name a recipe")
+
+
 def make_experiments(
     pipeline: PipelineConfig, data: Path, overrides: tuple[str, ...] = ()
 ) -> dict[str, Config]:
@@ -195,9 +254,12 @@ def make_experiments(
       overrides: `key=value` for all, or `recipe:key=value` for one.
 
     Raises:
-      ConfigError, UnknownNameError: a recipe or a key that does not exist; the nearest are named.
+      ConfigError, UnknownNameError: a recipe or a key that does not exist (the nearest are named),
+        a value of a wrong type or range, or two experiments of one name.
     """
+    _check_experiments(pipeline)
     found: dict[str, Config] = {}
+    made_by: dict[str, str] = {}
     for name in pipeline.experiments:
         mine = [f"data.dir={data}"]
         for assignment in overrides:
@@ -209,14 +271,44 @@ def make_experiments(
             elif target not in pipeline.experiments:
                 known = ", ".join(pipeline.experiments)
                 raise ConfigError(f"{assignment!r}: {pipeline.name} has no {target!r}, but {known}")
-        config = override(recipes.get(name)(), mine)
-        found[config.name] = config
+        config = validate(override(checked_recipe(name), mine))
+        if config.name in found:
+            raise _same_name(pipeline, config.name, (made_by[config.name], name), overrides)
+        found[config.name], made_by[config.name] = config, name
     for name in pipeline.tune:
         if name not in found:
             raise ConfigError(
                 f"{pipeline.name} tunes {name!r}, which it has not; {', '.join(found)}"
             )
     return found
+
+
+def _same_name(
+    pipeline: PipelineConfig, name: str, made_by: tuple[str, str], overrides: tuple[str, ...]
+) -> ConfigError:
+    """Of two experiments with one name, whose second model would take the place of the first."""
+    first, second = made_by
+    shared = any(one.partition("=")[0].strip() == "name" for one in overrides)
+    example = f"{first}:name={name}" if shared else f"{second}:name={name}_2"
+    return ConfigError(
+        f"{pipeline.name} has two experiments called {name!r}, of the recipes {first} and "
+        f"{second}, and each becomes a bundle of its own name; name one of them, e.g. {example}"
+    )
+
+
+def checked_recipe(recipe: str) -> Config:
+    """A recipe's configuration, with the types of its values checked: a user may have written it.
+
+    Raises:
+      ConfigError: a wrong type; names the recipe and the key.
+    """
+    config = recipes.get(recipe)()
+    if not isinstance(config, Config):
+        raise ConfigError(f"the recipe {recipe!r} must return a Config, got {config!r}")
+    try:
+        return from_dict(to_dict(config))
+    except ConfigError as error:
+        raise ConfigError(f"the recipe {recipe!r}: {error}") from error
 
 
 def request_to_json(request: RunRequest) -> str:
@@ -236,8 +328,19 @@ def request_from_json(text: str) -> RunRequest:
             "experiments": tuple(shape["experiments"]),
             "slices": tuple(shape["slices"]),
             "tune": {name: Tuning(**search) for name, search in shape["tune"].items()},
-            **{key: Plan(**{k: tuple(v) for k, v in shape[key].items()}) for key in _PLANS},
+            "smoke": _smoke_from(shape["smoke"]),
+            **_plans_from(shape),
         }
     )
     experiments = {name: from_dict(config) for name, config in raw["experiments"].items()}
     return RunRequest(**{**raw, "pipeline": pipeline, "experiments": experiments})
+
+
+def _smoke_from(raw: dict[str, Any] | None) -> SmokeSize | None:
+    if raw is None:
+        return None
+    return SmokeSize(**{**raw, "overrides": tuple(raw["overrides"]), **_plans_from(raw)})
+
+
+def _plans_from(raw: dict[str, Any]) -> dict[str, Plan]:
+    return {key: Plan(**{k: tuple(v) for k, v in raw[key].items()}) for key in _PLANS}

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from core.processes import module_command
 from serving.benchmark import environment
 from serving.rounds import ratio_over_rounds
 from tfx_pipeline.memory import own_peak_mb
@@ -304,7 +305,7 @@ def _peak_mb(records: Path, image_size: tuple[int, int]) -> float:
     """Peak memory in MB of a process of its own that streams one training epoch."""
     arguments = [str(records), *map(str, image_size)]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tfx_pipeline.data_benchmark", *arguments],
+        module_command("tfx_pipeline.data_benchmark", *arguments, options=("-W", "ignore")),
         check=False,
         capture_output=True,
         text=True,

@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from trainers import plugins
 from trainers.config import Config, ModelConfig, from_dict, override
 from trainers.data.features import DATASET_FILE, DatasetInfo
 from trainers.published import PUBLISHED
@@ -209,12 +210,14 @@ def _resolved(target: str) -> tuple[Config, int, str]:
     """(configuration, classes or 0, what the target is)."""
     folder = Path(target)
     if (folder / "trained.json").is_file():
+        plugins.require_of(folder)
         config = from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         return config, DatasetInfo.load(folder).num_classes, f"trained in {folder}"
     if folder.is_dir():
         from serving.bundle import open_bundle
 
         bundle = open_bundle(folder)
+        plugins.require(bundle.manifest.plugins, f"the bundle {bundle.path}")
         return from_dict(bundle.manifest.config), len(bundle.labels), f"bundle {bundle.path}"
     if target in models.names():
         return Config(name=target, model=ModelConfig(name=target)), 0, "model"

@@ -22,8 +22,6 @@ from tfx.types import standard_artifacts
 from tfx.types.channel_utils import union
 
 from components.anomaly import make_settings
-from components.artifacts import Benchmark, Card, ImageReport, Selection
-from components.artifacts import LiveModel as LiveModelArtifact
 from components.benchmarker import Benchmarker
 from components.bundle_pusher import BundlePusher
 from components.card_writer import CardWriter
@@ -41,11 +39,9 @@ from components.statistics_validator import StatisticsValidator
 from serving.lineage import store_state
 from tfx_pipeline.config import RunRequest
 from tfx_pipeline.node_code import node_digest, run_data_digest
+from tfx_pipeline.slicing import slice_keys
 from trainers.config import to_dict
 from trainers.data.features import DatasetInfo
-
-#: The types of our own, for readers of the metadata store.
-ARTIFACT_TYPES = (Benchmark, Card, ImageReport, LiveModelArtifact, Selection)
 
 # The same in every run: a change of Beam's arguments changes every cache key. FnApiRunner by name,
 # because the default runner first tries to download another one.
@@ -203,7 +199,7 @@ def _after_training(
     name: str, request: RunRequest, info: DatasetInfo, inputs: dict[str, Any]
 ) -> list[Any]:
     """Compression, evaluation, gates and push of one architecture, in this order."""
-    pipeline = request.pipeline
+    pipeline, gates = request.pipeline, request.pipeline.gates_of(name)
     compressor = Compressor(
         model=inputs["model"],
         examples=inputs["examples"],
@@ -221,7 +217,7 @@ def _after_training(
     evaluator = PredictionEvaluator(
         predictions=predictor.outputs["predictions"],
         settings=json.dumps(
-            {"slices": pipeline.slices, "min_top1": pipeline.gates.get("min_top1", 0.0)}
+            {"slices": slice_keys(pipeline, info), "min_top1": gates.get("min_top1", 0.0)}
         ),
         code_digest=node_digest("Evaluator"),
     ).with_id(f"Evaluator.{name}")
@@ -243,7 +239,7 @@ def _after_training(
         anomalies=inputs["anomalies"],
         image_report=inputs["image_report"],
         live=inputs["live"],
-        settings=json.dumps(pipeline.gates),
+        settings=json.dumps(gates),
         code_digest=node_digest("SignificanceGate"),
     ).with_id(f"SignificanceGate.{name}")
     card = CardWriter(

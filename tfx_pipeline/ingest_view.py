@@ -23,6 +23,7 @@ def ingest_shown(
     console: Console,
     *,
     options: Sequence[str] = (),
+    shown: Path | None = None,
     **settings: Any,
 ) -> None:
     """Runs an ingest job and prints its summary.
@@ -33,6 +34,7 @@ def ingest_shown(
       out: the data set's folder.
       console: to print on.
       options: of the job, as `key=value`.
+      shown: what `out` will be called when it has been moved; printed in its place.
       settings: further arguments of `tfx_pipeline.ingest.ingest`.
     """
     started = time.perf_counter()
@@ -46,10 +48,16 @@ def ingest_shown(
         f"{escape(info.name)}: {info.num_classes} classes, {counts}{more}; {seconds:.1f} s",
         soft_wrap=True,
     )
+    if info.held_out:
+        console.print(
+            f"held out of train for validation: {info.splits['validation'].examples:,} images, "
+            f"{info.held_out:.2%}",
+            highlight=False,
+        )
     if found:
         console.print(report_table(found))
-        console.print(f"each is named in {out / features.REPORT_FILE}", soft_wrap=True)
-    console.print(f"wrote {out}", soft_wrap=True)
+        console.print(f"each is named in {(shown or out) / features.REPORT_FILE}", soft_wrap=True)
+    console.print(f"wrote {shown or out}", soft_wrap=True)
 
 
 def jobs_table() -> Table:

@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +20,11 @@ from typing import IO, Any
 from rich.console import Console
 from rich.markup import escape
 
+from core.processes import module_command
 from serving.lineage import store_state
 from tfx_pipeline.config import Layout, RunRequest, request_to_json, run_state
 from tfx_pipeline.live import LiveView
+from tfx_pipeline.slicing import slice_keys
 from trainers.data.features import DatasetInfo
 from trainers.progress import EVENTS_FD
 
@@ -46,10 +47,12 @@ def run(request: RunRequest, console: Console) -> int:
     Raises:
       LockedError: another run of this pipeline is under way.
       DatasetError: no records in `request.data`, or of another task than an experiment's.
+      ConfigError: the pipeline slices by a key that the records do not have.
     """
     info = DatasetInfo.load(Path(request.data))
     for name, config in request.experiments.items():
         info.check_task(config.task, f"the experiment {name}")
+    slice_keys(request.pipeline, info)
     layout = request.layout
     with locked(layout) as lock:
         last = None
@@ -191,7 +194,7 @@ def _run_child(request: RunRequest, layout: Layout, console: Console, lock: IO[s
     environment = {**os.environ, EVENTS_FD: str(writing), "TF_CPP_MIN_LOG_LEVEL": "1"}
     with log.open("wb") as stream:
         child = subprocess.Popen(
-            [sys.executable, "-m", "tfx_pipeline.runners.local", str(logs / "request.json")],
+            module_command("tfx_pipeline.runners.local", str(logs / "request.json")),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

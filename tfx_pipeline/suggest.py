@@ -190,7 +190,6 @@ def _steps(found: Figures, most_epochs: int) -> dict[str, tuple[str, str]]:
     return {
         "train.global_batch": (str(batch), f"{steps:,} steps an epoch of {found.images:,} images"),
         "train.epochs": (str(epochs), f"{epochs * steps:,} steps in all"),
-        "optim.warmup_steps": (str(max(epochs * steps // 10, 1)), "a tenth of all steps"),
     }
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from core.processes import module_command
 from serving.benchmark import environment
 from serving.rounds import ratio_over_rounds
 from tfx_pipeline.memory import own_peak_mb
@@ -253,7 +254,7 @@ def _times(seconds: np.ndarray) -> dict[str, Any]:
 def _peak_mb(config: Config) -> float:
     """Peak memory in MB of a process of its own that takes a few steps."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tfx_pipeline.train_benchmark"],
+        module_command("tfx_pipeline.train_benchmark", options=("-W", "ignore")),
         input=json.dumps(to_dict(config)),
         check=False,
         capture_output=True,

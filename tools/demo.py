@@ -2,17 +2,23 @@
 
     .venv/bin/python tools/demo.py [SECONDS_OF_SET_UP]
 
+Where there are photographs of ImageNet, a network with packaged weights classifies four of them as
+well: `PHOTOS` names a folder or a tar of files called `n01440764_*.JPEG` that holds
+`imagenet_class_index.json`.
+
 Everything is written under `demo/`. The exit status is that of the pipeline: 0 all pushed, 3 a
 gate refused a model or a rollback withdrew it, 1 an error.
 """
 
 import contextlib
 import json
+import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +32,10 @@ HOME = Path("demo")
 DATA = HOME / "data" / "digits"
 BUNDLES = HOME / "bundles"
 FAVOURITE = "digits_cnn"
+PRETRAINED = "efficientnet_lite0_imagenet"
+CLASS_LIST = "imagenet_class_index.json"
+SAMPLE = Path("../shared/data/imagenet_sample_A.tar")
+SHOWN_PHOTOS = 4
 REFUSED = 3
 SERVER_START_S = 120
 SERVER_STOP_S = 20
@@ -42,7 +52,8 @@ def step(title: str, *command: str, allowed: tuple[int, ...] = (0,), quiet: bool
       DemoError: the exit status is not among `allowed`.
     """
     if title:
-        print(f"\n{title}\n  $ sightline {' '.join(command)}", flush=True)
+        print(f"\n{title}", flush=True)
+    print(f"  $ sightline {' '.join(command)}", flush=True)
     run = subprocess.run([SIGHTLINE, *command], capture_output=quiet, text=True)
     if run.returncode not in allowed:
         raise DemoError(
@@ -116,6 +127,41 @@ def pushed_model() -> str:
     return FAVOURITE if FAVOURITE in names else names[0]
 
 
+def photographs() -> Path | None:
+    """The folder of photographs that `PHOTOS` names, a tar extracted; None where there are none.
+
+    Raises:
+      DemoError: `PHOTOS` names nothing, or there is no class list.
+    """
+    given = os.environ.get("PHOTOS", "")
+    source = Path(given).expanduser() if given else SAMPLE
+    if not source.exists():
+        if given:
+            raise DemoError(f"PHOTOS={given} does not exist; give a folder or a tar")
+        return None
+    if source.is_dir():
+        folder = source
+    else:
+        folder = HOME / "photos"
+        with tarfile.open(source) as archive:
+            archive.extractall(folder, filter="data")
+    if not (folder / CLASS_LIST).is_file():
+        raise DemoError(f"{source} has no {CLASS_LIST}, from which classes get their names")
+    return folder
+
+
+def classify_photographs(folder: Path) -> None:
+    """Exports a network with ImageNet's weights, without training, and classifies photographs."""
+    data, trained = HOME / "data" / "photos", HOME / "work" / PRETRAINED
+    if not (data / "dataset.json").is_file():
+        step("", "ingest", "imagenet", str(folder), "--out", str(data))
+    if not (BUNDLES / PRETRAINED).is_dir():
+        step("", "train", PRETRAINED, "--data", str(data), "--out", str(trained), quiet=True)
+        step("", "export", str(trained), str(BUNDLES))
+    photos = sorted(str(path) for path in folder.rglob("n*.JPEG"))[:SHOWN_PHOTOS]
+    step("", "predict", str(BUNDLES / PRETRAINED), *photos)
+
+
 def seconds(began: float) -> float:
     """Wall-clock seconds since `began`, a `time.monotonic()`."""
     return time.monotonic() - began
@@ -159,10 +205,19 @@ def demo(setup_s: float) -> int:
         step("", "predict", url, *images, "--model", model)
     serve_s = seconds(mark)
 
+    mark = time.monotonic()
+    photos = photographs()
+    if photos is not None:
+        print("\n4. Classify photographs with weights that `make setup` installed", flush=True)
+        classify_photographs(photos)
+    photos_s = seconds(mark)
+
     report = (HOME / "runs/smoke/reports/latest/report.html").resolve()
+    photos_time = "" if photos is None else f", photographs {photos_s:.0f} s"
     print(
         f"\nset-up {setup_s:.0f} s, ingest {ingest_s:.0f} s, pipeline {pipeline_s:.0f} s, the same "
-        f"again {again_s:.1f} s, serving {serve_s:.0f} s; total {setup_s + seconds(began):.0f} s"
+        f"again {again_s:.1f} s, serving {serve_s:.0f} s{photos_time}; "
+        f"total {setup_s + seconds(began):.0f} s"
         f"\npeak memory of one process {peak_memory_mb():,.0f} MiB"
         f"\nreport  {report}"
         f"\nbundles {BUNDLES.resolve()}, served again by `make serve`"

@@ -21,11 +21,9 @@ from trainers.epoch import Report
 from trainers.export import describe_variant, seal_draft, write_saved_model, write_warmup
 from trainers.keras import keras
 from trainers.loop import FineTuner
+from trainers.optim import compression_rate
 from trainers.registry import compressors
 from trainers.trained import Trained
-
-#: Post-training quantisation: needs no training, so it is asked for by dtype.
-PTQ_DTYPES = ("dynamic", "int8")
 
 #: The float TFLite file, which every bundle has; all others are compared with it.
 FLOAT_VARIANT = "none_fp32"
@@ -112,11 +110,13 @@ def _compressed(
 ) -> dict[str, keras.Model]:
     models = {FLOAT: trained.model}
     fine_tune = FineTuner(trained.config, trained.info, report)
+    rate = compression_rate(trained.config)
+    settings = replace(trained.config.compress, learning_rate=rate)
     for method in wanted:
         say(method.name)
         keras.utils.set_random_seed(trained.config.train.seed)
         start = models[method.start]
-        models[method.name] = method.run(start, fine_tune, trained.config.compress)
+        models[method.name] = method.run(start, fine_tune, settings)
     return models
 
 

@@ -5,7 +5,8 @@
 A digest changes with what the code does (a syntax tree without comments and docstrings), with
 templates and other data files, and with the versions of installed packages; never with a module
 or a package that is not imported. Imports are followed wherever they stand: at the top, within
-functions, through a `Registry`, and through text that names a module (`-m serving.server`).
+functions, through a `Registry`, and through text that names a module. What reaches a `Registry`
+also runs plugins, whose code counts as `trainers.plugin_code` has it.
 
 Standard library only; nothing that is digested is imported.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from trainers.code_facts import VERSION, CodeFacts, read_code
 from trainers.file_index import FileIndex
+from trainers.plugin_code import plugin_code
 
 #: Top-level packages of the project; an installation may lack some.
 PROJECT = ("trainers", "serving", "components", "tfx_pipeline", "core")
@@ -40,7 +42,8 @@ class Code:
     """What a piece of the program is made of.
 
     Attributes:
-      modules: dotted name, or path of a data file below the project -> 16 hex digits.
+      modules: dotted name, path of a data file below the project, or `plugin` and a plugin's file
+        -> 16 hex digits.
       packages: installed distribution -> version, and `python` -> major and minor version.
     """
 
@@ -105,17 +108,23 @@ class CodeBase:
                 raise ValueError(f"no module {name!r} in {self._top}")
             todo += named
         imports: set[str] = set(packages)
+        users: dict[str, CodeFacts] = {}
         while todo:
             name = todo.pop()
             if name in found:
                 continue
-            found[name] = facts = self._facts(name)
-            for target in self._targets(name, facts):
-                if self._is_own(target):
-                    todo.append(target)
-                else:
-                    imports.add(target)
-        parts = {name: facts.digest[:_DIGITS] for name, facts in found.items()}
+            reached = {name: self._facts(name)}
+            found.update(reached)
+            if not users and self._uses_registry(reached[name]):
+                users = plugin_code(self._index)
+                reached |= users
+            for one, facts in reached.items():
+                for target in self._targets(one, facts):
+                    if self._is_own(target):
+                        todo.append(target)
+                    else:
+                        imports.add(target)
+        parts = {name: facts.digest[:_DIGITS] for name, facts in {**found, **users}.items()}
         return Code({**parts, **self._data_files(found)}, self._versions(imports))
 
     def _facts(self, name: str) -> CodeFacts:
@@ -171,6 +180,14 @@ class CodeBase:
             if attribute in ("", "*", name):
                 yield from self._module(package)
                 yield from self._below(package)
+
+    def _uses_registry(self, facts: CodeFacts) -> bool:
+        """Whether a module imports a registry, and so runs what plugins register in it."""
+        for one in facts.imports:
+            module, _, attribute = one.partition(":")
+            if self._file(module) and attribute in self._facts(module).registries:
+                return True
+        return False
 
     def _below(self, package: str) -> list[str]:
         """The modules directly in `package`; none where it is a module."""

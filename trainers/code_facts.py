@@ -58,7 +58,11 @@ def read_code(file: Path, *, package: str) -> CodeFacts:
     Raises:
       SyntaxError: it is not Python of this version.
     """
-    tree = ast.parse(file.read_bytes(), filename=str(file))
+    return tree_facts(ast.parse(file.read_bytes(), filename=str(file)), package=package)
+
+
+def tree_facts(tree: ast.Module, *, package: str) -> CodeFacts:
+    """The facts of a syntax tree, whose docstrings are removed; see `read_code`."""
     reader = _Reader(package)
     reader.visit(tree)  # Before the docstrings go: it removes them.
     return CodeFacts(

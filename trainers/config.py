@@ -8,10 +8,11 @@ Standard library only: reading a configuration never loads TensorFlow.
 import hashlib
 import json
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+from trainers.config_keys import implied, with_young_keys
 from trainers.registry import nearest
 
 _Settings = TypeVar("_Settings")
@@ -100,6 +101,8 @@ class OptimConfig:
       step_fractions: fractions of the run after which `step` divides by 10.
       final_fraction: the part of the peak where `cosine` ends.
       warmup_steps: linear from 0 to the peak.
+      warmup_limit: the warm-up is shortened to this part of the run where `warmup_steps` is more;
+        an override of `warmup_steps` alone sets it to 1, which shortens nothing.
       weight_decay: decoupled for adamw and lamb, L2 in the loss for sgd and adam.
       decay_all: decay biases, norms, positions and tokens too, which recipes rarely want.
       layer_decay: each layer's rate is this factor of the one above it, 1 is off (Clark et al.
@@ -119,6 +122,7 @@ class OptimConfig:
     step_fractions: tuple[float, ...] = (0.3, 0.6, 0.9)
     final_fraction: float = 0.0
     warmup_steps: int = 0
+    warmup_limit: float = 0.1
     weight_decay: float = 5e-4
     decay_all: bool = False
     layer_decay: float = 1.0
@@ -206,14 +210,18 @@ class CompressConfig:
       sparsity: final fraction of zero weights for `prune` and `pqat`, in [0, 1).
       prune_epochs: epochs of fine-tuning while pruning.
       qat_epochs: epochs of quantisation-aware fine-tuning.
-      learning_rate: peak of the fine-tuning schedules (cosine, same optimiser).
+      rate_fraction: peak of the fine-tuning schedules (cosine, same optimiser), as a fraction of
+        the peak that training had.
+      learning_rate: that peak itself; 0 takes `rate_fraction`. An override of `rate_fraction`
+        alone sets it to 0.
       calibration_images: training images that calibrate int8 ranges.
     """
 
     sparsity: float = 0.8
     prune_epochs: int = 8
     qat_epochs: int = 4
-    learning_rate: float = 0.01
+    rate_fraction: float = 0.1
+    learning_rate: float = 0.0
     calibration_images: int = 256
 
 
@@ -258,12 +266,12 @@ def override(config: _Settings, assignments: Iterable[str]) -> _Settings:
 
     Args:
       config: a `Config`, or any other dataclass whose sections are dataclasses.
-      assignments: applied in order.
+      assignments: applied in order; `trainers.config_keys` says which keys set another one too.
 
     Raises:
       ConfigError: not of that form, an unknown key (the nearest are named), or a wrong type.
     """
-    for assignment in assignments:
+    for assignment in implied(assignments):
         key, separator, text = assignment.partition("=")
         if not separator:
             raise ConfigError(f"{assignment!r} is not `key=value`, e.g. train.epochs=5")
@@ -317,7 +325,7 @@ def _typed(value: Any, wanted: Any, key: str) -> Any:
         if rest and rest[0] is not Ellipsis and len(items) != 1 + len(rest):
             raise ConfigError(f"{key} takes {1 + len(rest)} values, got {value!r}")
         return tuple(_typed(item, inner, key) for item in items)
-    if origin is dict:
+    if origin in (dict, Mapping):
         wanted = dict
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -354,18 +362,23 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(raw: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`.
+    """The inverse of `to_dict`; keys that files of earlier versions lack mean what they did then.
 
     Raises:
       ConfigError: an unknown key (the nearest are named) or a wrong type.
     """
-    return _build(Config, raw, "")
+    return build_settings(Config, with_young_keys(raw), "")
 
 
-def _build(kind: Any, raw: dict[str, Any], prefix: str) -> Any:
+def build_settings(kind: type[_Settings], raw: Mapping[str, Any], prefix: str) -> _Settings:
+    """The dataclass `kind` of plain values; `prefix`, as `gates.`, goes before keys in errors.
+
+    Raises:
+      ConfigError: an unknown key (the nearest are named) or a wrong type.
+    """
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
-    if not isinstance(raw, dict):
+    if not isinstance(raw, Mapping):
         raise ConfigError(f"config section {prefix.rstrip('.')!r} takes a mapping, got {raw!r}")
     if kind is Config and "name" not in raw:
         raise ConfigError("a config needs a `name`, which becomes the bundle's name")
@@ -374,7 +387,7 @@ def _build(kind: Any, raw: dict[str, Any], prefix: str) -> Any:
             raise ConfigError(f"unknown config key {prefix + key!r}; {nearest(key, list(hints))}")
         wanted = hints[key]
         if is_dataclass(wanted):
-            values[key] = _build(wanted, value, f"{prefix}{key}.")
+            values[key] = build_settings(wanted, value, f"{prefix}{key}.")
         else:
             values[key] = _typed(value, wanted, prefix + key)
     return kind(**values)

@@ -19,6 +19,7 @@ from trainers.data.features import DatasetInfo
 from trainers.data.orientation import UPRIGHT
 from trainers.data.preprocess import eval_images
 from trainers.keras import keras
+from trainers.plugin_code import counted_files
 from trainers.stack import git_commit, stack
 from trainers.trained import Trained
 
@@ -153,6 +154,7 @@ def seal_draft(
         stack=stack(),
         data_fingerprint=info.fingerprint,
         weights_origin=trained.weights_origin,
+        plugins=list(map(str, counted_files())),
         linear_probe=_linear_probe(trained),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )

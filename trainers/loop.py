@@ -30,7 +30,7 @@ from trainers.forward import Forward, predict_split
 from trainers.hardware import peak_flops
 from trainers.keras import keras
 from trainers.model_copies import in_float32, synchronised
-from trainers.optim import build_optimizer
+from trainers.optim import build_optimizer, warmup_note
 from trainers.precision import precision
 from trainers.predictions import Predictions
 from trainers.probe_stage import ProbeStage
@@ -178,11 +178,17 @@ class _Run:
             if not self.is_over(history):
                 announce(f"goes on at epoch {len(history) + 1}, step {self.checkpoints.step + 1}")
             return history
+        if note := self._warmup_note():
+            announce(note)
         if self.config.model.init:
             self.probing.begin(lambda: start(self.step.model, self.config), announce)
             if self.step.average:
                 self.step.average.restart()
         return []
+
+    def _warmup_note(self) -> str:
+        train, steps = self.config.train, pipeline.steps_per_epoch(*self._of)
+        return warmup_note(self.config.optim, steps * train.epochs, global_batch=train.global_batch)
 
     def _take_over(self, announce: Callable[[str], None], *, anyway: bool) -> None:
         """Copies the state of another folder where that is right, and announces what it does."""

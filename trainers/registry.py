@@ -1,16 +1,40 @@
-"""Names to builders. A new model, recipe or compressor is one new file, listed nowhere by hand."""
+"""Names to builders. A new model, recipe or compressor is one new file, listed nowhere by hand.
+
+The file is a module of ours, or a plugin of the user's (`trainers.plugins`).
+"""
 
 import difflib
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from trainers import plugins
 
 T = TypeVar("T")
 
 
 class UnknownNameError(ValueError):
     """A name that is not registered; the message gives the nearest ones."""
+
+
+class TakenNameError(ValueError):
+    """A name that is registered twice; the message names both places."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a name was registered."""
+
+    file: Path
+    line: int
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"{self.file}, line {self.line}"
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -22,26 +46,33 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 class Registry(Generic[T]):
-    """Builders of one kind, found by importing every module of `package` on first use."""
+    """Builders of one kind, from every module of `package`, imported on first use, and plugins."""
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
         self._package = package
         self._entries: dict[str, T] = {}
+        self._origins: dict[str, Origin] = {}
         self._loaded = False
 
     def register(self, *names: str) -> Callable[[T], T]:
         """A decorator that files what it decorates under `names`.
 
         Raises:
-          ValueError: a name is taken already.
+          TakenNameError: a name is taken already; names both places.
         """
+        caller = sys._getframe(1)
+        origin = Origin(Path(caller.f_code.co_filename), caller.f_lineno)
 
         def file_under(entry: T) -> T:
             for name in names:
                 if name in self._entries:
-                    raise ValueError(f"{self.kind} {name!r} is registered twice")
+                    raise TakenNameError(
+                        f"{self.kind} {name!r} is registered twice: at {self._origins[name]}, and "
+                        f"at {origin}; rename one of them"
+                    )
                 self._entries[name] = entry
+                self._origins[name] = origin
             return entry
 
         return file_under
@@ -64,16 +95,30 @@ class Registry(Generic[T]):
         self._load()
         return sorted(self._entries)
 
+    def origin(self, name: str) -> Origin:
+        """Where `name` was registered.
+
+        Raises:
+          UnknownNameError: it is not.
+        """
+        self.get(name)
+        return self._origins[name]
+
+    def registered_in(self, file: Path) -> dict[str, Origin]:
+        """Name -> place, of what `file` registered; `file` is absolute."""
+        self._load()
+        return {name: one for name, one in self._origins.items() if one.file == file}
+
     def _load(self) -> None:
-        if self._loaded:
-            return
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self._package}.{module.name}")
-        self._loaded = True
+        if not self._loaded:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+            self._loaded = True
+        plugins.load_all()
 
 
-#: Network builders, one file a family: `(image_size, num_classes, **options) -> keras.Model`.
+#: Networks, one file a family: `(images, **options) -> features`, see `trainers.models`.
 models: Registry[Callable[..., Any]] = Registry("model", "trainers.models")
 #: Published rows: functions without arguments that return a `Config`.
 recipes: Registry[Callable[[], Any]] = Registry("recipe", "trainers.recipes")

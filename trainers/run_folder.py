@@ -19,6 +19,7 @@ import tensorflow as tf
 from trainers.checkpoint import saved_position, write_json
 from trainers.code_digest import Code, code_of
 from trainers.config import Config, ConfigError, from_dict, to_dict
+from trainers.config_keys import YOUNG_KEYS
 from trainers.data.augment import split_names
 from trainers.data.features import DatasetInfo
 from trainers.data.identity import training_digest
@@ -40,9 +41,6 @@ _KEYS = {
     "train": ("early_stop", "save_steps", "tensorboard", "strategy", "devices", "tpu"),
     "distill": ("teacher", "cache_dir"),
 }
-# Configuration keys that are younger than `identity.json`: folders without one are named by the
-# others. Add new keys that decide the weights here; `tests/fixtures` holds such a folder.
-_YOUNG_KEYS: dict[str, tuple[str, ...]] = {"train": ("head",)}
 # Epochs that a folder without `identity.json` may have been meant for.
 _MOST_EPOCHS = 2000
 _FOLDER = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}(-[0-9a-f]{8})?")
@@ -86,11 +84,15 @@ class Identity:
         return {**facts, "teacher": self.teacher, "init": self.init}
 
     def old_name(self, epochs: int) -> str:
-        """The name that versions without `identity.json` gave the folder of so many epochs."""
+        """The name that versions without `identity.json` gave the folder of so many epochs.
+
+        Empty where a key that they did not have is set to what they could not do.
+        """
         facts = _facts(replace(self.config, train=replace(self.config.train, epochs=epochs)))
-        for section, keys in _YOUNG_KEYS.items():
-            for key in keys:
-                del facts[section][key]
+        for section, keys in YOUNG_KEYS.items():
+            for key, then in keys.items():
+                if facts[section].pop(key) != then:
+                    return ""
         facts |= {"teacher": self.teacher, "init": self.init}
         return f"{_short(facts)[:16]}-{self.fingerprint[:8]}"
 

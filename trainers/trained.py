@@ -8,11 +8,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainers import plugins
 from trainers.checkpoint import Row, best_epoch, weights_path, write_history, write_json
 from trainers.complexity import complexity
 from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.data.features import DatasetInfo
 from trainers.keras import keras
+from trainers.plugin_code import counted_files
 from trainers.probe_stage import Probe
 from trainers.registry import tasks
 
@@ -64,6 +66,7 @@ def save_trained(trained: Trained, directory: Path) -> None:
     facts: dict[str, Any] = {
         "best_epoch": trained.best_epoch,
         "weights_origin": trained.weights_origin,
+        plugins.RECORDED: [str(one) for one in counted_files()],
         "probe": asdict(replace(trained.probe, right="")) if trained.probe else None,
     }
     write_json(directory / "trained.json", {**facts, **cost, **trained.chosen})
@@ -96,12 +99,14 @@ def load_trained(directory: Path) -> Trained:
     Raises:
       FileNotFoundError: the folder is not a trained model; names the verb that makes one.
       ConfigError: its configuration has a key or value that this version does not take.
+      PluginError: a plugin that it was made with is missing.
     """
     if not (directory / "trained.json").is_file():
         raise FileNotFoundError(
             f"{directory} holds no trained model; make one with `sightline train RECIPE --out "
             f"{directory}`"
         )
+    plugins.require_of(directory)
     try:
         config = from_dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
     except ConfigError as error:

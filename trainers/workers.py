@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.processes import module_command
 from trainers.cluster import check_batch, read_cluster
 from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.progress import EVENTS_FD, announce, emit, reporter
@@ -166,7 +167,7 @@ class _Team:
         """Starts worker `rank`, whose output goes to its log."""
         with self._log(rank).open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "trainers.workers", str(request)],
+                module_command("trainers.workers", str(request)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

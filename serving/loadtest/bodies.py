@@ -41,11 +41,6 @@ class Requests:
         if not self.bodies:
             raise LoadError(f"no request to send from {self.source or 'nothing'}")
 
-    @property
-    def mean_bytes(self) -> float:
-        """Size of a body."""
-        return sum(map(len, self.bodies)) / len(self.bodies)
-
 
 def from_pictures(folder: Path, target: Target, *, rows: int = 1) -> Requests:
     """One request for each `rows` pictures under a folder, or of one file.

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from core.processes import module_command
 from serving.loadtest.bodies import Requests
 from serving.loadtest.generator import Job, Progress, Samples
 from serving.loadtest.plan import LoadError, Plan, Target, draw_requests, poisson_arrivals
@@ -169,7 +170,7 @@ class _Worker:
         # What it prints must not reach the terminal, where a progress bar is drawn.
         self._log = tempfile.TemporaryFile("w+b")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "serving.loadtest.worker"],
+            module_command("serving.loadtest.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from core.processes import module_command
 from serving.server.errors import ServerError
 
 _READY = re.compile(r"^serving .* at (https?://\S+) and grpc://(\S+)$", re.MULTILINE)
@@ -67,7 +68,7 @@ class ServerProcess:
         """
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "serving.server", *self._flags],
+            module_command("serving.server", *self._flags),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

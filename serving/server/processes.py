@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.processes import module_command
 from serving.server.errors import ServerError
 
 #: What a process prints when its models are loaded, and what it then waits for.
@@ -107,7 +108,7 @@ class Supervisor:
     count: int
     host: str
     ports: tuple[int | None, int | None]
-    command: Sequence[str] = (sys.executable, "-m", "serving.server")
+    command: Sequence[str] = tuple(module_command("serving.server"))
     delay_s: float = _FIRST_DELAY_S
     rest_host: str = ""
     lame_duck_s: float = 0.0

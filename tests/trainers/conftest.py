@@ -93,7 +93,7 @@ def config(records):
             dir=str(records[0]), image_size=(16, 16), crop_fraction=0.875, augment=("shift",)
         ),
         model=ModelConfig("cnn", dropout=0.2, options={"width": 8, "depth": 1, "stages": 2}),
-        optim=OptimConfig("sgd", learning_rate=0.05, warmup_steps=2),
+        optim=OptimConfig("sgd", learning_rate=0.05, warmup_steps=2, warmup_limit=1.0),
         train=TrainConfig(epochs=3, global_batch=32, seed=5),
         export=ExportConfig(top_k=3, warmup_requests=2),
     )

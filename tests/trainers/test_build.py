@@ -1,6 +1,7 @@
 """From a trained model to a bundle: whole or not at all."""
 
 import datetime
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from serving import bundle
 from serving.engine import open_engine
 from trainers import build
 from trainers.build import build_bundle
+from trainers.compress import Method
 from trainers.compress.convert import ConversionError, ConversionResult
 from trainers.config import config_hash, from_dict, override
 from trainers.data.pipeline import eval_batches
@@ -96,6 +98,22 @@ def test_an_unknown_method_is_refused_before_any_work(trained, tmp_path):
     with pytest.raises(UnknownNameError, match=r"unknown compression method 'prun'.*prune"):
         build_bundle(trained, tmp_path / "x" / "draft", methods=("prun",))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["compress.rate_fraction=0.5", "compress.learning_rate=0.01"])
+def test_methods_get_a_rate_that_follows_the_peak(trained, change):
+    given = []
+
+    def run(model, fine_tune, settings):
+        given.append(settings.learning_rate)
+        return model
+
+    method = Method("any", start="float", dtypes=("int8",), run=run)
+    changes = [change, "optim.learning_rate=0.04", "optim.reference_batch=64"]
+    changed = replace(trained, config=override(trained.config, changes))
+    build._compressed(changed, [method], None, lambda step: None)
+    # The fixture trains with batches of 32.
+    assert given == pytest.approx([0.5 * 0.04 / 2 if "fraction" in change else 0.01])
 
 
 def test_methods_come_after_what_they_start_from():

@@ -170,6 +170,20 @@ def test_a_folder_without_a_model_names_the_verb(tmp_path):
         load_trained(tmp_path)
 
 
+def test_a_run_announces_a_warm_up_that_it_shortens_or_that_is_long(config, tmp_path):
+    options = ["train.epochs=1", 'model.options={"width": 4, "depth": 1, "stages": 1}']
+    wild = override(config, options)
+    said = []
+    fit(override(wild, ["optim.warmup_steps=2"]), tmp_path, announce=said.append)
+    assert said == ["warm-up: 2 of the run's 3 steps, more than a tenth"]
+    said.clear()
+    fit(override(wild, ["optim.warmup_limit=0.4"]), tmp_path, announce=said.append)
+    assert said == [
+        "warm-up: 1 in place of the recipe's 2 steps, 40% of the run's 3; optim.warmup_steps sets "
+        "another number"
+    ]
+
+
 def test_fine_tuning_trains_the_given_model_on_new_orders(trained):
     class Seen(keras.callbacks.Callback):
         def __init__(self):

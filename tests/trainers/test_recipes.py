@@ -13,7 +13,7 @@ from trainers.data.augment import split_names
 from trainers.data.features import DatasetInfo, SplitInfo
 from trainers.keras import keras
 from trainers.models import build_model, distillation_heads
-from trainers.optim import build_optimizer, schedule_of
+from trainers.optim import build_optimizer, compression_rate, scaled, schedule_of, warmup_note
 from trainers.registry import compressors, models, recipes, tasks
 
 NAMES = recipes.names()
@@ -49,11 +49,69 @@ def test_a_recipe_is_in_range_and_survives_a_file(recipe):
     assert validate(recipe) is recipe
     assert from_dict(to_dict(recipe)) == recipe
     split_names(recipe.data.augment)
-    # Mixing takes pairs, and a warm-up should leave most of the run.
-    assert recipe.train.global_batch % 2 == 0
-    pictures = PICTURES.get(recipe.data.dir, 9000)
-    steps = recipe.train.epochs * pictures / recipe.train.global_batch
-    assert recipe.optim.warmup_steps < steps / 4 or not recipe.train.epochs
+    assert recipe.train.global_batch % 2 == 0, "mixing takes pairs"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("finetune")])
+def test_a_recipe_keeps_its_warm_up_on_its_own_data(name):
+    recipe = recipes.get(name)()
+    images = PICTURES.get(recipe.data.dir, 9000)
+    steps = images // recipe.train.global_batch * recipe.train.epochs
+    batch = recipe.train.global_batch
+    schedule = schedule_of(recipe.optim, steps, global_batch=batch)
+    stated = scaled(recipe.optim, batch).warmup_steps
+    assert schedule.get_config()["config"]["warmup_steps"] == stated
+    assert stated <= 0.15 * steps
+
+
+@pytest.mark.parametrize("images", [64, 100, 180, 500])
+@pytest.mark.parametrize("name", ["finetune", "finetune_vit"])
+def test_fine_tuning_leaves_its_warm_up_on_small_data(name, images):
+    recipe = recipes.get(name)()
+    batch = recipe.train.global_batch
+    total = images // batch * recipe.train.epochs
+    schedule = schedule_of(recipe.optim, total, global_batch=batch)
+    peak = recipe.optim.learning_rate * batch / recipe.optim.reference_batch
+    rates = [float(schedule(step)) for step in range(total)]
+    assert max(rates) == pytest.approx(peak)
+    assert rates.index(max(rates)) <= total / 10
+    note = warmup_note(recipe.optim, total, global_batch=batch)
+    wanted = recipe.optim.warmup_steps * recipe.optim.reference_batch // batch
+    assert (
+        f" {total // 10} in place of the recipe's {wanted} steps, 10% of the run's {total}" in note
+    )
+
+
+# What fine-tuning after compression took before it followed the peak, where that was sensible.
+COMPRESSION_RATES = {
+    **{"digits_cnn": 0.015, "digits_resnet": 0.02, "digits_vit": 5e-4},
+    **{"cifar10_resnet20": 0.01, "cifar10_vit": 2e-4, "cifar10_vit_distilled": 2e-4},
+    **{"cifar10_deit": 2e-4, "cifar10_hybrid": 2e-4, "cifar10_resnet56": 0.01},
+    **{"cifar100_resnet56": 5e-3, "resnet50_imagenet": 1e-3, "resnet50_a2": 1e-3},
+    **{"resnet50_a3": 1e-3, "vit_b16_imagenet": 1e-4, "deit_s16_distilled": 1e-4},
+    **{"vit_s16_deit3": 5e-4, "vit_s16_augreg": 1e-4, "coatnet0_imagenet": 1e-4},
+    **{"efficientnet_lite0_imagenet": 1e-3},
+    # A tenth of the peak; they had 1, 1 and 20 times it.
+    **{"resnet50_imagenet_study": 1e-3, "cnn_imagenet_study": 1e-3, "vit_b16_imagenet_study": 5e-5},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compression_takes_a_fraction_of_the_peak(name):
+    recipe = recipes.get(name)()
+    steps = 1000
+    optim = replace(recipe.optim, warmup_steps=0)
+    peak = float(schedule_of(optim, steps, global_batch=recipe.train.global_batch)(0))
+    assert 0.01 - 1e-6 <= compression_rate(recipe) / peak <= 0.25 + 1e-6
+    if name in COMPRESSION_RATES:
+        assert compression_rate(recipe) == pytest.approx(COMPRESSION_RATES[name])
+    # It follows the batch as the peak does.
+    double = replace(
+        recipe, train=replace(recipe.train, global_batch=2 * recipe.train.global_batch)
+    )
+    growth = 2**0.5 if optim.scaling == "sqrt" else 2
+    expected = compression_rate(recipe) * (growth if optim.reference_batch else 1)
+    assert compression_rate(double) == pytest.approx(expected)
 
 
 def test_a_recipe_names_a_model_and_options_that_it_takes(recipe):
@@ -128,6 +186,9 @@ def test_a_published_recipe_has_the_papers_figures(name):
     assert (optim.name, optim.learning_rate, optim.weight_decay) == (kind, rate, decay)
     assert (train.global_batch, train.epochs, optim.reference_batch) == (batch, epochs, batch)
     assert optim.warmup_steps == pytest.approx(warmup * IMAGENET / batch, abs=0.5)
+    schedule = schedule_of(optim, IMAGENET // batch * epochs, global_batch=batch)
+    if PICTURES.get(config.data.dir) == IMAGENET:
+        assert schedule.get_config()["config"]["warmup_steps"] == optim.warmup_steps
     assert not optim.decay_all
 
 

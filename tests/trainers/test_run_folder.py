@@ -30,6 +30,7 @@ assert Path(trainers.__file__).parent == Path("trainers").resolve(), trainers.__
 config = json.loads(Path(sys.argv[1], "trained/config.json").read_text())
 config["data"]["dir"] = str(Path(sys.argv[1], "data"))
 config["train"]["epochs"] = 1
+config["optim"]["warmup_steps"] = 0
 said = []
 found = fit(from_dict(config), Path(sys.argv[1], "work"), announce=said.append,
             resume_anyway="anyway" in sys.argv)

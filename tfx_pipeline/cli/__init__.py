@@ -12,11 +12,12 @@ from typing import Any
 from rich.markup import escape
 
 from tfx_pipeline.cli.shared import app, errors
+from trainers.plugins import OPTION
 
 __all__ = ["app", "main"]
 
 # In the order that `--help` lists their verbs.
-for _room in ("data", "training", "benchmarks", "platform", "deploy", "loadtest"):
+for _room in ("data", "training", "benchmarks", "projects", "platform", "deploy", "loadtest"):
     importlib.import_module(f"tfx_pipeline.cli.{_room}")
 
 
@@ -27,7 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     # Google's client library tells every process that it will soon leave Python 3.10.
     warnings.filterwarnings("ignore", category=FutureWarning, module="google.api_core")
     try:
-        app(arguments, standalone_mode=True)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        app(_plugins_first(given), standalone_mode=True)
     except KeyboardInterrupt:
         errors.print("\nstopped")
         sys.exit(130)
@@ -36,6 +38,19 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         errors.print(f"[bold red]error:[/] {escape(_in_words(error))}", soft_wrap=True)
         sys.exit(1)
+
+
+def _plugins_first(arguments: list[str]) -> list[str]:
+    """`--plugins FILE` moved before the verb, wherever it stands."""
+    first: list[str] = []
+    rest = list(arguments)
+    at = 0
+    while at < len(rest) and rest[at] != "--":
+        taken = 2 if rest[at] == OPTION else int(rest[at].startswith(f"{OPTION}="))
+        first += rest[at : at + taken]
+        del rest[at : at + taken]
+        at += not taken
+    return [*first, *rest]
 
 
 def _in_words(error: Exception) -> str:
@@ -47,6 +62,7 @@ def _in_words(error: Exception) -> str:
         "serving",
         "components",
         "tfx_pipeline",
+        "core",
     ):
         return str(error)
     kind: Any = type(error).__name__

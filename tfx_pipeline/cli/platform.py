@@ -1,21 +1,35 @@
 """Verbs on the whole: `run`, `serve`, `predict`, `report`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tfx_pipeline.cli.shared import Overrides, ResumeAnyway, Root, app, console
+from tfx_pipeline.cli.shared import (
+    DATA_HELP,
+    Overrides,
+    ProjectRoot,
+    ResumeAnyway,
+    app,
+    console,
+    records,
+)
+
+_WHAT = "A pipeline, e.g. smoke; a project folder, e.g. pets; or a Python file."
 
 
-@app.command(epilog="Example: sightline run smoke gates.min_top1=0.9 --data data/digits")
+@app.command(epilog="Example: sightline run imagenet --smoke --data tfrecord:~/imagenet")
 def run(
-    pipeline: Annotated[str, typer.Argument(help="A pipeline, e.g. smoke.")],
+    pipeline: Annotated[str, typer.Argument(help=_WHAT)],
     overrides: Overrides = None,
-    data: Annotated[Path, typer.Option(help="Records of `sightline ingest`.")] = Path(
-        "data/digits"
-    ),
-    root: Root = Path(),
+    data: Annotated[
+        str | None, typer.Option(help=f"{DATA_HELP}; the pipeline's if not given.")
+    ] = None,
+    root: ProjectRoot = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Run a sample of the data at a size for two cores.")
+    ] = False,
     start: Annotated[
         str, typer.Option("--from", help="Run again from here, e.g. Trainer or Compressor.")
     ] = "",
@@ -37,28 +51,40 @@ def run(
 ) -> None:
     """Run a pipeline to pushed models.
 
-    gates.<field>=value sets a gate, statistics.<field>=value a limit of drift or skew.
+    gates.<field>=value sets a gate, statistics.<field>=value a limit of drift or skew,
+    images.<field>=value one of the images. slices, best.*, others.*, tune.*, benchmark_runs and
+    serving_requests can be set too; other keys belong to all recipes, RECIPE:key=value to one.
 
     Exit status: 0 all pushed, 3 one refused, not decided or withdrawn by a rollback, 1 error.
     """
     import datetime
 
-    from tfx_pipeline.config import RunRequest, make_experiments, pipelines
+    from tfx_pipeline.config import RunRequest
+    from tfx_pipeline.data_source import CACHE
     from tfx_pipeline.pipeline_options import with_settings
+    from tfx_pipeline.projects.find import experiments_of, find
     from tfx_pipeline.run import run as run_pipeline
+    from tfx_pipeline.smoke_size import smoke_records, smoke_size
 
     accepted = {"undecided": accept_undecided, "new_classes": accept_new_classes}
+    target = find(pipeline, data=data, root=root)
+    shape, sized = smoke_size(target.pipeline) if smoke else (target.pipeline, ())
     shape, others = with_settings(
-        pipelines.get(pipeline)(),
-        overrides or (),
+        shape,
+        (*sized, *(overrides or ())),
         accept=[field for field, given in accepted.items() if given],
     )
+    experiments_of(target, shape, others)  # A mistyped key is an error before ingest runs.
+    found = records(target.data, target.root)
+    if smoke:
+        found = smoke_records(shape, found, target.root / CACHE)
+    target = replace(target, data=str(found.resolve()))
     request = RunRequest(
         run=datetime.datetime.now().strftime("%Y%m%d-%H%M%S"),
         pipeline=shape,
-        experiments=make_experiments(shape, data.resolve(), others),
-        data=str(data.resolve()),
-        root=str(root.resolve()),
+        experiments=experiments_of(target, shape, others),
+        data=target.data,
+        root=str(target.root),
         start=start,
         force=force,
         resume_anyway=resume_anyway,
@@ -104,16 +130,18 @@ def predict(
 
 @app.command(epilog="Example: sightline report smoke --run latest")
 def report(
-    pipeline: Annotated[str, typer.Argument(help="The pipeline that ran.")] = "smoke",
-    root: Root = Path(),
+    pipeline: Annotated[str, typer.Argument(help=_WHAT)] = "smoke",
+    root: ProjectRoot = None,
     run_name: Annotated[str, typer.Option("--run", help="A run, or latest.")] = "latest",
 ) -> None:
     """Print a finished run's table again and render its report anew."""
     from tfx_pipeline.config import Layout
+    from tfx_pipeline.projects.find import find
     from tfx_pipeline.report import write_report
     from tfx_pipeline.run import read_summary, show
 
-    layout = Layout(root.resolve(), pipeline)
+    target = find(pipeline, root=root)
+    layout = Layout(target.root, target.pipeline.name)
     summary = read_summary(layout, run_name)
     write_report(summary, layout.report(summary["run"]))
     raise typer.Exit(show(summary, layout, console))

@@ -15,7 +15,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from core.processes import module_command
 from serving.bundle import SIGNATURE_TENSOR, gzip_size
 from trainers.keras import keras
 
@@ -176,7 +176,7 @@ def _run_worker(jobs: Sequence[ConversionJob], todo: list[int], work: Path) -> t
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with log.open("wb") as stderr:
         process = subprocess.run(
-            [sys.executable, "-m", "trainers.compress.convert_worker", str(request)],
+            module_command("trainers.compress.convert_worker", str(request)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,

@@ -41,9 +41,11 @@ Augmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 crops: Registry[Crop] = Registry("crop", "trainers.data")
 augmentations: Registry[Augmentation] = Registry("augmentation", "trainers.data")
 
-# Szegedy et al. 2015 (Going deeper with convolutions), section 6: training crops.
+# Szegedy et al. 2015 (Going deeper with convolutions), section 6: training crops. Draws until one
+# fits, and what comes after them, are those of torchvision's `RandomResizedCrop`.
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
+_DRAWS = 10
 # He et al. 2015 (Deep residual learning), section 4.2: CIFAR-10 padding.
 _PAD_PX = 4
 _SHIFT_FRACTION = 1 / 8
@@ -117,27 +119,41 @@ def random_resized_crop(
     area: Annotated[tuple[float, float], Between(0.0001, 1.0)] = _AREA,
     aspect: Annotated[tuple[float, float], Between(0.01, 100.0)] = _ASPECT,
 ) -> tf.Tensor:
-    """A box of random area and aspect, clipped to the picture.
+    """A box of random area and aspect: the first of ten draws that fits into the image.
+
+    Where none fits, the central box of the nearest aspect that is allowed, as large as the image
+    holds.
 
     Args:
       size: (2,) int32 height, width.
       seed: (2,) int32.
-      area: least and greatest part of the picture.
+      area: least and greatest part of the image.
       aspect: least and greatest width / height; the logarithm is drawn uniformly.
 
     Returns:
       (4,) int32 top, left, height, width; never empty.
     """
-    draws = tf.random.stateless_uniform((4,), seed)
+    draws = tf.random.stateless_uniform((_DRAWS, 4), seed)
     sides = tf.cast(size, tf.float32)
-    pixels = (area[0] + draws[0] * (area[1] - area[0])) * sides[0] * sides[1]
+    pixels = (area[0] + draws[:, 0] * (area[1] - area[0])) * sides[0] * sides[1]
     low, high = math.log(aspect[0]), math.log(aspect[1])
-    ratio = tf.exp(low + draws[1] * (high - low))
-    box = tf.stack([tf.sqrt(pixels / ratio), tf.sqrt(pixels * ratio)])
-    kept = tf.clip_by_value(tf.cast(tf.round(box), tf.int32), 1, size)
-    free = tf.cast(size - kept + 1, tf.float32)
-    start = tf.minimum(tf.cast(tf.floor(draws[2:] * free), tf.int32), size - kept)
-    return tf.concat([start, kept], 0)
+    ratio = tf.exp(low + draws[:, 1] * (high - low))
+    boxes = tf.round(tf.stack([tf.sqrt(pixels / ratio), tf.sqrt(pixels * ratio)], 1))
+    fits = tf.reduce_all((boxes >= 1.0) & (boxes <= sides), axis=1)
+    first = tf.argmax(fits)
+    kept = tf.where(fits[first], boxes[first], _largest(sides, aspect))
+    free = sides - kept
+    # A draw that rounds up to 1 must not leave the image.
+    drawn = tf.minimum(tf.floor(draws[first, 2:] * (free + 1.0)), free)
+    start = tf.where(fits[first], drawn, free // 2)
+    return tf.cast(tf.concat([start, kept], 0), tf.int32)
+
+
+def _largest(sides: tf.Tensor, aspect: tuple[float, float]) -> tf.Tensor:
+    """Height and width, (2,) float32, of the largest box within `sides` of an allowed aspect."""
+    width = tf.minimum(sides[1], tf.round(sides[0] * aspect[1]))
+    height = tf.minimum(sides[0], tf.round(sides[1] / aspect[0]))
+    return tf.maximum(tf.stack([height, width]), 1.0)
 
 
 @augmentations.register("flip")

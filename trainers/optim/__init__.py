@@ -9,6 +9,21 @@ variable to another.
 
 from trainers.optim.parameters import decayed, layer_factors
 from trainers.optim.rules import build_optimizer
-from trainers.optim.schedule import WarmUp, scaled, schedule_of
+from trainers.optim.schedule import (
+    WarmUp,
+    compression_rate,
+    scaled,
+    schedule_of,
+    warmup_note,
+)
 
-__all__ = ["WarmUp", "build_optimizer", "decayed", "layer_factors", "scaled", "schedule_of"]
+__all__ = [
+    "WarmUp",
+    "build_optimizer",
+    "compression_rate",
+    "decayed",
+    "layer_factors",
+    "scaled",
+    "schedule_of",
+    "warmup_note",
+]

@@ -6,8 +6,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainers.config import OptimConfig
+from trainers.config import Config, OptimConfig
 from trainers.keras import keras
+
+# A longer warm-up is worth a note.
+_LONG_WARMUP = 0.1
 
 
 def scaled(config: OptimConfig, global_batch: int) -> OptimConfig:
@@ -46,7 +49,59 @@ def schedule_of(config: OptimConfig, total_steps: int, *, global_batch: int = 0)
       total_steps: optimiser steps of the whole run.
       global_batch: as for `scaled`.
     """
-    return WarmUp(scaled(config, global_batch), total_steps)
+    return WarmUp(limited(scaled(config, global_batch), total_steps), total_steps)
+
+
+def limited(config: OptimConfig, total_steps: int) -> OptimConfig:
+    """`config` with a warm-up of at most `warmup_limit` of `total_steps`; 1 is no limit.
+
+    Args:
+      config: for the batch of the run, see `scaled`.
+      total_steps: optimiser steps of the whole run.
+    """
+    if config.warmup_limit == 1.0:
+        return config
+    # The small part keeps 0.29 of 100 steps from becoming 28.
+    most = math.floor(config.warmup_limit * total_steps + 1e-6)
+    return dataclasses.replace(config, warmup_steps=min(config.warmup_steps, most))
+
+
+def warmup_note(config: OptimConfig, total_steps: int, *, global_batch: int = 0) -> str:
+    """What a user should know of a run's warm-up; empty where it is as stated and short.
+
+    Args:
+      config: as for `schedule_of`.
+      total_steps: optimiser steps of the whole run.
+      global_batch: as for `scaled`.
+    """
+    wanted = scaled(config, global_batch).warmup_steps
+    steps = limited(scaled(config, global_batch), total_steps).warmup_steps
+    if steps < wanted:
+        return (
+            f"warm-up: {steps} in place of the recipe's {wanted} steps, {config.warmup_limit:.0%} "
+            f"of the run's {total_steps}; optim.warmup_steps sets another number"
+        )
+    if steps > _LONG_WARMUP * total_steps:
+        return (
+            f"warm-up: {steps} of the run's {total_steps} steps, more than a tenth"
+            if steps < total_steps
+            else f"warm-up: {steps} steps, but the run has {total_steps}; it never reaches its "
+            "full learning rate, a smaller optim.warmup_steps does"
+        )
+    return ""
+
+
+def compression_rate(config: Config) -> float:
+    """The peak learning rate of fine-tuning after compression.
+
+    Returns:
+      `compress.learning_rate`; where that is 0, `compress.rate_fraction` of the peak that training
+      had with its batch.
+    """
+    if config.compress.learning_rate:
+        return config.compress.learning_rate
+    peak = scaled(config.optim, config.train.global_batch).learning_rate
+    return config.compress.rate_fraction * peak
 
 
 @keras.saving.register_keras_serializable(package="sightline")

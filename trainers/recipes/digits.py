@@ -31,7 +31,7 @@ def digits_cnn() -> Config:
         # Strong decay: 1,072 pictures against 664,000 weights.
         optim=OptimConfig("sgd", learning_rate=0.1, warmup_steps=20, weight_decay=2e-2),
         train=TrainConfig(epochs=16, global_batch=64),
-        compress=CompressConfig(sparsity=0.8, prune_epochs=6, qat_epochs=2, learning_rate=0.015),
+        compress=CompressConfig(sparsity=0.8, prune_epochs=6, qat_epochs=2, rate_fraction=0.15),
     )
 
 
@@ -42,9 +42,11 @@ def digits_resnet() -> Config:
         name="digits_resnet",
         data=_DATA,
         model=ModelConfig("resnet20"),
-        optim=OptimConfig("sgd", learning_rate=0.1, warmup_steps=20, weight_decay=5e-4),
+        optim=OptimConfig(
+            "sgd", learning_rate=0.1, warmup_steps=20, warmup_limit=0.125, weight_decay=5e-4
+        ),
         train=TrainConfig(epochs=10, global_batch=64),
-        compress=CompressConfig(sparsity=0.8, prune_epochs=6, qat_epochs=2, learning_rate=0.02),
+        compress=CompressConfig(sparsity=0.8, prune_epochs=6, qat_epochs=2, rate_fraction=0.2),
     )
 
 
@@ -55,7 +57,9 @@ def digits_vit() -> Config:
         name="digits_vit",
         data=_DATA,
         model=ModelConfig("vit", options={"patch": 4, "width": 64, "depth": 4, "heads": 4}),
-        optim=OptimConfig("adamw", learning_rate=2e-3, warmup_steps=60, weight_decay=0.05),
+        optim=OptimConfig(
+            "adamw", learning_rate=2e-3, warmup_steps=60, warmup_limit=0.15, weight_decay=0.05
+        ),
         train=TrainConfig(epochs=26, global_batch=64),
-        compress=CompressConfig(sparsity=0.8, prune_epochs=6, qat_epochs=2, learning_rate=5e-4),
+        compress=CompressConfig(sparsity=0.8, prune_epochs=6, qat_epochs=2, rate_fraction=0.25),
     )

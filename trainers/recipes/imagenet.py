@@ -19,9 +19,8 @@ from trainers.registry import recipes
 
 #: Inception crops and flips; evaluation keeps 224 of 256.
 DATA = DataConfig(dir="data/imagenet", augment=("random_resized_crop", "flip"))
-#: Fine-tuning after pruning or with fake quantisation, for Adam's kin.
-GENTLE = CompressConfig(prune_epochs=10, qat_epochs=2, learning_rate=1e-4, calibration_images=1024)
-_COMPRESS = replace(GENTLE, learning_rate=1e-3)
+#: Fine-tuning after pruning or with fake quantisation, at a tenth of the peak.
+GENTLE = CompressConfig(prune_epochs=10, qat_epochs=2, rate_fraction=0.1, calibration_images=1024)
 
 
 def epochs_to_steps(epochs: float, global_batch: int) -> int:
@@ -55,7 +54,7 @@ def resnet50_imagenet() -> Config:
             weight_decay=1e-4,
         ),
         train=TrainConfig(epochs=90, global_batch=256),
-        compress=_COMPRESS,
+        compress=replace(GENTLE, rate_fraction=0.01),
     )
 
 
@@ -75,7 +74,7 @@ def resnet50_a2() -> Config:
         model=ModelConfig("resnet50", options={"drop_path": 0.05}),
         optim=_lamb(5e-3),
         train=TrainConfig(epochs=300, global_batch=2048, loss="bce"),
-        compress=_COMPRESS,
+        compress=replace(GENTLE, rate_fraction=0.2),
     )
 
 
@@ -98,7 +97,7 @@ def resnet50_a3() -> Config:
         model=ModelConfig("resnet50"),
         optim=_lamb(8e-3),
         train=TrainConfig(epochs=100, global_batch=2048, loss="bce"),
-        compress=_COMPRESS,
+        compress=replace(GENTLE, rate_fraction=0.125),
     )
 
 
@@ -124,7 +123,7 @@ def mobilenet_v3_large_imagenet() -> Config:
             weight_decay=2e-5,
         ),
         train=TrainConfig(epochs=360, global_batch=2048, label_smoothing=0.1),
-        compress=_COMPRESS,
+        compress=replace(GENTLE, rate_fraction=0.01),
     )
 
 

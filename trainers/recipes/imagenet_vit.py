@@ -94,7 +94,7 @@ def vit_s16_deit3() -> Config:
             weight_decay=0.05,
         ),
         train=TrainConfig(epochs=800, global_batch=2048, loss="bce"),
-        compress=replace(GENTLE, learning_rate=5e-4),
+        compress=replace(GENTLE, rate_fraction=0.125),
     )
 
 
@@ -166,6 +166,8 @@ def coatnet0_imagenet() -> Config:
             learning_rate=1e-3,
             reference_batch=4096,
             warmup_steps=10_000,
+            # Of 93,835 steps.
+            warmup_limit=0.11,
             final_fraction=0.01,
             weight_decay=0.05,
             clip_norm=1.0,

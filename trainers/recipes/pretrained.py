@@ -30,5 +30,5 @@ def efficientnet_lite0_imagenet() -> Config:
         model=ModelConfig("efficientnet_lite0", init="pretrained"),
         optim=OptimConfig("sgd", learning_rate=0.01, reference_batch=64, nesterov=True),
         train=TrainConfig(epochs=0, global_batch=64),
-        compress=CompressConfig(qat_epochs=1, prune_epochs=2, learning_rate=0.001),
+        compress=CompressConfig(qat_epochs=1, prune_epochs=2),
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainers import plugins
 from trainers.checkpoint import weights_path
 from trainers.config import Config, ConfigError, from_dict
 from trainers.data.features import DatasetInfo
@@ -27,12 +28,14 @@ def read_config(directory: Path) -> Config:
 
     Raises:
       WeightsError: no such folder, or a field that this version does not know; it is named.
+      PluginError: a plugin that it was made with is missing.
     """
     if not (directory / "trained.json").is_file():
         raise WeightsError(
             f"{directory} holds no trained model; make one with `sightline train RECIPE --out "
             f"{directory}`, or give a weights file"
         )
+    plugins.require_of(directory)
     try:
         return from_dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
     except (ConfigError, ValueError) as error:

@@ -1,0 +1,1 @@
+"""What every other package builds on: the standard library only, nothing of ours."""
