@@ -77,6 +77,46 @@ def replicas_section(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def small_data_section(figures: dict[str, Any]) -> str:
+    """Markdown of what `tools/small_data.py` wrote."""
+    machine = figures["machine"]
+    lines = [
+        "## Small data sets",
+        "",
+        "`python tools/small_data.py ../shared/data`: trained with what is suggested for the data, "
+        f"on {machine['cores']} cores of {machine['cpu']}. Test top-1 is the mean over the splits, "
+        "its 95 % interval that of all test images (Clopper & Pearson). Seconds are of the clock, "
+        "and of the processor, for ingest and training of a split; other programs ran meanwhile.",
+        "",
+        "| set | training images | splits | test images | top-1 | interval | seconds | processor |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in figures["sets"].items():
+        low, high = found["interval"]
+        cells = [
+            name,
+            f"{found['train']:,}",
+            f"{len(found['each'])}",
+            f"{found['test']:,}",
+            f"{found['top1']:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            *(f"{statistics.mean(found[key]):.0f}" for key in ("seconds", "cpu_seconds")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    for name, found in figures["sets"].items():
+        if "baseline" in found:
+            other = found["baseline"]
+            value, low, high = other["difference"]
+            lines += [
+                "",
+                f"{name}: logistic regression on histograms of gradients and colours, fitted on "
+                f"train and validation, has {statistics.mean(other['top1']):.3f}; the difference "
+                f"over all test images is {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, "
+                f"McNemar p {other['mcnemar_p']:.1e}).",
+            ]
+    return "\n".join(lines)
+
+
 def models_section(rows: list[dict[str, Any]]) -> str:
     """Markdown of what `sightline describe --table --json` wrote."""
     lines = [
@@ -273,6 +313,7 @@ _SECTIONS = {
     "soak.json": soak_section,
     "replicas.json": replicas_section,
     "cifar10.json": study_section,
+    "small_data.json": small_data_section,
 }
 
 
