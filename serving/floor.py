@@ -2,8 +2,8 @@
 
     addresses = start(b"answer over gRPC", b"answer over REST")
 
-gRPC's thread server with a handler of bytes, and uvicorn with an ASGI application, as the embedded
-server has them, with nothing of its own in between. For a process of its own, which they end with.
+gRPC's thread server with a handler of bytes, and uvicorn with an ASGI application, without the
+limits that the embedded server adds to either. For a process of its own, which they end with.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.loadtest.callers import PREDICT_METHOD
-from serving.server.fronts import listen, start_rest
+from serving.server.fronts import listen
 
 _HOST = "127.0.0.1"
 _THREADS = 4
@@ -69,6 +69,11 @@ async def _serve_rest(answer: bytes, listening: "Future[str]") -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
-    front = start_rest(app, listen(_HOST, 0), host=_HOST, tls=None)
-    listening.set_result(front.url)
-    await front.task
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, http="httptools", ws="none", lifespan="off", log_level="warning", access_log=False
+    )
+    listener = listen(_HOST, 0)
+    listening.set_result(f"http://{_HOST}:{listener.getsockname()[1]}")
+    await uvicorn.Server(config).serve(sockets=[listener])

@@ -29,6 +29,8 @@ CROWD = 16
 BATCH = 8
 
 OVERHEAD_MS = {GRPC: 1.0, REST: 2.0}
+#: Beyond the engine and the transport's library together.
+OWN_MS = 1.0
 SATURATION = 0.90
 BATCHING_GAIN = 1.2
 
@@ -100,8 +102,12 @@ def _one_caller(turns: Turns) -> list[Row]:
         floor = turn_name(FLOORS[name], 1) if name in FLOORS else ""
         # Figures of before there were floors have none.
         if floor in turns:
-            alone = range_over_rounds(_values(turns, floor, "p50_ms"))
-            rows.append(Row(part, f"of that {name}'s library alone, p50", *alone, "ms"))
+            alone = _values(turns, floor, "p50_ms")
+            library = range_over_rounds(alone)
+            rows.append(Row(part, f"of that {name}'s library alone, p50", *library, "ms"))
+            own = range_over_rounds(p50[name] - p50[ENGINE] - alone)
+            asked = f"<= {OWN_MS:.2f}", own.value <= OWN_MS
+            rows.append(Row(part, f"{name} beyond the engine and its library", *own, "ms", *asked))
     return rows
 
 

@@ -45,6 +45,37 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class SmokeSize:
+    """A size at which two cores run a pipeline in a few minutes; see `tfx_pipeline.smoke_size`.
+
+    Attributes:
+      overrides: `key=value` for all experiments or `recipe:key=value` for one, applied before those
+        of the command line.
+      images: split -> how many of its images a run takes; a split that is not named is taken whole.
+      classes: a run takes this many classes, the first by label, where they have enough images; 0
+        takes all.
+      gates: in place of the pipeline's.
+      validator: in place of the pipeline's `images`.
+      statistics: in place of the pipeline's.
+      best: in place of the pipeline's.
+      others: likewise.
+      benchmark_runs: likewise.
+      serving_requests: likewise.
+    """
+
+    overrides: tuple[str, ...] = ()
+    images: dict[str, int] = field(default_factory=dict)
+    classes: int = 0
+    gates: dict[str, Any] = field(default_factory=dict)
+    validator: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, float] = field(default_factory=dict)
+    best: Plan = Plan()
+    others: Plan = Plan()
+    benchmark_runs: int = 20
+    serving_requests: int = 4
+
+
+@dataclass(frozen=True)
 class PipelineConfig:
     """One pipeline.
 
@@ -52,8 +83,10 @@ class PipelineConfig:
       name: the registered name; also the folder under `runs/`.
       experiments: recipe names; each becomes a bundle if its gates pass.
       data: the folder of the records, relative to the pipeline's file, that `--data` overrides.
-      slices: feature keys that evaluation slices by, besides the class.
+      slices: feature keys that the records must have to slice evaluation by. It is also sliced by
+        the class and by every other key that the data set declares.
       gates: fields of `components.gates.GateSettings`.
+      model_gates: model name -> fields of `gates` that are different for it.
       images: fields of `components.anomaly.ValidatorSettings`: limits of the image validator.
       statistics: fields of `components.statistics_settings.StatisticsSettings`: drift and skew.
       best: compression of the best architecture by validation.
@@ -61,6 +94,7 @@ class PipelineConfig:
       benchmark_runs: timed calls of each variant.
       serving_requests: images sent to the server before a model may ship.
       tune: model name -> the search whose best values it is trained with; most have none.
+      smoke: the size of `sightline run --smoke`; None where the pipeline has none.
     """
 
     name: str
@@ -68,6 +102,7 @@ class PipelineConfig:
     data: str = ""
     slices: tuple[str, ...] = ("slice/brightness", "slice/contrast")
     gates: dict[str, Any] = field(default_factory=dict)
+    model_gates: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
     best: Plan = Plan()
@@ -75,6 +110,11 @@ class PipelineConfig:
     benchmark_runs: int = 200
     serving_requests: int = 8
     tune: dict[str, Tuning] = field(default_factory=dict)
+    smoke: SmokeSize | None = None
+
+    def gates_of(self, model: str) -> dict[str, Any]:
+        """The gate settings of one model."""
+        return {**self.gates, **self.model_gates.get(model, {})}
 
 
 #: Functions without arguments that return a `PipelineConfig`, one file each.
@@ -188,6 +228,21 @@ def run_state(request: RunRequest, info: DatasetInfo) -> dict[str, Any]:
         }
 
 
+def default_data(pipeline: PipelineConfig) -> str:
+    """The folder of records that the pipeline's first recipe reads.
+
+    Raises:
+      ConfigError, UnknownNameError: no recipe, or one that does not exist; the nearest are named.
+    """
+    _check_experiments(pipeline)
+    return checked_recipe(pipeline.experiments[0]).data.dir
+
+
+def _check_experiments(pipeline: PipelineConfig) -> None:
+    if not pipeline.experiments:
+        raise ConfigError(f"the pipeline {pipeline.name!r} has no experiments; name a recipe")
+
+
 def make_experiments(
     pipeline: PipelineConfig, data: Path, overrides: tuple[str, ...] = ()
 ) -> dict[str, Config]:
@@ -202,8 +257,7 @@ def make_experiments(
       ConfigError, UnknownNameError: a recipe or a key that does not exist (the nearest are named),
         a value of a wrong type or range, or two experiments of one name.
     """
-    if not pipeline.experiments:
-        raise ConfigError(f"the pipeline {pipeline.name!r} has no experiments; name a recipe")
+    _check_experiments(pipeline)
     found: dict[str, Config] = {}
     made_by: dict[str, str] = {}
     for name in pipeline.experiments:
@@ -274,8 +328,19 @@ def request_from_json(text: str) -> RunRequest:
             "experiments": tuple(shape["experiments"]),
             "slices": tuple(shape["slices"]),
             "tune": {name: Tuning(**search) for name, search in shape["tune"].items()},
-            **{key: Plan(**{k: tuple(v) for k, v in shape[key].items()}) for key in _PLANS},
+            "smoke": _smoke_from(shape["smoke"]),
+            **_plans_from(shape),
         }
     )
     experiments = {name: from_dict(config) for name, config in raw["experiments"].items()}
     return RunRequest(**{**raw, "pipeline": pipeline, "experiments": experiments})
+
+
+def _smoke_from(raw: dict[str, Any] | None) -> SmokeSize | None:
+    if raw is None:
+        return None
+    return SmokeSize(**{**raw, "overrides": tuple(raw["overrides"]), **_plans_from(raw)})
+
+
+def _plans_from(raw: dict[str, Any]) -> dict[str, Plan]:
+    return {key: Plan(**{k: tuple(v) for k, v in raw[key].items()}) for key in _PLANS}

@@ -39,6 +39,7 @@ from components.statistics_validator import StatisticsValidator
 from serving.lineage import store_state
 from tfx_pipeline.config import RunRequest
 from tfx_pipeline.node_code import node_digest, run_data_digest
+from tfx_pipeline.slicing import slice_keys
 from trainers.config import to_dict
 from trainers.data.features import DatasetInfo
 
@@ -198,7 +199,7 @@ def _after_training(
     name: str, request: RunRequest, info: DatasetInfo, inputs: dict[str, Any]
 ) -> list[Any]:
     """Compression, evaluation, gates and push of one architecture, in this order."""
-    pipeline = request.pipeline
+    pipeline, gates = request.pipeline, request.pipeline.gates_of(name)
     compressor = Compressor(
         model=inputs["model"],
         examples=inputs["examples"],
@@ -216,7 +217,7 @@ def _after_training(
     evaluator = PredictionEvaluator(
         predictions=predictor.outputs["predictions"],
         settings=json.dumps(
-            {"slices": pipeline.slices, "min_top1": pipeline.gates.get("min_top1", 0.0)}
+            {"slices": slice_keys(pipeline, info), "min_top1": gates.get("min_top1", 0.0)}
         ),
         code_digest=node_digest("Evaluator"),
     ).with_id(f"Evaluator.{name}")
@@ -238,7 +239,7 @@ def _after_training(
         anomalies=inputs["anomalies"],
         image_report=inputs["image_report"],
         live=inputs["live"],
-        settings=json.dumps(pipeline.gates),
+        settings=json.dumps(gates),
         code_digest=node_digest("SignificanceGate"),
     ).with_id(f"SignificanceGate.{name}")
     card = CardWriter(

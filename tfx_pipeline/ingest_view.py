@@ -48,6 +48,12 @@ def ingest_shown(
         f"{escape(info.name)}: {info.num_classes} classes, {counts}{more}; {seconds:.1f} s",
         soft_wrap=True,
     )
+    if info.held_out:
+        console.print(
+            f"held out of train for validation: {info.splits['validation'].examples:,} images, "
+            f"{info.held_out:.2%}",
+            highlight=False,
+        )
     if found:
         console.print(report_table(found))
         console.print(f"each is named in {(shown or out) / features.REPORT_FILE}", soft_wrap=True)

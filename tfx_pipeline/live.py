@@ -1,5 +1,6 @@
 """One line a component: a spinner with time while it runs, then what became of it."""
 
+import time
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -10,11 +11,40 @@ from rich.text import Text
 _MARKS = {"done": ("green", "done"), "cached": ("cyan", "cached"), "failed": ("red", "failed")}
 
 
-class LiveView:
-    """Shows the runner's events; on a pipe or a file it prints only what is finished."""
+# On a terminal the last line moves; in a log a line now and then shows that training proceeds.
+LOG_EVERY_S = 30.0
 
-    def __init__(self, console: Console) -> None:
+
+class ProgressLog:
+    """Training progress as lines of a log: one at the end of each epoch and every few seconds.
+
+    Args:
+      console: prints the lines.
+      every_s: seconds after which a line is due within an epoch.
+    """
+
+    def __init__(self, console: Console, every_s: float = LOG_EVERY_S) -> None:
+        self._console, self._every_s = console, every_s
+        self.restart()
+
+    def restart(self) -> None:
+        """Counts the seconds to the next line from now."""
+        self._logged = time.monotonic()
+
+    def show(self, event: dict[str, Any], prefix: str = "") -> None:
+        """Prints the `trainers.epoch.Progress` in `event` as a line where one is due."""
+        if event["step"] == event["steps"] or time.monotonic() - self._logged >= self._every_s:
+            self.restart()
+            line = f"{prefix}{progress_line(event)}"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class LiveView:
+    """Shows the runner's events; in a pipe or a file, what is finished and training's progress."""
+
+    def __init__(self, console: Console, *, log_every_s: float = LOG_EVERY_S) -> None:
         self._console = console
+        self._log = ProgressLog(console, log_every_s)
         self._running = ""
         self._detail = ""
         self._spinner = Spinner("dots")
@@ -34,6 +64,7 @@ class LiveView:
         kind = event["event"]
         if kind == "component" and event["state"] == "running":
             self._running, self._detail = event["name"], ""
+            self._log.restart()
             self._spinner = Spinner("dots")
         elif kind == "component":
             self._running = ""
@@ -48,6 +79,8 @@ class LiveView:
             self._detail = event["step"]
         elif kind == "progress":
             self._detail = progress_line(event)
+            if not self._console.is_terminal:
+                self._log.show(event, f"  {self._running}  ")
 
     def _render(self) -> RenderableType:
         if not self._running:

@@ -63,7 +63,7 @@ def with_settings(
         changed = _replaced(pipeline, _checked(override(registered, mine)))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return _tuned(changed, searches), tuple(others)
+    return _tuned(_for_all(changed, mine), searches), tuple(others)
 
 
 def settings_of(pipeline: PipelineConfig) -> _Settings:
@@ -82,6 +82,8 @@ def settings_of(pipeline: PipelineConfig) -> _Settings:
             raise ConfigError(f"tune takes a Tuning for each model, got {search!r} for {model!r}")
         _check_tuning(model, search)
     try:
+        for model, gates in pipeline.model_gates.items():
+            build_settings(GateSettings, gates, f"model_gates.{model}.")
         return _checked(build_settings(_Settings, raw, ""))
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -111,6 +113,17 @@ def _replaced(pipeline: PipelineConfig, found: _Settings) -> PipelineConfig:
     plain: dict[str, Any] = {key: asdict(getattr(found, key)) for key in sections}
     rest = {one.name: getattr(found, one.name) for one in fields(found)}
     return replace(pipeline, **{**rest, **plain})
+
+
+def _for_all(pipeline: PipelineConfig, assignments: list[str]) -> PipelineConfig:
+    """`pipeline` without the gates of single models that `assignments` set for every model."""
+    keys = [assignment.partition("=")[0].strip() for assignment in assignments]
+    given = {key.partition(".")[2] for key in keys if key.startswith("gates.")}
+    own = {
+        model: {field: value for field, value in gates.items() if field not in given}
+        for model, gates in pipeline.model_gates.items()
+    }
+    return replace(pipeline, model_gates=own)
 
 
 def _check_section(section: str, assignment: str) -> None:

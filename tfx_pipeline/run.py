@@ -24,6 +24,7 @@ from core.processes import module_command
 from serving.lineage import store_state
 from tfx_pipeline.config import Layout, RunRequest, request_to_json, run_state
 from tfx_pipeline.live import LiveView
+from tfx_pipeline.slicing import slice_keys
 from trainers.data.features import DatasetInfo
 from trainers.progress import EVENTS_FD
 
@@ -46,10 +47,12 @@ def run(request: RunRequest, console: Console) -> int:
     Raises:
       LockedError: another run of this pipeline is under way.
       DatasetError: no records in `request.data`, or of another task than an experiment's.
+      ConfigError: the pipeline slices by a key that the records do not have.
     """
     info = DatasetInfo.load(Path(request.data))
     for name, config in request.experiments.items():
         info.check_task(config.task, f"the experiment {name}")
+    slice_keys(request.pipeline, info)
     layout = request.layout
     with locked(layout) as lock:
         last = None

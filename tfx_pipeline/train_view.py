@@ -3,31 +3,30 @@
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from serving.bundle import BundleError, open_bundle, push, seal
-from tfx_pipeline.live import progress_line
+from tfx_pipeline.live import LOG_EVERY_S, ProgressLog, progress_line
 from trainers.config import Config
-from trainers.data.features import DATASET_FILE
+from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
 
-# On a terminal the bar moves; in a log a line now and then shows that training goes on.
-_LOG_EVERY_S = 30.0
+if TYPE_CHECKING:
+    from trainers.trained import Trained
 
 
 class Bar:
     """A rich bar that takes the loop's progress; off a terminal a line an epoch and every 30 s."""
 
-    def __init__(self, console: Console, label: str, *, log_every_s: float = _LOG_EVERY_S) -> None:
-        self._console, self._log_every_s = console, log_every_s
-        self._logged = time.monotonic()
+    def __init__(self, console: Console, label: str, *, log_every_s: float = LOG_EVERY_S) -> None:
+        self._console = console
+        self._log = ProgressLog(console, log_every_s)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -50,7 +49,7 @@ class Bar:
         """Takes a `trainers.loop.Progress`."""
         line = asdict(at)  # type: ignore[call-overload]
         if not self._console.is_terminal:
-            self._log(line)
+            self._log.show(line)
             return
         done = (line["epoch"] - 1) * line["steps"] + line["step"]
         self._progress.update(
@@ -59,12 +58,6 @@ class Bar:
             completed=done,
             detail=progress_line(line),
         )
-
-    def _log(self, line: dict[str, Any]) -> None:
-        now = time.monotonic()
-        if line["step"] == line["steps"] or now - self._logged >= self._log_every_s:
-            self._logged = now
-            self._console.print(progress_line(line), highlight=False, soft_wrap=True)
 
     def step(self, name: str) -> None:
         """Names the step that begins."""
@@ -142,15 +135,27 @@ def recipes_table() -> Table:
 
 
 def compress_shown(
-    trained: Path, out: Path, methods: tuple[str, ...], ptq: tuple[str, ...], console: Console
+    trained: Path,
+    out: Path,
+    methods: tuple[str, ...],
+    ptq: tuple[str, ...],
+    console: Console,
+    *,
+    data: Path | None = None,
 ) -> None:
-    """Builds the draft bundle `out` and prints what each variant weighs."""
+    """Builds the draft bundle `out` and prints what each variant weighs.
+
+    Fine-tuning and calibration read `data`, by default what the model was trained on.
+
+    Raises:
+      DatasetError: `data` is of another task, or its classes are not the model's.
+    """
     from trainers.build import FLOAT_VARIANT, build_bundle
     from trainers.trained import load_trained
 
     with Bar(console, "load") as bar:
         manifest = build_bundle(
-            load_trained(trained),
+            _reading(load_trained(trained), data),
             out,
             methods=methods,
             ptq=ptq,
@@ -166,6 +171,23 @@ def compress_shown(
             highlight=False,
         )
     console.print(f"wrote {out}; next: sightline export {out} bundles", soft_wrap=True)
+
+
+def _reading(trained: "Trained", data: Path | None) -> "Trained":
+    """`trained`, whose further training reads `data`."""
+    if data is None:
+        return trained
+    info, config = DatasetInfo.load(data), trained.config
+    info.check_task(config.task, config.name)
+    positions = info.class_positions(trained.info.classes, config.name)
+    if positions != tuple(range(trained.info.num_classes)):
+        raise DatasetError(
+            f"{config.name} was trained on {trained.info.num_classes} classes, and the data set "
+            f"{info.name!r} has {info.num_classes} of them, or in another order; compression "
+            "trains further and needs the same classes in the same order"
+        )
+    config = replace(config, data=replace(config.data, dir=str(data)))
+    return replace(trained, config=config, info=info)
 
 
 def export_shown(source: Path, bundles: Path, variant: str, console: Console) -> None:

@@ -231,6 +231,7 @@ class _Server:
     def _start_grpc(self, running: "_Running", port: int) -> GrpcFront:
         from serving.server.grpc_api import ModelService, PredictionService
         from serving.server.grpc_calls import CallThreads
+        from serving.server.grpc_messages import Messages
 
         options, extras = self._options, self._options.extras
         predictions = PredictionService(
@@ -243,7 +244,9 @@ class _Server:
         )
         reload = partial(self._reload, running.models)
         models = ModelService(running.models, reload, self._loader, running.metrics)
-        threads = CallThreads(running.dispatcher.most_requests)
+        # Whatever its flag says, one whole message must fit.
+        most = max(options.limits.max_body_bytes_in_flight, options.max_request_bytes)
+        threads = CallThreads(running.dispatcher.most_requests, messages=Messages(most))
         handlers = [predictions.handler(threads), models.handler(threads)]
         if options.health:
             from serving.server.grpc_health import health_handler

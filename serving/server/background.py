@@ -85,7 +85,11 @@ def _free(close: Callable[[], None]) -> None:
     del close
     # A graph in Python refers to itself.
     gc.collect()
-    # Freed memory stays with the C library's arenas, one or more a thread, unless it is told.
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """Returns freed memory to the system; the C library keeps it in arenas of each thread."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -84,7 +84,7 @@ class PredictionService:
         }
         metadata = threads.at_once(refusing(self._metadata))
         handlers["GetModelMetadata"] = metadata, get_model_metadata_pb2.GetModelMetadataRequest
-        return unary_service("tensorflow.serving.PredictionService", handlers)
+        return unary_service("tensorflow.serving.PredictionService", handlers, threads)
 
     def _call(
         self, api: str, steps: Callable[[Any], Steps[Any]], request: Any, context: Any
@@ -182,7 +182,7 @@ class ModelService:
             "GetModelStatus": (status, get_model_status_pb2.GetModelStatusRequest),
             "HandleReloadConfigRequest": (reload, model_management_pb2.ReloadConfigRequest),
         }
-        return unary_service("tensorflow.serving.ModelService", methods)
+        return unary_service("tensorflow.serving.ModelService", methods, threads)
 
     def _get_status(
         self, request: Any, context: Any

@@ -10,7 +10,7 @@ import grpc
 
 from serving import wire
 from serving.server.errors import ServingError
-from serving.server.grpc_calls import CallThreads, refusing
+from serving.server.grpc_calls import CallThreads, refusing, serialize
 from serving.server.health import Readiness
 
 SERVICE = "grpc.health.v1.Health"
@@ -57,19 +57,12 @@ def health_handler(threads: CallThreads, readiness: Readiness) -> grpc.GenericRp
     # gRPC's own health service does it so: a blocking one would hold a thread for each client.
     watch.experimental_non_blocking = True  # type: ignore[attr-defined]
     handlers = {
-        "Check": grpc.unary_unary_rpc_method_handler(
-            threads.at_once(refusing(check)),
-            request_deserializer=request.FromString,
-            response_serializer=_serialize,
+        "Check": grpc.stream_unary_rpc_method_handler(
+            threads.receiving(threads.at_once(refusing(check)), request),
+            response_serializer=serialize,
         ),
-        "Watch": grpc.unary_stream_rpc_method_handler(
-            threads.at_once(watch),
-            request_deserializer=request.FromString,
-            response_serializer=_serialize,
+        "Watch": grpc.stream_stream_rpc_method_handler(
+            threads.receiving(threads.at_once(watch), request), response_serializer=serialize
         ),
     }
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
-
-
-def _serialize(message: Any) -> bytes:
-    return message.SerializeToString()

@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -10,6 +11,13 @@ import numpy as np
 from serving.server.errors import invalid
 
 _NUMPY_TEXT = {"float16": "half", "float32": "float", "float64": "double"}
+#: Sizes in bytes of the floats that can be written -> how `struct` packs one.
+_PACKS = {4: struct.Struct("=f").pack, 8: struct.Struct("=d").pack}
+#: Values up to which a loop is faster than NumPy: most responses hold a few scores.
+_FEW_VALUES = 64
+
+#: `json.dumps` with an argument makes an encoder for every call.
+_json_text = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def encode_predict(outputs: Mapping[str, np.ndarray], *, row: bool) -> bytes:
@@ -70,7 +78,7 @@ def _nested(texts: list[str], shape: tuple[int, ...], outer: int) -> list[str]:
 
 def _texts(name: str, array: np.ndarray) -> list[str]:
     kind = array.dtype.kind
-    if array.dtype in (np.float32, np.float64):
+    if kind == "f" and array.dtype.itemsize in _PACKS:
         return decimals(array)
     if kind in "iu":
         return list(map(str, array.ravel().tolist()))
@@ -89,15 +97,25 @@ def decimals(values: np.ndarray) -> list[str]:
     Args:
       values: float32 or float64, any shape.
     """
-    flat = values.ravel()
-    full: Callable[[float], str] = "%.9g".__mod__ if flat.dtype == np.float32 else "%.17g".__mod__
-    numbers = flat.tolist()
+    size = values.dtype.itemsize
+    numbers = values.ravel().tolist()
     texts = ["%.6g" % number for number in numbers]  # noqa: UP031 - it is printf's %g that counts
-    with np.errstate(over="ignore"):
-        exact = np.array(list(map(float, texts)), np.float64).astype(flat.dtype) == flat
-    for index in np.flatnonzero(~exact):
+    full: Callable[[float], str] = "%.9g".__mod__ if size == 4 else "%.17g".__mod__
+    for index in _inexact(values, numbers, texts):
         texts[index] = full(numbers[index])
     return [_finish(text) for text in texts]
+
+
+def _inexact(values: np.ndarray, numbers: list[float], texts: list[str]) -> Iterable[int]:
+    """Positions of the values that their texts do not stand for exactly."""
+    if len(texts) > _FEW_VALUES:
+        with np.errstate(over="ignore"):
+            read = np.array(list(map(float, texts)), np.float64).astype(values.dtype)
+        return np.flatnonzero(read != values.ravel())
+    pack = _PACKS[values.dtype.itemsize]
+    pairs = enumerate(zip(numbers, texts, strict=True))
+    # Six digits never round up beyond the greatest float32, which `pack` would refuse.
+    return [index for index, (number, text) in pairs if pack(float(text)) != pack(number)]
 
 
 def _finish(text: str) -> str:
@@ -111,7 +129,7 @@ def _finish(text: str) -> str:
 def string_text(value: bytes | str) -> str:
     """A JSON string of UTF-8 bytes; other bytes pass through unchanged, as TF Serving does."""
     text = value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
-    return json.dumps(text, ensure_ascii=False)
+    return _json_text(text)
 
 
 def _base64_text(value: bytes) -> str:
@@ -120,7 +138,7 @@ def _base64_text(value: bytes) -> str:
 
 def encode_error(message: str) -> bytes:
     """The body of a refusal."""
-    text = json.dumps(message, ensure_ascii=False)
+    text = _json_text(message)
     return f'{{\n    "error": {text}\n}}'.encode("utf-8", "surrogateescape")
 
 

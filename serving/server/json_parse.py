@@ -61,7 +61,8 @@ def parse(body: bytes) -> Any:
     _check_memory(body)
     text = body.decode("utf-8", "surrogateescape")
     if not _has_lone_surrogate(text):
-        decoder = _CHECKING_DECODER if _may_be_too_big(body) else _DECODER
+        is_short = body.count(b",") < _FEW_NUMBERS
+        decoder = _CHECKING_DECODER if is_short or _may_be_too_big(body) else _DECODER
         try:
             start = _SPACE.match(text)
             value, _ = decoder.raw_decode(text, start.end() if start else 0)
@@ -74,6 +75,8 @@ def parse(body: bytes) -> Any:
 
 def _check_memory(body: bytes) -> None:
     """Refuses JSON whose lists, objects and values would take too much memory."""
+    if len(body) * _OBJECT_BYTES <= MAX_PARSED_BYTES:
+        return  # Even if each byte began an object; counting takes as long as parsing an image.
     lists, objects, items = map(body.count, (b"[", b"{", b","))
     needed = _LIST_BYTES * lists + _OBJECT_BYTES * objects + _ITEM_BYTES * items
     if needed > MAX_PARSED_BYTES:
@@ -126,6 +129,8 @@ def _whole(text: str) -> int:
 #: Every digit as 0, every exponent as e.
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
 _MANY_DIGITS = b"0" * 200
+#: Commas up to which checking every number costs less than a look at the whole body.
+_FEW_NUMBERS = 100
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_first_wins)
 #: A function of ours for each number costs as much as the rest.

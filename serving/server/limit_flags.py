@@ -10,7 +10,7 @@ _HELP = {
     "max_header_bytes": "of a REST request's line and headers, or a gRPC call's metadata",
     "max_inflated_bytes": "of a REST body without its gzip",
     "max_repeated_bytes": "that a gRPC request's single values may be repeated to",
-    "max_body_bytes_in_flight": "of all REST requests' bodies together",
+    "max_body_bytes_in_flight": "of all REST bodies together, and of all gRPC messages",
     "max_connections": "of REST; 0 is half of the process's descriptors",
     "idle_timeout_s": "before a connection without a request is closed",
 }

@@ -21,7 +21,8 @@ class Limits:
       max_header_bytes: of a REST request's line and headers together.
       max_inflated_bytes: of a REST body without its gzip.
       max_repeated_bytes: that the single values of one gRPC request may be repeated to.
-      max_body_bytes_in_flight: of the bodies of all REST requests that are not answered yet.
+      max_body_bytes_in_flight: of the bodies of all REST requests that are not answered yet, and as
+        many of the messages of all gRPC calls.
       max_connections: of REST; 0 is half of the descriptors that the process may open.
       idle_timeout_s: after which a connection without a whole request's headers is closed, and one
         whose client does not read its response.

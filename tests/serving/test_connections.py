@@ -282,6 +282,27 @@ def test_a_few_bytes_of_grpc_do_not_claim_the_memory(server, stub):
     assert rss(server) - before < 100 * MIB
 
 
+def test_messages_of_grpc_share_a_budget(server):
+    """Two of 7 MB at a time are more than the limit, whenever they meet."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "hp2"
+    request.inputs["x"].dtype = 1
+    request.inputs["x"].tensor_shape.dim.add(size=1_750_000)
+    request.inputs["x"].tensor_content = bytes(7_000_000)
+    options = [("grpc.max_receive_message_length", -1)]
+    refusals, deadline = [], time.monotonic() + WAIT_S
+    with grpc.insecure_channel(server.grpc_target, options=options) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        while not refusals and time.monotonic() < deadline:
+            calls = [stub.Predict.future(request, timeout=WAIT_S) for _ in range(6)]
+            refusals = [error for error in (call.exception() for call in calls) if error]
+        for error in refusals:
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "may take 9000000 bytes together" in error.details()
+        assert refusals
+        assert stub.Predict(request, timeout=WAIT_S).outputs["y"].float_val[0] == 2.0
+
+
 def test_a_context_is_not_copied_without_end(server, stub):
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name = "hp2"

@@ -22,7 +22,9 @@ REQUEST, RESPONSE = wire.message("HealthCheckRequest"), wire.message("HealthChec
 @contextlib.contextmanager
 def serving(threads, **methods):
     """`(method, text) -> future` of a server with these behaviours, and its front."""
-    handler = unary_service("t.T", {name: (call, REQUEST) for name, call in methods.items()})
+    handler = unary_service(
+        "t.T", {name: (call, REQUEST) for name, call in methods.items()}, threads
+    )
     front = start_grpc("127.0.0.1", 0, [handler], threads=threads, max_request_bytes=10_000)
     with grpc.insecure_channel(front.url.removeprefix("grpc://")) as channel:
 

@@ -123,10 +123,18 @@ def test_debug_text_is_bounded():
     assert debug_text(deep) == "[" * 256
 
 
+@pytest.mark.parametrize("count", [1, 1000])
+def test_a_number_too_big_is_found_among_few_values_and_many(count):
+    with pytest.raises(ServingError, match="Number too big to be stored in double"):
+        parse(b"[" + b"1.5," * count + b"1e999]")
+
+
 @settings(max_examples=200)
-@given(hnp.arrays(st.sampled_from([np.float32, np.float64]), 5))
+@given(hnp.arrays(st.sampled_from([np.float32, np.float64]), st.sampled_from([5, 65])))
 def test_number_text_reads_back_exactly_in_its_type(values):
     texts = decimals(values)
+    # Few values and many are written in two ways, to the same text.
+    assert texts == [decimals(value)[0] for value in values]
     with np.errstate(over="ignore"):
         back = np.array([float(text) for text in texts], np.float64).astype(values.dtype)
     np.testing.assert_array_equal(back, values)

@@ -72,11 +72,24 @@ def test_the_floor_stands_behind_what_it_is_part_of(turns):
         assert (row["target"], row["met"]) == ("", None)
 
 
+def test_what_is_neither_the_engine_nor_the_library_has_a_target(turns):
+    rows = found(turns)
+    grpc, rest = (rows[f"{name} beyond the engine and its library"] for name in ("gRPC", "REST"))
+    assert grpc["value"] == pytest.approx(4.8 - 4.0 - 0.7)
+    assert (rest["value"], rest["high"]) == (pytest.approx(6.5 - 4.0 - 0.9), pytest.approx(3.2))
+    assert [(row["target"], row["met"]) for row in (grpc, rest)] == [
+        ("<= 1.00", True),
+        ("<= 1.00", False),
+    ]
+
+
 def test_figures_of_before_there_were_floors_are_read(turns):
     older = {name: values for name, values in turns.items() if "floor" not in name}
     assert set(found(turns)) - set(found(older)) == {
         "of that gRPC's library alone, p50",
         "of that REST's library alone, p50",
+        "gRPC beyond the engine and its library",
+        "REST beyond the engine and its library",
     }
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +33,7 @@ from tfx_pipeline.live import LiveView
 from tfx_pipeline.pipelines.smoke import smoke
 from trainers.config import ConfigError
 from trainers.data.features import DatasetInfo
+from trainers.epoch import Progress
 from trainers.registry import UnknownNameError
 
 
@@ -303,3 +304,27 @@ def test_what_training_announces_is_shown(tmp_path):
     with LiveView(console) as view:
         view.show({"event": "announcement", "line": "starts over and keeps [b]/a[/b]"})
     assert console.file.getvalue() == "  starts over and keeps [b]/a[/b]\n"
+
+
+def test_training_within_a_run_is_a_line_an_epoch_and_every_half_minute_in_a_log(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tfx_pipeline.live.time.monotonic", lambda: now[0])
+    written = {}
+    for terminal in (False, True):
+        console = Console(file=StringIO(), width=60, force_terminal=terminal)
+        view = LiveView(console, log_every_s=30.0)
+        now[0] = 0.0
+        view.show({"event": "component", "name": "Trainer.m", "state": "running"})
+        for epoch, step, seconds in [(1, 1, 5), (1, 2, 31), (1, 3, 40), (1, 4, 41), (2, 1, 50)]:
+            now[0] = float(seconds)
+            progress = Progress(epoch, 2, step, 4, 1.5, 0.25, 0.1, 8.0, 0.0, 60.0)
+            view.show({"event": "progress", **asdict(progress)})
+        written[terminal] = console.file.getvalue()
+    # The second step comes 31 s after the component began, the fourth ends the epoch.
+    lines = written[False].splitlines()
+    assert [line.split(" loss")[0] for line in lines] == [
+        "  Trainer.m  epoch 1/2 step 2/4",
+        "  Trainer.m  epoch 1/2 step 4/4",
+    ]
+    assert all("8 images/s" in line and "ETA 1:00" in line for line in lines)
+    assert written[True] == ""

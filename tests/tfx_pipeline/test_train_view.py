@@ -10,7 +10,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 from serving.deploy.rollback import rollback
-from tfx_pipeline import train_view
+from tfx_pipeline import live
 from tfx_pipeline.cli import main
 from tfx_pipeline.train_view import Bar, recipes_table, records_of
 from trainers.epoch import Progress
@@ -62,7 +62,7 @@ def test_a_mistyped_key_is_told_before_pictures_are_read(scans, tmp_path, capsys
 @pytest.mark.parametrize("terminal", [False, True])
 def test_off_a_terminal_a_line_shows_each_epoch_and_every_half_minute(monkeypatch, terminal):
     now = [0.0]
-    monkeypatch.setattr(train_view.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
     written = io.StringIO()
     console = Console(file=written, width=60, force_terminal=terminal)
     bar = Bar(console, "tiny", log_every_s=30.0)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tfx_pipeline.cli.shared import app, console, errors
+from tfx_pipeline.cli.shared import DATA_HELP, app, console, errors, records
 
 
 class _BundleByDefault(TyperGroup):
@@ -102,14 +102,14 @@ def _turns_bar() -> Iterator[Callable[[int, int, str], None]]:
 
 @benchmarks.command("data", epilog="Example: sightline benchmark data ~/pictures --out rates.json")
 def benchmark_data(
-    source: Annotated[Path, typer.Argument(help="Records, or a folder or tar of JPEGs.")],
+    source: Annotated[str, typer.Argument(help=f"{DATA_HELP}, or a folder or tar of JPEGs.")],
     rounds: Annotated[int, typer.Option(help="Turns of each input.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
 ) -> None:
     """Images a second of ingest and of each input, against decoding alone on all cores."""
     from tfx_pipeline.data_benchmark import measure, table, write
 
-    figures = measure(source, rounds=rounds)
+    figures = measure(records(source), rounds=rounds)
     console.print(table(figures))
     if out:
         write(figures, out)
@@ -124,9 +124,9 @@ def benchmark_train(
     model: Annotated[str, typer.Argument(help="A model, e.g. resnet50.")],
     options: Annotated[list[str] | None, typer.Argument(help="Of its builder, key=value.")] = None,
     against: Annotated[str, typer.Option(help="The model that ratios are to.")] = "keras_resnet50",
-    data: Annotated[Path, typer.Option(help="Records, or a folder of pictures by class.")] = Path(
-        "data/digits"
-    ),
+    data: Annotated[
+        str, typer.Option(help=f"{DATA_HELP}, or a folder of images by class.")
+    ] = "data/digits",
     size: Annotated[int, typer.Option(help="Side in pixels.")] = 224,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 16,
     rounds: Annotated[int, typer.Option(help="Turns of each.")] = 10,
@@ -136,12 +136,13 @@ def benchmark_train(
     """Training steps of models in turns: time, waiting for data, memory."""
     from tfx_pipeline.train_benchmark import measure, table, write
 
+    found = records(data)
     with console.status("train") as status:
         figures = measure(
             model,
             options or (),
             against=against,
-            data=data,
+            data=found,
             size=size,
             batch=batch,
             rounds=rounds,

@@ -1,23 +1,35 @@
 """Verbs on the whole: `run`, `serve`, `predict`, `report`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tfx_pipeline.cli.shared import Overrides, ProjectRoot, ResumeAnyway, app, console
+from tfx_pipeline.cli.shared import (
+    DATA_HELP,
+    Overrides,
+    ProjectRoot,
+    ResumeAnyway,
+    app,
+    console,
+    records,
+)
 
 _WHAT = "A pipeline, e.g. smoke; a project folder, e.g. pets; or a Python file."
 
 
-@app.command(epilog="Example: sightline run smoke gates.min_top1=0.9 --data data/digits")
+@app.command(epilog="Example: sightline run imagenet --smoke --data tfrecord:~/imagenet")
 def run(
     pipeline: Annotated[str, typer.Argument(help=_WHAT)],
     overrides: Overrides = None,
     data: Annotated[
-        Path | None, typer.Option(help="Records of `sightline ingest`, if not the pipeline's.")
+        str | None, typer.Option(help=f"{DATA_HELP}; the pipeline's if not given.")
     ] = None,
     root: ProjectRoot = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Run a sample of the data at a size for two cores.")
+    ] = False,
     start: Annotated[
         str, typer.Option("--from", help="Run again from here, e.g. Trainer or Compressor.")
     ] = "",
@@ -48,22 +60,30 @@ def run(
     import datetime
 
     from tfx_pipeline.config import RunRequest
+    from tfx_pipeline.data_source import CACHE
     from tfx_pipeline.pipeline_options import with_settings
     from tfx_pipeline.projects.find import experiments_of, find
     from tfx_pipeline.run import run as run_pipeline
+    from tfx_pipeline.smoke_size import smoke_records, smoke_size
 
     accepted = {"undecided": accept_undecided, "new_classes": accept_new_classes}
     target = find(pipeline, data=data, root=root)
+    shape, sized = smoke_size(target.pipeline) if smoke else (target.pipeline, ())
     shape, others = with_settings(
-        target.pipeline,
-        overrides or (),
+        shape,
+        (*sized, *(overrides or ())),
         accept=[field for field, given in accepted.items() if given],
     )
+    experiments_of(target, shape, others)  # A mistyped key is an error before ingest runs.
+    found = records(target.data, target.root)
+    if smoke:
+        found = smoke_records(shape, found, target.root / CACHE)
+    target = replace(target, data=str(found.resolve()))
     request = RunRequest(
         run=datetime.datetime.now().strftime("%Y%m%d-%H%M%S"),
         pipeline=shape,
         experiments=experiments_of(target, shape, others),
-        data=str(target.data),
+        data=target.data,
         root=str(target.root),
         start=start,
         force=force,

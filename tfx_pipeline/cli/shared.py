@@ -46,6 +46,8 @@ ProjectRoot = Annotated[
     Path | None,
     typer.Option(help="Holds runs/ and bundles/; a project's folder, or the current one."),
 ]
+#: What every `--data` takes; see `tfx_pipeline.data_source`.
+DATA_HELP = "Records, or JOB:SOURCE of an ingest job, e.g. tfrecord:~/imagenet"
 ResumeAnyway = Annotated[
     bool,
     typer.Option(
@@ -53,3 +55,15 @@ ResumeAnyway = Annotated[
         help="Resume training state that other code, or a run of other length, left.",
     ),
 ]
+
+
+def records(data: str | Path, root: Path = Path()) -> Path:
+    """The folder of records that `--data` means; those of an ingest job are kept in `root`/data.
+
+    Raises:
+      DataSourceError: `data` names no job, or a source that is not there.
+      IngestError: the job cannot use the source.
+    """
+    from tfx_pipeline.data_source import CACHE, resolve
+
+    return resolve(data, root / CACHE, console)

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from tfx_pipeline.cli.shared import Overrides, ResumeAnyway, app, console
+from tfx_pipeline.cli.shared import DATA_HELP, Overrides, ResumeAnyway, app, console, records
 from trainers.config import Config
 from trainers.data.features import DATASET_FILE, DatasetInfo
 
-Data = Annotated[Path | None, typer.Option(help="Records; the recipe's if not given.")]
+ModelData = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; the model's if not given.")]
+Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; the recipe's if not given.")]
 
 
 def _config(recipe: str, overrides: list[str] | None, data: Path | None) -> Config:
@@ -19,6 +20,12 @@ def _config(recipe: str, overrides: list[str] | None, data: Path | None) -> Conf
 
     assignments = [*(overrides or []), *([f"data.dir={data}"] if data else [])]
     return validate(override(recipes.get(recipe)(), assignments))
+
+
+def _config_on(recipe: str, overrides: list[str] | None, data: str | None) -> Config:
+    """The recipe's configuration, reading what `--data` means; it is checked before ingest runs."""
+    _config(recipe, overrides, None)
+    return _config(recipe, overrides, records(data) if data else None)
 
 
 def _check_data(config: Config, recipe: str) -> None:
@@ -47,8 +54,8 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe, e.g. digits_cnn.")],
     overrides: Overrides = None,
     data: Annotated[
-        Path | None,
-        typer.Option(help="Records, or a folder of pictures by class; the recipe's if not given."),
+        str | None,
+        typer.Option(help=f"{DATA_HELP}, or a folder of images by class; the recipe's if none."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="work/RECIPE if not given.")] = None,
     workers: Annotated[
@@ -65,10 +72,10 @@ def train(
 
     where = out or Path("work") / recipe
     # A mistyped key, or weights that are not installed, are reported before images are read.
-    config = _config(recipe, overrides, data)
+    config = _config(recipe, overrides, data and Path(data))
     _check_data(config, recipe)
     _check_weights(config)
-    config = _config(recipe, overrides, data and records_of(data, where, console))
+    config = _config(recipe, overrides, data and records_of(records(data), where, console))
     _check_data(config, recipe)
     train_shown(config, where, console, workers=workers, resume_anyway=resume_anyway)
 
@@ -115,7 +122,7 @@ def lr(
     """Find a learning rate: the loss while the rate grows; trains nothing."""
     from tfx_pipeline.search_view import learning_rate_shown
 
-    config = _config(recipe, overrides, data)
+    config = _config_on(recipe, overrides, data)
     _check_data(config, recipe)
     learning_rate_shown(config, console, low=low, high=high, steps=steps)
 
@@ -138,10 +145,12 @@ def tune(
 
     ranges = [one for one in space if is_range(one)]
     fixed = [one for one in space if one not in ranges]
-    config = _config(recipe, fixed, data)
+    config = _config_on(recipe, fixed, data)
     _check_data(config, recipe)
     where = out or Path("work") / f"{recipe}-tune"
-    command = " ".join(["sightline train", recipe, *fixed, *([f"--data {data}"] if data else [])])
+    command = " ".join(
+        ["sightline train", recipe, *fixed, *([f"--data {config.data.dir}"] if data else [])]
+    )
     tune_shown(
         config,
         ranges,
@@ -157,16 +166,15 @@ def tune(
 @app.command(epilog="Example: sightline evaluate bundles/digits_cnn --data data/digits")
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A bundle, or a folder of `sightline train`.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Records; the model's own if not given.")
-    ] = None,
+    data: ModelData = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     variant: Annotated[str, typer.Option(help="Of a bundle: saved_model, ptq_int8, ...")] = "",
 ) -> None:
     """Metrics with 95 % intervals, every example counted once."""
     from tfx_pipeline.evaluate import evaluate_model, evaluation_table
 
-    console.print(evaluation_table(evaluate_model(model, data, split, variant)))
+    found = records(data) if data else None
+    console.print(evaluation_table(evaluate_model(model, found, split, variant)))
 
 
 @app.command(epilog="Example: sightline compress work/digits_cnn --method pqat --out work/draft")
@@ -177,12 +185,14 @@ def compress(
         list[str] | None, typer.Option(help="prune, qat or pqat; may be repeated.")
     ] = None,
     ptq: Annotated[str, typer.Option(help="Post-training: dynamic, int8.")] = "dynamic,int8",
+    data: ModelData = None,
 ) -> None:
     """Prune, train for quantisation, convert to TFLite; writes a draft bundle."""
     from tfx_pipeline.train_view import compress_shown
 
     dtypes = tuple(filter(None, ptq.split(",")))
-    compress_shown(trained, out, tuple(method or ()), dtypes, console)
+    found = records(data) if data else None
+    compress_shown(trained, out, tuple(method or ()), dtypes, console, data=found)
 
 
 @app.command(epilog="Example: sightline export work/digits_cnn bundles --variant ptq_dynamic")

@@ -7,11 +7,13 @@ A data set is a module of `tfx_pipeline.ingest.sources` with a function under
 not on import.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfx_pipeline.ingest.balance import MAX_REPAIRED
+from tfx_pipeline.ingest.findings import Finding
 from tfx_pipeline.ingest.options import bind
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, jobs
 from trainers.data.features import DatasetInfo
@@ -40,6 +42,7 @@ def ingest(
     max_repaired: float = MAX_REPAIRED,
     beam_args: Sequence[str] = (),
     on_found: Callable[[list["KindCount"]], None] | None = None,
+    on_inputs: Callable[[Iterable[str]], None] | None = None,
 ) -> DatasetInfo:
     """Writes a data set to the folder `out` and returns what its `dataset.json` says.
 
@@ -64,6 +67,7 @@ def ingest(
       max_repaired: of a detection set's objects, the share that may be dropped or clipped.
       beam_args: further Beam options, e.g. `--runner=FlinkRunner`; the default runner is local.
       on_found: called with the kinds of what was noted, repaired and rejected.
+      on_inputs: called with the files and folders that were read besides `where`.
 
     Raises:
       UnknownNameError: no such job; the nearest names are given.
@@ -93,9 +97,26 @@ def ingest(
         group=group,
         max_repaired=max_repaired,
     )
-    info, found = run(
-        plan, lambda request: function(request, **given), Path(out), beam_args=beam_args
-    )
+
+    def make_source(request: Request) -> Source:
+        source = function(request, **given)
+        return _watched(source, on_inputs) if on_inputs else source
+
+    info, found = run(plan, make_source, Path(out), beam_args=beam_args)
     if on_found is not None:
         on_found(found)
     return info
+
+
+def _watched(source: Source, on_inputs: Callable[[Iterable[str]], None]) -> Source:
+    """`source`, with `on_inputs` called once its last item is read."""
+
+    def items() -> Iterator[Item | Finding]:
+        paths = set(source.inputs)
+        for one in source.items:
+            if isinstance(one, Item) and one.path:
+                paths.add(one.path)
+            yield one
+        on_inputs(paths)
+
+    return replace(source, items=items())

@@ -24,6 +24,8 @@ MAX_FILE_BYTES = 256 * 2**20
 # last member is a zip for that zip.
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
+# Of Windows and of a Mac, which put them into any folder.
+_SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # A zip's local header: 30 bytes, of which the last four are the lengths of what follows.
 _ZIP_LOCAL_BYTES = 30
@@ -51,8 +53,8 @@ class Member:
 def members(path: Path) -> Iterator[Member]:
     """Every regular file below a folder (in sorted order) or in an archive (in stored order).
 
-    Hidden files and folders are passed over. Links in folders are followed, but no folder is
-    entered twice.
+    Hidden files and folders, and those of file managers (`Thumbs.db`), are passed over. Links in
+    folders are followed, but no folder is entered twice.
 
     Raises:
       IngestError: no such path, not an archive, a compressed tar, or an archive that ends early.
@@ -132,9 +134,9 @@ def _in_folder(folder: Path) -> Iterator[Member]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        folders[:] = sorted(one for one in folders if not is_hidden(one))
         for one in sorted(files):
-            if not one.startswith("."):
+            if not is_hidden(one):
                 path = Path(root, one)
                 yield Member(path.relative_to(folder).as_posix(), str(path), 0, -1)
 
@@ -154,7 +156,7 @@ def _tar_members(file: Any, path: str, prefix: str, base: int) -> Generator[Memb
             while (one := tar.next()) is not None:
                 tar.members.clear()  # It would keep every header: 1.3 GB for ImageNet.
                 start, end = base + one.offset_data, max(end, one.offset_data + one.size)
-                if one.isdir() or _is_hidden(one.name):
+                if one.isdir() or is_hidden(one.name):
                     continue
                 if one.islnk() or one.issym():
                     raise IngestError(
@@ -190,7 +192,7 @@ def _check_tar_end(file: Any, path: str, end: int, size: int) -> None:
 def _in_zip(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         for one in archive.infolist():
-            if one.is_dir() or _is_hidden(one.filename):
+            if one.is_dir() or is_hidden(one.filename):
                 continue
             if one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise IngestError(
@@ -207,10 +209,13 @@ def _in_zip(path: Path) -> Iterator[Member]:
             yield Member(one.filename, str(path), start, one.compress_size, deflated)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a path is hidden, or made by a file manager and not by the user."""
     # Mac archives carry `__MACOSX/._name` beside each file.
     parts = name.removeprefix("./").split("/")
-    return any(part.startswith((".", "__MACOSX")) for part in parts)
+    return parts[-1].lower() in _SYSTEM_FILES or any(
+        part.startswith((".", "__MACOSX")) for part in parts
+    )
 
 
 class _Window(io.RawIOBase):

@@ -19,6 +19,8 @@ MAX_REPAIRED = 0.2
 
 # Fewer are told one by one; of them no share says anything.
 _FEW_REPAIRED = 4
+# Names of classes in a message.
+_SHOWN = 10
 _CLIPPED = "box_clipped"
 
 
@@ -76,7 +78,7 @@ def check_counts(plan: "Plan", source: Source, index: Path, counts: Mapping[str,
     """
     if source.task == features.DETECTION:
         _check_objects(plan, source, index)
-    refused = _refused(index)
+    refused = rejected_text(index)
     if not sum(counts.values()):
         raise IngestError(f"no image of {source.description} can be used{refused}")
     if source.every_class and not plan.everything and _has_open_images(index):
@@ -93,7 +95,7 @@ def _check_objects(plan: "Plan", source: Source, index: Path) -> None:
             f"no object of {source.description} can be used: {found.dropped:,} of "
             f"{found.dropped:,} had to be dropped{reason}"
         )
-    if not found.kept and not _refused(index):
+    if not found.kept and not rejected_text(index):
         raise IngestError(
             f"{source.description} has no object at all; nothing can be learned of it"
         )
@@ -106,13 +108,16 @@ def _check_objects(plan: "Plan", source: Source, index: Path) -> None:
         )
 
 
-def _refused(index: Path) -> str:
+def rejected_text(index: Path) -> str:
     """How many files were rejected and the first of them, as the end of a message."""
-    rejected = [one.first for one in summarize(index) if one.level == REJECTION]
+    rejected = [one for one in summarize(index) if one.level == REJECTION]
     if not rejected:
         return ""
+    most = max(rejected, key=lambda one: one.count)
+    file = most.first.file.encode("utf-8", "backslashreplace").decode()
+    detail = f" ({most.first.detail})" if most.first.detail else ""
     number = count_files(index, REJECTION)
-    return f"; {number} files were rejected, e.g. {rejected[0].file}: {rejected[0].detail}"
+    return f"; {number} files were rejected, e.g. {file}: {most.meaning}{detail}"
 
 
 def _has_open_images(index: Path) -> bool:
@@ -128,13 +133,23 @@ def _check_classes(source: Source, index: Path, counts: Mapping[str, int], refus
         trained = {name for (name,) in opened.execute(query)}
     absent = [one for one in source.classes if one not in trained]
     if absent:
+        more = f" and {len(absent) - _SHOWN:,} others" if len(absent) > _SHOWN else ""
         raise IngestError(
-            f"no training image of class {', '.join(absent)} in {source.description}{refused}; "
-            "add images of it, or remove its folder"
+            f"no training image of class {', '.join(absent[:_SHOWN])}{more} in "
+            f"{source.description}{refused}; add training images of it, or leave the class out"
         )
-    for split, count in counts.items():
-        if not count:
-            raise IngestError(
-                f"no image fell into {split!r} of {source.description}{refused}; add images, "
-                f"give it a larger fraction, or add a folder {split!r}"
-            )
+    empty = next((split for split, count in counts.items() if not count), "")
+    if not empty:
+        return
+    with connect(index) as opened:
+        groups = opened.execute("SELECT COUNT(DISTINCT grp) FROM items WHERE grp != x''").fetchone()
+    if groups[0]:
+        raise IngestError(
+            f"no group fell into {empty!r} of {source.description}{refused}: its images are of "
+            f"{groups[0]:,} groups, each of which stays in one split; name groups that are "
+            "smaller, or more of them, with --group"
+        )
+    raise IngestError(
+        f"no image fell into {empty!r} of {source.description}{refused}; add images, give it a "
+        f"larger fraction, or add a folder {empty!r}"
+    )

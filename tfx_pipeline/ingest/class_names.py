@@ -11,6 +11,8 @@ from tfx_pipeline.ingest.source import IngestError
 # Control characters, and what Unicode calls line and paragraph separators: any of them breaks a
 # labels file, which has one name a line.
 _BREAKS = ("Cc", "Zl", "Zp")
+# Zero-width spaces and joiners, direction marks, byte order marks.
+_INVISIBLE = "Cf"
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
 
 
@@ -47,24 +49,51 @@ def check_names(names: Iterable[str], where: str, *, typed: bool) -> None:
         misspelt. Single letters are what they are: `A` and `a` of handwriting differ.
 
     Raises:
-      IngestError: a name with a line break, two that are equal, or differ only in capitals.
+      IngestError: a name with a line break, two that are equal, or differ only in capitals, in
+        spaces, in invisible characters or in forms of letters.
     """
-    seen: dict[str, str] = {}
+    exact: set[str] = set()
+    seen: dict[tuple[bool, str], str] = {}
     for name in names:
         fault = name_fault(name)
         if fault:
             raise IngestError(f"{where}: {fault}")
         composed = class_name(name)
-        key = composed.casefold() if typed and len(composed) > 1 else composed
-        other = seen.setdefault(key, name)
-        if other is name:
-            continue
-        if class_name(other) != composed:
-            raise IngestError(
-                f"{where}: the class names {other!r} and {name!r} differ only in capitals; if they "
-                "are one class, spell them alike, if not, rename one"
-            )
-        raise IngestError(f"{where}: the class name {name!r} is there twice; rename one")
+        if composed in exact:
+            raise IngestError(f"{where}: the class name {name!r} is there twice; rename one")
+        exact.add(composed)
+        for turkish in (False, True) if typed and len(composed) > 1 else ():
+            other = seen.setdefault((turkish, _folded(composed, turkish=turkish)), composed)
+            if other != composed:
+                raise IngestError(f"{where}: {_alike(other, composed)}")
+
+
+def _folded(name: str, *, turkish: bool) -> str:
+    """A name without what an eye hardly sees: capitals, kinds of spaces and forms of letters.
+
+    Args:
+      name: of a class.
+      turkish: the small letter of `I` is the dotless one.
+    """
+    text = unicodedata.normalize("NFKC", name)
+    text = "".join(one for one in text if unicodedata.category(one) != _INVISIBLE)
+    text = text.replace("I", "\u0131") if turkish else text
+    return " ".join(text.casefold().replace("i\u0307", "i").split())
+
+
+def _alike(one: str, other: str) -> str:
+    """The message about two names that can be taken for each other."""
+    kinds = "" if one.lower() == other.lower() else " or in characters that look alike"
+    return (
+        f"the class names {ascii(one) if kinds else repr(one)} and "
+        f"{ascii(other) if kinds else repr(other)} differ only in capitals{kinds}; if they are "
+        "one class, spell them alike, if not, rename one"
+    )
+
+
+def is_number(name: str) -> bool:
+    """Whether a name is a finite number, such as `7`, `-1` or `1.0`."""
+    return bool(_NUMBER.fullmatch(name)) and math.isfinite(float(name))
 
 
 def sorted_names(names: Iterable[str], where: str) -> tuple[str, ...]:
@@ -74,7 +103,7 @@ def sorted_names(names: Iterable[str], where: str) -> tuple[str, ...]:
       IngestError: two of them are one number.
     """
     listed = sorted(set(names))
-    if not all(_NUMBER.fullmatch(name) and math.isfinite(float(name)) for name in listed):
+    if not all(map(is_number, listed)):
         return tuple(listed)
     listed.sort(key=lambda name: (float(name), name))
     for one, other in pairwise(listed):

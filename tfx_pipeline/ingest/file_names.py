@@ -1,9 +1,19 @@
-"""File names as lists and tables write them, also those of Windows."""
+"""File names as lists and tables write them, also those of Windows, of Macs and of URLs."""
 
 import re
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 _WINDOWS_ROOT = re.compile(r"^(?:[A-Za-z]:|\\\\)")
+_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://?")
+#: Endings of files that are images, also those that ingest refuses with a reason.
+IMAGE_SUFFIXES = (
+    *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "gif", "bmp", "dib", "webp"),
+    *("tif", "tiff", "ppm", "pgm", "pbm", "pnm", "avif", "avifs", "jp2", "j2k", "heic", "heif"),
+)
+IMAGE_FILE = re.compile(rf"\.(?:{'|'.join(IMAGE_SUFFIXES)})$", re.IGNORECASE)
 
 
 def with_slashes(name: str) -> str:
@@ -15,14 +25,105 @@ def with_slashes(name: str) -> str:
 
 
 def is_of_elsewhere(name: str) -> bool:
-    r"""Whether a path begins on another machine or above its list: `C:\\`, `/`, `..`."""
-    return bool(_WINDOWS_ROOT.match(name)) or with_slashes(name).startswith(("/", "../", "~"))
+    r"""Whether a path begins on another machine or above its list: `C:\\`, `/`, `..`, a URL."""
+    return bool(_WINDOWS_ROOT.match(name) or _URL.match(name)) or with_slashes(name).startswith(
+        ("/", "../", "~")
+    )
 
 
-def existing(folder: Path, name: str) -> Path:
-    r"""The file that a list in `folder` calls `name`: as it stands, or else with `/` for `\\`.
+def folded(name: str) -> str:
+    """A name without capitals and in one Unicode form, as Windows and Macs compare names."""
+    return unicodedata.normalize("NFC", name).casefold()
 
-    Where neither exists it is the path that was looked for last.
-    """
-    path = folder / name
-    return folder / with_slashes(name) if "\\" in name and not path.is_file() else path
+
+def spellings(name: str) -> Iterator[str]:
+    """A path as it is written, with `/`, without a URL's scheme and query, and decoded."""
+    yield name
+    slashed = with_slashes(name)
+    found = _URL.match(name)
+    if found:
+        local = found.group(1).lower() == "file"
+        slashed = name[found.end() :] if local else name[found.end() :].partition("?")[0]
+        slashed = "/" + slashed.lstrip("/") if local else slashed
+    yield slashed
+    if "%" in slashed:
+        yield unquote(slashed)
+
+
+class Finder:
+    """Finds the files below a folder that a list or table names."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._entries: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, name: str) -> Path | None:
+        """The one file that a name means; None where there is none, or several.
+
+        That is the file of this path, else the one whose path differs in capitals, in the Unicode
+        form, in `%20` for a space or in a missing ending, else, for a path of another machine, the
+        one that the end of the path names below the folder.
+        """
+        every = list(dict.fromkeys(spellings(name)))
+        # A name that is too long or holds NUL is none.
+        if "\0" in name or max(map(len, every)) > 4000:
+            return None
+        exact = (self._folder / one for one in every)
+        near = (self._near(one) for one in every)
+        ends = (self._by_end(one) for one in every if is_of_elsewhere(name))
+        for tried in (exact, near, ends):
+            found = next((one for one in tried if one is not None and _is_file(one)), None)
+            if found is not None:
+                return found
+        return None
+
+    def _near(self, name: str) -> Path | None:
+        """The file whose path is `name` but for capitals, the Unicode form and its ending."""
+        place = self._folder
+        *parents, last = name.split("/")
+        for part in (*parents, last):
+            if part in ("", ".", ".."):
+                place = Path("/") if part == "" and place == self._folder else place / part
+                continue
+            below = place / part
+            if not _exists(below):
+                found = self._listed(place).get(folded(part), [])
+                if not found and part is last and not IMAGE_FILE.search(part):
+                    found = self._listed(place).get(f"{folded(part)}.*", [])
+                if len(found) != 1:
+                    return None
+                below = place / found[0]
+            place = below
+        return place
+
+    def _listed(self, folder: Path) -> dict[str, list[str]]:
+        """Folded name, and that without an image's ending, -> the names in a folder."""
+        if folder not in self._entries:
+            found: dict[str, list[str]] = {}
+            for one in sorted(folder.iterdir()) if folder.is_dir() else ():
+                found.setdefault(folded(one.name), []).append(one.name)
+                if IMAGE_FILE.search(one.name):
+                    found.setdefault(f"{folded(one.stem)}.*", []).append(one.name)
+            self._entries[folder] = found
+        return self._entries[folder]
+
+    def _by_end(self, name: str) -> Path | None:
+        """The file whose whole path below the folder is the end of `name`; the longest one."""
+        parts = [one for one in name.replace("\\", "/").split("/") if one]
+        ends = ("/".join(parts[-count:]) for count in range(len(parts), 0, -1))
+        near = (self._near(one) for one in ends)
+        return next((one for one in near if one is not None and _is_file(one)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

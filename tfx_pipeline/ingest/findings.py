@@ -23,6 +23,9 @@ KINDS: dict[str, tuple[str, str]] = {
     "unreadable": (REJECTION, "the file could not be read"),
     "duplicate": (REJECTION, "the same bytes as another picture, which is kept"),
     "conflict": (REJECTION, "the same bytes as another picture with another label; none is kept"),
+    "listed_twice": (NOTE, "listed twice with the same label, counted once"),
+    "split_empty": (NOTE, "a folder of a split without a file; the split is drawn from training"),
+    "maybe_transposed": (NOTE, "EMNIST's files exchange rows and columns; kept as they are"),
     # Labels of pictures.
     "label_missing": (REJECTION, "no label for the picture"),
     "label_unknown": (REJECTION, "a label that is none of the classes"),
@@ -34,6 +37,7 @@ KINDS: dict[str, tuple[str, str]] = {
     ),
     "objects_lost": (REJECTION, "every object had to be dropped: the image is no negative"),
     "image_by_name": (NOTE, "found by its file name alone; its folder is one of another machine"),
+    "spelling_differs": (NOTE, "found under a name that is spelt otherwise, or on another machine"),
     "class_left_out": (NOTE, "an object of a class that was not asked for"),
     # Objects: the picture stays.
     "no_objects": (NOTE, "a picture without objects, kept as a negative"),

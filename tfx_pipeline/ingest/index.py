@@ -20,7 +20,7 @@ from typing import Any
 
 from tfx_pipeline.ingest.findings import Finding
 from tfx_pipeline.ingest.objects import objects_from_json, objects_to_json
-from tfx_pipeline.ingest.source import IngestError, Item
+from tfx_pipeline.ingest.source import DiskFullError, IngestError, Item
 
 #: Items that one worker checks at a time, and that a stopped job loses at most.
 CHUNK = 256
@@ -57,7 +57,7 @@ def create(
       tick: called for each item.
 
     Raises:
-      IngestError: two items have one name.
+      IngestError: two items have one name and are not equal.
     """
     digest, rows = hashlib.sha256(), 0
     with connect(path, write=True) as index:
@@ -72,7 +72,8 @@ def create(
                 slots = ",".join("?" * (1 + len(values)))
                 index.execute(f"INSERT INTO items VALUES ({slots})", (rows, *values))
             except sqlite3.IntegrityError:
-                raise IngestError(f"the source has two pictures called {one.name!r}") from None
+                record_findings(index, None, [_repeated(index, one, values)])
+                continue
             record_findings(index, rows, one.findings)
             digest.update(repr(values).encode())
             rows += 1
@@ -100,7 +101,7 @@ def connect(path: Path | str, *, write: bool = False) -> Iterator[sqlite3.Connec
         connection.commit()
     except sqlite3.OperationalError as error:
         if "disk is full" in str(error) or "disk I/O" in str(error):
-            raise IngestError(
+            raise DiskFullError(
                 f"{path}: {error}; free some space and run the same command again"
             ) from error
         raise
@@ -165,6 +166,23 @@ def _row(item: Item) -> tuple[Any, ...]:
         item.data or None,
         json.dumps(labels),
         _bytes(item.group),
+    )
+
+
+def _repeated(index: sqlite3.Connection, item: Item, values: tuple[Any, ...]) -> Finding:
+    """The finding about an item that is equal to an earlier one.
+
+    Raises:
+      IngestError: it is not equal.
+    """
+    earlier = index.execute("SELECT * FROM items WHERE name = ?", (values[0],)).fetchone()
+    if earlier[1:] == values:
+        return Finding("listed_twice", item.name)
+    names = zip(("class", "split"), earlier[2:4], (item.class_name, item.split), strict=True)
+    differ = [f"{what} {one!r} and {other!r}" for what, one, other in names if one != other]
+    raise IngestError(
+        f"the source lists {_readable(item.name)!r} twice, with "
+        f"{' and '.join(differ) or 'different labels'}; list each image once"
     )
 
 

@@ -26,14 +26,15 @@ from tfx_pipeline.ingest.balance import (
     check_counts,
     count_objects,
     count_turned,
+    rejected_text,
 )
 from tfx_pipeline.ingest.check import Checker, verdict_file
 from tfx_pipeline.ingest.class_names import check_names
 from tfx_pipeline.ingest.findings import REJECTION, REPAIR
 from tfx_pipeline.ingest.groups import with_groups
 from tfx_pipeline.ingest.index import CHUNK, Listing, connect, create
-from tfx_pipeline.ingest.merge import merge, place
-from tfx_pipeline.ingest.output import publish, workplace, writing
+from tfx_pipeline.ingest.merge import held_out_share, merge, place
+from tfx_pipeline.ingest.output import publish, removed_when_refused, workplace, writing
 from tfx_pipeline.ingest.records import LABEL_OFFSET
 from tfx_pipeline.ingest.report import KindCount, count_files, summarize, write_report
 from tfx_pipeline.ingest.shards import ShardWriter, counts_file
@@ -101,11 +102,15 @@ def run(
     if plan.where and Path(plan.where).expanduser().resolve().is_relative_to(out.resolve()):
         raise IngestError(f"{plan.where} lies within {out}, which is replaced; give another --out")
     with workplace(out, plan.key) as work:
-        source, listing = _list(plan, make_source, work)
-        if not listing.items:
-            raise IngestError(f"{source.description} has no pictures")
+        with removed_when_refused(work, unless=work / _LISTING):
+            source, listing = _list(plan, make_source, work)
+        with removed_when_refused(work):
+            if not listing.items:
+                refused = rejected_text(work / "index.sqlite")
+                raise IngestError(f"{source.description} has no image that can be read{refused}")
         _run_beam(_checks(plan, source, listing, work), work, "checking pictures", beam_args)
-        counts = _merge_and_place(plan, source, listing, work)
+        with removed_when_refused(work):
+            counts = _merge_and_place(plan, source, listing, work)
         folder = work / "out"
         shards = plan.shards or max(1, round(listing.items / _PICTURES_PER_SHARD))
         for split in features.SPLITS:
@@ -300,6 +305,7 @@ def _describe(plan: Plan, source: Source, work: Path, *, shards: int, items: int
         exif=plan.exif,
         turned=count_turned(index),
         group=plan.group,
+        held_out=0.0 if plan.everything else _held_out(index),
     )
     about |= {"objects": asdict(counted)} if source.task == features.DETECTION else {}
     with writing(folder / features.REPORT_FILE) as file:
@@ -307,6 +313,11 @@ def _describe(plan: Plan, source: Source, work: Path, *, shards: int, items: int
     with writing(folder / features.DATASET_FILE) as file:
         file.write(info.to_json().encode())
     return info
+
+
+def _held_out(index: Path) -> float:
+    with connect(index) as opened:
+        return held_out_share(opened)
 
 
 def _slice_keys(index: Path, source: Source) -> tuple[str, ...]:

@@ -113,6 +113,13 @@ def place(
     return counts
 
 
+def held_out_share(index: sqlite3.Connection) -> float:
+    """Of the records that the source has in train, the share that was put into validation."""
+    query = "SELECT COUNT(*), SUM(facts.split = 'validation') FROM facts JOIN items USING (row)"
+    total, held = index.execute(f"{query} WHERE items.split = 'train'").fetchone()
+    return held / total if total else 0.0
+
+
 def resolve_duplicates(twins: list[Twin]) -> list[tuple[Twin, Finding]]:
     """Which of several items with equal content are rejected, and why.
 

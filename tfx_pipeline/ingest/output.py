@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tfx_pipeline.ingest.source import IngestError
+from tfx_pipeline.ingest.source import DiskFullError, IngestError
 from trainers.data.features import DATASET_FILE
 
 _LOCK = "lock"
@@ -81,6 +81,25 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
+def removed_when_refused(folder: Path, *, unless: Path | None = None) -> Iterator[None]:
+    """Removes a job's folder when its source is refused, so that a refused job leaves nothing.
+
+    Args:
+      folder: from `workplace`.
+      unless: a file that says that the folder holds work worth keeping.
+    """
+    keep = unless is not None and unless.exists()
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except IngestError:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
 def full_disk_named(path: Path) -> Iterator[None]:
     """Turns the system's error about a full disk into one that names the remedy.
 
@@ -92,7 +111,7 @@ def full_disk_named(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise IngestError(
+        raise DiskFullError(
             f"{path} could not be written: {error.strerror}; free some space and run the same "
             "command again, it goes on from here"
         ) from error

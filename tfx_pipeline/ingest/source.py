@@ -21,8 +21,16 @@ from trainers.registry import Registry
 Values: TypeAlias = list[int] | list[float] | list[bytes] | list[str]
 
 
+#: Endings of files that hold other files.
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+
+
 class IngestError(ValueError):
     """A source or destination that cannot be used; the message gives the remedy."""
+
+
+class DiskFullError(IngestError):
+    """Nothing more can be written; the same command resumes the job when there is space."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,11 @@ class Request:
         if self.where is None:
             raise IngestError(f"this job needs a folder to read: {layout}")
         path = Path(self.where).expanduser()
+        if path.is_file() and path.name.lower().endswith(ARCHIVE_SUFFIXES):
+            raise IngestError(f"{path} is an archive, which this job does not read; unpack it")
         if not path.is_dir():
-            raise IngestError(f"{path} is not a folder; give {layout}")
+            found = "" if path.exists() else ": it does not exist"
+            raise IngestError(f"{path} is not a folder{found}; give {layout}")
         return path
 
 
@@ -143,6 +154,7 @@ class Source:
       keep_duplicates: keep pictures with equal bytes, as benchmarks whose counts are published do.
       masks: every object has a mask.
       total: how many items, where known before they are read.
+      inputs: files and folders that decide the items, besides SOURCE and what items lie in.
     """
 
     name: str
@@ -156,6 +168,7 @@ class Source:
     keep_duplicates: bool = False
     masks: bool = False
     total: int | None = None
+    inputs: tuple[str, ...] = ()
 
 
 #: Ingest jobs: functions of a `Request` and keyword options that return a `Source`.

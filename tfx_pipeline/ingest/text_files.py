@@ -19,6 +19,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _PROBED_BYTES = 4096
+_HEAD_BYTES = 16
+_LINE_FEED = b"\n"
 # Of all bytes: in UTF-16 every letter, digit and separator of ASCII brings one.
 _MIN_NULS = 0.15
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
@@ -32,11 +34,16 @@ def encoding_of(start: bytes) -> str:
     for mark, name in _MARKS:
         if start.startswith(mark):
             return name
-    counts = {"utf-16-le": start[1::2].count(0), "utf-16-be": start[0::2].count(0)}
-    most = max(counts, key=lambda name: counts[name])
-    # A damaged file has some zeros anywhere.
-    many = counts[most] >= _MIN_NULS * len(start) and counts[most] > 4 * min(counts.values())
-    return most if many else "utf-8"
+    # Letters other than ASCII's bring few NULs, but most files begin with ASCII.
+    for part in (start, start[:_HEAD_BYTES]):
+        counts = {"utf-16-le": part[1::2].count(0), "utf-16-be": part[0::2].count(0)}
+        most = max(counts, key=lambda name: counts[name])
+        # A damaged file has some zeros anywhere.
+        if counts[most] >= max(_MIN_NULS * len(part), 1) and counts[most] > 4 * min(
+            counts.values()
+        ):
+            return most
+    return "utf-8"
 
 
 def encoding_of_file(path: Path) -> str:
@@ -59,10 +66,33 @@ def decode(data: bytes, where: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise IngestError(
-            f"{where} is not {encoding.upper()} text: byte {error.start:,} is "
-            f"0x{data[error.start]:02x}; save it as UTF-8"
-        ) from error
+        raise IngestError(_undecodable(data, encoding, error.start, where)) from error
+
+
+def _undecodable(data: bytes, encoding: str, at: int, where: str) -> str:
+    """The message about a byte that is no text: its line, and what Windows would take it for."""
+    before = data[:at].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    hint = ""
+    if encoding.startswith("utf-8"):
+        found = data[at : at + 1].decode("cp1252", "replace")
+        hint = f" ({found!r} in Windows-1252)" if found.isprintable() and found != "\ufffd" else ""
+    return (
+        f"{where} line {before.count(_LINE_FEED) + 1} is not {encoding.upper()} text: "
+        f"byte {at:,} is 0x{data[at]:02x}{hint}; save the file as UTF-8"
+    )
+
+
+def check_text(path: Path) -> None:
+    """Nothing, when a file is text.
+
+    Raises:
+      IngestError: neither UTF-8 nor UTF-16, or with a NUL, with the line and the byte.
+    """
+    data = path.read_bytes()
+    text = decode(data, str(path))
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise IngestError(f"{path} line {line} holds a NUL byte, which text does not; save it anew")
 
 
 def read_text(path: Path) -> str:
@@ -85,6 +115,22 @@ def read_lines(path: Path) -> list[str]:
     # Not `splitlines`: a name may hold what Unicode calls a line separator.
     lines = re.split(r"\r\n|\r|\n", read_text(path))
     return [line.strip() for line in lines if line.strip()]
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a list whose line numbers count, such as one of class names.
+
+    Raises:
+      IngestError: neither UTF-8 nor UTF-16, or an empty line before the last name.
+      OSError: it cannot be read.
+    """
+    lines = [one.strip() for one in re.split(r"\r\n|\r|\n", read_text(path).rstrip())]
+    if lines != [""] and "" in lines:
+        raise IngestError(
+            f"{path} line {lines.index('') + 1} is empty, and a class has the number of its line; "
+            "remove the line, or put a name there"
+        )
+    return [one for one in lines if one]
 
 
 def xml_as_utf8(data: bytes, where: str) -> tuple[bytes, str | None]:

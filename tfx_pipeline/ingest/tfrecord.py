@@ -11,18 +11,18 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tfx_pipeline.ingest import progress
+from tfx_pipeline.ingest import minival, progress
 from tfx_pipeline.ingest.class_names import check_names, class_name
 from tfx_pipeline.ingest.options import bind
-from tfx_pipeline.ingest.output import publish, workplace, writing
+from tfx_pipeline.ingest.output import publish, removed_when_refused, workplace, writing
 from tfx_pipeline.ingest.shards import file_digest, shard_path
 from tfx_pipeline.ingest.source import IngestError
 from tfx_pipeline.ingest.split_words import known_words, split_in_name
-from tfx_pipeline.ingest.text_files import read_lines
+from tfx_pipeline.ingest.text_files import read_names
 from trainers.data import features
 from trainers.data.features import CLASSIFICATION, DETECTION, DatasetInfo, SplitInfo
 
@@ -30,8 +30,6 @@ _LAYOUT = "a folder of shards such as train-00000-of-01024 and validation-00000-
 _RECORDS = re.compile(r"tfrecords?|\.records?\b|\d{5}-of-\d{5}$", re.IGNORECASE)
 _NOT_SHARDS = (".json", ".txt", ".csv", ".pbtxt", ".md", ".idx")
 _BATCH = 64
-# One training shard in a hundred, and at least one, becomes the validation split.
-_MINIVAL = 100
 
 
 def adopt(
@@ -44,14 +42,15 @@ def adopt(
     """Describes TFRecords that others wrote as a data set in the folder `out`.
 
     Where there is no test split the validation shards become it, because published figures are on
-    them, and every hundredth training shard (at least one) becomes the validation split.
+    them. Where there is none to choose by, a part of train becomes the validation split: see
+    `tfx_pipeline.ingest.minival`.
 
     Args:
       where: the folder of the shards.
       out: the folder to write: `dataset.json` and links.
       name: the data set's name; the folder's if None.
       options: `label_offset` (-1 tells it by the smallest label), `classes` (a file with a class
-        name a line).
+        name a line), `validation` (the share of train to hold out; 0 is every hundredth shard).
 
     Raises:
       IngestError: no shards, a record that lacks its picture or label, or a cut shard.
@@ -62,20 +61,26 @@ def adopt(
         raise IngestError(f"`tfrecord` needs {_LAYOUT}, got {where}")
     if _within(folder, out) or _within(out, folder):
         raise IngestError(f"{out} and {folder} lie within each other; give another --out")
+    share = given.get("validation", 0.0)
+    minival.check_share(share)
     shards = _shards(folder)
     key = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    with workplace(out, key) as work:
+    with workplace(out, key) as work, removed_when_refused(work):
         made = work / "out"
         shutil.rmtree(made, ignore_errors=True)
         found: dict[str, _Contents] = {}
         with progress.showing("reading records", None):
-            for split, files in shards.items():
-                found[split] = _read(files)
-                for number, file in enumerate(files):
-                    link = shard_path(made, split, number, len(files))
-                    link.parent.mkdir(parents=True, exist_ok=True)
-                    link.symlink_to(file.resolve())
-        info = _info(name or folder.resolve().name, folder, shards, found, given)
+            contents = {file: _read(file) for files in shards.values() for file in files}
+            for split, pieces in _pieces(shards, contents, share).items():
+                placed = [
+                    _place(piece, shard_path(made, split, number, len(pieces)), contents)
+                    for number, piece in enumerate(pieces)
+                ]
+                found[split] = _together(placed)
+        info = _info(name or folder.resolve().name, folder, found, given)
+        if "validation" not in shards and "validation" in found:
+            held = found["validation"].examples
+            info = replace(info, held_out=held / (held + found["train"].examples))
         with writing(made / features.DATASET_FILE) as file:
             file.write(info.to_json().encode())
         publish(made, out)
@@ -83,13 +88,43 @@ def adopt(
     return info
 
 
-def known_options(*, label_offset: int = -1, classes: str = "") -> None:
+def _pieces(
+    shards: dict[str, list[Path]], contents: dict[Path, "_Contents"], share: float
+) -> dict[str, list[minival.Piece]]:
+    """Split -> its shards; without a validation split, train's are divided."""
+    found = {split: [minival.Piece(file) for file in files] for split, files in shards.items()}
+    if "validation" in shards or "train" not in shards:
+        if share:
+            have = ", ".join(shards)
+            raise IngestError(
+                f"validation={share} holds images out of train, for records without a validation "
+                f"split; these have {have}: leave the option out"
+            )
+        return found
+    train = [minival.Shard(file, tuple(contents[file].images)) for file in shards["train"]]
+    found["train"], found["validation"] = minival.hold_out(train, share)
+    return {split: found[split] for split in features.SPLITS if found.get(split)}
+
+
+def _place(piece: minival.Piece, target: Path, contents: dict[Path, "_Contents"]) -> "_Contents":
+    """Links a shard, or copies the records of a piece of one; returns what `target` holds."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if piece.records is None:
+        target.symlink_to(piece.file.resolve())
+        return contents[piece.file]
+    minival.copy_records(
+        piece, target, lambda file: (one for some in _batches(file) for one in some)
+    )
+    return _read(target)
+
+
+def known_options(*, label_offset: int = -1, classes: str = "", validation: float = 0.0) -> None:
     """The options that `adopt` takes."""
 
 
 @dataclass
 class _Contents:
-    """What the shards of a split hold: label -> count and name, numbers of records and objects."""
+    """What shards hold: label -> count and name, numbers of records and objects, digests."""
 
     labels: Counter[int] = field(default_factory=Counter)
     names: dict[int, str] = field(default_factory=dict)
@@ -99,6 +134,22 @@ class _Contents:
     masks: bool = True
     own: bool = True
     digests: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+
+
+def _together(parts: Sequence[_Contents]) -> _Contents:
+    """What several shards hold; digests of images are left out."""
+    whole = _Contents()
+    for one in parts:
+        whole.labels.update(one.labels)
+        whole.names = {**one.names, **whole.names}
+        whole.examples += one.examples
+        whole.objects += one.objects
+        whole.detection |= one.detection
+        whole.masks &= one.masks
+        whole.own &= one.own
+        whole.digests += one.digests
+    return whole
 
 
 def _within(inner: Path, outer: Path) -> bool:
@@ -128,20 +179,15 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
         raise IngestError(f"{folder} has no shards called by a split; give {_LAYOUT}")
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
-    train = found.get("train", [])
-    if "validation" not in found and len(train) > 1:
-        found["validation"] = train[_MINIVAL - 1 :: _MINIVAL] or train[-1:]
-        found["train"] = [file for file in train if file not in found["validation"]]
     return {split: found[split] for split in features.SPLITS if split in found}
 
 
-def _read(files: list[Path]) -> _Contents:
+def _read(file: Path) -> _Contents:
     contents = _Contents()
-    for file in files:
-        for serialized in _batches(file):
-            _count(contents, serialized, file)
-            progress.tick(len(serialized))
-        contents.digests.append(file_digest(file))
+    for serialized in _batches(file):
+        _count(contents, serialized, file)
+        progress.tick(len(serialized))
+    contents.digests.append(file_digest(file))
     return contents
 
 
@@ -182,6 +228,7 @@ def _count(contents: _Contents, serialized: list[bytes], file: Path) -> None:
             f"{file} records {contents.examples} and on: not tf.Examples with {features.IMAGE!r}"
         ) from error
     start, contents.examples = contents.examples, contents.examples + len(serialized)
+    contents.images += map(minival.digest_of, parsed[features.IMAGE].numpy().tolist())
     boxes = parsed[features.XMIN].values.shape[0]
     whole = parsed[features.LABEL]
     # ImageNet's records may have boxes too, but a picture has one class.
@@ -220,7 +267,6 @@ def _count_labels(contents: _Contents, labels: Any, texts: Any) -> None:
 def _info(
     name: str,
     folder: Path,
-    shards: dict[str, list[Path]],
     found: dict[str, _Contents],
     given: dict[str, Any],
 ) -> DatasetInfo:
@@ -244,7 +290,7 @@ def _info(
         splits={
             split: SplitInfo(
                 examples=one.examples,
-                shards=len(shards[split]),
+                shards=len(one.digests),
                 per_class={text: one.labels[index + offset] for index, text in enumerate(classes)},
                 objects=one.objects,
             )
@@ -284,7 +330,7 @@ def _offset(folder: Path, labels: list[int], texts: dict[int, str], given: str) 
 
 
 def _given_names(file: str) -> list[str]:
-    return [class_name(line) for line in read_lines(Path(file).expanduser())]
+    return [class_name(line) for line in read_names(Path(file).expanduser())]
 
 
 def _classes(

@@ -10,7 +10,14 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 from tfx_pipeline import config as pipeline_config
-from tfx_pipeline.config import PipelineConfig, checked_recipe, make_experiments, pipelines
+from tfx_pipeline.config import (
+    PipelineConfig,
+    checked_recipe,
+    default_data,
+    make_experiments,
+    pipelines,
+)
+from tfx_pipeline.data_source import parse
 from tfx_pipeline.pipeline_options import settings_of
 from trainers import config as recipe_config
 from trainers import plugins
@@ -22,8 +29,6 @@ from trainers.registry import UnknownNameError, nearest, recipes
 PROJECT_FILE = "pipeline.py"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# Of pipelines that name no data of their own.
-_DATA = "data/digits"
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
@@ -37,25 +42,25 @@ class Target:
 
     Attributes:
       pipeline: as registered, its settings checked.
-      data: the folder of its records, absolute.
+      data: the folder of its records, absolute, or JOB:SOURCE (see `tfx_pipeline.data_source`).
       root: holds `runs/` and `bundles/`, absolute.
       file: of the plugin that registered it; None for one of ours or of an installed package.
     """
 
     pipeline: PipelineConfig
-    data: Path
+    data: str
     root: Path
     file: Path | None = None
 
 
-def find(what: str, *, data: Path | None = None, root: Path | None = None) -> Target:
+def find(what: str, *, data: str | None = None, root: Path | None = None) -> Target:
     """The pipeline that `what` means.
 
     A project's file becomes a plugin of this process and its children.
 
     Args:
       what: a registered name, a project folder or a Python file.
-      data: the records, if not those that the pipeline names.
+      data: the records or JOB:SOURCE, if not what the pipeline or its first recipe names.
       root: where to work, if not in the project's folder.
 
     Raises:
@@ -63,6 +68,7 @@ def find(what: str, *, data: Path | None = None, root: Path | None = None) -> Ta
       ProjectError: a folder without a `pipeline.py`, or a name that means two things.
       PluginError: the file cannot be loaded, or registers no pipeline, or several.
       ConfigError: a setting of the pipeline is unknown or out of range; names the file.
+      DataSourceError: an ingest job without a source.
     """
     file = _project_file(what)
     if file is None:
@@ -73,8 +79,10 @@ def find(what: str, *, data: Path | None = None, root: Path | None = None) -> Ta
     shape = _made(name, file)
     if data is None:
         base = file.parent if file and shape.data else Path.cwd()
-        data = base / Path(shape.data or _DATA).expanduser()
-    return Target(shape, data.resolve(), (root or place).resolve(), file)
+        data = str(base / Path(shape.data or _recipes_data(shape, file)).expanduser())
+    if parse(data) is None:
+        data = str(Path(data).resolve())
+    return Target(shape, data, (root or place).resolve(), file)
 
 
 def experiments_of(
@@ -99,7 +107,7 @@ def experiments_of(
             checked_recipe(name)
         except Exception as error:
             raise located(error, origin.file, origin.line) from error
-    return make_experiments(pipeline, target.data, overrides)
+    return make_experiments(pipeline, Path(target.data), overrides)
 
 
 def _project_file(what: str) -> Path | None:
@@ -135,6 +143,16 @@ def _project_file(what: str) -> Path | None:
         f"unknown pipeline {what!r}, and there is no such project folder or file; "
         f"{nearest(what, pipelines.names())}; `sightline new {path.name} SOURCE` makes a project"
     )
+
+
+def _recipes_data(shape: PipelineConfig, file: Path | None) -> str:
+    """The records that the first recipe reads; an error in a user's `file` names it."""
+    try:
+        return default_data(shape)
+    except Exception as error:
+        if file is None:
+            raise
+        raise located(error, file, pipelines.origin(shape.name).line) from error
 
 
 def _plugin_of(name: str) -> Path | None:

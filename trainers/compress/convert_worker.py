@@ -32,21 +32,37 @@ def _convert(job: dict[str, Any]) -> dict[str, int]:
     """Writes one TFLite file and returns its kernel dtypes."""
     from trainers.compress.tflite_file import append_softmax, attach_labels, kernel_dtypes
 
-    content = append_softmax(_converter(job).convert())
+    content = append_softmax(_converter(job, job["dtype"]).convert())
     kernels = kernel_dtypes(content)
     if job["dtype"] == "int8" and set(kernels) != {"int8"}:
         raise ValueError(
             f"not a full int8 model, its kernels are {kernels}; annotate the layers in front of "
             "them for quantisation, or give calibration images"
         )
+    if job["dtype"] == "int8" and job["calibration"] is not None:
+        content = _refined(content, job)
     if job["labels"]:
         content = attach_labels(content, job["labels"])
     _write_whole(Path(job["output"]), content)
     return kernels
 
 
-def _converter(job: dict[str, Any]) -> Any:
-    """The TFLiteConverter, set up for the job's dtype."""
+def _refined(content: bytes, job: dict[str, Any]) -> bytes:
+    """The calibrated int8 model, closer to the float one; quantization-aware training needs none.
+
+    Returns:
+      The file with pixels normalized in float and its biases corrected.
+    """
+    from trainers.compress.bias_correction import correct_biases
+    from trainers.compress.float_input import normalize_in_float
+
+    floats = _converter(job, "fp32").convert()
+    content = normalize_in_float(content, floats)
+    return correct_biases(content, floats, _calibration_images(job["calibration"]))
+
+
+def _converter(job: dict[str, Any], dtype: str) -> Any:
+    """The TFLiteConverter of the job's model, set up for `dtype`."""
     import tensorflow as tf
 
     from serving.bundle import SIGNATURE_TENSOR
@@ -54,9 +70,9 @@ def _converter(job: dict[str, Any]) -> Any:
     converter = tf.lite.TFLiteConverter.from_saved_model(
         job["saved_model"], signature_keys=[SIGNATURE_TENSOR]
     )
-    if job["dtype"] != "fp32":
+    if dtype != "fp32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if job["dtype"] == "int8":
+    if dtype == "int8":
         aware = _is_quantisation_aware(job["saved_model"])
         if aware == (job["calibration"] is not None):
             raise ValueError(
@@ -80,6 +96,12 @@ def _is_quantisation_aware(saved_model: str) -> bool:
 
 
 def _representative(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
+    images = _calibration_images(path)
+    return lambda: ({"images": images[index : index + 1]} for index in range(len(images)))
+
+
+def _calibration_images(path: str) -> Any:
+    """(M, H, W, 3) uint8, at least one, read from disk as they are used."""
     import numpy as np
 
     images = np.load(path, mmap_mode="r")
@@ -87,7 +109,7 @@ def _representative(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
         raise ValueError(
             f"{path} must hold uint8 (M, H, W, 3) images, got {images.dtype} {images.shape}"
         )
-    return lambda: ({"images": images[index : index + 1]} for index in range(len(images)))
+    return images
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -10,18 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
+
+from trainers.compress.tflite_graph import KERNEL_OPS, builtin, pack, unpack
 
 LABELS_MEMBER = "labels.txt"
 SCORES = "scores"
 
-_IDENTIFIER = b"TFL3"
-_KERNEL_OPS = {
-    schema.BuiltinOperator.CONV_2D,
-    schema.BuiltinOperator.DEPTHWISE_CONV_2D,
-    schema.BuiltinOperator.FULLY_CONNECTED,
-}
 _TYPE_NAMES = {value: name.lower() for name, value in vars(schema.TensorType).items()}
 
 
@@ -34,7 +29,7 @@ def append_softmax(content: bytes) -> bytes:
     Returns:
       The new file's bytes; signatures follow the new output.
     """
-    model = schema.ModelT.InitFromPackedBuf(content)
+    model = unpack(content)
     graph = model.subgraphs[0]
     (logits,) = graph.outputs
     scores = schema.TensorT()
@@ -55,15 +50,13 @@ def append_softmax(content: bytes) -> bytes:
     for signature in model.signatureDefs or ():
         for entry in signature.outputs:
             entry.name, entry.tensorIndex = SCORES, output
-    builder = flatbuffers.Builder(len(content) + 1024)
-    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
-    return bytes(builder.Output())
+    return pack(model)
 
 
 def _softmax_code(model: Any) -> int:
     """Index of SOFTMAX among the model's operator codes, added where missing."""
     for index, code in enumerate(model.operatorCodes):
-        if _builtin(code) == schema.BuiltinOperator.SOFTMAX:
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.SOFTMAX:
             return index
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.SOFTMAX
@@ -89,19 +82,14 @@ def kernel_dtypes(content: bytes) -> dict[str, int]:
       E.g. `{"int8": 20}`. A layer counts as `int8` only when the activations it reads are int8
       too; int8 kernels with float activations (dynamic range) count as `int8/float32`.
     """
-    model = schema.ModelT.InitFromPackedBuf(content)
+    model = unpack(content)
     counts: Counter[str] = Counter()
     for graph in model.subgraphs:
         for operator in graph.operators:
-            if _builtin(model.operatorCodes[operator.opcodeIndex]) not in _KERNEL_OPS:
+            if builtin(model, operator) not in KERNEL_OPS:
                 continue
             activation, kernel = (
                 _TYPE_NAMES[graph.tensors[index].type] for index in operator.inputs[:2]
             )
             counts[kernel if activation == kernel else f"{kernel}/{activation}"] += 1
     return dict(counts)
-
-
-def _builtin(code: Any) -> int:
-    # Codes above 127 do not fit the old field; the larger of both is the true one.
-    return max(code.builtinCode, code.deprecatedBuiltinCode)

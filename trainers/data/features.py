@@ -116,6 +116,8 @@ class DatasetInfo:
         exported from these records then turns what it is sent.
       turned: how many source images had an EXIF orientation other than 1.
       group: what kept images of one group in one split, as `--group` gave it; empty for nothing.
+      held_out: the share of the source's training images that became the validation split, because
+        the source had none to choose by; 0 where nothing was held out.
     """
 
     name: str
@@ -134,6 +136,7 @@ class DatasetInfo:
     exif: str = "as_stored"
     turned: int = 0
     group: str = ""
+    held_out: float = 0.0
     format_version: int = field(default=1)
 
     @property

@@ -25,9 +25,11 @@ _WORDS = (
     "format_version",
     "turned",
     "group",
+    "held_out",
 )
 _TRAINING = ("train", "validation")
 _THREADS = 8
+_BLOCKS = 16  # for each thread
 
 
 def data_digest(directory: Path, info: DatasetInfo, index: FileIndex) -> str:
@@ -68,17 +70,23 @@ def _digest(
     )
     shards = [
         [f"{file.parent.name}/{file.name}", digest]
-        for file, digest in zip(files, _digests(files, index), strict=True)
+        for file, digest in zip(files, file_digests(files, index), strict=True)
     ]
     text = json.dumps([facts, shards], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _digests(files: list[Path], index: FileIndex) -> list[str]:
+def file_digests(files: list[Path], index: FileIndex) -> list[str]:
     """sha256 hex of each file; several are read at a time, which hashing leaves room for."""
 
     def digest(file: Path) -> str:
         return index.fact(file, "sha256", file_digest)
 
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        return list(pool.map(digest, files))
+    threads = min(_THREADS, os.cpu_count() or 1)
+    # A task for each file would cost more than looking up a digest that is known.
+    size = max(1, len(files) // (threads * _BLOCKS))
+    blocks = [files[at : at + size] for at in range(0, len(files), size)]
+    with ThreadPoolExecutor(threads) as pool:
+        return [
+            one for found in pool.map(lambda block: [*map(digest, block)], blocks) for one in found
+        ]

@@ -1,5 +1,7 @@
 """Fine-tuning: a network that has learnt elsewhere, on a folder of one's own pictures."""
 
+from dataclasses import replace
+
 from trainers.config import (
     Config,
     DataConfig,
@@ -47,6 +49,28 @@ def finetune() -> Config:
             weight_decay=1e-4,
         ),
         train=TrainConfig(epochs=12, global_batch=64, head="probe", label_smoothing=0.1),
+    )
+
+
+@recipes.register("finetune_lite0")
+def finetune_lite0() -> Config:
+    """EfficientNet-Lite0 from the ImageNet weights of the extra `weights`, for a small set.
+
+    Command: `sightline train finetune_lite0 --data data/pets`
+
+    Small batches and a short warm-up, as a few hundred images make few steps an epoch.
+
+    Cost: six epochs at three times 0.39 GMAC a picture, the first two without gradients of the
+    trunk: two minutes for 180 photos on two CPU cores.
+    Result: 47 of 50 test images of cats and dogs after training on 144 (README.md).
+    """
+    own = finetune()
+    return replace(
+        own,
+        name="finetune_lite0",
+        model=ModelConfig("efficientnet_lite0", init="pretrained"),
+        optim=replace(own.optim, warmup_steps=5),
+        train=replace(own.train, epochs=6, global_batch=16),
     )
 
 

@@ -58,7 +58,7 @@ def open_inference_handler(service: OpenInference, threads: CallThreads) -> grpc
         for name, answer in answers.items()
     }
     methods["ModelInfer"] = (refusing(infer), message("ModelInferRequest"))
-    return unary_service(SERVICE, methods)
+    return unary_service(SERVICE, methods, threads)
 
 
 def _of_request(answer: Callable[[Any], Any]) -> Behaviour:

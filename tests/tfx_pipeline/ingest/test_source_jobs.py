@@ -124,7 +124,10 @@ def test_refused_layouts_say_what_was_found_and_what_to_do(tmp_path, files, mess
 
 
 def test_absent_folder(tmp_path):
-    with pytest.raises(IngestError, match="is not a folder; give put images into"):
+    with pytest.raises(
+        IngestError,
+        match="is not a folder: it does not exist; give a folder with images in DIR/<class>",
+    ):
         folder(tmp_path / "nowhere")
     with pytest.raises(IngestError, match="needs a folder"):
         folder(None)

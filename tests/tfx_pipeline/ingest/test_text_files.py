@@ -40,7 +40,9 @@ def test_lists(tmp_path, encode, end):
 
 
 def test_what_is_no_unicode_is_refused():
-    with pytest.raises(IngestError, match=r"a\.txt is not UTF-8 text: byte 3 is 0xe9; save it as"):
+    with pytest.raises(
+        IngestError, match=r"a\.txt line 1 is not UTF-8 text: byte 3 is 0xe9 \('é' in"
+    ):
         decode("caf\u00e9".encode("cp1252"), "a.txt")
     assert decode(b"one \0 in it", "a.txt") == "one \0 in it"
 

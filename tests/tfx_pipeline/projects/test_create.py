@@ -102,7 +102,7 @@ def test_records_are_used_where_they_are(home):
     create(Wanted("pets", home / "records", out=home / "deep" / "er"), quiet())
     project = home / "deep" / "er" / "pets"
     assert sorted(one.name for one in project.iterdir()) == ["README.md", "pipeline.py"]
-    assert find(str(project)).data == home / "records"
+    assert find(str(project)).data == str(home / "records")
     with pytest.raises(ProjectError, match=r"is a data set already, so that label=x changes"):
         create(Wanted("more", home / "records", options=("label=x",)), quiet())
 

@@ -51,22 +51,27 @@ def test_a_project_works_in_its_own_folder(home, what):
     file = project(home)
     found = find(what)
     assert (found.pipeline.name, found.file) == ("pets", file)
-    assert (found.data, found.root) == (home / "pets" / "records", home / "pets")
+    assert (found.data, found.root) == (str(home / "pets" / "records"), home / "pets")
     assert plugins.files() == (file,)
     assert experiments_of(found, found.pipeline, ())["pets"].data.dir == str(found.data)
-    elsewhere = find(what, data=home / "other", root=home)
-    assert (elsewhere.data, elsewhere.root) == (home / "other", home)
+    elsewhere = find(what, data=str(home / "other"), root=home)
+    assert (elsewhere.data, elsewhere.root) == (str(home / "other"), home)
 
 
 def test_a_registered_name_works_in_the_current_folder(home):
     found = find("smoke")
-    assert (found.data, found.root, found.file) == (home / "data" / "digits", home, None)
+    assert (found.data, found.root, found.file) == (str(home / "data" / "digits"), home, None)
+
+
+def test_an_ingest_job_stays_as_it_is_written(home):
+    project(home)
+    assert find("pets", data="tfrecord:~/imagenet").data == "tfrecord:~/imagenet"
 
 
 def test_a_plugin_gives_pipelines_by_name(home):
     plugins.add(project(home, name="elsewhere"))
     found = find("pets")
-    assert (found.root, found.data) == (home, home / "elsewhere" / "records")
+    assert (found.root, found.data) == (home, str(home / "elsewhere" / "records"))
 
 
 @pytest.mark.parametrize(

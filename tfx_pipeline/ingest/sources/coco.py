@@ -154,7 +154,9 @@ class _Reader:
     def _item(self, reader: CocoReader, number: int, entry: ImageEntry) -> Item | Finding:
         part = self._parts[number]
         name = f"{part.pictures.stem}/{entry.name}"
-        place, by_name = reader.file(number, PICTURE, entry.name), None
+        place, near, by_name = reader.file(number, PICTURE, entry.name), None, None
+        if place is None:
+            place = near = reader.file_spelt_otherwise(number, entry.name)
         if place is None:
             place = by_name = reader.file_of_elsewhere(number, entry.name)
         if place is None:
@@ -163,6 +165,7 @@ class _Reader:
         found, attributes = self._attributes(reader, number, entry)
         every = [*(("annotation_invalid", one) for one in entry.faults), *found]
         every += [("image_by_name", f"{entry.name} is {by_name.name}")] if by_name else []
+        every += [("spelling_differs", f"{entry.name} is {near.name}")] if near else []
         objects = self._objects(entry)
         repeated: tuple[Finding, ...] = ()
         if not part.published:  # Published figures are on all that COCO's own files list.

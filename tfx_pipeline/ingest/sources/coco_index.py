@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from tfx_pipeline.ingest.archives import Member
-from tfx_pipeline.ingest.file_names import is_of_elsewhere, with_slashes
+from tfx_pipeline.ingest.file_names import folded, is_of_elsewhere, spellings, with_slashes
 from tfx_pipeline.ingest.index import connect
 from tfx_pipeline.ingest.source import IngestError
 from tfx_pipeline.ingest.sources.json_stream import Document, read_list
@@ -31,7 +31,7 @@ CREATE TABLE captions (part INTEGER, image INTEGER, id INTEGER, body TEXT);
 CREATE TABLE panoptic (part INTEGER, image INTEGER, name BLOB, body TEXT);
 CREATE TABLE files (
   part INTEGER, kind INTEGER, name BLOB, base BLOB, path BLOB, offset INTEGER, length INTEGER,
-  deflated INTEGER, used INTEGER DEFAULT 0);
+  deflated INTEGER, near BLOB, used INTEGER DEFAULT 0);
 """
 _KEYS = """
 CREATE INDEX annotations_of ON annotations (part, image, id);
@@ -40,6 +40,7 @@ CREATE INDEX captions_of ON captions (part, image, id);
 CREATE INDEX panoptic_of ON panoptic (part, image);
 CREATE INDEX files_named ON files (part, kind, name);
 CREATE INDEX files_based ON files (part, kind, base);
+CREATE INDEX files_near ON files (part, kind, near);
 """
 _UNIQUE = (("images", "image"), ("annotations", "annotation"))
 _FILE = "rowid, name, path, offset, length, deflated"
@@ -184,9 +185,17 @@ class CocoWriter:
     def add_files(self, part: int, kind: int, found: Iterator[Member]) -> int:
         """Notes where files of a part lie; how many there are."""
         return self._insert(
-            "INSERT INTO files VALUES (?,?,?,?,?,?,?,?,0)",
+            "INSERT INTO files VALUES (?,?,?,?,?,?,?,?,?,0)",
             (
-                (part, kind, *_names(one), one.offset, one.length, int(one.deflated))
+                (
+                    part,
+                    kind,
+                    *_names(one),
+                    one.offset,
+                    one.length,
+                    int(one.deflated),
+                    _near(one.name),
+                )
                 for one in found
             ),
         )
@@ -271,6 +280,17 @@ class CocoReader:
                     return self._used(found[0])
         return None
 
+    def file_spelt_otherwise(self, part: int, name: str) -> Member | None:
+        """As `file`, where capitals, the Unicode form of letters and `%20` do not count."""
+        for written in dict.fromkeys(spellings(name)):
+            wanted = _bytes(folded(written))
+            rows = self._files(part, PICTURE, "near", _near(written))
+            same = (row for row in rows if _same_end(_bytes(folded(_text(row[1]))), wanted))
+            found = list(islice(same, 2))
+            if len(found) == 1:
+                return self._used(found[0])
+        return None
+
     def file_of_elsewhere(self, part: int, name: str) -> Member | None:
         """The picture that has the last part of a path of another machine for its own name.
 
@@ -278,7 +298,7 @@ class CocoReader:
         """
         if not is_of_elsewhere(name):
             return None
-        base = _base(with_slashes(name))
+        base = _base(_last(name))
         found = list(islice(self._files(part, PICTURE, "base", base), 2))
         query = "SELECT COUNT(*) FROM images WHERE part = ? AND base = ?"
         named = self._database.execute(query, (part, base)).fetchone()[0]
@@ -307,8 +327,9 @@ def _image_row(part: int, entry: dict[str, Any], document: Document) -> tuple[An
             f"{document}: an image has id {ident!r} and file_name {name!r}; it needs an integer "
             "and a name"
         )
-    sizes = [one if _is_id(one) else None for one in map(entry.get, ("height", "width"))]
-    return part, ident, _bytes(name), *sizes, _base(with_slashes(name))
+    # Some tools write 0 for a size that they do not know.
+    sizes = [(one or None) if _is_id(one) else None for one in map(entry.get, ("height", "width"))]
+    return part, ident, _bytes(name), *sizes, _base(_last(name))
 
 
 def _panoptic_row(part: int, entry: dict[str, Any], document: Document) -> tuple[Any, ...]:
@@ -361,6 +382,15 @@ def _same_end(one: bytes, other: bytes) -> bool:
 
 def _names(member: Member) -> tuple[bytes, bytes, bytes]:
     return _bytes(member.name), _base(member.name), _bytes(member.path)
+
+
+def _near(name: str) -> bytes:
+    return _bytes(folded(name.rpartition("/")[2]))
+
+
+def _last(name: str) -> str:
+    """A path without what a URL or Windows adds to it."""
+    return list(spellings(name))[-1]
 
 
 def _base(name: str) -> bytes:

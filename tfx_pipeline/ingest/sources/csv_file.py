@@ -13,16 +13,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfx_pipeline.ingest.class_names import check_names, class_name, name_fault, sorted_names
-from tfx_pipeline.ingest.file_names import existing, with_slashes
+from tfx_pipeline.ingest.class_names import (
+    check_names,
+    class_name,
+    is_number,
+    name_fault,
+    sorted_names,
+)
+from tfx_pipeline.ingest.file_names import Finder, with_slashes
 from tfx_pipeline.ingest.findings import Finding
 from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, jobs
 from tfx_pipeline.ingest.split_words import known_words, split_of_word
-from tfx_pipeline.ingest.text_files import encoding_of_file
+from tfx_pipeline.ingest.text_files import check_text, encoding_of_file
 
 _LAYOUT = "a CSV file whose first line names its columns, with paths relative to it"
 _DELIMITERS = (",", ";", "\t", "|")
 _EXCEL_HINT = "sep="
+# What programs write for a missing value.
+_NO_LABEL = ("nan", "na", "n/a", "none", "null", "?", "<na>")
+# Other usual names of the columns that are needed, for the message.
+_SYNONYMS = {
+    "file": "filename file_name filepath file_path path image image_path image_name id image_id",
+    "label": "class class_name category target y breed species labels",
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ def source(
         names.add(_label(row[label], path, line))
         count += 1
     names.discard("")
+    absent = _absent(names)
+    names -= absent
     if len(names) < 2:
         raise IngestError(
             f"{path} has {len(names)} classes in its column {label!r}; it takes two or more"
@@ -79,23 +94,28 @@ def source(
     check_names(classes, f"{path} column {label!r}", typed=True)
     groups = request.group_columns(table.columns)
 
+    finder = Finder(path.parent)
+
     def items() -> Iterator[Item | Finding]:
         for line, row in _rows(table):
             name, where = with_slashes(row[file]), f"{path.name} line {line}"
-            image = existing(path.parent, row[file])
-            if not row[label]:
-                yield Finding("label_missing", name, where)
-            elif not image.is_file():
-                yield Finding("image_missing", name, f"{where}: there is no {image}")
-            else:
-                yield Item(
-                    name=name,
-                    class_name=class_name(row[label]),
-                    split=_split(row.get(column, ""), f"{path} line {line}"),
-                    path=str(image),
-                    group="/".join(row[key] for key in groups),
-                    slices={f"slice/{key}": row[key] for key in keys},
-                )
+            if not row[label] or row[label] in absent:
+                said = f": its label is {row[label]!r}" if row[label] else ""
+                yield Finding("label_missing", name, f"{where}{said}")
+                continue
+            image = finder.find(row[file]) if row[file] else None
+            if image is None:
+                yield Finding("image_missing", name, f"{where}: there is no {path.parent / name}")
+                continue
+            yield Item(
+                name=name,
+                class_name=class_name(row[label]),
+                split=_split(row.get(column, ""), f"{path} line {line}"),
+                path=str(image),
+                group="/".join(row[key] for key in groups),
+                slices={f"slice/{key}": row[key] for key in keys},
+                findings=_respelt(path.parent, name, row[file], image),
+            )
 
     return Source(
         name=path.resolve().parent.name,
@@ -105,6 +125,20 @@ def source(
         every_class=True,
         total=count,
     )
+
+
+def _absent(names: set[str]) -> set[str]:
+    """Labels that stand for none: `nan` and the like among numbers."""
+    words = {one for one in names if one.lower() in _NO_LABEL}
+    others = names - words
+    return words if others and all(is_number(one) for one in others) else set()
+
+
+def _respelt(folder: Path, name: str, written: str, image: Path) -> tuple[Finding, ...]:
+    """The note about an image that is not where the table says, letter by letter."""
+    if image in [folder / one for one in (written, with_slashes(written))]:
+        return ()
+    return (Finding("spelling_differs", name, f"{written} is {image}"),)
 
 
 def _label(text: str, path: Path, line: int) -> str:
@@ -144,10 +178,21 @@ def _table(path: Path, wanted: tuple[str, ...]) -> _Table:
     if absent:
         raise IngestError(
             f"{path} has no column {', '.join(map(repr, absent))}, it has "
-            f"{', '.join(best.columns) or 'nothing'}; say which to take with file=, label=, split= "
-            "and slices="
+            f"{', '.join(best.columns) or 'nothing'}; {_advice(absent, best.columns)} (columns are "
+            "separated by commas, semicolons, tabs or bars)"
         )
     return best
+
+
+def _advice(absent: list[str], columns: tuple[str, ...]) -> str:
+    """Which options to give, as far as the names of columns show it."""
+    options = []
+    for one in absent:
+        words = (one, *_SYNONYMS.get(one, "").split())
+        found = [name for name in columns if name.lower().replace(" ", "_") in words]
+        options += [f"{one}={found[0]}"] if len(found) == 1 and one in _SYNONYMS else []
+    example = f", e.g. {' '.join(options)}" if options else ""
+    return f"say which to take with file=, label=, split= and slices={example}"
 
 
 def _header(path: Path, encoding: str, delimiter: str) -> tuple[tuple[str, ...], bool]:
@@ -167,8 +212,9 @@ def _reading(path: Path, encoding: str) -> Iterator[Iterator[str]]:
         with path.open(encoding=encoding, newline="") as file:
             yield file
     except (UnicodeError, csv.Error) as error:
+        check_text(path)
         raise IngestError(
-            f"{path} is not CSV in UTF-8 or UTF-16: {error}; save it as UTF-8"
+            f"{path} is not CSV: {error}; look for a quote without its end"
         ) from error
 
 

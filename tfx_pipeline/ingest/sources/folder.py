@@ -4,20 +4,39 @@ Splits are folders called train, val, validation, test or another word of
 `tfx_pipeline.ingest.split_words`. One that is absent is filled from train, by content: `train/` and
 `test/` give a validation split too, and `DIR/class/*` all three. A folder that has only `test/` is
 a test split and nothing else. Files lie at any depth below their class. Hidden ones (`.DS_Store`,
-`.ipynb_checkpoints/`) are passed over, links are followed, and every other file becomes a record or
-a named rejection.
+`.ipynb_checkpoints/`) and those of file managers are passed over, links are followed, and every
+other file becomes a record or a named rejection; so does an image that lies in no class folder.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfx_pipeline.ingest.archives import members
+from tfx_pipeline.ingest.archives import is_hidden, members
 from tfx_pipeline.ingest.class_names import check_names, class_name, sorted_names
-from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, jobs
-from tfx_pipeline.ingest.split_words import known_words, one_of_each, split_of_word
+from tfx_pipeline.ingest.file_names import IMAGE_FILE
+from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.source import (
+    ARCHIVE_SUFFIXES,
+    IngestError,
+    Item,
+    Request,
+    Source,
+    jobs,
+)
+from tfx_pipeline.ingest.split_words import (
+    known_words,
+    one_of_each,
+    split_in_name,
+    split_of_word,
+)
 
+_FOLDER = "a folder with images in DIR/<class>/*.jpg or DIR/<train|validation|test>/<class>/*.jpg"
 _LAYOUT = "put images into DIR/<class>/*.jpg or DIR/<train|validation|test>/<class>/*.jpg"
+
+# Before a capital within a word: `trainA`.
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 @jobs.register("folder")
@@ -30,22 +49,22 @@ def source(
       request: of the job.
       validation: the part of the training images that fills an absent validation split.
       test: the part of all images that fills an absent test split, before that.
-      nested: equally named folders within the class folders are no splits and no classes.
+      nested: folders within the class folders, or class folders, that look like splits are none.
 
     Raises:
       IngestError: a part that is not in (0, 1), no such folder, no class folders, one class only,
-        split folders beside other folders, class folders that look like splits, names that differ
-        only in capitals, or no files.
+        split folders beside other folders or with unsorted images, class folders that look like
+        splits, names that differ only in capitals, or no files.
     """
     for option, part in (("validation", validation), ("test", test)):
         if not 0 < part < 1:
             raise IngestError(f"folder option {option} must be in (0, 1), got {part}; e.g. 0.1")
-    folder = request.folder(_LAYOUT)
+    folder = request.folder(_FOLDER)
     roots = _split_roots(folder)
     if not nested:
         _refuse_hidden_splits(folder, roots)
     classes = _classes(folder, list(roots.values()))
-    count = sum(1 for _ in _items(folder, roots))
+    count = sum(isinstance(one, Item) for one in _items(folder, roots))
     if not count:
         raise IngestError(f"{folder} has {len(classes)} class folders but no file; {_LAYOUT}")
     name = folder.resolve().name
@@ -60,22 +79,39 @@ def source(
     )
 
 
-def _items(folder: Path, roots: dict[str, Path]) -> Iterator[Item]:
+def _items(folder: Path, roots: dict[str, Path]) -> Iterator[Item | Finding]:
+    for root in sorted({folder, *roots.values()}):
+        for path in _loose_images(root):
+            where = path.relative_to(folder).as_posix()
+            yield Finding("label_missing", where, "it lies in no class folder")
     for split, root in roots.items():
-        classes = {one: class_name(one.name) for one in _folders(root)}
+        classes, count = {one: class_name(one.name) for one in _folders(root)}, 0
         for place in sorted_names((one.name for one in classes), str(root)):
             for path in _files(root / place):
-                name = path.relative_to(folder).as_posix()
+                name, count = path.relative_to(folder).as_posix(), count + 1
                 yield Item(name, classes[root / place], split=split, path=str(path))
+        if not count and split:
+            yield Finding("split_empty", root.name, f"taken for the {split} split")
+
+
+def _loose_images(folder: Path) -> list[Path]:
+    """Images that lie beside the class folders."""
+    return sorted(
+        one
+        for one in folder.iterdir()
+        if IMAGE_FILE.search(one.name) and not is_hidden(one.name) and one.is_file()
+    )
 
 
 def _split_roots(folder: Path) -> dict[str, Path]:
     """Split (empty: decided by content) -> the folder that holds its class folders."""
     children = _folders(folder)
     if not children:
-        loose = sum(1 for _ in _files(folder))
-        found = f"{loose} files without a label" if loose else "nothing"
-        raise IngestError(f"{folder} has no class folders, it holds {found}; {_LAYOUT}")
+        loose = list(_files(folder))
+        packed = [one.name for one in loose if one.name.lower().endswith(ARCHIVE_SUFFIXES)]
+        found = f"{len(loose)} files without a label" if loose else "nothing"
+        remedy = f"unpack {packed[0]}" if packed else _LAYOUT
+        raise IngestError(f"{folder} has no class folders, it holds {found}; {remedy}")
     # A class may be called `train` (COCO has one): then it holds images and has other classes.
     named = [one for one in children if split_of_word(one.name)]
     splits = [one for one in named if len(named) == len(children) or _folders(one)]
@@ -88,19 +124,30 @@ def _split_roots(folder: Path) -> dict[str, Path]:
             f"splits are called {known_words()}: move the others away, or give the folder that "
             "holds only classes"
         )
-    return {
-        split: folder / name
-        for split, name in one_of_each((one.name for one in splits), str(folder)).items()
-    }
+    named_splits = one_of_each((one.name for one in splits), str(folder))
+    roots = {split: folder / name for split, name in named_splits.items()}
+    unsorted = {one: _loose_images(one) for one in roots.values() if not _folders(one)}
+    bare = next((one for one, loose in unsorted.items() if loose), None)
+    if bare is not None and len(unsorted) < len(roots):
+        raise IngestError(
+            f"{bare} holds {len(unsorted[bare])} images and no class folders, so that nothing "
+            f"labels them; sort them into {bare}/<class>/, or move {bare.name} away"
+        )
+    return roots
 
 
 def _refuse_hidden_splits(folder: Path, roots: dict[str, Path]) -> None:
     """Refuses class folders that are splits by another word, or that hold splits."""
     for root in roots.values():
         classes = _folders(root)
+        _refuse_split_names(root, classes)
         inner = Counter(one.name for parent in classes for one in _folders(parent))
         shared = sorted(name for name, count in inner.items() if count > 1)
         words = [name for name in shared if split_of_word(name)]
+        for one in classes:
+            own = {split_of_word(inside.name): inside.name for inside in _folders(one)}
+            own.pop(None, None)
+            words = words or (sorted(own.values()) if len(own) > 1 else [])
         if words:
             raise IngestError(
                 f"the class folders of {root} hold {', '.join(words)}: did you mean splits? Put "
@@ -113,6 +160,17 @@ def _refuse_hidden_splits(folder: Path, roots: dict[str, Path]) -> None:
                 f"names ({', '.join(shared[:4])}); did you mean splits? Then call them train, "
                 "validation and test; if they are classes, say nested=true"
             )
+
+
+def _refuse_split_names(root: Path, classes: list[Path]) -> None:
+    """Refuses folders such as `trainA` and `testA`, or `train1` and `test1`, as classes."""
+    found = {one.name: split_in_name(_CAMEL.sub("_", one.name)) for one in classes}
+    if len(set(found.values()) - {None}) > 1 and None not in found.values():
+        raise IngestError(
+            f"the folders of {root} are called by splits ({', '.join(list(found)[:4])}); put the "
+            f"images into {root}/<train|validation|test>/<class>/, or say nested=true if these "
+            "are classes"
+        )
 
 
 def _classes(folder: Path, roots: list[Path]) -> tuple[str, ...]:
@@ -130,13 +188,9 @@ def _classes(folder: Path, roots: list[Path]) -> tuple[str, ...]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(one for one in folder.iterdir() if one.is_dir() and not _hidden(one.name))
+    return sorted(one for one in folder.iterdir() if one.is_dir() and not is_hidden(one.name))
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Files at any depth."""
     yield from (Path(one.path) for one in members(folder))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX"))

@@ -13,6 +13,7 @@ stands before and behind `images` and `labels` (the format: yann.lecun.com/exdb/
 
 import gzip
 import io
+import math
 import re
 import struct
 import zlib
@@ -23,13 +24,16 @@ import numpy as np
 from PIL import Image
 
 from tfx_pipeline.ingest.class_names import class_name
+from tfx_pipeline.ingest.findings import Finding
 from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, jobs
-from tfx_pipeline.ingest.split_words import known_words, split_in_name
-from tfx_pipeline.ingest.text_files import read_lines
+from tfx_pipeline.ingest.split_words import ANY_WORD, known_words, split_in_name
+from tfx_pipeline.ingest.text_files import read_names
 
 _LAYOUT = "a folder with train-images-idx3-ubyte and train-labels-idx1-ubyte, or those in .gz"
 _IMAGES = re.compile(r"images?([-.]idx\d)?[-.]ubyte(\.gz)?$", re.IGNORECASE)
 _UNSIGNED_BYTES = 0x08
+# Its files hold each image with rows and columns exchanged.
+_EMNIST = "emnist"
 _MAX_BYTES = 4 * 2**30
 
 
@@ -51,32 +55,42 @@ def source(request: Request, *, classes: str = "", transposed: bool = False) -> 
     parts = [(file, _labels_file(file)) for file in sorted(folder.iterdir()) if _is_images(file)]
     if not parts:
         raise IngestError(f"{folder} has no IDX images; give {_LAYOUT}")
+    _refuse_mixture(folder, [file for file, _ in parts])
     labels = [_read(file, 1) for _, file in parts]
-    highest = max((int(one.max()) for one in labels if len(one)), default=0)
-    names = _names(classes) or tuple(str(number) for number in range(highest + 1))
-    if highest >= len(names):
-        raise IngestError(f"{folder} has the label {highest}, and classes= has {len(names)} names")
+    numbers = sorted({int(one) for found in labels for one in np.unique(found)})
+    if not numbers:
+        raise IngestError(f"{folder} has IDX files without an image; download them again")
+    names = _names(classes)
+    if names and numbers[-1] >= len(names):
+        raise IngestError(
+            f"{folder} has labels from {numbers[0]} to {numbers[-1]}, and classes= has "
+            f"{len(names)} names; give one for each label from 0 on"
+        )
+    # EMNIST's letters count from 1.
+    known = dict(enumerate(names)) or {number: str(number) for number in numbers}
     total = sum(map(len, labels))
 
-    def items() -> Iterator[Item]:
-        for (file, labels_file), numbers in zip(parts, labels, strict=True):
+    def items() -> Iterator[Item | Finding]:
+        for (file, labels_file), found in zip(parts, labels, strict=True):
             images = _read(file, 3)
-            if len(images) != len(numbers):
+            if len(images) != len(found):
                 raise IngestError(
-                    f"{file} has {len(images)} images, {labels_file} {len(numbers)} labels; they "
+                    f"{file} has {len(images)} images, {labels_file} {len(found)} labels; they "
                     "are not of one data set, or one was cut off"
                 )
-            for place, (pixels, number) in enumerate(zip(images, numbers, strict=True)):
+            if _EMNIST in file.name.lower() and not transposed:
+                yield Finding("maybe_transposed", file.name, "say transposed=true to turn them")
+            for place, (pixels, number) in enumerate(zip(images, found, strict=True)):
                 yield Item(
                     name=f"{file.name}/{place:05d}.png",
-                    class_name=names[int(number)],
+                    class_name=known[int(number)],
                     split=_split(file),
                     data=_png(pixels.T if transposed else pixels),
                 )
 
     return Source(
         name=folder.resolve().name,
-        classes=names,
+        classes=tuple(known.values()),
         items=items(),
         description=f"{total:,} images of the IDX files of {folder.resolve().name}",
         keep_duplicates=True,
@@ -99,6 +113,20 @@ def _labels_file(images: Path) -> Path:
     return found[0]
 
 
+def _refuse_mixture(folder: Path, files: list[Path]) -> None:
+    """Refuses files of several data sets, whose labels do not mean the same."""
+    first: dict[str, Path] = {}
+    for file in files:
+        rest = re.sub(f"t10k|{ANY_WORD}", "", file.name, flags=re.IGNORECASE)
+        first.setdefault(re.sub(r"(\.gz)?$", "", rest), file)
+    if len(first) > 1:
+        one, other = list(first.values())[:2]
+        raise IngestError(
+            f"{folder} holds files of several data sets, {one.name} and {other.name}; put those of "
+            "one into a folder of its own"
+        )
+
+
 def _split(file: Path) -> str:
     name = re.sub("t10k", "test", file.name, flags=re.IGNORECASE)
     split = split_in_name(name)
@@ -111,7 +139,7 @@ def _names(given: str) -> tuple[str, ...]:
     if not given:
         return ()
     path = Path(given).expanduser()
-    listed = read_lines(path) if path.is_file() else given.split(",")
+    listed = read_names(path) if path.is_file() else given.split(",")
     return tuple(class_name(one) for one in listed)
 
 
@@ -129,7 +157,13 @@ def _read(file: Path, dimensions: int) -> np.ndarray:
             f"{data[:4].hex(' ')}, not 00 00 08 {dimensions:02x}"
         )
     shape = struct.unpack_from(f">{dimensions}I", data, 4)
-    if len(data) - head != int(np.prod(shape, dtype=np.int64)):
+    if len(data) - head != math.prod(shape):
+        turned = struct.unpack_from(f"<{dimensions}I", data, 4)
+        if len(data) - head == math.prod(turned):
+            raise IngestError(
+                f"{file} states its sizes in little-endian order ({' x '.join(map(str, turned))}); "
+                "IDX is big-endian: write it anew"
+            )
         raise IngestError(
             f"{file} holds {len(data) - head:,} bytes for an array of "
             f"{' x '.join(map(str, shape))}; it was cut off: download it again"

@@ -37,12 +37,17 @@ _VAL_NUMBER = re.compile(r"_val_(\d{8})\.")
 _PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|gif)$", re.IGNORECASE)
 _CLASS_LISTS = ("imagenet_class_index.json", "LOC_synset_mapping.txt", "synset_words.txt")
 _VAL_LABELS = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt")
-# Of train and validation only their ratio counts: one picture in a hundred becomes minival.
-_FRACTIONS = (0.98, 0.01, 0.01)
 
 
 @jobs.register("imagenet")
-def source(request: Request, *, classes: str = "", val_labels: str = "", boxes: str = "") -> Source:
+def source(
+    request: Request,
+    *,
+    classes: str = "",
+    val_labels: str = "",
+    boxes: str = "",
+    validation: float = 0.01,
+) -> Source:
     """ImageNet's pictures with their synsets.
 
     Args:
@@ -50,10 +55,16 @@ def source(request: Request, *, classes: str = "", val_labels: str = "", boxes: 
       classes: a class list, where the folder has none.
       val_labels: labels of flat validation pictures.
       boxes: the folder of the localisation XML files, as `<synset>/<picture>.xml` at any depth.
+      validation: about the share of the training images that becomes the validation split.
 
     Raises:
-      IngestError: nothing there, fewer than two synsets, or a label that cannot be had.
+      IngestError: a share that is not in (0, 0.5), nothing there, fewer than two synsets, or a
+        label that cannot be had.
     """
+    if not 0 < validation < 0.5:
+        raise IngestError(
+            f"imagenet option validation must be in (0, 0.5), got {validation}; e.g. 0.01"
+        )
     if request.where is None:
         raise IngestError(f"`imagenet` needs something to read: {_LAYOUT}")
     path = Path(request.where).expanduser()
@@ -71,7 +82,7 @@ def source(request: Request, *, classes: str = "", val_labels: str = "", boxes: 
         classes=tuple(by_synset.values()),
         items=found.items(),
         description=f"ImageNet pictures of {path.name}, {len(by_synset)} synsets",
-        fractions=_FRACTIONS,
+        fractions=(1 - 2 * validation, validation, validation),
         keep_duplicates=True,
     )
 

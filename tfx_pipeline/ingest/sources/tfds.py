@@ -7,6 +7,7 @@ data set is stored as TFRecords they are read in place, inside its own shards.
 """
 
 import itertools
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from tfx_pipeline.ingest.findings import Finding
 from tfx_pipeline.ingest.frames import STORED
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, jobs
 from tfx_pipeline.ingest.split_words import split_of_word
+from tfx_pipeline.ingest.splits import DEFAULT_FRACTIONS
 from trainers.data.features import CLASSIFICATION, DETECTION, SPLITS
 
 _VALIDATION, _TEST = "validation", "test"
 # A TFRecord: length (8), its checksum (4), the data, its checksum (4).
 _HEADER_BYTES, _FOOTER_BYTES = 12, 4
 _PROBED = 1000
+_VALIDATION_SHARE, _MOST_VALIDATION = 0.25, 10_000
 # Pixels of other kinds are stored as the bits of other PNGs.
 _STORED = (np.uint8, np.uint16)
 
@@ -37,6 +40,7 @@ def source(
     image: str = "",
     label: str = "",
     splits: str = "",
+    validation: float = 0.0,
 ) -> Source:
     """The pictures of a TFDS data set.
 
@@ -52,6 +56,8 @@ def source(
       label: the feature to take where there are several labels.
       splits: those to read, with commas between, where some are of no known kind: a name, or
         `name:train` for where it goes.
+      validation: the share of train that becomes the validation split where the data set has none
+        to choose by; 0 takes a quarter, of 10,000 images at most.
 
     Raises:
       IngestError: an unknown name, a data set that is not there, one without pictures or labels,
@@ -69,6 +75,11 @@ def source(
         builder.download_and_prepare()
     keys = _keys(builder, image, label)
     chosen = _splits(builder, splits)
+    if not 0 <= validation < 1:
+        raise IngestError(
+            f"tfds option validation must be in [0, 1), got {validation}; e.g. 0.01, and 0 is a "
+            "quarter, of 10,000 images at most"
+        )
     return Source(
         name=builder.name,
         classes=tuple(keys.names),
@@ -76,7 +87,10 @@ def source(
         description=f"TensorFlow Datasets {builder.info.full_name}",
         task=DETECTION if keys.box else CLASSIFICATION,
         keep_duplicates=True,
+        fractions=_fractions(builder, chosen, validation),
         total=sum(builder.info.splits[name].num_examples for name in chosen),
+        # Another version of it, once prepared, lies beside this one.
+        inputs=(os.path.dirname(str(builder.data_path)),),
     )
 
 
@@ -171,6 +185,20 @@ def _splits(builder: Any, wished: str) -> dict[str, str]:
             f"splits={known},{unknown[0]}:train to train on it"
         )
     return {name: ours for name, ours in found.items() if ours}
+
+
+def _fractions(
+    builder: Any, splits: dict[str, str], validation: float
+) -> tuple[float, float, float]:
+    """Of train, validation and test; only those that the data set lacks are filled from train."""
+    train = sum(
+        builder.info.splits[theirs].num_examples
+        for theirs, ours in splits.items()
+        if ours == "train"
+    )
+    share = validation or min(_VALIDATION_SHARE, _MOST_VALIDATION / max(train, 1))
+    test = DEFAULT_FRACTIONS[2]
+    return (1 - share) * (1 - test), share * (1 - test), test
 
 
 def _wished(name: str, have: list[str], text: str) -> tuple[str, str]:

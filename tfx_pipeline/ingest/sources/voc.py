@@ -23,13 +23,13 @@ from xml.parsers import expat
 
 from tfx_pipeline.ingest.archives import members
 from tfx_pipeline.ingest.class_names import check_names, class_name
-from tfx_pipeline.ingest.file_names import with_slashes
+from tfx_pipeline.ingest.file_names import IMAGE_SUFFIXES, folded, with_slashes
 from tfx_pipeline.ingest.findings import Finding
 from tfx_pipeline.ingest.frames import checked_frame
 from tfx_pipeline.ingest.objects import without_repeats, without_unknown
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, Values, jobs
 from tfx_pipeline.ingest.sources.coco_panoptic import PixelLabelError, semantic_features
-from tfx_pipeline.ingest.split_words import one_of_each
+from tfx_pipeline.ingest.split_words import ANY_WORD, known_words, one_of_each
 from tfx_pipeline.ingest.text_files import read_lines, xml_as_utf8
 from trainers.data import features
 
@@ -38,7 +38,9 @@ _TRAINVAL = "trainval"
 # VOC's lists of one class have 1, -1 or 0 (difficult) behind the name.
 _FLAGGED = re.compile(r"\s+(?:-1|0|1)$")
 _MAX_XML_BYTES = 16 * 2**20
-_EXTENSION = re.compile(r"\.(jpe?g|png|bmp|webp|tiff?|gif|ppm|xml)$", re.IGNORECASE)
+_EXTENSION = re.compile(rf"\.({'|'.join(IMAGE_SUFFIXES)}|xml)$", re.IGNORECASE)
+# `cat_train.txt`, `aeroplane_trainval.txt`.
+_CLASS_LIST = re.compile(rf"_({ANY_WORD})$", re.IGNORECASE)
 _FLAGS = {features.DIFFICULT: "difficult", features.TRUNCATED: "truncated"}
 
 
@@ -100,10 +102,8 @@ def source(
     folder = request.folder(_LAYOUT)
     roots = [_read_root(one) for one in _roots(folder)]
     chosen = tuple(class_name(one) for one in classes.split(",") if one.strip())
-    names = chosen or _names(roots)
+    names = chosen or _names(folder, roots)
     check_names(names, f"the objects of {folder}", typed=True)
-    if not names:
-        raise IngestError(f"{folder} has no XML file with an object; give {_LAYOUT}")
     total = sum(len(one.stems()) for one in roots)
     there = sum(len(one.pictures) for one in roots)
     return Source(
@@ -218,8 +218,8 @@ def _splits(lists: Path, pictures: Mapping[str, Path]) -> dict[str, str] | None:
     every = [(split, lists / f"{have[split]}.txt") for split in features.SPLITS if split in have]
     # The last: it only adds what no other list has.
     every += [("", one) for one in files if one.stem.lower() == _TRAINVAL]
-    folded = Counter(stem.lower() for stem in pictures)
-    by_case = {stem.lower(): stem for stem in pictures if folded[stem.lower()] == 1}
+    counts = Counter(folded(stem) for stem in pictures)
+    by_case = {folded(stem): stem for stem in pictures if counts[folded(stem)] == 1}
     for split, file in every:
         for line in read_lines(file):
             stem = _stem(line, pictures, by_case)
@@ -230,6 +230,16 @@ def _splits(lists: Path, pictures: Mapping[str, Path]) -> dict[str, str] | None:
                     f"{lists} has {stem} in both the {found[stem]} and the {split} list; a picture "
                     "to evaluate on must not be trained on: remove it from one"
                 )
+    if every:
+        for file in set(files) - {one for _, one in every}:
+            stems = {_stem(line, pictures, by_case) for line in read_lines(file)}
+            lost = sorted((stems & set(pictures)) - set(found))
+            if lost and not _CLASS_LIST.search(file.stem):
+                raise IngestError(
+                    f"{file} lists {len(lost)} images that are in no list of a split, e.g. "
+                    f"{lost[0]}, and is called by none; splits are called {known_words()}: "
+                    "rename it, or move it away"
+                )
     return found if every else None
 
 
@@ -239,19 +249,33 @@ def _stem(line: str, pictures: Mapping[str, Path], by_case: Mapping[str, str]) -
     spellings = [name, _FLAGGED.sub("", name)]
     spellings += [_EXTENSION.sub("", one) for one in spellings]
     exact = next((one for one in spellings if one in pictures), None)
-    # Windows does not tell capitals apart.
-    near = next((by_case[one.lower()] for one in spellings if one.lower() in by_case), None)
+    # Windows does not tell capitals apart, and a Mac not the forms of one letter.
+    near = next((by_case[folded(one)] for one in spellings if folded(one) in by_case), None)
     return exact or near or spellings[-1]
 
 
-def _names(roots: list[_Root]) -> tuple[str, ...]:
+def _names(folder: Path, roots: list[_Root]) -> tuple[str, ...]:
+    """The names of all objects, sorted.
+
+    Raises:
+      IngestError: there is none.
+    """
     found: set[str] = set()
+    first = ""
     for root in roots:
         for stem in root.stems():
+            if stem not in root.pictures:
+                first = first or f"no image is called {stem}, as a list in ImageSets/Main says"
             try:
-                found.update(_read_xml(root.xml(stem), {}).names)
-            except _XmlError:
+                labels = _read_xml(root.xml(stem), {})
+            except _XmlError as error:
+                first = first or str(error)
                 continue  # It is named when the items are read.
+            found.update(labels.names)
+            first = first or "; ".join(labels.faults[:1])
+    if not found:
+        reason = f", e.g. {first}" if first else ""
+        raise IngestError(f"{folder} has no XML file with an object{reason}; give {_LAYOUT}")
     return tuple(sorted(found))
 
 

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfx_pipeline.ingest.class_names import class_name
+from tfx_pipeline.ingest.file_names import IMAGE_FILE
 from tfx_pipeline.ingest.findings import Finding
 from tfx_pipeline.ingest.frames import SHOWN
 from tfx_pipeline.ingest.objects import without_repeats
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, jobs
 from tfx_pipeline.ingest.sources.yolo_layout import (
     CLASS_LISTS,
-    IMAGE_FILE,
     LAYOUT,
     YoloData,
     read_layout,
@@ -34,6 +34,8 @@ from tfx_pipeline.ingest.sources.yolo_layout import (
 from tfx_pipeline.ingest.text_files import read_lines, read_text
 from trainers.data import features
 
+# Of boxes over the edge, more is no careless drawing; fewer boxes show nothing.
+_EDGE, _MANY_PAST, _MIN_BOXES = 0.01, 0.2, 4
 _BOX_VALUES, _MIN_POLYGON_VALUES = 5, 7
 
 
@@ -64,6 +66,12 @@ def source(request: Request, *, names: str = "") -> Source:
             f"none of the {total} images of {data.root} has labels; those of {first.name} should "
             f"be in {_label_file(first)}"
         )
+    if found.corners:
+        raise IngestError(
+            f"the boxes of {data.root} look like corners (class x1 y1 x2 y2), e.g. "
+            f"{found.corners}: all of them could be, and as class cx cy w h many would pass the "
+            "edge of their image; write them as centre and size"
+        )
     if found.classes and min(found.classes) == 1 and max(found.classes) == len(data.names):
         raise IngestError(
             f"the class numbers of {data.root} run from 1 to {len(data.names)} for "
@@ -78,6 +86,7 @@ def source(request: Request, *, names: str = "") -> Source:
         task=features.DETECTION,
         masks=found.masks,
         total=total,
+        inputs=(str(data.root),),
     )
 
 
@@ -87,7 +96,7 @@ def _items(data: YoloData) -> Iterator[Item | Finding]:
             yield _item(data, split, path)
     wanted = {_label_file(path) for _, paths in data.images for path in paths}
     for folder in sorted({one.parent for one in wanted}):
-        for label in sorted(folder.glob("*.txt")):
+        for label in sorted(folder.glob("*.[tT][xX][tT]")):
             if label not in wanted and label.name not in CLASS_LISTS and not _is_list(label):
                 what = "labels of an image that is not there"
                 yield Finding("image_missing", _name(label, data.root), what)
@@ -156,9 +165,10 @@ def _object(
         x, y, width, height = values[:4]
         return label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2), None
     if len(words) < _MIN_POLYGON_VALUES or not len(words) % 2:
+        score = "; a sixth is the score of a prediction: remove it" if len(words) == 6 else ""
         raise _LineError(
             f"it has {len(words)} values; a box has {_BOX_VALUES}, a polygon an odd number from "
-            f"{_MIN_POLYGON_VALUES} on"
+            f"{_MIN_POLYGON_VALUES} on{score}"
         )
     box = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
     return label, box, [values]
@@ -172,15 +182,18 @@ class _Survey:
       labelled: images with a label file.
       classes: the class numbers that occur.
       masks: every object is a polygon.
+      corners: a line whose box seems to be two corners, as all do; empty where they do not.
     """
 
     labelled: int
     classes: set[int]
     masks: bool
+    corners: str
 
 
 def _survey(data: YoloData) -> _Survey:
     labelled, objects, polygons, classes = 0, 0, 0, set[int]()
+    corners = _Corners()
     for path in (one for _, paths in data.images for one in paths):
         label = _label_file(path)
         if not label.is_file():
@@ -193,7 +206,45 @@ def _survey(data: YoloData) -> _Survey:
         objects += len(lines)
         polygons += sum(len(one) != _BOX_VALUES for one in lines)
         classes |= {int(one[0]) for one in lines if one[0].isdecimal()}
-    return _Survey(labelled, classes, not data.keypoint_values and 0 < objects == polygons)
+        for one in lines:
+            corners.add(one)
+    masks = not data.keypoint_values and 0 < objects == polygons
+    return _Survey(labelled, classes, masks, corners.example())
+
+
+@dataclass
+class _Corners:
+    """Whether boxes are corners rather than centre and size.
+
+    Attributes:
+      boxes: lines of five numbers.
+      ordered: of which the last two are greater than the two before.
+      past: that pass the image's edge as centre and size, but not as corners.
+      first: the first of these.
+    """
+
+    boxes: int = 0
+    ordered: int = 0
+    past: int = 0
+    first: str = ""
+
+    def add(self, words: list[str]) -> None:
+        """Counts a line."""
+        try:
+            _, x, y, z, w = map(float, words)
+        except ValueError:
+            return
+        self.boxes += 1
+        self.ordered += z > x and w > y
+        past = min(x - z / 2, y - w / 2) < -_EDGE or max(x + z / 2, y + w / 2) > 1 + _EDGE
+        if past and max(x, y, z, w) <= 1 + _EDGE:
+            self.past += 1
+            self.first = self.first or " ".join(words)
+
+    def example(self) -> str:
+        """The first line that shows it; empty where boxes are centre and size."""
+        sure = self.boxes >= _MIN_BOXES and self.boxes == self.ordered
+        return self.first if sure and self.past > _MANY_PAST * self.boxes else ""
 
 
 def _label_file(image: Path) -> Path:
@@ -206,8 +257,14 @@ def _label_file(image: Path) -> Path:
             words += ["Labels", "LABELS"]
             every = [Path(*parts[:place], word, *parts[place + 1 :]) for word in words]
             folder = next((one for one in every if one.is_dir()), every[0])
-            return folder / f"{image.stem}.txt"
-    return Path(*parts, f"{image.stem}.txt")
+            return _text_of(folder / image.stem)
+    return _text_of(Path(*parts, image.stem))
+
+
+def _text_of(stem: Path) -> Path:
+    """`stem.txt`, or `stem.TXT` where there is only that."""
+    lower, upper = (stem.with_name(f"{stem.name}.{ending}") for ending in ("txt", "TXT"))
+    return upper if upper.is_file() and not lower.is_file() else lower
 
 
 def _is_list(path: Path) -> bool:

@@ -9,17 +9,18 @@ from typing import Any
 
 from tfx_pipeline.ingest.archives import members
 from tfx_pipeline.ingest.class_names import check_names, class_name
-from tfx_pipeline.ingest.file_names import with_slashes
+from tfx_pipeline.ingest.file_names import IMAGE_FILE, Finder, is_of_elsewhere, with_slashes
 from tfx_pipeline.ingest.source import IngestError, Request
-from tfx_pipeline.ingest.split_words import known_words, one_of_each, split_of_word
-from tfx_pipeline.ingest.text_files import read_lines, read_text
+from tfx_pipeline.ingest.split_words import known_words, one_of_each, split_in_name, split_of_word
+from tfx_pipeline.ingest.text_files import read_lines, read_names, read_text
 from trainers.data.features import SPLITS
 
 LAYOUT = "a folder with data.yaml, or with images/{train,val}/ and labels/{train,val}/"
 #: Files beside images and labels that list classes.
 CLASS_LISTS = ("classes.txt", "obj.names")
-IMAGE_FILE = re.compile(r"\.(jpe?g|png|bmp|webp|tiff?|gif|ppm)$", re.IGNORECASE)
 
+_SHOWN_CHARACTERS = 200
+_MAX_YAML_VALUES = 100_000
 _ABSENT = ("", "~", "null", "Null", "NULL")
 
 
@@ -87,7 +88,10 @@ def _from_yaml(path: Path, names: tuple[str, ...]) -> YoloData:
     check_names(names, f"{path}: `names`", typed=True)
     _check_count(path, raw.get("nc"), names)
     images = tuple(
-        (split, tuple(one for given in _as_list(raw[key]) for one in _images(root, given, path)))
+        (
+            split,
+            tuple(one for given in _as_list(raw[key], path) for one in _images(root, given, path)),
+        )
         for split, key in sorted(
             one_of_each(keys, str(path)).items(), key=lambda one: SPLITS.index(one[0])
         )
@@ -115,7 +119,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         # A subclass of the loader that makes text, lists and mappings, and nothing else.
-        raw = yaml.load(read_text(path), Loader=Loader)
+        loader: Any = Loader(read_text(path))
+        node = loader.get_single_node()
+        if node is not None and _expanded(node, {}) > _MAX_YAML_VALUES:
+            raise IngestError(
+                f"{path} expands to over {_MAX_YAML_VALUES:,} values by its aliases; write its "
+                "lists out, without `&` and `*`"
+            )
+        raw = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, TypeError, RecursionError) as error:
         raise IngestError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -123,17 +134,37 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
+def _expanded(node: Any, known: dict[int, int]) -> int:
+    """How many values a YAML node is once its aliases are followed; a cycle counts once.
+
+    Args:
+      node: of PyYAML.
+      known: what was counted so far, by the node's identity.
+    """
+    if id(node) not in known:
+        known[id(node)] = 1
+        inner = node.value if isinstance(node.value, list) else []
+        each = (one for pair in inner for one in (pair if isinstance(pair, tuple) else (pair,)))
+        known[id(node)] = 1 + sum(_expanded(one, known) for one in each)
+    return known[id(node)]
+
+
 def _yaml_names(path: Path, raw: Any) -> tuple[str, ...]:
     raw = None if isinstance(raw, str) and raw in _ABSENT else raw
     if isinstance(raw, Mapping):
         if sorted(raw) != sorted(str(number) for number in range(len(raw))):
             raise IngestError(
-                f"{path}: `names` must count its classes 0, 1, 2, ..., got {', '.join(raw)}"
+                f"{path}: `names` must count its classes 0, 1, 2, ..., got {_short(', '.join(raw))}"
             )
         raw = [raw[str(place)] for place in range(len(raw))]
     if not isinstance(raw, list) or not raw or not all(isinstance(one, str) for one in raw):
-        raise IngestError(f"{path}: `names` must be a list of class names, got {raw!r}")
+        raise IngestError(f"{path}: `names` must be a list of class names, got {_short(raw)}")
     return tuple(class_name(one) for one in raw)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} ..."
 
 
 def _check_count(path: Path, count: Any, names: tuple[str, ...]) -> None:
@@ -156,8 +187,13 @@ def _keypoint_values(path: Path, raw: Any) -> int:
     return points * values
 
 
-def _as_list(value: Any) -> list[str]:
-    return [_text(one) for one in (value if isinstance(value, list) else [value])]
+def _as_list(value: Any, path: Path) -> list[str]:
+    every = value if isinstance(value, list) else [value]
+    if not all(isinstance(one, str) for one in every):
+        raise IngestError(
+            f"{path}: a split is a folder, a list file, or a list of such, got {_short(value)}"
+        )
+    return [_text(one) for one in every]
 
 
 def _text(value: Any) -> str:
@@ -166,25 +202,37 @@ def _text(value: Any) -> str:
 
 def _images(root: Path, given: str, yaml_file: Path) -> list[Path]:
     """The images of one entry of a YAML file: a folder or a list."""
-    given = with_slashes(given)
+    written, given = given, with_slashes(given)
     # Some exporters write ../train/images for the folder beside the file.
-    candidates = (root / given, root / re.sub(r"^(\.\./)+", "", given))
+    candidates = [root / given, root / re.sub(r"^(\.\./)+", "", given)]
+    if is_of_elsewhere(written) and not given.startswith("../"):
+        # Of the machine that the file was written on; its end has to name the split.
+        parts = [one for one in given.split("/") if one]
+        ends = (parts[at:] for at in range(1, len(parts)))
+        candidates += [root.joinpath(*end) for end in ends if any(map(split_in_name, end))]
     place = next((one for one in candidates if one.exists()), None)
     if place is None:
-        raise IngestError(f"{yaml_file} names {given}, and {candidates[0]} does not exist")
+        raise IngestError(
+            f"{yaml_file} names {given}, and {candidates[0]} does not exist; put it there, or "
+            "correct or remove that line"
+        )
     if place.is_dir():
         return _in_folder(place)
-    return [_listed(place, root, line) for line in read_lines(place)]
+    finders = (Finder(place.parent), Finder(root))
+    return [_listed(finders, root, line) for line in read_lines(place)]
 
 
-def _listed(file: Path, root: Path, line: str) -> Path:
-    """A line of a list: from the list's folder where it starts with a dot, else from the root."""
+def _listed(finders: tuple[Finder, Finder], root: Path, line: str) -> Path:
+    """A line of a list: from the list's folder where it starts with a dot, else from the root.
+
+    Args:
+      finders: of the list's folder and of the root.
+      root: of the data set.
+      line: of the list.
+    """
     dotted = line.startswith((".\\", "./"))
-    first = file.parent if dotted else root
-    as_written = Path(os.path.normpath(first / line))
-    return (
-        as_written if as_written.is_file() else Path(os.path.normpath(first / with_slashes(line)))
-    )
+    found = finders[0 if dotted else 1].find(line)
+    return Path(os.path.normpath(found if found is not None else root / with_slashes(line)))
 
 
 def _in_folder(folder: Path) -> list[Path]:
@@ -222,5 +270,5 @@ def _listed_names(folder: Path) -> tuple[str, ...]:
     for place in (folder, folder / "labels"):
         for name in CLASS_LISTS:
             if (place / name).is_file():
-                return tuple(class_name(line) for line in read_lines(place / name))
+                return tuple(class_name(line) for line in read_names(place / name))
     return ()

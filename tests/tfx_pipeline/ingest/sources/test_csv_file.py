@@ -95,7 +95,7 @@ def test_words_that_are_no_split_are_not_trained_on(tmp_path):
     with pytest.raises(IngestError, match="no column 'phase'"):
         source(path, split="phase")
     path.write_bytes("file,label\na.png,caf\u00e9\n".encode("cp1252"))
-    with pytest.raises(IngestError, match="is not CSV in UTF-8"):
+    with pytest.raises(IngestError, match="line 2 is not UTF-8 text: byte 20 is 0xe9"):
         source(path)
 
 

@@ -49,7 +49,7 @@ def test_names_and_transposed_rows(tmp_path):
     source, items = read(tmp_path, classes=str(tmp_path / "names.txt"), transposed=True)
     assert source.classes == ("ant", "bee", "cat")
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(items[0].data))), IMAGES[0].T)
-    with pytest.raises(IngestError, match="has the label 2, and classes= has 2 names"):
+    with pytest.raises(IngestError, match="has labels from 0 to 2, and classes= has 2 names"):
         read(tmp_path, classes="ant,bee")
 
 

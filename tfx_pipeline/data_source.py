@@ -1,0 +1,219 @@
+"""What `--data` takes: records, or an ingest job and its source, ingested once into a cache.
+
+    folder = resolve("tfrecord:/data/imagenet", Path("data"), console)
+    folder = resolve("csv:faces.csv label=gender slices=race,age", Path("data"), console)
+
+`JOB:SOURCE` and options after spaces are what `sightline ingest JOB SOURCE OPTIONS` takes. The
+records are made anew when a file of the source, the options or the code of ingest changes.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from trainers.code_digest import code_digest
+from trainers.data.features import DATASET_FILE
+from trainers.data.identity import file_digests
+from trainers.file_index import INDEX_FILE, FileIndex
+
+#: Where records are kept that were made of a source, below `--root` or the working folder.
+CACHE = "data"
+_TFDS = "tfds"
+_SPELLING = re.compile(r"([A-Za-z][\w-]+):(.*)", re.DOTALL)
+_OPTION = re.compile(r"\s+(?=[A-Za-z_]\w*=)")
+_CODE = ("tfx_pipeline.ingest.job", "tfx_pipeline.ingest.tfrecord")
+
+
+class DataSourceError(ValueError):
+    """`--data` names nothing that can be read; the message gives the remedy."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """An ingest job and what it reads.
+
+    Attributes:
+      job: a registered ingest job.
+      where: its source: a folder, a file or a name.
+      options: of the job, each `key=value`.
+    """
+
+    job: str
+    where: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in a cache; another one for another source or other options."""
+        own = [self.job, os.path.abspath(Path(self.where).expanduser()), *self.options]
+        if self.job == _TFDS:
+            own[1] = self.where
+        digest = hashlib.sha256(json.dumps(own).encode("utf-8", "surrogateescape")).hexdigest()
+        stem = re.sub(r"[^\w.-]+", "_", Path(self.where).name or self.job).strip("._") or self.job
+        return f"{stem}-{digest[:12]}"
+
+
+def resolve(data: str | Path, cache: Path, console: Console) -> Path:
+    """The folder that `--data` means, which holds records where it names an ingest job.
+
+    Args:
+      data: a path, or `JOB:SOURCE` with options after it.
+      cache: records of a job become a folder in it.
+      console: shows the summary of a job that runs.
+
+    Raises:
+      DataSourceError: no such job, a job without a source, or a source that is not there.
+      IngestError: the job cannot use the source.
+    """
+    source = parse(str(data))
+    if source is None:
+        return Path(data)
+    out = cache / source.folder
+    if not (out / DATASET_FILE).is_file():
+        _check_job(source.job, str(data))  # Imports what a known source has no need of.
+    own = _inputs(source, out)
+    cache.mkdir(parents=True, exist_ok=True)
+    with _held(out), FileIndex(cache / INDEX_FILE).open() as index:
+        note = _read_note(out)
+        if note is not None and note["state"] == _state(source, note["inputs"], index):
+            return out
+        if note is not None:
+            console.print(f"{escape(source.where)} changed: ingesting it again", soft_wrap=True)
+        # Taken before: what changes while the job runs is seen by the next one.
+        state = _state(source, own, index)
+        found = _ingest(source, out, own, console)
+        if found:
+            state = _state(source, [*own, *found], index)
+        _write_note(out, {"source": str(data), "inputs": [*own, *found], "state": state})
+    return out
+
+
+def parse(data: str) -> DataSource | None:
+    """`data` as an ingest job and its source; None where it is a path.
+
+    Raises:
+      DataSourceError: a job without a source.
+    """
+    found = _SPELLING.fullmatch(data.strip())
+    if found is None or Path(data).exists():
+        return None
+    job, rest = found.groups()
+    where, *options = _OPTION.split(rest.strip())
+    if not where or _OPTION.match(f" {where}"):
+        raise DataSourceError(
+            f"--data {data!r} names the ingest job {job!r} without a source; write "
+            f"{job}:SOURCE, and options after it, e.g. 'csv:faces.csv label=gender'"
+        )
+    return DataSource(job, where, tuple(sorted(options)))
+
+
+def _check_job(job: str, data: str) -> None:
+    """Raises DataSourceError where there is no such job."""
+    from tfx_pipeline.ingest import TFRECORD, jobs
+    from trainers.registry import nearest
+
+    known = [*jobs.names(), TFRECORD]
+    if job not in known:
+        raise DataSourceError(
+            f"--data {data!r}: there is no ingest job {job!r}, and no such path; "
+            f"{nearest(job, known)}. Give a folder of records, or JOB:SOURCE, e.g. "
+            "tfrecord:/data/imagenet"
+        )
+
+
+def _ingest(source: DataSource, out: Path, own: Sequence[str], console: Console) -> list[str]:
+    """Runs the job; returns the files and folders besides `own` that decide its records."""
+    from tfx_pipeline.ingest_view import ingest_shown
+
+    found: list[str] = []
+    ingest_shown(
+        source.job, source.where, out, console, options=source.options, on_inputs=found.extend
+    )
+    return sorted({one for one in map(os.path.abspath, found) if not _below(one, own)})
+
+
+def _inputs(source: DataSource, out: Path) -> list[str]:
+    """The source's own path, and those among its options.
+
+    Raises:
+      DataSourceError: the source is not there, or the cache lies within it.
+    """
+    if source.job == _TFDS:
+        return []  # The job names what it reads; its `data_dir` holds other data sets as well.
+    values = [one.partition("=")[2] for one in source.options]
+    paths = [os.path.abspath(Path(one).expanduser()) for one in values if one]
+    options = [path for path in paths if os.path.exists(path)]
+    where = Path(source.where).expanduser()
+    if not where.exists():
+        made = f"; its records of an earlier run are in {out}" if out.is_dir() else ""
+        raise DataSourceError(
+            f"--data {source.job}:{source.where}: {where.absolute()} does not exist{made}"
+        )
+    if out.resolve().is_relative_to(where.resolve()):
+        raise DataSourceError(
+            f"--data {source.job}:{source.where}: its records would be kept in {out}, which lies "
+            "within the source; start from another folder or give another --root"
+        )
+    return [os.path.abspath(where), *options]
+
+
+def _below(path: str, folders: Iterable[str]) -> bool:
+    return any(Path(path).is_relative_to(one) for one in folders)
+
+
+def _state(source: DataSource, inputs: Sequence[str], index: FileIndex) -> str:
+    """Hex digits that change with a file of the source, its options or the code of ingest."""
+    files = sorted({file for one in inputs for file in _files(one)})
+    digests = file_digests([Path(one) for one in files], index)
+    code = [code_digest(module, index=index) for module in _CODE]
+    text = json.dumps([source.job, source.options, files, digests, code])
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _files(path: str) -> Iterator[str]:
+    if os.path.isfile(path):
+        yield path
+    for folder, _, names in os.walk(path, followlinks=True):
+        for name in names:
+            file = os.path.join(folder, name)
+            if os.path.isfile(file):
+                yield file
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """One process at a time makes the records in `out`."""
+    with out.with_name(f".{out.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _note(out: Path) -> Path:
+    return out.with_name(f"{out.name}.json")
+
+
+def _read_note(out: Path) -> dict[str, Any] | None:
+    if not (out / DATASET_FILE).is_file():
+        return None
+    try:
+        found = json.loads(_note(out).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(found, dict) and {"inputs", "state"} <= set(found)
+    return found if whole else None
+
+
+def _write_note(out: Path, facts: dict[str, Any]) -> None:
+    temporary = _note(out).with_name(f".{_note(out).name}.{os.getpid()}")
+    temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, _note(out))
