@@ -1,13 +1,14 @@
 """A model of a user's own file: trained, described from its folder, and missed when it is gone."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tfx_pipeline.ingest import ingest
-from trainers.data.features import DATASET_FILE
+from trainers.data.features import FILENAME, ID, IMAGE, LABEL
 
 SIGHTLINE = Path(sys.executable).with_name("sightline")
 PLUGIN = """
@@ -22,22 +23,32 @@ def tiny(images, *, width: int = 4):
     return keras.layers.GlobalAveragePooling2D(name="pool")(x)
 
 
-@recipes.register("tiny_digits")
-def tiny_digits():
+@recipes.register("tiny_colours")
+def tiny_colours():
     return Config(
-        name="tiny_digits",
-        data=DataConfig(dir="digits", image_size=(16, 16)),
+        name="tiny_colours",
+        data=DataConfig(dir="colours", image_size=(16, 16)),
         model=ModelConfig("tiny"),
-        train=TrainConfig(epochs=1),
+        train=TrainConfig(epochs=1, global_batch=8),
     )
 """
 
 
+def record(number):
+    """A grey PNG of one of two brightnesses, labelled by it."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (60 + number, 60, 60 + 120 * (number % 2))).save(file, "PNG")
+    name = f"{number}.png"
+    return {IMAGE: file.getvalue(), LABEL: number % 2, FILENAME: name, ID: name.rjust(64, "0")}
+
+
 @pytest.fixture
-def home(tmp_path):
+def home(tmp_path, write_dataset):
+    """The current folder, with a plugin and records of two colours."""
     (tmp_path / "mine.py").write_text(PLUGIN)
-    ingest("digits", tmp_path / "digits")
-    assert (tmp_path / "digits" / DATASET_FILE).is_file()
+    counts = {"train": range(32), "validation": range(32, 40), "test": range(40, 48)}
+    records = {split: [record(number) for number in counts[split]] for split in counts}
+    write_dataset(tmp_path / "colours", records, classes=("red", "blue"), slices=())
     return tmp_path
 
 
@@ -49,14 +60,14 @@ def sightline(home, *arguments):
 
 @pytest.mark.onednn
 def test_a_trained_folder_knows_its_plugin(home):
-    trained = sightline(home, "train", "tiny_digits", "--plugins", "mine.py")
+    trained = sightline(home, "train", "tiny_colours", "--plugins", "mine.py")
     assert trained.returncode == 0, trained.stdout + trained.stderr
-    described = sightline(home, "describe", "work/tiny_digits", "--json")
-    # 4 filters of 3 x 3 x 3 and biases; 4 x 10 weights and biases.
-    assert '"parameters": 162' in described.stdout, described.stderr
+    described = sightline(home, "describe", "work/tiny_colours", "--json")
+    # 4 filters of 3 x 3 x 3 and biases; 4 x 2 weights and biases.
+    assert '"parameters": 122' in described.stdout, described.stderr
     (home / "mine.py").rename(home / "moved.py")
-    missed = sightline(home, "evaluate", "work/tiny_digits")
+    missed = sightline(home, "evaluate", "work/tiny_colours")
     assert missed.returncode == 1
     line = " ".join(missed.stderr.split())
-    assert line.startswith(f"error: work/tiny_digits was made with the plugin {home}/mine.py")
+    assert line.startswith(f"error: work/tiny_colours was made with the plugin {home}/mine.py")
     assert "give its new location" in line
