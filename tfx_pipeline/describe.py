@@ -213,7 +213,8 @@ def _resolved(target: str) -> tuple[Config, int, str]:
         plugins.require_of(folder)
         config = from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         return config, DatasetInfo.load(folder).num_classes, f"trained in {folder}"
-    if folder.is_dir():
+    # A project is called as its recipe is.
+    if folder.is_dir() and not (folder / "pipeline.py").is_file():
         from serving.bundle import open_bundle
 
         bundle = open_bundle(folder)

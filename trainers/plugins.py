@@ -18,8 +18,9 @@ import traceback
 from collections.abc import Iterable
 from hashlib import sha256
 from importlib import metadata
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 #: Lists the files of plugins, absolute, separated as in PATH; child processes inherit it.
 VARIABLE = "SIGHTLINE_PLUGINS"
@@ -41,7 +42,12 @@ class PluginError(ValueError):
 def files() -> tuple[Path, ...]:
     """The plugin files of this process and of its children, in the order they were given."""
     listed = os.environ.get(VARIABLE, "").split(os.pathsep)
-    return tuple(dict.fromkeys(Path(os.path.abspath(one)) for one in listed if one))
+    return tuple(dict.fromkeys(canonical(Path(one)) for one in listed if one))
+
+
+def canonical(file: Path) -> Path:
+    """The one path that a plugin file is known by: absolute, links followed."""
+    return Path(os.path.realpath(file.expanduser()))
 
 
 def add(*given: Path) -> None:
@@ -50,7 +56,7 @@ def add(*given: Path) -> None:
     Raises:
       PluginError: there is no such file, or its path holds the separator of the variable.
     """
-    found = [Path(os.path.abspath(one.expanduser())) for one in given]
+    found = [canonical(one) for one in given]
     for one in found:
         _source(one)
         if os.pathsep in str(one):
@@ -130,7 +136,7 @@ def load(file: Path) -> ModuleType:
     Raises:
       PluginError: there is no such file, or its code fails; the message has the line.
     """
-    file = Path(os.path.abspath(file))
+    file = canonical(file)
     known = _state.modules.get(file)
     if isinstance(known, PluginError):
         raise known
@@ -139,13 +145,15 @@ def load(file: Path) -> ModuleType:
     source = _source(file)
     name = f"{_PREFIX}_{sha256(str(file).encode()).hexdigest()[:8]}_{file.stem}"
     inner = [str(file)] if source != file else None
-    spec = importlib.util.spec_from_file_location(name, source, submodule_search_locations=inner)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{file} is not a Python file; a plugin is called NAME.py")
+    loader = _Uncached(name, str(source))
+    spec = importlib.util.spec_from_file_location(
+        name, source, loader=loader, submodule_search_locations=inner
+    )
+    assert spec is not None
     module = _state.modules[file] = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         failure = _state.modules[file] = located(error, file)
@@ -183,6 +191,15 @@ def located(error: Exception, file: Path, *, line: int = 0, hint: str = "") -> P
         text = f"{type(error).__name__}: {error}"
     where = Path(inside) if inside else file
     return PluginError(f"{where}{f', line {line}' if line else ''}: {text}{hint}")
+
+
+class _Uncached(SourceFileLoader):
+    """Compiles a file each time: a cache would stay in the user's folder, and miss quick edits."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code of the file as it is now."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
 
 
 def _within(name: str, file: Path) -> bool:

@@ -161,3 +161,11 @@ def test_the_table_of_the_zoo():
 def test_an_unknown_target_names_the_nearest():
     with pytest.raises(UnknownNameError, match=r"no model, recipe, .*did you mean .*resnet50"):
         describe("resnet5O")
+
+
+def test_a_project_folder_called_as_its_recipe_is_no_bundle(tmp_path, monkeypatch):
+    (tmp_path / "digits_cnn").mkdir()
+    (tmp_path / "digits_cnn" / "pipeline.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    found = describe("digits_cnn", profile=False)
+    assert (found["model"], found["what"]) == ("cnn", "recipe digits_cnn")

@@ -66,6 +66,25 @@ def test_names_of_files_and_folders_shadow_nothing(tmp_path):
     assert str(tmp_path) not in sys.path
 
 
+def test_an_edit_within_one_tick_of_the_clock_is_seen_and_no_cache_is_left(tmp_path, monkeypatch):
+    file = written(tmp_path, "mine.py", "VALUE = 1\n")
+    before = file.stat()
+    assert load(file).VALUE == 1
+    file.write_text("VALUE = 2\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    monkeypatch.setattr(plugins, "_state", plugins._State())
+    assert load(file).VALUE == 2
+    assert [one.name for one in tmp_path.iterdir()] == ["mine.py"]
+
+
+def test_a_file_by_two_paths_is_one_plugin(tmp_path):
+    file = written(tmp_path / "real", "mine.py", RECIPE)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    add(file, tmp_path / "link" / "mine.py", tmp_path / "real" / ".." / "real" / "mine.py")
+    assert files() == (file.resolve(),)
+    load_all()
+
+
 def test_a_folder_is_a_package_with_modules_of_its_own(tmp_path):
     written(tmp_path / "mine", "__init__.py", "from . import parts\nVALUE = parts.VALUE\n")
     written(tmp_path / "mine", "parts.py", "VALUE = 7\n")
@@ -79,6 +98,7 @@ def test_a_folder_is_a_package_with_modules_of_its_own(tmp_path):
         ("x = 1\ndef f(:\n", ["line 2", "def f(:", "correct the line"]),
         ("\nimport absent_package\n", ["line 2", "absent_package", "install what is missing"]),
         ("import helper_beside\n", ["line 1", "helper_beside", "is not searched", "--plugins"]),
+        (RECIPE + "\nraise ValueError('late')\n", ["line 10", "ValueError: late"]),
         ("def f():\n    return {}['a']\n\nf()\n", ["line 2", "KeyError: 'a'"]),
         (
             RECIPE.replace('"mine"', '"digits_cnn"'),

@@ -28,6 +28,7 @@ from trainers.registry import UnknownNameError, nearest, recipes
 #: The file of a project folder.
 PROJECT_FILE = "pipeline.py"
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
@@ -119,8 +120,8 @@ def _project_file(what: str) -> Path | None:
     if path.suffix == ".py":
         if not path.is_file():
             raise UnknownNameError(f"the pipeline file {path} does not exist")
-        return Path(path).absolute()
-    file = (path / PROJECT_FILE).absolute()
+        return plugins.canonical(path)
+    file = plugins.canonical(path / PROJECT_FILE)
     has_file = file.is_file()
     is_name = "/" not in what and what in pipelines.names()
     if is_name and has_file and pipelines.origin(what).file == file:
@@ -182,6 +183,10 @@ def _made(name: str, file: Path | None) -> PipelineConfig:
         shape = pipelines.get(name)()
         if not isinstance(shape, PipelineConfig):
             raise ConfigError(f"the pipeline {name!r} must return a PipelineConfig, got {shape!r}")
+        if not _NAME.fullmatch(shape.name):
+            raise ConfigError(
+                f"a pipeline's name has letters, digits, `.`, `_` and `-`, got {shape.name!r}"
+            )
         settings_of(shape)
     except Exception as error:
         if file is None:

@@ -63,8 +63,9 @@ def look(source: Path, options: Sequence[str]) -> Found:
         return Found(job, where, tuple(options))
     with tempfile.TemporaryDirectory(prefix="sightline-new-") as scratch:
         function = jobs.get(job)
+        given = bind(job, function, options)
         try:
-            listed = function(Request(str(where), Path(scratch)), **bind(job, function, options))
+            listed = function(Request(str(where), Path(scratch)), **given)
             items = [one for one in listed.items if isinstance(one, Item)]
         except IngestError as error:
             raise ProjectError(f"{error}{_hint(where)}") from error
@@ -92,7 +93,7 @@ def _job(where: Path) -> str:
 def _hint(where: Path) -> str:
     """Another way to read a folder: by the table that lies in it."""
     tables = sorted(one for one in where.glob("*") if one.suffix.lower() in _TABLES)
-    return f"; or did you mean the table {tables[0]}?" if where.is_dir() and tables else ""
+    return f"; or did you mean the table {tables[0]}?" if tables else ""
 
 
 def _check(where: Path, items: list[Item], classes: Sequence[str]) -> None:

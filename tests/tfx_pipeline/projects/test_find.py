@@ -102,6 +102,7 @@ def test_a_plugin_gives_pipelines_by_name(home):
         (PROJECT.replace("epochs=3", "epoch=3"), ["line 9", "'epoch'", "did you mean epochs"]),
         (PROJECT.replace("epochs=3", 'epochs="3"'), ["line 7", "train.epochs takes int, got '3'"]),
         (PROJECT.replace("epochs=3", "epochs=0"), ["train.epochs must be at least 1"]),
+        (PROJECT.replace('Config("pets"', 'Config("../pets"'), ["'../pets'", "letters, digits"]),
         (PROJECT.replace('("pets",)', "()"), ["has no experiments"]),
         (PROJECT.replace('("pets",)', '("pet",)'), ["unknown recipe 'pet'", "pets"]),
     ],
