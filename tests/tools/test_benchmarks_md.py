@@ -211,3 +211,17 @@ def test_a_soak_shows_what_was_judged_and_what_was_met():
     assert "A swap took 2.50 s (1.00 to 3.00)." in page
     for met in ("no", "yes", "not judged"):
         assert f"| p99 | 2 x | 1.5 x | {met} |" in page
+
+
+def test_agreement_has_the_exact_interval():
+    rows = [
+        {"dtype": "int8", "photos": "all", "agree": 19, "of": 20},
+        {"dtype": "int8", "photos": "not calibrated on", "agree": 0, "of": 0},
+    ]
+    machine = {"cpu": "Abacus", "cores": "2"}
+    figures = {"model": "lite", "machine": machine, "calibration": 7, "rows": rows}
+    page = load().agreement_section(figures)
+    limits = stats.binomtest(19, 20).proportion_ci(0.95, method="exact")
+    assert f"| int8 | all | 19 | 20 | 95.00% | {limits.low:.1%} to {limits.high:.1%} |" in page
+    assert "| int8 | not calibrated on | 0 | 0 |  |  |" in page
+    assert "calibrated on 7 images, on 2 cores of Abacus" in page
