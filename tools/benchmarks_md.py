@@ -8,6 +8,7 @@ from typing import Any
 
 from serving.rounds import ratio_over_rounds
 from serving.server_targets import DIGITS, SPREAD, rows_of, spread_of
+from trainers.stats import proportion_interval
 
 _DECODE = "decode_jpeg alone"
 _TARGETS = {
@@ -303,6 +304,29 @@ def soak_section(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def agreement_section(figures: dict[str, Any]) -> str:
+    """Markdown of what `tools/int8_agreement.py --out` wrote."""
+    machine = figures["machine"]
+    lines = [
+        "## Int8 after training",
+        "",
+        f"`tools/int8_agreement.py --model {figures['model']}`: images on which a TFLite file of "
+        "the packaged weights predicts the class of the float network, with the 95 % interval of "
+        f"the share (Clopper & Pearson); calibrated on {figures['calibration']} images, on "
+        f"{machine['cores']} cores of {machine['cpu']}.",
+        "",
+        "| dtype | images | agree | of | share | interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in figures["rows"]:
+        cells = [row["dtype"], row["photos"], str(row["agree"]), str(row["of"]), "", ""]
+        if row["of"]:
+            found = proportion_interval(row["agree"], row["of"])
+            cells[4:] = [f"{found.value:.2%}", f"{found.low:.1%} to {found.high:.1%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 #: File in `benchmarks/` -> what renders it; in the order of the page.
 _SECTIONS = {
     "data.json": data_section,
@@ -312,6 +336,7 @@ _SECTIONS = {
     "loadtest.json": loadtest_section,
     "soak.json": soak_section,
     "replicas.json": replicas_section,
+    "int8_agreement.json": agreement_section,
     "cifar10.json": study_section,
     "small_data.json": small_data_section,
 }

@@ -233,3 +233,17 @@ def test_small_data_sets_and_what_they_are_compared_with():
     assert "| signs | 300 | 5 | 430 | 0.615 | 0.567 to 0.661 | 110 | 190 |" in page
     assert "has 0.450; the difference over all test images is +0.165" in page
     assert "(95 % interval +0.110 to +0.220, McNemar p 3.2e-08)" in page
+
+
+def test_agreement_has_the_exact_interval():
+    rows = [
+        {"dtype": "int8", "photos": "all", "agree": 19, "of": 20},
+        {"dtype": "int8", "photos": "not calibrated on", "agree": 0, "of": 0},
+    ]
+    machine = {"cpu": "Abacus", "cores": "2"}
+    figures = {"model": "lite", "machine": machine, "calibration": 7, "rows": rows}
+    page = load().agreement_section(figures)
+    limits = stats.binomtest(19, 20).proportion_ci(0.95, method="exact")
+    assert f"| int8 | all | 19 | 20 | 95.00% | {limits.low:.1%} to {limits.high:.1%} |" in page
+    assert "| int8 | not calibrated on | 0 | 0 |  |  |" in page
+    assert "calibrated on 7 images, on 2 cores of Abacus" in page
