@@ -15,6 +15,8 @@ from trainers.registry import recipes
 
 _WIDTH = 96
 _INDENT = "    "
+# The line length of ruff and Black.
+_IMPORT_WIDTH = 88
 # Of one experiment, which is the best; a project may add others.
 _PTQ = ("dynamic", "int8")
 
@@ -66,7 +68,7 @@ Made by `{facts.made_by}`. Edit any value here and run again:
 from pathlib import Path
 
 from tfx_pipeline.config import PipelineConfig, Plan, pipelines
-from trainers.config import Config, {", ".join(imports)}
+{_imported("trainers.config", ["Config", *imports])}
 from trainers.registry import recipes
 
 DATA = {_data(facts)}
@@ -93,6 +95,14 @@ def pipeline() -> PipelineConfig:
         best=Plan(ptq={_value(_PTQ)}),
     )
 '''
+
+
+def _imported(module: str, names: list[str]) -> str:
+    """An import statement as formatters write it: one name a line where one line is too short."""
+    line = f"from {module} import {', '.join(names)}"
+    if len(line) <= _IMPORT_WIDTH:
+        return line
+    return "\n".join([f"from {module} import (", *(f"{_INDENT}{name}," for name in names), ")"])
 
 
 def _data(facts: Facts) -> str:
