@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from trainers.keras import keras
@@ -165,10 +166,16 @@ class Checkpoints:
         with self._writing():
             self._best.write(str(self.directory / f"best-{epoch}"))
 
-    def save_probe(self, facts: Mapping[str, Any]) -> None:
-        """Keeps the model's weights as they are now as those of the linear probe, with `facts`."""
+    def save_probe(self, facts: Mapping[str, Any], whole: Sequence[np.ndarray] = ()) -> None:
+        """Keeps the model's weights as they are now as those of the linear probe, with `facts`.
+
+        Args:
+          facts: to be read by `read_probe`.
+          whole: kernel and bias of the same probe on train and validation, for `whole_probe`.
+        """
         with self._writing():
             self._best.write(str(self.directory / _PROBE))
+            np.savez(self.directory / f"{_PROBE}.npz", *whole)
         # Written last: a probe without it is made anew.
         self.keep_probe(facts)
 
@@ -181,6 +188,14 @@ class Checkpoints:
         """The facts that `save_probe` kept; None where there is no probe."""
         path = self._source / f"{_PROBE}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def whole_probe(self) -> list[np.ndarray]:
+        """Kernel and bias of the probe on train and validation; empty where there is none."""
+        path = self._source / f"{_PROBE}.npz"
+        if not path.is_file():
+            return []
+        with np.load(path) as found:
+            return [found[name] for name in found.files]
 
     def restore_probe(self) -> None:
         """Loads the weights that `save_probe` kept."""

@@ -105,6 +105,23 @@ def fit_probe(
     return LinearProbe(kernel.astype(np.float32), bias.astype(np.float32), strength, top1, how)
 
 
+def refitted(
+    found: LinearProbe, features: Array, labels: Array, *, classes: int
+) -> tuple[Array, Array]:
+    """Kernel (F, N) and bias (N,), float32, of the penalty of `found` on other images.
+
+    Args:
+      found: gives the penalty.
+      features: (M, F) float.
+      labels: (M,) int in [0, classes).
+      classes: N.
+    """
+    features = np.asarray(features, np.float64)
+    space = _Space.of(features)
+    kernel, bias = space.outside(*_fitted(space.into(features), labels, classes, found.strength))
+    return kernel.astype(np.float32), bias.astype(np.float32)
+
+
 def fold_numbers(labels: Array, groups: Sequence[str] = (), *, seed: int = 0) -> Array:
     """(M,) int: the fold of each image, of 5 or as many as there are groups.
 

@@ -7,6 +7,9 @@ its model unless fine-tuning is better on the validation images by more than one
 the paired difference (the one-standard-error rule of Breiman et al. 1984, section 3.4.3): with g
 images gained and l lost, g > l and (g - l)^2 > g + l. Ties go to the probe, which is cheaper and
 cannot have spoilt the backbone. The test split is left to the gates.
+
+A probe that becomes the model of a small set is fitted once more, with the same penalty, on train
+and validation together; every figure of the validation split is of the fit on train alone.
 """
 
 from collections.abc import Callable
@@ -22,7 +25,7 @@ from trainers.data import features, pipeline
 from trainers.data.features import DatasetInfo
 from trainers.forward import Forward, predict_split
 from trainers.keras import keras
-from trainers.linear_probe import Held, fit_probe
+from trainers.linear_probe import Held, fit_probe, refitted
 from trainers.models import HEADS
 from trainers.predictions import Predictions, predict
 from trainers.registry import tasks
@@ -213,6 +216,7 @@ class ProbeStage:
             announce(self.probe.why)
         if self.probe.shipped:
             self._checkpoints.restore_probe()
+            self._set_classifier(self._checkpoints.whole_probe() or _classifiers(self._model))
 
     def _applies(self, fresh: bool) -> bool:
         names = {layer.name for layer in self._model.layers}.intersection(HEADS)
@@ -252,7 +256,14 @@ class ProbeStage:
             right="".join("01"[int(one)] for one in right),
             given=given,
         )
-        self._checkpoints.save_probe(asdict(made))
+        whole = []
+        if len(train.labels) + len(validation.labels) <= _MANY_IMAGES:
+            both = (
+                np.concatenate([train.scores, validation.scores]),
+                np.concatenate([train.labels, validation.labels]),
+            )
+            whole = list(refitted(found, *both, classes=self._info.num_classes))
+        self._checkpoints.save_probe(asdict(made), whole)
 
     def _why_untrained(self, probe: Probe) -> str:
         if not self._config.train.epochs:

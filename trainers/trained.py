@@ -79,7 +79,7 @@ def _save_probe(trained: Trained, directory: Path) -> None:
     if trained.probe and not trained.probe.shipped:
         source = Path(trained.probe_weights)
         for file in source.parent.glob(f"{source.name}.*"):
-            if file.suffix != ".json":
+            if file.suffix not in (".json", ".npz"):
                 shutil.copyfile(file, directory / f"{_PROBE}{file.name[len(source.name) :]}")
 
 

@@ -6,7 +6,7 @@ from scipy.special import softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from trainers.linear_probe import STRENGTHS, Held, fit_probe, fold_numbers
+from trainers.linear_probe import STRENGTHS, Held, fit_probe, fold_numbers, refitted
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,14 @@ def test_the_penalty_is_the_one_with_the_lowest_held_out_loss(digits):
     assert found.strength == min(losses, key=losses.get)
     assert found.top1 == pytest.approx(top1[found.strength], abs=0.005)
     assert found.how == "280 validation images"
+
+
+def test_a_probe_on_more_images_keeps_its_penalty(digits):
+    found = fit_probe(digits[0][:40], digits[1][:40], classes=10)
+    kernel, bias = refitted(found, digits[0][:100], digits[1][:100], classes=10)
+    scores = softmax(digits[0][800:] @ kernel + bias, axis=1)
+    expected = reference(digits[0][:100], digits[1][:100], found.strength)(digits[0][800:])
+    np.testing.assert_allclose(scores, expected, atol=2e-3)
 
 
 def test_images_of_one_group_are_in_one_fold():
