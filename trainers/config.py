@@ -392,7 +392,7 @@ def build_settings(kind: type[_Settings], raw: Mapping[str, Any], prefix: str) -
         if key not in hints:
             raise ConfigError(f"unknown config key {prefix + key!r}; {nearest(key, list(hints))}")
         wanted = hints[key]
-        if is_dataclass(wanted):
+        if isinstance(wanted, type) and is_dataclass(wanted):
             values[key] = build_settings(wanted, value, f"{prefix}{key}.")
         else:
             values[key] = _typed(value, wanted, prefix + key)
