@@ -25,7 +25,7 @@ Overrides = Annotated[
 ]
 #: What every `--data` takes; see `tfx_pipeline.data_source`.
 DATA_HELP = "Records, or JOB:SOURCE of an ingest job, e.g. tfrecord:~/imagenet"
-Root = Annotated[Path, typer.Option(help="Holds runs/ and bundles/.")]
+Root = Annotated[Path, typer.Option(help="Holds runs/ and bundles/, and data/ for JOB:SOURCE.")]
 ResumeAnyway = Annotated[
     bool,
     typer.Option(
