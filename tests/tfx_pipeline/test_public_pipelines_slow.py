@@ -162,7 +162,7 @@ def test_imagenet_from_public_tfrecords(extract, tmp_path):
     assert len(found["data"]["classes"]) == SYNSETS
     for model in found["models"]:
         (top1,) = (one["value"] for one in model["gates"] if one["name"] == "value/top1")
-        assert top1 > 2 / SYNSETS
+        assert top1 >= 0.18
     # The shards are read where they lie.
     (records,) = (one for one in (tmp_path / "data").glob("tiles-*") if one.is_dir())
     assert any(one.is_symlink() for one in records.glob("Split-train/*"))
