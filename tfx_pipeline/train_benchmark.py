@@ -147,6 +147,7 @@ def write(figures: dict[str, Any], path: Path) -> None:
 
 def _records(data: Path, work: Path) -> Path:
     if (data / DATASET_FILE).is_file():
+        DatasetInfo.load(data).check_task("classification", "the benchmark of training steps")
         return data
     if not data.is_dir():
         raise DatasetError(

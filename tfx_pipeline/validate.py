@@ -61,6 +61,15 @@ def validate(
             soft_wrap=True,
             highlight=False,
         )
+    if "series_split" in found.counts:
+        console.print(
+            f"series_split: the names of {found.counts['series_split']:,} images say that they are "
+            "of a series, such as frames of one object, that is also in another split; if they "
+            r"are, ingest again with --group '(.+)[ _.-][0-9]+\.' or with a column of the table",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
     if out is not None:
         write_page(directory, found, Path(out), shown=settings.gallery)
         console.print(_printable(f"wrote {out}"), soft_wrap=True, highlight=False)

@@ -29,6 +29,18 @@ if [ -e "$served" ]; then
 else
   echo "$served does not exist; \`make demo\` pushes it, BUNDLE=DIR serves one of your own" >&2
 fi
+# The packages beside the checkout, as no other photos come with it.
+if [ -e ../shared/data/imagenet_sample_A.tar ]; then
+  photos=$(mktemp -d)
+  trap 'rm -rf "${unpacked:-}" "$photos"' EXIT
+  names=(imagenet_sample_A coco_subset_A coco128_train cats_dogs_A)
+  for name in "${names[@]}"; do
+    mkdir "$photos/$name"
+    tar -xf "../shared/data/$name.tar" -C "$photos/$name"
+  done
+  .venv/bin/python tools/int8_agreement.py --calibrate "$photos/imagenet_sample_A" \
+    --out benchmarks/int8_agreement.json "${names[@]/#/$photos/}"
+fi
 .venv/bin/sightline describe --table --json >benchmarks/models.json
 .venv/bin/python tools/benchmarks_md.py benchmarks BENCHMARKS.md
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from serving.rounds import ratio_over_rounds
 from serving.server_targets import DIGITS, SPREAD, rows_of, spread_of
+from trainers.stats import proportion_interval
 
 _DECODE = "decode_jpeg alone"
 _TARGETS = {
@@ -74,6 +75,46 @@ def replicas_section(figures: dict[str, Any]) -> str:
         cells = [f"{row['loss']:.6f}" for row in rows]
         apart = f"{figures['greatest_difference'][name]:.1e}"
         lines.append(f"| {' | '.join([name, *cells, apart])} |")
+    return "\n".join(lines)
+
+
+def small_data_section(figures: dict[str, Any]) -> str:
+    """Markdown of what `tools/small_data.py` wrote."""
+    machine = figures["machine"]
+    lines = [
+        "## Small data sets",
+        "",
+        "`python tools/small_data.py ../shared/data`: trained with what is suggested for the data, "
+        f"on {machine['cores']} cores of {machine['cpu']}. Test top-1 is the mean over the splits, "
+        "its 95 % interval that of all test images (Clopper & Pearson). Seconds are of the clock, "
+        "and of the processor, for ingest and training of a split; other programs ran meanwhile.",
+        "",
+        "| set | training images | splits | test images | top-1 | interval | seconds | processor |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in figures["sets"].items():
+        low, high = found["interval"]
+        cells = [
+            name,
+            f"{found['train']:,}",
+            f"{len(found['each'])}",
+            f"{found['test']:,}",
+            f"{found['top1']:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            *(f"{statistics.mean(found[key]):.0f}" for key in ("seconds", "cpu_seconds")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    for name, found in figures["sets"].items():
+        if "baseline" in found:
+            other = found["baseline"]
+            value, low, high = other["difference"]
+            lines += [
+                "",
+                f"{name}: logistic regression on histograms of gradients and colours, fitted on "
+                f"train and validation, has {statistics.mean(other['top1']):.3f}; the difference "
+                f"over all test images is {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, "
+                f"McNemar p {other['mcnemar_p']:.1e}).",
+            ]
     return "\n".join(lines)
 
 
@@ -263,6 +304,29 @@ def soak_section(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def agreement_section(figures: dict[str, Any]) -> str:
+    """Markdown of what `tools/int8_agreement.py --out` wrote."""
+    machine = figures["machine"]
+    lines = [
+        "## Int8 after training",
+        "",
+        f"`tools/int8_agreement.py --model {figures['model']}`: images on which a TFLite file of "
+        "the packaged weights predicts the class of the float network, with the 95 % interval of "
+        f"the share (Clopper & Pearson); calibrated on {figures['calibration']} images, on "
+        f"{machine['cores']} cores of {machine['cpu']}.",
+        "",
+        "| dtype | images | agree | of | share | interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in figures["rows"]:
+        cells = [row["dtype"], row["photos"], str(row["agree"]), str(row["of"]), "", ""]
+        if row["of"]:
+            found = proportion_interval(row["agree"], row["of"])
+            cells[4:] = [f"{found.value:.2%}", f"{found.low:.1%} to {found.high:.1%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 #: File in `benchmarks/` -> what renders it; in the order of the page.
 _SECTIONS = {
     "data.json": data_section,
@@ -272,7 +336,9 @@ _SECTIONS = {
     "loadtest.json": loadtest_section,
     "soak.json": soak_section,
     "replicas.json": replicas_section,
+    "int8_agreement.json": agreement_section,
     "cifar10.json": study_section,
+    "small_data.json": small_data_section,
 }
 
 

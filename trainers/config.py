@@ -29,7 +29,11 @@ class DataConfig:
     Attributes:
       dir: folder holding `dataset.json` and `Split-*`.
       image_size: (height, width) in pixels that the network sees.
-      crop_fraction: evaluation keeps this central part of each side, in (0, 1], then resizes.
+      crop_fraction: evaluation keeps this central part of each side, in (0, 1], then resizes; with
+        `fit=crop`, of each side of the largest box of the network's aspect.
+      resize: `antialias` (triangle filter, as Pillow's BILINEAR) or `bilinear` (four pixels each,
+        as versions before this key), in training, evaluation and the exported graph.
+      fit: how images of another aspect than `image_size` fit: `crop` or `stretch`.
       mean: per-channel mean on the [0, 255] scale, subtracted inside the model's graph.
       std: per-channel deviation on the same scale, divided by inside the model's graph.
       augment: training augmentations in order, e.g. `flip` or `rotate(15)`; `mixup(0.2)` and
@@ -51,6 +55,8 @@ class DataConfig:
     dir: str = ""
     image_size: tuple[int, int] = (224, 224)
     crop_fraction: float = 0.875
+    resize: str = "antialias"
+    fit: str = "crop"
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
     augment: tuple[str, ...] = ()
@@ -386,7 +392,7 @@ def build_settings(kind: type[_Settings], raw: Mapping[str, Any], prefix: str) -
         if key not in hints:
             raise ConfigError(f"unknown config key {prefix + key!r}; {nearest(key, list(hints))}")
         wanted = hints[key]
-        if is_dataclass(wanted):
+        if isinstance(wanted, type) and is_dataclass(wanted):
             values[key] = build_settings(wanted, value, f"{prefix}{key}.")
         else:
             values[key] = _typed(value, wanted, prefix + key)

@@ -7,6 +7,7 @@ from typing import Any
 #: them did. `trainers.config.from_dict` reads such files so, and `trainers.run_folder` leaves the
 #: keys out of the names of folders that are older still.
 YOUNG_KEYS: dict[str, dict[str, Any]] = {
+    "data": {"resize": "bilinear", "fit": "stretch"},
     "optim": {"warmup_limit": 1.0},
     "train": {"head": "fresh"},
 }

@@ -58,6 +58,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "data.image_size": (lambda size: min(size) >= 1, "positive pixels"),
     "data.crop_fraction": (lambda part: 0 < part <= 1, "in (0, 1]"),
+    "data.resize": _one_of("antialias", "bilinear"),
+    "data.fit": _one_of("crop", "stretch"),
     "data.mean": (lambda mean: len(mean) == 3, "three values, one a channel"),
     "data.std": (lambda std: len(std) == 3 and min(std) > 0, "three positive values"),
     "data.on_error": _one_of("raise", "skip"),

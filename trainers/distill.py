@@ -20,6 +20,7 @@ import tensorflow as tf
 from serving import bundle
 from trainers.config import Config, ConfigError, DistillConfig
 from trainers.data.features import DatasetError, DatasetInfo
+from trainers.data.preprocess import ANTIALIAS, BILINEAR
 from trainers.keras import keras
 from trainers.models import distillation_heads
 from trainers.trained import load_trained
@@ -38,6 +39,7 @@ class Teacher:
       source: the folder that was loaded.
       classes: class names in the order of the logits.
       image_size: (height, width) in pixels that the teacher sees.
+      resize: the kind of resize that the teacher was trained with.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class Teacher:
         classes: tuple[str, ...],
         image_size: tuple[int, int],
         files: list[Path],
+        resize: str = ANTIALIAS,
     ) -> None:
-        self.source, self.classes, self.image_size = source, classes, image_size
+        self.source, self.classes = source, classes
+        self.image_size, self.resize = image_size, resize
         #: Of each of the student's classes its place in `classes`; None where they are the same.
         self.order: list[int] | None = None
         self._forward = forward
@@ -86,11 +90,12 @@ class Teacher:
 
         Logits are in the order of the student's classes.
 
-        Pictures of another size than the teacher's are resized (bilinear). A bundle's logits are
-        the logarithm of its scores: they differ by one constant a picture.
+        Images of another size than the teacher's are resized as those that it was trained on. A
+        bundle's logits are the logarithm of its scores: they differ by one constant an image.
         """
         if tuple(images.shape[1:3]) != self.image_size:
-            images = tf.image.resize(images, self.image_size)
+            antialias = self.resize == ANTIALIAS
+            images = tf.image.resize(images, self.image_size, antialias=antialias)
         if images.dtype != tf.uint8:
             images = tf.cast(tf.clip_by_value(tf.round(images), 0.0, 255.0), tf.uint8)
         logits = self._forward(images)
@@ -128,6 +133,8 @@ class Teacher:
             forward,
             classes=opened.labels,
             image_size=(int(size["height"]), int(size["width"])),
+            # Bundles of earlier versions do not state it.
+            resize=size.get("resize", BILINEAR),
             files=[opened.path / bundle.SAVED_MODEL_FILE, *weights],
         )
 
@@ -146,12 +153,12 @@ class Teacher:
             logits = trained.model(tf.cast(images, tf.float32), training=False)
             return tf.cast(logits, tf.float32)
 
-        height, width = trained.config.data.image_size
         return cls(
             source,
             forward,
             classes=trained.info.classes,
-            image_size=(height, width),
+            image_size=trained.config.data.image_size,
+            resize=trained.config.data.resize,
             files=[source / "config.json", *sorted((source / "weights").glob("best*"))],
         )
 

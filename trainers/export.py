@@ -17,7 +17,7 @@ from trainers.config import Config, config_hash, to_dict
 from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.orientation import UPRIGHT
-from trainers.data.preprocess import eval_images
+from trainers.data.preprocess import Preprocessing, eval_images
 from trainers.keras import keras
 from trainers.plugin_code import counted_files
 from trainers.stack import git_commit, stack
@@ -49,13 +49,8 @@ class _Serving(tf.Module):
 
     def preprocess(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """(B,) encoded images to uint8 (B,H,W,3)."""
-        data = self._config().data
-        images = eval_images(
-            image_bytes,
-            image_size=data.image_size,
-            crop_fraction=data.crop_fraction,
-            upright=self._upright,
-        )
+        how = Preprocessing.of(self._config().data)
+        images = eval_images(image_bytes, how, upright=self._upright)
         return {"images": images}
 
     def predict_tensor(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -143,6 +138,8 @@ def seal_draft(
             "height": config.data.image_size[0],
             "width": config.data.image_size[1],
             "crop_fraction": config.data.crop_fraction,
+            "resize": config.data.resize,
+            "fit": config.data.fit,
             "exif": info.exif,
         },
         top_k=min(config.export.top_k, info.num_classes),

@@ -25,9 +25,8 @@ _FOLDS = 5
 _DEFAULT_STRENGTH = 1.0
 # The least probability whose log is taken, as in `trainers.metrics.cross_entropy`.
 _LEAST = 1e-7
-_ITERATIONS = 300
-# Tolerances of the minimum's value: of the probe that is kept, and of those that choose a penalty.
-_EXACT, _ROUGH = 1e-11, 1e-6
+# (steps, tolerance) of L-BFGS: for the probe that is kept, and for those that choose a penalty.
+_EXACT, _ROUGH = (300, 1e-11), (100, 1e-6)
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _chosen(parts: list[tuple[Array, Array, Array, Array]], classes: int) -> tup
         start = None
         for index, strength in enumerate(STRENGTHS):
             kernel, bias = start = _fitted(
-                features, labels, classes, strength, start=start, tolerance=_ROUGH
+                features, labels, classes, strength, start=start, effort=_ROUGH
             )
             scores = special.softmax(out @ kernel + bias, axis=1)
             own = scores[np.arange(len(truth)), truth]
@@ -173,7 +172,7 @@ def _fitted(
     strength: float,
     *,
     start: tuple[Array, Array] | None = None,
-    tolerance: float = _EXACT,
+    effort: tuple[int, float] = _EXACT,
 ) -> tuple[Array, Array]:
     """Kernel (F, N) and bias (N,) of the one minimum, by L-BFGS from `start`."""
     count, width = features.shape
@@ -196,6 +195,6 @@ def _fitted(
         np.concatenate([first[0].ravel(), first[1]]),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": _ITERATIONS, "gtol": tolerance, "ftol": tolerance},
+        options={"maxiter": effort[0], "gtol": effort[1], "ftol": effort[1]},
     ).x
     return found[: width * classes].reshape(width, classes), found[width * classes :]

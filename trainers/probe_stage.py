@@ -226,13 +226,14 @@ class ProbeStage:
     def _make(self, *, given: bool) -> None:
         train = self._features("train")
         validation = self._features("validation")
-        many = len(train.labels) >= _MANY_IMAGES
+        some = np.random.default_rng(self._config.train.seed).permutation(len(validation.labels))
+        some = some[:MOST_IMAGES] if len(train.labels) >= _MANY_IMAGES else some[:0]
         found = fit_probe(
             train.scores,
             train.labels,
             classes=self._info.num_classes,
             groups=self._groups(train),
-            held=Held(validation.scores, validation.labels) if many else None,
+            held=Held(validation.scores[some], validation.labels[some]) if len(some) else None,
             seed=self._config.train.seed,
         )
         self._set_classifier([found.kernel, found.bias])

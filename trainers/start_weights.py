@@ -43,12 +43,15 @@ def init_file(config: Config) -> Path | None:
 def start(model: keras.Model, config: Config) -> list[str]:
     """Fills `model` from `model.init`, if it is set, and returns the mapping, one line a row.
 
+    Packaged weights are known to fit: of their mapping there is a summary.
+
     Raises:
       WeightsError: weights that cannot be read or that do not fit.
     """
     path = init_file(config)
     if path is None:
         return []
-    from trainers.weights import initialize
+    from trainers.weights import PRETRAINED, initialize
 
-    return list(initialize(model, path, config).lines())
+    report = initialize(model, path, config)
+    return report.brief() if config.model.init == PRETRAINED else report.lines()

@@ -112,6 +112,8 @@ def start_rest(
         # At the limit of descriptors asyncio tries to accept so many at once, and logs each.
         backlog=_BACKLOG,
         lifespan="off",
+        # Its own handlers would write a line for every bad request, without a time.
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -23,6 +23,7 @@ from serving.saved_model import (
     read_signature,
 )
 from serving.server.litert_interpreter import NamedInterpreter, tensor_specs
+from serving.server.litert_memory import estimate
 
 _PREDICT = "tensorflow/serving/predict"
 #: How early converters stored the SignatureDef.
@@ -56,8 +57,9 @@ class LiteRtEngine:
         self.signatures = {name: read_signature(name, proto)}
         self._free: queue.SimpleQueue[NamedInterpreter] = queue.SimpleQueue()
         self._open = partial(open_interpreter, file, threads)
+        self._memory = estimate(file)
         for interpreter in interpreters:
-            self._free.put(NamedInterpreter(interpreter))
+            self._free.put(NamedInterpreter(interpreter, self._memory))
         self._workers = ThreadPoolExecutor(size, thread_name_prefix="litert")
         self._one_row = _takes_one_row(interpreters[0])
         self._inputs, self._outputs = tensor_specs(interpreters[0])
@@ -135,12 +137,12 @@ class LiteRtEngine:
         except (ValueError, RuntimeError, KeyError) as error:
             raise EngineError(f"{self.path}: {error}") from error
         finally:
-            self._free.put(self._renewed(interpreter) if interpreter.is_large else interpreter)
+            self._free.put(self._renewed(interpreter) if interpreter.is_used_up else interpreter)
 
     def _renewed(self, interpreter: "NamedInterpreter") -> "NamedInterpreter":
-        """Another in the place of one that was made large, which keeps its memory."""
+        """Another in the place of one that was made large, or failed; it keeps its memory."""
         with contextlib.suppress(EngineError):
-            return NamedInterpreter(self._open())
+            return NamedInterpreter(self._open(), self._memory)
         return interpreter
 
     def close(self) -> None:

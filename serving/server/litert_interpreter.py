@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from serving.server.limits import MAX_ELEMENTS
+from serving.server.litert_memory import MAX_TENSOR_BYTES, Estimate
 
 #: Elements of a request after which an interpreter is replaced, as it keeps its memory.
 _LARGE_ELEMENTS = 2**20
@@ -52,8 +53,11 @@ class TensorSpec:
 class NamedInterpreter:
     """Runs by tensor names, and takes any shape that the graph does."""
 
-    def __init__(self, interpreter: Any) -> None:
+    def __init__(self, interpreter: Any, memory: Estimate | None = None) -> None:
+        """Takes LiteRT's, its tensors allocated, and what its file's inputs take in memory."""
         self._interpreter = interpreter
+        self._memory = memory
+        self._is_broken = False
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         self._inputs = {detail["name"]: detail["index"] for detail in inputs}
         self._outputs = {detail["name"]: detail["index"] for detail in outputs}
@@ -62,32 +66,49 @@ class NamedInterpreter:
         self._limit = max(_LARGE_ELEMENTS, 2 * sum(map(prod, self._shapes.values())))
 
     @property
-    def is_large(self) -> bool:
-        """Whether its inputs are far beyond what the file declares; LiteRT never shrinks."""
-        return sum(prod(shape) for shape in self._shapes.values()) > self._limit
+    def is_used_up(self) -> bool:
+        """Whether it is to be replaced: LiteRT never shrinks, and crashes after failures."""
+        return self._is_broken or sum(prod(shape) for shape in self._shapes.values()) > self._limit
 
     def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> dict[str, Any]:
         """Output tensor name -> array.
 
         Raises:
-          ValueError: a type or shape that the graph does not take.
+          ValueError: a type or shape that the graph does not take, or that takes too much memory.
           RuntimeError: likewise, found later.
           KeyError: a name that the file lacks.
         """
+        if self._is_broken:
+            raise RuntimeError("LiteRT failed before, and could not be loaded again; try later")
         changed = {k: array.shape for k, array in feeds.items() if array.shape != self._shapes[k]}
-        for name, shape in changed.items():
-            self._interpreter.resize_tensor_input(self._inputs[name], shape)
-            # A failed allocation leaves no shape to rely on.
-            self._shapes[name] = (-1,)
         if changed:
-            self._interpreter.allocate_tensors()
-            if any(shape[1:] != self._declared[name][1:] for name, shape in changed.items()):
-                self._check_sizes()
-            self._shapes.update(changed)
+            self._check_memory(feeds)
+            # Until it has succeeded: an interpreter that failed at it ends the process when used.
+            self._is_broken = True
+            self._resize(changed)
+            self._is_broken = False
         for name, array in feeds.items():
             self._interpreter.set_tensor(self._inputs[name], array)
         self._interpreter.invoke()
         return {name: self._interpreter.get_tensor(self._outputs[name]) for name in fetches}
+
+    def _check_memory(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Raises ValueError where the graph would need too much memory for the inputs."""
+        values = sum(array.size for array in feeds.values())
+        if self._memory is not None and self._memory.bytes_of(values) > MAX_TENSOR_BYTES:
+            shapes = ", ".join(str(list(array.shape)) for array in feeds.values())
+            raise ValueError(
+                f"inputs of shape {shapes} make a tensor of more than {MAX_TENSOR_BYTES} bytes; "
+                "send smaller images, or fewer rows at a time"
+            )
+
+    def _resize(self, changed: Mapping[str, tuple[int, ...]]) -> None:
+        for name, shape in changed.items():
+            self._interpreter.resize_tensor_input(self._inputs[name], shape)
+        self._interpreter.allocate_tensors()
+        if any(shape[1:] != self._declared[name][1:] for name, shape in changed.items()):
+            self._check_sizes()
+        self._shapes.update(changed)
 
     def _check_sizes(self) -> None:
         """Raises ValueError where the inputs are too small for the graph: a kernel would crash."""

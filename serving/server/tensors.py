@@ -86,7 +86,8 @@ def to_array(name: str, proto: Any, expansion: Expansion | None = None) -> np.nd
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0 or len(shape) > MAX_RANK:
         raise invalid(f"input {name!r}: the shape {shape} is not that of a tensor")
-    if prod(shape) > MAX_ELEMENTS:
+    # NumPy refuses sizes beyond its own even where another one is 0.
+    if prod(size or 1 for size in shape) > MAX_ELEMENTS:
         raise invalid(f"input {name!r}: shape {shape} has more than {MAX_ELEMENTS} elements")
     dtype = _CONTENT_DTYPES.get(proto.dtype)
     # Every access of a bytes field copies it.
@@ -95,6 +96,11 @@ def to_array(name: str, proto: Any, expansion: Expansion | None = None) -> np.nd
         return _view(name, content, dtype, shape)
     if dtype is None and proto.dtype not in _READABLE:
         raise invalid(f"input {name!r}: values of {_type_text(proto.dtype)} cannot be sent")
+    given = _given(proto)
+    if given > prod(shape):
+        raise invalid(
+            f"input {name!r} has {given} values, and its shape {shape} takes {prod(shape)}"
+        )
     expansion = expansion or Expansion(DEFAULT_LIMITS.max_repeated_bytes)
     expansion.take(name, _repeated_bytes(proto, dtype, prod(shape)))
     if proto.dtype == _STRING and len(proto.string_val) == prod(shape):
@@ -106,6 +112,12 @@ def to_array(name: str, proto: Any, expansion: Expansion | None = None) -> np.nd
         raise invalid(f"input {name!r} is not a valid TensorProto: {error}") from error
 
 
+def _given(proto: Any) -> int:
+    """Values in the field of a type that NumPy has; 0 for other types, which TensorFlow reads."""
+    field = _FIELDS_BY_NUMBER.get(proto.dtype)
+    return len(getattr(proto, field)) if field else 0
+
+
 def _repeated_bytes(proto: Any, dtype: np.dtype[Any] | None, count: int) -> int:
     """Bytes that the last value of too few takes in the places of those that are missing."""
     if proto.dtype == _STRING:
@@ -113,9 +125,8 @@ def _repeated_bytes(proto: Any, dtype: np.dtype[Any] | None, count: int) -> int:
         size = len(values[-1]) if values else 0
         return (count - len(values)) * (_STRING_BYTES + size) if count > len(values) else 0
     # Content of the wrong length, or a type that is read as TensorFlow does it: a guess from above.
-    given = 0 if dtype is None else len(getattr(proto, _FIELDS_BY_NUMBER[proto.dtype]))
     size = 16 if dtype is None else dtype.itemsize
-    return max(0, count - given) * size
+    return max(0, count - _given(proto)) * size
 
 
 def _type_text(number: int) -> str:

@@ -1,3 +1,4 @@
+import html
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -174,3 +175,24 @@ def test_the_card_names_the_starting_weights_and_their_licence():
     assert row.format("sha256 of the weights", "5793") in card
     assert row.format("licence of the weights", "Apache-2.0") in card
     assert "starting weights" not in render_card(MANIFEST, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({}, "the central 100.0% of each side, stretched to the input's aspect; bilinear without"),
+        (
+            {"crop_fraction": 0.875, "resize": "antialias", "fit": "crop"},
+            "the central 87.5% of the largest box of the input's aspect; antialiased (triangle",
+        ),
+        (
+            {"resize": "antialias", "fit": "stretch"},
+            "each side, stretched to the input's aspect; anti",
+        ),
+    ],
+)
+def test_the_card_states_crop_and_resize(stated, words):
+    """A bundle without the keys is one of a version that knew one way only."""
+    manifest = replace(MANIFEST, input={**MANIFEST.input, **stated})
+    text = " ".join(html.unescape(render_card(manifest, MODEL)).split())
+    assert words in text

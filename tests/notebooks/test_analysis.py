@@ -19,7 +19,10 @@ def _answers():
     size, generator = 50, np.random.default_rng(0)
     labels = generator.integers(0, 3, size).astype(np.int32)
     noise = generator.normal(size=(size, 3))
-    slices = {"slice/brightness": np.array(["dark", "bright"], object)[labels % 2]}
+    slices = {
+        "slice/brightness": np.array(["dark", "bright"], object)[labels % 2],
+        "slice/race": np.array(["Black", "White", "East Asian"], object)[np.arange(size) % 3],
+    }
     ids = np.array([f"{i:04x}" for i in range(size)], object)
     table = {}
     for variant, skill in SKILLS.items():
@@ -46,7 +49,7 @@ def finished_run(tmp_path):
     write_table(tmp_path / "predictions" / "table", answers, CLASSES)
     tfma.run_model_analysis(
         eval_config=make_eval_config(
-            list(answers), EvalSettings(slices=("slice/brightness",), top_k=3)
+            list(answers), EvalSettings(slices=("slice/brightness", "slice/race"), top_k=3)
         ),
         data_location=str(tmp_path / "predictions" / "table"),
         output_path=str(tmp_path / "evaluation"),
@@ -109,13 +112,14 @@ def test_the_notebook_counts_what_the_table_holds(finished_run):
     )
 
     found = {(row["variant"], row["slice"]): row for row in slices}
-    assert len(found) == 2 * (1 + 2 + 3)
+    assert len(found) == 2 * (1 + 2 + 3 + 3)
     for variant, table in answers.items():
         dark = table.slices["slice/brightness"] == "dark"
         chosen = {
             "all": np.ones(50, bool),
             "slice/brightness = dark": dark,
             "image/class/text = owl": table.labels == 2,
+            "slice/race = East Asian": np.arange(50) % 3 == 2,
         }
         for name, mask in chosen.items():
             row = found[variant, name]

@@ -162,6 +162,17 @@ def test_the_same_content_pushed_by_two_at_once_is_one_version(drafts, tmp_path,
     assert visible(tmp_path / "m") == ["1"]
 
 
+def test_content_that_passes_by_a_waived_gate_is_a_version_of_its_own(drafts, tmp_path):
+    model, path = tmp_path / "m", drafts[0] / bundles.MANIFEST_FILE
+    held = path.read_text("utf-8")
+    assert bundles.push(drafts[0], model).version == 1
+    path.write_text(json.dumps({**json.loads(held), "gates": {"not_held": {"change/top1": "x"}}}))
+    found = [bundles.push(drafts[0], model) for _ in range(2)]
+    assert [(one.version, one.pushed) for one in found] == [(2, True), (2, False)]
+    path.write_text(held)
+    assert (bundles.push(drafts[0], model).version, visible(model)) == (1, ["1", "2"])
+
+
 def test_a_push_gets_no_number_while_a_rollback_is_under_way(
     drafts, tmp_path, while_copying, monkeypatch
 ):

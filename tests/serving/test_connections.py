@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import http.client
 import os
+import re
 import resource
 import socket
 import time
@@ -153,6 +154,19 @@ def test_a_client_that_does_not_read_is_dropped(server):
                 closed = True
         assert closed
     assert good(server)
+
+
+def test_requests_that_are_no_http_fill_no_log(server):
+    logged, began = len(server.log()), time.monotonic()
+    for _ in range(60):
+        with connect(server) as connection:
+            connection.sendall(b"\x16\x03\x01 is how TLS begins\r\n\r\n")
+            answer_to(connection)
+    periods = 1 + int((time.monotonic() - began) / 10)
+    lines = [line for line in server.log()[logged:].splitlines() if "Invalid HTTP" in line]
+    assert 0 < len(lines) <= 10 * periods + periods
+    stamp = r"\d{4}-\d\d-\d\dT[\d:.]+Z WARNING uvicorn"
+    assert all(re.match(stamp, line) for line in lines), lines
 
 
 def test_many_idle_connections_give_way(monkeypatch):

@@ -24,6 +24,8 @@ from tensorflow_serving.apis import predict_pb2
 
 from serving.server.process import ServerProcess
 
+pytestmark = pytest.mark.onednn
+
 MIB = 2**20
 WAIT_S = 60
 #: Rounds of requests, however slow the machine is.

@@ -8,6 +8,8 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from serving.saved_model import EngineError
 from serving.server.process import ServerProcess
 
+pytestmark = pytest.mark.onednn
+
 SIZE = 16
 #: Every size but the rows is another than the file's.
 REFUSED = [
@@ -164,4 +166,103 @@ def test_sizes_that_the_file_leaves_open(tmp_path):
     engine._free.put(before)
     assert scores(1, 700, 700, 3) == pytest.approx(np.full((1, 3), 3), rel=1e-3)
     assert engine._free.get() is not before
+    engine.close()
+
+
+def convert(path, call, *shape):
+    """Writes a `.tflite` of a function of float32 values of that shape; None is open."""
+    import tensorflow as tf
+
+    spec = tf.TensorSpec(shape, tf.float32, name="x")
+    concrete = tf.function(call, input_signature=[spec]).get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
+    path.write_bytes(converter.convert())
+    return path
+
+
+def widening(x):
+    """A tensor of 512 channels inside."""
+    import tensorflow as tf
+
+    kernel = np.random.default_rng(0).normal(size=(1, 1, 3, 512)).astype(np.float32)
+    return tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME")), axis=[1, 2])
+
+
+def attending(x):
+    """A tensor of rows times rows inside."""
+    import tensorflow as tf
+
+    return tf.reduce_sum(tf.nn.softmax(tf.matmul(x, x, transpose_b=True)), axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("call", "shape", "sent", "largest"),
+    [
+        (widening, (1, None, None, 3), (1, 2000, 1000, 3), 4 * 2000 * 1000 * 512),
+        (widening, (None, 20, 20, 3), (5000, 20, 20, 3), 4 * 5000 * 20 * 20 * 512),
+        (attending, (1, None, 8), (1, 20_000, 8), 4 * 20_000**2),
+    ],
+    ids=["sizes", "rows", "quadratic"],
+)
+def test_memory_is_known_before_it_is_allocated(tmp_path, call, shape, sent, largest):
+    """Of graphs with open sizes: a few MB of input make gigabytes inside."""
+    from serving.server.litert import LiteRtEngine
+    from serving.server.litert_memory import estimate
+
+    file = convert(tmp_path / "model.tflite", call, *shape)
+    found = estimate(file)
+    assert found.bytes_of(int(np.prod(sent))) == pytest.approx(largest, rel=0.1)
+    engine = LiteRtEngine(file)
+    (name,) = engine.signatures
+    wanted = [next(iter(engine.signatures[name].outputs.values())).tensor]
+
+    def run(shape):
+        feeds, _ = engine.prepare(name, {"x": np.ones(shape, np.float32)})
+        return engine.run_tensors(feeds, wanted)
+
+    with pytest.raises(EngineError, match="make a tensor of more than 1073741824 bytes"):
+        run(sent)
+    run([20 if size is None else size for size in shape])
+    engine.close()
+
+
+def test_fixed_sizes_need_no_estimate(tmp_path):
+    from serving.server.litert_memory import estimate
+
+    write_convolution(tmp_path / "model.tflite")
+    assert estimate(tmp_path / "model.tflite") is None
+
+
+def test_an_interpreter_that_failed_is_not_used_again(tmp_path):
+    """LiteRT ends the process at the run after an allocation that failed."""
+    from serving.server.litert import LiteRtEngine
+
+    engine = LiteRtEngine(convert(tmp_path / "model.tflite", widening, 1, None, None, 3))
+    (name,) = engine.signatures
+
+    def run():
+        feeds, tensors = engine.prepare(name, {"x": np.ones((1, 5, 5, 3), np.float32)})
+        return engine.run_tensors(feeds, list(tensors.values()))
+
+    (interpreter,) = [engine._free.get()]
+    engine._free.put(interpreter)
+    real = interpreter._interpreter
+
+    class Failing:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def allocate_tensors(self):
+            raise RuntimeError("failed to reshape runtime")
+
+    interpreter._interpreter = Failing()
+    reopen, engine._open = engine._open, lambda: (_ for _ in ()).throw(EngineError("no memory"))
+    with pytest.raises(EngineError, match="failed to reshape"):
+        run()
+    with pytest.raises(EngineError, match="could not be loaded again; try later"):
+        run()
+    engine._open = reopen
+    with pytest.raises(EngineError, match="could not be loaded again; try later"):
+        run()
+    assert [array.shape for array in run().values()] == [(1, 512)]
     engine.close()

@@ -11,6 +11,8 @@ from serving.server.errors import ServingError
 from serving.server.json_examples import decode_examples
 from serving.server.process import ServerProcess
 
+pytestmark = pytest.mark.onednn
+
 WAIT_S = 60
 
 

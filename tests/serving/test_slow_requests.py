@@ -14,6 +14,8 @@ from serving.server.errors import ServingError
 from serving.server.json_decode import decode_predict, read_document
 from serving.server.json_examples import decode_examples
 
+pytestmark = pytest.mark.onednn
+
 COUNT = 300_000
 #: CPU time of the refusal, of that of the same request without its fault. It was 60 to 300.
 MOST = 12

@@ -74,3 +74,28 @@ def test_a_few_bytes_do_not_claim_the_memory(dtype, side):
     with pytest.raises(ServingError, match="too large to be filled from single values") as caught:
         to_array("x", proto)
     assert caught.value.code == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    ("values", "shape", "words"),
+    [
+        ([1.0] * 3, [2], r"has 3 values, and its shape \[2\] takes 2"),
+        ([1.0], [0, 2], r"has 1 values, and its shape \[0, 2\] takes 0"),
+        ([b"a", b"b"], [], r"has 2 values, and its shape \[\] takes 1"),
+        ([], [0, 2**62], r"shape \[0, 4611686018427387904\] has more than 268435456 elements"),
+    ],
+)
+def test_values_and_sizes_that_do_not_go_together(values, shape, words):
+    from tensorflow.core.framework import tensor_pb2
+
+    from serving.server.tensors import to_array
+
+    is_text = bool(values) and isinstance(values[0], bytes)
+    proto = tensor_pb2.TensorProto(dtype=7 if is_text else 1)
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+    proto.tensor_shape.SetInParent()
+    getattr(proto, "string_val" if is_text else "float_val").extend(values)
+    with pytest.raises(ServingError, match=words) as caught:
+        to_array("x", proto)
+    assert caught.value.code == "INVALID_ARGUMENT"

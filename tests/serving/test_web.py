@@ -105,6 +105,21 @@ def test_small_and_encoded_answers_are_left_alone():
     assert ask(with_gzip(encoded, 1), headers=asked) == encoded.response
 
 
+def test_inflate_reads_every_member():
+    """One body may be several gzip files in a row, as `pigz` and `cat` make them."""
+    headers = {"content-encoding": "gzip"}
+    body = gzip.compress(b'{"instances":') + gzip.compress(b"") + gzip.compress(b" [1.0]}")
+    for packed in (body, body + bytes(512)):
+        assert inflate(headers, packed, 100) == gzip.decompress(packed) == b'{"instances": [1.0]}'
+    for damaged in (body + b"x", body[:-1]):
+        assert inflate(headers, damaged, 100) is None
+    with pytest.raises(ServingError, match="more than 19 bytes"):
+        inflate(headers, body, 19)
+    with pytest.raises(ServingError, match="more than 16 members; send one"):
+        inflate(headers, gzip.compress(b"") * 17, 100)
+    assert inflate(headers, gzip.compress(b"a") * 16, 100) == b"a" * 16
+
+
 def test_inflate():
     packed = gzip.compress(b"z" * 100)
     headers = {"content-encoding": "GZIP"}

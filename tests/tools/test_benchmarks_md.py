@@ -211,3 +211,39 @@ def test_a_soak_shows_what_was_judged_and_what_was_met():
     assert "A swap took 2.50 s (1.00 to 3.00)." in page
     for met in ("no", "yes", "not judged"):
         assert f"| p99 | 2 x | 1.5 x | {met} |" in page
+
+
+def test_small_data_sets_and_what_they_are_compared_with():
+    found = {
+        "train": 300,
+        "test": 430,
+        "top1": 0.615,
+        "interval": [0.567, 0.661],
+        "each": [0.6, 0.61, 0.62, 0.63, 0.615],
+        "seconds": [100.0, 120.0],
+        "cpu_seconds": [180.0, 200.0],
+        "baseline": {
+            "top1": [0.4, 0.5],
+            "difference": [0.165, 0.11, 0.22],
+            "mcnemar_p": 3.2e-8,
+        },
+    }
+    machine = {"cores": 2, "cpu": "a processor"}
+    page = load().small_data_section({"machine": machine, "sets": {"signs": found}})
+    assert "| signs | 300 | 5 | 430 | 0.615 | 0.567 to 0.661 | 110 | 190 |" in page
+    assert "has 0.450; the difference over all test images is +0.165" in page
+    assert "(95 % interval +0.110 to +0.220, McNemar p 3.2e-08)" in page
+
+
+def test_agreement_has_the_exact_interval():
+    rows = [
+        {"dtype": "int8", "photos": "all", "agree": 19, "of": 20},
+        {"dtype": "int8", "photos": "not calibrated on", "agree": 0, "of": 0},
+    ]
+    machine = {"cpu": "Abacus", "cores": "2"}
+    figures = {"model": "lite", "machine": machine, "calibration": 7, "rows": rows}
+    page = load().agreement_section(figures)
+    limits = stats.binomtest(19, 20).proportion_ci(0.95, method="exact")
+    assert f"| int8 | all | 19 | 20 | 95.00% | {limits.low:.1%} to {limits.high:.1%} |" in page
+    assert "| int8 | not calibrated on | 0 | 0 |  |  |" in page
+    assert "calibrated on 7 images, on 2 cores of Abacus" in page

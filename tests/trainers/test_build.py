@@ -36,6 +36,8 @@ def test_the_manifest_says_where_the_model_comes_from(built, trained):
         "height": 16,
         "width": 16,
         "crop_fraction": 0.875,
+        "resize": "antialias",
+        "fit": "crop",
         "exif": "as_stored",
     }
     assert manifest.top_k == 3

@@ -15,7 +15,7 @@ from trainers import optim
 from trainers.config import ConfigError, override
 from trainers.data.features import DatasetError
 from trainers.data.pipeline import DataError, batch_ids, train_batches
-from trainers.data.preprocess import eval_image
+from trainers.data.preprocess import Preprocessing, eval_image
 from trainers.epoch import TrainingError
 from trainers.file_index import FileIndex
 from trainers.forward import Forward, predict_split
@@ -53,8 +53,7 @@ def test_every_example_counts_once_on_any_batch(batch, config, trained, encoded,
     assert found.ids.tolist() == [hashlib.sha256(one).hexdigest() for one in encoded["validation"]]
     np.testing.assert_array_equal(found.labels, true_labels["validation"])
     pictures = [
-        eval_image(tf.constant(one), image_size=(16, 16), crop_fraction=0.875)
-        for one in encoded["validation"]
+        eval_image(tf.constant(one), Preprocessing.of(config.data)) for one in encoded["validation"]
     ]
     logits = trained.model(tf.cast(tf.stack(pictures), tf.float32), training=False)
     by_hand = softmax(logits.numpy(), axis=1)
@@ -341,8 +340,9 @@ def test_only_what_decides_the_weights_decides_the_folder(config, records, train
     harmless = ["train.save_steps=7", "train.tensorboard=true", f"data.dir={moved}"]
     harmless += ["eval.batch=3", "export.top_k=1", "compress.qat_epochs=9", "data.cache=none"]
     assert name(override(config, harmless)) == first
-    for change in ("train.seed=6", "data.augment=", "optim.momentum=0.8", "train.ema=0.9"):
-        assert name(override(config, [change])) != first
+    changes = ["train.seed=6", "data.augment=", "optim.momentum=0.8", "train.ema=0.9"]
+    changes += ["data.resize=bilinear", "data.fit=stretch", "optim.warmup_limit=0.2"]
+    assert len({first, *(name(override(config, [one])) for one in changes)}) == 1 + len(changes)
     weights = tmp_path / "weights.npz"
     weights.write_bytes(b"one")
     started = override(config, [f"model.init={weights}"])

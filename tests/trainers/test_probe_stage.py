@@ -20,6 +20,7 @@ from trainers.loop import fit
 from trainers.predictions import Predictions
 from trainers.probe_stage import Probe
 from trainers.trained import load_trained, probe_model, save_trained
+from trainers.workers import launch
 
 pytestmark = pytest.mark.onednn
 
@@ -187,6 +188,17 @@ def test_a_classifier_of_these_classes_is_kept(config, given, trained, tmp_path)
     np.testing.assert_allclose(kernel, trained.model.get_layer("logits").kernel, atol=1e-6)
     assert found.probe.given
     assert not found.probe.shipped
+
+
+@pytest.mark.slow
+def test_two_processes_keep_the_probe_of_one(transfer, tmp_path):
+    alone = fit(transfer, tmp_path / "alone")
+    launch(transfer, tmp_path / "both", workers=2)
+    both = load_trained(tmp_path / "both")
+    assert both.probe.shipped
+    assert both.probe.strength == alone.probe.strength
+    assert both.probe.val_loss == pytest.approx(alone.probe.val_loss, abs=1e-4)
+    np.testing.assert_allclose(validation_scores(both), validation_scores(alone), atol=1e-4)
 
 
 def test_random_weights_have_no_probe(trained, tmp_path):

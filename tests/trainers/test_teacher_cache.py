@@ -87,6 +87,8 @@ def test_what_is_kept_is_what_the_teacher_says(student, trained, teacher, silent
         ("train.global_batch=30", False),
         ('data.augment=["shift"]', False),
         ("data.image_size=[8, 8]", False),
+        ("data.resize=bilinear", False),
+        ("data.fit=stretch", False),
     ],
 )
 def test_students_share_answers_to_the_same_pictures(

@@ -30,6 +30,7 @@ _LAYOUT = "a folder of shards such as train-00000-of-01024 and validation-00000-
 _RECORDS = re.compile(r"tfrecords?|\.records?\b|\d{5}-of-\d{5}$", re.IGNORECASE)
 _NOT_SHARDS = (".json", ".txt", ".csv", ".pbtxt", ".md", ".idx")
 _BATCH = 64
+_MAX_CLASSES = 1_000_000
 
 
 def adopt(
@@ -339,6 +340,11 @@ def _classes(
     """Names in label order; a label that no record has or names is called by its number."""
     if given:
         names = _given_names(given)
+    elif labels[-1] - offset >= _MAX_CLASSES:
+        raise IngestError(
+            f"labels run from {labels[0]} to {labels[-1]}, which is over {_MAX_CLASSES:,} classes; "
+            "labels have to count classes from 0 or 1: number them anew"
+        )
     else:
         names = [texts.get(label, str(label)) for label in range(offset, labels[-1] + 1)]
     if labels[0] < offset or labels[-1] - offset >= len(names):

@@ -1,4 +1,4 @@
-"""Own images from ImageNet weights: the classifier first, then the whole network."""
+"""Own images from ImageNet weights: a linear probe first, then the whole network."""
 
 from tfx_pipeline.config import PipelineConfig, Plan, SmokeSize, pipelines
 
@@ -25,7 +25,6 @@ def finetune() -> PipelineConfig:
             overrides=(
                 "data.image_size=96,96",
                 "train.epochs=2",
-                "train.freeze_epochs=1",
                 "compress.calibration_images=64",
             ),
             images={"train": 120, "validation": 40, "test": 60},

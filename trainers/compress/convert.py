@@ -45,8 +45,9 @@ class ConversionJob:
       dtype: `fp32`; `dynamic`, int8 kernels with float activations; `int8`, both.
       output: the file; its folder must exist.
       labels: class names to attach, in label order; none attaches nothing.
-      calibration: an .npy file of uint8 (M, H, W, 3) images that set the ranges of `int8`. Leave
-        it out for a quantisation-aware trained model, which brings its ranges.
+      calibration: an .npy file of uint8 (M, H, W, 3) images that set the ranges of `int8` and
+        correct its biases. Leave it out for a quantisation-aware trained model, which brings its
+        ranges.
     """
 
     name: str

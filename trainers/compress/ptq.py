@@ -1,7 +1,8 @@
 """`none` and `ptq`: the trained model as it is, and quantised after training.
 
 `dynamic` keeps int8 kernels and float activations, without data; `int8` sets the activations'
-ranges from calibration images. Both happen in the converter (`trainers.compress.convert`).
+ranges from calibration images, and corrects the biases by them (`bias_correction`). Both happen in
+the converter's process (`trainers.compress.convert`).
 """
 
 from trainers.compress import FLOAT, FineTune, Method

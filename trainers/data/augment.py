@@ -30,7 +30,7 @@ from trainers.config import ConfigError, DataConfig
 from trainers.data.decode import decode_image
 from trainers.data.entries import Between, Fraction, bind, parse_entries
 from trainers.data.mix import mixes
-from trainers.data.preprocess import central_crop, resize_image, to_uint8
+from trainers.data.preprocess import Preprocessing, central_crop, resize_image, to_uint8
 from trainers.registry import Registry
 
 #: `(size, seed) -> box`: size (2,) int32 height, width; box (4,) int32 top, left, height, width.
@@ -80,7 +80,7 @@ def train_image(encoded: tf.Tensor, seed: tf.Tensor, *, data: DataConfig) -> tf.
     Args:
       encoded: () string.
       seed: (2,) int32, a different one for every example and epoch.
-      data: `image_size`, `crop_fraction` and `augment` are used.
+      data: `image_size`, `crop_fraction`, `resize`, `fit` and `augment` are used.
 
     Returns:
       (height, width, 3) uint8.
@@ -88,11 +88,12 @@ def train_image(encoded: tf.Tensor, seed: tf.Tensor, *, data: DataConfig) -> tf.
     crop, _ = split_names(data.augment)
     image = decode_image(encoded)
     if crop is None:
-        image = central_crop(image, crop_fraction=data.crop_fraction)
+        image = central_crop(image, Preprocessing.of(data))
     else:
         box = crop(tf.shape(image)[:2], _fold(seed, 0))
         image = tf.slice(image, [box[0], box[1], 0], [box[2], box[3], 3])
-    return augment_image(resize_image(image, image_size=data.image_size), seed, names=data.augment)
+    image = resize_image(image, image_size=data.image_size, resize=data.resize)
+    return augment_image(image, seed, names=data.augment)
 
 
 def augment_image(image: tf.Tensor, seed: tf.Tensor, *, names: Sequence[str]) -> tf.Tensor:

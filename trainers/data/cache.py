@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from trainers.config import Config
 from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.parallel import ready
-from trainers.data.prepare import Examples, cached_size, chunk_size, decode_examples
+from trainers.data.prepare import Examples, cached_size, chunk_size, decode_examples, kept_as
 from trainers.data.reader import Usable, named_errors, read_serialized, signature
 from trainers.data.records_check import DataError
 
@@ -218,7 +219,7 @@ def _key(config: Config, info: DatasetInfo, *, records: Usable, whole: bool) -> 
     data = config.data
     files = [[os.path.basename(name), *rest] for name, *rest in signature(records.files)]
     key = {
-        "preprocessing": [data.image_size, 1.0 if whole else data.crop_fraction, whole],
+        "preprocessing": [asdict(kept_as(data, whole=whole)), whole],
         "files": files,
         "records": [[one.file[-40:], one.index, one.ends_shard] for one in records.bad],
         "code": _code(),

@@ -46,12 +46,13 @@ def decode_crop(
     encoded: tf.Tensor,
     choose: Callable[[tf.Tensor], tf.Tensor],
     *,
-    image_size: tuple[int, int],
+    shrink_for: tuple[int, int] | None,
 ) -> tf.Tensor:
-    """A box of the picture for training: of a JPEG, only that box is decoded.
+    """A box of the image for training: of a JPEG, only that box is decoded.
 
-    A JPEG's box with both sides at least 2, 4 or 8 times `image_size` comes at 1/2, 1/4 or 1/8 of
-    its size, averaged by the decoder, which is faster and drops detail that resizing would skip.
+    With `shrink_for`, a JPEG's box with both sides at least 2, 4 or 8 times this size comes at 1/2,
+    1/4 or 1/8 of its own, averaged by the decoder, which is faster and leaves other pixels than
+    evaluation resizes (up to 44 levels apart at edges after an antialiased resize of both).
     Otherwise it equals the box of `decode_image` except in its outermost columns, where colours may
     be up to 4 levels away. Damage to a JPEG below the box is not seen.
 
@@ -59,7 +60,7 @@ def decode_crop(
       encoded: () string.
       choose: from the picture's size, (2,) int32 height, width, to the box, (4,) int32 top, left,
         height, width.
-      image_size: (height, width) in pixels that the box will be resized to.
+      shrink_for: (height, width) in pixels that the box will be resized to, or None.
 
     Returns:
       (h, w, 3) uint8.
@@ -70,7 +71,9 @@ def decode_crop(
 
     def jpeg() -> tf.Tensor:
         box = choose(tf.image.extract_jpeg_shape(encoded)[:2])
-        times = tf.reduce_min(box[2:] // tf.constant(image_size))
+        if shrink_for is None:
+            return crop(box, 1)
+        times = tf.reduce_min(box[2:] // tf.constant(shrink_for))
         return tf.cond(times >= 2, lambda: shrunk(box, times), lambda: crop(box, 1))
 
     def shrunk(box: tf.Tensor, times: tf.Tensor) -> tf.Tensor:

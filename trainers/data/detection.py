@@ -98,14 +98,15 @@ def crop(sample: Sample, box: tf.Tensor) -> Sample:
     return keep(cropped, tf.reduce_all(boxes[:, 2:] - boxes[:, :2] > _SLIVER_PX, axis=1))
 
 
-def resize(sample: Sample, image_size: Any) -> Sample:
-    """Stretched to `image_size`: bilinear as for evaluation, masks by nearest pixel.
+def stretch(sample: Sample, image_size: Any, *, resize: str) -> Sample:
+    """Stretched to `image_size`: the image by `data.resize`, masks by nearest pixel.
 
     Every object stays, even one whose mask falls between the pixels.
 
     Args:
       sample: a picture with its objects.
       image_size: (height, width) in pixels, two ints or (2,) int32.
+      resize: see `trainers.data.preprocess`.
     """
     old = size_of(sample)
     masks = sample.masks
@@ -113,7 +114,7 @@ def resize(sample: Sample, image_size: Any) -> Sample:
         masks = tf.image.resize(masks[..., None], image_size, method="nearest")[..., 0]
     ratio = tf.cast(image_size, tf.float32) / old
     return sample._replace(
-        image=resize_image(sample.image, image_size=image_size),
+        image=resize_image(sample.image, image_size=image_size, resize=resize),
         area=sample.area * ratio[0] * ratio[1],
         masks=masks,
     )
@@ -138,13 +139,14 @@ def pad(sample: Sample, image_size: tuple[int, int]) -> Sample:
 
 
 def resize_and_pad(
-    sample: Sample, image_size: tuple[int, int], *, zoom: Any = 1.0
+    sample: Sample, image_size: tuple[int, int], *, resize: str, zoom: Any = 1.0
 ) -> tuple[Sample, tf.Tensor]:
     """The whole picture within `image_size`, aspect kept, at the top left, black behind.
 
     Args:
       sample: a picture with its objects.
       image_size: (height, width) in pixels.
+      resize: see `trainers.data.preprocess`.
       zoom: () float in (0, 1]: this part of what would fill the height or the width.
 
     Returns:
@@ -155,7 +157,7 @@ def resize_and_pad(
     target = tf.cast(image_size, tf.float32)
     fitted = tf.round(size * tf.reduce_min(target / size) * zoom)
     fitted = tf.clip_by_value(fitted, 1.0, target)
-    resized = resize(sample, tf.cast(fitted, tf.int32))
+    resized = stretch(sample, tf.cast(fitted, tf.int32), resize=resize)
     return pad(resized, image_size), fitted / size
 
 

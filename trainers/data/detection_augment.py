@@ -24,10 +24,11 @@ from trainers.data.augment import brightness, contrast
 from trainers.data.detection import Sample, crop, iou, keep, resize_and_pad, size_of
 from trainers.data.entries import Between, bind, parse_entries
 from trainers.data.jitter import colour_jitter, grayscale
+from trainers.data.preprocess import Preprocessing
 from trainers.registry import Registry
 
-#: `(sample, seed, image_size) -> sample`, the latter with a picture of `image_size`.
-SampleCrop = Callable[[Sample, tf.Tensor, tuple[int, int]], Sample]
+#: `(sample, seed, how) -> sample`, the latter with an image of `how.image_size`.
+SampleCrop = Callable[[Sample, tf.Tensor, Preprocessing], Sample]
 #: `(sample, seed) -> sample`, of one size.
 SampleAugmentation = Callable[[Sample, tf.Tensor], Sample]
 
@@ -64,14 +65,14 @@ def split_entries(entries: Sequence[str]) -> tuple[SampleCrop | None, list[Sampl
 
 
 def train_sample(
-    sample: Sample, seed: tf.Tensor, *, image_size: tuple[int, int], entries: Sequence[str]
+    sample: Sample, seed: tf.Tensor, *, how: Preprocessing, entries: Sequence[str]
 ) -> Sample:
     """An augmented training sample of the network's size.
 
     Args:
       sample: a stored picture with its objects.
       seed: (2,) int32, a different one for every example and epoch.
-      image_size: (height, width) in pixels.
+      how: `image_size` and `resize` are used.
       entries: `data.augment`.
 
     Raises:
@@ -79,9 +80,9 @@ def train_sample(
     """
     chosen, rest = split_entries(entries)
     if chosen is None:
-        sample, _ = resize_and_pad(sample, image_size)
+        sample, _ = resize_and_pad(sample, how.image_size, resize=how.resize)
     else:
-        sample = chosen(sample, _fold(seed, 0), image_size)
+        sample = chosen(sample, _fold(seed, 0), how)
     for position, augmentation in enumerate(rest, start=1):
         sample = augmentation(sample, _fold(seed, position))
     return sample
@@ -91,7 +92,7 @@ def train_sample(
 def random_scale_crop(
     sample: Sample,
     seed: tf.Tensor,
-    image_size: tuple[int, int],
+    how: Preprocessing,
     *,
     low: Annotated[float, Between(0.01, 10.0)] = 0.1,
     high: Annotated[float, Between(0.01, 10.0)] = 2.0,
@@ -104,7 +105,7 @@ def random_scale_crop(
     Args:
       sample: a stored picture with its objects.
       seed: (2,) int32.
-      image_size: (height, width) in pixels.
+      how: `image_size` and `resize` are used.
       low: 0.8 with 1.25 is the paper's standard jitter.
       high: not below `low`.
 
@@ -116,7 +117,7 @@ def random_scale_crop(
             f"data.augment: random_scale_crop needs low <= high, got {low:g} and {high:g}"
         )
     draws = tf.random.stateless_uniform((3,), seed)
-    size, target = size_of(sample), tf.cast(image_size, tf.float32)
+    size, target = size_of(sample), tf.cast(how.image_size, tf.float32)
     scale = (low + draws[0] * (high - low)) * tf.reduce_min(target / size)
     window = tf.clip_by_value(tf.round(target / scale), 1.0, size)
     start = tf.minimum(tf.floor(draws[1:] * (size - window + 1.0)), size - window)
@@ -124,17 +125,17 @@ def random_scale_crop(
     fitted = tf.clip_by_value(tf.round(window * scale), 1.0, target)
     # What is cut from a bigger picture fills the network's to the last pixel.
     fitted = tf.where(window < size, target, fitted)
-    resized = detection.resize(part, tf.cast(fitted, tf.int32))
+    resized = detection.stretch(part, tf.cast(fitted, tf.int32), resize=how.resize)
     if detection.has_masks(resized):
         resized = keep(resized, tf.reduce_max(resized.masks, axis=[1, 2]) > 0)
-    return detection.pad(resized, image_size)
+    return detection.pad(resized, how.image_size)
 
 
 @detection_crops.register("random_crop")
 def random_crop(
     sample: Sample,
     seed: tf.Tensor,
-    image_size: tuple[int, int],
+    how: Preprocessing,
     *,
     area: Annotated[tuple[float, float], Between(0.001, 1.0)] = (0.1, 1.0),
     aspect: Annotated[tuple[float, float], Between(0.01, 100.0)] = (0.5, 2.0),
@@ -142,12 +143,12 @@ def random_crop(
     """The whole picture, or a patch that overlaps an object enough (Liu et al. 2016, section 2.2).
 
     How much is enough is drawn. Objects stay whose centre is in the patch, which is resized and
-    padded to `image_size`.
+    padded to `how.image_size`.
 
     Args:
       sample: a stored picture with its objects.
       seed: (2,) int32.
-      image_size: (height, width) in pixels.
+      how: `image_size` and `resize` are used.
       area: least and greatest part of the picture.
       aspect: least and greatest width / height relative to the picture's own.
     """
@@ -164,7 +165,7 @@ def random_crop(
     fine = tf.reduce_all(sides <= 1.0, axis=1) & (best >= least)
     at = tf.argmax(fine)
     patch = tf.where(fine[at] & (least >= 0.0), patches[at], tf.constant([0.0, 0.0, 1.0, 1.0]))
-    return resize_and_pad(_centred(sample, patch), image_size)[0]
+    return resize_and_pad(_centred(sample, patch), how.image_size, resize=how.resize)[0]
 
 
 def _centred(sample: Sample, patch: tf.Tensor) -> Sample:

@@ -29,6 +29,7 @@ from trainers.data.detection import Sample, resize_and_pad
 from trainers.data.detection_augment import split_entries, train_sample
 from trainers.data.features import DatasetInfo
 from trainers.data.parallel import parallel_calls, ready
+from trainers.data.preprocess import Preprocessing
 from trainers.data.reader import Usable, fingerprint, read_serialized, usable
 from trainers.data.records_check import DataError
 
@@ -156,7 +157,7 @@ def _train(
         sample = train_sample(
             parse_sample(serialized, info, masks=masks),
             tf.random.fold_in(run_seed, position),
-            image_size=config.data.image_size,
+            how=Preprocessing.of(config.data),
             entries=config.data.augment,
         )
         return _columns(sample, config.data.max_boxes, masks=masks)
@@ -186,7 +187,7 @@ def _eval_example(
         message="more objects than data.max_boxes; set it to what the split holds",
     )
     with tf.control_dependencies([fits] if fits is not None else []):
-        sample, ratio = resize_and_pad(stored, data.image_size)
+        sample, ratio = resize_and_pad(stored, data.image_size, resize=data.resize)
     sample = sample._replace(area=stored.area)
     text = tf.io.FixedLenFeature((), tf.string, "")
     keys = (features.IMAGE, features.ID, features.SOURCE_ID, *info.slices)

@@ -6,6 +6,7 @@ prepared in chunks. A chunk never changes a pixel.
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -15,7 +16,14 @@ from trainers.data.augment import Crop, augment_image, split_names
 from trainers.data.decode import decode_crop, decode_image
 from trainers.data.features import DatasetInfo
 from trainers.data.parallel import parallel_calls
-from trainers.data.preprocess import eval_image, eval_pixels, resize_crop
+from trainers.data.preprocess import (
+    BILINEAR,
+    STRETCH,
+    Preprocessing,
+    eval_image,
+    eval_pixels,
+    resize_crop,
+)
 from trainers.data.reader import parse_records
 from trainers.data.slices import slice_tensors
 
@@ -74,11 +82,11 @@ def decode_examples(
     Args:
       tagged: from `trainers.data.reader.read_serialized(tagged=True)`.
       info: of these records.
-      data: `image_size` and `crop_fraction` are used.
+      data: `image_size`, `crop_fraction`, `resize` and `fit` are used.
       chunk: k of the result.
       whole: see `cached_size`.
     """
-    decode = _evaluator(data.image_size, data.crop_fraction, whole, info.foreign)
+    decode = _evaluator(kept_as(data, whole=whole), info.foreign)
 
     @tf.autograph.experimental.do_not_convert
     def prepare(shards: tf.Tensor, serialized: tf.Tensor) -> Examples:
@@ -119,12 +127,14 @@ def train_pictures(data: DataConfig) -> Callable[..., tf.Tensor]:
     """
     crop, _ = split_names(data.augment)
     augment = _augmenter(data)
+    # Evaluation filters whole images: only what it does not smooth has ever been shrunk here.
+    shrink_for = data.image_size if data.resize == BILINEAR else None
 
     def picture(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if crop is None:
-            return eval_image(encoded, image_size=data.image_size, crop_fraction=data.crop_fraction)
-        image = decode_crop(encoded, _boxes(crop, seed), image_size=data.image_size)
-        return resize_crop(image, image_size=data.image_size)
+            return eval_image(encoded, Preprocessing.of(data))
+        image = decode_crop(encoded, _boxes(crop, seed), shrink_for=shrink_for)
+        return resize_crop(image, image_size=data.image_size, resize=data.resize)
 
     @tf.function(autograph=False)
     def prepare(encoded: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
@@ -147,7 +157,7 @@ def train_cached(data: DataConfig, *, whole: bool) -> Callable[..., tf.Tensor]:
     def picture(pixels: tf.Tensor, size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if crop is not None and whole:
             part = _scaled_crop(pixels, size, _boxes(crop, seed)(size))
-            pixels = resize_crop(part, image_size=data.image_size)
+            pixels = resize_crop(part, image_size=data.image_size, resize=data.resize)
         return augment(pixels, seed)
 
     @tf.function(autograph=False)
@@ -187,18 +197,22 @@ def _augmenter(data: DataConfig) -> Callable[..., tf.Tensor]:
     return augment if short else tf.function(augment, autograph=False)
 
 
+def kept_as(data: DataConfig, *, whole: bool) -> Preprocessing:
+    """How an image is made that evaluation sees or that a cache keeps, see `cached_size`."""
+    how = Preprocessing.of(data)
+    if not whole:
+        return how
+    size = cached_size(data, whole=True)
+    return replace(how, image_size=size, crop_fraction=1.0, fit=STRETCH)
+
+
 @functools.lru_cache(maxsize=8)
-def _evaluator(
-    image_size: tuple[int, int], crop_fraction: float, whole: bool, slices: bool
-) -> Callable[..., Any]:
+def _evaluator(how: Preprocessing, slices: bool) -> Callable[..., Any]:
     """`encoded (k,) -> images, sizes (k, 2), slices`, traced once a process."""
-    wanted = cached_size(DataConfig(image_size=image_size), whole=whole)
-    fraction = 1.0 if whole else crop_fraction
 
     def picture(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         image = decode_image(encoded)
-        pixels = eval_pixels(image, image_size=wanted, crop_fraction=fraction)
-        return pixels, tf.shape(image)[:2], slice_tensors(image) if slices else {}
+        return eval_pixels(image, how), tf.shape(image)[:2], slice_tensors(image) if slices else {}
 
     @tf.function(autograph=False)
     def decode(encoded: tf.Tensor) -> Any:

@@ -1,28 +1,56 @@
-"""Evaluation preprocessing: one function for training, evaluation and the exported graph.
+"""Images to the pixels that the network sees: in training, evaluation and the exported graph.
 
-Crop first, then resize (bilinear, half-pixel centres, no antialias: what TFLite's ResizeBilinear
-also computes), so that pixels which are cropped away are never resized.
+Crop first, then resize, so that pixels which are cropped away are never resized. `data.resize` is
+the kind of resize for all three:
+
+- `antialias`: a triangle filter as wide as what becomes one pixel, TensorFlow's
+  `tf.image.resize(antialias=True)`. Pillow's `Image.resize(..., BILINEAR)` of the same crop is at
+  most one level apart. Photos far larger than the network keep no jagged edges.
+- `bilinear`: the four nearest pixels, `tf.image.resize` as it is. It is what versions before this
+  key did; training then decodes large JPEGs at 1/2 to 1/8, which averages, so that the network is
+  trained on smoother images than it is evaluated and served with.
 """
+
+from dataclasses import dataclass
 
 import tensorflow as tf
 
+from trainers.config import DataConfig
 from trainers.data.decode import decode_image
 from trainers.data.orientation import orientation_tensor, upright_tensor
 
+ANTIALIAS, BILINEAR = "antialias", "bilinear"
+CROP, STRETCH = "crop", "stretch"
 
-def eval_image(
-    encoded: tf.Tensor,
-    *,
-    image_size: tuple[int, int],
-    crop_fraction: float,
-    upright: bool = False,
-) -> tf.Tensor:
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What decides an evaluation image's pixels; the fields are those of `DataConfig`.
+
+    Attributes:
+      image_size: (height, width) in pixels of the result.
+      crop_fraction: the central part that is kept, see `central_crop`.
+      resize: `antialias` or `bilinear`.
+      fit: `crop` or `stretch`, see `central_crop`.
+    """
+
+    image_size: tuple[int, int]
+    crop_fraction: float
+    resize: str
+    fit: str
+
+    @classmethod
+    def of(cls, data: DataConfig) -> "Preprocessing":
+        """That of a configuration."""
+        return cls(data.image_size, data.crop_fraction, data.resize, data.fit)
+
+
+def eval_image(encoded: tf.Tensor, how: Preprocessing, *, upright: bool = False) -> tf.Tensor:
     """The uint8 image that the network sees for encoded bytes.
 
     Args:
       encoded: () string, see `decode_image`.
-      image_size: (height, width) in pixels of the result.
-      crop_fraction: the central part of each side that is kept, in (0, 1]; 1 keeps everything.
+      how: size, crop and resize.
       upright: turn the image by its EXIF orientation first, as `ingest --exif upright` did.
 
     Returns:
@@ -35,101 +63,114 @@ def eval_image(
     if upright:
         image = upright_tensor(image, orientation_tensor(encoded))
         image.set_shape((None, None, 3))
-    return eval_pixels(image, image_size=image_size, crop_fraction=crop_fraction)
+    return eval_pixels(image, how)
 
 
-def eval_pixels(
-    image: tf.Tensor, *, image_size: tuple[int, int], crop_fraction: float
-) -> tf.Tensor:
-    """`eval_image` of a picture that is decoded already.
+def eval_pixels(image: tf.Tensor, how: Preprocessing) -> tf.Tensor:
+    """`eval_image` of an image that is decoded already.
 
     Args:
       image: (H, W, 3) uint8.
-      image_size: (height, width) in pixels of the result.
-      crop_fraction: see `eval_image`.
+      how: size, crop and resize.
 
     Returns:
       (height, width, 3) uint8 RGB in [0, 255].
     """
-    return resize_image(central_crop(image, crop_fraction=crop_fraction), image_size=image_size)
+    return resize_image(central_crop(image, how), image_size=how.image_size, resize=how.resize)
 
 
-def eval_images(
-    encoded: tf.Tensor,
-    *,
-    image_size: tuple[int, int],
-    crop_fraction: float,
-    upright: bool = False,
-) -> tf.Tensor:
+def eval_images(encoded: tf.Tensor, how: Preprocessing, *, upright: bool = False) -> tf.Tensor:
     """`eval_image` of a batch, for signatures that take bytes.
 
     Args:
       encoded: (B,) string; B may be 0.
-      image_size: (height, width) in pixels of the result.
-      crop_fraction: see `eval_image`.
+      how: size, crop and resize.
       upright: see `eval_image`.
 
     Returns:
       (B, height, width, 3) uint8.
     """
     return tf.map_fn(
-        lambda one: eval_image(
-            one, image_size=image_size, crop_fraction=crop_fraction, upright=upright
-        ),
+        lambda one: eval_image(one, how, upright=upright),
         encoded,
-        fn_output_signature=tf.TensorSpec((*image_size, 3), tf.uint8),
+        fn_output_signature=tf.TensorSpec((*how.image_size, 3), tf.uint8),
     )
 
 
-def central_crop(image: tf.Tensor, *, crop_fraction: float) -> tf.Tensor:
-    """The central `crop_fraction` of each side, at least one pixel, rounded half to even.
+def central_crop(image: tf.Tensor, how: Preprocessing) -> tf.Tensor:
+    """The central part that is resized, of at least one pixel, rounded half to even.
+
+    With `fit=stretch` it is `crop_fraction` of each side of the image, with `fit=crop` of each side
+    of the largest box that has the aspect of `image_size`.
 
     Args:
       image: (H, W, 3).
-      crop_fraction: in (0, 1].
+      how: `image_size`, `crop_fraction` and `fit` are used.
 
     Returns:
       (h, w, 3) of the same dtype; an odd remainder is left at the bottom and right.
     """
-    if crop_fraction == 1.0:
+    if how.crop_fraction == 1.0 and how.fit == STRETCH:
         return image
     size = tf.shape(image)[:2]
-    kept = tf.cast(tf.round(tf.cast(size, tf.float32) * crop_fraction), tf.int32)
-    kept = tf.maximum(kept, 1)
+    sides = tf.cast(size, tf.float32)
+    if how.fit == CROP:
+        wanted = tf.constant(how.image_size, tf.float32)
+        sides = wanted * tf.reduce_min(sides / wanted)
+    kept = tf.cast(tf.round(sides * how.crop_fraction), tf.int32)
+    kept = tf.clip_by_value(kept, 1, size)
     start = (size - kept) // 2
     return tf.slice(image, tf.concat([start, [0]], 0), tf.concat([kept, [3]], 0))
 
 
-def resize_image(image: tf.Tensor, *, image_size: tuple[int, int]) -> tf.Tensor:
-    """Bilinear resizing without antialias, rounded half to even.
+def resize_image(
+    image: tf.Tensor, *, image_size: tuple[int, int] | tf.Tensor, resize: str
+) -> tf.Tensor:
+    """The image resized by `data.resize`, half-pixel centres, rounded half to even.
 
     Args:
       image: (H, W, 3) uint8.
       image_size: (height, width) in pixels.
+      resize: `antialias` or `bilinear`.
 
     Returns:
       (height, width, 3) uint8; equal to `image` where that has this size.
     """
-    resized = tf.raw_ops.ResizeBilinear(
-        images=image[None], size=image_size, half_pixel_centers=True
-    )[0]
+    if resize == BILINEAR:
+        resized = tf.raw_ops.ResizeBilinear(
+            images=image[None], size=image_size, half_pixel_centers=True
+        )[0]
+    else:
+        # Called directly, as `tf.image.resize` would turn the whole image into floats first.
+        wanted = tf.cast(image_size, tf.float32)
+        resized = tf.raw_ops.ScaleAndTranslate(
+            images=image[None],
+            size=image_size,
+            scale=wanted / tf.cast(tf.shape(image)[:2], tf.float32),
+            translation=tf.zeros(2),
+            kernel_type="triangle",
+            antialias=True,
+        )[0]
     # Weighted means of values in [0, 255] need no clipping.
     return tf.cast(tf.round(resized), tf.uint8)
 
 
-def resize_crop(image: tf.Tensor, *, image_size: tuple[int, int]) -> tf.Tensor:
-    """`resize_image` for training: faster, at most one level apart, halves are rounded up.
+def resize_crop(image: tf.Tensor, *, image_size: tuple[int, int], resize: str) -> tf.Tensor:
+    """`resize_image` for training; `bilinear` at most one level apart, as halves are rounded up.
 
-    TensorFlow's kernel takes two thirds of the time on floats, which need four times the memory:
-    right for the crop that `trainers.data.decode.decode_crop` returns, wrong for whole pictures.
+    TensorFlow's bilinear kernel takes two thirds of the time on floats, which need four times the
+    memory: right for the crop of `trainers.data.decode.decode_crop`, wrong for whole images.
 
     Args:
       image: (H, W, 3) uint8.
       image_size: (height, width) in pixels.
+      resize: `antialias` or `bilinear`.
 
     Returns:
       (height, width, 3) uint8.
     """
+    if resize != BILINEAR:
+        return resize_image(image, image_size=image_size, resize=resize)
     resized = tf.raw_ops.ResizeBilinear(
         images=tf.cast(image, tf.float32)[None], size=image_size, half_pixel_centers=True
     )[0]

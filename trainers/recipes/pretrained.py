@@ -22,7 +22,7 @@ def efficientnet_lite0_imagenet() -> Config:
     Cost: no training; one pass over the validation images at 0.39 GMAC an image.
     Result: the authors report 75.1 % top-1 on ImageNet's validation set in float and 74.4 % in
     int8 (tensorflow/tpu, `models/official/efficientnet/lite`). On 167 sample photos of the
-    training set ours are right on 151 (165 in the top 5) in float.
+    training set ours are right on 151 (164 in the top 5) in float.
     """
     return Config(
         name="efficientnet_lite0_imagenet",

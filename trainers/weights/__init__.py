@@ -17,7 +17,6 @@ import numpy as np
 from trainers.config import Config
 from trainers.data.features import DatasetInfo
 from trainers.keras import keras
-from trainers.models import HEADS
 from trainers.weights.efficientnet_names import translate_efficientnet
 from trainers.weights.files import WeightsFile, read
 from trainers.weights.keras_names import translate_keras
@@ -38,6 +37,7 @@ from trainers.weights.trained import read_config, translate_trained
 from trainers.weights.vit_names import translate_vit
 
 __all__ = [
+    "PRETRAINED",
     "Report",
     "Row",
     "WeightsError",
@@ -112,7 +112,7 @@ def _packaged(translation: Translation, config: Config) -> Translation:
     Raises:
       WeightsError: `data.mean` is another, which would lose accuracy without a word.
     """
-    facts, pieces = translation.facts, translation.pieces
+    facts = translation.facts
     mean = facts.mean or ()
     if not np.allclose(config.data.mean, mean, atol=0.05):
         raise WeightsError(
@@ -125,14 +125,8 @@ def _packaged(translation: Translation, config: Config) -> Translation:
     why = other_classes(classes) if classes else ""  # Without data only the count decides.
     if why:
         notes.append(f"{why}, so the classifier starts fresh")
-        # Another number of classes is seen by `place`; as many other ones are not.
-        pieces = [
-            replace(piece, value=piece.value[..., :0])
-            if piece.layer in HEADS and piece.value.shape[-1] == len(classes)
-            else piece
-            for piece in pieces
-        ]
-    return replace(translation, pieces=pieces, facts=replace(facts, notes=tuple(notes)))
+    facts = replace(facts, notes=tuple(notes), other_classes=bool(why))
+    return replace(translation, facts=facts)
 
 
 def _classes(config: Config) -> tuple[str, ...]:

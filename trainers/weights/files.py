@@ -19,6 +19,16 @@ from trainers.weights.torch_files import read_torch
 #: Endings that PyTorch's files have; all are read as data, see `torch_files`.
 _TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl", ".pickle")
 
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, AttributeError)
+_START_BYTES = 64
+_STAND_INS = {
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file; run `git lfs pull`",
+    b"<!doctype": "is a web page; download the file itself",
+    b"<html": "is a web page; download the file itself",
+    b"<?xml": "is an XML text, such as a server's error; download the file again",
+    b"\x1f\x8b": "is compressed by gzip; unpack it",
+}
+
 #: One layer of a Keras file: its name, then (name, array) of its weights in Keras' order.
 KerasLayer = tuple[str, tuple[tuple[str, np.ndarray], ...]]
 
@@ -58,18 +68,48 @@ def read(path: Path) -> WeightsFile:
     readers = {".safetensors": _safetensors, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5}
     readers[".keras"] = _keras_archive
     readers |= dict.fromkeys(_TORCH, _torch)
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise WeightsError(
             f"{path}: a weights file ends in {', '.join(sorted(readers))}, got {path.suffix!r}"
         )
+    _refuse_stand_ins(path)
     try:
-        return readers[path.suffix](path)
-    except (OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
+        found = readers[suffix](path)
+    except MemoryError as error:
+        raise WeightsError(f"{path} states arrays that memory does not hold: {error}") from error
+    except (*_UNREADABLE, SafetensorError, zipfile.BadZipFile) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(
-            f"{path} cannot be read as {path.suffix[1:]}: {error}; is the download whole?"
+            f"{path} cannot be read as {suffix[1:]}: {error}; is the download whole?"
         ) from error
+    _check_values(found)
+    return found
+
+
+def _refuse_stand_ins(path: Path) -> None:
+    """Refuses what lies in a weights file's place when a download went wrong."""
+    with path.open("rb") as file:
+        start = file.read(_START_BYTES)
+    for mark, message in _STAND_INS.items():
+        if start.lstrip().lower().startswith(mark):
+            raise WeightsError(f"{path} {message}")
+
+
+def _check_values(file: WeightsFile) -> None:
+    """Refuses arrays of text, and weights that are no finite numbers."""
+    for name, value in file.tensors.items():
+        if value.dtype.kind not in "biuf":
+            raise WeightsError(
+                f"{file.path}: {name} is {value.dtype}, which is no array of numbers"
+            )
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            bad = value.size - int(np.isfinite(value).sum())
+            raise WeightsError(
+                f"{file.path}: {bad:,} of the {value.size:,} values of {name} are no finite "
+                "numbers (NaN or infinity); take another checkpoint"
+            )
 
 
 def _safetensors(path: Path) -> WeightsFile:
@@ -154,7 +194,9 @@ def _text(name: Any) -> str:
 def _plain(array: np.ndarray) -> np.ndarray:
     """Float32 of any float; other dtypes as they are."""
     array = np.asarray(array)
-    return array.astype(np.float32) if array.dtype.kind in "f" else array
+    # What NumPy calls bfloat16 where TensorFlow is loaded is of kind "V" to it.
+    floats = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return array.astype(np.float32) if floats else array
 
 
 def _beside(path: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import IO, Any, Protocol, cast
 
 #: An integer beyond this many bits is no size, offset or key of a tensor.
 _MOST_BITS = 128
+# The largest published models have tens of thousands of tensors, of some 40 instructions each.
+_MOST_OPCODES = 5_000_000
 _PLAIN_KEYS = (str, int, float, bool, type(None))
 
 
@@ -73,15 +75,18 @@ def load_data(stream: Stream, rules: Rules) -> object:
         says which, and at which byte.
     """
     machine = _Machine(rules)
-    where = "at its start"
+    where = "its start"
     try:
-        for opcode, argument, at in pickletools.genops(cast("IO[bytes]", stream)):
-            where = f"at byte {at}, {opcode.name}"
+        opcodes = pickletools.genops(cast("IO[bytes]", stream))
+        for count, (opcode, argument, at) in enumerate(opcodes):
+            if count == _MOST_OPCODES:
+                raise PickleError(f"over {_MOST_OPCODES:,} instructions, more than weights need")
+            where = f"byte {at}, {opcode.name}"
             if opcode.name == "STOP":
                 return machine.result()
             machine.run(opcode.name, argument)
     except PickleError as error:
-        raise PickleError(f"{error} ({where})") from None
+        raise PickleError(f"{error} (at {where})") from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise PickleError(f"it is damaged or truncated after {where}: {error}") from error
     raise PickleError(f"it is truncated after {where}")

@@ -60,7 +60,7 @@ def place(model: keras.Model, translation: Translation, config: Config, *, sourc
     """
     variables, facts = slots(model), translation.facts
     pieces = {(piece.layer, piece.weight): piece for piece in translation.pieces}
-    pieces, replaced = _without_other_heads(pieces, variables)
+    pieces, replaced = _without_other_heads(pieces, variables, every=facts.other_classes)
     pieces = {slot: _fitted(piece, slot, model, variables) for slot, piece in pieces.items()}
     _check(model, translation, pieces, replaced, source=source, name=config.model.name)
     pieces = {slot: _same_variance(piece, model, facts) for slot, piece in pieces.items()}
@@ -73,17 +73,27 @@ def place(model: keras.Model, translation: Translation, config: Config, *, sourc
 
 
 def _without_other_heads(
-    pieces: Mapping[Slot, Piece], variables: Mapping[Slot, Any]
+    pieces: Mapping[Slot, Piece], variables: Mapping[Slot, Any], *, every: bool
 ) -> tuple[dict[Slot, Piece], dict[Slot, Piece]]:
-    """The pieces to place, and those of classifiers for another number of classes."""
+    """The pieces to place, and those of classifiers for other classes.
+
+    Args:
+      pieces: by slot.
+      variables: of the model.
+      every: the classes are known to be others; else their number shows it.
+    """
     replaced = {}
     for head in HEADS:
         slot = (head, "kernel")
         if slot not in pieces or slot not in variables:
             continue
-        if pieces[slot].value.shape[-1] != variables[slot].shape[-1] or (
-            # Another width too, as VGG's, whose hidden layers we do not build.
-            pieces[slot].value.shape[0] != variables[slot].shape[0]
+        if (
+            every
+            or pieces[slot].value.shape[-1] != variables[slot].shape[-1]
+            or (
+                # Another width too, as VGG's, whose hidden layers we do not build.
+                pieces[slot].value.shape[0] != variables[slot].shape[0]
+            )
         ):
             replaced.update({key: value for key, value in pieces.items() if key[0] == head})
     kept = {slot: piece for slot, piece in pieces.items() if slot not in replaced}
@@ -234,7 +244,10 @@ def _head_notes(
         ours = variables[slot].shape[-1]
         if slot in replaced:
             theirs = replaced[slot].value.shape[-1]
-            notes.append(f"{slot[0]} starts fresh: {theirs} classes in the file, {ours} here")
+            other = " other" if theirs == ours else ""
+            notes.append(
+                f"{slot[0]} starts fresh: {theirs}{other} classes in the file, {ours} here"
+            )
         else:
             notes.append(f"{slot[0]} starts fresh: the file has no classifier for it")
     return notes

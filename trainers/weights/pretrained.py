@@ -135,7 +135,10 @@ def other_classes(classes: Sequence[str]) -> str:
     first, last = classes[0].lower(), classes[-1].lower()
     if any(word in first for word in _FIRST) and any(word in last for word in _LAST):
         return ""
-    return f"the classes here are not ImageNet's: the first is {classes[0]!r}"
+    return (
+        f"the classes here are not ImageNet's: the first is {classes[0]!r}, the last "
+        f"{classes[-1]!r}, not {_FIRST[1]!r} and '{_LAST[1]} tissue'"
+    )
 
 
 def origin(config: Config) -> dict[str, str]:

@@ -50,10 +50,19 @@ class Report:
             for row in self.rows
             if row.ours
         ]
-        unused = Counter(row.action for row in self.rows if not row.ours)
         return [
             f"weights: {self.source}",
             *_columns([("in the file", "in the model", "shape", "what was done"), *cells]),
+            *self._remarks(),
+        ]
+
+    def brief(self) -> list[str]:
+        """As `lines`, with one line in place of the table."""
+        return [f"weights: {self.summary()}", *self._remarks()]
+
+    def _remarks(self) -> list[str]:
+        unused = Counter(row.action for row in self.rows if not row.ours)
+        return [
             *(f"{count} tensors of the file {action}" for action, count in unused.items()),
             *(f"note: {note}" for note in self.notes),
         ]

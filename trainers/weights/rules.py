@@ -41,6 +41,7 @@ class Facts:
       heads: of attention; 0 where unknown.
       variant: where a residual network's bottlenecks stride; empty where unknown.
       notes: for the report.
+      other_classes: its classifier is for other classes than the run's, however many.
     """
 
     family: str
@@ -53,6 +54,7 @@ class Facts:
     heads: int = 0
     variant: str = ""
     notes: tuple[str, ...] = ()
+    other_classes: bool = False
 
 
 @dataclass(frozen=True)

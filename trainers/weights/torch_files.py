@@ -47,7 +47,10 @@ _MOST_AXES = 32
 #: Tensors may share bytes (tied weights), but not be more than this many times what is stored.
 _MOST_SHARING = 4
 #: Where training scripts put the weights among other things, the likeliest first.
-_NESTS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "params")
+_NESTS = (
+    *("state_dict", "model_state_dict", "model", "module", "net", "network", "params", "weights"),
+    *("state_dict_ema", "ema_state_dict", "model_ema", "ema", "teacher", "student"),
+)
 _CONVERT = (
     "where you trust the file and have PyTorch, save the weights alone:\n"
     '  python -c "import sys, torch; '

@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfx_pipeline.ingest import IngestError, ingest
+from tfx_pipeline.ingest.tfrecord import _classes
 from trainers.data import features
 from trainers.data.features import DatasetInfo
 
@@ -171,3 +172,10 @@ def test_damaged_compressed_and_absent_shards(tmp_path):
         ingest("tfrecord", tmp_path / "data", where=folder)
     with pytest.raises(IngestError, match="needs a folder of shards"):
         ingest("tfrecord", tmp_path / "data")
+
+
+def test_labels_that_count_no_classes_are_refused_at_once():
+    # A list of names for each of them would not fit in memory.
+    with pytest.raises(IngestError, match=r"from 0 to 10\d+, which is over 1,000,000 classes"):
+        _classes([0, 10**18], {}, offset=0, given="")
+    assert _classes([1, 3], {3: "c"}, offset=1, given="") == ("1", "2", "c")

@@ -11,7 +11,7 @@ from trainers.data.augment import (
     split_names,
     train_image,
 )
-from trainers.data.preprocess import eval_image
+from trainers.data.preprocess import Preprocessing, eval_image
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (24, 16, 3), dtype=np.uint8)
@@ -115,7 +115,7 @@ def test_random_resized_crop_boxes_lie_inside(size):
 def test_train_image_without_augmentation_is_the_evaluation_image():
     data = DataConfig(image_size=(12, 10), crop_fraction=0.875)
     encoded = tf.io.encode_png(IMAGE)
-    expected = eval_image(encoded, image_size=(12, 10), crop_fraction=0.875)
+    expected = eval_image(encoded, Preprocessing.of(data))
     np.testing.assert_array_equal(train_image(encoded, (0, 1), data=data), expected)
 
 
@@ -126,7 +126,7 @@ def test_train_image_resizes_exactly_the_chosen_box():
         (24, 16), tf.random.fold_in(seed, tf.constant(0))
     ).numpy()
     box = IMAGE[top : top + height, left : left + width].astype(np.float32)
-    expected = np.round(tf.image.resize(box, (12, 10)).numpy())
+    expected = np.round(tf.image.resize(box, (12, 10), antialias=True).numpy())
     got = train_image(tf.io.encode_png(IMAGE), seed, data=data).numpy()
     assert np.abs(got - expected).max() <= 1
 

@@ -57,6 +57,21 @@ def test_every_cache_gives_the_same_epochs(config, digits):
                 np.testing.assert_array_equal(labels, other_labels)
 
 
+def test_each_kind_of_resize_has_a_cache_of_its_own(config, digits, tmp_path):
+    """Narrow images, so that every combination gives other pixels."""
+    config = override(config, ["data.image_size=[3, 4]", "data.augment=", "data.cache=disk"])
+    epochs = []
+    for resize in ("antialias", "bilinear"):
+        for fit in ("crop", "stretch"):
+            changed = override(config, [f"data.resize={resize}", f"data.fit={fit}"])
+            cached = forgetting(changed, digits[1])[0][0]
+            streamed = override(changed, ["data.cache=none"])
+            np.testing.assert_array_equal(cached, epoch_of(streamed, digits[1])[0][0])
+            epochs.append(cached)
+    assert len({one.tobytes() for one in epochs}) == 4
+    assert len([one for one in (tmp_path / "cache").iterdir() if one.is_dir()]) == 4
+
+
 def test_evaluation_from_disk_is_that_from_records(config, digits, tmp_path):
     plain = eval_batches(override(config, ["data.cache=none"]), digits[1], "test", batch=20)
     for batches in (1, 2):
@@ -171,6 +186,7 @@ def test_a_killed_writer_leaves_nothing_under_the_name(config, digits, tmp_path)
         cache._chunks = dying
         config = from_dict({{"name": "t", "data": {{
             "dir": {config.data.dir!r}, "image_size": [16, 16], "crop_fraction": 1.0,
+            "resize": "antialias", "fit": "crop",
             "cache": "disk", "cache_dir": {config.data.cache_dir!r}}},
             "train": {{"global_batch": 32, "seed": 7}}}})
         pipeline.train_batches(config, DatasetInfo.load(Path(config.data.dir)), epoch=0)

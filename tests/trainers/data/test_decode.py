@@ -88,7 +88,7 @@ def test_a_crop_is_that_box_of_the_picture(kind):
         seen.append(size.numpy().tolist())
         return tf.constant([11, 23, 40, 31])
 
-    got = decode_crop(tf.constant(data), choose, image_size=(40, 40)).numpy()
+    got = decode_crop(tf.constant(data), choose, shrink_for=(40, 40)).numpy()
     assert seen == [[90, 120]]
     assert got.shape == (40, 31, 3)
     box = whole[11:51, 23:54]
@@ -102,7 +102,7 @@ def test_a_crop_is_that_box_of_the_picture(kind):
 def test_a_much_larger_box_of_a_jpeg_comes_smaller(target, ratio):
     data = save(Image.fromarray(smooth(203, 301)), "JPEG", quality=98)
     box = tf.constant([37, 50, 103, 122])
-    traced = tf.function(lambda one: decode_crop(one, lambda _: box, image_size=target))
+    traced = tf.function(lambda one: decode_crop(one, lambda _: box, shrink_for=target))
     got = traced(tf.constant(data)).numpy()
     assert got.shape == (103 // ratio, 122 // ratio, 3)
     blocks = load_image(data)[: 203 // ratio * ratio, : 301 // ratio * ratio].astype(float)
@@ -117,11 +117,20 @@ def test_a_much_larger_box_of_a_jpeg_comes_smaller(target, ratio):
 def test_resizing_for_training_is_within_one_level():
     image = tf.constant(RNG.integers(0, 256, (61, 47, 3), dtype=np.uint8))
     for size in ((61, 47), (30, 90), (224, 224)):
-        exact = resize_image(image, image_size=size).numpy().astype(int)
-        assert np.abs(resize_crop(image, image_size=size).numpy() - exact).max() <= 1
+        for kind, apart in (("bilinear", 1), ("antialias", 0)):
+            exact = resize_image(image, image_size=size, resize=kind).numpy().astype(int)
+            found = resize_crop(image, image_size=size, resize=kind).numpy()
+            assert np.abs(found - exact).max() <= apart
+
+
+def test_a_box_is_not_shrunk_where_that_is_not_wanted():
+    data = save(Image.fromarray(smooth(203, 301)), "JPEG", quality=98)
+    box = tf.constant([0, 0, 203, 301])
+    got = decode_crop(tf.constant(data), lambda _: box, shrink_for=None).numpy()
+    np.testing.assert_array_equal(got, load_image(data))
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"hello", b"\xff\xd8\xffno"])
 def test_crops_of_what_is_no_picture_fail(data):
     with pytest.raises(tf.errors.InvalidArgumentError):
-        decode_crop(tf.constant(data), lambda size: tf.concat([[0, 0], size], 0), image_size=(8, 8))
+        decode_crop(tf.constant(data), lambda size: tf.concat([[0, 0], size], 0), shrink_for=(8, 8))

@@ -11,14 +11,19 @@ from pycocotools.coco import COCO
 
 from trainers.config import ConfigError
 from trainers.data import detection, detection_augment
-from trainers.data.detection import Sample, crop, pad, resize, resize_and_pad
+from trainers.data.detection import Sample, crop, pad, resize_and_pad, stretch
 from trainers.data.detection_augment import (
     detection_augmentations,
     split_entries,
     train_sample,
 )
+from trainers.data.preprocess import ANTIALIAS, Preprocessing
 
 RNG = np.random.default_rng(0)
+
+
+def how_for(image_size):
+    return Preprocessing(image_size, 1.0, ANTIALIAS, "crop")
 
 
 def made(height=40, width=60, count=5, *, masks=True):
@@ -139,7 +144,7 @@ def augmenter(entries, image_size):
     kinds = [tf.uint8, tf.float32, tf.int32, tf.bool, tf.float32, tf.int64, tf.uint8]
     specs = Sample(*map(tf.TensorSpec, shapes, kinds))
     return tf.function(
-        lambda sample, seed: train_sample(sample, seed, image_size=image_size, entries=entries),
+        lambda sample, seed: train_sample(sample, seed, how=how_for(image_size), entries=entries),
         input_signature=[specs, tf.TensorSpec((2,), tf.int32)],
         autograph=False,
     )
@@ -236,9 +241,9 @@ def test_every_step_takes_pictures_without_objects_and_masks(masks, count):
     same(detection.flip(mirrored)[2:], sample[2:])
     for changed in (
         crop(sample, tf.constant([0, 0, 30, 20])),
-        resize(sample, (15, 40)),
+        stretch(sample, (15, 40), resize=ANTIALIAS),
         pad(sample, (32, 40)),
-        resize_and_pad(sample, (64, 64))[0],
+        resize_and_pad(sample, (64, 64), resize=ANTIALIAS)[0],
     ):
         assert_parallel(changed, sample)
         assert len(changed.ids) == count
@@ -251,17 +256,40 @@ def test_every_step_takes_pictures_without_objects_and_masks(masks, count):
 
 def test_resizing_and_padding_keep_places_and_scale_areas():
     sample = made(40, 60, 5)
-    got, ratio = resize_and_pad(sample, (90, 90))
+    got, ratio = resize_and_pad(sample, (90, 90), resize=ANTIALIAS)
     np.testing.assert_allclose(ratio, [1.5, 1.5])
     np.testing.assert_allclose(pixel_boxes(got), pixel_boxes(sample) * 1.5, rtol=1e-5)
     np.testing.assert_allclose(got.area, sample.area * 2.25)
     assert not got.image.numpy()[60:].any()
     expected = tf.image.resize(sample.image, (60, 90)).numpy().round()
     assert np.abs(got.image.numpy()[:60] - expected).max() <= 1
-    stretched = resize(sample, (80, 60))
+    stretched = stretch(sample, (80, 60), resize=ANTIALIAS)
     np.testing.assert_array_equal(stretched.boxes, sample.boxes)
     np.testing.assert_array_equal(stretched.masks, sample.masks.numpy().repeat(2, axis=1))
     np.testing.assert_allclose(stretched.area, sample.area * 2)
+
+
+@pytest.mark.parametrize("kind", ["antialias", "bilinear"])
+def test_the_image_is_resized_as_the_configuration_says(kind):
+    """Against Pillow and TensorFlow, letterboxed and by each crop, far below the stored size."""
+    sample = made(300, 420, 3, masks=False)
+    expected = {
+        "antialias": np.asarray(
+            Image.fromarray(sample.image.numpy()).resize((42, 30), Image.Resampling.BILINEAR)
+        ),
+        "bilinear": tf.image.resize(sample.image, (30, 42)).numpy().round(),
+    }
+    how = Preprocessing((42, 42), 1.0, kind, "crop")
+    whole = "random_scale_crop(1.0, 1.0)"
+    for got in (
+        resize_and_pad(sample, (42, 42), resize=kind)[0],
+        train_sample(sample, (0, 0), how=how, entries=()),
+        train_sample(sample, (0, 0), how=how, entries=[whole]),
+    ):
+        found = got.image.numpy()[:30].astype(int)
+        for name, image in expected.items():
+            difference = np.abs(found - image).max()
+            assert difference <= 1 if name == kind else difference > 20
 
 
 def test_scale_jitter_reaches_its_ends_and_crops_where_it_enlarges():
@@ -301,7 +329,7 @@ def test_random_crops_overlap_some_object_enough(monkeypatch):
         monkeypatch.setattr(detection_augment, "_LEAST_IOU", (-1.0, least, least))
         patches.clear()
         for seed in range(24):
-            got = train_sample(sample, (5, seed), image_size=(60, 80), entries=["random_crop"])
+            got = train_sample(sample, (5, seed), how=how_for((60, 80)), entries=["random_crop"])
             assert_parallel(got, sample)
             cut = patches[-1]
             middle = cut[0] <= 0.5 <= cut[2] and cut[1] <= 0.4 <= cut[3]
@@ -322,7 +350,7 @@ def test_a_random_crop_that_no_patch_allows_is_the_whole_picture(monkeypatch):
     monkeypatch.setattr(detection_augment, "_LEAST_IOU", (0.9,))
     sample = made(60, 80, 1, masks=False)._replace(boxes=tf.constant([[0.5, 0.5, 0.51, 0.51]]))
     for seed in range(5):
-        got = train_sample(sample, (5, seed), image_size=(60, 80), entries=["random_crop"])
+        got = train_sample(sample, (5, seed), how=how_for((60, 80)), entries=["random_crop"])
         same(got, sample)
 
 
@@ -333,12 +361,12 @@ def test_eager_and_tf_data_agree():
     @tf.autograph.experimental.do_not_convert
     def augment(seed):
         seeds = tf.stack([1, tf.cast(seed, tf.int32)])
-        return train_sample(sample, seeds, image_size=(32, 32), entries=entries)
+        return train_sample(sample, seeds, how=how_for((32, 32)), entries=entries)
 
     dataset = tf.data.Dataset.range(5).map(augment)
     pictures = set()
     for seed, got in enumerate(dataset):
-        want = train_sample(sample, (1, seed), image_size=(32, 32), entries=entries)
+        want = train_sample(sample, (1, seed), how=how_for((32, 32)), entries=entries)
         same(got, want)
         pictures.add(got.image.numpy().tobytes())
     assert len(pictures) == 5
@@ -347,7 +375,7 @@ def test_eager_and_tf_data_agree():
 def test_colour_ops_touch_nothing_but_pixels_and_take_their_options():
     sample = made()
     for name in set(detection_augmentations.names()) - {"flip"}:
-        got = train_sample(sample, (1, 1), image_size=(40, 60), entries=[f"{name}(1.0)"])
+        got = train_sample(sample, (1, 1), how=how_for((40, 60)), entries=[f"{name}(1.0)"])
         same(got[1:], sample[1:])
         assert (got.image.numpy() != sample.image.numpy()).any()
 
@@ -364,4 +392,4 @@ def test_entries_are_checked():
     with pytest.raises(ConfigError, match=r"`high` must be a number in \[0.01, 10\]"):
         split_entries(["random_scale_crop(high=20)"])
     with pytest.raises(ConfigError, match=r"low <= high, got 2 and 1"):
-        train_sample(made(), (0, 0), image_size=(8, 8), entries=["random_scale_crop(2, 1)"])
+        train_sample(made(), (0, 0), how=how_for((8, 8)), entries=["random_scale_crop(2, 1)"])

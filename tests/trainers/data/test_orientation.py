@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from trainers.data.orientation import orientation_of, orientation_tensor, upright_tensor
-from trainers.data.preprocess import eval_image
+from trainers.data.preprocess import Preprocessing, eval_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 in_graph = tf.function(orientation_tensor, input_signature=[tf.TensorSpec((), tf.string)])
@@ -90,11 +90,11 @@ def test_pixels_are_those_that_pillow_shows(orientation):
     shown = np.asarray(ImageOps.exif_transpose(image))
     turned = upright_tensor(tf.constant(PIXELS), tf.constant(orientation)).numpy()
     np.testing.assert_array_equal(turned, shown)
-    options = {"image_size": shown.shape[:2], "crop_fraction": 1.0}
+    how = Preprocessing(shown.shape[:2], 1.0, "antialias", "crop")
     encoded = tf.constant(encode(orientation, "PNG"))
-    np.testing.assert_array_equal(eval_image(encoded, upright=True, **options), shown)
+    np.testing.assert_array_equal(eval_image(encoded, how, upright=True), shown)
     if orientation != 1:
-        assert not np.array_equal(eval_image(encoded, **options), shown)
+        assert not np.array_equal(eval_image(encoded, how), shown)
 
 
 @pytest.mark.shared_data

@@ -15,7 +15,7 @@ from trainers.data.pipeline import (
     steps_per_epoch,
     train_batches,
 )
-from trainers.data.preprocess import eval_image
+from trainers.data.preprocess import Preprocessing, eval_image
 
 EITHER_WAY = pytest.mark.parametrize("config", ["memory", "none"], indirect=True)
 
@@ -38,13 +38,7 @@ def expected_images(config, folder, split):
     for raw in raw_examples(folder, split):
         feature = tf.train.Example.FromString(raw).features.feature
         encoded = feature["image/encoded"].bytes_list.value[0]
-        images.append(
-            eval_image(
-                encoded,
-                image_size=config.data.image_size,
-                crop_fraction=config.data.crop_fraction,
-            ).numpy()
-        )
+        images.append(eval_image(encoded, Preprocessing.of(config.data)).numpy())
         labels.append(feature["image/class/label"].int64_list.value[0] - 1)
     return np.stack(images), np.array(labels)
 

@@ -170,7 +170,9 @@ def test_the_classifier_stays_for_imagenets_classes_only(tmp_path, lite):
     other = [f"c{n}" for n in range(1000)]
     _, report = started(config_of(data=dataset(tmp_path / "b", other)))
     lines = "\n".join(report.lines())
-    assert "classes here are not ImageNet's: the first is 'c0', so the classifier starts" in lines
+    assert "the first is 'c0', the last 'c999', not 'tench' and 'toilet tissue', so the" in lines
+    assert "logits starts fresh: 1000 other classes in the file, 1000 here" in lines
+    assert "head replaced, 1280x1000 in the file" in lines
     model, report = started(config_of(data=dataset(tmp_path / "c", ["cat", "dog"])), classes=2)
     rows = {row.ours: row.action for row in report.rows}
     assert rows["logits/kernel"].startswith("head replaced")

@@ -320,7 +320,7 @@ def test_flipped_bytes_are_read_or_refused(name, torch_data, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is refused"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
         (b"\x00" * 257 + b"ustar\x00" + b"\x00" * 300, "is a tar archive"),
         (pickle.dumps([1, 2], 2), "a pickle, but not one of PyTorch"),
     ],
@@ -337,6 +337,10 @@ def test_what_holds_no_state_dict_says_what_it_holds(tmp_path):
         read_torch(legacy(tmp_path / "a.pth", tensor()))
     with pytest.raises(WeightsError, match="holds no tensors by name; it holds epoch, lr"):
         read_torch(legacy(tmp_path / "b.pth", {"epoch": 3, "lr": 0.1}, counts=(), keys=()))
+    for name in ("model_ema", "ema", "weights", "state_dict_ema"):
+        found, notes = read_torch(legacy(tmp_path / "d.pth", {name: {"w": tensor()}, "epoch": 1}))
+        assert list(found) == ["w"]
+        assert notes == (f"read from {name!r}; left out beside it: epoch",)
     looped = {"w": tensor()}
     nested = {"model": {"state_dict": looped, "epoch": 1}, "ema": {"w": tensor()}}
     found, notes = read_torch(legacy(tmp_path / "c.pth", nested))
