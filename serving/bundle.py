@@ -81,8 +81,7 @@ class Manifest:
     Attributes:
       name: the model's name, e.g. `digits_cnn`; also its folder and its name on a server.
       input: `{"height", "width", "crop_fraction", "resize", "fit", "exif"}` of the evaluation
-        preprocessing; without `resize` and `fit`, `bilinear` and `stretch`. `serving/PIXELS.md`
-        says what they mean.
+        preprocessing, see `serving/PIXELS.md`; without two, `bilinear` and `stretch`.
       top_k: how many classes `serving_default` returns.
       recommended: name of the variant copied to `model.tflite`.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
@@ -371,10 +370,7 @@ def _check_copy(staged: Path, draft: Path, digest: str) -> None:
 
 
 def _find_content(model_dir: Path, digest: str, manifest: Manifest) -> PushResult | None:
-    """The newest version of that content and those waived gates, else the newest withdrawn one.
-
-    Not a version whose manifest or files are damaged, which a push repairs. Withdrawn stays so.
-    """
+    """The newest version, not damaged, of that content and those waived gates, else a withdrawn."""
     wanted = [(one, set(manifest.gates.get("not_held", {}))) for one in ("", digest)]
     for number, path in sorted(version_dirs(model_dir).items(), reverse=True):
         if _stated(path) in wanted and _digest_of_files(path) == digest:
@@ -388,10 +384,10 @@ def _find_content(model_dir: Path, digest: str, manifest: Manifest) -> PushResul
 def _stated(path: Path) -> tuple[str | None, set[str]]:
     """Content digest (None: no manifest that can be read) and waived gates of a version."""
     try:
-        manifest = Manifest.from_json((path / MANIFEST_FILE).read_text("utf-8"), str(path))
+        found = Manifest.from_json((path / MANIFEST_FILE).read_text("utf-8"), str(path))
     except (OSError, ValueError):
         return None, set()
-    return manifest.content_digest, set(manifest.gates.get("not_held", {}))
+    return found.content_digest, set(found.gates.get("not_held", {}))
 
 
 def _digest_of_files(path: Path) -> str:

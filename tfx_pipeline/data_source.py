@@ -88,7 +88,8 @@ def resolve(data: str | Path, cache: Path, console: Console) -> Path:
         if note is not None and note["state"] == _state(source, note["inputs"], index):
             return out
         if note is not None:
-            console.print(f"{escape(source.where)} changed: ingesting it again", soft_wrap=True)
+            what = f"{escape(source.where)}, or the code of ingest, changed: ingesting it again"
+            console.print(what, highlight=False, soft_wrap=True)
         # Taken before: what changes while the job runs is seen by the next one.
         state = _state(source, own, index)
         found = _ingest(source, out, own, console)
@@ -183,7 +184,13 @@ def _state(source: DataSource, inputs: Sequence[str], index: FileIndex) -> str:
 def _files(path: str) -> Iterator[str]:
     if os.path.isfile(path):
         yield path
-    for folder, _, names in os.walk(path, followlinks=True):
+    seen: set[str] = set()
+    for folder, inner, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # A link to a folder above it would be followed for ever.
+            inner.clear()
+            continue
+        seen.add(real)
         for name in names:
             file = os.path.join(folder, name)
             if os.path.isfile(file):

@@ -23,7 +23,7 @@ from ai_edge_litert.interpreter import Interpreter
 from serving.benchmark import environment
 from trainers.compress.convert import ConversionJob, convert_all, require, save_for_conversion
 from trainers.config import Config
-from trainers.data.preprocess import eval_images
+from trainers.data.preprocess import Preprocessing, eval_images
 from trainers.keras import keras
 from trainers.models import build_model
 from trainers.models.efficientnet_lite import VARIANTS
@@ -67,11 +67,11 @@ def config_of(model: str) -> Config:
 
 def pixels(files: Sequence[Path], config: Config) -> np.ndarray:
     """(M, H, W, 3) uint8: the images that the network sees for `files`."""
-    size, crop = config.data.image_size, config.data.crop_fraction
+    how = Preprocessing.of(config.data)
     rows = []
     for start in range(0, len(files), _BATCH):
         encoded = tf.constant([file.read_bytes() for file in files[start : start + _BATCH]])
-        rows.append(eval_images(encoded, image_size=size, crop_fraction=crop).numpy())
+        rows.append(eval_images(encoded, how).numpy())
     return np.concatenate(rows)
 
 

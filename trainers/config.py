@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from trainers.config_keys import implied, with_young_keys
+from trainers.config_keys import comma_parts, implied, with_young_keys
 from trainers.registry import nearest
 
 _Settings = TypeVar("_Settings")
@@ -346,20 +346,8 @@ def _items(value: Any, inner: Any, key: str) -> list[Any]:
         return list(value)
     if not isinstance(value, str):
         raise ConfigError(f"{key} takes a list or text with commas, got {value!r}")
-    parts = _split(value) if value.strip() else []
+    parts = comma_parts(value) if value.strip() else []
     return parts if inner is str else [_parse(part) for part in parts]
-
-
-def _split(text: str) -> list[str]:
-    """`text` at its commas, but for those within parentheses or brackets."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "([") - (letter in ")]")
-        if letter == "," and depth <= 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part.strip() for part in parts]
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -392,7 +380,7 @@ def build_settings(kind: type[_Settings], raw: Mapping[str, Any], prefix: str) -
         if key not in hints:
             raise ConfigError(f"unknown config key {prefix + key!r}; {nearest(key, list(hints))}")
         wanted = hints[key]
-        if is_dataclass(wanted):
+        if isinstance(wanted, type) and is_dataclass(wanted):
             values[key] = build_settings(wanted, value, f"{prefix}{key}.")
         else:
             values[key] = _typed(value, wanted, prefix + key)

@@ -1,4 +1,4 @@
-"""Configuration keys with a history, and keys that set others. Standard library only."""
+"""Configuration keys with a history, keys that set others, and lists. Standard library only."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -52,3 +52,15 @@ def implied(assignments: Iterable[str]) -> list[str]:
         if other and other not in keys:
             found.append(f"{other}={value}")
     return found
+
+
+def comma_parts(text: str) -> list[str]:
+    """`text` at its commas, but for those within parentheses or brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]

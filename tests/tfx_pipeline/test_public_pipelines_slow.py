@@ -123,7 +123,7 @@ def check_whole(root, pipeline, models):
         verdicts = {gate["name"]: gate["verdict"] for gate in model["gates"]}
         assert {"value/top1", "value/above_majority", "budget/latency_ms_p50"} <= set(verdicts)
         assert any(name.startswith("agreement/") for name in verdicts)
-    assert sorted(one.name for one in find_models(root / "bundles")) == sorted(models)
+    assert sorted(find_models(root / "bundles")) == sorted(models)
     return found
 
 
@@ -136,9 +136,9 @@ def test_cifar10(extract, tmp_path):
     assert found["status"] == "pushed"
     # A log shows training and compression as they proceed, with rate and ETA.
     lines = [line for line in said.splitlines() if "Trainer.cifar10_vit_smoke  epoch 4/4" in line]
-    assert len(lines) == 1
-    assert "images/s" in lines[0]
-    assert "ETA" in lines[0]
+    assert lines
+    assert "images/s" in lines[-1]
+    assert "ETA 0:00" in lines[-1]
     bundle = open_bundle(tmp_path / "bundles" / "cifar10_resnet20_smoke")
     assert bundle.labels[0] == "airplane"
     assert bundle.manifest.config["name"] == "cifar10_resnet20_smoke"
@@ -162,7 +162,7 @@ def test_imagenet_from_public_tfrecords(extract, tmp_path):
     assert len(found["data"]["classes"]) == SYNSETS
     for model in found["models"]:
         (top1,) = (one["value"] for one in model["gates"] if one["name"] == "value/top1")
-        assert top1 > 2 / SYNSETS
+        assert top1 >= 0.18
     # The shards are read where they lie.
     (records,) = (one for one in (tmp_path / "data").glob("tiles-*") if one.is_dir())
     assert any(one.is_symlink() for one in records.glob("Split-train/*"))

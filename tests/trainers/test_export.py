@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from scipy.special import softmax
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -13,6 +14,8 @@ from trainers.export import git_commit, write_saved_model, write_warmup
 from trainers.stack import stack
 
 pytestmark = pytest.mark.onednn
+
+_TRIANGLE = Image.Resampling.BILINEAR
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,28 @@ def test_bytes_in_are_evaluations_pixels_bit_for_bit(signatures, encoded, pixels
     assert images.dtype == tf.uint8
     np.testing.assert_array_equal(images.numpy(), pixels)
     assert len(np.unique(pixels[-2:])) > 100, "the photographs are not blank"
+
+
+@pytest.mark.parametrize("resize", ["antialias", "bilinear"])
+def test_the_graph_resizes_as_the_configuration_says(trained, tmp_path, resize):
+    """Large images of several sizes in one batch, against Pillow and TensorFlow's own resize."""
+    config = override(trained.config, [f"data.resize={resize}", "data.crop_fraction=1"])
+    write_saved_model(trained.model, config, trained.info, tmp_path)
+    noise = np.random.default_rng(0)
+    images = [noise.integers(0, 256, (*size, 3), np.uint8) for size in ((90, 90), (60, 200))]
+    encoded = tf.constant([tf.io.encode_png(one).numpy() for one in images])
+    loaded = tf.saved_model.load(str(tmp_path))
+    found = loaded.signatures["preprocess"](image_bytes=encoded)["images"].numpy().astype(int)
+    for image, got in zip((images[0], images[1][:, 70:130]), found, strict=True):
+        expected = {
+            "antialias": np.asarray(
+                Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR)
+            ),
+            "bilinear": tf.image.resize(image, (16, 16)).numpy().round(),
+        }
+        for name, pixels in expected.items():
+            apart = np.abs(got - pixels).max()
+            assert apart <= 1 if name == resize else apart > 20
 
 
 def test_the_network_inside_is_the_trained_one(trained, pixels, scores):

@@ -67,6 +67,7 @@ def test_names_of_files_and_folders_shadow_nothing(tmp_path):
 
 
 def test_an_edit_within_one_tick_of_the_clock_is_seen_and_no_cache_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     file = written(tmp_path, "mine.py", "VALUE = 1\n")
     before = file.stat()
     assert load(file).VALUE == 1

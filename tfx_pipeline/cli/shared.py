@@ -44,7 +44,7 @@ Overrides = Annotated[
 ]
 ProjectRoot = Annotated[
     Path | None,
-    typer.Option(help="Holds runs/ and bundles/; a project's folder, or the current one."),
+    typer.Option(help="Holds runs/, bundles/ and data/; a project's folder, or the current one."),
 ]
 #: What every `--data` takes; see `tfx_pipeline.data_source`.
 DATA_HELP = "Records, or JOB:SOURCE of an ingest job, e.g. tfrecord:~/imagenet"

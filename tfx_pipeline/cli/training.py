@@ -72,10 +72,11 @@ def train(
 
     where = out or Path("work") / recipe
     # A mistyped key, or weights that are not installed, are reported before images are read.
-    config = _config(recipe, overrides, data and Path(data))
+    config = _config(recipe, overrides, Path(data) if data else None)
     _check_data(config, recipe)
     _check_weights(config)
-    config = _config(recipe, overrides, data and records_of(records(data), where, console))
+    found = records_of(records(data), where, console) if data else None
+    config = _config(recipe, overrides, found)
     _check_data(config, recipe)
     train_shown(config, where, console, workers=workers, resume_anyway=resume_anyway)
 

@@ -15,8 +15,6 @@ from trainers.registry import recipes
 
 _WIDTH = 96
 _INDENT = "    "
-# The line length of ruff and Black.
-_IMPORT_WIDTH = 88
 # Of one experiment, which is the best; a project may add others.
 _PTQ = ("dynamic", "int8")
 
@@ -56,7 +54,8 @@ def pipeline_text(facts: Facts) -> str:
     config = suggested_config(facts)
     body = "\n".join(_call(config, "", facts))
     kinds = sorted({type(getattr(config, one.name)).__name__ for one in _sections(config)})
-    imports = [name for name in kinds if f"{name}(" in body]
+    used = ["Config", *(name for name in kinds if f"{name}(" in body)]
+    imports = "\n".join(f"{_INDENT}{name}," for name in sorted(used))
     why = facts.suggestion.reasons.get("recipe", "")
     return f'''"""{facts.name}: {_counts(facts.info)}.
 
@@ -68,7 +67,9 @@ Made by `{facts.made_by}`. Edit any value here and run again:
 from pathlib import Path
 
 from tfx_pipeline.config import PipelineConfig, Plan, pipelines
-{_imported("trainers.config", ["Config", *imports])}
+from trainers.config import (
+{imports}
+)
 from trainers.registry import recipes
 
 DATA = {_data(facts)}
@@ -95,14 +96,6 @@ def pipeline() -> PipelineConfig:
         best=Plan(ptq={_value(_PTQ)}),
     )
 '''
-
-
-def _imported(module: str, names: list[str]) -> str:
-    """An import statement as formatters write it: one name a line where one line is too short."""
-    line = f"from {module} import {', '.join(names)}"
-    if len(line) <= _IMPORT_WIDTH:
-        return line
-    return "\n".join([f"from {module} import (", *(f"{_INDENT}{name}," for name in names), ")"])
 
 
 def _data(facts: Facts) -> str:
@@ -134,8 +127,17 @@ def _call(node: Any, prefix: str, facts: Facts) -> list[str]:
         elif key in facts.suggestion.overrides or value != _default(one):
             reason = facts.suggestion.reasons.get(key, "")
             lines += [f"{inner}# {line}" for line in textwrap.wrap(reason, _WIDTH - len(inner))]
-            lines.append(f"{inner}{one.name}={_value(value)},")
+            lines += _keyword(one.name, value, inner)
     return [f"{_INDENT * depth}{type(node).__name__}(", *lines, f"{_INDENT * depth})"]
+
+
+def _keyword(name: str, value: Any, indent: str) -> list[str]:
+    """The lines of one argument; a list that is too long for one has a line for each item."""
+    line = f"{indent}{name}={_value(value)},"
+    if len(line) <= _WIDTH or not isinstance(value, tuple):
+        return [line]
+    items = [f"{indent}{_INDENT}{_value(one)}," for one in value]
+    return [f"{indent}{name}=(", *items, f"{indent}),"]
 
 
 def _default(one: Any) -> Any:

@@ -23,6 +23,7 @@ from trainers.compress.tflite_graph import (
     builtin,
     constant,
     dequantized,
+    is_constant,
     kernel_operators,
     means_of,
     pack,
@@ -136,7 +137,10 @@ def _kernel_sums(
 
 
 def _set_bias(model: Any, layer: Any, bias: np.ndarray) -> None:
-    """Stores a (C,) float bias as int32, in a tensor that no other layer reads."""
+    """Stores a (C,) float bias as int32, in a tensor that no other layer reads.
+
+    A channel whose kernel is (almost) zero has no step for it, and keeps the converter's bias.
+    """
     graph = model.subgraphs[0]
     if not _has_bias(layer):
         layer.inputs = [*layer.inputs[:2], _new_bias(model, layer, len(bias))]
@@ -145,8 +149,12 @@ def _set_bias(model: Any, layer: Any, bias: np.ndarray) -> None:
         graph.tensors.append(copy.copy(graph.tensors[index]))
         index = len(graph.tensors) - 1
         layer.inputs = [*layer.inputs[:2], index]
-    steps = np.round(bias / graph.tensors[index].quantization.scale)
-    store(model, index, np.clip(steps, -_LARGEST_BIAS, _LARGEST_BIAS).astype(np.int32))
+    scale = graph.tensors[index].quantization.scale.astype(np.float64)
+    scale = np.broadcast_to(scale, bias.shape)
+    stored = constant(model, index) if is_constant(model, index) else np.zeros(bias.shape, np.int32)
+    steps = np.round(np.divide(bias, scale, out=np.zeros(bias.shape), where=scale > 0))
+    fits = (scale > 0) & (np.abs(steps) <= _LARGEST_BIAS)
+    store(model, index, np.where(fits, steps, stored).astype(np.int32))
 
 
 def _new_bias(model: Any, layer: Any, channels: int) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,3 +144,26 @@ def test_jobs_that_copy_record_the_share_they_held_out(tmp_path):
     assert 0.1 < info.held_out < 0.5
     every = ingest("folder", tmp_path / "all", where=tmp_path / "pets" / "train")
     assert every.held_out == 0
+
+
+@pytest.mark.parametrize(
+    ("images", "given", "expected"),
+    [(1_281_167, 0.0, 10_000 / 1_281_167), (1000, 0.0, 0.25), (50_000, 0.02, 0.02)],
+)
+def test_a_data_set_of_tfds_gives_a_quarter_or_ten_thousand_images(images, given, expected):
+    from tfx_pipeline.ingest.sources.tfds import _fractions
+
+    splits = {
+        "train": SimpleNamespace(num_examples=images),
+        "test": SimpleNamespace(num_examples=9),
+    }
+    builder = SimpleNamespace(info=SimpleNamespace(splits=splits))
+    train, validation, test = _fractions(builder, {"train": "train", "test": "test"}, given)
+    assert validation / (train + validation) == pytest.approx(expected)
+    assert train + validation + test == pytest.approx(1)
+
+
+@pytest.mark.parametrize("given", ["0", "0.5", "-1"])
+def test_imagenet_refuses_a_share_out_of_range(tmp_path, given):
+    with pytest.raises(IngestError, match=r"validation must be in \(0, 0\.5\)"):
+        ingest("imagenet", tmp_path / "o", where=tmp_path, options=[f"validation={given}"])

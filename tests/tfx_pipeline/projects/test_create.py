@@ -17,7 +17,10 @@ from tfx_pipeline.projects.create import Wanted, create
 from tfx_pipeline.projects.find import ProjectError, experiments_of, find
 from tfx_pipeline.projects.grouping import find_groups
 from tfx_pipeline.projects.sources import look
+from tfx_pipeline.projects.text import Facts, pipeline_text
+from tfx_pipeline.suggest import Suggestion
 from trainers import plugins, registry
+from trainers.config import override
 from trainers.data.features import DatasetInfo
 
 
@@ -94,6 +97,32 @@ def test_a_project_is_complete_and_runs_as_it_is_written(home):
     readme = (home / "pets" / "README.md").read_text()
     assert "sightline run pets gates.min_top1=0.9" in readme
     assert "'my photos'" in readme or "my photos'" in readme
+
+
+def test_every_kind_of_value_is_written_as_it_is_read(home):
+    overrides = {
+        "data.image_size": "128,96",
+        "data.augment": "random_resized_crop(area=(0.6, 1), aspect=(0.85, 1.18)),rotate(12),"
+        "colour_jitter(0.7, 0.7, 0.5)",
+        "model.options": '{"width": 32, "name": "a \\"b\\" \'c\'"}',
+        "optim.epsilon": "1e-9",
+        "optim.nesterov": "false",
+        "train.xla": "true",
+    }
+    reason = "why it is so, in more words than one line of the file holds, " * 3
+    suggestion = Suggestion("finetune", overrides, {}, dict.fromkeys(overrides, reason))
+    info = DatasetInfo("p", "classification", ("a", "b"), 0, {}, fingerprint="")
+    facts = Facts("pets", info, suggestion, made_by="sightline new pets x")
+    (home / "pets").mkdir()
+    text = pipeline_text(facts)
+    (home / "pets" / "pipeline.py").write_text(text)
+    found = find("pets")
+    given = [f"{key}={value}" for key, value in overrides.items()]
+    wanted = [*given, "name=pets", f"data.dir={home / 'pets' / 'data'}"]
+    expected = override(registry.recipes.get("finetune")(), wanted)
+    assert experiments_of(found, found.pipeline, ()) == {"pets": expected}
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("# why it is so, in more words") == len(overrides)
 
 
 def test_records_are_used_where_they_are(home):
