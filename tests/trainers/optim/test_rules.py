@@ -79,7 +79,7 @@ def by_numpy(config):
         {},
         {"clip_norm": 0.5},
         {"decay_all": True, "epsilon": 0.1},
-        {"nesterov": True, "momentum": 0.6, "beta_2": 0.7, "warmup_steps": 4},
+        {"nesterov": True, "momentum": 0.6, "beta_2": 0.7, "warmup_steps": 4, "warmup_limit": 1.0},
         {"weight_decay": 0.0},
     ],
 )
