@@ -97,8 +97,8 @@ def hold_out(train: Sequence[Shard], share: float) -> tuple[list[Piece], list[Pi
         images = sum(len(shard.images) for shard in train)
         raise IngestError(
             f"a share of {share or _OF_A_LONE_SHARD} of the {images:,} training images leaves none "
-            f"for {'validation' if training else 'train'}, as no image may be in both; give another "
-            "share, validation=SHARE"
+            f"for {'validation' if training else 'train'}, as no image may be in both; give "
+            "another share, validation=SHARE"
         )
     return training, validation
 
