@@ -120,7 +120,9 @@ def _model(name: str, request: RunRequest, places: dict[tuple[str, str], str]) -
         folder = trained / files.SERVING_MODEL
         facts = files.read_json(folder / "trained.json")
         found |= {key: facts[key] for key in ("parameters", "multiply_adds", "best_epoch")}
-        found["linear_probe"] = (facts.get("probe") or {}).get("why", "")
+        probe = facts.get("probe") or {}
+        found["linear_probe"] = probe.get("why", "")
+        found["saw_validation"] = bool(probe.get("shipped") and probe.get("refitted"))
         found["history"] = _history(folder / "history.csv")
         # What a search found is not in the request.
         found["config"] = files.read_json(folder / "config.json")
@@ -262,6 +264,9 @@ def _recommend(summary: dict[str, Any], request: RunRequest) -> None:
     chosen, reason = recommend_model(
         answers, latency, GateSettings(**request.pipeline.gates), split
     )
+    saw = [model["name"] for model in shipped if whole and model.get("saw_validation")]
+    if saw:
+        reason += f"; the last layer of {', '.join(saw)} was fitted on these images as well"
     for model in summary["models"]:
         model["recommended"] = model["name"] == chosen
         if model["recommended"]:

@@ -60,6 +60,7 @@ class Probe:
       shipped: it is the run's model.
       why: the comparison with fine-tuning in one sentence; empty before there is one.
       epochs: of fine-tuning before that comparison.
+      refitted: images of train and validation that it is fitted on where it ships; 0: of train.
     """
 
     images: int
@@ -74,6 +75,7 @@ class Probe:
     shipped: bool = False
     why: str = ""
     epochs: int = 0
+    refitted: int = 0
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "Probe":
@@ -256,13 +258,14 @@ class ProbeStage:
             right="".join("01"[int(one)] for one in right),
             given=given,
         )
-        whole = []
-        if len(train.labels) + len(validation.labels) <= _MANY_IMAGES:
+        whole, images = [], len(train.labels) + len(validation.labels)
+        if images <= _MANY_IMAGES:
             both = (
                 np.concatenate([train.scores, validation.scores]),
                 np.concatenate([train.labels, validation.labels]),
             )
             whole = list(refitted(found, *both, classes=self._info.num_classes))
+            made = replace(made, refitted=images)
         self._checkpoints.save_probe(asdict(made), whole)
 
     def _why_untrained(self, probe: Probe) -> str:

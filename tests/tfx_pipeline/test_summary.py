@@ -147,10 +147,17 @@ def test_the_recommended_model_is_chosen_on_validation_and_reported_on_test(requ
     assert [one["recommended"] for one in summary["models"]] == [True, False]
     assert "99.0% of 300 validation images" in summary["recommendation"]
     assert "provably less accurate: lucky" in summary["recommendation"]
+    assert "fitted on these images" not in summary["recommendation"]
     assert "test top-1 80.0% (95 % interval 79.0% to 81.0%)" in summary["recommendation"]
+
+    summary["models"][0]["saw_validation"] = True
+    summaries._recommend(summary, request_)
+    said = "the last layer of good was fitted on these images as well; test top-1"
+    assert said in summary["recommendation"]
 
     # Without a validation split the test split is used, and named.
     for one in summary["models"]:
         one["validation_predictions"] = ""
     summaries._recommend(summary, request_)
     assert "99.0% of 300 test images" in summary["recommendation"]
+    assert "fitted on these images" not in summary["recommendation"]

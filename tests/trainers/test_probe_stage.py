@@ -99,7 +99,10 @@ def test_no_epochs_keep_the_backbone_with_a_probe_on_it(transfer, features, trai
     )
     for ours, theirs in zip(found.model.weights[:-2], trained.model.weights[:-2], strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-    assert found.probe.shipped
+    assert (found.probe.shipped, found.probe.refitted) == (
+        True,
+        len(features["validation"][1]) + 120,
+    )
     assert found.chosen["val_top1"] == found.history[0]["val_top1"] == found.probe.val_top1
     assert sum("linear probe on the frozen features of 120 training images" in s for s in said) == 1
 
