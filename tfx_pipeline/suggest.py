@@ -22,12 +22,12 @@ _SMALL_PX = 112
 # Many passes over a small set and few over a large one: epochs for about so many steps. Photos are
 # near what the weights know; crops are not, and all layers have to change.
 _STEPS, _FEWEST_EPOCHS = 400, 3
-_MOST_EPOCHS, _MOST_EPOCHS_OF_CROPS = 12, 24
+_MOST_EPOCHS, _MOST_EPOCHS_OF_CROPS = 12, 26
 # Sides to enlarge crops to, and what training may cost in images of 224 px: minutes on two cores.
 _SIDES, _SIDE, _AFFORDABLE = (224, 160, 128, 96), 224, 2_800
 _BATCHES = (8, 16, 32, 64)
-# A tenth of an epoch's images, so that an epoch of a small set still has some ten steps.
-_BATCHES_AN_EPOCH = 8
+# So that an epoch of a small set still has some ten steps, and one of crops some twenty.
+_BATCHES_AN_EPOCH, _BATCHES_AN_EPOCH_OF_CROPS = 8, 16
 # The batch of evaluation of every recipe; another one changes no metric.
 _EVALUATED = 256
 _DROP, _LARGEST_DROP = 0.02, 0.05
@@ -157,7 +157,7 @@ def _crops(found: Figures) -> dict[str, tuple[str, str]]:
     far, is what training may cost. Never mirrored: a mirrored sign or letter is another one, or
     none. A frozen network knows little of such images, so every layer is trained, at a higher rate.
     """
-    steps = _steps(found, _MOST_EPOCHS_OF_CROPS)
+    steps = _steps(found, _MOST_EPOCHS_OF_CROPS, _BATCHES_AN_EPOCH_OF_CROPS)
     seen = found.images * int(steps["train.epochs"][0])
     fine = [side for side in _SIDES if seen * (side / _SIDE) ** 2 <= _AFFORDABLE]
     side = max(fine, default=_SIDES[-1])
@@ -169,12 +169,13 @@ def _crops(found: Figures) -> dict[str, tuple[str, str]]:
         ),
         "data.crop_fraction": ("1.0", "small images are crops already: nothing is cut off"),
         "data.augment": (
-            "random_resized_crop(area=(0.6, 1), aspect=(0.85, 1.18)),rotate(12),"
-            "colour_jitter(0.7, 0.7, 0.5)",
-            "other distances, angles and light; small crops may mean something else in a mirror",
+            "random_resized_crop(area=(0.6, 1), aspect=(0.8, 1.25)),rotate(15),"
+            "colour_jitter(0.8, 0.8, 0.6),rand_augment(1, 8),mixup(0.2)",
+            "other distances, angles, light and blends, without which few crops are soon known by "
+            "heart; in a mirror they may mean something else",
         ),
         "optim.name": ("adamw", "every layer has to change, at rates of its own"),
-        "optim.learning_rate": ("0.001", "of adamw, for all layers of a network with weights"),
+        "optim.learning_rate": ("0.002", "of adamw, for all layers of a network with weights"),
         "optim.reference_batch": ("0", "the rate is for this batch"),
         "optim.weight_decay": ("0.05", "of adamw"),
         "train.ema": ("0.98", "the mean of the last 50 steps is less noisy than the last"),
@@ -182,8 +183,10 @@ def _crops(found: Figures) -> dict[str, tuple[str, str]]:
     }
 
 
-def _steps(found: Figures, most_epochs: int) -> dict[str, tuple[str, str]]:
-    batch = max(b for b in _BATCHES if b == _BATCHES[0] or found.images >= b * _BATCHES_AN_EPOCH)
+def _steps(
+    found: Figures, most_epochs: int, batches: int = _BATCHES_AN_EPOCH
+) -> dict[str, tuple[str, str]]:
+    batch = max(b for b in _BATCHES if b == _BATCHES[0] or found.images >= b * batches)
     batch = max(min(batch, found.images), 1)
     steps = max(found.images // batch, 1)
     epochs = min(max(math.ceil(_STEPS / steps), _FEWEST_EPOCHS), most_epochs)
