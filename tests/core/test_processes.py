@@ -60,7 +60,7 @@ def test_arguments_options_and_status_are_those_of_the_module(tmp_path):
     command = module_command("timeit", "-n", "1", "-r", "1", options=("-W", "error"))
     assert command[1:3] == ["-W", "error"]
     assert ended(command).returncode == 0
-    assert ended(module_command("json.tool", "absent.json")).returncode == 2
+    assert ended(module_command("timeit", "--absent")).returncode == 2
 
 
 def test_no_child_is_started_with_the_current_folder_on_its_path():

@@ -179,9 +179,9 @@ def test_work_beyond_its_deadline_does_not_hold_its_place(entry):
         for _ in range(2):
             if entry == "rest":
                 with pytest.raises(ServingError, match="Timed out"):
-                    await dispatcher.run(stuck(), timeout=1)
+                    await dispatcher.run(stuck(), timeout=4)
             else:
-                loop.run_in_executor(None, run_here, stuck(), 1)
+                loop.run_in_executor(None, run_here, stuck(), 4)
             assert await loop.run_in_executor(None, begun.acquire, True, 30)
         assert await dispatcher.run(quick(), timeout=30) == "done"
         # Beyond twice the places it waits as before: threads are no infinite supply.

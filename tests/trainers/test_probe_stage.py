@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -78,7 +79,10 @@ def reference(features, strength, *splits):
     centre = train.mean(axis=0)
     scale = np.sqrt(((train - centre) ** 2).sum(axis=1).mean())
     model = LogisticRegression(C=strength, tol=1e-8, max_iter=5000)
-    model.fit((train - centre) / scale, labels)
+    with warnings.catch_warnings():
+        # It gives SciPy an option that newer versions of SciPy do not know.
+        warnings.filterwarnings("ignore", "Unknown solver options: iprint")
+        model.fit((train - centre) / scale, labels)
     return model.predict_proba((features["validation"][0] - centre) / scale)
 
 

@@ -135,6 +135,8 @@ def _torch(path: Path) -> WeightsFile:
 
 
 def _npz(path: Path) -> WeightsFile:
+    if not zipfile.is_zipfile(path):  # NumPy would read an array or a pickle of that name.
+        raise zipfile.BadZipFile("it is no zip archive")
     with np.load(path, allow_pickle=False) as file:
         tensors = {name: _plain(file[name]) for name in file.files}
     return WeightsFile(path, "npz", tensors)

@@ -9,7 +9,7 @@ is UTF-8 or UTF-16.
 import contextlib
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,12 +210,20 @@ def _reading(path: Path, encoding: str) -> Iterator[Iterator[str]]:
     """The open table; errors of its text and its quoting become ours."""
     try:
         with path.open(encoding=encoding, newline="") as file:
-            yield file
+            yield _checked(file)
     except (UnicodeError, csv.Error) as error:
         check_text(path)
         raise IngestError(
             f"{path} is not CSV: {error}; look for a quote without its end"
         ) from error
+
+
+def _checked(lines: Iterable[str]) -> Iterator[str]:
+    """`lines`; Python's reader refuses NULs before version 3.11 only."""
+    for line in lines:
+        if "\0" in line:
+            raise csv.Error("line contains NUL")
+        yield line
 
 
 def _rows(table: _Table) -> Iterator[tuple[int, dict[str, str]]]:
