@@ -176,12 +176,13 @@ def test_work_beyond_its_deadline_does_not_hold_its_place(entry):
 
     async def scenario():
         loop = asyncio.get_running_loop()
-        for _ in range(2):
+        # The second waits for the deadline of the first, and needs time of its own after it.
+        for timeout in (2, 8):
             if entry == "rest":
                 with pytest.raises(ServingError, match="Timed out"):
-                    await dispatcher.run(stuck(), timeout=4)
+                    await dispatcher.run(stuck(), timeout=timeout)
             else:
-                loop.run_in_executor(None, run_here, stuck(), 4)
+                loop.run_in_executor(None, run_here, stuck(), timeout)
             assert await loop.run_in_executor(None, begun.acquire, True, 30)
         assert await dispatcher.run(quick(), timeout=30) == "done"
         # Beyond twice the places it waits as before: threads are no infinite supply.
