@@ -58,7 +58,7 @@ study: setup ## train the CIFAR-10 recipes and compare them, hours (PICTURES=cif
 	@.venv/bin/python tools/benchmarks_md.py benchmarks BENCHMARKS.md
 
 soak: setup ## 30 minutes of load with version swaps (MODEL=DIR, ARGS="--seconds 60" is short)
-	@.venv/bin/python -m serving.loadtest.soak $(or $(MODEL),demo/bundles/digits_cnn) $(ARGS)
+	@.venv/bin/python -m serving.benchmark.loadtest.soak $(or $(MODEL),demo/bundles/digits_cnn) $(ARGS)
 
 serve: setup ## serve the demo's bundles over REST and gRPC (ARGS="--port 9000")
 	@.venv/bin/sightline serve demo/bundles $(ARGS)

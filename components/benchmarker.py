@@ -8,7 +8,7 @@ from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, comp
 
 from components import files
 from components.artifacts import Benchmark
-from serving.benchmark import benchmark, environment
+from serving.benchmark.variants import benchmark, environment
 
 
 @component

@@ -1,7 +1,7 @@
-"""Puts a blessed bundle together and pushes it, atomically and once; see `serving.bundle.push`.
+"""Puts a blessed bundle together and pushes it, atomically and once; see `core.bundle.push`.
 
 Its training statistics, test predictions and class names appear together with the version: what the
-next candidates are compared with, see `serving.lineage`.
+next candidates are compared with, see `core.lineage`.
 """
 
 import shutil
@@ -20,10 +20,10 @@ from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, comp
 
 from components import artifacts, files
 from components.artifacts import Card
+from components.evaluation.references import fingerprint
 from components.live import Live, changed
-from components.references import fingerprint
-from serving import bundle as bundles
-from serving.lineage import (
+from core import bundle as bundles
+from core.lineage import (
     PREDICTIONS_FILE,
     STATISTICS_FILE,
     Lineage,
@@ -31,7 +31,7 @@ from serving.lineage import (
     store_state,
     write_lineage,
 )
-from trainers.predictions import read_table, write_table
+from trainers.evaluation.predictions import read_table, write_table
 
 _STATISTICS = Path("Split-train") / "FeatureStats.pb"
 

@@ -7,12 +7,12 @@ from tfx.types.standard_artifacts import Examples, Model
 from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
 
 from components import files
-from components.answers import PROBE
 from components.artifacts import Selection
-from components.float_passes import FloatPasses
-from trainers.build import build_bundle
-from trainers.progress import emit, reporter
-from trainers.trained import load_trained, probe_model
+from components.evaluation.float_passes import FloatPasses
+from components.evaluation.predict_variants import PROBE
+from trainers.export.build import build_bundle
+from trainers.training.progress import emit, reporter
+from trainers.training.trained import load_trained, probe_model
 
 
 @component
@@ -31,7 +31,7 @@ def Compressor(
       examples: for fine-tuning and calibration, where the model's own configuration says; the
         splits that the Predictor answers are predicted by each method's Keras model as well.
       selection: of the ModelSelector.
-      bundle: the draft, and beside it the tables of `components.float_passes`.
+      bundle: the draft, and beside it the tables of `components.evaluation.float_passes`.
       plan: JSON of `{"best": {"methods", "ptq"}, "others": {"methods", "ptq"}}`.
       code_digest: part of the cache key.
     """

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from components import files
-from serving import bundle as bundles
-from serving.lineage import (
+from core import bundle as bundles
+from core.lineage import (
     PREDICTIONS_FILE,
     STATISTICS_FILE,
     LineageError,
@@ -61,7 +61,7 @@ class Live:
 
     Attributes:
       model: the model's name in the store.
-      state: of the store, see `serving.lineage.store_state`.
+      state: of the store, see `core.lineage.store_state`.
       served: the version that servers take; None for a store without one.
       baseline: the newest version that a candidate can be compared with; None where there is none.
         It is the served one, unless `unusable` says why that cannot be.

@@ -1,6 +1,7 @@
 """Has every variant of a bundle answer each evaluation example once.
 
-The answers become one table (see `trainers.predictions`) that TFMA, the gates, the statistics and
+The answers become one table (see `trainers.evaluation.predictions`) that TFMA, the gates, the
+statistics and
 the report all read. The live model answers the same examples in the column `baseline`, and the best
 one that was ever pushed, where that is another, in the column `best`: comparisons are paired. A
 second table holds the validation split, which the recommended variant is chosen on.
@@ -13,13 +14,13 @@ from tfx.types.standard_artifacts import Examples, Model
 from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
 
 from components import artifacts, files
-from components.answers import answers
-from components.float_passes import count_differing, read_float_passes, splits_to_predict
+from components.evaluation.float_passes import count_differing, read_float_passes, splits_to_predict
+from components.evaluation.predict_variants import answers
+from components.evaluation.references import references
 from components.live import Live
-from components.references import references
-from serving.bundle import SAVED_MODEL, open_bundle
+from core.bundle import SAVED_MODEL, open_bundle
 from trainers.data.features import DatasetInfo
-from trainers.predictions import write_table
+from trainers.evaluation.predictions import write_table
 
 
 @component

@@ -12,12 +12,12 @@ from tfx.types.standard_artifacts import Examples, InfraBlessing, Model
 from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
 
 from components import files
-from serving.bundle import Bundle, open_bundle
+from core.bundle import Bundle, open_bundle
 from serving.client import connect
-from serving.engine import open_engine
-from serving.server.process import ServerProcess
-from trainers.build import record_image
+from serving.engines.engine import open_engine
+from serving.server.lifecycle.server_process import ServerProcess
 from trainers.data import pipeline
+from trainers.export.build import record_image
 
 #: Scores travel as decimal text over REST; nothing else may differ.
 TOLERANCE = 1e-5

@@ -208,7 +208,7 @@ def write_bundle() -> Callable[[Path, str], Path]:
     """
 
     def write(folder: Path, content: str) -> Path:
-        from serving import bundle as bundles
+        from core import bundle as bundles
 
         (folder / bundles.LABELS_FILE).parent.mkdir(parents=True)
         (folder / bundles.LABELS_FILE).write_text("a\nb\n")

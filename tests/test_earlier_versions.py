@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.bundle import open_bundle
+from core.bundle import open_bundle
 from serving.client import connect
-from serving.server.process import ServerProcess
-from tfx_pipeline.evaluate import evaluate_model
+from serving.server.lifecycle.server_process import ServerProcess
+from tfx_pipeline.cli.views.evaluate import evaluate_model
 from trainers.config import from_dict, override
 from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.pipeline import raw_examples
 from trainers.data.preprocess import Preprocessing, eval_images
-from trainers.file_index import FileIndex
+from trainers.identity.file_index import FileIndex
 from trainers.loop import fit
 from trainers.optim import compression_rate, schedule_of
-from trainers.run_folder import find_origin, identify
-from trainers.trained import load_trained
+from trainers.training.run_folder import find_origin, identify
+from trainers.training.trained import load_trained
 
 VERSION = "b54914a"
 EPOCHS = 40

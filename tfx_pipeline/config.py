@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainers.code_digest import code_digest
 from trainers.config import Config, ConfigError, from_dict, override, to_dict
 from trainers.config_rules import validate
 from trainers.data.features import DatasetInfo
-from trainers.data.identity import data_digest
-from trainers.file_index import INDEX_FILE, FileIndex
+from trainers.identity.code_digest import code_digest
+from trainers.identity.data import data_digest
+from trainers.identity.file_index import INDEX_FILE, FileIndex
+from trainers.identity.stack import stack
 from trainers.registry import Registry, recipes
-from trainers.stack import stack
 
 # What a run executes, down to the summary; a change anywhere in it makes a run necessary.
 _RUNNER = "tfx_pipeline.runners.local"
@@ -31,7 +31,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A search before training, see `trainers.tuner`.
+    """A search before training, see `trainers.search.tuner`.
 
     Attributes:
       space: configuration key -> where its values come from, e.g. `log(1e-4, 1e-1)`.
@@ -87,8 +87,10 @@ class PipelineConfig:
         the class and by every other key that the data set declares.
       gates: fields of `components.gates.GateSettings`.
       model_gates: model name -> fields of `gates` that are different for it.
-      images: fields of `components.anomaly.ValidatorSettings`: limits of the image validator.
-      statistics: fields of `components.statistics_settings.StatisticsSettings`: drift and skew.
+      images: fields of `components.data_validation.anomaly.ValidatorSettings`: limits of the image
+      validator.
+      statistics: fields of `components.data_validation.statistics_settings.StatisticsSettings`:
+      drift and skew.
       best: compression of the best architecture by validation.
       others: compression of the rest.
       benchmark_runs: timed calls of each variant.

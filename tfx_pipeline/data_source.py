@@ -21,10 +21,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from trainers.code_digest import code_digest
 from trainers.data.features import DATASET_FILE
-from trainers.data.identity import file_digests
-from trainers.file_index import INDEX_FILE, FileIndex
+from trainers.identity.code_digest import code_digest
+from trainers.identity.data import file_digests
+from trainers.identity.file_index import INDEX_FILE, FileIndex
 
 #: Where records are kept that were made of a source, below `--root` or the working folder.
 CACHE = "data"
@@ -134,7 +134,7 @@ def _check_job(job: str, data: str) -> None:
 
 def _ingest(source: DataSource, out: Path, own: Sequence[str], console: Console) -> list[str]:
     """Runs the job; returns the files and folders besides `own` that decide its records."""
-    from tfx_pipeline.ingest_view import ingest_shown
+    from tfx_pipeline.cli.views.ingest import ingest_shown
 
     found: list[str] = []
     ingest_shown(

@@ -21,22 +21,22 @@ from tfx.dsl.components.common.importer import Importer
 from tfx.types import standard_artifacts
 from tfx.types.channel_utils import union
 
-from components.anomaly import make_settings
 from components.benchmarker import Benchmarker
 from components.bundle_pusher import BundlePusher
-from components.card_writer import CardWriter
 from components.compressor import Compressor
-from components.evaluator import PredictionEvaluator
-from components.image_validator import DataGate, ImageValidator
+from components.data_validation.anomaly import make_settings
+from components.data_validation.image_validator import DataGate, ImageValidator
+from components.data_validation.statistics_checks import statistics_options
+from components.data_validation.statistics_settings import StatisticsSettings
+from components.data_validation.statistics_validator import StatisticsValidator
+from components.evaluation.evaluator import PredictionEvaluator
+from components.gates.significance_gate import SignificanceGate
 from components.live_model import LiveModel
+from components.model_card.card_writer import CardWriter
 from components.model_selector import ModelSelector
 from components.predictor import Predictor
 from components.serving_validator import ServingValidator
-from components.significance_gate import SignificanceGate
-from components.statistics_checks import statistics_options
-from components.statistics_settings import StatisticsSettings
-from components.statistics_validator import StatisticsValidator
-from serving.lineage import store_state
+from core.lineage import store_state
 from tfx_pipeline.config import RunRequest
 from tfx_pipeline.node_code import node_digest, run_data_digest
 from tfx_pipeline.slicing import slice_keys
@@ -173,7 +173,7 @@ def _training_config(kind: str, name: str, request: RunRequest) -> dict[str, Any
 
 def _tuner(name: str, request: RunRequest, examples: Any) -> tfx.components.Tuner:
     return tfx.components.Tuner(
-        tuner_fn="trainers.tuner.tuner_fn",
+        tuner_fn="trainers.search.tuner.tuner_fn",
         examples=examples,
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["validation"]),

@@ -8,29 +8,29 @@ import functools
 from pathlib import Path
 
 from tfx_pipeline.config import RunRequest
-from trainers.code_digest import code_digest
 from trainers.data.features import DatasetInfo
-from trainers.data.identity import data_digest
-from trainers.file_index import FileIndex
+from trainers.identity.code_digest import code_digest
+from trainers.identity.data import data_digest
+from trainers.identity.file_index import FileIndex
 
 #: Kind of node -> the modules of ours that it runs; what they import is found from there.
 NODE_MODULES: dict[str, tuple[str, ...]] = {
     "LiveModel": ("components.live_model",),
-    "StatisticsGen": ("components.statistics_checks",),
+    "StatisticsGen": ("components.data_validation.statistics_checks",),
     "SchemaGen": (),
-    "StatisticsValidator": ("components.statistics_validator",),
-    "ImageValidator": ("components.image_validator",),
-    "DataGate": ("components.image_validator",),
-    "Tuner": ("trainers.tuner",),
+    "StatisticsValidator": ("components.data_validation.statistics_validator",),
+    "ImageValidator": ("components.data_validation.image_validator",),
+    "DataGate": ("components.data_validation.image_validator",),
+    "Tuner": ("trainers.search.tuner",),
     "Trainer": ("trainers.run_fn",),
     "ModelSelector": ("components.model_selector",),
     "Compressor": ("components.compressor",),
     "Predictor": ("components.predictor",),
-    "Evaluator": ("components.evaluator",),
+    "Evaluator": ("components.evaluation.evaluator",),
     "Benchmarker": ("components.benchmarker",),
     "ServingValidator": ("components.serving_validator",),
-    "SignificanceGate": ("components.significance_gate",),
-    "CardWriter": ("components.card_writer",),
+    "SignificanceGate": ("components.gates.significance_gate",),
+    "CardWriter": ("components.model_card.card_writer",),
     "BundlePusher": ("components.bundle_pusher",),
 }
 # Packages that TFX's own components run, which no module of ours imports for them.
@@ -49,6 +49,6 @@ def node_digest(kind: str) -> str:
 
 
 def run_data_digest(request: RunRequest, info: DatasetInfo) -> str:
-    """`trainers.data.identity.data_digest` of the run's records."""
+    """`trainers.identity.data.data_digest` of the run's records."""
     with FileIndex(request.layout.index).open() as index:
         return data_digest(Path(request.data), info, index)

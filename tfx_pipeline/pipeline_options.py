@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from components.anomaly import ValidatorSettings, make_settings
+from components.data_validation.anomaly import ValidatorSettings, make_settings
+from components.data_validation.statistics_settings import StatisticsSettings
 from components.gates import GateSettings
 from components.gates.settings import ACCEPT
-from components.statistics_settings import StatisticsSettings
 from tfx_pipeline.config import PipelineConfig, Plan, Tuning
 from trainers.config import Config, ConfigError, build_settings, override
 from trainers.registry import nearest

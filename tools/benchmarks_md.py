@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from serving.rounds import ratio_over_rounds
-from serving.server_targets import DIGITS, SPREAD, rows_of, spread_of
-from trainers.stats import proportion_interval
+from serving.benchmark.rounds import ratio_over_rounds
+from serving.benchmark.targets import DIGITS, SPREAD, rows_of, spread_of
+from trainers.evaluation.stats import proportion_interval
 
 _DECODE = "decode_jpeg alone"
 _TARGETS = {
@@ -282,13 +282,13 @@ def _milliseconds(found: dict[str, float | None]) -> str:
 
 
 def soak_section(figures: dict[str, Any]) -> str:
-    """Markdown of what `python -m serving.loadtest.soak --out` wrote."""
+    """Markdown of what `python -m serving.benchmark.loadtest.soak --out` wrote."""
     machine, options = figures["machine"], figures["options"]
     swaps = figures["swap_seconds"]
     lines = [
         "## A soak",
         "",
-        f"`python -m serving.loadtest.soak {Path(options['model_dir']).name}`: "
+        f"`python -m serving.benchmark.loadtest.soak {Path(options['model_dir']).name}`: "
         f"{options['seconds']:g} s of {options['rate']:g} requests/s, half REST and half gRPC, a "
         f"version swap every {options['swap_s']:g} s and a malformed request every "
         f"{options['malformed_s']:g} s, server and generator on the same {machine['cores']} cores "

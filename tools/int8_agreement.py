@@ -20,15 +20,15 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from serving.benchmark import environment
-from trainers.compress.convert import ConversionJob, convert_all, require, save_for_conversion
+from serving.benchmark.variants import environment
+from trainers.compression.convert import ConversionJob, convert_all, require, save_for_conversion
 from trainers.config import Config
 from trainers.data.preprocess import Preprocessing, eval_images
+from trainers.evaluation.stats import proportion_interval
 from trainers.keras import keras
 from trainers.models import build_model
 from trainers.models.efficientnet_lite import VARIANTS
 from trainers.registry import recipes
-from trainers.stats import proportion_interval
 from trainers.weights import initialize
 from trainers.weights.pretrained import init_path, with_input_of_weights
 from trainers.weights.report import WeightsError

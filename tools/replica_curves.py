@@ -87,7 +87,7 @@ def _in_process(config: Config, devices: int, out: Path) -> list[dict[str, float
 
 
 def _launched(config: Config, out: Path) -> list[dict[str, float]]:
-    from trainers.workers import launch
+    from trainers.distributed.workers import launch
 
     return _rows(launch(config, out, workers=2))
 
@@ -101,7 +101,7 @@ def _train(out: Path, devices: int) -> None:
     """The process of one run: its configuration comes on stdin."""
     import tensorflow as tf
 
-    from trainers.workers import train_here
+    from trainers.distributed.workers import train_here
 
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],

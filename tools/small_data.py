@@ -2,7 +2,8 @@
 
     .venv/bin/python tools/small_data.py ../shared/data
 
-Each set is ingested and trained with `sightline`, with what `tfx_pipeline.suggest` gives and
+Each set is ingested and trained with `sightline`, with what `tfx_pipeline.projects.suggest` gives
+and
 nothing else: 180 photos of cats and dogs; 10 images of each CIFAR-10 class; 430 crops of traffic
 signs in five splits (70 % train, 10 % validation, 20 % test) that keep the frames of one sign
 together. Signs are compared, image by image, with a logistic regression on histograms of gradients
@@ -78,8 +79,8 @@ def cifar10(given: argparse.Namespace) -> dict[str, Any]:
 
 def signs(given: argparse.Namespace) -> dict[str, Any]:
     """Five grouped splits, with the baseline's figures and the paired test over all of them."""
-    from trainers.linear_probe import fold_numbers
-    from trainers.noninferiority import pair
+    from trainers.evaluation.noninferiority import pair
+    from trainers.training.linear_probe import fold_numbers
 
     source = unpacked(given, "gtsrb_A")
     with (source / "labels.csv").open(encoding="utf-8", newline="") as file:
@@ -130,7 +131,7 @@ def trained(work: Path, job: str, source: Path, *options: str) -> dict[str, Any]
     """Ingests, trains what is suggested, and returns the test figures, image by image."""
     done = work / "figures.json"
     if not done.is_file():
-        from tfx_pipeline.suggest import suggest
+        from tfx_pipeline.projects.suggest import suggest
         from trainers.data.features import DatasetInfo
 
         data = work / "data"
@@ -150,7 +151,7 @@ def trained(work: Path, job: str, source: Path, *options: str) -> dict[str, Any]
 
 def pooled(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of one or more splits: mean top-1, and the interval over all test images."""
-    from trainers.stats import proportion_interval
+    from trainers.evaluation.stats import proportion_interval
 
     right = [one for run in runs for one in run["right"]]
     return {
@@ -200,7 +201,7 @@ def baseline(
     """
     from sklearn.linear_model import LogisticRegression
 
-    from trainers.linear_probe import fold_numbers
+    from trainers.training.linear_probe import fold_numbers
 
     known = split != "test"
     inside, truth = features[known], labels[known]
@@ -223,8 +224,8 @@ def _tested(folder: Path, data: Path) -> dict[str, Any]:
     import tensorflow as tf
 
     from trainers.data import features, pipeline
-    from trainers.forward import Forward, predict_split
-    from trainers.trained import load_trained
+    from trainers.training.forward import Forward, predict_split
+    from trainers.training.trained import load_trained
 
     found = load_trained(folder)
     answers = predict_split(Forward(found.model, found.config), found.config, found.info, "test")

@@ -104,9 +104,9 @@ def compare(work: Path, data: Path) -> dict[str, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from trainers.config import override
     from trainers.data.features import DatasetInfo
-    from trainers.forward import Forward, predict_split
-    from trainers.stats import bootstrap_interval, mcnemar, paired_difference
-    from trainers.trained import load_trained
+    from trainers.evaluation.stats import bootstrap_interval, mcnemar, paired_difference
+    from trainers.training.forward import Forward, predict_split
+    from trainers.training.trained import load_trained
 
     runs, right = {}, {}
     names = [f"{recipe}-{seed}" for recipe, seeds, _ in RUNS for seed in seeds]

@@ -152,7 +152,7 @@ class TrainConfig:
       freeze_epochs: train only the classifier at first, for this many epochs.
       head: the classifier that training starts from where `model.init` has none for these classes:
         `fresh` (random) or `probe` (a linear probe on the frozen features, see
-        `trainers.probe_stage`; then fine-tuning that could not be better than it is skipped).
+        `trainers.training.probe_stage`; then fine-tuning that could not be better than it is skipped).
       save_steps: keep the state within an epoch every so many steps; 0 only at its end.
       deterministic: bitwise equal reruns on the same machine, slower.
       precision: `float32`, `bfloat16` or `float16` (with loss scaling) arithmetic; weights stay

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 #: Keys that decide the weights and are younger than the files of some version -> what runs without
-#: them did. `trainers.config.from_dict` reads such files so, and `trainers.run_folder` leaves the
-#: keys out of the names of folders that are older still.
+#: them did. `trainers.config.from_dict` reads such files so, and `trainers.training.run_folder`
+#: leaves the keys out of the names of folders that are older still.
 YOUNG_KEYS: dict[str, dict[str, Any]] = {
     "data": {"resize": "bilinear", "fit": "stretch"},
     "optim": {"warmup_limit": 1.0},

@@ -17,30 +17,30 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainers.checkpoint import Checkpoints, Row, best_epoch
-from trainers.complexity import complexity
 from trainers.config import Config
 from trainers.config_rules import validate
 from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
-from trainers.distill import Teacher
-from trainers.epoch import EpochJob, Progress, Report, TrainingError, diverged, run_epoch
-from trainers.file_index import INDEX_FILE, FileIndex
-from trainers.forward import Forward, predict_split
-from trainers.hardware import peak_flops
+from trainers.distillation.teacher import Teacher
+from trainers.distillation.teacher_cache import cached_logits, with_teacher
+from trainers.distributed.strategy import from_chief, is_chief, make_strategy, own_folder
+from trainers.evaluation.predictions import Predictions
+from trainers.identity.file_index import INDEX_FILE, FileIndex
 from trainers.keras import keras
-from trainers.model_copies import in_float32, synchronised
 from trainers.optim import build_optimizer, warmup_note
-from trainers.precision import precision
-from trainers.predictions import Predictions
-from trainers.probe_stage import ProbeStage
+from trainers.profiling.complexity import complexity
+from trainers.profiling.hardware import peak_flops
 from trainers.registry import models, tasks
-from trainers.run_folder import Identity, find_origin, identify
-from trainers.start_weights import origin_of, prepared, start
-from trainers.step import TrainStep
-from trainers.strategy import from_chief, is_chief, make_strategy, own_folder
-from trainers.teacher_cache import cached_logits, with_teacher
-from trainers.trained import Trained
+from trainers.training.checkpoint import Checkpoints, Row, best_epoch
+from trainers.training.epoch import EpochJob, Progress, Report, TrainingError, diverged, run_epoch
+from trainers.training.forward import Forward, predict_split
+from trainers.training.model_copies import in_float32, synchronised
+from trainers.training.precision import precision
+from trainers.training.probe_stage import ProbeStage
+from trainers.training.run_folder import Identity, find_origin, identify
+from trainers.training.step import TrainStep
+from trainers.training.trained import Trained
+from trainers.weights.start import origin_of, prepared, start
 
 __all__ = ["FineTuner", "Progress", "Report", "TrainingError", "fit"]
 
@@ -62,7 +62,7 @@ def fit(
     Args:
       config: `data.dir` holds records.
       work_dir: checkpoints live here, in a folder for each combination of configuration, data and
-        code; see `trainers.run_folder`.
+        code; see `trainers.training.run_folder`.
       report: called about twice a second with the progress.
       announce: called with lines worth printing, e.g. which weights a run starts from.
       resume_anyway: resumes a state of the same configuration and data that other code made, or
@@ -294,7 +294,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class FineTuner:
-    """`trainers.compress.FineTune`: trains a given model in place on the same data."""
+    """`trainers.compression.FineTune`: trains a given model in place on the same data."""
 
     config: Config
     info: DatasetInfo
@@ -376,6 +376,6 @@ class _HookedStep(TrainStep):
 
 
 def _event_log(directory: Path) -> Any:
-    from trainers.event_log import EventLog  # TensorBoard's writer, which few runs need.
+    from trainers.training.event_log import EventLog  # TensorBoard's writer, which few runs need.
 
     return EventLog(directory / "events")

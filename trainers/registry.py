@@ -122,7 +122,7 @@ class Registry(Generic[T]):
 models: Registry[Callable[..., Any]] = Registry("model", "trainers.models")
 #: Published rows: functions without arguments that return a `Config`.
 recipes: Registry[Callable[[], Any]] = Registry("recipe", "trainers.recipes")
-#: Compression methods, see `trainers.compress`.
-compressors: Registry[Any] = Registry("compression method", "trainers.compress")
+#: Compression methods, see `trainers.compression`.
+compressors: Registry[Any] = Registry("compression method", "trainers.compression")
 #: What differs between classification, detection and segmentation, see `trainers.tasks`.
 tasks: Registry[Any] = Registry("task", "trainers.tasks")

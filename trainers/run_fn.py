@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from trainers.config import from_dict, override
+from trainers.distributed.workers import save_once
 from trainers.loop import fit
-from trainers.progress import RESUME_ANYWAY, announce, reporter
-from trainers.workers import save_once
+from trainers.training.progress import RESUME_ANYWAY, announce, reporter
 
 
 def run_fn(fn_args: Any) -> None:

@@ -17,8 +17,8 @@ from components.gates.columns import (
 )
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
-from serving.bundle import SAVED_MODEL
-from trainers.noninferiority import disagreement_bound
+from core.bundle import SAVED_MODEL
+from trainers.evaluation.noninferiority import disagreement_bound
 
 # The float file and the SavedModel hold one network: one image in a thousand may differ.
 _EXPORT = 1000

@@ -1,7 +1,7 @@
 """Not worse by more than a margin: against the live model, the best ever pushed, the float model.
 
-The paired difference in top-1 gets Tango's 95 % interval (`trainers.noninferiority`). With the
-margin `max_drop` a comparison has
+The paired difference in top-1 gets Tango's 95 % interval (`trainers.evaluation.noninferiority`).
+With the margin `max_drop` a comparison has
 
 - held, when the interval's low end is at least `-max_drop`: the drop is excluded;
 - failed, when it is not held and the high end is below 0: the data show that it is worse;
@@ -13,11 +13,11 @@ and one that is held may be below it by `max_drop`, but not below the best model
 more than that.
 """
 
-from components.answers import BASELINE, BEST
+from components.evaluation.predict_variants import BASELINE, BEST
 from components.gates.columns import Table, top1_pair
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
-from trainers.noninferiority import Paired, images_needed
+from trainers.evaluation.noninferiority import Paired, images_needed
 
 # Gate -> the column that it compares with, and what that is.
 _REFERENCES = {

@@ -18,8 +18,8 @@ import numpy as np
 from components.gates.columns import FLOAT, Table, compressed, own_float, top1_correct
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
-from trainers.noninferiority import images_needed, pair
-from trainers.predictions import Predictions
+from trainers.evaluation.noninferiority import images_needed, pair
+from trainers.evaluation.predictions import Predictions
 
 _KEPT = 0.5
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from components.answers import OWN_FLOAT, REFERENCES
-from components.references import known, paired
-from serving.bundle import SAVED_MODEL
-from trainers.metrics import metrics_with_intervals, top_k_correct
-from trainers.noninferiority import Paired, pair
-from trainers.predictions import Predictions
+from components.evaluation.predict_variants import OWN_FLOAT, REFERENCES
+from components.evaluation.references import known, paired
+from core.bundle import SAVED_MODEL
+from trainers.evaluation.metrics import metrics_with_intervals, top_k_correct
+from trainers.evaluation.noninferiority import Paired, pair
+from trainers.evaluation.predictions import Predictions
 
 #: The float TFLite file, which every bundle has.
 FLOAT = "none_fp32"
@@ -79,7 +79,7 @@ def differing(first: Predictions, second: Predictions) -> tuple[int, int]:
 def compare(candidate: Predictions, reference: Predictions) -> dict[str, Any]:
     """The paired top-1 difference with Tango's 95 % interval, McNemar's p, and the agreement.
 
-    Models of different classes are compared as `components.references.paired` says.
+    Models of different classes are compared as `components.evaluation.references.paired` says.
     """
     candidate, reference = paired(candidate, reference)
     found = pair(top1_correct(candidate), top1_correct(reference))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from components.answers import REFERENCES
+from components.evaluation.predict_variants import REFERENCES
 from components.gates.agreement import AllImages, agreement_gates
 from components.gates.change import change_gates
 from components.gates.collapse import collapsed, majority_gate
@@ -14,10 +14,10 @@ from components.gates.probe import probe_gate
 from components.gates.recommend import Figures, drop_from_float, recommend
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict, overall
-from trainers.metrics import confusion_matrix
-from trainers.noninferiority import excludable_drop
-from trainers.predictions import Predictions
-from trainers.stats import bootstrap_interval
+from trainers.evaluation.metrics import confusion_matrix
+from trainers.evaluation.noninferiority import excludable_drop
+from trainers.evaluation.predictions import Predictions
+from trainers.evaluation.stats import bootstrap_interval
 
 
 def judge(

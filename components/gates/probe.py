@@ -1,10 +1,11 @@
 """No worse than a linear probe on the features of its own frozen backbone, on the test split.
 
-A run that starts from weights has one (`trainers.probe_stage`). A model whose paired interval lies
+A run that starts from weights has one (`trainers.training.probe_stage`). A model whose paired
+interval lies
 below it was spoilt by its training or its compression: the probe is cheaper and more often right.
 """
 
-from components.answers import PROBE
+from components.evaluation.predict_variants import PROBE
 from components.gates.change import describe_pair
 from components.gates.columns import Table, top1_pair
 from components.gates.settings import GateSettings

@@ -19,8 +19,8 @@ from components.gates.change import acceptance, describe_pair, drop_gate, drop_v
 from components.gates.columns import FLOAT, SAME_WEIGHTS, Table, compressed, top1_correct
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
-from trainers.noninferiority import pair
-from trainers.predictions import Predictions
+from trainers.evaluation.noninferiority import pair
+from trainers.evaluation.predictions import Predictions
 
 Figures = dict[str, dict[str, float]]
 

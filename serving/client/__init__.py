@@ -22,7 +22,7 @@ from serving.client.aio import AsyncClient
 from serving.client.errors import ClientError
 from serving.client.local import predict_local
 from serving.client.sync import Client, connect
-from serving.types import (
+from serving.protocol.types import (
     Detections,
     ModelVersion,
     Prediction,

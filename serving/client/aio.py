@@ -9,20 +9,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from serving import bundle as bundles
+from core import bundle as bundles
 from serving.client import results
 from serving.client.address import Tls, import_grpc
 from serving.client.api import Columns, Done, Example, Steps, Target, advance, read_signatures
 from serving.client.connections import Hold
 from serving.client.errors import DEADLINE_EXCEEDED, ClientError, Failure
-from serving.client.pictures import MAX_DOWNLOAD_BYTES
+from serving.client.images import MAX_DOWNLOAD_BYTES
 from serving.client.ready import LOOK_TIMEOUT_S, Waiting, reason_of, why_not_ready
 from serving.client.rest import RestApi, RestTransport
 from serving.client.retry import Deadline, Tries, finite
 from serving.client.settings import Settings
 from serving.client.tasks import in_order, within
-from serving.images import Image
-from serving.types import ClassNames, Detections, ModelVersion, Prediction, Signature
+from serving.protocol.images import Image
+from serving.protocol.types import ClassNames, Detections, ModelVersion, Prediction, Signature
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from serving.client.errors import ClientError
-from serving.types import ModelVersion, Signature
+from serving.protocol.types import ModelVersion, Signature
 
 T = TypeVar("T")
 

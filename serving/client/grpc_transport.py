@@ -9,13 +9,13 @@ from typing import Any
 import grpc
 import numpy as np
 
-from serving import bundle as bundles
-from serving import wire
+from core import bundle as bundles
 from serving.client.address import Address, Tls, grpc_proxy_options
 from serving.client.api import Columns, Example, Steps, Target
 from serving.client.errors import DEADLINE_EXCEEDED, ClientError, Failure
 from serving.client.retry import CONNECT_TIMEOUT_S, finite
-from serving.types import DATA_TYPES, STATUS_CODES, VERSION_STATES, ModelVersion
+from serving.protocol import wire
+from serving.protocol.types import DATA_TYPES, STATUS_CODES, VERSION_STATES, ModelVersion
 
 _PREDICTION = "/tensorflow.serving.PredictionService/"
 _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"

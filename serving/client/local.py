@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from serving import bundle as bundles
-from serving.client.pictures import Pictures
+from core import bundle as bundles
+from serving.client.images import Pictures
 from serving.client.retry import Deadline
-from serving.images import Image
-from serving.types import Prediction, predictions_from_scores
+from serving.protocol.images import Image
+from serving.protocol.types import Prediction, predictions_from_scores
 
 _DOWNLOAD_TIMEOUT_S = 60.0
 
@@ -33,7 +33,7 @@ def predict_local(
       EngineError: an image that cannot be decoded.
       FileNotFoundError: a path to nothing.
     """
-    from serving.engine import open_engine
+    from serving.engines.engine import open_engine
 
     pictures = Pictures()
     coded = pictures.load(images, Deadline(_DOWNLOAD_TIMEOUT_S))

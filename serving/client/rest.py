@@ -18,7 +18,7 @@ from serving.client.http import BUSY, Sessions, read_body, retry_after_s, send
 from serving.client.rest_values import json_example, json_input, misfit, outputs_from_json
 from serving.client.retry import Deadline
 from serving.client.signatures import Signatures
-from serving.types import ModelVersion, Signature
+from serving.protocol.types import ModelVersion, Signature
 
 
 @dataclass(frozen=True)

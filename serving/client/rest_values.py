@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from serving.client.api import Example
-from serving.types import DATA_TYPES, Signature, TensorInfo
+from serving.protocol.types import DATA_TYPES, Signature, TensorInfo
 
 _NUMPY_TYPES = {name: dtype for _, name, dtype in DATA_TYPES}
 #: Kinds of arrays (`dtype.kind`) that TF Serving's JSON takes for a type: integers will do for

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from serving.client.api import Columns, Target
 from serving.client.errors import ClientError
-from serving.types import (
+from serving.protocol.types import (
     ClassNames,
     Detections,
     Prediction,
@@ -44,7 +44,7 @@ def predictions(columns: Columns, target: Target, *, top_k: int | None) -> list[
 def detections(
     columns: Columns, target: Target, *, class_names: ClassNames | None
 ) -> list[Detections]:
-    """One an image; see `serving.types.detections_from_outputs`.
+    """One an image; see `serving.protocol.types.detections_from_outputs`.
 
     Raises:
       ClientError: other outputs.

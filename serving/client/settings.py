@@ -1,7 +1,7 @@
 """What a client was made with, looked at once: the same for `Client` and `AsyncClient`."""
 
 from serving.client.address import Tls, parse_address
-from serving.client.pictures import Pictures
+from serving.client.images import Pictures
 from serving.client.retry import Deadline, Tries
 
 

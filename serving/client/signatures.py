@@ -7,7 +7,7 @@ from typing import Any
 
 from serving.client.api import Target, signature_of
 from serving.client.errors import ClientError
-from serving.types import Signature
+from serving.protocol.types import Signature
 
 #: Seconds after which a model without a fixed version is asked about again: by then another one may
 #: be the newest, and an answer does not say which version gave it.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from serving import bundle as bundles
+from core import bundle as bundles
 from serving.client import results
 from serving.client.address import Tls, import_grpc
 from serving.client.api import (
@@ -22,13 +22,13 @@ from serving.client.api import (
     read_signatures,
 )
 from serving.client.errors import ClientError
-from serving.client.pictures import MAX_DOWNLOAD_BYTES
+from serving.client.images import MAX_DOWNLOAD_BYTES
 from serving.client.ready import LOOK_TIMEOUT_S, Waiting, reason_of, why_not_ready
 from serving.client.rest import RestApi, RestTransport
 from serving.client.retry import Deadline, Tries, call
 from serving.client.settings import Settings
-from serving.images import Image
-from serving.types import ClassNames, Detections, ModelVersion, Prediction, Signature
+from serving.protocol.images import Image
+from serving.protocol.types import ClassNames, Detections, ModelVersion, Prediction, Signature
 
 
 class Client:

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from serving import bundle as bundles
-from serving.bundle import WITHDRAWN_PREFIX, BundleError, withdrawn_dirs
-from serving.model_folder import locked, sync_folder
+from core import bundle as bundles
+from core.bundle import WITHDRAWN_PREFIX, BundleError, withdrawn_dirs
+from core.model_folder import locked, sync_folder
 
 HISTORY_FILE = "rollbacks.jsonl"
 

@@ -13,25 +13,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from serving.server import logs
 from serving.server.app import GRPC_PORT, REST_PORT, ServerOptions, serve
-from serving.server.batching import BatchingOptions
-from serving.server.batching_config import adaptive_options, read_batching_options
-from serving.server.engines import EngineOptions
 from serving.server.errors import ServerError
-from serving.server.extras import Extras, add_extra_flags, read_extras
+from serving.server.extras.features import Extras, add_extra_flags, read_extras
+from serving.server.extras.vertex import model_base_path
 from serving.server.flags import (
     add_switch,
     add_unused_flags,
     parse_flags,
     unused_warnings,
 )
+from serving.server.lifecycle.stopping import leave
+from serving.server.lifecycle.worker_processes import Member, Supervisor, threads_flags
 from serving.server.limit_flags import add_limit_flags, read_limits, seconds
-from serving.server.models import ModelConfig
-from serving.server.monitoring import read_monitoring_path
-from serving.server.processes import Member, Supervisor, threads_flags
-from serving.server.stopping import leave
-from serving.server.vertex import model_base_path
+from serving.server.models.engines import EngineOptions
+from serving.server.models.manager import ModelConfig
+from serving.server.observability import logs
+from serving.server.observability.monitoring import read_monitoring_path
+from serving.server.scheduling.batching import BatchingOptions
+from serving.server.scheduling.batching_config import adaptive_options, read_batching_options
 
 #: Of a host that strangers may reach.
 _OPEN = (
@@ -248,7 +248,7 @@ def _extras(flags: argparse.Namespace) -> Extras:
     logs = None
     # It takes TensorFlow's protos to read it: a parent of processes leaves it to them.
     if flags.model_config_file is not None and flags.processes <= 1:
-        from serving.server.protos import read_request_logs
+        from serving.server.models.protos import read_request_logs
 
         logs = read_request_logs(flags.model_config_file)
     extras = read_extras(flags, logs)
@@ -302,7 +302,7 @@ def _models(flags: argparse.Namespace, extras: Extras) -> Iterator[Path | list[M
     elif flags.model_base_path is not None:
         yield [ModelConfig(flags.model_name, flags.model_base_path)]
     else:
-        from serving.server.protos import read_model_config_file
+        from serving.server.models.protos import read_model_config_file
 
         yield read_model_config_file(flags.model_config_file)
 

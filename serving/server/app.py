@@ -15,19 +15,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serving.saved_model import import_tensorflow
-from serving.server.background import Background
-from serving.server.batching import BatchingOptions
-from serving.server.config_file import ConfigFile
+from serving.engines.saved_model import import_tensorflow
 from serving.server.errors import ServerError, ServingError
-from serving.server.extras import ExtraParts
-from serving.server.fronts import GrpcFront, RestFront, listen, start_grpc, start_rest
-from serving.server.health import Readiness
-from serving.server.loop_errors import AcceptErrors
-from serving.server.models import ModelConfig, ModelManager
+from serving.server.extras.features import ExtraParts
+from serving.server.lifecycle.background import Background
+from serving.server.lifecycle.listeners import GrpcFront, RestFront, listen, start_grpc, start_rest
+from serving.server.lifecycle.stopping import CLOSE_S, StopSignals
+from serving.server.models.config_file import ConfigFile
+from serving.server.models.manager import ModelConfig, ModelManager
+from serving.server.models.source import ModelSource
+from serving.server.observability.health import Readiness
+from serving.server.observability.loop_errors import AcceptErrors
 from serving.server.options import DEFAULT_OPTIONS, ServerOptions
-from serving.server.source import ModelSource
-from serving.server.stopping import CLOSE_S, StopSignals
+from serving.server.scheduling.batching import BatchingOptions
 
 __all__ = ["GRPC_PORT", "REST_PORT", "ServerError", "ServerOptions", "serve"]
 
@@ -102,8 +102,8 @@ class _Server:
         """Load, serve, and stop at a signal."""
         asyncio.get_running_loop().set_exception_handler(AcceptErrors())
         import_tensorflow()
-        from serving.server.metrics import Metrics
-        from serving.server.warmup import replay
+        from serving.server.models.warmup import replay
+        from serving.server.observability.metrics import Metrics
 
         metrics = Metrics()
         models = ModelManager(
@@ -173,14 +173,14 @@ class _Server:
         """Version folder -> how its requests share runs."""
         batching = self._options.batching
         if batching is not None and self._options.per_model_batching:
-            from serving.server.batching_config import PerModelBatching
+            from serving.server.scheduling.batching_config import PerModelBatching
 
             return PerModelBatching(batching)
         return lambda version_dir: batching
 
     def _dispatcher(self, metrics: Any) -> Any:
-        from serving.server.dispatch import Dispatcher
-        from serving.server.scheduler import BatchScheduler
+        from serving.server.scheduling.dispatch import Dispatcher
+        from serving.server.scheduling.scheduler import BatchScheduler
 
         cores = os.cpu_count() or 1
         batching = self._options.batching
@@ -195,7 +195,7 @@ class _Server:
         )
 
     def _start_rest(self, running: "_Running", port: int) -> RestFront:
-        from serving.server.rest import RestApp, RestHandler
+        from serving.server.http.rest import RestApp, RestHandler
 
         options = self._options
         listener = listen(self._rest_host, port, shared=options.member is not None)
@@ -229,9 +229,9 @@ class _Server:
         return start_rest(app, listener, host=host, tls=tls, limits=options.limits)
 
     def _start_grpc(self, running: "_Running", port: int) -> GrpcFront:
-        from serving.server.grpc_api import ModelService, PredictionService
-        from serving.server.grpc_calls import CallThreads
-        from serving.server.grpc_messages import Messages
+        from serving.server.grpc.api import ModelService, PredictionService
+        from serving.server.grpc.messages import Messages
+        from serving.server.grpc.methods import CallThreads
 
         options, extras = self._options, self._options.extras
         predictions = PredictionService(
@@ -249,7 +249,7 @@ class _Server:
         threads = CallThreads(running.dispatcher.most_requests, messages=Messages(most))
         handlers = [predictions.handler(threads), models.handler(threads)]
         if options.health:
-            from serving.server.grpc_health import health_handler
+            from serving.server.grpc.health_service import health_handler
 
             handlers.append(health_handler(threads, running.readiness))
         if extras.open_inference:
@@ -334,7 +334,7 @@ class _Running:
         self.metrics_text: Callable[[], str] = metrics.text
         self._closing = [dispatcher.close, self.parts.close, models.close]
         if options.member is not None:
-            from serving.server.shared_metrics import SharedMetrics
+            from serving.server.observability.shared_metrics import SharedMetrics
 
             shared = SharedMetrics(metrics, Path(options.member.folder))
             self.metrics_text = shared.text

@@ -1,10 +1,10 @@
-"""The flags of `serving.server.limits.Limits`."""
+"""The flags of `serving.limits.Limits`."""
 
 import argparse
 import contextlib
 import dataclasses
 
-from serving.server.limits import DEFAULT_LIMITS, Limits
+from serving.limits import DEFAULT_LIMITS, Limits
 
 _HELP = {
     "max_header_bytes": "of a REST request's line and headers, or a gRPC call's metadata",

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.server.batching import BatchingOptions
-from serving.server.engines import EngineOptions
-from serving.server.extras import NO_EXTRAS, Extras
-from serving.server.limits import DEFAULT_LIMITS, Limits
-from serving.server.processes import Member
+from serving.limits import DEFAULT_LIMITS, Limits
+from serving.server.extras.features import NO_EXTRAS, Extras
+from serving.server.lifecycle.worker_processes import Member
+from serving.server.models.engines import EngineOptions
+from serving.server.scheduling.batching import BatchingOptions
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainers.predictions import Predictions
+from trainers.evaluation.predictions import Predictions
 
 CLASSES = tuple(str(digit) for digit in range(10))
 
@@ -56,7 +56,7 @@ def colour_bundle() -> Callable[..., Path]:
     def write(folder: Path, labels: tuple[str, ...], *, name: str = "colours") -> Path:
         import tensorflow as tf
 
-        from serving import bundle as bundles
+        from core import bundle as bundles
         from trainers.config import Config, DataConfig, to_dict
 
         votes = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1), "white": (1, 1, 1)}

@@ -12,10 +12,10 @@ from tfx.types import standard_artifacts
 from components.artifacts import Card, LiveModel
 from components.bundle_pusher import BundlePusher, assemble
 from components.live import LiveModelError, find_live, write_live
-from serving import bundle as bundles
+from core import bundle as bundles
+from core.lineage import LineageError, read_lineage
 from serving.deploy.rollback import rollback
-from serving.lineage import LineageError, read_lineage
-from trainers.predictions import Predictions, read_table, write_table
+from trainers.evaluation.predictions import Predictions, read_table, write_table
 
 TABLE = Predictions(
     np.array(["x", "y"], object),
@@ -154,7 +154,7 @@ def test_nothing_is_pushed_when_the_store_is_not_what_was_compared_with(
 
 
 def test_a_variant_that_the_gates_left_out_is_not_in_the_bundle(tmp_path, write_bundle):
-    from components.card_writer import final_manifest
+    from components.model_card.card_writer import final_manifest
 
     draft = write_bundle(tmp_path / "draft", "weights")
     (draft / bundles.tflite_file("ptq_int8")).write_text("collapsed")

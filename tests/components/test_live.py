@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from components.live import Live, LiveModelError, find_live, write_live
-from serving import bundle as bundles
+from core import bundle as bundles
+from core.lineage import Lineage, write_lineage
 from serving.deploy.rollback import rollback
-from serving.lineage import Lineage, write_lineage
 
 CLASSES = ("a", "b")
 
@@ -86,7 +86,7 @@ def test_a_version_that_was_rolled_back_is_neither_live_nor_best(store, model):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from serving import bundle, model_folder
+from core import bundle, model_folder
 model_folder.give_number = lambda *rest: os.kill(os.getpid(), signal.SIGKILL)
 bundle.push(Path(sys.argv[1]), Path(sys.argv[2]))
 """
@@ -201,7 +201,7 @@ def test_the_component_refuses_a_store_that_changed_since_the_graph_was_made(
 ):
     from components.artifacts import LiveModel as Artifact
     from components.live_model import LiveModel
-    from serving.lineage import store_state
+    from core.lineage import store_state
 
     store("one", 0.9)
     made = Artifact()

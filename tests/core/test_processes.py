@@ -30,7 +30,7 @@ def ended(command):
 
 
 def test_python_itself_would_take_the_files_of_the_current_folder(folder):
-    taken = ended([sys.executable, "-m", "trainers.compress.convert_worker", "x"])
+    taken = ended([sys.executable, "-m", "trainers.compression.convert_worker", "x"])
     assert "of the user" in taken.stderr
 
 
@@ -38,9 +38,9 @@ def test_python_itself_would_take_the_files_of_the_current_folder(folder):
     ("module", "arguments", "words"),
     [
         ("serving.server", ("--help",), "usage: python -m serving.server"),
-        ("serving.loadtest.worker", (), "EOFError"),
-        ("trainers.compress.convert_worker", ("absent.json",), "No such file"),
-        ("trainers.workers", ("absent.json",), "No such file"),
+        ("serving.benchmark.loadtest.worker", (), "EOFError"),
+        ("trainers.compression.convert_worker", ("absent.json",), "No such file"),
+        ("trainers.distributed.workers", ("absent.json",), "No such file"),
         ("tfx_pipeline.runners.local", ("absent.json",), "No such file"),
     ],
 )

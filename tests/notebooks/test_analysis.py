@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def _answers():
-    from trainers.predictions import Predictions
+    from trainers.evaluation.predictions import Predictions
 
     size, generator = 50, np.random.default_rng(0)
     labels = generator.integers(0, 3, size).astype(np.int32)
@@ -42,8 +42,8 @@ def finished_run(tmp_path):
     import tensorflow_model_analysis as tfma
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from components.eval_config import EvalSettings, make_eval_config
-    from trainers.predictions import write_table
+    from components.evaluation.eval_config import EvalSettings, make_eval_config
+    from trainers.evaluation.predictions import write_table
 
     answers = _answers()
     write_table(tmp_path / "predictions" / "table", answers, CLASSES)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from serving import bundle as bundles
+from core import bundle as bundles
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

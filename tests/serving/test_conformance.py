@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from serving.saved_model import Signature, TensorInfo
+from serving.engines.saved_model import Signature, TensorInfo
 from serving.server.errors import ServingError, http_status
 
 #: lifecycle case -> the test that is it.
@@ -55,7 +55,7 @@ def test_every_case_is_run_or_listed(cases):
     assert len(names) == len(cases.all)
     assert run | set(LIFECYCLE) | set(cases.excluded) == names
     assert len(run) + len(LIFECYCLE) + len(cases.excluded) == len(names)
-    text = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
+    text = "".join(file.read_text() for file in Path(__file__).parent.rglob("test_*.py"))
     for name in [*LIFECYCLE.values(), *cases.fixtures]:
         assert f"def {name}(" in text or f"({name}" in text
 
@@ -111,9 +111,9 @@ class RecordingEngine:
 
 def answer(engine, method, path, body):
     """One request through the REST handler and a dispatcher, without sockets."""
-    from serving.server.dispatch import Dispatcher
-    from serving.server.metrics import Metrics
-    from serving.server.rest import RestHandler
+    from serving.server.http.rest import RestHandler
+    from serving.server.observability.metrics import Metrics
+    from serving.server.scheduling.dispatch import Dispatcher
 
     @contextlib.contextmanager
     def use(name, version, label):
@@ -202,7 +202,7 @@ def floats(values):
 
 
 def test_encode_results(results_case):
-    from serving.server import json_encode
+    from serving.server.http import json_encode
 
     request, expect = results_case["request"], results_case["expect"]
     if results_case["kind"] == "rest_error_encode":
@@ -242,8 +242,8 @@ def wanted_features(example):
 
 
 def test_decode_examples(examples_case):
-    from serving.server.json_decode import read_document
-    from serving.server.json_examples import decode_examples
+    from serving.server.http.json_decode import read_document
+    from serving.server.http.json_examples import decode_examples
 
     expect = examples_case["expect"]
     body = body_of(examples_case["request"])
@@ -272,7 +272,7 @@ def test_status_map(status_case):
 
 
 def test_url(url_case):
-    from serving.server.routes import parse_route
+    from serving.server.http.routes import parse_route
 
     expect = url_case["expect"]
     route = parse_route(url_case["request"]["method"], url_case["request"]["path"])

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serving.server.batching import BatchingOptions
-from serving.server.calls import EngineCall
-from serving.server.dispatch import Dispatcher
 from serving.server.errors import OverloadedError, ServingError
-from serving.server.metrics import Metrics
-from serving.server.pending import Request
-from serving.server.scheduler import BatchScheduler
+from serving.server.observability.metrics import Metrics
+from serving.server.scheduling.batching import BatchingOptions
+from serving.server.scheduling.calls import EngineCall
+from serving.server.scheduling.dispatch import Dispatcher
+from serving.server.scheduling.request import Request
+from serving.server.scheduling.scheduler import BatchScheduler
 
 WAIT = 20
 LONG = 60_000_000

@@ -15,11 +15,11 @@ import pytest
 import tensorflow_data_validation as tfdv
 from PIL import Image
 
-from components.gallery import read_gallery
-from components.statistics_checks import statistics_options
-from serving import bundle as bundles
+from components.data_validation.gallery import read_gallery
+from components.data_validation.statistics_checks import statistics_options
+from core import bundle as bundles
+from core.lineage import Lineage, write_lineage
 from serving.deploy.rollback import rollback
-from serving.lineage import Lineage, write_lineage
 from tfx_pipeline.config import RunRequest, pipelines
 from trainers.data.features import DatasetInfo
 from trainers.registry import recipes
@@ -147,7 +147,7 @@ def pushed(tmp_path, write_dataset, write_bundle):
 
 
 def gate_of(outputs):
-    from components.significance_gate import anomaly_gate
+    from components.gates.significance_gate import anomaly_gate
 
     return anomaly_gate(outputs["StatisticsValidator", "anomalies"])
 

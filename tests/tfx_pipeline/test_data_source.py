@@ -14,12 +14,12 @@ from PIL import Image
 from rich.console import Console
 
 from tfx_pipeline.cli import main
+from tfx_pipeline.cli.views.train import _reading
 from tfx_pipeline.data_source import DataSource, DataSourceError, _files, parse, resolve
 from tfx_pipeline.ingest import IngestError
-from tfx_pipeline.train_view import _reading
 from trainers.data.features import DatasetError, DatasetInfo
 from trainers.registry import recipes
-from trainers.trained import Trained
+from trainers.training.trained import Trained
 
 ROOT = Path(__file__).resolve().parents[2]
 

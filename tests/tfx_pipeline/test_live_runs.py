@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from serving.bundle import versions
+from core.bundle import versions
 from serving.deploy.rollback import rollback
-from tfx_pipeline import run as runs
+from tfx_pipeline.cli.views import run as runs
 from tfx_pipeline.config import PipelineConfig, RunRequest, make_experiments
 from tfx_pipeline.ingest import ingest
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tfx_pipeline.node_code import NODE_MODULES, node_digest
-from trainers.code_digest import PROJECT, CodeBase, code_of
-from trainers.file_index import FileIndex
+from trainers.identity.code_digest import PROJECT, CodeBase, code_of
+from trainers.identity.file_index import FileIndex
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPE_CHECKING = re.compile(r"^if TYPE_CHECKING:\n(?:(?: .*)?\n)+", re.MULTILINE)
@@ -27,7 +27,7 @@ def copied(tmp_path_factory):
             shutil.copytree(ROOT / name, top / name, ignore=shutil.ignore_patterns("*.pyc"))
     with pytest.MonkeyPatch.context() as patched:
         # Copied just now, they would be read for every digest.
-        patched.setattr("trainers.file_index._SETTLED_NS", -(10**12))
+        patched.setattr("trainers.identity.file_index._SETTLED_NS", -(10**12))
         yield top, FileIndex()
 
 
@@ -68,11 +68,11 @@ def test_the_graph_gives_every_node_its_digest():
 
 
 def test_an_edited_card_template_writes_cards_again_and_nothing_else(rerun_by):
-    assert rerun_by({"components/card_template.html.j2": "<!-- -->"}) == {"CardWriter"}
+    assert rerun_by({"components/model_card/card_template.html.j2": "<!-- -->"}) == {"CardWriter"}
 
 
 def test_the_load_generator_is_in_no_nodes_digest(rerun_by):
-    files = (ROOT / "serving/loadtest").glob("*.py")
+    files = (ROOT / "serving/benchmark/loadtest").glob("*.py")
     changes = {str(file.relative_to(ROOT)): "\nCHANGED = True\n" for file in files}
     assert len(changes) > 5
     assert rerun_by(changes) == set()
@@ -81,11 +81,11 @@ def test_the_load_generator_is_in_no_nodes_digest(rerun_by):
 @pytest.mark.parametrize(
     ("module", "kinds"),
     [
-        ("trainers/losses.py", {"Tuner", "Trainer", "Compressor"}),
-        ("trainers/compress/prune.py", {"Compressor"}),
-        ("components/near_duplicates.py", {"ImageValidator", "DataGate"}),
+        ("trainers/training/losses.py", {"Tuner", "Trainer", "Compressor"}),
+        ("trainers/compression/prune.py", {"Compressor"}),
+        ("components/data_validation/near_duplicates.py", {"ImageValidator", "DataGate"}),
         ("components/bundle_pusher.py", {"BundlePusher"}),
-        ("trainers/tuner.py", {"Tuner"}),
+        ("trainers/search/tuner.py", {"Tuner"}),
     ],
 )
 def test_changed_code_runs_the_nodes_that_run_it(rerun_by, module, kinds):
@@ -129,7 +129,7 @@ def test_the_standard_librarys_finder_finds_no_module_that_is_not_covered(stripp
         found[name] = {one for one in finder.modules if one.partition(".")[0] in PROJECT}
         assert len(found[name]) > 2
         assert found[name] <= set(code_of(name).modules), name
-    assert "trainers.data.records_check" in found["components.image_validator"]
+    assert "trainers.data.records_check" in found["components.data_validation.image_validator"]
 
 
 # Every import that happens while the nodes' modules are loaded and used, as lines
@@ -184,8 +184,8 @@ out = str(old / "m")
 run_fn(SimpleNamespace(custom_config=given, hyperparameters=None, serving_model_dir=out))
 """
 EXPORT = """
-from trainers.build import build_bundle
-from trainers.trained import load_trained
+from trainers.export.saved_model.build import build_bundle
+from trainers.training.trained import load_trained
 build_bundle(load_trained(old / "m"), old / "draft", ptq=("dynamic",))
 """
 NODES = """

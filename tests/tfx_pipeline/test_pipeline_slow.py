@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.bundle import find_models, open_bundle
+from core.bundle import find_models, open_bundle
 from tfx_pipeline.ingest import ingest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

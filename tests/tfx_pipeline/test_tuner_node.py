@@ -8,7 +8,7 @@ import pytest
 
 from tfx_pipeline.config import RunRequest, Tuning, pipelines
 from tfx_pipeline.ingest import ingest
-from tfx_pipeline.summary import Node, build_summary
+from tfx_pipeline.report.summary import Node, build_summary
 from trainers.config import override
 from trainers.data.features import DatasetInfo
 from trainers.registry import recipes

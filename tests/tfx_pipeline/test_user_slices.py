@@ -31,13 +31,13 @@ def test_tfma_counts_every_slice_that_the_table_has(faces, extract, tmp_path):
     import tensorflow_model_analysis as tfma
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from components.eval_config import EvalSettings, make_eval_config
-    from components.evaluator import analyse
+    from components.evaluation.eval_config import EvalSettings, make_eval_config
+    from components.evaluation.evaluator import analyse
     from components.gates import GateSettings
     from components.gates.decide import _slice_gates, slice_rows
     from tfx_pipeline.graph import create_pipeline
     from trainers.data.pipeline import eval_batches
-    from trainers.predictions import Predictions, read_table, write_table
+    from trainers.evaluation.predictions import Predictions, read_table, write_table
 
     info = DatasetInfo.load(faces)
     shape = PipelineConfig("faces", ("digits_cnn",))

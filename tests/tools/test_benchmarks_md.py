@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from serving.server_targets import rows_of
+from serving.benchmark.targets import rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -207,7 +207,7 @@ def test_a_soak_shows_what_was_judged_and_what_was_met():
         ],
     }
     page = load().soak_section(figures)
-    assert "`python -m serving.loadtest.soak net`: 1800 s of 20 requests/s" in page
+    assert "`python -m serving.benchmark.loadtest.soak net`: 1800 s of 20 requests/s" in page
     assert "A swap took 2.50 s (1.00 to 3.00)." in page
     for met in ("no", "yes", "not judged"):
         assert f"| p99 | 2 x | 1.5 x | {met} |" in page

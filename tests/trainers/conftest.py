@@ -13,9 +13,9 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from trainers.build import build_bundle
 from trainers.config import Config, DataConfig, ExportConfig, ModelConfig, OptimConfig, TrainConfig
 from trainers.data.features import DATASET_FILE, DatasetInfo, SplitInfo
+from trainers.export.build import build_bundle
 from trainers.loop import fit
 
 CLASSES = tuple(f"digit {number}" for number in range(10))

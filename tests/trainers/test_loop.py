@@ -16,15 +16,15 @@ from trainers.config import ConfigError, override
 from trainers.data.features import DatasetError
 from trainers.data.pipeline import DataError, batch_ids, train_batches
 from trainers.data.preprocess import Preprocessing, eval_image
-from trainers.epoch import TrainingError
-from trainers.file_index import FileIndex
-from trainers.forward import Forward, predict_split
+from trainers.evaluation.predictions import Predictions
+from trainers.identity.file_index import FileIndex
 from trainers.keras import keras
 from trainers.loop import FineTuner, fit
-from trainers.predictions import Predictions
-from trainers.run_folder import identify
 from trainers.tasks.classification import Classification
-from trainers.trained import load_trained, save_trained
+from trainers.training.epoch import TrainingError
+from trainers.training.forward import Forward, predict_split
+from trainers.training.run_folder import identify
+from trainers.training.trained import load_trained, save_trained
 
 pytestmark = pytest.mark.onednn
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trainers.code_digest import Code
 from trainers.config import ConfigError, override, to_dict
-from trainers.progress import EVENTS_FD, RESUME_ANYWAY
+from trainers.identity.code_digest import Code
 from trainers.run_fn import run_fn
-from trainers.trained import load_trained
+from trainers.training.progress import EVENTS_FD, RESUME_ANYWAY
+from trainers.training.trained import load_trained
 
 
 class Stopped(Exception):
@@ -63,7 +63,7 @@ def test_other_code_starts_over_unless_the_environment_says_otherwise(
 ):
     """Both ways are announced to whoever shows the run."""
     changed = Code({"trainers.loop": "0"}, {})
-    monkeypatch.setattr("trainers.run_folder.code_of", lambda *modules, index: changed)
+    monkeypatch.setattr("trainers.training.run_folder.code_of", lambda *modules, index: changed)
     work = shutil.copytree(work_dir, tmp_path / "work")
     read, write = os.pipe()
     monkeypatch.setenv(EVENTS_FD, str(write))

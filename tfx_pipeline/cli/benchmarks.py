@@ -37,9 +37,9 @@ def benchmark_bundle(
     threads: Annotated[int, typer.Option(help="For one call.")] = 1,
 ) -> None:
     """Size, latency and throughput of every variant, in turns, as ratios of one run."""
-    from serving.benchmark import benchmark as time_variants
-    from serving.benchmark import environment
-    from tfx_pipeline.evaluate import benchmark_table
+    from serving.benchmark.variants import benchmark as time_variants
+    from serving.benchmark.variants import environment
+    from tfx_pipeline.cli.views.evaluate import benchmark_table
 
     figures = time_variants(bundle, runs=runs, threads=threads)
     console.print(benchmark_table(figures, environment()))
@@ -66,8 +66,8 @@ def benchmark_serving(
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
 ) -> None:
     """What the embedded server costs over its bare engine, and gains by batching; minutes."""
-    from serving.server_benchmark import measure, write
-    from serving.server_targets import tables
+    from serving.benchmark.server import measure, write
+    from serving.benchmark.targets import tables
 
     with _turns_bar() as on_turn:
         figures = measure(
@@ -107,7 +107,7 @@ def benchmark_data(
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
 ) -> None:
     """Images a second of ingest and of each input, against decoding alone on all cores."""
-    from tfx_pipeline.data_benchmark import measure, table, write
+    from tfx_pipeline.benchmarks.data import measure, table, write
 
     figures = measure(records(source), rounds=rounds)
     console.print(table(figures))
@@ -134,7 +134,7 @@ def benchmark_train(
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
 ) -> None:
     """Training steps of models in turns: time, waiting for data, memory."""
-    from tfx_pipeline.train_benchmark import measure, table, write
+    from tfx_pipeline.benchmarks.train import measure, table, write
 
     found = records(data)
     with console.status("train") as status:
@@ -166,7 +166,7 @@ def benchmark_model(
     rounds: Annotated[int, typer.Option(help="Calls of each.")] = 5,
 ) -> None:
     """A model split by stages over devices, against the whole one."""
-    from tfx_pipeline.parallel_benchmark import measure, view
+    from tfx_pipeline.benchmarks.parallel import measure, view
 
     figures = measure(
         model,

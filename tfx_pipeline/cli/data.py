@@ -10,7 +10,7 @@ from tfx_pipeline.cli.shared import app, console
 
 def _list_jobs(wanted: bool) -> None:
     if wanted:
-        from tfx_pipeline.ingest_view import jobs_table
+        from tfx_pipeline.cli.views.ingest import jobs_table
 
         console.print(jobs_table())
         raise typer.Exit
@@ -47,7 +47,7 @@ def ingest(
     ] = False,
 ) -> None:
     """Turn pictures into sharded TFRecords; goes on where it was stopped."""
-    from tfx_pipeline.ingest_view import ingest_shown
+    from tfx_pipeline.cli.views.ingest import ingest_shown
 
     given = list(options or ())
     if source and "=" in source and not Path(source).exists():
@@ -80,8 +80,8 @@ def validate(
     ] = 0.05,
 ) -> None:
     """Look for what would spoil training: corrupt, duplicate, leaked or mislabelled pictures."""
-    from components.anomaly import make_settings
-    from tfx_pipeline.validate import validate as validate_data
+    from components.data_validation.anomaly import make_settings
+    from tfx_pipeline.cli.views.validate import validate as validate_data
 
     settings = make_settings({"max_near_leakage": max_near_leakage})
     raise typer.Exit(validate_data(data, out=out, settings=settings, console=console))
@@ -96,7 +96,7 @@ def show(
     seed: Annotated[int, typer.Option(help="Decides which.")] = 0,
 ) -> None:
     """Draw pictures from records, with their class or boxes and masks."""
-    from tfx_pipeline.contact_sheet import contact_sheet
+    from tfx_pipeline.cli.views.contact_sheet import contact_sheet
 
     contact_sheet(data, split=split, count=count, seed=seed, out=out)
     console.print(f"wrote {out}", soft_wrap=True)

@@ -60,7 +60,7 @@ def rollback(
     ] = False,
 ) -> None:
     """Serve an older version, or a newer one again; servers follow at their next look."""
-    from serving.bundle import BundleError
+    from core.bundle import BundleError
     from serving.deploy.rollback import rollback as roll_back
 
     if "/" in model or model in ("", ".", ".."):
@@ -108,7 +108,7 @@ def _tell(done: Rollback, bundles: Path) -> None:
 def _show_history(model_dir: Path) -> None:
     from rich.markup import escape
 
-    from serving.bundle import BundleError
+    from core.bundle import BundleError
     from serving.deploy.rollback import history, model_versions
 
     if not model_dir.is_dir():

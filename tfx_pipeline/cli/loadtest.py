@@ -12,7 +12,7 @@ import typer
 from tfx_pipeline.cli.shared import app, console, errors
 
 if TYPE_CHECKING:
-    from serving.loadtest import LoadResult, Plan, Progress, Requests, Search, Target
+    from serving.benchmark.loadtest import LoadResult, Plan, Progress, Requests, Search, Target
 
 _DEFAULT_RATE = 20.0
 
@@ -59,7 +59,7 @@ def loadtest(
     html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
 ) -> None:
     """Load a server, open loop with Poisson arrivals. Exit status: 0 valid, 3 not."""
-    from serving.loadtest import LoadError, Plan, Target
+    from serving.benchmark.loadtest import LoadError, Plan, Target
 
     if pictures and input_file:
         raise LoadError("give --pictures or --input, one of the two")
@@ -96,7 +96,7 @@ def loadtest(
 
 
 def _headers(texts: list[str]) -> tuple[tuple[str, str], ...]:
-    from serving.loadtest import LoadError
+    from serving.benchmark.loadtest import LoadError
 
     for text in texts:
         if ":" not in text:
@@ -119,7 +119,7 @@ def public_arguments(arguments: list[str]) -> list[str]:
 def _requests(
     target: "Target", pictures: Path | None, input_file: Path | None, rows: int
 ) -> "Requests":
-    from serving.loadtest import from_file, from_pictures, generated
+    from serving.benchmark.loadtest import from_file, from_pictures, generated
 
     if pictures:
         return from_pictures(pictures, target, rows=rows)
@@ -129,7 +129,7 @@ def _requests(
 
 
 def _rates(text: str) -> list[float]:
-    from serving.loadtest import LoadError
+    from serving.benchmark.loadtest import LoadError
 
     try:
         return [float(part) for part in text.split(",") if part.strip()]
@@ -138,7 +138,7 @@ def _rates(text: str) -> list[float]:
 
 
 def _run(target: "Target", requests: "Requests", plan: "Plan") -> "LoadResult":
-    from serving.loadtest import run_load
+    from serving.benchmark.loadtest import run_load
 
     with _bar() as (bar, on_progress):
         bar.start(plan.in_words)
@@ -148,7 +148,7 @@ def _run(target: "Target", requests: "Requests", plan: "Plan") -> "LoadResult":
 def _search(
     target: "Target", requests: "Requests", plan: "Plan", *, bound_ms: float, percent: float
 ) -> "Search":
-    from serving.loadtest import find_max
+    from serving.benchmark.loadtest import find_max
 
     with _bar() as (bar, on_progress):
         return find_max(
@@ -205,7 +205,7 @@ def _bar() -> Iterator[tuple[_Bar, Any]]:
 def _show(
     results: "list[LoadResult]", search: "Search | None", *, out: Path | None, html: Path | None
 ) -> None:
-    from serving.loadtest import report
+    from serving.benchmark.loadtest import report
 
     console.print(report.table(results, search))
     console.print(f"requests: {results[0].source}", soft_wrap=True, markup=False)

@@ -59,11 +59,11 @@ def run(
     """
     import datetime
 
+    from tfx_pipeline.cli.views.run import run as run_pipeline
     from tfx_pipeline.config import RunRequest
     from tfx_pipeline.data_source import CACHE
     from tfx_pipeline.pipeline_options import with_settings
     from tfx_pipeline.projects.find import experiments_of, find
-    from tfx_pipeline.run import run as run_pipeline
     from tfx_pipeline.smoke_size import smoke_records, smoke_size
 
     accepted = {"undecided": accept_undecided, "new_classes": accept_new_classes}
@@ -104,7 +104,7 @@ def serve(context: typer.Context) -> None:
     order. gRPC is on port 8500 and REST on 8501 of 127.0.0.1.
     """
     from serving.server.__main__ import main
-    from serving.server.stopping import leave
+    from serving.server.lifecycle.stopping import leave
 
     status = main(context.args)
     if status:
@@ -123,7 +123,7 @@ def predict(
     top: Annotated[int, typer.Option(help="Classes to show.")] = 3,
 ) -> None:
     """Classify pictures with a server or straight from a bundle."""
-    from tfx_pipeline.predict import predictions_table
+    from tfx_pipeline.cli.views.predict import predictions_table
 
     console.print(predictions_table(where, images, model=model, variant=variant, top=top))
 
@@ -135,10 +135,10 @@ def report(
     run_name: Annotated[str, typer.Option("--run", help="A run, or latest.")] = "latest",
 ) -> None:
     """Print a finished run's table again and render its report anew."""
+    from tfx_pipeline.cli.views.run import read_summary, show
     from tfx_pipeline.config import Layout
     from tfx_pipeline.projects.find import find
     from tfx_pipeline.report import write_report
-    from tfx_pipeline.run import read_summary, show
 
     target = find(pipeline, root=root)
     layout = Layout(target.root, target.pipeline.name)

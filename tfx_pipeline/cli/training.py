@@ -43,7 +43,7 @@ def _check_weights(config: Config) -> None:
 
 def _list_recipes(wanted: bool) -> None:
     if wanted:
-        from tfx_pipeline.train_view import recipes_table
+        from tfx_pipeline.cli.views.train import recipes_table
 
         console.print(recipes_table())
         raise typer.Exit
@@ -68,7 +68,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a recipe; a run that was stopped resumes where it was."""
-    from tfx_pipeline.train_view import records_of, train_shown
+    from tfx_pipeline.cli.views.train import records_of, train_shown
 
     where = out or Path("work") / recipe
     # A mistyped key, or weights that are not installed, are reported before images are read.
@@ -98,7 +98,7 @@ def describe(
     """Parameters, multiply-adds and memory of a model, and what a profiler counts."""
     import json
 
-    from tfx_pipeline import describe as cost
+    from tfx_pipeline.cli.views import describe as cost
 
     if table or model is None:
         rows = list(cost.zoo(model or ""))
@@ -121,7 +121,7 @@ def lr(
     steps: Annotated[int, typer.Option(help="How many.")] = 100,
 ) -> None:
     """Find a learning rate: the loss while the rate grows; trains nothing."""
-    from tfx_pipeline.search_view import learning_rate_shown
+    from tfx_pipeline.cli.views.search import learning_rate_shown
 
     config = _config_on(recipe, overrides, data)
     _check_data(config, recipe)
@@ -142,7 +142,7 @@ def tune(
     resume_anyway: ResumeAnyway = False,
 ) -> None:
     """Search for the best configuration by validation top-1 (KerasTuner)."""
-    from tfx_pipeline.search_view import is_range, tune_shown
+    from tfx_pipeline.cli.views.search import is_range, tune_shown
 
     ranges = [one for one in space if is_range(one)]
     fixed = [one for one in space if one not in ranges]
@@ -172,7 +172,7 @@ def evaluate(
     variant: Annotated[str, typer.Option(help="Of a bundle: saved_model, ptq_int8, ...")] = "",
 ) -> None:
     """Metrics with 95 % intervals, every example counted once."""
-    from tfx_pipeline.evaluate import evaluate_model, evaluation_table
+    from tfx_pipeline.cli.views.evaluate import evaluate_model, evaluation_table
 
     found = records(data) if data else None
     console.print(evaluation_table(evaluate_model(model, found, split, variant)))
@@ -189,7 +189,7 @@ def compress(
     data: ModelData = None,
 ) -> None:
     """Prune, train for quantisation, convert to TFLite; writes a draft bundle."""
-    from tfx_pipeline.train_view import compress_shown
+    from tfx_pipeline.cli.views.train import compress_shown
 
     dtypes = tuple(filter(None, ptq.split(",")))
     found = records(data) if data else None
@@ -203,6 +203,6 @@ def export(
     variant: Annotated[str, typer.Option(help="To recommend, i.e. model.tflite.")] = "",
 ) -> None:
     """Push a bundle, atomically and once. No gate is asked: that is what `run` is for."""
-    from tfx_pipeline.train_view import export_shown
+    from tfx_pipeline.cli.views.train import export_shown
 
     export_shown(source, bundles, variant, console)

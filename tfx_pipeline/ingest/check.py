@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.image_header import ImageError, ImageTooLargeError
+from core.image_header import ImageError, ImageTooLargeError
 from tfx_pipeline.ingest import progress
 from tfx_pipeline.ingest.archives import MAX_FILE_BYTES, read_member
 from tfx_pipeline.ingest.findings import OBJECT_LOSSES, Finding
@@ -20,9 +20,9 @@ from tfx_pipeline.ingest.frames import (
     frame_size,
     record_labels,
 )
+from tfx_pipeline.ingest.images import Facts, Picture, load_picture, name_differs
 from tfx_pipeline.ingest.index import read_chunk
 from tfx_pipeline.ingest.output import writing
-from tfx_pipeline.ingest.pictures import Facts, Picture, load_picture, name_differs
 from tfx_pipeline.ingest.source import Item
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.images import Facts
 from tfx_pipeline.ingest.masks import encode_grey_png, encode_rle, render
 from tfx_pipeline.ingest.objects import clean
-from tfx_pipeline.ingest.pictures import Facts
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Values
 from trainers.data import features
 

@@ -39,9 +39,9 @@ from tfx_pipeline.ingest.records import LABEL_OFFSET
 from tfx_pipeline.ingest.report import KindCount, count_files, summarize, write_report
 from tfx_pipeline.ingest.shards import ShardWriter, counts_file
 from tfx_pipeline.ingest.source import IngestError, Request, Source
-from trainers.code_digest import code_digest
 from trainers.data import features
 from trainers.data.features import DatasetInfo, SplitInfo
+from trainers.identity.code_digest import code_digest
 
 # At ImageNet's 110 kB a picture, about 110 MB a shard.
 _PICTURES_PER_SHARD = 1000

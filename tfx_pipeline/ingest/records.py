@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tfx_pipeline.ingest.frames import record_labels
+from tfx_pipeline.ingest.images import Facts
 from tfx_pipeline.ingest.objects import count_band, object_features
-from tfx_pipeline.ingest.pictures import Facts
 from tfx_pipeline.ingest.source import Item, Values
 from trainers.data import features
 

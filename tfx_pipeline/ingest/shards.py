@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.image_header import ImageError
+from core.image_header import ImageError
 from tfx_pipeline.ingest import progress
 from tfx_pipeline.ingest.check import read_item
+from tfx_pipeline.ingest.images import Facts, load_picture
 from tfx_pipeline.ingest.index import connect, read_item_row
 from tfx_pipeline.ingest.output import writing
-from tfx_pipeline.ingest.pictures import Facts, load_picture
 from tfx_pipeline.ingest.records import make_example, serialize
 from tfx_pipeline.ingest.source import IngestError, Item
 

@@ -18,8 +18,8 @@ from tfx_pipeline.ingest import TFRECORD
 from tfx_pipeline.projects.find import PROJECT_FILE, ProjectError
 from tfx_pipeline.projects.grouping import Grouping, find_groups
 from tfx_pipeline.projects.sources import RECORDS, Found, look
+from tfx_pipeline.projects.suggest import Suggestion, suggest
 from tfx_pipeline.projects.text import Facts, pipeline_text, readme_text, relative
-from tfx_pipeline.suggest import Suggestion, suggest
 from trainers.data.features import CLASSIFICATION, DatasetInfo
 from trainers.registry import recipes
 
@@ -142,7 +142,7 @@ def _fill(
     group = applied.spec if applied else "" if wanted.group == NO_GROUPS else wanted.group
     records = found.where if found.job == RECORDS else work / "data"
     if found.job != RECORDS:
-        from tfx_pipeline.ingest_view import ingest_shown
+        from tfx_pipeline.cli.views.ingest import ingest_shown
 
         settings = {"group": group, "exif": wanted.exif} if found.job != TFRECORD else {}
         ingest_shown(

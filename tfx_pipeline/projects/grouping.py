@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from components.near_duplicates import SIDE, difference
+from components.data_validation.near_duplicates import SIDE, difference
 from tfx_pipeline.ingest.file_names import with_slashes
 from tfx_pipeline.ingest.options import bind
 from tfx_pipeline.ingest.source import Item, jobs

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from tfx_pipeline.suggest import Suggestion
+from tfx_pipeline.projects.suggest import Suggestion
 from trainers.config import Config, override
 from trainers.data.features import DatasetInfo
 from trainers.registry import recipes

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-from components.figures import Estimate
+from core.figures import Estimate
 
 COLOURS = 6
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 34

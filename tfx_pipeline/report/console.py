@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from components import figures
+from core import figures
 from tfx_pipeline.report import view
 
 _STYLES = {"good": "green", "bad": "red", "warn": "yellow", "plain": ""}

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from components import figures
+from core import figures
 from tfx_pipeline.report import charts
 
 Rows = list[dict[str, Any]]

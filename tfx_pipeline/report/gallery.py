@@ -7,9 +7,16 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from components import figures
-from components.anomaly import ERROR, KINDS, WARNING, ImageAnomalies, Place, blocking
-from components.gallery import read_gallery, thumbnail_file
+from components.data_validation.anomaly import (
+    ERROR,
+    KINDS,
+    WARNING,
+    ImageAnomalies,
+    Place,
+    blocking,
+)
+from components.data_validation.gallery import read_gallery, thumbnail_file
+from core import figures
 
 #: The producer of the artifact in a run's lineage.
 PRODUCER = "ImageValidator.image_report"
@@ -38,7 +45,7 @@ def images(directory: Path) -> dict[str, Any]:
     """The section as finished text and inlined thumbnails.
 
     Args:
-      directory: written by `components.gallery.write_gallery`.
+      directory: written by `components.data_validation.gallery.write_gallery`.
 
     Raises:
       OSError, ValueError: nothing usable is there.

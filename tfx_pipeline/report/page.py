@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from components import figures
+from core import figures
 from tfx_pipeline.report import charts, curves, gallery, view
 from trainers.data.features import DatasetInfo
 
@@ -109,7 +109,7 @@ def render_images(info: DatasetInfo, directory: Path) -> str:
 
     Args:
       info: the data set.
-      directory: written by `components.gallery.write_gallery`.
+      directory: written by `components.data_validation.gallery.write_gallery`.
     """
     return (
         _environment()

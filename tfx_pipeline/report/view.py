@@ -7,8 +7,8 @@ it had data, models or gates.
 import json
 from typing import Any
 
-from components import figures
 from components.gates import Verdict
+from core import figures
 
 Rows = list[dict[str, Any]]
 

@@ -1,8 +1,9 @@
 """Runs the graph on this machine, one component after the other, in a process of its own.
 
-`tfx_pipeline.run` starts it with `-m tfx_pipeline.runners.local REQUEST.json`, keeps its log in
-a file, and shows the events that it emits (see `trainers.progress`). What succeeded is in TFX's
-cache, so that a run which failed, or was killed, goes on where it stopped when started again.
+`tfx_pipeline.cli.views.run` starts it with `-m tfx_pipeline.runners.local REQUEST.json`, keeps its
+log in
+a file, and shows the events that it emits (see `trainers.training.progress`). What succeeded is in
+TFX's cache, so that a run which failed, or was killed, goes on where it stopped when started again.
 """
 
 import contextlib
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tfx_pipeline.config import RunRequest, request_from_json, run_state
-from tfx_pipeline.summary import Node, build_summary, write_summary
+from tfx_pipeline.report.summary import Node, build_summary, write_summary
 from trainers.data.features import DatasetInfo
-from trainers.progress import RESUME_ANYWAY, emit
 from trainers.registry import nearest
+from trainers.training.progress import RESUME_ANYWAY, emit
 
 _PR_SET_PDEATHSIG = 1
 

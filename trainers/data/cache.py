@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainers.code_digest import code_digest
 from trainers.config import Config
 from trainers.data import features
 from trainers.data.features import DatasetInfo
@@ -31,6 +30,7 @@ from trainers.data.parallel import ready
 from trainers.data.prepare import Examples, cached_size, chunk_size, decode_examples, kept_as
 from trainers.data.reader import Usable, named_errors, read_serialized, signature
 from trainers.data.records_check import DataError
+from trainers.identity.code_digest import code_digest
 
 _BATCH = 8
 _IMAGES, _FACTS, _MANIFEST = "images.npy", "facts.npz", "cache.json"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving.image_header import check_image
+from core.image_header import check_image
 from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.reader import raw_examples

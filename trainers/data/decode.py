@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from serving.image_header import MAX_PIXELS, ImageError, ImageHeader, check_image
+from core.image_header import MAX_PIXELS, ImageError, ImageHeader, check_image
 
 __all__ = [
     "MAX_PIXELS",

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from serving.image_header import ImageError
+from core.image_header import ImageError
 from trainers.data import features
 from trainers.data.decode import load_image
 from trainers.data.features import DatasetError, DatasetInfo

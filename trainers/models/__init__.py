@@ -14,7 +14,7 @@ keyword-only arguments are what `model.options` takes, and each carries a plain 
 `float`, `bool`, `str` or `tuple`), which is checked. One builder may serve several names through
 `functools.partial`. Use layers that TFMOT can quantise (Conv2D, Dense, BatchNormalization, ReLU,
 Add, pooling) or, for a layer of your own without a kernel, register it as serialisable; see
-`trainers.compress.qat`. `tests/trainers/models` finds the new names through the registry.
+`trainers.compression.qat`. `tests/trainers/models` finds the new names through the registry.
 """
 
 import inspect

@@ -6,7 +6,7 @@ import numpy as np
 
 from trainers.config import Config
 from trainers.data.features import DatasetInfo
-from trainers.predictions import Predictions
+from trainers.evaluation.predictions import Predictions
 
 
 class Task(Protocol):

@@ -7,12 +7,12 @@ import tensorflow as tf
 
 from trainers.config import Config
 from trainers.data.features import DatasetInfo
+from trainers.evaluation.metrics import classification_metrics
+from trainers.evaluation.predictions import Predictions
 from trainers.keras import keras
-from trainers.losses import Top1, make_loss
-from trainers.metrics import classification_metrics
 from trainers.models import build_model
-from trainers.predictions import Predictions
 from trainers.registry import tasks
+from trainers.training.losses import Top1, make_loss
 
 
 class Classification:
@@ -35,7 +35,7 @@ class Classification:
         return tf.nn.softmax(tf.cast(outputs, tf.float32)).numpy()
 
     def evaluate(self, predictions: Predictions) -> dict[str, float]:
-        """All of `trainers.metrics.classification_metrics`; `loss` is the cross-entropy."""
+        """`classification_metrics` of the predictions; `loss` is the cross-entropy."""
         found = classification_metrics(predictions.scores, predictions.labels)
         return {**found, "loss": found["cross_entropy"]}
 

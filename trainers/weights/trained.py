@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from trainers import plugins
-from trainers.checkpoint import weights_path
 from trainers.config import Config, ConfigError, from_dict
 from trainers.data.features import DatasetInfo
 from trainers.keras import keras
 from trainers.models import HEADS
 from trainers.registry import models, tasks
+from trainers.training.checkpoint import weights_path
 from trainers.weights.report import WeightsError
 from trainers.weights.rules import Facts, Piece, Translation
 from trainers.weights.slots import Slot, slots, values
@@ -49,7 +49,7 @@ def translate_trained(directory: Path, model: keras.Model, config: Config) -> Tr
     """A trained model's weights for `model`.
 
     Args:
-      directory: as `trainers.trained.save_trained` writes it.
+      directory: as `trainers.training.trained.save_trained` writes it.
       model: what is to be filled.
       config: of the run; classes of `data.dir` decide whether the classifier is kept.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serving import bundle as bundles
+from core import bundle as bundles
 from serving.deploy.check.findings import Place, known
 from serving.deploy.rollback import ModelVersions, model_versions
 

@@ -1,13 +1,13 @@
 """TF Serving's text configuration files, parsed with their real field names and types.
 
 `ModelServerConfig` comes from `tensorflow-serving-api`, whose configuration part needs no
-TensorFlow; the others are `serving.config_messages`.
+TensorFlow; the others are `serving.protocol.config_messages`.
 """
 
 from typing import Any
 
-from serving import config_messages
 from serving.deploy.check.findings import CheckError
+from serving.protocol import config_messages
 
 
 def parse(name: str, text: str) -> Any:

@@ -5,9 +5,9 @@ from typing import Any
 
 import grpc
 
-from serving.saved_model import DEFAULT_SIGNATURE
+from serving.engines.saved_model import DEFAULT_SIGNATURE
 from serving.server.errors import invalid
-from serving.server.grpc_calls import (
+from serving.server.grpc.methods import (
     Behaviour,
     CallThreads,
     call_headers,

@@ -7,7 +7,7 @@ against bytes put together by hand.
 from functools import cache
 from typing import Any
 
-from serving.declare import Table, declare
+from serving.protocol.declare import Table, declare
 
 SERVICE = "inference.GRPCInferenceService"
 

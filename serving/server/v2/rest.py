@@ -9,11 +9,12 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from serving.saved_model import DEFAULT_SIGNATURE
-from serving.server.compression import inflated
+from serving.engines.saved_model import DEFAULT_SIGNATURE
+from serving.limits import DEFAULT_LIMITS
 from serving.server.errors import ServingError, invalid
-from serving.server.json_parse import parse
-from serving.server.limits import DEFAULT_LIMITS
+from serving.server.http.compression import inflated
+from serving.server.http.json_parse import parse
+from serving.server.http.web import JSON, Page, Response, json_response, refusal
 from serving.server.v2 import tensors
 from serving.server.v2.service import (
     SIGNATURE_PARAMETER,
@@ -24,7 +25,6 @@ from serving.server.v2.service import (
     OpenInference,
     TensorMetadata,
 )
-from serving.server.web import JSON, Page, Response, json_response, refusal
 
 _LOG = logging.getLogger(__name__)
 _MODEL = re.compile(

@@ -8,14 +8,14 @@ from typing import Any, Generic
 
 import numpy as np
 
-from serving.saved_model import DEFAULT_SIGNATURE
-from serving.server.calls import Steps, T
-from serving.server.dispatch import Dispatcher, OnGone
+from serving.engines.saved_model import DEFAULT_SIGNATURE
 from serving.server.errors import ServingError, invalid
-from serving.server.health import Readiness
-from serving.server.hooks import NO_HOOKS, Hooks
-from serving.server.metrics import Metrics
-from serving.server.models import ModelManager, Servable
+from serving.server.extras.hooks import NO_HOOKS, Hooks
+from serving.server.models.manager import ModelManager, Servable
+from serving.server.observability.health import Readiness
+from serving.server.observability.metrics import Metrics
+from serving.server.scheduling.calls import Steps, T
+from serving.server.scheduling.dispatch import Dispatcher, OnGone
 from serving.server.v2.tensors import datatype_of, from_tensorflow
 
 EXTENSIONS = ("binary_tensor_data",)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from serving.limits import MAX_ELEMENTS, MAX_RANK
+from serving.protocol.types import DATA_TYPES
 from serving.server.errors import ServingError, invalid
-from serving.server.json_encode import decimals, string_text
-from serving.server.limits import MAX_ELEMENTS, MAX_RANK
-from serving.types import DATA_TYPES
+from serving.server.http.json_encode import decimals, string_text
 
 #: The protocol's name -> TensorFlow's.
 _TENSORFLOW_NAMES = {

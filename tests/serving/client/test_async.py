@@ -8,9 +8,9 @@ import grpc
 import numpy as np
 import pytest
 
-from serving import wire
 from serving.client import AsyncClient, Client, ClientError
 from serving.client.tasks import in_order
+from serving.protocol import wire
 
 
 class Echo:

@@ -7,9 +7,9 @@ import grpc
 import numpy as np
 import pytest
 
-from serving import wire
 from serving.client import Client, ClientError, Tls
 from serving.client.errors import DEADLINE_EXCEEDED
+from serving.protocol import wire
 
 
 def predictions(count, label=b"four"):

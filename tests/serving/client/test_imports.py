@@ -20,7 +20,7 @@ REQUESTS = {"requests", "urllib3", "certifi", "idna", "charset_normalizer"}
 
 
 def run(program, allowed):
-    program = REFUSE.format(allowed=sorted({"serving", "numpy", *allowed})) + program
+    program = REFUSE.format(allowed=sorted({"core", "serving", "numpy", *allowed})) + program
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -52,7 +52,7 @@ def test_rest_needs_numpy_and_requests_only(rest, rows):
 def test_grpc_needs_no_tensorflow(grpc_stub):
     import numpy as np
 
-    from serving import wire
+    from serving.protocol import wire
 
     answer = wire.message("PredictResponse")()
     columns = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from serving.client import AsyncClient, Client, ClientError, predict_local
-from serving.server.process import ServerProcess
-from serving.types import TensorInfo
+from serving.protocol.types import TensorInfo
+from serving.server.lifecycle.server_process import ServerProcess
 
 pytestmark = pytest.mark.onednn
 

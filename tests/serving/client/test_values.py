@@ -10,7 +10,7 @@ from serving.client.api import Target
 from serving.client.errors import ClientError
 from serving.client.rest_values import json_input, misfit, outputs_from_json
 from serving.client.results import batches, detections, span
-from serving.types import Detections, Signature, TensorInfo, detections_from_outputs
+from serving.protocol.types import Detections, Signature, TensorInfo, detections_from_outputs
 
 TYPES = {
     np.float32: "DT_FLOAT",

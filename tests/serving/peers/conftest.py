@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import bundle
-from serving.server.process import ServerProcess
+from core import bundle
+from serving.server.lifecycle.server_process import ServerProcess
 
 _HALF_PLUS_TWO = "saved_model_half_plus_two_2_versions"
 _CONFIG = """

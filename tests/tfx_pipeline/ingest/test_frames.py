@@ -11,8 +11,8 @@ from pycocotools import mask as coco_mask
 
 from tfx_pipeline.ingest.check import Checker
 from tfx_pipeline.ingest.frames import SHOWN, STORED
+from tfx_pipeline.ingest.images import load_picture
 from tfx_pipeline.ingest.masks import encode_grey_png
-from tfx_pipeline.ingest.pictures import load_picture
 from tfx_pipeline.ingest.records import make_example
 from tfx_pipeline.ingest.source import Item, Objects
 from trainers.data import features

@@ -11,10 +11,10 @@ from tfx_pipeline.ingest import IngestError, Request, ingest, jobs
 from tfx_pipeline.ingest.balance import ObjectCounts
 from tfx_pipeline.ingest.check import Verdict, verdict_file
 from tfx_pipeline.ingest.groups import with_groups
+from tfx_pipeline.ingest.images import Facts
 from tfx_pipeline.ingest.index import connect, create
 from tfx_pipeline.ingest.merge import merge, place
 from tfx_pipeline.ingest.output import writing
-from tfx_pipeline.ingest.pictures import Facts
 from tfx_pipeline.ingest.source import Item
 
 FRACTIONS = (0.6, 0.2, 0.2)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfx_pipeline.ingest.pictures import load_picture
+from tfx_pipeline.ingest.images import load_picture
 from tfx_pipeline.ingest.records import make_example, serialize
 from tfx_pipeline.ingest.source import Item, Objects
 from trainers.data import features

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from serving.image_header import ImageError
+from core.image_header import ImageError
 from tfx_pipeline.ingest import IngestError, Request, ingest, jobs
 from tfx_pipeline.ingest.check import read_item
 from trainers.registry import UnknownNameError

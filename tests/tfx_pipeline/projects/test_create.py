@@ -17,8 +17,8 @@ from tfx_pipeline.projects.create import Wanted, create
 from tfx_pipeline.projects.find import ProjectError, experiments_of, find
 from tfx_pipeline.projects.grouping import find_groups
 from tfx_pipeline.projects.sources import look
+from tfx_pipeline.projects.suggest import Suggestion
 from tfx_pipeline.projects.text import Facts, pipeline_text
-from tfx_pipeline.suggest import Suggestion
 from trainers import plugins, registry
 from trainers.config import override
 from trainers.data.features import DatasetInfo

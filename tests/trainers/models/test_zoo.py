@@ -13,19 +13,19 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from trainers.complexity import complexity
-from trainers.compress import sparsity
-from trainers.compress.convert import ConversionJob, convert_all, save_for_conversion
-from trainers.compress.prune import prune
-from trainers.compress.qat import quantisation_aware
+from trainers.compression import sparsity
+from trainers.compression.convert import ConversionJob, convert_all, save_for_conversion
+from trainers.compression.prune import prune
+from trainers.compression.qat import quantisation_aware
 from trainers.config import CompressConfig, Config, OptimConfig
 from trainers.data.features import DatasetInfo, SplitInfo
-from trainers.export import write_saved_model
+from trainers.export.saved_model import write_saved_model
 from trainers.keras import keras
-from trainers.losses import CrossEntropy
 from trainers.models.intermediates import intermediates
 from trainers.optim import build_optimizer
+from trainers.profiling.complexity import complexity
 from trainers.registry import models
+from trainers.training.losses import CrossEntropy
 
 pytestmark = pytest.mark.onednn
 

@@ -10,7 +10,7 @@ import pytest
 from trainers.config import Config, DataConfig, ModelConfig
 from trainers.data.features import DatasetInfo, SplitInfo
 from trainers.models import build_model
-from trainers.trained import Trained, save_trained
+from trainers.training.trained import Trained, save_trained
 from trainers.weights import WeightsError, initialize, looks_like
 
 OPTIONS = {"patch": 4, "width": 16, "depth": 2, "heads": 2}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.image_header import check_image
+from core.image_header import check_image
 from tfx_pipeline.ingest.masks import encode_grey_png
 from tfx_pipeline.ingest.source import Values
 from trainers.data import features

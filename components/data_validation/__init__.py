@@ -1,0 +1,1 @@
+"""Validation of images, annotations and statistics before training."""

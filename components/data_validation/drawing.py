@@ -1,0 +1,186 @@
+"""Pictures with their boxes, names and masks drawn in, for contact sheets and galleries."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageDraw, ImageFont
+
+from components.data_validation.object_anomalies import values
+from components.data_validation.record_facts import label_text
+from core.image_header import ImageError
+from trainers.data import features
+from trainers.data.decode import load_image
+from trainers.data.features import DatasetInfo
+
+#: Colours that tell classes apart on most pictures (Tableau 10, without its grey).
+PALETTE = (
+    *((78, 121, 167), (242, 142, 43), (225, 87, 89), (118, 183, 178), (89, 161, 79)),
+    *((237, 201, 72), (176, 122, 161), (255, 157, 167), (156, 117, 95)),
+)
+
+#: (left, top, right, bottom) in pixels.
+Box: TypeAlias = tuple[float, float, float, float]
+
+_MASK_OPACITY = 0.45
+_NAME_PX = 11
+_CROWD_STEP = 7
+_INK, _PAPER = (255, 255, 255), (20, 24, 31)
+
+
+def draw_record(
+    example: tf.train.Example, info: DatasetInfo, *, side: int, names: bool = True
+) -> Image.Image:
+    """A record's picture with its objects, at most `side` pixels high and wide.
+
+    Small pictures are enlarged without smoothing, so that each pixel of a scan can be seen. A
+    crowd has a dashed box and a `*` after its name; masks are translucent. In a crowded place only
+    the larger objects are named.
+
+    Args:
+      example: classification or detection.
+      info: the data set.
+      side: in pixels.
+      names: write the class beside each box.
+
+    Raises:
+      ImageError: the picture does not decode.
+    """
+    feature = example.features.feature
+    encoded = values(feature, features.IMAGE, "bytes_list")
+    if len(encoded) != 1:
+        raise ImageError(f"a record without {features.IMAGE!r}")
+    picture = Image.fromarray(load_image(encoded[0]))
+    scale = side / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    how = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
+    picture = picture.resize(size, how)
+    if info.task == features.DETECTION:
+        picture = _draw_objects(picture, feature, info, names)
+    return picture
+
+
+def _draw_objects(
+    picture: Image.Image, feature: Any, info: DatasetInfo, names: bool
+) -> Image.Image:
+    keys = (features.YMIN, features.XMIN, features.YMAX, features.XMAX)
+    boxes = list(zip(*(values(feature, key, "float_list") for key in keys), strict=False))
+    labels = values(feature, features.OBJECT_LABEL, "int64_list")
+    crowd = values(feature, features.IS_CROWD, "int64_list")
+    of_class = _colours(labels)
+    colours = [of_class[label] for label in labels]
+    picture = _blend_masks(picture, values(feature, features.MASK, "bytes_list"), colours)
+    draw = ImageDraw.Draw(picture)
+    objects: list[tuple[Box, str, tuple[int, int, int]]] = []
+    for index, (box, label) in enumerate(zip(boxes, labels, strict=False)):
+        group = index < len(crowd) and bool(crowd[index])
+        place, colour = _pixels(box, picture.size), colours[index]
+        _outline(draw, place, colour, dashed=group)
+        objects.append((place, label_text((label,), info) + ("*" if group else ""), colour))
+    if names:
+        # Once all boxes are there, so that none crosses a name; the largest have the first choice.
+        _write_names(draw, sorted(objects, key=lambda one: -_area(one[0])), picture.size)
+    return picture
+
+
+def _colours(labels: Sequence[int]) -> dict[int, tuple[int, int, int]]:
+    """A colour for each class: the same in every picture where classes in it do not collide."""
+    found: dict[int, tuple[int, int, int]] = {}
+    for label in sorted(set(labels)):
+        wishes = [PALETTE[(label + step) % len(PALETTE)] for step in range(len(PALETTE))]
+        found[label] = next((one for one in wishes if one not in found.values()), wishes[0])
+    return found
+
+
+def _write_names(
+    draw: ImageDraw.ImageDraw,
+    objects: Sequence[tuple[Box, str, tuple[int, int, int]]],
+    room: tuple[int, int],
+) -> None:
+    taken: list[Box] = []
+    for box, text, colour in objects:
+        plate = _plate(draw, box, text, room, taken)
+        if plate is not None:
+            taken.append(plate)
+            _write(draw, plate, text, colour)
+
+
+def _area(box: Box) -> float:
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)
+
+
+def _pixels(box: Sequence[float], size: tuple[int, int]) -> Box:
+    """The box inside the picture, whatever the record says."""
+    ymin, xmin, ymax, xmax = np.clip(np.nan_to_num(np.array(box)), 0, 1)
+    width, height = size[0] - 1, size[1] - 1
+    left, right = sorted((float(xmin) * width, float(xmax) * width))
+    top, bottom = sorted((float(ymin) * height, float(ymax) * height))
+    return left, top, right, bottom
+
+
+def _blend_masks(
+    picture: Image.Image, masks: Sequence[bytes], colours: Sequence[tuple[int, int, int]]
+) -> Image.Image:
+    for encoded, colour in zip(masks, colours, strict=False):
+        try:
+            decoded = tf.io.decode_png(encoded, channels=1, dtype=tf.uint16).numpy()[..., 0]
+        except (tf.errors.OpError, UnicodeDecodeError):
+            continue
+        opacity = (decoded > 0) * np.uint8(255 * _MASK_OPACITY)
+        mask = Image.fromarray(opacity.astype(np.uint8)).resize(picture.size)
+        picture.paste(Image.new("RGB", picture.size, colour), (0, 0), mask)
+    return picture
+
+
+def _outline(
+    draw: ImageDraw.ImageDraw,
+    box: Box,
+    colour: tuple[int, int, int],
+    *,
+    dashed: bool,
+) -> None:
+    left, top, right, bottom = box
+    if not dashed:
+        draw.rectangle(box, outline=colour, width=2)
+        return
+    for x in np.arange(left, right, 2 * _CROWD_STEP):
+        for y in (top, bottom):
+            draw.line([(x, y), (min(x + _CROWD_STEP, right), y)], fill=colour, width=2)
+    for y in np.arange(top, bottom, 2 * _CROWD_STEP):
+        for x in (left, right):
+            draw.line([(x, y), (x, min(y + _CROWD_STEP, bottom))], fill=colour, width=2)
+
+
+def _plate(
+    draw: ImageDraw.ImageDraw, box: Box, text: str, room: tuple[int, int], taken: list[Box]
+) -> Box | None:
+    """A free place for a name at its box: above, inside or below; None where all are taken."""
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font(_NAME_PX))
+    width, height = right - left + 6, bottom - top + 5
+    x = min(max(box[0], 0), max(0, room[0] - width))
+    for y in (box[1] - height, box[1], box[3] - height, box[3]):
+        plate = (x, y, x + width, y + height)
+        if 0 <= y <= room[1] - height and not any(_overlap(plate, other) for other in taken):
+            return plate
+    return None
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _write(draw: ImageDraw.ImageDraw, plate: Box, text: str, colour: tuple[int, int, int]) -> None:
+    left, top, _, _ = draw.textbbox((0, 0), text, font=font(_NAME_PX))
+    bright = sum(c * w for c, w in zip(colour, (0.299, 0.587, 0.114), strict=True)) > 140
+    draw.rectangle(plate, fill=colour)
+    at = (plate[0] + 3 - left, plate[1] + 2 - top)
+    draw.text(at, text, fill=_PAPER if bright else _INK, font=font(_NAME_PX))
+
+
+@cache
+def font(size: int) -> Any:
+    """Pillow's own font at `size` pixels; no file of the machine is needed."""
+    return ImageFont.load_default(size)

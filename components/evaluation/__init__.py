@@ -1,0 +1,1 @@
+"""Predictions of every model variant, and their evaluation with TFMA."""

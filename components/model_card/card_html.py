@@ -1,0 +1,236 @@
+"""`card.html`: one page that tells whoever meets the bundle what it is, and what it is not.
+
+The sections follow Mitchell et al. 2019, "Model Cards for Model Reporting", section 4.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from components.gates import Verdict
+from core import bundle, figures
+
+_METRICS = ("top1", "top5", "macro_f1", "cross_entropy", "ece")
+_ORIENTATION = {
+    "as_stored": "not applied: pixels are taken as stored",
+    "upright": "applied: the graph turns JPEG and PNG images upright",
+}
+# Below this many examples a slice's figure is an anecdote.
+_FEW_EXAMPLES = 30
+
+_METHODS = {
+    "none": "as trained",
+    "ptq": "quantised after training",
+    "prune": "pruned",
+    "qat": "trained for quantisation",
+    "pqat": "pruned, then trained for quantisation",
+}
+
+
+def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
+    """The card's text: self-contained, offline, without a script.
+
+    Args:
+      manifest: of the bundle that the card goes into.
+      model: the model's entry in the run's summary (`architecture`, `parameters`,
+        `multiply_adds`, `seed`, `slices`, `gates`, `excludable_drop`, `data`), any part of which
+        may be missing.
+
+    Returns:
+      HTML; figures that neither source has are dashes.
+    """
+    config = manifest.config
+    return (
+        _environment()
+        .get_template("card_template.html.j2")
+        .render(
+            name=manifest.name,
+            task=manifest.task,
+            recommended=manifest.recommended,
+            architecture=str(model.get("architecture") or config.get("model", {}).get("name", "")),
+            facts=_facts(manifest, model),
+            metric_titles=[figures.metric_title(name) for name in _METRICS],
+            variants=_variants(manifest),
+            slices=_slices(model),
+            data=_data(manifest, model),
+            contract=_contract(manifest),
+            gates=_gates(model),
+            excludable=figures.excludable_drop(model.get("excludable_drop")),
+            provenance=_provenance(manifest),
+            config=json.dumps(config, indent=2, default=str) if config else "",
+            few=_FEW_EXAMPLES,
+        )
+    )
+
+
+def _facts(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, str]]:
+    side = manifest.input
+    return [
+        ("classes", figures.count(manifest.num_classes)),
+        ("input", f"{side.get('height', '?')} x {side.get('width', '?')} px, RGB"),
+        ("crop and resize", _pixels(side)),
+        ("EXIF orientation", _ORIENTATION.get(side.get("exif", ""), "not applied")),
+        ("parameters", figures.amount(model.get("parameters"))),
+        ("multiply-adds an image", figures.amount(model.get("multiply_adds"))),
+    ]
+
+
+def _pixels(side: dict[str, Any]) -> str:
+    """How an image becomes the network's; bundles of earlier versions do not state the kinds."""
+    part = f"the central {side.get('crop_fraction', 1.0):.1%} of "
+    boxes = {
+        "crop": "the largest box of the input's aspect",
+        "stretch": "each side, stretched to the input's aspect",
+    }
+    kinds = {
+        "antialias": "antialiased (triangle filter)",
+        "bilinear": "bilinear without antialias",
+    }
+    box = boxes[side.get("fit", "stretch")]
+    return f"{part}{box}; {kinds[side.get('resize', 'bilinear')]}"
+
+
+def _variants(manifest: bundle.Manifest) -> list[dict[str, Any]]:
+    named: list[tuple[str, str, bundle.Variant | None]] = [
+        (bundle.SAVED_MODEL, "the float model, for TF Serving", None)
+    ]
+    named += [
+        (v.name, f"{_METHODS.get(v.method, v.method)}, {v.dtype}", v) for v in manifest.variants
+    ]
+    return [_variant(manifest, *entry) for entry in named]
+
+
+def _variant(
+    manifest: bundle.Manifest, name: str, what: str, variant: bundle.Variant | None
+) -> dict[str, Any]:
+    metrics = manifest.metrics.get(name)
+    measured = metrics if isinstance(metrics, dict) else {}
+    benchmark = manifest.benchmark.get(name)
+    costs = benchmark if isinstance(benchmark, dict) else {}
+    return {
+        "name": name,
+        "file": variant.file if variant else bundle.SAVED_MODEL_FILE,
+        "what": what,
+        "recommended": name == manifest.recommended,
+        "metrics": [
+            (figures.metric(m, measured.get(m)), figures.metric_interval(m, measured.get(m)))
+            for m in _METRICS
+        ],
+        "size": figures.size(variant.size_bytes if variant else costs.get("size_bytes")),
+        "gzip": figures.size(variant.gzip_bytes if variant else costs.get("gzip_bytes")),
+        "p50": figures.milliseconds(costs.get("latency_ms_p50")),
+        "p99": figures.milliseconds(costs.get("latency_ms_p99")),
+    }
+
+
+def _slices(model: dict[str, Any]) -> list[dict[str, Any]]:
+    """The slices from the worst up."""
+    found = []
+    for item in model.get("slices") or []:
+        top1 = figures.estimate(item.get("top1")) if isinstance(item, dict) else None
+        if top1 is not None:
+            found.append((top1.value, item))
+    return [
+        {
+            "name": f"{item.get('key')} = {item.get('value')}",
+            "examples": figures.count(item.get("examples")),
+            "few": (figures.number(item.get("examples")) or 0) < _FEW_EXAMPLES,
+            "top1": figures.percent(item["top1"]),
+            "interval": figures.percent_interval(item["top1"]),
+        }
+        for _, item in sorted(found, key=lambda pair: pair[0])[:8]
+    ]
+
+
+def _data(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, str]]:
+    found = model.get("data")
+    raw: dict[str, Any] = found if isinstance(found, dict) else {}
+    rows = [("name", raw.get("name")), ("source", raw.get("source"))]
+    for split, counts in (raw.get("splits") or {}).items():
+        if isinstance(counts, dict):
+            rows.append((f"{split} examples", figures.count(counts.get("examples"))))
+    rows.append(("fingerprint", manifest.data_fingerprint))
+    return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def _gates(model: dict[str, Any]) -> dict[str, Any]:
+    """How many gates there were and held, and each that was let through without."""
+    found = [gate for gate in model.get("gates") or [] if isinstance(gate, dict)]
+    held = [gate for gate in found if gate.get("passed") and not gate.get("waived")]
+    return {
+        "all": len(found),
+        "held": len(held),
+        "others": [
+            {
+                "name": str(gate.get("name") or "?"),
+                "verdict": str(gate.get("verdict") or Verdict.FAILED.value),
+                "why": "; ".join(str(gate[k]) for k in ("waived", "detail") if gate.get(k)),
+            }
+            for gate in found
+            if gate not in held
+        ],
+    }
+
+
+def _contract(manifest: bundle.Manifest) -> list[tuple[str, str, str]]:
+    height, width = manifest.input.get("height", "H"), manifest.input.get("width", "W")
+    top = f"scores, classes, labels: (B, {manifest.top_k}) each, the best first"
+    scores = f"(1, {manifest.num_classes})"
+    return [
+        (
+            bundle.SIGNATURE_BYTES,
+            "image_bytes (B,): JPEG, PNG, BMP or the first frame of a GIF",
+            top,
+        ),
+        (
+            bundle.SIGNATURE_PREPROCESS,
+            "image_bytes (B,)",
+            f"images uint8 (B, {height}, {width}, 3)",
+        ),
+        (
+            bundle.SIGNATURE_TENSOR,
+            f"images uint8 (B, {height}, {width}, 3), RGB in [0, 255]",
+            f"scores float32 (B, {manifest.num_classes}), softmax",
+        ),
+        (bundle.SIGNATURE_EXAMPLES, "examples (B,): serialised tf.Example", top),
+        (
+            "*.tflite",
+            f"uint8 (1, {height}, {width}, 3), RGB in [0, 255]",
+            f"float32 {scores}, softmax; labels.txt inside the file",
+        ),
+    ]
+
+
+def _provenance(manifest: bundle.Manifest) -> list[tuple[str, str]]:
+    rows = [
+        ("created", manifest.created),
+        ("git commit", manifest.git_commit),
+        ("configuration", manifest.config_hash),
+        *_weights_origin(manifest.weights_origin),
+        ("linear probe", manifest.linear_probe.get("why", "")),
+        ("content digest", manifest.content_digest),
+        *manifest.stack.items(),
+    ]
+    return [(name, str(value)) for name, value in rows if value]
+
+
+def _weights_origin(found: dict[str, str]) -> list[tuple[str, str]]:
+    """Where the weights that training started from come from, and their licence."""
+    named = ("trained", "package", "version", "file")
+    rows = [("starting weights", " ".join(found[key] for key in named if found.get(key)))]
+    rows += [(f"{key} of the weights", found.get(key, "")) for key in ("sha256", "licence")]
+    return rows
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,79 @@
+"""Writes what a bundle says about itself: the final manifest and the model card."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tfx.types.standard_artifacts import Model, ModelBlessing
+from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, component
+
+from components import files
+from components.artifacts import Benchmark, Card
+from components.gates import Verdict
+from components.model_card.card_html import render_card
+from core.bundle import CARD_FILE, MANIFEST_FILE, Manifest, open_bundle
+
+
+def final_manifest(
+    draft: Manifest, verdict: dict[str, Any], figures: dict[str, dict[str, float]]
+) -> Manifest:
+    """The draft's manifest with metrics, benchmark, gates and the recommended variant.
+
+    Variants that the gates left out are in none of these.
+    """
+    dropped = verdict["dropped"]
+    metrics = {name: found["metrics"] for name, found in verdict["variants"].items()}
+    return replace(
+        draft,
+        variants=tuple(v for v in draft.variants if v.name not in dropped),
+        recommended=verdict["recommended"],
+        metrics={name: found for name, found in metrics.items() if name not in dropped},
+        benchmark={name: found for name, found in figures.items() if name not in dropped},
+        gates={
+            "verdict": verdict["verdict"],
+            "not_held": {
+                gate["name"]: gate["waived"] or gate["verdict"]
+                for gate in verdict["gates"]
+                if gate["verdict"] != Verdict.HELD.value
+            },
+            "excludable_drop": verdict["excludable_drop"],
+        },
+        # Set when the bundle is put together: model.tflite is the recommended variant.
+        content_digest="",
+    )
+
+
+@component
+def CardWriter(
+    model: InputArtifact[Model],
+    bundle: InputArtifact[Model],
+    benchmark_result: InputArtifact[Benchmark],
+    blessing: InputArtifact[ModelBlessing],
+    card: OutputArtifact[Card],
+    code_digest: Parameter[str],
+) -> None:
+    """Writes `manifest.json` and `card.html`.
+
+    Args:
+      model: of the Trainer, for what training knows of it.
+      bundle: a draft of the Compressor.
+      benchmark_result: its figures.
+      blessing: its verdict.
+      card: both files.
+      code_digest: part of the cache key.
+    """
+    draft = open_bundle(Path(bundle.uri) / files.SERVING_MODEL)
+    figures = files.read_json(Path(benchmark_result.uri) / files.BENCHMARK)["variants"]
+    verdict = files.read_json(Path(blessing.uri) / files.VERDICT)
+    manifest = final_manifest(draft.manifest, verdict, figures)
+    trained = Path(model.uri) / files.SERVING_MODEL
+    facts = files.read_json(trained / "trained.json")
+    about = {
+        **verdict,
+        "parameters": facts["parameters"],
+        "multiply_adds": facts["multiply_adds"],
+        "data": files.read_json(trained / "dataset.json"),
+    }
+    folder = Path(card.uri)
+    (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+    (folder / CARD_FILE).write_text(render_card(manifest, about), encoding="utf-8")

@@ -1,0 +1,169 @@
+"""What later models are compared with, kept beside each pushed version; standard library only.
+
+    <bundles>/<model name>/.lineage/<version>/
+      lineage.json            whose it is: digest of the bundle's content, class names, test metrics
+      statistics.pb           TFDV statistics of the training split
+      predictions.tfrecord    the recommended variant's predictions on the test split
+
+Servers ignore the folder. A lineage counts only for the content it was written for: what a killed
+push left has another digest, and so has a version that was copied by hand over the number. Bundles
+pushed by `sightline export` have none.
+"""
+
+import datetime
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from core import bundle as bundles
+from core import model_folder
+from core.model_folder import LINEAGE_DIR, BundleError
+
+LINEAGE_FILE = "lineage.json"
+STATISTICS_FILE = "statistics.pb"
+PREDICTIONS_FILE = "predictions.tfrecord"
+
+
+class LineageError(BundleError):
+    """A version has no lineage that counts; the message says why."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The text of `lineage.json`.
+
+    Attributes:
+      content_digest: of the bundle that it belongs to.
+      recommended: the variant whose predictions are kept.
+      classes: names, in label order; the columns of the predictions.
+      label_offset: of the records that the statistics count: label = offset + position.
+      metrics: metric -> value, or `[value, low, high]`, of the recommended variant on test.
+      test_fingerprint: of the test split's identities and class names.
+      test_examples: how many they are.
+      run: the run that pushed it.
+      created: UTC, ISO 8601.
+      files: file name -> sha256 hex of its bytes.
+    """
+
+    content_digest: str
+    recommended: str
+    classes: tuple[str, ...]
+    label_offset: int
+    metrics: dict[str, Any]
+    test_fingerprint: str
+    test_examples: int
+    run: str = ""
+    created: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def top1(self) -> float | None:
+        """Test top-1 of the recommended variant, in [0, 1]; None where it was not measured."""
+        return metric_value(self.metrics.get("top1"))
+
+
+def metric_value(metric: Any) -> float | None:
+    """The value of a manifest's metric, `value` or `[value, low, high]`; None for anything else."""
+    first = metric[0] if isinstance(metric, (list, tuple)) and metric else metric
+    return float(first) if isinstance(first, (int, float)) else None
+
+
+def lineage_dir(model_dir: Path, version: int) -> Path:
+    """Where the lineage of a version lies, whether it exists or not."""
+    return model_dir / LINEAGE_DIR / str(version)
+
+
+def write_lineage(folder: Path, lineage: Lineage) -> Lineage:
+    """Writes `lineage.json` beside the files in `folder`, with their digests; returns it whole."""
+    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    whole = Lineage(**{**asdict(lineage), "files": files, "created": now})
+    text = json.dumps(asdict(whole), indent=2) + "\n"
+    (folder / LINEAGE_FILE).write_text(text, encoding="utf-8")
+    return whole
+
+
+def read_lineage(
+    model_dir: Path, version: int, content_digest: str, *, verify: bool = True
+) -> Lineage:
+    """The lineage of a version whose content has that digest.
+
+    Args:
+      model_dir: `<bundles>/<model name>`.
+      version: its number.
+      content_digest: of the version's files.
+      verify: read every file beside `lineage.json` and compare its digest.
+
+    Raises:
+      LineageError: there is none, it belongs to other content, or a file of it was changed.
+    """
+    folder = lineage_dir(model_dir, version)
+    path = folder / LINEAGE_FILE
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        known = {one.name for one in fields(Lineage)}
+        values = {key: value for key, value in raw.items() if key in known}
+        found = Lineage(**{**values, "classes": tuple(values["classes"])})
+    except FileNotFoundError:
+        raise LineageError(f"no lineage was kept at its push ({folder} does not exist)") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise LineageError(f"{path} cannot be read: {error}") from error
+    if not content_digest or found.content_digest != content_digest:
+        raise LineageError(f"{folder} belongs to another content of version {version}")
+    for name, digest in found.files.items() if verify else ():
+        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+            raise LineageError(f"{folder / name} is missing or was changed")
+    return found
+
+
+def adopt_lineage(model_dir: Path, version: int, folder: Path) -> bool:
+    """Keeps `folder` as the lineage of a version that has none; whether it had none.
+
+    For content that was pushed before, by `sightline export` or an older release.
+
+    Raises:
+      BundleError: another push or rollback of the model does not come to its end.
+      OSError: the disk refused.
+    """
+    text = (folder / LINEAGE_FILE).read_text(encoding="utf-8")
+    digest = json.loads(text)["content_digest"]
+    with model_folder.locked(model_dir):
+        try:
+            read_lineage(model_dir, version, digest)
+        except LineageError:
+            # A copy first: the folder may lie on another disk, from which nothing can be renamed.
+            copy = model_dir / LINEAGE_DIR / f".new-{version}"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(folder, copy)
+            model_folder.sync_tree(copy)
+            model_folder.place_lineage(copy, model_dir, version)
+            return True
+    return False
+
+
+def store_state(model_dir: Path) -> dict[str, str]:
+    """What decides a comparison with the pushed versions: version -> short digest, by name.
+
+    Complete versions with the bytes of their manifest and lineage; withdrawn ones with nothing, for
+    no comparison uses them, but a push does look at them. Empty for a folder that is not there.
+    """
+    state = {}
+    for version, path in bundles.version_dirs(model_dir).items():
+        lineage = lineage_dir(model_dir, version) / LINEAGE_FILE
+        digest = hashlib.sha256()
+        for file in (path / bundles.MANIFEST_FILE, lineage):
+            try:
+                digest.update(file.read_bytes())
+            except OSError:
+                digest.update(b"none")
+            digest.update(b"\0")
+        state[str(version)] = digest.hexdigest()[:16]
+    withdrawn = bundles.withdrawn_dirs(model_dir)
+    return {**state, **{f"{bundles.WITHDRAWN_PREFIX}{version}": "" for version in withdrawn}}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Benchmarks of bundles and servers: latency, throughput, load tests and targets."""

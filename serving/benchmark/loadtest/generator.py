@@ -1,0 +1,207 @@
+"""Sends one process's share of the load and records what became of it."""
+
+import asyncio
+import gc
+import resource
+import select
+import selectors
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from serving.benchmark.loadtest.callers import OK, Answer, Caller
+from serving.benchmark.loadtest.plan import Plan, Target
+
+NOT_SENT = "not sent"
+
+_REPORT_S = 0.25
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one generator process does.
+
+    Attributes:
+      bodies: to choose from.
+      arrivals: (N,) float64 seconds after the start, ascending; empty for a closed loop.
+      numbers: (N,) int64, which body each sends; a closed loop goes round in them.
+      clients: of a closed loop in this process, else 0.
+      max_in_flight: of this process.
+    """
+
+    target: Target
+    bodies: tuple[bytes, ...]
+    plan: Plan
+    arrivals: np.ndarray
+    numbers: np.ndarray
+    clients: int
+    max_in_flight: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+      elapsed_s: since its start, warm-up included.
+      total_s: of warm-up and measurement.
+      sent: requests so far.
+      answered: with a good answer.
+      failed: refused, late, broken or not sent.
+    """
+
+    elapsed_s: float
+    total_s: float
+    sent: int = 0
+    answered: int = 0
+    failed: int = 0
+
+
+@dataclass
+class Samples:
+    """Every request of a process, in the order of their arrival.
+
+    Attributes:
+      scheduled_s: (N,) float64, when it was to be sent, after the start; a closed loop's requests
+        are due when the answer before them is there.
+      lag_ms: (N,) float64, how much later it was sent.
+      latency_ms: (N,) float64, from when it was due to its answer or failure.
+      codes: N names: `OK` or a failure's, see `serving.benchmark.loadtest.callers.Answer`; `not
+      sent`.
+      reasons: failure -> what was said the first time.
+      resends: requests that were sent twice, see `serving.benchmark.loadtest.callers.RestCaller`.
+      cpu_s: of the process during the run.
+      elapsed_s: of the run.
+    """
+
+    scheduled_s: Any
+    lag_ms: Any
+    latency_ms: Any
+    codes: list[str]
+    reasons: dict[str, str] = field(default_factory=dict)
+    resends: int = 0
+    cpu_s: float = 0.0
+    elapsed_s: float = 0.0
+
+
+class _PreciseSelector(selectors.DefaultSelector):
+    """Waits to the microsecond: epoll takes whole milliseconds, and asyncio's timers with it."""
+
+    def select(self, timeout: float | None = None) -> Any:
+        """See `selectors.BaseSelector.select`."""
+        if timeout is not None and timeout > 0:
+            select.select([self.fileno()], [], [], timeout)
+            timeout = 0
+        return super().select(timeout)
+
+
+def precise_loop() -> asyncio.AbstractEventLoop:
+    """An event loop whose timers are not rounded up to milliseconds."""
+    if hasattr(selectors, "EpollSelector"):
+        return asyncio.SelectorEventLoop(_PreciseSelector())
+    return asyncio.new_event_loop()
+
+
+class Generator:
+    """Runs a job once."""
+
+    def __init__(self, job: Job, caller: Caller, report: Callable[[Progress], None]) -> None:
+        self._job = job
+        self._caller = caller
+        self._report = report
+        self._rows: list[tuple[float, float, float, str]] = []
+        self._reasons: dict[str, str] = {}
+        self._sent = 0
+        self._good = 0
+        self._resends = 0
+
+    async def run(self, start: float) -> Samples:
+        """Sends everything and waits for every answer or its deadline.
+
+        Args:
+          start: when the run's clock is 0, in seconds of `time.monotonic`.
+        """
+        # What was made so far stays; looking through it again and again would delay requests.
+        gc.collect()
+        gc.freeze()
+        cpu = _cpu_s()
+        reporter = asyncio.create_task(self._report_often(start))
+        try:
+            if self._job.clients:
+                await self._closed(start)
+            else:
+                await self._open(start)
+        finally:
+            reporter.cancel()
+        self._report(self._progress(start))
+        rows = sorted(self._rows)
+        columns = np.array([row[:3] for row in rows], np.float64).reshape(-1, 3).T
+        return Samples(
+            *columns,
+            codes=[row[3] for row in rows],
+            reasons=self._reasons,
+            resends=self._resends,
+            cpu_s=_cpu_s() - cpu,
+            elapsed_s=time.monotonic() - start,
+        )
+
+    async def _open(self, start: float) -> None:
+        under_way: set[asyncio.Task[None]] = set()
+        for at, number in zip(self._job.arrivals.tolist(), self._job.numbers.tolist(), strict=True):
+            # Also when it is late: answers want to be read.
+            await asyncio.sleep(max(start + at - time.monotonic(), 0))
+            if len(under_way) >= self._job.max_in_flight:
+                now = time.monotonic()
+                reason = f"more than {self._job.max_in_flight} in flight"
+                self._record(start, start + at, now, Answer(NOT_SENT, reason, now))
+                continue
+            task = asyncio.create_task(self._send(start, start + at, number))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        if under_way:
+            await asyncio.gather(*under_way)
+
+    async def _closed(self, start: float) -> None:
+        await asyncio.sleep(max(start - time.monotonic(), 0))
+        end = start + self._job.plan.total_s
+        turn = iter(range(2**62))
+        numbers = self._job.numbers.tolist()
+
+        async def client() -> None:
+            while time.monotonic() < end:
+                number = numbers[next(turn) % len(numbers)]
+                await self._send(start, time.monotonic(), number)
+
+        await asyncio.gather(*(client() for _ in range(self._job.clients)))
+
+    async def _send(self, start: float, due: float, number: int) -> None:
+        sent = time.monotonic()
+        answer = await self._caller.call(number, due + self._job.plan.timeout_s)
+        self._record(start, due, sent, answer)
+
+    def _record(self, start: float, due: float, sent: float, answer: Answer) -> None:
+        self._sent += 1
+        self._good += answer.code == OK
+        self._resends += answer.resent
+        if answer.code != OK:
+            self._reasons.setdefault(answer.code, answer.reason)
+        late_ms, took_ms = (sent - due) * 1000, (answer.at - due) * 1000
+        self._rows.append((due - start, late_ms, took_ms, answer.code))
+
+    async def _report_often(self, start: float) -> None:
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            self._report(self._progress(start))
+
+    def _progress(self, start: float) -> Progress:
+        elapsed = max(time.monotonic() - start, 0.0)
+        total = self._job.plan.total_s
+        return Progress(elapsed, total, self._sent, self._good, self._sent - self._good)
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

@@ -1,0 +1,215 @@
+"""A load test as a table for the console, as JSON, and as one HTML page."""
+
+import datetime
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from serving.benchmark.loadtest import charts
+from serving.benchmark.loadtest.quantiles import Interval
+from serving.benchmark.loadtest.result import PERCENTS, LoadResult
+from serving.benchmark.loadtest.search import Search
+from serving.benchmark.variants import environment
+
+_PACKAGES = ("httptools", "grpcio", "protobuf", "sightline")
+NOTE = (
+    "Latency from the scheduled arrival; failures count as slower than any answer. In brackets, "
+    "order statistics that cover at least 95 % if requests are independent of each other; those "
+    "that queue are not: close to saturation the brackets are too narrow."
+)
+
+_RESENT = (
+    "the server closed the kept-alive connection within milliseconds of the request, as one does "
+    "that was idle for too long; many of them are a server that drops requests"
+)
+
+
+def table(results: Sequence[LoadResult], search: Search | None = None) -> Table:
+    """One row a run, in 130 columns."""
+    first = results[0]
+    found = Table(
+        title=Text(f"{first.target.model} at {first.target.url}", style="bold"),
+        title_justify="left",
+        caption=NOTE if search is None else f"{verdict(search)}\n{NOTE}",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    found.add_column("load", no_wrap=True)
+    for column in ("good/s", "requests", "p50 ms", "p90", "p99 ms", "p99.9", "mean", "max"):
+        found.add_column(column, justify="right", no_wrap=True)
+    found.add_column("lag p99", justify="right", no_wrap=True)
+    found.add_column("", overflow="fold", min_width=16)
+    for result in results:
+        found.add_row(*map(Text, row(result, search)))
+    return found
+
+
+def row(result: LoadResult, search: Search | None = None) -> list[str]:
+    """A run's cells: load, rate, requests, latencies, the generator's lag, what to know of it."""
+    p50, p90, p99, p999 = (result.percentile(percent) for percent in PERCENTS)
+    return [
+        result.plan.in_words,
+        f"{result.achieved_rate:.4g}",
+        str(result.requests),
+        _with_interval(p50),
+        _ms(p90.value),
+        _with_interval(p99),
+        _ms(p999.value),
+        _ms(result.mean_ms),
+        _ms(result.max_ms),
+        _ms(result.lag(99)),
+        remark(result, search),
+    ]
+
+
+def remark(result: LoadResult, search: Search | None = None) -> str:
+    """What is wrong with a run, its errors and resends, and a search's verdict on it."""
+    parts = [f"{count} x {code}" for code, count in result.errors.items()]
+    if result.resends:
+        parts.append(f"{result.resends} resent")
+    if search is not None:
+        parts.insert(0, "passed" if search.passed(result) else "over")
+    if not result.is_valid:
+        parts.insert(0, "INVALID")
+    return ", ".join(parts)
+
+
+def notes(results: Sequence[LoadResult]) -> list[str]:
+    """In words: each run's problems, and what the server said the first time it failed."""
+    found = []
+    for result in results:
+        found += [f"{result.plan.in_words}: {problem}" for problem in result.problems]
+        seen = (code for code in result.errors if result.reasons.get(code))
+        found += [f"{result.plan.in_words}: {code}: {result.reasons[code]}" for code in seen]
+        if result.resends:
+            found.append(f"{result.plan.in_words}: {result.resends} resent: {_RESENT}")
+    return found
+
+
+def verdict(search: Search) -> str:
+    """A search's answer in a sentence, with what it rests on."""
+    bound = f"p{search.percent:g} <= {search.bound_ms:g} ms"
+    needs = (
+        f"Each step had at least {search.min_queries} queries; passed means {bound} at 99 % "
+        "confidence (MLPerf's early stopping criterion)."
+    )
+    if not search.rate:
+        return f"No rate passed, not even {search.steps[-1].plan.in_words}. {needs}"
+    limited = " (the generator's limit, not the server's)" if search.is_limited_by_generator else ""
+    return f"Sustains {search.rate:.4g} requests/s at {bound}{limited}. {needs}"
+
+
+def document(
+    results: Sequence[LoadResult], search: Search | None = None, *, command: str = ""
+) -> dict[str, Any]:
+    """All of it as JSON values: machine, versions, plan, seed, figures.
+
+    Args:
+      results: the runs.
+      search: that they are the steps of.
+      command: how the test was started.
+    """
+    return {
+        "kind": "loadtest",
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "machine": {**environment(), **{name: _version(name) for name in _PACKAGES}},
+        "note": NOTE,
+        "runs": [result.to_dict() for result in results],
+        "search": None if search is None else search.to_dict(),
+    }
+
+
+def write_json(values: Mapping[str, Any], file: Path) -> None:
+    """Writes it under a temporary name, then renames it.
+
+    Raises:
+      OSError: the disk refused; an older file stays as it was.
+    """
+    _write(json.dumps(values, indent=2, allow_nan=False) + "\n", file)
+
+
+def write_html(
+    results: Sequence[LoadResult], file: Path, search: Search | None = None, *, command: str = ""
+) -> None:
+    """One page without scripts or links: table, percentiles, latency over rate and over time.
+
+    Raises:
+      OSError: the disk refused; an older file stays as it was.
+    """
+    last = results[-1]
+    figures = [charts.by_percentile(results), charts.over_time(last)]
+    if len({result.plan.rate for result in results}) > 1:
+        figures.insert(0, charts.over_rate(results, search.bound_ms if search else None))
+    page = _template().render(
+        title=f"{last.target.model} at {last.target.url}",
+        verdict=verdict(search) if search else "",
+        rows=[row(result, search) for result in results],
+        charts=figures,
+        notes=notes(results),
+        facts=_facts(document(results, search, command=command), last),
+        note=NOTE,
+    )
+    _write(page, file)
+
+
+def _facts(values: Mapping[str, Any], last: LoadResult) -> dict[str, str]:
+    plan = last.plan
+    return {
+        "created": values["created"],
+        "command": values["command"],
+        "requests": f"{last.source}, seed {plan.seed}",
+        "plan": f"{plan.seconds:g} s after {plan.warm_up_s:g} s of warm-up, at most "
+        f"{plan.max_in_flight} in flight, {plan.timeout_s:g} s each",
+        **values["machine"],
+    }
+
+
+@cache
+def _template() -> Any:
+    loader = FileSystemLoader(Path(__file__).parent)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(
+        "page.html.j2"
+    )
+
+
+def _write(text: str, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _with_interval(found: Interval) -> str:
+    low, high = (_ms(end) if end is not None else "?" for end in (found.low, found.high))
+    return f"{_ms(found.value)} [{low}, {high}]"
+
+
+def _ms(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "failed"
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

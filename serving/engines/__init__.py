@@ -1,0 +1,1 @@
+"""Inference engines: TensorFlow for SavedModels, LiteRT for `.tflite` files."""

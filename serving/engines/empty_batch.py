@@ -1,0 +1,61 @@
+"""The outputs of a signature for a batch of no rows, from what the signature declares."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from serving.engines.saved_model import Signature, TensorInfo
+
+
+def empty_outputs(
+    signatures: Iterable["Signature"], feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
+) -> dict[str, np.ndarray] | None:
+    """Graph tensor name -> array of no rows, without running the graph.
+
+    Args:
+      signatures: all signatures of the model.
+      feeds: graph tensor name -> array.
+      fetches: graph tensor names.
+
+    Returns:
+      None where only the graph knows: a feed has rows, or does not have the declared dtype and
+      shape; a fetch is no output of a signature, or has other unknown dimensions than the first.
+    """
+    if any(value.size for value in feeds.values()):
+        return None
+    declared = {
+        info.tensor: info
+        for signature in signatures
+        for info in (*signature.inputs.values(), *signature.outputs.values())
+    }
+    for name, value in feeds.items():
+        if name not in declared or not _fits(value, declared[name]):
+            return None
+    outputs = {name: _no_rows(declared.get(name)) for name in fetches}
+    known = {name: value for name, value in outputs.items() if value is not None}
+    return known if len(known) == len(outputs) else None
+
+
+def _fits(value: np.ndarray, info: "TensorInfo") -> bool:
+    """Whether an array has no rows and otherwise the declared dtype and shape."""
+    shape = info.shape
+    if not shape or len(shape) != value.ndim or value.dtype != _dtype(info):
+        return False
+    if shape[0] != -1 or len(value):
+        return False
+    return all(wanted in (-1, got) for wanted, got in zip(shape[1:], value.shape[1:], strict=True))
+
+
+def _no_rows(info: "TensorInfo | None") -> np.ndarray | None:
+    if info is None or not info.shape or info.shape[0] != -1 or -1 in info.shape[1:]:
+        return None
+    return np.zeros((0, *info.shape[1:]), _dtype(info))
+
+
+def _dtype(info: "TensorInfo") -> np.dtype[Any]:
+    import tensorflow as tf  # Only for a batch of no rows.
+    from tensorflow.core.framework.types_pb2 import DataType
+
+    return np.dtype(tf.as_dtype(DataType.Value(info.dtype)).as_numpy_dtype)

@@ -1,0 +1,1 @@
+"""Optional features: canary and shadow traffic, TLS, Vertex AI."""

@@ -1,0 +1,1 @@
+"""TF Serving's gRPC API and the gRPC health service."""

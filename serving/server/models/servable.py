@@ -1,0 +1,104 @@
+"""A version of a model while it is served, and what is known of it."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from serving.server.lifecycle.background import Background
+from serving.server.models.engines import Engine
+from serving.server.scheduling.batching import BatchingOptions
+
+
+class State(IntEnum):
+    """Of a version, numbered as in `tensorflow.serving.ModelVersionStatus`."""
+
+    UNKNOWN = 0
+    START = 10
+    LOADING = 20
+    AVAILABLE = 30
+    UNLOADING = 40
+    END = 50
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """What `GetModelStatus` says of a version; `error_code` is a gRPC status name."""
+
+    version: int
+    state: State
+    error_code: str = "OK"
+    error_message: str = ""
+
+
+class Servable:
+    """A loaded version. It is freed when it is retired and the last request has left it.
+
+    Attributes:
+      batching: how its requests share runs; None when each runs by itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        engine: Engine,
+        batching: BatchingOptions | None = None,
+        *,
+        background: Background | None = None,
+    ) -> None:
+        """Takes the engine over; `background` frees it, and without one who asks does."""
+        self.name = name
+        self.version = version
+        self.engine = engine
+        self.batching = batching
+        self._background = background or Background()
+        self._users = 0
+        self._retired = False
+        self._lock = threading.Lock()
+
+    def retire(self) -> None:
+        """Frees the model, now or after its last request."""
+        with self._lock:
+            self._retired = True
+            idle = self._users == 0
+        if idle:
+            self._background.free(self.engine.close, wait=True)
+
+    def enter(self) -> bool:
+        """Counts a request in; False when the version is gone."""
+        with self._lock:
+            if self._retired:
+                return False
+            self._users += 1
+            return True
+
+    def leave(self) -> None:
+        """Counts a request out."""
+        with self._lock:
+            self._users -= 1
+            last = self._retired and self._users == 0
+        if last:
+            self._background.free(self.engine.close, wait=False)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a version.
+
+    Attributes:
+      status: as it is told.
+      servable: None while it is not loaded.
+      failures: tries to load it that failed, in a row.
+      retry_at: of the monotonic clock, in seconds; not before is it tried again.
+    """
+
+    status: VersionStatus
+    servable: Servable | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+
+
+def loaded(records: Mapping[int, Record]) -> list[int]:
+    """The versions that can be asked, ascending."""
+    return sorted(v for v, record in records.items() if record.servable is not None)

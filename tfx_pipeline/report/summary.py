@@ -1,0 +1,318 @@
+"""`summary.json`: everything a person wants to know of one run, read from its artifacts.
+
+The report, the console's table, the notebook and the next run's "nothing changed" all read it.
+"""
+
+import csv
+import datetime
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from components import files
+from components.gates import GateSettings, Verdict
+from components.live import Live
+from core.lineage import store_state
+from tfx_pipeline.config import Layout, RunRequest
+from trainers.config import to_dict
+from trainers.data.features import REPORT_FILE, DatasetInfo
+from trainers.identity.stack import git_commit, stack
+
+SUMMARY_FILE = "summary.json"
+LATEST = "latest"
+# Rejected files that a report lists; all of them are in the ingest report.
+_NAMED = 20
+
+_FIGURES = (
+    "size_bytes",
+    "gzip_bytes",
+    "latency_ms_p50",
+    "latency_ms_p99",
+    "images_per_second",
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """What became of one component: `done`, `cached` or `failed`."""
+
+    name: str
+    state: str
+    seconds: float
+
+
+def build_summary(
+    request: RunRequest,
+    info: DatasetInfo,
+    nodes: Sequence[Node],
+    outputs: Sequence[Any],
+    *,
+    state: dict[str, Any],
+    seconds: float,
+    error: str = "",
+) -> dict[str, Any]:
+    """The summary of a run that came to its end, or to an `error`.
+
+    Args:
+      request: what was asked.
+      info: the data.
+      nodes: what ran, in order.
+      outputs: `tfx_pipeline.runners.dag.Output`s of the run.
+      state: `tfx_pipeline.config.run_state` when the run began.
+      seconds: of all nodes.
+      error: why the run stopped; empty when it did not.
+    """
+    places = {(output.node, output.key): output.uri for output in outputs}
+    models = [_model(name, request, places) for name in request.experiments]
+    summary: dict[str, Any] = {
+        "pipeline": request.pipeline.name,
+        "run": request.run,
+        "status": "error" if error else _status(models),
+        "error": error,
+        "seconds": seconds,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": f"sightline run {request.pipeline.name}",
+        "key": request.key(state),
+        "git_commit": git_commit(),
+        "stack": stack(),
+        "machine": _machine(places),
+        "data": {**asdict(info), "rejections": _rejections(Path(request.data))},
+        "components": [asdict(node) for node in nodes],
+        "models": models,
+        "recommendation": "",
+        "live": {
+            request.experiments[model["name"]].name: _store_after(model, request, places)
+            for model in models
+        },
+        "unchecked": _unchecked(request, places),
+        "lineage": [
+            {"id": o.id, "type": o.type, "producer": f"{o.node}.{o.key}", "uri": o.uri}
+            for o in outputs
+        ],
+    }
+    summary["data"]["anomalies"] = sorted(
+        {
+            gate["detail"]
+            for model in models
+            for gate in model.get("gates", [])
+            if gate["name"] == "data/anomalies" and not gate["passed"]
+        }
+    )
+    if not error:
+        _recommend(summary, request)
+    return summary
+
+
+def _model(name: str, request: RunRequest, places: dict[tuple[str, str], str]) -> dict[str, Any]:
+    config = request.experiments[name]
+    found: dict[str, Any] = {
+        "name": name,
+        "architecture": config.model.name,
+        "config": to_dict(config),
+        "seed": config.train.seed,
+        "recommended": False,
+    }
+    trained = _place(places, f"Trainer.{name}", "model")
+    if trained:
+        folder = trained / files.SERVING_MODEL
+        facts = files.read_json(folder / "trained.json")
+        found |= {key: facts[key] for key in ("parameters", "multiply_adds", "best_epoch")}
+        probe = facts.get("probe") or {}
+        found["linear_probe"] = probe.get("why", "")
+        found["saw_validation"] = bool(probe.get("shipped") and probe.get("refitted"))
+        found["history"] = _history(folder / "history.csv")
+        # What a search found is not in the request.
+        found["config"] = files.read_json(folder / "config.json")
+    tuned = _place(places, f"Tuner.{name}", "tuner_results")
+    if tuned:
+        found["trials"] = files.read_json(tuned / "tuner_results.json")
+    verdict_dir = _place(places, f"SignificanceGate.{name}", "blessing")
+    if verdict_dir:
+        found |= _judged(name, places, files.read_json(verdict_dir / files.VERDICT))
+    pushed = _place(places, f"BundlePusher.{name}", "pushed_model")
+    if pushed:
+        found["pushed"] = files.read_json(pushed / files.PUSHED)
+    return found
+
+
+def _store_after(
+    model: dict[str, Any], request: RunRequest, places: dict[tuple[str, str], str]
+) -> dict[str, str] | None:
+    """The bundle store's state that this result stands for.
+
+    None where it is not what the run compared with and then pushed to: somebody else pushed,
+    rolled back or deleted meanwhile, and the next run has to look again.
+    """
+    live = _place(places, f"LiveModel.{model['name']}", "live")
+    if live is None:
+        return None
+    after = store_state(request.layout.bundles / request.experiments[model["name"]].name)
+    own = str((model.get("pushed") or {}).get("version"))
+    before = Live.load(str(live)).state
+    same = _without(before, own) == _without(after, own)
+    return after if same else None
+
+
+def _without(state: dict[str, str], version: str) -> dict[str, str]:
+    return {name: digest for name, digest in state.items() if name != version}
+
+
+def _unchecked(request: RunRequest, places: dict[tuple[str, str], str]) -> list[str]:
+    """What could not be compared with the live models, and why."""
+    from components.gates.live_gates import unchecked
+
+    anomalies = _place(places, "StatisticsValidator", "anomalies")
+    lives = [_place(places, f"LiveModel.{name}", "live") for name in request.experiments]
+    if anomalies is None or None in lives:
+        return []
+    found = [unchecked(Live.load(str(live)), str(anomalies)) for live in lives]
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+
+def _judged(
+    name: str, places: dict[tuple[str, str], str], verdict: dict[str, Any]
+) -> dict[str, Any]:
+    bundle = Path(places[(f"Compressor.{name}", "bundle")]) / files.SERVING_MODEL
+    manifest = files.read_json(bundle / "manifest.json")
+    benchmark = Path(places[(f"Benchmarker.{name}", "benchmark_result")])
+    figures = files.read_json(benchmark / files.BENCHMARK)["variants"]
+    described = {v["name"]: v for v in manifest["variants"]}
+    variants = []
+    for variant, facts in verdict["variants"].items():
+        if variant not in figures:
+            continue  # The baseline: another run's model.
+        about = described.get(variant, {"method": "none", "dtype": "fp32", "sparsity": 0.0})
+        variants.append(
+            {
+                "name": variant,
+                "method": about["method"],
+                "dtype": about["dtype"],
+                "sparsity": about["sparsity"],
+                "recommended": variant == verdict["recommended"],
+                "dropped": variant in verdict["dropped"],
+                **{key: figures[variant][key] for key in _FIGURES},
+                **facts,
+            }
+        )
+    predictions = places[(f"Predictor.{name}", "predictions")]
+    validation = files.predictions_file(predictions, files.VALIDATION)
+    return {
+        "variants": variants,
+        "recommended_variant": verdict["recommended"],
+        "why_variant": verdict["reason"],
+        "confusion": verdict["confusion"],
+        "slices": verdict["slices"],
+        "gates": verdict["gates"],
+        "verdict": verdict["verdict"],
+        "blessed": verdict["blessed"],
+        "dropped": verdict["dropped"],
+        "excludable_drop": verdict["excludable_drop"],
+        "refused_because": "; ".join(
+            _why_not(gate) for gate in verdict["gates"] if not gate["passed"]
+        ),
+        "evaluation": places[(f"Evaluator.{name}", "evaluation")],
+        "predictions": str(files.predictions_file(predictions)),
+        "validation_predictions": str(validation) if validation.is_file() else "",
+    }
+
+
+def _why_not(gate: dict[str, Any]) -> str:
+    """A gate that stopped a model, with the images that would decide it where none did."""
+    text = f"{gate['name']} {gate['value']:.4g}, required {gate['threshold']}"
+    if gate["verdict"] != Verdict.UNDECIDED.value:
+        return text
+    needed = f" (about {gate['images_needed']:,} images would)" if gate["images_needed"] else ""
+    return f"{text}: not decided by these images{needed}"
+
+
+def _status(models: list[dict[str, Any]]) -> str:
+    stopped = [model for model in models if not model.get("pushed")]
+    if stopped:
+        undecided = all(model.get("verdict") == Verdict.UNDECIDED.value for model in stopped)
+        return "undecided" if undecided else "refused"
+    return "pushed" if all(map(_is_shipped, models)) else "withdrawn"
+
+
+def _is_shipped(model: dict[str, Any]) -> bool:
+    """Whether servers may take it: it is in its folder, and no rollback put it aside."""
+    pushed = model.get("pushed")
+    return bool(pushed) and not pushed.get("withdrawn")
+
+
+def _recommend(summary: dict[str, Any], request: RunRequest) -> None:
+    """Marks the model to use: chosen on validation, reported with its test figures."""
+    from components.gates.recommend import recommend_model
+    from trainers.evaluation.predictions import read_table
+
+    shipped = [model for model in summary["models"] if _is_shipped(model)]
+    if not shipped:
+        passed = any(model.get("pushed") for model in summary["models"])
+        reason = "every model that passed its gates was withdrawn"
+        summary["recommendation"] = f"none: {reason if passed else 'no model passed its gates'}"
+        return
+    whole = all(model["validation_predictions"] for model in shipped)
+    key, split = ("validation_predictions", "validation") if whole else ("predictions", "test")
+    answers, latency = {}, {}
+    for model in shipped:
+        variant = model["recommended_variant"]
+        answers[model["name"]] = read_table(Path(model[key]))[variant]
+        figures = next(v for v in model["variants"] if v["name"] == variant)
+        latency[model["name"]] = figures["latency_ms_p50"]
+    chosen, reason = recommend_model(
+        answers, latency, GateSettings(**request.pipeline.gates), split
+    )
+    saw = [model["name"] for model in shipped if whole and model.get("saw_validation")]
+    if saw:
+        reason += f"; the last layer of {', '.join(saw)} was fitted on these images as well"
+    for model in summary["models"]:
+        model["recommended"] = model["name"] == chosen
+        if model["recommended"]:
+            figures = next(v for v in model["variants"] if v["recommended"])
+            top1, low, high = figures["metrics"]["top1"]
+            reason += f"; test top-1 {top1:.1%} (95 % interval {low:.1%} to {high:.1%})"
+    summary["recommendation"] = reason
+
+
+def _place(places: dict[tuple[str, str], str], node: str, key: str) -> Path | None:
+    uri = places.get((node, key))
+    return Path(uri) if uri else None
+
+
+def _machine(places: dict[tuple[str, str], str]) -> dict[str, Any]:
+    for (node, _), uri in places.items():
+        if node.startswith("Benchmarker."):
+            return files.read_json(Path(uri) / files.BENCHMARK)["machine"]
+    return {"cores": os.cpu_count()}
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    with path.open(encoding="utf-8") as handle:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(handle)]
+
+
+def _rejections(data: Path) -> list[str]:
+    """The first rejections at ingest, one line each; none for records of others."""
+    path = data / REPORT_FILE
+    if not path.is_file():
+        return []
+    found = files.read_json(path)["findings"].values()
+    rejected = (one for entry in found if entry["level"] == "rejection" for one in entry["files"])
+    return [f"{one['file']}: {one['detail']}" for one in itertools.islice(rejected, _NAMED)]
+
+
+def write_summary(summary: dict[str, Any], layout: Layout) -> Path:
+    """Writes `summary.json` and `report.html`, then points `latest` at them."""
+    from tfx_pipeline.report import write_report
+
+    folder = layout.report(summary["run"])
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / SUMMARY_FILE, summary)
+    write_report(summary, folder)
+    link = folder.parent / f".{LATEST}-{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    os.replace(link, folder.parent / LATEST)
+    return folder

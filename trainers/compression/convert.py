@@ -1,0 +1,201 @@
+"""Keras models to TFLite files, in a worker process: the converter can abort its whole process.
+
+Every file has one input `images` uint8 (1, H, W, 3) RGB in [0, 255] and one output `scores`
+float32 (1, N), softmax; the signature is `predict_tensor`. Cast, normalisation and softmax are
+inside, `labels.txt` is attached.
+
+    saved = save_for_conversion(model, work / "qat")
+    results = convert_all([ConversionJob("qat_int8", saved, "int8", out / "model_qat_int8.tflite")])
+
+TensorFlow takes seconds to import, so one worker does all jobs; when it dies, the job in flight is
+reported and a new worker takes the remaining ones.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+from core.bundle import SIGNATURE_TENSOR, gzip_size
+from core.processes import module_command
+from trainers.keras import keras
+
+DTYPES = ("fp32", "dynamic", "int8")
+
+_REASON_LINES = 6
+
+
+class ConversionError(RuntimeError):
+    """One or more models could not be converted; the message names each with its reason."""
+
+
+@dataclass(frozen=True)
+class ConversionJob:
+    """One TFLite file to make.
+
+    Attributes:
+      name: what results and errors call it, e.g. `pqat_int8`.
+      saved_model: a folder that `save_for_conversion` wrote.
+      dtype: `fp32`; `dynamic`, int8 kernels with float activations; `int8`, both.
+      output: the file; its folder must exist.
+      labels: class names to attach, in label order; none attaches nothing.
+      calibration: an .npy file of uint8 (M, H, W, 3) images that set the ranges of `int8` and
+        correct its biases. Leave it out for a quantisation-aware trained model, which brings its
+        ranges.
+    """
+
+    name: str
+    saved_model: Path
+    dtype: str
+    output: Path
+    labels: tuple[str, ...] = ()
+    calibration: Path | None = None
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """What became of a job.
+
+    Attributes:
+      job: the job.
+      error: why there is no file; empty on success.
+      size_bytes: of the file.
+      gzip_bytes: of the file after gzip -9.
+      kernels: dtype -> how many convolutions and fully connected layers have it; see
+        `tflite_file.kernel_dtypes`.
+    """
+
+    job: ConversionJob
+    error: str = ""
+    size_bytes: int = 0
+    gzip_bytes: int = 0
+    kernels: dict[str, int] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file was written."""
+        return not self.error
+
+
+def save_for_conversion(model: keras.Model, directory: Path) -> Path:
+    """Writes the SavedModel that a worker converts: uint8 (1, H, W, 3) -> float32 (1, N) logits.
+
+    Args:
+      model: as `build_model` or a compression method returns it.
+      directory: created; an earlier SavedModel there is replaced.
+
+    Returns:
+      `directory`.
+    """
+    shape = (1, *model.input_shape[1:])
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8, name="images")])
+    def logits(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logits": model(tf.cast(images, tf.float32), training=False)}
+
+    module = tf.Module()
+    # The variables, not the model: saving a Keras model traces every layer several times over.
+    module.weights = list(model.weights)
+    module.logits = logits
+    tf.saved_model.save(module, str(directory), signatures={SIGNATURE_TENSOR: logits})
+    return directory
+
+
+def convert_all(jobs: Sequence[ConversionJob]) -> list[ConversionResult]:
+    """Converts each job and reports on each, in order; nothing is written for one that failed.
+
+    Args:
+      jobs: may be empty.
+
+    Returns:
+      One result a job. A failed one carries the converter's last lines, or the signal that killed
+      it, in `error`.
+
+    Raises:
+      ValueError: a job's dtype is unknown, or two jobs write one file.
+    """
+    _check(jobs)
+    results: dict[int, ConversionResult] = {}
+    with tempfile.TemporaryDirectory(prefix="sightline-convert-") as folder:
+        work = Path(folder)
+        while len(results) < len(jobs):
+            todo = [index for index in range(len(jobs)) if index not in results]
+            status, reason = _run_worker(jobs, todo, work)
+            for index in todo:
+                report = work / f"{index}.json"
+                if report.is_file():
+                    results[index] = _result(jobs[index], json.loads(report.read_text("utf-8")))
+                    continue
+                if status == 0:
+                    raise RuntimeError(f"the conversion worker ended without doing {jobs[index]}")
+                results[index] = ConversionResult(jobs[index], error=reason)
+                break
+    return [results[index] for index in range(len(jobs))]
+
+
+def require(results: Sequence[ConversionResult]) -> None:
+    """Nothing, when all conversions worked.
+
+    Raises:
+      ConversionError: names every job that failed, and why.
+    """
+    failed = [result for result in results if not result.ok]
+    if failed:
+        lines = "\n".join(f"  {result.job.name}: {result.error}" for result in failed)
+        raise ConversionError(f"{len(failed)} of {len(results)} conversions failed:\n{lines}")
+
+
+def _check(jobs: Sequence[ConversionJob]) -> None:
+    outputs = [job.output.absolute() for job in jobs]
+    for job, output in zip(jobs, outputs, strict=True):
+        if job.dtype not in DTYPES:
+            raise ValueError(
+                f"conversion {job.name!r}: dtype must be one of {', '.join(DTYPES)}, "
+                f"got {job.dtype!r}"
+            )
+        if outputs.count(output) > 1:
+            raise ValueError(f"conversion {job.name!r}: another job writes {output} too")
+
+
+def _run_worker(jobs: Sequence[ConversionJob], todo: list[int], work: Path) -> tuple[int, str]:
+    """One worker over the jobs `todo`, which reports to `work/<index>.json` as it goes.
+
+    Returns:
+      (exit status, why it ended); a negative status is a signal.
+    """
+    request = work / "request.json"
+    listed = [{"report": str(work / f"{i}.json"), **asdict(jobs[i])} for i in todo]
+    request.write_text(json.dumps(listed, default=str), encoding="utf-8")
+    log = work / "stderr.log"
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    with log.open("wb") as stderr:
+        process = subprocess.run(
+            module_command("trainers.compression.convert_worker", str(request)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env={**os.environ, "PYTHONPATH": path},
+            check=False,
+        )
+    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    status = process.returncode
+    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    return status, "\n".join([f"the converter died: {how}", *lines[-_REASON_LINES:]])
+
+
+def _result(job: ConversionJob, report: dict) -> ConversionResult:
+    if report["error"]:
+        return ConversionResult(job, error=report["error"])
+    return ConversionResult(
+        job,
+        size_bytes=job.output.stat().st_size,
+        gzip_bytes=gzip_size(job.output),
+        kernels=report["kernels"],
+    )

@@ -1,0 +1,126 @@
+"""The process that runs the TFLite converter: `python -m trainers.compression.convert_worker JOBS`.
+
+`trainers.compression.convert` starts it and says what JOBS holds. A job that raises is reported and
+the next one runs; a job that kills the process leaves no report, which tells the parent.
+"""
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+_REASON_CHARACTERS = 2000
+
+
+def main(arguments: list[str]) -> int:
+    """Does every job of the JSON file named in `arguments`; 0 even when jobs failed."""
+    (request,) = arguments
+    for job in json.loads(Path(request).read_text(encoding="utf-8")):
+        try:
+            report = {"error": "", "kernels": _convert(job)}
+        except Exception as error:  # Whatever the converter raises is that job's result.
+            reason = f"{type(error).__name__}: {error}"
+            report = {"error": reason[-_REASON_CHARACTERS:]}
+        _write_whole(Path(job["report"]), json.dumps(report).encode())
+    return 0
+
+
+def _convert(job: dict[str, Any]) -> dict[str, int]:
+    """Writes one TFLite file and returns its kernel dtypes."""
+    from trainers.compression.tflite_file import append_softmax, attach_labels, kernel_dtypes
+
+    content = append_softmax(_converter(job, job["dtype"]).convert())
+    kernels = kernel_dtypes(content)
+    if job["dtype"] == "int8" and set(kernels) != {"int8"}:
+        raise ValueError(
+            f"not a full int8 model, its kernels are {kernels}; annotate the layers in front of "
+            "them for quantisation, or give calibration images"
+        )
+    if job["dtype"] == "int8" and job["calibration"] is not None:
+        content = _refined(content, job)
+    if job["labels"]:
+        content = attach_labels(content, job["labels"])
+    _write_whole(Path(job["output"]), content)
+    return kernels
+
+
+def _refined(content: bytes, job: dict[str, Any]) -> bytes:
+    """The calibrated int8 model, closer to the float one; quantization-aware training needs none.
+
+    Returns:
+      The file with pixels normalized in float and its biases corrected.
+    """
+    from trainers.compression.bias_correction import correct_biases
+    from trainers.compression.float_input import normalize_in_float
+
+    floats = _converter(job, "fp32").convert()
+    content = normalize_in_float(content, floats)
+    return correct_biases(content, floats, _calibration_images(job["calibration"]))
+
+
+def _converter(job: dict[str, Any], dtype: str) -> Any:
+    """The TFLiteConverter of the job's model, set up for `dtype`."""
+    import tensorflow as tf
+
+    from core.bundle import SIGNATURE_TENSOR
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        job["saved_model"], signature_keys=[SIGNATURE_TENSOR]
+    )
+    if dtype != "fp32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if dtype == "int8":
+        aware = _is_quantisation_aware(job["saved_model"])
+        if aware == (job["calibration"] is not None):
+            raise ValueError(
+                "a quantisation-aware trained model brings its ranges: leave `calibration` out"
+                if aware
+                else "int8 of a float model needs `calibration`, an .npy file of uint8 images"
+            )
+        if not aware:
+            converter.representative_dataset = _representative(job["calibration"])
+    return converter
+
+
+def _is_quantisation_aware(saved_model: str) -> bool:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString(Path(saved_model, "saved_model.pb").read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    return any(node.op.startswith("FakeQuant") for node in nodes)
+
+
+def _representative(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
+    images = _calibration_images(path)
+    return lambda: ({"images": images[index : index + 1]} for index in range(len(images)))
+
+
+def _calibration_images(path: str) -> Any:
+    """(M, H, W, 3) uint8, at least one, read from disk as they are used."""
+    import numpy as np
+
+    images = np.load(path, mmap_mode="r")
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise ValueError(
+            f"{path} must hold uint8 (M, H, W, 3) images, got {images.dtype} {images.shape}"
+        )
+    return images
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Writes under a temporary name, then renames: a reader sees all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

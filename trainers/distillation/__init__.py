@@ -1,0 +1,1 @@
+"""Knowledge distillation: teachers and the cache of their logits."""

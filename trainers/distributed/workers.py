@@ -1,0 +1,370 @@
+"""`sightline train --workers N`: N processes on this machine that train as one.
+
+    launch(config, Path("work/cifar"), workers=2, report=print)
+
+Each is `python -m trainers.distributed.workers REQUEST` with a TF_CONFIG of its own, as on a
+cluster. The chief's progress comes back on a pipe; when one process ends badly, all are ended.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.processes import module_command
+from trainers.config import Config, ConfigError, from_dict, to_dict
+from trainers.distributed.cluster import check_batch, read_cluster
+from trainers.training.progress import EVENTS_FD, announce, emit, reporter
+
+if TYPE_CHECKING:
+    from trainers.training.epoch import Report
+    from trainers.training.trained import Trained
+
+_POLL_S = 0.2
+# A worker that fails takes the others with it within moments; the first cause is looked for.
+_AFTERMATH_S = 0.5
+_LEAVE_S = 30.0
+_TAIL_LINES = 12
+# A line on a pipe is written at once up to 4 KiB.
+_MESSAGE_CHARACTERS = 1500
+_PR_SET_PDEATHSIG = 1
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
+
+
+class WorkerError(RuntimeError):
+    """A worker ended before training did; the message has the reason and names its log."""
+
+
+def launch(
+    config: Config,
+    out: Path,
+    *,
+    workers: int,
+    report: "Report | None" = None,
+    announce: Callable[[str], None] | None = None,
+    resume_anyway: bool = False,
+) -> Path:
+    """Trains `config` with `workers` processes, each with its part of the cores and GPUs.
+
+    Run again after a failure, it goes on from the last saved state.
+
+    Args:
+      config: `train.strategy` becomes `multi_worker`.
+      out: the trained folder, written by the chief alone; each worker's log is
+        `out/logs/worker-K.log`.
+      workers: how many, at least 1.
+      report: called with the chief's progress.
+      announce: called with the chief's lines worth printing, as by `trainers.loop.fit`.
+      resume_anyway: as for `trainers.loop.fit`.
+
+    Returns:
+      `out`.
+
+    Raises:
+      ConfigError: the batch does not divide by the workers, there are fewer GPUs than workers, or
+        another strategy is asked for.
+      WorkerError: one failed or was killed; the others were ended then.
+    """
+    _check(config, workers)
+    gpus = _gpus(os.environ, workers)
+    logs = out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    request = logs / "workers.json"
+    train = replace(config.train, strategy="multi_worker")
+    threads = max(1, _cores() // workers)
+    facts = {"out": str(out), "threads": threads, "parent": os.getpid()}
+    facts["resume_anyway"] = resume_anyway
+    request.write_text(json.dumps({"config": to_dict(replace(config, train=train)), **facts}))
+    addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
+    with _Team(logs) as team:
+        for rank in range(workers):
+            team.start(rank, request, _environment(addresses, rank, gpus))
+        team.follow(_receiver(report, announce))
+    return out
+
+
+def train_here(
+    config: Config,
+    out: Path,
+    *,
+    report: "Report | None" = None,
+    announce: Callable[[str], None] | None = None,
+    resume_anyway: bool = False,
+) -> "Trained":
+    """Trains in this process and writes `out`; on a cluster, the chief writes it for all.
+
+    Only the chief reports. No worker leaves before all are done: the others would take that for a
+    failure.
+
+    Raises:
+      What `trainers.loop.fit` raises.
+    """
+    from trainers.loop import fit
+
+    cluster = read_cluster(os.environ) if config.train.strategy == "multi_worker" else None
+    if cluster is not None and cluster.rank:
+        report = announce = None
+    trained = fit(
+        config,
+        out / "checkpoints",
+        report=report,
+        announce=announce,
+        resume_anyway=resume_anyway,
+    )
+    save_once(trained, out)
+    return trained
+
+
+def save_once(trained: "Trained", out: Path) -> None:
+    """Writes a trained folder, the chief's for all workers, and waits until all are done."""
+    from trainers.distributed.strategy import from_chief, is_chief, own_folder
+    from trainers.training.trained import save_trained
+
+    strategy = trained.model.distribute_strategy
+    own = own_folder(strategy, out)
+    save_trained(trained, own)
+    from_chief(strategy, [0.0])
+    if not is_chief(strategy):
+        shutil.rmtree(own)
+
+
+class _Team:
+    """The processes, none of which outlives the block."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._reading, self._writing = os.pipe()
+        self._rest = b""
+        self._errors: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "_Team":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                # TensorFlow takes SIGTERM over, so nothing less ends a worker that waits.
+                process.kill()
+            process.wait()
+        os.close(self._reading)
+        with contextlib.suppress(OSError):
+            os.close(self._writing)
+
+    def start(self, rank: int, request: Path, environment: dict[str, str]) -> None:
+        """Starts worker `rank`, whose output goes to its log."""
+        with self._log(rank).open("wb") as log:
+            process = subprocess.Popen(
+                module_command("trainers.distributed.workers", str(request)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**environment, EVENTS_FD: str(self._writing)},
+                pass_fds=(self._writing,),
+                # Ctrl-C is for this process, which then ends them all.
+                start_new_session=True,
+            )
+        self._processes.append(process)
+
+    def follow(self, receive: Callable[[dict[str, Any]], None]) -> None:
+        """Returns when the chief is done and the others had time to leave.
+
+        Raises:
+          WorkerError: one of them failed.
+        """
+        os.close(self._writing)
+        chief = self._processes[0]
+        while chief.poll() is None and not self._failed():
+            self._read(receive, _POLL_S)
+        if chief.returncode == 0:
+            self._read(receive, 0)
+            deadline = time.monotonic() + _LEAVE_S
+            while time.monotonic() < deadline and any(p.poll() is None for p in self._processes):
+                time.sleep(_POLL_S)
+            return
+        until = time.monotonic() + _AFTERMATH_S
+        while time.monotonic() < until:
+            self._read(receive, 0.1)
+        raise WorkerError(self._story())
+
+    def _failed(self) -> list[int]:
+        return [rank for rank, one in enumerate(self._processes) if one.poll() not in (None, 0)]
+
+    def _read(self, receive: Callable[[dict[str, Any]], None], wait: float) -> None:
+        """Takes the events that come within `wait` seconds."""
+        if not select.select([self._reading], [], [], wait)[0]:
+            return
+        chunk = os.read(self._reading, 1 << 16)
+        if not chunk:  # All have closed their end; soon they will have ended.
+            time.sleep(wait)
+            return
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            event = json.loads(line)
+            if event["event"] == "error":
+                self._errors.append(event)
+            else:
+                receive(event)
+
+    def _story(self) -> str:
+        """What happened: to a killed worker first, then to one that knew its own error."""
+        failed = self._failed()
+        killed = [rank for rank in failed if self._processes[rank].returncode < 0]
+        told = sorted(self._errors, key=lambda event: not event["ours"])
+        rank = killed[0] if killed else told[0]["worker"] if told else failed[0]
+        own = [event["message"] for event in told if event["worker"] == rank]
+        status = self._processes[rank].poll()
+        how = "failed"
+        if status is not None and status < 0:
+            how = f"was killed by {signal.Signals(-status).name}"
+        elif not own:
+            how = f"ended with status {status}"
+        what = own[0] if own else "\n".join(["its last lines:", *_tail(self._log(rank))])
+        return (
+            f"worker {rank} of {len(self._processes)} {how}: {what}\nfull log {self._log(rank)}\n"
+            "the same command goes on from the last saved state"
+        )
+
+    def _log(self, rank: int) -> Path:
+        return self._logs / f"worker-{rank}.log"
+
+
+def _check(config: Config, workers: int) -> None:
+    if workers < 1:
+        raise ConfigError(f"--workers must be at least 1, got {workers}")
+    if config.train.strategy not in ("one", "multi_worker"):
+        raise ConfigError(
+            f"--workers {workers} trains with train.strategy=multi_worker, and "
+            f"{config.train.strategy} is asked for; leave one of them out"
+        )
+    check_batch(config.train, workers)
+
+
+def _receiver(
+    report: "Report | None", announce: Callable[[str], None] | None
+) -> Callable[[dict[str, Any]], None]:
+    from trainers.training.epoch import Progress
+
+    def receive(event: dict[str, Any]) -> None:
+        kind = event.pop("event")
+        if kind == "progress" and report is not None:
+            report(Progress(**event))
+        if kind == "announcement" and announce is not None:
+            announce(event["line"])
+
+    return receive
+
+
+def _environment(addresses: Sequence[str], rank: int, gpus: list[list[str]]) -> dict[str, str]:
+    task = {"type": "worker", "index": rank}
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    own = {
+        "TF_CONFIG": json.dumps({"cluster": {"worker": list(addresses)}, "task": task}),
+        "PYTHONPATH": path,
+        # gRPC would ask a proxy for the way to this very machine.
+        "no_grpc_proxy": "127.0.0.1",
+    }
+    if gpus:
+        own["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[rank])
+    return {**os.environ, **own}
+
+
+def _gpus(environment: Any, workers: int) -> list[list[str]]:
+    """Which GPUs each worker sees; empty on a machine without."""
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        found = [one for one in given.split(",") if one.strip() not in ("", "-1")]
+    else:
+        found = [str(n) for n in range(len(list(_NVIDIA.iterdir())))] if _NVIDIA.is_dir() else []
+    if found and len(found) < workers:
+        raise ConfigError(
+            f"{workers} workers cannot share {len(found)} GPUs; use --workers {len(found)} at most"
+            ", or hide the GPUs with CUDA_VISIBLE_DEVICES="
+        )
+    return [found[rank::workers] for rank in range(workers)] if found else []
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody has now; all are held until all are found, so that they differ."""
+    with contextlib.ExitStack() as held:
+        found = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in found:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in found]
+
+
+def _tail(log: Path) -> list[str]:
+    with log.open(encoding="utf-8", errors="replace") as handle:
+        return [line.rstrip() for line in deque(handle, _TAIL_LINES)]
+
+
+def _die_with(parent: int) -> None:
+    """Ends this process when the one that started it is killed; Linux only."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It was killed before that call.
+        os._exit(1)
+
+
+def _in_words(error: Exception) -> str:
+    ours = type(error).__module__.startswith("trainers.")
+    text = str(error) if ours else f"{type(error).__name__}: {error}"
+    return text[:_MESSAGE_CHARACTERS]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process: one worker of the request file; 0 when it trained to the end."""
+    request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    _die_with(request["parent"])
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(request["threads"])
+    try:
+        config = from_dict(request["config"])
+        train_here(
+            config,
+            Path(request["out"]),
+            report=reporter(),
+            announce=announce,
+            resume_anyway=request["resume_anyway"],
+        )
+    except Exception as error:  # Whatever it is, the launcher is told.
+        import traceback
+
+        traceback.print_exc()
+        cluster = read_cluster(os.environ)
+        emit(
+            "error",
+            worker=cluster.rank if cluster else 0,
+            message=_in_words(error),
+            ours=type(error).__module__.startswith("trainers."),
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # TensorFlow's server leaves threads behind that would hold the interpreter up.
+    os._exit(status)

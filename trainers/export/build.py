@@ -1,0 +1,174 @@
+"""From a trained model to a bundle: compress, export, convert, describe.
+
+build_bundle(load_trained(Path("work/digits_cnn")), Path("draft"), methods=("prune", "qat"))
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from core import bundle
+from trainers.compression import FLOAT, Method, sparsity
+from trainers.compression.convert import ConversionJob, convert_all, require, save_for_conversion
+from trainers.data import pipeline
+from trainers.data.features import IMAGE, DatasetError, DatasetInfo
+from trainers.export.saved_model import (
+    describe_variant,
+    seal_draft,
+    write_saved_model,
+    write_warmup,
+)
+from trainers.keras import keras
+from trainers.loop import FineTuner
+from trainers.optim import compression_rate
+from trainers.registry import compressors
+from trainers.training.epoch import Report
+from trainers.training.trained import Trained
+
+#: The float TFLite file, which every bundle has; all others are compared with it.
+FLOAT_VARIANT = "none_fp32"
+
+
+def build_bundle(
+    trained: Trained,
+    out: Path,
+    *,
+    methods: Sequence[str] = (),
+    ptq: Sequence[str] = ("dynamic",),
+    report: Report | None = None,
+    announce: Callable[[str], None] | None = None,
+    on_model: Callable[[str, keras.Model], None] | None = None,
+) -> bundle.Manifest:
+    """Writes a draft bundle of `trained` to `out`, whole or not at all.
+
+    Args:
+      trained: its `config.data.dir` still holds the records, for fine-tuning and calibration.
+      out: the draft's folder; what is there is replaced.
+      methods: registered compression methods; one that starts from another runs that one too.
+      ptq: post-training quantised variants, of `dynamic` and `int8`.
+      report: training progress while fine-tuning.
+      announce: called with the name of each step.
+      on_model: called with the name and the Keras model of each method that trains weights of its
+        own, before they are converted: what its variants compute, in float.
+
+    Raises:
+      UnknownNameError: no such method.
+      DatasetError: the records are of other classes, or another order, than the model.
+      ConversionError: TFLite refused a variant; names it and the reason.
+    """
+    _check_classes(trained)
+    say = announce or (lambda step: None)
+    wanted = [compressors.get(name) for name in _in_order(methods)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        draft, work = Path(scratch) / "draft", Path(scratch) / "work"
+        work.mkdir()
+        say("export")
+        write_saved_model(trained.model, trained.config, trained.info, draft)
+        count = trained.config.export.warmup_requests
+        write_warmup(_some_images(trained, count), trained.config.name, draft)
+        models = _compressed(trained, wanted, report, say)
+        for name, model in models.items():
+            if on_model is not None and model is not trained.model:
+                on_model(name, model)
+        say("convert")
+        variants = _converted(trained, models, wanted, ptq, draft=draft, work=work)
+        manifest = seal_draft(draft, trained, variants=variants, recommended=FLOAT_VARIANT)
+        shutil.rmtree(out, ignore_errors=True)
+        draft.rename(out)
+    return manifest
+
+
+def _check_classes(trained: Trained) -> None:
+    """Nothing, when fine-tuning would read labels as training did."""
+    now = DatasetInfo.load(Path(trained.config.data.dir))
+    if (now.classes, now.label_offset) != (trained.info.classes, trained.info.label_offset):
+        raise DatasetError(
+            f"{trained.config.data.dir} holds other classes, or the same in another order, than "
+            f"when {trained.config.name} was trained; train it again, or restore those records"
+        )
+
+
+def _in_order(methods: Iterable[str]) -> list[str]:
+    """`methods` and what they start from, each after its start."""
+    ordered: list[str] = []
+
+    def add(name: str) -> None:
+        start = compressors.get(name).start
+        if start != FLOAT:
+            add(start)
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in methods:
+        add(name)
+    return ordered
+
+
+def _compressed(
+    trained: Trained, wanted: list[Method], report: Report | None, say: Callable[[str], None]
+) -> dict[str, keras.Model]:
+    models = {FLOAT: trained.model}
+    fine_tune = FineTuner(trained.config, trained.info, report)
+    rate = compression_rate(trained.config)
+    settings = replace(trained.config.compress, learning_rate=rate)
+    for method in wanted:
+        say(method.name)
+        keras.utils.set_random_seed(trained.config.train.seed)
+        start = models[method.start]
+        models[method.name] = method.run(start, fine_tune, settings)
+    return models
+
+
+def _converted(
+    trained: Trained,
+    models: dict[str, keras.Model],
+    wanted: list[Method],
+    ptq: Sequence[str],
+    *,
+    draft: Path,
+    work: Path,
+) -> tuple[bundle.Variant, ...]:
+    plan = [("none", "fp32", FLOAT), *(("ptq", dtype, FLOAT) for dtype in ptq)]
+    # `none` and `ptq` are methods too: asked for by name, they add nothing twice.
+    plan += [(m.name, dtype, m.name) for m in wanted for dtype in m.dtypes]
+    plan = list({(method, dtype): (method, dtype, key) for method, dtype, key in plan}.values())
+    saved = {key: save_for_conversion(model, work / key) for key, model in models.items()}
+    calibration = work / "calibration.npy"
+    images = trained.config.compress.calibration_images
+    np.save(calibration, pipeline.calibration_images(trained.config, trained.info, images))
+    jobs = [
+        ConversionJob(
+            name=f"{method}_{dtype}",
+            saved_model=saved[key],
+            dtype=dtype,
+            output=draft / bundle.tflite_file(f"{method}_{dtype}"),
+            labels=trained.info.classes,
+            # Quantisation-aware models bring their own ranges.
+            calibration=calibration if method in ("ptq", "prune") and dtype == "int8" else None,
+        )
+        for method, dtype, key in plan
+    ]
+    require(convert_all(jobs))
+    zeros = {key: sparsity(model) for key, model in models.items()}
+    return tuple(
+        replace(describe_variant(draft / bundle.tflite_file(job.name), job.name), sparsity=zero)
+        for job, zero in ((j, zeros[key]) for j, (_, _, key) in zip(jobs, plan, strict=True))
+    )
+
+
+def _some_images(trained: Trained, count: int) -> list[bytes]:
+    """The encoded bytes of the first `count` validation examples."""
+    records = pipeline.raw_examples(trained.config.data.dir, "validation")
+    return [record_image(data) for data, _ in zip(records, range(count), strict=False)]
+
+
+def record_image(serialised: bytes) -> bytes:
+    """The encoded picture inside a serialised tf.Example."""
+    example = tf.train.Example.FromString(serialised)
+    return example.features.feature[IMAGE].bytes_list.value[0]

@@ -1,0 +1,320 @@
+"""Digests of code: of modules, all they import within the project, and the packages they import.
+
+    code_digest("components.model_card.card_writer")
+
+A digest changes with what the code does (a syntax tree without comments and docstrings), with
+templates and other data files, and with the versions of installed packages; never with a module
+or a package that is not imported. Imports are followed wherever they stand: at the top, within
+functions, through a `Registry`, and through text that names a module. What reaches a `Registry`
+also runs plugins, whose code counts as `trainers.identity.plugin_code` has it.
+
+Standard library only; nothing that is digested is imported.
+"""
+
+import hashlib
+import json
+import platform
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from trainers.identity.code_facts import VERSION, CodeFacts, read_code
+from trainers.identity.file_index import FileIndex
+from trainers.identity.plugin_code import plugin_code
+
+#: Top-level packages of the project; an installation may lack some.
+PROJECT = ("trainers", "serving", "components", "tfx_pipeline", "core")
+
+_DIGITS = 16
+# Read by people only.
+_NOT_CODE = (".md", ".pyc")
+# Raise it when `_installed` changes.
+_INSTALLED = "installed-1"
+# How templates name each other.
+_TEMPLATE = re.compile(r"[\"']([\w./-]+\.[\w.]+)[\"']")
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a piece of the program is made of.
+
+    Attributes:
+      modules: dotted name, path of a data file below the project, or `plugin` and a plugin's file
+        -> 16 hex digits.
+      packages: installed distribution -> version, and `python` -> major and minor version.
+    """
+
+    modules: dict[str, str]
+    packages: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of all of it."""
+        text = json.dumps([self.modules, self.packages], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def code_digest(*modules: str, packages: Sequence[str] = (), index: FileIndex | None = None) -> str:
+    """16 hex digits that change with what `modules` do.
+
+    Args:
+      modules: dotted names of modules, or of packages for all of their modules.
+      packages: import names of installed packages that count as well, as `tfx`.
+      index: keeps what is known of each source file between processes.
+
+    Raises:
+      ValueError: no such module in the project.
+    """
+    return code_of(*modules, packages=packages, index=index).digest
+
+
+def code_of(*modules: str, packages: Sequence[str] = (), index: FileIndex | None = None) -> Code:
+    """Modules, data files and packages behind `code_digest`; arguments and errors are the same."""
+    return CodeBase(_top(), index=index).code(*modules, packages=packages)
+
+
+def _top() -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+class CodeBase:
+    """The project's sources in one folder.
+
+    Args:
+      top: the folder that holds the packages `PROJECT`.
+      index: keeps what is known of each source file; None reads each file once a process.
+      path: where installed packages are looked up; None takes `sys.path`.
+    """
+
+    def __init__(
+        self, top: Path, *, index: FileIndex | None = None, path: Sequence[str] | None = None
+    ) -> None:
+        self._top = top
+        self._index = index or _memory
+        self._path = tuple(path) if path is not None else tuple(sys.path)
+        self._files: dict[str, Path | None] = {}
+        self._read: dict[str, CodeFacts] = {}
+
+    def code(self, *modules: str, packages: Sequence[str] = ()) -> Code:
+        """As `code_of`."""
+        found: dict[str, CodeFacts] = {}
+        todo: list[str] = []
+        for name in modules:
+            named = [name, *self._below(name)] if self._file(name) else []
+            if not named:
+                raise ValueError(f"no module {name!r} in {self._top}")
+            todo += named
+        imports: set[str] = set(packages)
+        users: dict[str, CodeFacts] = {}
+        while todo:
+            name = todo.pop()
+            if name in found:
+                continue
+            reached = {name: self._facts(name)}
+            found.update(reached)
+            if not users and self._uses_registry(reached[name]):
+                users = plugin_code(self._index)
+                reached |= users
+            for one, facts in reached.items():
+                for target in self._targets(one, facts):
+                    if self._is_own(target):
+                        todo.append(target)
+                    else:
+                        imports.add(target)
+        parts = {name: facts.digest[:_DIGITS] for name, facts in {**found, **users}.items()}
+        return Code({**parts, **self._data_files(found)}, self._versions(imports))
+
+    def _facts(self, name: str) -> CodeFacts:
+        if name not in self._read:
+            self._read[name] = self._facts_now(name)
+        return self._read[name]
+
+    def _facts_now(self, name: str) -> CodeFacts:
+        file = self._file(name)
+        assert file is not None
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+
+        def read(file: Path) -> dict[str, object]:
+            return read_code(file, package=package).to_json()
+
+        return CodeFacts.from_json(self._index.fact(file, f"code-{VERSION}", read))
+
+    def _targets(self, name: str, facts: CodeFacts) -> Iterator[str]:
+        """Modules that `name` imports or names, and installed packages, all dotted."""
+        yield from self._parents(name)
+        for one in facts.imports:
+            module, _, attribute = one.partition(":")
+            if not self._is_own(module):
+                yield f"{module}.{attribute}" if attribute else module
+                continue
+            yield from self._module(f"{module}.{attribute}" if attribute else module)
+            yield from self._registered(module, attribute)
+        for one in facts.mentions:
+            if one.endswith(".*"):
+                yield from self._below(one[:-2])
+            elif self._is_own(one):
+                yield from self._module(one)
+                yield from self._below(one)
+
+    def _module(self, dotted: str) -> Iterator[str]:
+        """The longest part of `dotted` that is a module, and the packages above it."""
+        while dotted and self._file(dotted) is None:
+            dotted = dotted.rpartition(".")[0]
+        if dotted:
+            yield dotted
+            yield from self._parents(dotted)
+
+    def _parents(self, name: str) -> Iterator[str]:
+        while name := name.rpartition(".")[0]:
+            if self._file(name):
+                yield name
+
+    def _registered(self, module: str, attribute: str) -> Iterator[str]:
+        """What the registry called `attribute` of `module` imports; without a name, all of its."""
+        if self._file(module) is None:
+            return
+        for name, package in self._facts(module).registries.items():
+            if attribute in ("", "*", name):
+                yield from self._module(package)
+                yield from self._below(package)
+
+    def _uses_registry(self, facts: CodeFacts) -> bool:
+        """Whether a module imports a registry, and so runs what plugins register in it."""
+        for one in facts.imports:
+            module, _, attribute = one.partition(":")
+            if self._file(module) and attribute in self._facts(module).registries:
+                return True
+        return False
+
+    def _below(self, package: str) -> list[str]:
+        """The modules directly in `package`; none where it is a module."""
+        if not self._is_own(package):
+            return []
+        folder = self._top.joinpath(*package.split("."))
+        files = sorted(folder.glob("*.py")) if folder.is_dir() else []
+        inner = sorted(folder.glob("*/__init__.py")) if folder.is_dir() else []
+        names = [file.stem for file in files if file.stem != "__init__"]
+        return [f"{package}.{one}" for one in [*names, *(file.parent.name for file in inner)]]
+
+    def _is_own(self, dotted: str) -> bool:
+        return dotted.partition(".")[0] in PROJECT
+
+    def _file(self, dotted: str) -> Path | None:
+        if dotted not in self._files:
+            self._files[dotted] = self._file_now(dotted)
+        return self._files[dotted]
+
+    def _file_now(self, dotted: str) -> Path | None:
+        path = self._top.joinpath(*dotted.split("."))
+        for file in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
+            if self._is_own(dotted) and file.is_file():
+                return file
+        return None
+
+    def _data_files(self, found: dict[str, CodeFacts]) -> dict[str, str]:
+        """Path -> digest of the data files in the packages of `found` that count.
+
+        A file that modules of its package name counts for these alone, and so do the files that
+        a template names; a file that nobody names counts for the whole package.
+        """
+        folders = {self._folder(name) for name in found}
+        digests: dict[str, str] = {}
+        for folder in sorted(folders):
+            files = {file.name: file for file in sorted(folder.iterdir()) if _is_data(file)}
+            if not files:
+                continue
+            owners = self._all_modules(folder)
+            named_by = {name: set(self._facts(name).files) for name in owners}
+            for one, names in list(named_by.items()):
+                named_by[one] = _with_includes(names & set(files), files)
+            named = set().union(*named_by.values())
+            wanted = set(files) - named
+            wanted |= set().union(*(named_by[one] for one in owners if one in found), set())
+            for name in sorted(wanted):
+                key = files[name].relative_to(self._top).as_posix()
+                digests[key] = self._index.fact(files[name], "sha256", file_digest)[:_DIGITS]
+        return digests
+
+    def _folder(self, name: str) -> Path:
+        file = self._file(name)
+        assert file is not None
+        return file.parent
+
+    def _all_modules(self, folder: Path) -> list[str]:
+        package = ".".join(folder.relative_to(self._top).parts)
+        return [package, *self._below(package)] if self._file(package) else self._below(package)
+
+    def _versions(self, imports: set[str]) -> dict[str, str]:
+        """Distribution -> version of the installed ones among `imports`, and Python's."""
+        found = {"python": ".".join(platform.python_version_tuple()[:2])}
+        folders = [Path(one) for one in self._path if one and Path(one).is_dir()]
+        installed = [self._index.fact(one, _INSTALLED, _installed) for one in folders]
+        for dotted in imports:
+            top, _, rest = dotted.partition(".")
+            owners = next((one[top] for one in installed if top in one), [])
+            second = rest.partition(".")[0]
+            holding = [one for one in owners if second in one[2]]
+            found |= {name: version for name, version, _ in holding or owners}
+        return found
+
+
+_memory = FileIndex()
+
+
+def _is_data(file: Path) -> bool:
+    return file.is_file() and file.suffix not in (".py", *_NOT_CODE) and file.name[0] != "."
+
+
+def _with_includes(names: set[str], files: dict[str, Path]) -> set[str]:
+    """`names` and all that these files name in quotes, among `files`."""
+    found: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            text = files[name].read_text(encoding="utf-8", errors="replace")
+            todo += [one for one in _TEMPLATE.findall(text) if one in files]
+    return found
+
+
+def file_digest(file: Path) -> str:
+    """sha256 hex of the bytes of `file`."""
+    found = hashlib.sha256()
+    with file.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _installed(folder: Path) -> dict[str, list[tuple[str, str, list[str]]]]:
+    """Import name -> name, version and parts of each distribution in `folder` that provides it.
+
+    The parts, `protobuf` for `google.protobuf`, are listed where several provide one name.
+    """
+    owners: dict[str, list[metadata.Distribution]] = {}
+    for one in metadata.distributions(path=[str(folder)]):
+        listed = (one.read_text("top_level.txt") or "").split()
+        names = listed or {file.parts[0].partition(".")[0] for file in one.files or ()}
+        for name in names:
+            owners.setdefault(name, []).append(one)
+    return {
+        top: [
+            (_normal(one.metadata["Name"]), one.version, _parts(one, top) if len(found) > 1 else [])
+            for one in found
+        ]
+        for top, found in owners.items()
+        if top not in sys.stdlib_module_names
+    }
+
+
+def _parts(distribution: metadata.Distribution, top: str) -> list[str]:
+    inner = (file.parts for file in distribution.files or () if len(file.parts) > 1)
+    return sorted({parts[1].partition(".")[0] for parts in inner if parts[0] == top})
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,92 @@
+"""What decides a data set, as one digest: its description and the bytes of its shards.
+
+Standard library only.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from trainers.data.features import DatasetInfo
+from trainers.identity.code_digest import file_digest
+from trainers.identity.file_index import FileIndex
+
+# Of `dataset.json`: words about where the records came from.
+_WORDS = (
+    "name",
+    "source",
+    "rejected",
+    "repaired",
+    "fingerprint",
+    "format_version",
+    "turned",
+    "group",
+    "held_out",
+)
+_TRAINING = ("train", "validation")
+_THREADS = 8
+_BLOCKS = 16  # for each thread
+
+
+def data_digest(directory: Path, info: DatasetInfo, index: FileIndex) -> str:
+    """64 hex digits that change with anything in the data set, `dataset.json` included.
+
+    Files that `index` knows, unchanged in size, times and inode, are not read again; the others
+    are read once, wherever they are. The folder may be moved or copied.
+
+    Args:
+      directory: holds `Split-*`.
+      info: of the records in it.
+      index: keeps the digests of files between processes.
+
+    Raises:
+      OSError: a shard cannot be read.
+    """
+    return _digest(directory, asdict(info), index, splits=None)
+
+
+def training_digest(
+    directory: Path, info: DatasetInfo, index: FileIndex, *, splits: Sequence[str] = _TRAINING
+) -> str:
+    """As `data_digest`, of what decides a model's weights: no test split, no descriptive words."""
+    facts = {key: value for key, value in asdict(info).items() if key not in _WORDS}
+    facts["splits"] = {name: facts["splits"].get(name) for name in splits}
+    return _digest(directory, facts, index, splits=splits)
+
+
+def _digest(
+    directory: Path, facts: dict[str, object], index: FileIndex, *, splits: Sequence[str] | None
+) -> str:
+    names = ["*"] if splits is None else splits
+    files = sorted(
+        file
+        for name in names
+        for file in Path(directory).glob(f"Split-{name}/*")
+        if file.name[0] != "." and file.is_file()
+    )
+    shards = [
+        [f"{file.parent.name}/{file.name}", digest]
+        for file, digest in zip(files, file_digests(files, index), strict=True)
+    ]
+    text = json.dumps([facts, shards], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digests(files: list[Path], index: FileIndex) -> list[str]:
+    """sha256 hex of each file; several are read at a time, which hashing leaves room for."""
+
+    def digest(file: Path) -> str:
+        return index.fact(file, "sha256", file_digest)
+
+    threads = min(_THREADS, os.cpu_count() or 1)
+    # A task for each file would cost more than looking up a digest that is known.
+    size = max(1, len(files) // (threads * _BLOCKS))
+    blocks = [files[at : at + size] for at in range(0, len(files), size)]
+    with ThreadPoolExecutor(threads) as pool:
+        return [
+            one for found in pool.map(lambda block: [*map(digest, block)], blocks) for one in found
+        ]

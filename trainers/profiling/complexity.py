@@ -1,0 +1,245 @@
+"""What a model costs: parameters, multiply-adds and activations, counted, not measured.
+
+One multiply-add (MAC) is two FLOPs; papers that say "4.1 GFLOPs" for ResNet-50 mean MACs. Counted
+are convolutions (2 * kh * kw * Cin * Cout * Hout * Wout FLOPs), dense layers and attention;
+normalisation, activations, additions and pooling are not, as in the literature. Attention over N
+tokens of d features takes 4 * N^2 * d FLOPs for its scores and weighted sums, and the projections
+round them on top.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from trainers.keras import keras
+from trainers.profiling.model_graph import Call, model_calls
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """A model's size and work.
+
+    Attributes:
+      parameters: all of them; moving averages count.
+      trainable_parameters: what papers give.
+      multiply_adds: for one image; 1e9 of them is 1 GMAC.
+    """
+
+    parameters: int
+    trainable_parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One call of a layer, for one image.
+
+    Attributes:
+      name: the layer's.
+      kind: its class.
+      shape: of its output without the batch, None where not static; of the first if it has many.
+      parameters: all of the layer's; 0 in a second call of a shared layer.
+      trainable_parameters: likewise.
+      multiply_adds: of this call.
+      activation_bytes: of all its outputs, in their own dtype.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int | None, ...]
+    parameters: int
+    trainable_parameters: int
+    multiply_adds: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What attention costs, for one image.
+
+    Attributes:
+      layers: how many times attention is applied.
+      products: multiply-adds of scores and weighted sums: half of the study's 4 * N^2 * d FLOPs,
+        where queries and keys are the same N tokens of d features.
+      projections: multiply-adds that make query, key and value and mix the heads' results.
+    """
+
+    layers: int
+    products: int
+    projections: int
+
+
+def complexity(model: keras.Model) -> Complexity:
+    """The cost of `model`, for one image of its static input size.
+
+    Args:
+      model: functional. Layers with kernels may be convolutions (1D to 3D, grouped, depthwise,
+        separable, transposed), Dense and MultiHeadAttention; a layer of another kind counts itself
+        in a method `multiply_adds() -> int`.
+
+    Raises:
+      ValueError: a layer has a kernel, and nobody says how to count it; or the model is subclassed.
+    """
+    return Complexity(
+        parameters=_size(model.weights),
+        trainable_parameters=_size(model.trainable_weights),
+        multiply_adds=sum(call_multiply_adds(call) for call in model_calls(model)),
+    )
+
+
+def layer_costs(model: keras.Model) -> list[LayerCost]:
+    """The cost of every layer call, in the order in which Keras runs them.
+
+    Raises:
+      ValueError: as `complexity`.
+    """
+    costs, seen = [], set()
+    for call in model_calls(model):
+        layer = call.layer
+        first = id(layer) not in seen
+        seen.add(id(layer))
+        costs.append(
+            LayerCost(
+                name=layer.name,
+                kind=type(layer).__name__,
+                shape=call.outputs[0].shape,
+                parameters=_size(layer.weights) if first else 0,
+                trainable_parameters=_size(layer.trainable_weights) if first else 0,
+                multiply_adds=call_multiply_adds(call),
+                activation_bytes=sum(tensor.bytes for tensor in call.outputs),
+            )
+        )
+    return costs
+
+
+def attention_cost(model: keras.Model) -> Attention:
+    """What the attention layers of `model` cost: those whose class is named `...Attention...`.
+
+    Raises:
+      ValueError: as `complexity`.
+    """
+    calls = model_calls(model)
+    makers = {tensor.key: call for call in calls for tensor in call.outputs}
+    takers: dict[str, list[Call]] = {}
+    for call in calls:
+        for tensor in call.inputs:
+            takers.setdefault(tensor.key, []).append(call)
+    applied, products, inner, around = 0, 0, 0, {}
+    for call in [call for call in calls if _is_attention(call)]:
+        if isinstance(call.layer, keras.layers.MultiHeadAttention):
+            applied, inner = applied + 1, inner + _multi_head(call)[0]
+            products += _multi_head(call)[1]
+            continue
+        products += call_multiply_adds(call)
+        sources = [makers[tensor.key] for tensor in call.inputs]
+        targets = [one for tensor in call.outputs for one in takers.get(tensor.key, [])]
+        # A pair of layers, scores and sums, is one attention.
+        applied += not any(_is_attention(target) for target in targets)
+        found = [_past_views(one, makers, takers, up=True) for one in sources]
+        found += [_past_views(one, makers, takers, up=False) for one in targets]
+        around.update({id(one.layer): one for one in found if _kernels(one.layer)})
+    projections = inner + sum(call_multiply_adds(call) for call in around.values())
+    return Attention(applied, products, projections)
+
+
+def call_multiply_adds(call: Call) -> int:
+    """Multiply-adds of one layer call, for one image.
+
+    Raises:
+      ValueError: the layer has a kernel, and nobody says how to count it.
+    """
+    layer, layers = call.layer, keras.layers
+    if hasattr(layer, "multiply_adds"):
+        return layer.multiply_adds()
+    if isinstance(layer, keras.Model):
+        return complexity(layer).multiply_adds
+    if isinstance(layer, layers.MultiHeadAttention):
+        return sum(_multi_head(call))
+    if type(layer) in _TRANSPOSED:
+        return _size([layer.kernel]) * _positions(layer, call.inputs[0].shape)
+    if type(layer) in _CONVOLUTIONS:
+        return _size(_kernels(layer)) * _positions(layer, call.outputs[0].shape)
+    if isinstance(layer, layers.Dense):
+        return _size([layer.kernel]) * math.prod(_static(layer, call.outputs[0].shape[:-1]))
+    if any("kernel" in weight.name for weight in layer.weights):
+        raise ValueError(
+            f"cannot count the multiply-adds of layer {layer.name!r} ({type(layer).__name__}); "
+            "give the class a method `multiply_adds() -> int`"
+        )
+    return 0
+
+
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+# Each input position meets the whole kernel.
+_TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+
+
+def _kernels(layer: keras.layers.Layer) -> list[Any]:
+    return [weight for weight in layer.weights if "kernel" in weight.name]
+
+
+def _positions(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> int:
+    """How many places of a feature map there are, for a shape without batch."""
+    places = shape[1:] if layer.data_format == "channels_first" else shape[:-1]
+    return math.prod(_static(layer, places))
+
+
+def _static(layer: keras.layers.Layer, sizes: Iterable[int | None]) -> list[int]:
+    known = [size for size in sizes if size is not None]
+    if len(known) != len(list(sizes)):
+        raise ValueError(
+            f"layer {layer.name!r} has an output of unknown size {tuple(sizes)}; build the model "
+            "with a fixed image size"
+        )
+    return known
+
+
+def _multi_head(call: Call) -> tuple[int, int]:
+    """(projections, products) of Keras' own attention layer."""
+    layer, query = call.layer, call.inputs[0].shape
+    # Value first, key last: the same tensor where only one is given.
+    key = call.inputs[-1].shape
+    tokens, others = math.prod(_static(layer, query[:-1])), math.prod(_static(layer, key[:-1]))
+    settings = layer.get_config()
+    per_head = settings["key_dim"] + (settings["value_dim"] or settings["key_dim"])
+    projections = 0
+    for weight in _kernels(layer):
+        of_query = "/query/" in weight.name or "/attention_output/" in weight.name
+        projections += _size([weight]) * (tokens if of_query else others)
+    return projections, tokens * others * settings["num_heads"] * per_head
+
+
+def _is_attention(call: Call) -> bool:
+    return "Attention" in type(call.layer).__name__
+
+
+def _past_views(
+    call: Call, makers: dict[str, Call], takers: dict[str, list[Call]], *, up: bool
+) -> Call:
+    """The next call with weights, through those of one input that only reshape or drop."""
+    while not call.layer.weights and len(call.inputs) == 1 and not _is_attention(call):
+        following = takers.get(call.outputs[0].key, [])
+        if up:
+            call = makers[call.inputs[0].key]
+        elif len(following) == 1:
+            call = following[0]
+        else:
+            break
+    return call
+
+
+def _size(weights: list) -> int:
+    return sum(math.prod(weight.shape) for weight in weights)

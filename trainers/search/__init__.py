@@ -1,0 +1,1 @@
+"""Search of configuration values and of the learning rate."""

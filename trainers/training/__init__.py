@@ -1,0 +1,1 @@
+"""Training: steps, epochs, losses, checkpoints, run folders and events of a run."""

@@ -1,0 +1,54 @@
+"""How progress leaves a process that has no console: one JSON line an event on a pipe.
+
+The command line starts training in a child process and hands it the pipe's descriptor in an
+environment variable. Without one, nothing is reported.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainers.training.epoch import Progress, Report
+
+#: Holds the number of an open, writable file descriptor.
+EVENTS_FD = "SIGHTLINE_EVENTS_FD"
+#: Set for training within a pipeline that is to resume a state of other code, as
+#: `--resume-anyway` does. Not part of a node's configuration, which decides what is cached.
+RESUME_ANYWAY = "SIGHTLINE_RESUME_ANYWAY"
+
+# A line on a pipe is written at once up to 4 KiB.
+_MESSAGE_CHARACTERS = 1500
+
+
+def emit(kind: str, **values: Any) -> None:
+    """Writes one event, if anybody listens.
+
+    A listener that went away is no reason to stop: what is written to a closed pipe is dropped.
+    """
+    descriptor = os.environ.get(EVENTS_FD)
+    if not descriptor:
+        return
+    line = json.dumps({"event": kind, **values}, default=str) + "\n"
+    try:
+        os.write(int(descriptor), line.encode())
+    except (BrokenPipeError, OSError):
+        os.environ.pop(EVENTS_FD, None)
+
+
+def announce(line: str) -> None:
+    """Prints a line worth reading, and emits it for whoever shows the run."""
+    print(line, flush=True)
+    emit("announcement", line=line[:_MESSAGE_CHARACTERS])
+
+
+def reporter() -> "Report | None":
+    """A `report` for `trainers.loop.fit` that emits `progress` events; None if nobody listens."""
+    if EVENTS_FD not in os.environ:
+        return None
+
+    def report(progress: "Progress") -> None:
+        emit("progress", **asdict(progress))
+
+    return report

@@ -1,0 +1,122 @@
+"""A trained model in memory and on disk: weights, configuration, data set facts, history."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from trainers import plugins
+from trainers.config import Config, ConfigError, from_dict, to_dict
+from trainers.data.features import DatasetInfo
+from trainers.identity.plugin_code import counted_files
+from trainers.keras import keras
+from trainers.profiling.complexity import complexity
+from trainers.registry import tasks
+from trainers.training.checkpoint import Row, best_epoch, weights_path, write_history, write_json
+from trainers.training.probe_stage import Probe
+
+_PROBE = "probe"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model: the best epoch's weights, and one row of figures an epoch.
+
+    Attributes:
+      weights_origin: where the weights come from that it started from; see
+        `trainers.weights.origin`. Empty for random ones.
+      probe: the linear probe of a run that started from weights, and whether it is the model.
+      probe_weights: checkpoint prefix of the probe's weights; empty without a probe.
+    """
+
+    model: keras.Model
+    config: Config
+    info: DatasetInfo
+    history: list[Row]
+    best_epoch: int
+    weights_origin: dict[str, str] = field(default_factory=dict)
+    probe: Probe | None = None
+    probe_weights: str = ""
+
+    @property
+    def chosen(self) -> Row:
+        """The validation figures of the model: of the best epoch, or of the probe."""
+        best = self.history[self.best_epoch - 1]
+        return {**best, **self.probe.row} if self.probe and self.probe.shipped else best
+
+
+def save_trained(trained: Trained, directory: Path) -> None:
+    """Writes what `load_trained` reads: weights, configuration, history, the chosen epoch."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "trained.json").unlink(missing_ok=True)
+    tf.train.Checkpoint(model=trained.model).write(weights_path(directory))
+    write_json(directory / "config.json", to_dict(trained.config))
+    write_history(directory / "history.csv", trained.history)
+    write_json(directory / "history.json", trained.history)
+    (directory / "dataset.json").write_text(trained.info.to_json(), encoding="utf-8")
+    _save_probe(trained, directory)
+    # Written last: its presence says that the folder is whole.
+    cost = {
+        "parameters": trained.model.count_params(),
+        "multiply_adds": complexity(trained.model).multiply_adds,
+    }
+    facts: dict[str, Any] = {
+        "best_epoch": trained.best_epoch,
+        "weights_origin": trained.weights_origin,
+        plugins.RECORDED: [str(one) for one in counted_files()],
+        "probe": asdict(replace(trained.probe, right="")) if trained.probe else None,
+    }
+    write_json(directory / "trained.json", {**facts, **cost, **trained.chosen})
+
+
+def _save_probe(trained: Trained, directory: Path) -> None:
+    for stale in directory.glob(f"{_PROBE}.*"):
+        stale.unlink()
+    # A probe that is the model has the weights that are there already.
+    if trained.probe and not trained.probe.shipped:
+        source = Path(trained.probe_weights)
+        for file in source.parent.glob(f"{source.name}.*"):
+            if file.suffix not in (".json", ".npz"):
+                shutil.copyfile(file, directory / f"{_PROBE}{file.name[len(source.name) :]}")
+
+
+def probe_model(trained: Trained) -> keras.Model | None:
+    """The frozen backbone with the linear probe as its last layer; None where there is no probe."""
+    if trained.probe is None or trained.probe.shipped:
+        return trained.model if trained.probe else None
+    model = tasks.get(trained.config.task).build(trained.config, trained.info)
+    status = tf.train.Checkpoint(model=model).read(trained.probe_weights)
+    status.assert_existing_objects_matched()
+    return model
+
+
+def load_trained(directory: Path) -> Trained:
+    """Reads what `save_trained` wrote.
+
+    Raises:
+      FileNotFoundError: the folder is not a trained model; names the verb that makes one.
+      ConfigError: its configuration has a key or value that this version does not take.
+      PluginError: a plugin that it was made with is missing.
+    """
+    if not (directory / "trained.json").is_file():
+        raise FileNotFoundError(
+            f"{directory} holds no trained model; make one with `sightline train RECIPE --out "
+            f"{directory}`"
+        )
+    plugins.require_of(directory)
+    try:
+        config = from_dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+    except ConfigError as error:
+        raise ConfigError(f"{directory / 'config.json'}: {error}") from None
+    info = DatasetInfo.load(directory)
+    model = tasks.get(config.task).build(config, info)
+    tf.train.Checkpoint(model=model).read(weights_path(directory)).assert_existing_objects_matched()
+    history = json.loads((directory / "history.json").read_text(encoding="utf-8"))
+    facts = json.loads((directory / "trained.json").read_text(encoding="utf-8"))
+    origin = facts.get("weights_origin", {})  # Folders of earlier versions have none.
+    probe = Probe.from_json(facts["probe"]) if facts.get("probe") else None
+    weights = str(directory / _PROBE) if probe else ""
+    return Trained(model, config, info, history, best_epoch(history), origin, probe, weights)
