@@ -24,7 +24,7 @@ class Card(Artifact):
 
 
 class ImageReport(Artifact):
-    """`anomalies.json`: what is wrong with the pictures, and `thumbnails/` of some of them."""
+    """`anomalies.json`: what is wrong with the images, and `thumbnails/` of some of them."""
 
     TYPE_NAME = "SightlineImageReport"
 

@@ -14,7 +14,7 @@ Signatures of the SavedModel (classification):
   predict_tensor    images uint8 (B,H,W,3)    -> scores f32 (B,N): softmax over all classes
   predict_examples  examples string (B,)      -> as serving_default
 TFLite: one input uint8 (1,H,W,3) RGB in [0, 255], one output f32 (1,N) softmax, labels.txt
-attached as a zip member. Normalisation, and softmax, live inside. Standard library only.
+attached as a zip member. Normalization, and softmax, live inside. Standard library only.
 """
 
 import gzip
@@ -31,7 +31,7 @@ from typing import Any
 from core import model_folder
 from core.model_folder import WITHDRAWN_PREFIX, BundleError
 
-INPUT_BYTES = "image_bytes"  # of the signatures that take encoded pictures
+INPUT_BYTES = "image_bytes"  # of the signatures that take encoded images
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "card.html"
 LABELS_FILE = "assets/labels.txt"

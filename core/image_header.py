@@ -1,4 +1,4 @@
-"""What an encoded picture's first bytes say: format, size, channels, and whether to decode it.
+"""What an encoded image's first bytes say: format, size, channels, and whether to decode it.
 
 Standard library only: a verdict before any decoder allocates memory, cheap enough for every
 request. `trainers.data.decode.load_image` adds the decoder's own verdict.
@@ -29,7 +29,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 
 class ImageError(ValueError):
-    """Bytes that are not a picture the exported graph decodes; the message says why."""
+    """Bytes that are not an image the exported graph decodes; the message says why."""
 
 
 class ImageTooLargeError(ImageError):
@@ -44,7 +44,7 @@ class ImageHeader:
       format: `JPEG`, `PNG`, `BMP` or `GIF`, from the content and never from a file name.
       height: rows in pixels, as stored (EXIF orientation is not applied, here or in the graph).
       width: columns in pixels, as stored.
-      channels: 1 grey, 2 grey and alpha, 3 colour or palette, 4 with alpha or CMYK.
+      channels: 1 gray, 2 gray and alpha, 3 color or palette, 4 with alpha or CMYK.
     """
 
     format: str
@@ -54,7 +54,7 @@ class ImageHeader:
 
 
 def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """The header of an encoded picture, when its format and size are ones the graph takes.
+    """The header of an encoded image, when its format and size are ones the graph takes.
 
     A damaged body passes: only a decoder can tell.
 
@@ -65,11 +65,11 @@ def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     Raises:
       ImageTooLargeError: more than `max_pixels`, or more scans than `MAX_SCANS` and
         `MAX_SCANNED_PIXELS` allow.
-      ImageError: empty, another format, a broken header, a BMP flavour that TensorFlow would
+      ImageError: empty, another format, a broken header, a BMP flavor that TensorFlow would
         misread (palette, RLE, unusual masks), or a GIF whose first frame is smaller than it.
     """
     if not data:
-        raise ImageError("empty: 0 bytes; send the bytes of a JPEG, PNG, BMP or GIF picture")
+        raise ImageError("empty: 0 bytes; send the bytes of a JPEG, PNG, BMP or GIF image")
     for magic, read in _READERS.items():
         if data.startswith(magic):
             header = _read(read, data)
@@ -85,7 +85,7 @@ def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
         raise ImageTooLargeError(
             f"{header.format} of {header.height} x {header.width} = "
             f"{header.height * header.width:,} pixels is over the limit of {max_pixels:,}; "
-            "send a smaller picture"
+            "send a smaller image"
         )
     if header.format == "JPEG":
         _check_scans(data, header)
@@ -149,10 +149,10 @@ def _jpeg(data: bytes) -> ImageHeader:
 
 
 def _png(data: bytes) -> ImageHeader:
-    name, width, height, _, colour = struct.unpack_from(">4sIIBB", data, 12)
-    if name != b"IHDR" or colour not in _PNG_CHANNELS:
-        raise ImageError(f"broken PNG: first chunk {name!r}, colour type {colour}")
-    return ImageHeader("PNG", height, width, _PNG_CHANNELS[colour])
+    name, width, height, _, color = struct.unpack_from(">4sIIBB", data, 12)
+    if name != b"IHDR" or color not in _PNG_CHANNELS:
+        raise ImageError(f"broken PNG: first chunk {name!r}, color type {color}")
+    return ImageHeader("PNG", height, width, _PNG_CHANNELS[color])
 
 
 def _gif(data: bytes) -> ImageHeader:
@@ -182,14 +182,14 @@ def _gif(data: bytes) -> ImageHeader:
 
 def _gif_frames(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Left, top, width and height of each frame, up to where the file ends."""
-    position = 13 + _colour_table_bytes(data[10])
+    position = 13 + _color_table_bytes(data[10])
     while position < len(data) and data[position] in (_GIF_EXTENSION, _GIF_FRAME):
         if data[position] == _GIF_FRAME:
             if position + 10 > len(data):
                 return
             yield struct.unpack_from("<HHHH", data, position + 1)
-            # The colour table, and the byte with the code size.
-            position += 11 + _colour_table_bytes(data[position + 9])
+            # The color table, and the byte with the code size.
+            position += 11 + _color_table_bytes(data[position + 9])
         else:
             position += 2
         while position < len(data) and data[position]:
@@ -197,12 +197,12 @@ def _gif_frames(data: bytes) -> Iterator[tuple[int, int, int, int]]:
         position += 1  # The empty one that ends them.
 
 
-def _colour_table_bytes(flags: int) -> int:
+def _color_table_bytes(flags: int) -> int:
     return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def _bmp(data: bytes) -> ImageHeader:
-    """Refuses a palette or odd masks: TensorFlow takes 8 bits as grey, 32 as BGRA, regardless."""
+    """Refuses a palette or odd masks: TensorFlow takes 8 bits as gray, 32 as BGRA, regardless."""
     size, width, height, _, bits, compression = struct.unpack_from("<IiiHHI", data, 14)
     if size < 40:
         raise ImageError(f"BMP with an OS/2 header ({size} bytes) is not decoded; save it as PNG")
@@ -211,14 +211,14 @@ def _bmp(data: bytes) -> ImageHeader:
             f"BMP with {bits} bits a pixel and compression {compression} is not decoded; "
             "save it as PNG"
         )
-    if bits == 8 and not _grey_palette(data, size):
-        raise ImageError("BMP with a colour palette is not decoded; save it as PNG")
+    if bits == 8 and not _gray_palette(data, size):
+        raise ImageError("BMP with a color palette is not decoded; save it as PNG")
     if compression == _BMP_BITFIELDS and struct.unpack_from("<III", data, 54) != _BMP_BGRA_MASKS:
         raise ImageError("BMP with channel masks other than BGRA is not decoded; save it as PNG")
     return ImageHeader("BMP", abs(height), width, bits // 8)
 
 
-def _grey_palette(data: bytes, header_size: int) -> bool:
+def _gray_palette(data: bytes, header_size: int) -> bool:
     (used,) = struct.unpack_from("<I", data, 46)
     start, count = 14 + header_size, used or 256
     palette = data[start : start + 4 * count]

@@ -190,7 +190,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _small_chunks() -> Iterator[None]:
-    """Tests prepare 2 pictures a call instead of 8: tracing a call takes a quarter of the time.
+    """Tests prepare 2 images a call instead of 8: tracing a call takes a quarter of the time.
 
     A chunk never changes a pixel, which trainers/data/test_chunks.py holds the real size to.
     """
@@ -275,7 +275,7 @@ def write_dataset() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def coco_records(extract: Callable[[str], Path]) -> tuple[list[dict], tuple[str, ...]]:
-    """80 detection records of real COCO val2017 pictures, made with pycocotools, and the classes.
+    """80 detection records of real COCO val2017 images, made with pycocotools, and the classes.
 
     Labels are the categories' positions from 1, as COCO's ids have gaps.
     """

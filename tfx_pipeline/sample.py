@@ -120,7 +120,7 @@ def _quota(split: SplitInfo, limit: int, classes: int) -> int:
 def _taken(
     records: Path, split: str, info: DatasetInfo, quota: int, classes: int
 ) -> Iterator[tuple[bytes, int]]:
-    """(the serialised example, its class) of the first `quota` images of each class."""
+    """(the serialized example, its class) of the first `quota` images of each class."""
     import tensorflow as tf
 
     from trainers.data.reader import raw_examples

@@ -25,7 +25,7 @@ def data_section(figures: dict[str, Any]) -> str:
     lines = [
         "## From JPEGs to batches",
         "",
-        f"`sightline benchmark data {Path(figures['source']).name}`: {figures['pictures']} JPEGs "
+        f"`sightline benchmark data {Path(figures['source']).name}`: {figures['images']} JPEGs "
         f"of {figures['mean_kb']} kB on average to {figures['image_size'][0]} x "
         f"{figures['image_size'][1]} px, {figures['rounds']} rounds in turns on "
         f"{machine['cores']} cores of {machine['cpu']}. Images/s are the median, the least and the "
@@ -110,7 +110,7 @@ def small_data_section(figures: dict[str, Any]) -> str:
             value, low, high = other["difference"]
             lines += [
                 "",
-                f"{name}: logistic regression on histograms of gradients and colours, fitted on "
+                f"{name}: logistic regression on histograms of gradients and colors, fitted on "
                 f"train and validation, has {statistics.mean(other['top1']):.3f}; the difference "
                 f"over all test images is {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, "
                 f"McNemar p {other['mcnemar_p']:.1e}).",
@@ -123,7 +123,7 @@ def models_section(rows: list[dict[str, Any]]) -> str:
     lines = [
         "## Models",
         "",
-        "`sightline describe --table`: trainable parameters and multiply-adds of one picture, for "
+        "`sightline describe --table`: trainable parameters and multiply-adds of one image, for "
         "1,000 classes, counted from the layers, beside what the literature says.",
         "",
         "| model | px | M parameters | published | GMAC | published | source |",
@@ -151,8 +151,8 @@ def study_section(figures: dict[str, Any]) -> str:
         "## CIFAR-10 on two cores",
         "",
         f"`make study`: {counts['train']:,} training, {counts['validation']:,} validation and "
-        f"{counts['test']:,} test pictures of 32 x 32 px, on {machine['cores']} cores of "
-        f"{machine['cpu']}. Test top-1 with its 95 % interval over the choice of test pictures "
+        f"{counts['test']:,} test images of 32 x 32 px, on {machine['cores']} cores of "
+        f"{machine['cpu']}. Test top-1 with its 95 % interval over the choice of test images "
         "(Clopper & Pearson; differences: 1,000 resamples of the pairs); the epoch was chosen by "
         "validation. Minutes are of the clock, and of the processor divided by the cores, as other "
         "programs ran meanwhile.",
@@ -173,7 +173,7 @@ def study_section(figures: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join([name, *cells])} |")
     if figures["pairs"]:
-        lines += ["", "| compared on the same pictures | difference | interval | p (McNemar) |"]
+        lines += ["", "| compared on the same images | difference | interval | p (McNemar) |"]
         lines.append("|---|---|---|---|")
     for pair in figures["pairs"]:
         value, low, high = (f"{100 * part:+.1f}" for part in pair["difference"])
@@ -218,7 +218,7 @@ def serving_section(figures: dict[str, Any]) -> str:
     lines = [
         "## The embedded server",
         "",
-        f"`sightline benchmark serving {figures['model']}`: pictures of {figures['mean_kb']} kB "
+        f"`sightline benchmark serving {figures['model']}`: images of {figures['mean_kb']} kB "
         f"on average ({figures['source']}), {figures['rounds']} rounds in turns of "
         f"{figures['seconds']:g} s on {machine['cores']} cores of {machine['cpu']}, the callers' "
         "process on the same ones. Differences and ratios are of two turns of one round. A ratio "

@@ -31,7 +31,7 @@ SIGHTLINE = str(Path(sys.executable).with_name("sightline"))
 HOME = Path("demo")
 DATA = HOME / "data" / "digits"
 BUNDLES = HOME / "bundles"
-FAVOURITE = "digits_cnn"
+FAVORITE = "digits_cnn"
 PRETRAINED = "efficientnet_lite0_imagenet"
 CLASS_LIST = "imagenet_class_index.json"
 SAMPLE = Path("../shared/data/imagenet_sample_A.tar")
@@ -116,7 +116,7 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -
 
 
 def pushed_model() -> str:
-    """The model to ask: the favourite if it was pushed, else any other.
+    """The model to ask: the favorite if it was pushed, else any other.
 
     Raises:
       DemoError: no model was pushed.
@@ -124,7 +124,7 @@ def pushed_model() -> str:
     names = sorted(path.name for path in BUNDLES.glob("*") if path.is_dir())
     if not names:
         raise DemoError(f"{BUNDLES} is empty: every model was refused, see the table above")
-    return FAVOURITE if FAVOURITE in names else names[0]
+    return FAVORITE if FAVORITE in names else names[0]
 
 
 def photographs() -> Path | None:

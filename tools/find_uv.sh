@@ -48,6 +48,6 @@ $(tail -n 5 "$log" | sed 's/^/    /')
 One of these helps, then run \`make setup\` again:
   * a python3 with venv and pip (Debian, Ubuntu: apt-get install python3-venv)
   * any uv of version $oldest or newer on PATH (pip, pipx, brew and most distributions have it)
-  * the package index within reach (pip's proxy and certificate settings are honoured)
+  * the package index within reach (pip's proxy and certificate settings are honored)
 REMEDY
 exit 1

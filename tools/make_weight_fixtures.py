@@ -53,7 +53,7 @@ HF_VIT = {
 }
 
 
-def randomised(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+def randomized(model: torch.nn.Module, seed: int) -> torch.nn.Module:
     """`model` in evaluation mode with random weights and statistics, none of them at its start."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.state_dict().items():
@@ -76,7 +76,7 @@ def pictures(size: int) -> np.ndarray:
 
 
 def answer(model: Callable[..., Any], size: int, norm: dict[str, list[float]]) -> np.ndarray:
-    """(2, CLASSES) float32 logits of `pictures(size)`."""
+    """(2, CLASSES) float32 logits of `images(size)`."""
     images = torch.from_numpy(pictures(size)).permute(0, 3, 1, 2).float() / 255.0
     mean, std = (torch.tensor(norm[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
@@ -98,7 +98,7 @@ def save(name: str, model: torch.nn.Module, facts: dict[str, Any] | None) -> Non
 def timm_models() -> dict[str, np.ndarray]:
     """A ViT with scaled branches, one without a class position, a DeiT and a ResNet-50-D."""
     answers = {}
-    vit = randomised(VisionTransformer(**TIMM_VIT, num_classes=CLASSES, init_values=0.1), 1)
+    vit = randomized(VisionTransformer(**TIMM_VIT, num_classes=CLASSES, init_values=0.1), 1)
     save("timm_vit", vit, {"architecture": "vit_tiny", "pretrained_cfg": HALF})
     answers["timm_vit"] = answer(vit, 32, HALF)
     large = VisionTransformer(
@@ -111,14 +111,14 @@ def timm_models() -> dict[str, np.ndarray]:
     large.load_state_dict(state)
     answers["timm_vit_48px"] = answer(large, 48, HALF)
     late = VisionTransformer(**TIMM_VIT, num_classes=CLASSES, no_embed_class=True)
-    save("timm_vit_late_token", randomised(late, 2), None)
+    save("timm_vit_late_token", randomized(late, 2), None)
     answers["timm_vit_late_token"] = answer(late, 32, IMAGENET)
-    deit = randomised(VisionTransformerDistilled(**TIMM_VIT, num_classes=CLASSES), 3)
+    deit = randomized(VisionTransformerDistilled(**TIMM_VIT, num_classes=CLASSES), 3)
     save("timm_deit", deit, {"pretrained_cfg": IMAGENET})
     answers["timm_deit"] = answer(deit, 32, IMAGENET)
     deep = {"num_classes": CLASSES, "stem_width": 1, "channels": (2, 4, 8, 16)}
     resnet_d = ResNet(Bottleneck, (3, 4, 6, 3), stem_type="deep", avg_down=True, **deep)
-    save("timm_resnet50d", randomised(resnet_d, 5), None)
+    save("timm_resnet50d", randomized(resnet_d, 5), None)
     answers["timm_resnet50d"] = answer(resnet_d, 64, IMAGENET)
     return answers
 
@@ -140,7 +140,7 @@ def hugging_face_models() -> dict[str, np.ndarray]:
     }
     answers = {}
     for seed, (name, (model, size, norm)) in enumerate(made.items(), start=10):
-        randomised(model, seed)
+        randomized(model, seed)
         model.half().save_pretrained(OUT / name)
         model.float()
         if norm is HALF:
@@ -159,13 +159,13 @@ class Narrow(TorchvisionResNet):
 
 def torchvision_models() -> dict[str, np.ndarray]:
     """A ViT and a ResNet-18."""
-    vit = randomised(TorchvisionViT(32, 8, 2, 3, 24, 96, num_classes=CLASSES), 20)
+    vit = randomized(TorchvisionViT(32, 8, 2, 3, 24, 96, num_classes=CLASSES), 20)
     save("torchvision_vit", vit, None)
     resnet = Narrow(BasicBlock, [2, 2, 2, 2])
     resnet.conv1 = torch.nn.Conv2d(3, 4, 7, 2, 3, bias=False)
     resnet.bn1 = torch.nn.BatchNorm2d(4)
     resnet.fc = torch.nn.Linear(32, CLASSES)
-    save("torchvision_resnet18", randomised(resnet, 21), None)
+    save("torchvision_resnet18", randomized(resnet, 21), None)
     return {
         "torchvision_vit": answer(vit, 32, IMAGENET),
         "torchvision_resnet18": answer(resnet, 64, IMAGENET),
@@ -218,5 +218,5 @@ if __name__ == "__main__":
     answers = {**timm_models(), **hugging_face_models(), **torchvision_models(), **jax_vit()}
     for each, logits in answers.items():
         print(each, logits[0].round(3))
-    seen = {f"pictures_{size}": pictures(size) for size in (32, 48, 64)}
+    seen = {f"images_{size}": pictures(size) for size in (32, 48, 64)}
     np.savez(OUT / "answers.npz", **answers, **seen)

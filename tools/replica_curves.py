@@ -34,7 +34,7 @@ _LOCAL = "local"
 
 
 def config_of(data: Path, epochs: int) -> Config:
-    """What is trained: 32x32 pictures, 4 blocks of width 96, 128 pictures a step."""
+    """What is trained: 32x32 images, 4 blocks of width 96, 128 images a step."""
     return Config(
         name="replicas",
         data=DataConfig(dir=str(data), image_size=(32, 32), crop_fraction=1.0, augment=("flip",)),

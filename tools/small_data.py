@@ -7,7 +7,7 @@ and
 nothing else: 180 photos of cats and dogs; 10 images of each CIFAR-10 class; 430 crops of traffic
 signs in five splits (70 % train, 10 % validation, 20 % test) that keep the frames of one sign
 together. Signs are compared, image by image, with a logistic regression on histograms of gradients
-and colours that is fitted on train and validation. Writes benchmarks/small_data.json; finished runs
+and colors that is fitted on train and validation. Writes benchmarks/small_data.json; finished runs
 are not repeated.
 """
 
@@ -168,7 +168,7 @@ def pooled(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def describe_image(path: Path) -> np.ndarray:
-    """(F,) histograms of gradients (Dalal & Triggs 2005) and of colours, of one image."""
+    """(F,) histograms of gradients (Dalal & Triggs 2005) and of colors, of one image."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -188,8 +188,8 @@ def describe_image(path: Path) -> np.ndarray:
     ]
     levels = np.minimum((pixels * _LEVELS).astype(int), _LEVELS - 1)
     codes = (levels * [_LEVELS**2, _LEVELS, 1]).sum(axis=2).ravel()
-    colours = np.sqrt(np.bincount(codes, minlength=_LEVELS**3) / codes.size)
-    return np.concatenate([*blocks, 3 * colours])
+    colors = np.sqrt(np.bincount(codes, minlength=_LEVELS**3) / codes.size)
+    return np.concatenate([*blocks, 3 * colors])
 
 
 def baseline(

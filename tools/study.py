@@ -4,7 +4,7 @@
 
 Ingests the archive, trains every recipe of `RUNS` with `sightline train`, each in a process of its
 own, and writes benchmarks/cifar10.json: test top-1 with its interval, time and CPU time of every
-run, and paired tests on the same test pictures. A run that was stopped goes on when this is started
+run, and paired tests on the same test images. A run that was stopped goes on when this is started
 again, and a finished one is not repeated.
 """
 
@@ -28,7 +28,7 @@ RUNS: tuple[tuple[str, tuple[int, ...], str], ...] = (
     ("cifar10_hybrid", (0,), ""),
     ("cifar10_vit_distilled", (0,), "cifar10_resnet20-0"),
 )
-#: Pairs of runs whose answers are compared on the same pictures.
+#: Pairs of runs whose answers are compared on the same images.
 PAIRS = (
     ("cifar10_vit_distilled-0", "cifar10_vit-0"),
     ("cifar10_hybrid-0", "cifar10_resnet20-0"),
@@ -46,8 +46,8 @@ def main() -> None:
     given = parser.parse_args()
     data = given.work / "data"
     if not (data / "dataset.json").is_file():
-        source = unpacked(given.pictures, given.work)
-        # A tenth for validation: every training picture counts.
+        source = unpacked(given.images, given.work)
+        # A tenth for validation: every training image counts.
         command = ["ingest", "folder", source, "validation=0.1", "--out", data, "--name", "cifar10"]
         subprocess.run([SIGHTLINE, *map(str, command)], check=True)
     wanted = set(filter(None, given.only.split(",")))
@@ -61,15 +61,15 @@ def main() -> None:
     print(f"wrote {given.out}")
 
 
-def unpacked(pictures: Path, work: Path) -> Path:
-    """The folder of class folders in `pictures`, a tar or a folder."""
-    if pictures.is_dir():
-        return pictures
+def unpacked(images: Path, work: Path) -> Path:
+    """The folder of class folders in `images`, a tar or a folder."""
+    if images.is_dir():
+        return images
     folder = work / "pictures"
     if not folder.is_dir():
         half = work / ".pictures"
         half.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["tar", "-xf", str(pictures), "-C", str(half)], check=True)
+        subprocess.run(["tar", "-xf", str(images), "-C", str(half)], check=True)
         half.rename(folder)
     return folder
 

@@ -37,10 +37,10 @@ class DataConfig:
       mean: per-channel mean on the [0, 255] scale, subtracted inside the model's graph.
       std: per-channel deviation on the same scale, divided by inside the model's graph.
       augment: training augmentations in order, e.g. `flip` or `rotate(15)`; `mixup(0.2)` and
-        `cutmix(1.0)` mix pairs of pictures and make the labels soft.
+        `cutmix(1.0)` mix pairs of images and make the labels soft.
       on_error: `raise` stops at a bad record, `skip` counts it.
       max_skipped: with `skip`, more than this many bad records is an error after all.
-      cache: where decoded uint8 pictures are kept between epochs: `auto` (in memory where they fit
+      cache: where decoded uint8 images are kept between epochs: `auto` (in memory where they fit
         `cache_mb` and no random crop needs the original), `memory`, `disk` or `none`.
       cache_dir: for `disk`; `.cache` in `dir` where empty.
       cache_mb: the budget of `auto`, in MiB.
@@ -49,7 +49,7 @@ class DataConfig:
         its own shards only).
       service: address of a tf.data service, e.g. `grpc://host:5050`, that prepares training
         batches; empty prepares them in the trainer's process.
-      max_boxes: detection batches hold this many objects a picture.
+      max_boxes: detection batches hold this many objects an image.
     """
 
     dir: str = ""
@@ -91,7 +91,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimiser and schedule.
+    """Optimizer and schedule.
 
     Attributes:
       name: `sgd` (with momentum), `adam`, `adamw` or `lamb`.
@@ -216,7 +216,7 @@ class CompressConfig:
       sparsity: final fraction of zero weights for `prune` and `pqat`, in [0, 1).
       prune_epochs: epochs of fine-tuning while pruning.
       qat_epochs: epochs of quantisation-aware fine-tuning.
-      rate_fraction: peak of the fine-tuning schedules (cosine, same optimiser), as a fraction of
+      rate_fraction: peak of the fine-tuning schedules (cosine, same optimizer), as a fraction of
         the peak that training had.
       learning_rate: that peak itself; 0 takes `rate_fraction`. An override of `rate_fraction`
         alone sets it to 0.

@@ -15,7 +15,7 @@ from tensorflow.python.autograph.core import config as autograph
 from trainers import conv_gradient
 
 # TensorFlow 2.16 tells AutoGraph to leave `keras` alone and has forgotten `tf_keras`, as later
-# versions have not: rewriting the optimisers' sources takes a process's first step 35 s of CPU.
+# versions have not: rewriting the optimizers' sources takes a process's first step 35 s of CPU.
 # `trainers` branches on tensors by `tf.cond` and the like alone, so it needs no rewriting either.
 autograph.CONVERSION_RULES = (
     *(autograph.DoNotConvert(package) for package in ("tf_keras", "trainers")),

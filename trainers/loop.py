@@ -34,7 +34,7 @@ from trainers.registry import models, tasks
 from trainers.training.checkpoint import Checkpoints, Row, best_epoch
 from trainers.training.epoch import EpochJob, Progress, Report, TrainingError, diverged, run_epoch
 from trainers.training.forward import Forward, predict_split
-from trainers.training.model_copies import in_float32, synchronised
+from trainers.training.model_copies import in_float32, synchronized
 from trainers.training.precision import precision
 from trainers.training.probe_stage import ProbeStage
 from trainers.training.run_folder import Identity, find_origin, identify
@@ -93,7 +93,7 @@ def fit(
     with precision(config.train), strategy.scope():
         model = task.build(config, info)
         if config.train.sync_batch_norm:
-            model = synchronised(model)
+            model = synchronized(model)
         optimizer = _optimizer(config, info, model)
     step = TrainStep(model, optimizer, task.loss(config), config, strategy, teacher=teacher)
     with FileIndex(index or work_dir / INDEX_FILE).open() as files:
@@ -302,7 +302,7 @@ class FineTuner:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps an epoch."""
+        """Optimizer steps an epoch."""
         return pipeline.steps_per_epoch(self.config, self.info)
 
     def __call__(
@@ -357,7 +357,7 @@ class FineTuner:
     def _step(self, model: keras.Model, config: Config) -> "_HookedStep":
         task = tasks.get(config.task)
         optimizer = _optimizer(config, self.info, model)
-        # Callbacks look at the model's optimiser.
+        # Callbacks look at the model's optimizer.
         model.compile(optimizer=optimizer)
         on = tf.distribute.get_strategy()
         return _HookedStep(model, optimizer, task.loss(config), config, on)

@@ -1,4 +1,4 @@
-"""What can be wrong with the pictures of a data set, as value objects; standard library only.
+"""What can be wrong with the images of a data set, as value objects; standard library only.
 
 `components.data_validation.image_anomalies` finds them, gates judge them by limits, reports show
 them.
@@ -17,61 +17,61 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 #: Kind -> (severity, what it means), the worst first. Errors have the limit 0, the others none,
 #: unless `ValidatorSettings.limits` says otherwise.
 KINDS: dict[str, tuple[str, str]] = {
-    "broken_record": (ERROR, "not a tf.Example, or without its picture or label"),
+    "broken_record": (ERROR, "not a tf.Example, or without its image or label"),
     "record_count": (ERROR, "a split holds more or fewer records than dataset.json says"),
-    "corrupt": (ERROR, "the picture does not decode"),
-    "format_refused": (ERROR, "a format or flavour that the exported graph refuses"),
+    "corrupt": (ERROR, "the image does not decode"),
+    "format_refused": (ERROR, "a format or flavor that the exported graph refuses"),
     "pixel_budget": (ERROR, "more pixels than may be decoded, by the header"),
     "leakage": (ERROR, "the same bytes in two splits"),
     "label_conflict": (ERROR, "the same bytes with different labels"),
     "label_range": (ERROR, "a label that is none of the classes"),
     "object_lists": (ERROR, "object lists of unequal length"),
-    "box_outside": (ERROR, "a box past the picture's edge, or a coordinate that is no number"),
+    "box_outside": (ERROR, "a box past the image's edge, or a coordinate that is no number"),
     "box_inverted": (ERROR, "a box whose maximum is below its minimum"),
     "box_empty": (ERROR, "a box without area"),
     "mask_invalid": (ERROR, "a mask that does not decode"),
-    "mask_size": (ERROR, "a mask of another size than its picture"),
-    "near_leakage": (WARNING, "nearly the same picture in two splits"),
+    "mask_size": (ERROR, "a mask of another size than its image"),
+    "near_leakage": (WARNING, "nearly the same image in two splits"),
     "series_split": (NOTE, "named as one of a series that is also in another split"),
-    "near_label_conflict": (WARNING, "nearly the same picture with different labels"),
+    "near_label_conflict": (WARNING, "nearly the same image with different labels"),
     "format_mismatch": (WARNING, "image/format names another format than the content's"),
     "size_mismatch": (WARNING, "image/height or image/width differ from the pixels"),
     "identity_mismatch": (WARNING, "image/key/sha256 is not the digest of the bytes"),
     "mask_empty": (WARNING, "a mask without a pixel"),
     "mask_box": (WARNING, "a mask that reaches elsewhere than its box"),
-    "class_absent": (WARNING, "a class without a picture in a split"),
-    "constant": (WARNING, "a picture of one colour"),
-    "tiny": (WARNING, "a picture with a very short side"),
+    "class_absent": (WARNING, "a class without an image in a split"),
+    "constant": (WARNING, "an image of one color"),
+    "tiny": (WARNING, "an image with a very short side"),
     "duplicate": (WARNING, "the same bytes twice in a split"),
-    "near_duplicate": (NOTE, "nearly the same picture twice in a split"),
-    "extreme_aspect": (NOTE, "a picture much longer than wide, or wider than long"),
-    "imbalance": (NOTE, "far more pictures of one class than of another"),
+    "near_duplicate": (NOTE, "nearly the same image twice in a split"),
+    "extreme_aspect": (NOTE, "an image much longer than wide, or wider than long"),
+    "imbalance": (NOTE, "far more images of one class than of another"),
 }
 
 
-# Of a handful of test pictures every one is a large share.
+# Of a handful of test images every one is a large share.
 _FEW_LEAKS = 2
 
 
 @dataclass(frozen=True)
 class ValidatorSettings:
-    """What is asked of the pictures; the defaults suit photographs and 8 x 8 scans alike.
+    """What is asked of the images; the defaults suit photographs and 8 x 8 scans alike.
 
     Attributes:
       min_side: a shorter side below this many pixels is `tiny`.
       max_aspect: a longer side over this many times the shorter one is an `extreme_aspect`.
       max_pixels: height times width over this is not decoded.
       near_bits: near duplicates differ in at most this many of 64 bits of their perceptual hash.
-      near_difference: and by at most this mean absolute grey difference of their 32 x 32
+      near_difference: and by at most this mean absolute gray difference of their 32 x 32
         thumbnails, in standard deviations (`near_duplicates.difference`).
-      max_near_leakage: of the validation and test pictures, the share that may be nearly the same
+      max_near_leakage: of the validation and test images, the share that may be nearly the same
         as one of another split, before `near_leakage` is over its limit; 1 allows all.
       max_imbalance: largest over smallest class of the training split, beyond is `imbalance`.
       box_mask_px: a mask may end this many pixels away from its box; COCO's own are up to 10.
       limits: kind -> largest allowed number, None for any; for kinds not named here errors have 0,
         `near_leakage` has what `max_near_leakage` makes of the records, and all others None.
       listed: anomalies of a kind that are told one by one; all are counted.
-      gallery: pictures, or pairs of them, that are shown for a kind.
+      gallery: images, or pairs of them, that are shown for a kind.
       stop: exceeded limits stop a run before training; otherwise no model of it is pushed.
     """
 
@@ -137,7 +137,7 @@ class Place:
       file: the shard's file name.
       index: position in the shard, from 0.
       offset: where in the shard the record starts, in bytes.
-      filename: the picture's name in its source; empty where the record has none.
+      filename: the image's name in its source; empty where the record has none.
       label: its class, or for detection its objects' classes, in words.
     """
 
@@ -150,7 +150,7 @@ class Place:
 
     @property
     def short(self) -> str:
-        """The picture's name where it has one, for tables."""
+        """The image's name where it has one, for tables."""
         return f"{self.filename} ({self.split} {self.index})" if self.filename else str(self)
 
     def __str__(self) -> str:
@@ -180,7 +180,7 @@ class Anomaly:
         return KINDS[self.kind][0]
 
     def in_words(self) -> str:
-        """One line for tables: which picture, what is wrong, and with which other one."""
+        """One line for tables: which image, what is wrong, and with which other one."""
         if self.place is None:
             return self.detail
         twin = f", as {self.other.short}" if self.other else ""

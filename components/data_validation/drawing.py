@@ -1,4 +1,4 @@
-"""Pictures with their boxes, names and masks drawn in, for contact sheets and galleries."""
+"""Images with their boxes, names and masks drawn in, for contact sheets and galleries."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -15,7 +15,7 @@ from trainers.data import features
 from trainers.data.decode import load_image
 from trainers.data.features import DatasetInfo
 
-#: Colours that tell classes apart on most pictures (Tableau 10, without its grey).
+#: Colors that tell classes apart on most images (Tableau 10, without its gray).
 PALETTE = (
     *((78, 121, 167), (242, 142, 43), (225, 87, 89), (118, 183, 178), (89, 161, 79)),
     *((237, 201, 72), (176, 122, 161), (255, 157, 167), (156, 117, 95)),
@@ -33,9 +33,9 @@ _INK, _PAPER = (255, 255, 255), (20, 24, 31)
 def draw_record(
     example: tf.train.Example, info: DatasetInfo, *, side: int, names: bool = True
 ) -> Image.Image:
-    """A record's picture with its objects, at most `side` pixels high and wide.
+    """A record's image with its objects, at most `side` pixels high and wide.
 
-    Small pictures are enlarged without smoothing, so that each pixel of a scan can be seen. A
+    Small images are enlarged without smoothing, so that each pixel of a scan can be seen. A
     crowd has a dashed box and a `*` after its name; masks are translucent. In a crowded place only
     the larger objects are named.
 
@@ -46,47 +46,45 @@ def draw_record(
       names: write the class beside each box.
 
     Raises:
-      ImageError: the picture does not decode.
+      ImageError: the image does not decode.
     """
     feature = example.features.feature
     encoded = values(feature, features.IMAGE, "bytes_list")
     if len(encoded) != 1:
         raise ImageError(f"a record without {features.IMAGE!r}")
-    picture = Image.fromarray(load_image(encoded[0]))
-    scale = side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    image = Image.fromarray(load_image(encoded[0]))
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     how = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
-    picture = picture.resize(size, how)
+    image = image.resize(size, how)
     if info.task == features.DETECTION:
-        picture = _draw_objects(picture, feature, info, names)
-    return picture
+        image = _draw_objects(image, feature, info, names)
+    return image
 
 
-def _draw_objects(
-    picture: Image.Image, feature: Any, info: DatasetInfo, names: bool
-) -> Image.Image:
+def _draw_objects(image: Image.Image, feature: Any, info: DatasetInfo, names: bool) -> Image.Image:
     keys = (features.YMIN, features.XMIN, features.YMAX, features.XMAX)
     boxes = list(zip(*(values(feature, key, "float_list") for key in keys), strict=False))
     labels = values(feature, features.OBJECT_LABEL, "int64_list")
     crowd = values(feature, features.IS_CROWD, "int64_list")
-    of_class = _colours(labels)
-    colours = [of_class[label] for label in labels]
-    picture = _blend_masks(picture, values(feature, features.MASK, "bytes_list"), colours)
-    draw = ImageDraw.Draw(picture)
+    of_class = _colors(labels)
+    colors = [of_class[label] for label in labels]
+    image = _blend_masks(image, values(feature, features.MASK, "bytes_list"), colors)
+    draw = ImageDraw.Draw(image)
     objects: list[tuple[Box, str, tuple[int, int, int]]] = []
     for index, (box, label) in enumerate(zip(boxes, labels, strict=False)):
         group = index < len(crowd) and bool(crowd[index])
-        place, colour = _pixels(box, picture.size), colours[index]
-        _outline(draw, place, colour, dashed=group)
-        objects.append((place, label_text((label,), info) + ("*" if group else ""), colour))
+        place, color = _pixels(box, image.size), colors[index]
+        _outline(draw, place, color, dashed=group)
+        objects.append((place, label_text((label,), info) + ("*" if group else ""), color))
     if names:
         # Once all boxes are there, so that none crosses a name; the largest have the first choice.
-        _write_names(draw, sorted(objects, key=lambda one: -_area(one[0])), picture.size)
-    return picture
+        _write_names(draw, sorted(objects, key=lambda one: -_area(one[0])), image.size)
+    return image
 
 
-def _colours(labels: Sequence[int]) -> dict[int, tuple[int, int, int]]:
-    """A colour for each class: the same in every picture where classes in it do not collide."""
+def _colors(labels: Sequence[int]) -> dict[int, tuple[int, int, int]]:
+    """A color for each class: the same in every image where classes in it do not collide."""
     found: dict[int, tuple[int, int, int]] = {}
     for label in sorted(set(labels)):
         wishes = [PALETTE[(label + step) % len(PALETTE)] for step in range(len(PALETTE))]
@@ -100,11 +98,11 @@ def _write_names(
     room: tuple[int, int],
 ) -> None:
     taken: list[Box] = []
-    for box, text, colour in objects:
+    for box, text, color in objects:
         plate = _plate(draw, box, text, room, taken)
         if plate is not None:
             taken.append(plate)
-            _write(draw, plate, text, colour)
+            _write(draw, plate, text, color)
 
 
 def _area(box: Box) -> float:
@@ -113,7 +111,7 @@ def _area(box: Box) -> float:
 
 
 def _pixels(box: Sequence[float], size: tuple[int, int]) -> Box:
-    """The box inside the picture, whatever the record says."""
+    """The box inside the image, whatever the record says."""
     ymin, xmin, ymax, xmax = np.clip(np.nan_to_num(np.array(box)), 0, 1)
     width, height = size[0] - 1, size[1] - 1
     left, right = sorted((float(xmin) * width, float(xmax) * width))
@@ -122,36 +120,36 @@ def _pixels(box: Sequence[float], size: tuple[int, int]) -> Box:
 
 
 def _blend_masks(
-    picture: Image.Image, masks: Sequence[bytes], colours: Sequence[tuple[int, int, int]]
+    image: Image.Image, masks: Sequence[bytes], colors: Sequence[tuple[int, int, int]]
 ) -> Image.Image:
-    for encoded, colour in zip(masks, colours, strict=False):
+    for encoded, color in zip(masks, colors, strict=False):
         try:
             decoded = tf.io.decode_png(encoded, channels=1, dtype=tf.uint16).numpy()[..., 0]
         except (tf.errors.OpError, UnicodeDecodeError):
             continue
         opacity = (decoded > 0) * np.uint8(255 * _MASK_OPACITY)
-        mask = Image.fromarray(opacity.astype(np.uint8)).resize(picture.size)
-        picture.paste(Image.new("RGB", picture.size, colour), (0, 0), mask)
-    return picture
+        mask = Image.fromarray(opacity.astype(np.uint8)).resize(image.size)
+        image.paste(Image.new("RGB", image.size, color), (0, 0), mask)
+    return image
 
 
 def _outline(
     draw: ImageDraw.ImageDraw,
     box: Box,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
     *,
     dashed: bool,
 ) -> None:
     left, top, right, bottom = box
     if not dashed:
-        draw.rectangle(box, outline=colour, width=2)
+        draw.rectangle(box, outline=color, width=2)
         return
     for x in np.arange(left, right, 2 * _CROWD_STEP):
         for y in (top, bottom):
-            draw.line([(x, y), (min(x + _CROWD_STEP, right), y)], fill=colour, width=2)
+            draw.line([(x, y), (min(x + _CROWD_STEP, right), y)], fill=color, width=2)
     for y in np.arange(top, bottom, 2 * _CROWD_STEP):
         for x in (left, right):
-            draw.line([(x, y), (x, min(y + _CROWD_STEP, bottom))], fill=colour, width=2)
+            draw.line([(x, y), (x, min(y + _CROWD_STEP, bottom))], fill=color, width=2)
 
 
 def _plate(
@@ -172,10 +170,10 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _write(draw: ImageDraw.ImageDraw, plate: Box, text: str, colour: tuple[int, int, int]) -> None:
+def _write(draw: ImageDraw.ImageDraw, plate: Box, text: str, color: tuple[int, int, int]) -> None:
     left, top, _, _ = draw.textbbox((0, 0), text, font=font(_NAME_PX))
-    bright = sum(c * w for c, w in zip(colour, (0.299, 0.587, 0.114), strict=True)) > 140
-    draw.rectangle(plate, fill=colour)
+    bright = sum(c * w for c, w in zip(color, (0.299, 0.587, 0.114), strict=True)) > 140
+    draw.rectangle(plate, fill=color)
     at = (plate[0] + 3 - left, plate[1] + 2 - top)
     draw.text(at, text, fill=_PAPER if bright else _INK, font=font(_NAME_PX))
 

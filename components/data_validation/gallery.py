@@ -1,4 +1,4 @@
-"""The pictures in question, small, beside the list of what is wrong with them.
+"""The images in question, small, beside the list of what is wrong with them.
 
 TensorFlow loads only to write a gallery: a report that reads one must be there at once.
 """
@@ -25,7 +25,7 @@ def thumbnail_file(directory: Path, place: Place) -> Path:
 def write_gallery(data: Path, anomalies: ImageAnomalies, out: Path, *, shown: int) -> None:
     """Writes `anomalies.json` and thumbnails of the first `shown` anomalies of each kind.
 
-    A picture that does not decode has no thumbnail.
+    An image that does not decode has no thumbnail.
 
     Args:
       data: the data set's folder.

@@ -1,7 +1,7 @@
-"""Finds what is wrong with the pictures of a data set, before that costs a training run.
+"""Finds what is wrong with the images of a data set, before that costs a training run.
 
-Every record is read once and its picture decoded once, in parallel; what stays of it is some 60
-bytes in memory and a 1 KB thumbnail in an unnamed file, so that a million pictures pass.
+Every record is read once and its image decoded once, in parallel; what stays of it is some 60
+bytes in memory and a 1 KB thumbnail in an unnamed file, so that a million images pass.
 """
 
 import os
@@ -106,7 +106,7 @@ class _Scan:
         self._shards: list[Path] = []
         self._read: dict[str, int] = {}
         self._classes: dict[str, Counter[int]] = {}
-        # One entry a picture; parallel.
+        # One entry an image; parallel.
         self._split, self._shard, self._index = array("B"), array("I"), array("I")
         self._offset, self._label = array("Q"), array("q")
         self._digest, self._hash, self._decoded = bytearray(), array("Q"), array("B")
@@ -188,7 +188,7 @@ class _Scan:
             self._thumbnails.write(facts.thumbnail.tobytes())
 
     def find_class_gaps(self) -> None:
-        """Classes without a picture in a split, and how unequal the training classes are."""
+        """Classes without an image in a split, and how unequal the training classes are."""
         offset, names = self._info.label_offset, self._info.classes
         what = "object" if self._info.task == features.DETECTION else "picture"
         for split, counts in self._classes.items():
@@ -241,7 +241,7 @@ class _Scan:
             self._pair("series_split", row, earlier, "named alike but for the last number")
 
     def find_near_duplicates(self) -> None:
-        """Nearly equal pictures; of each, its closest earlier relative of each kind is told."""
+        """Nearly equal images; of each, its closest earlier relative of each kind is told."""
         rows = np.flatnonzero(np.frombuffer(self._decoded, np.uint8))
         if len(rows) < 2:
             return
@@ -254,13 +254,13 @@ class _Scan:
                 self._pair(kind, int(rows[position]), earlier, detail)
 
     def _closest_relatives(self, rows: np.ndarray) -> dict[str, Closest]:
-        """Kind -> the closest relatives of `rows`, pictures that decode; equal bytes are none."""
+        """Kind -> the closest relatives of `rows`, images that decode; equal bytes are none."""
         digest = np.frombuffer(bytes(self._digest), "S16")[rows]
         split = np.frombuffer(self._split, np.uint8)[rows]
         label = np.frombuffer(self._label, np.int64)[rows]
         kinds = ("near_duplicate", "near_leakage", "near_label_conflict")
         closest = {kind: Closest(len(rows)) for kind in kinds}
-        # Block by block: all pairs of a data set whose pictures are alike do not fit in memory.
+        # Block by block: all pairs of a data set whose images are alike do not fit in memory.
         for pairs, apart in near_duplicates(
             np.frombuffer(self._hash, np.uint64)[rows],
             np.memmap(self._thumbnails, np.uint8, "r", shape=(len(rows), SIDE, SIDE)),

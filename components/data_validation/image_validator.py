@@ -1,6 +1,6 @@
-"""Two nodes: one looks at every picture, the other stops the run when too much is wrong.
+"""Two nodes: one looks at every image, the other stops the run when too much is wrong.
 
-Two, because what a failed node wrote is not kept: the list and the pictures that tell why a run
+Two, because what a failed node wrote is not kept: the list and the images that tell why a run
 stopped are the first one's, in the cache and in the run's report.
 """
 
@@ -32,7 +32,7 @@ def ImageValidator(
     settings: Parameter[str],
     code_digest: Parameter[str],
 ) -> None:
-    """Writes what is wrong with the pictures, and thumbnails of some; never fails for it.
+    """Writes what is wrong with the images, and thumbnails of some; never fails for it.
 
     Args:
       examples: the records, with their `dataset.json`.
@@ -59,7 +59,7 @@ def DataGate(
       code_digest: part of the cache key.
 
     Raises:
-      DataRefusedError: the table of what is over its limit, and where the pictures are.
+      DataRefusedError: the table of what is over its limit, and where the images are.
     """
     if make_settings(json.loads(settings)).stop:
         refuse_if_blocking(read_gallery(Path(image_report.uri)), image_report.uri)
@@ -81,6 +81,6 @@ def refuse_if_blocking(anomalies: ImageAnomalies, where: str) -> None:
         raise DataRefusedError(
             f"data set {anomalies.name!r} is refused before training, {kinds} over the limit:\n"
             f"{blocking_table(anomalies)}\n"
-            f"the list and the pictures are in {where}; mend the data, or raise `limits` or set "
+            f"the list and the images are in {where}; mend the data, or raise `limits` or set "
             "`stop` to false in the pipeline's `images` settings"
         )

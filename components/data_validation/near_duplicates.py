@@ -1,4 +1,4 @@
-"""Near duplicates among many pictures: hashes propose, thumbnails decide.
+"""Near duplicates among many images: hashes propose, thumbnails decide.
 
 A perceptual hash alone calls two frames of one traffic sign, or two handwritten zeros, the same.
 So pairs whose 64-bit hashes differ in few bits are only candidates; the mean absolute difference
@@ -12,14 +12,14 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-#: Side of the square grey thumbnails, in pixels: what the hash's cosine transform works on.
+#: Side of the square gray thumbnails, in pixels: what the hash's cosine transform works on.
 SIDE = 32
 
 _BITS = 64
-# Below this standard deviation, of 255 grey levels, a thumbnail has no structure to compare.
+# Below this standard deviation, of 255 gray levels, a thumbnail has no structure to compare.
 _MIN_CONTRAST = 4.0
-# Pictures that share a band of bits are compared with this many neighbours by brightness. A band
-# shared by more is one of near-empty hashes; near duplicates are neighbours in it all the same.
+# Images that share a band of bits are compared with this many neighbors by brightness. A band
+# shared by more is one of near-empty hashes; near duplicates are neighbors in it all the same.
 _WINDOW = 512
 _CHUNK = 4096
 _POPCOUNT = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
@@ -29,7 +29,7 @@ def perceptual_hash(thumbnail: np.ndarray) -> int:
     """ImageHash's `phash` of a thumbnail as an unsigned 64-bit number.
 
     Args:
-      thumbnail: (32, 32) uint8 grey.
+      thumbnail: (32, 32) uint8 gray.
     """
     bits = imagehash.phash(Image.fromarray(thumbnail)).hash
     return int.from_bytes(np.packbits(bits.ravel()).tobytes(), "big")
@@ -47,11 +47,11 @@ def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Brightness and contrast therefore do not count.
 
     Args:
-      a: (N, 32, 32) uint8 grey.
+      a: (N, 32, 32) uint8 gray.
       b: the same shape.
 
     Returns:
-      (N,) float32 in [0, 2]; infinity where one varies by less than 4 grey levels (standard
+      (N,) float32 in [0, 2]; infinity where one varies by less than 4 gray levels (standard
       deviation): it has no structure to compare.
     """
     return np.where(
@@ -64,9 +64,9 @@ def _flat(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _standard(thumbnails: np.ndarray) -> np.ndarray:
-    grey = thumbnails.astype(np.float32)
-    grey -= grey.mean(axis=(1, 2), keepdims=True)
-    return grey / np.maximum(grey.std(axis=(1, 2), keepdims=True), _MIN_CONTRAST)
+    gray = thumbnails.astype(np.float32)
+    gray -= gray.mean(axis=(1, 2), keepdims=True)
+    return gray / np.maximum(gray.std(axis=(1, 2), keepdims=True), _MIN_CONTRAST)
 
 
 def candidate_pairs(
@@ -76,7 +76,7 @@ def candidate_pairs(
 
     The bits are cut into `max_bits + 1` bands: two hashes that differ in `max_bits` bits agree in
     one band at least (multi-index hashing, Norouzi et al. 2012, section 3; also Manku et al. 2007).
-    Equal hashes may make 511 pairs a picture: use a block and let it go.
+    Equal hashes may make 511 pairs an image: use a block and let it go.
 
     Args:
       hashes: (N,) uint64.
@@ -92,10 +92,10 @@ def candidate_pairs(
         mask = np.uint64((1 << int(high - low)) - 1)
         band = (hashes >> np.uint64(low)) & mask
         order = np.lexsort((brightness, band))
-        for one, other in _neighbours(band, order):
+        for one, other in _neighbors(band, order):
             new = hamming(hashes[one], hashes[other]) <= max_bits
             for known, rank in earlier:
-                new &= ~_were_neighbours(known, rank, one, other)
+                new &= ~_were_neighbors(known, rank, one, other)
             if new.any():
                 yield np.sort(np.stack([one[new], other[new]], axis=1), axis=1)
         rank = np.empty(len(order), np.int32)
@@ -103,7 +103,7 @@ def candidate_pairs(
         earlier.append((band.astype(np.min_scalar_type(int(mask))), rank))
 
 
-def _neighbours(band: np.ndarray, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _neighbors(band: np.ndarray, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Positions of all that share a band's value, at growing distance in `order`."""
     sorted_band = band[order]
     active = np.arange(len(order))
@@ -115,21 +115,21 @@ def _neighbours(band: np.ndarray, order: np.ndarray) -> Iterator[tuple[np.ndarra
         yield order[active], order[active + step]
 
 
-def _were_neighbours(
+def _were_neighbors(
     band: np.ndarray, rank: np.ndarray, one: np.ndarray, other: np.ndarray
 ) -> np.ndarray:
-    """(P,) bool: which pairs `_neighbours` gave for a band; `rank` inverts its order."""
+    """(P,) bool: which pairs `_neighbors` gave for a band; `rank` inverts its order."""
     return (band[one] == band[other]) & (np.abs(rank[one] - rank[other]) < _WINDOW)
 
 
 def near_duplicates(
     hashes: np.ndarray, thumbnails: np.ndarray, *, max_bits: int, max_difference: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of pictures that are nearly the same, in blocks; none of them is flat.
+    """Pairs of images that are nearly the same, in blocks; none of them is flat.
 
     Args:
       hashes: (N,) uint64 of `perceptual_hash`.
-      thumbnails: (N, 32, 32) uint8 grey; may be a memory map, which is read where pairs are.
+      thumbnails: (N, 32, 32) uint8 gray; may be a memory map, which is read where pairs are.
       max_bits: of the hashes, in 0..15.
       max_difference: of `difference`.
 
@@ -162,7 +162,7 @@ def _structured(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Closest:
-    """Of each of N pictures its closest earlier relative, among the pairs that were added.
+    """Of each of N images its closest earlier relative, among the pairs that were added.
 
     Attributes:
       earlier: (N,) int64 position of the relative, the lowest where several are as close; N where

@@ -43,7 +43,7 @@ def check_objects(
 
     Args:
       feature: `example.features.feature`.
-      size: (height, width) of the decoded picture in pixels.
+      size: (height, width) of the decoded image in pixels.
       info: the data set.
       settings: for `box_mask_px`.
 
@@ -149,4 +149,4 @@ def _decode_mask(encoded: bytes) -> tuple[np.ndarray | None, str]:
 
 
 def _sizes(got: tuple[int, ...], wanted: tuple[int, int]) -> str:
-    return f"the mask is {got[0]} x {got[1]}, its picture {wanted[0]} x {wanted[1]} pixels"
+    return f"the mask is {got[0]} x {got[1]}, its image {wanted[0]} x {wanted[1]} pixels"

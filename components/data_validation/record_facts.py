@@ -33,10 +33,10 @@ class Facts:
 
     Attributes:
       found: (kind, detail) of each anomaly of this record alone.
-      filename: the picture's name in its source.
-      digest: first 16 bytes of the sha256 of the encoded picture; empty where there is none.
+      filename: the image's name in its source.
+      digest: first 16 bytes of the sha256 of the encoded image; empty where there is none.
       labels: one, or those of the objects, as the record holds them.
-      thumbnail: (32, 32) uint8 grey; None where the picture does not decode.
+      thumbnail: (32, 32) uint8 gray; None where the image does not decode.
       hash: perceptual hash of the thumbnail.
     """
 
@@ -49,7 +49,7 @@ class Facts:
 
 
 def look(serialized: bytes, info: DatasetInfo, settings: ValidatorSettings) -> Facts:
-    """Everything about one serialised `tf.train.Example`; decodes its picture and masks.
+    """Everything about one serialized `tf.train.Example`; decodes its image and masks.
 
     Args:
       serialized: the record.
@@ -69,7 +69,7 @@ def look(serialized: bytes, info: DatasetInfo, settings: ValidatorSettings) -> F
     facts.digest = hashlib.sha256(encoded[0]).digest()[:16]
     facts.labels, wrong = _labels(feature, info)
     facts.found += wrong
-    size = _check_picture(encoded[0], feature, facts, settings)
+    size = _check_image(encoded[0], feature, facts, settings)
     if size is not None:
         if info.task == features.DETECTION:
             facts.found += check_objects(feature, size, info, settings)
@@ -78,7 +78,7 @@ def look(serialized: bytes, info: DatasetInfo, settings: ValidatorSettings) -> F
 
 
 def filename_of(feature: Any) -> str:
-    """The picture's name, or its id in the source, or nothing; what is no UTF-8 as hex."""
+    """The image's name, or its id in the source, or nothing; what is no UTF-8 as hex."""
     for key in (features.FILENAME, features.SOURCE_ID):
         for name in values(feature, key, "bytes_list"):
             return name.decode("utf-8", "backslashreplace")
@@ -115,7 +115,7 @@ def _labels(feature: Any, info: DatasetInfo) -> tuple[tuple[int, ...], list[Foun
     return labels, []
 
 
-def _check_picture(
+def _check_image(
     encoded: bytes, feature: Any, facts: Facts, settings: ValidatorSettings
 ) -> tuple[int, int] | None:
     """Adds to `facts` what the header, the decoder and the pixels say; the size if it decodes."""
@@ -147,12 +147,12 @@ def _check_picture(
     height, width = int(shape[0]), int(shape[1])
     facts.found += _check_shape(feature, height, width, settings)
     if constant:
-        facts.found.append(("constant", f"all {height} x {width} pixels have one colour"))
+        facts.found.append(("constant", f"all {height} x {width} pixels have one color"))
     return height, width
 
 
 def _reason(encoded: bytes) -> str:
-    """Why a picture does not decode: run op by op, TensorFlow says it without a stack of nodes."""
+    """Why an image does not decode: run op by op, TensorFlow says it without a stack of nodes."""
     try:
         decode_bytes(encoded)
     except ImageError as error:
@@ -165,7 +165,7 @@ def _check_shape(feature: Any, height: int, width: int, settings: ValidatorSetti
     for key, real in ((features.HEIGHT, height), (features.WIDTH, width)):
         for stated in values(feature, key, "int64_list"):
             if stated != real:
-                found.append(("size_mismatch", f"{key} says {stated}, the picture has {real}"))
+                found.append(("size_mismatch", f"{key} says {stated}, the image has {real}"))
     short, long = min(height, width), max(height, width)
     if short < settings.min_side:
         found.append(("tiny", f"{height} x {width} pixels, at least {settings.min_side} are asked"))
@@ -176,10 +176,10 @@ def _check_shape(feature: Any, height: int, width: int, settings: ValidatorSetti
 
 @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
 def _measure(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """(2,) size, () whether all pixels are equal, and the thumbnail of an encoded picture."""
+    """(2,) size, () whether all pixels are equal, and the thumbnail of an encoded image."""
     image = decode_image(encoded)
     constant = tf.reduce_all(tf.reduce_max(image, axis=(0, 1)) == tf.reduce_min(image, axis=(0, 1)))
-    # Averages whole areas, so that no detail of a large picture is skipped.
+    # Averages whole areas, so that no detail of a large image is skipped.
     small = tf.image.resize(image, (SIDE, SIDE), method=tf.image.ResizeMethod.AREA)
-    grey = tf.tensordot(small, tf.constant(_LUMA), axes=1)
-    return tf.shape(image)[:2], constant, tf.cast(tf.round(grey), tf.uint8)
+    gray = tf.tensordot(small, tf.constant(_LUMA), axes=1)
+    return tf.shape(image)[:2], constant, tf.cast(tf.round(gray), tf.uint8)

@@ -20,7 +20,7 @@ from components.data_validation.drift import Sample, categorical_sample, distanc
 from components.data_validation.statistics_settings import StatisticsSettings
 from trainers.data import features
 
-#: Features that are compared: what a picture is, and what it shows.
+#: Features that are compared: what an image is, and what it shows.
 COMPARED = (
     *(features.LABEL, features.TEXT, features.OBJECT_LABEL, features.OBJECT_TEXT),
     *(features.FORMAT, features.CHANNELS, features.HEIGHT, features.WIDTH, features.COLORSPACE),
@@ -73,7 +73,7 @@ class Before:
 def statistics_options() -> tfdv.StatsOptions:
     """What TFDV counts: the compared features, labels as categories, every value of them.
 
-    The pixels stay out: TFDV would count 1,797 pictures as 1,797 distinct strings.
+    The pixels stay out: TFDV would count 1,797 images as 1,797 distinct strings.
     """
     schema = schema_pb2.Schema()
     for name in _LABELS:

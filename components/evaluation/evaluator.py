@@ -28,7 +28,7 @@ from components.evaluation.predict_variants import REFERENCES
 from trainers.evaluation.predictions import read_table
 
 
-def analyse(
+def analyze(
     pipeline: beam.Pipeline, table: Path, output: str, eval_config: config_pb2.EvalConfig
 ) -> None:
     """Adds to `pipeline` what reads `table` and writes a TFMA result folder.
@@ -84,4 +84,4 @@ def PredictionEvaluator(
     variants = [name for name in answers if name not in REFERENCES]
     config = make_eval_config(variants, chosen)
     with beam_pipeline as pipeline:
-        analyse(pipeline, table, evaluation.uri, config)
+        analyze(pipeline, table, evaluation.uri, config)

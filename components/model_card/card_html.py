@@ -195,7 +195,7 @@ def _contract(manifest: bundle.Manifest) -> list[tuple[str, str, str]]:
             f"images uint8 (B, {height}, {width}, 3), RGB in [0, 255]",
             f"scores float32 (B, {manifest.num_classes}), softmax",
         ),
-        (bundle.SIGNATURE_EXAMPLES, "examples (B,): serialised tf.Example", top),
+        (bundle.SIGNATURE_EXAMPLES, "examples (B,): serialized tf.Example", top),
         (
             "*.tflite",
             f"uint8 (1, {height}, {width}, 3), RGB in [0, 255]",

@@ -99,7 +99,7 @@ def _call_often(call: Call, seconds: float) -> list[float]:
 def engine_turn(
     version_dir: Path,
     variant: str,
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     *,
     callers: int,
     rows: int = 1,
@@ -110,18 +110,18 @@ def engine_turn(
     Args:
       version_dir: of a bundle; it stays loaded in this process.
       variant: of it.
-      pictures: encoded; all callers go round in them.
+      images: encoded; all callers go round in them.
       callers: threads that call.
-      rows: pictures in a call.
+      rows: images in a call.
       seconds: of the turn.
 
     Raises:
-      EngineError: it cannot be loaded, or refuses a picture.
+      EngineError: it cannot be loaded, or refuses an image.
     """
     engine = _engine(version_dir, variant)
-    count = len(pictures)
+    count = len(images)
     batches = [
-        np.array([pictures[(first + row) % count] for row in range(rows)], dtype=object)
+        np.array([images[(first + row) % count] for row in range(rows)], dtype=object)
         for first in range(count)
     ]
     calls = [_engine_call(engine, batches) for _ in range(callers)]
@@ -162,13 +162,13 @@ def sample_jpeg(height: int, width: int) -> bytes:
 
 
 def server_turn(
-    target: Target, pictures: Sequence[bytes], *, lean: bool, callers: int, seconds: float
+    target: Target, images: Sequence[bytes], *, lean: bool, callers: int, seconds: float
 ) -> Turn:
     """A turn of a server, over connections of its own.
 
     Args:
       target: where, over which transport, and the model.
-      pictures: encoded, one a request; all callers go round in them.
+      images: encoded, one a request; all callers go round in them.
       lean: whether to send prepared bytes and look at no more than the status of what comes back;
         otherwise callers use `serving.client.Client`.
       callers: threads that call, each with its own connection.
@@ -179,16 +179,16 @@ def server_turn(
       ClientError: the same, of the client.
     """
     if not lean:
-        connect, contents = _client, tuple(pictures)
+        connect, contents = _client, tuple(images)
     else:
-        connect, contents = _lean(target), from_images(pictures, target).bodies
+        connect, contents = _lean(target), from_images(images, target).bodies
     with ExitStack() as stack:
         calls = [stack.enter_context(connect(target, contents)) for _ in range(callers)]
         return closed_loop(calls, seconds)
 
 
 def answer_of(target: Target, picture: bytes) -> bytes:
-    """What a server answers to one picture: a message over gRPC, a body over REST.
+    """What a server answers to one image: a message over gRPC, a body over REST.
 
     Raises:
       BenchmarkError: no connection, or an answer that is not a good one.
@@ -202,8 +202,8 @@ def _lean(target: Target) -> Callable[..., Any]:
 
 
 @contextmanager
-def _client(target: Target, pictures: Sequence[bytes]) -> Iterator[Call]:
-    turn = cycle(pictures)
+def _client(target: Target, images: Sequence[bytes]) -> Iterator[Call]:
+    turn = cycle(images)
     with Client(target.url, timeout_s=_TIMEOUT_S) as client:
         yield lambda: client.predict([next(turn)], model=target.model)
 

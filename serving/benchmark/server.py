@@ -58,7 +58,7 @@ batch_timeout_micros {{ value: 0 }}
 max_enqueued_batches {{ value: 100 }}
 num_batch_threads {{ value: {cores} }}
 """
-#: Side in px of the picture that is made where none is given, unless the model takes larger ones.
+#: Side in px of the image that is made where none is given, unless the model takes larger ones.
 _LEAST_SIDE = 224
 
 #: Called with turns done, turns in all, and what is being done.
@@ -72,7 +72,7 @@ class Thing:
     Attributes:
       what: `server_targets.ENGINE`, one of `server_targets.FLOORS`, or how a server is called.
       callers: at a time.
-      rows: pictures in a call; servers get one.
+      rows: images in a call; servers get one.
       server: of `server_targets.BATCHING`, or empty for the plain one.
     """
 
@@ -89,7 +89,7 @@ class Thing:
 
 def measure(
     bundle: Path | str,
-    pictures: Sequence[Path] = (),
+    images: Sequence[Path] = (),
     *,
     variants: Iterable[str] | None = None,
     seconds: float = 0.5,
@@ -101,7 +101,7 @@ def measure(
 
     Args:
       bundle: the folder of a model or of one version.
-      pictures: to send; one JPEG is made where there are none.
+      images: to send; one JPEG is made where there are none.
       variants: names; None is the SavedModel and the recommended TFLite variant.
       seconds: of a turn.
       rounds: turns of each thing, at least 2.
@@ -109,13 +109,13 @@ def measure(
       on_turn: called before each turn.
 
     Returns:
-      JSON-able: `machine`, `model`, `source` and number of the `pictures` and their `mean_kb`,
+      JSON-able: `machine`, `model`, `source` and number of the `images` and their `mean_kb`,
       `seconds`, `rounds`, `batching_parameters` (empty without batching); `variants`, name ->
       `rows`, plain values of `server_targets.Row`, and `turns`, name of a thing -> `p50_ms`,
       `images_per_second` and `caller_cores`, one value a round.
 
     Raises:
-      BenchmarkError: no such picture or none that the models decode, numbers out of range, or a
+      BenchmarkError: no such image or none that the models decode, numbers out of range, or a
         request that failed.
       BundleError: no such bundle or variant.
       EngineError: a variant cannot be loaded.
@@ -127,7 +127,7 @@ def measure(
         )
     opened = bundles.open_bundle(bundle)
     names = _variants(opened, variants)
-    coded = [_read(file) for file in pictures]
+    coded = [_read(file) for file in images]
     parameters = _PARAMETERS.format(cores=available_cores()) if batching else ""
     plan = things(batching=batching)
     progress = _Progress(on_turn, len(names) * rounds * len(plan))
@@ -145,7 +145,7 @@ def measure(
     return {
         "machine": environment(),
         "model": opened.manifest.name,
-        "source": ", ".join(Path(file).name for file in pictures) or "generated",
+        "source": ", ".join(Path(file).name for file in images) or "generated",
         "pictures": len(coded),
         "mean_kb": round(sum(map(len, coded)) / len(coded) / 1e3, 1),
         "seconds": seconds,
@@ -236,27 +236,27 @@ class _Stand:
             process = ServerProcess(served.parent, flags=given)
             self._servers[server] = self._stack.enter_context(process)
 
-    def start_floor(self, picture: bytes) -> None:
-        """Starts servers that answer with what the plain one says to the picture."""
+    def start_floor(self, image: bytes) -> None:
+        """Starts servers that answer with what the plain one says to the image."""
         plain, model = self._servers[""], self._bundle.manifest.name
         over_grpc, over_rest = (
-            self._callers.submit(answer_of, Target(url, model), picture).result()
+            self._callers.submit(answer_of, Target(url, model), image).result()
             for url in (f"grpc://{plain.grpc_target}", plain.rest_url)
         )
         found = self._floor.submit(baseline.start, over_grpc, over_rest).result()
         self._urls = {FLOORS[GRPC]: found.grpc_url, FLOORS[REST]: found.rest_url}
 
-    def turn(self, thing: Thing, pictures: Sequence[bytes], seconds: float) -> Turn:
+    def turn(self, thing: Thing, images: Sequence[bytes], seconds: float) -> Turn:
         """One turn."""
-        return self._begin(thing, pictures, seconds).result()
+        return self._begin(thing, images, seconds).result()
 
-    def _begin(self, thing: Thing, pictures: Sequence[bytes], seconds: float) -> "Future[Turn]":
+    def _begin(self, thing: Thing, images: Sequence[bytes], seconds: float) -> "Future[Turn]":
         if thing.what == ENGINE:
             return self._engine.submit(
                 engine_turn,
                 self._bundle.path,
                 self._variant,
-                pictures,
+                images,
                 callers=thing.callers,
                 rows=thing.rows,
                 seconds=seconds,
@@ -264,7 +264,7 @@ class _Stand:
         return self._callers.submit(
             server_turn,
             Target(self._url(thing), self._bundle.manifest.name),
-            pictures,
+            images,
             lean=thing.what not in (GRPC_CLIENT, REST_CLIENT),
             callers=thing.callers,
             seconds=seconds,
@@ -282,7 +282,7 @@ class _Stand:
 def _in_turns(
     stand: _Stand,
     plan: Sequence[Thing],
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     *,
     seconds: float,
     rounds: int,
@@ -297,11 +297,11 @@ def _in_turns(
     for thing in plan:
         if thing.callers == 1:
             tell(f"first calls, {thing.name}")
-            stand.turn(thing, pictures, 0.0)
+            stand.turn(thing, images, 0.0)
     for round_ in range(rounds):
         for thing in in_order(plan, round_):
             tell(f"round {round_ + 1}, {thing.name}")
-            for name, value in asdict(stand.turn(thing, pictures, seconds)).items():
+            for name, value in asdict(stand.turn(thing, images, seconds)).items():
                 found[thing.name][name].append(value)
             tell.done += 1
     return found
@@ -336,7 +336,7 @@ def _read(file: Path) -> bytes:
         check_image(data)
     except OSError as error:
         raise BenchmarkError(
-            f"cannot read the picture {file}: {error.strerror}; give the path of a file"
+            f"cannot read the image {file}: {error.strerror}; give the path of a file"
         ) from error
     except ImageError as error:
         raise BenchmarkError(f"{file} cannot be sent: {error}") from error

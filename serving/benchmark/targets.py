@@ -24,7 +24,7 @@ BATCHING = {"batching": "--enable_batching", "adaptive": "--adaptive_batching"}
 
 #: Callers at a time; the best of them is each thing's saturation.
 CALLERS = (1, 2, 4, 8)
-#: Callers that batches are made of, and pictures in the engine's own.
+#: Callers that batches are made of, and images in the engine's own.
 CROWD = 16
 BATCH = 8
 
@@ -188,7 +188,7 @@ def tables(figures: Mapping[str, Any]) -> RenderableType:
     """One table a variant of what `serving.benchmark.server.measure` returned."""
     machine = figures["machine"]
     head = (
-        f"{machine['cpu']}, {machine['cores']} cores; pictures: {figures['source']}, "
+        f"{machine['cpu']}, {machine['cores']} cores; images: {figures['source']}, "
         f"{figures['mean_kb']} kB on average; {figures['rounds']} rounds in turns of "
         f"{figures['seconds']:g} s"
     )

@@ -13,7 +13,7 @@
 | `grpc_transport.py` | gRPC; needs `grpcio` and `protobuf`, and imports no TensorFlow |
 | `http.py`, `connections.py` | one HTTP request within a time; the connection pool |
 | `retry.py` | which failures are tried again, when, and until when |
-| `pictures.py` | paths, arrays, bytes and URLs to encoded pictures |
+| `images.py` | paths, arrays, bytes and URLs to encoded images |
 | `local.py` | `predict_local`: a bundle without a server |
 """
 

@@ -65,7 +65,7 @@ class AsyncClient:
         self._width = max_concurrency
         self._turns = asyncio.Semaphore(max_concurrency)
         self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix="sightline-client")
-        # Apart, so that pictures that are slow to come do not keep other calls from the server.
+        # Apart, so that images that are slow to come do not keep other calls from the server.
         self._loaders = ThreadPoolExecutor(max_concurrency, thread_name_prefix="sightline-load")
         self._closers = AsyncExitStack()
         self._connect(headers or {})
@@ -85,7 +85,7 @@ class AsyncClient:
                     hold.give_up()
 
             self._send: Callable[[Any, float], Awaitable[Any]] = send
-            # JSON and base64 of pictures are work for a thread too.
+            # JSON and base64 of images are work for a thread too.
             self._advance: Callable[..., Awaitable[Any]] = partial(self._in_thread, advance)
             self._closers.callback(blocking.close)
             return
@@ -251,7 +251,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Ends the connections."""
         await self._closers.aclose()
-        self._settings.pictures.close()
+        self._settings.images.close()
         for pool in (self._threads, self._loaders):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -319,7 +319,7 @@ class AsyncClient:
 
         async def one(index: int) -> list[Any]:
             try:
-                load = self._settings.pictures.load
+                load = self._settings.images.load
                 loading = self._in(self._loaders, load, batches[index], deadline)
                 coded = await within(deadline, loading)
                 steps = self._api.images(coded, target, signature)

@@ -23,7 +23,7 @@ Columns: TypeAlias = Mapping[str, Sequence[Any] | np.ndarray]
 FeatureValue: TypeAlias = (
     int | float | str | bytes | Sequence[int] | Sequence[float] | Sequence[str | bytes] | np.ndarray
 )
-#: A tf.Example by feature name, or serialised.
+#: A tf.Example by feature name, or serialized.
 Example: TypeAlias = Mapping[str, FeatureValue] | bytes
 
 
@@ -43,7 +43,7 @@ class Target:
 
     def __str__(self) -> str:
         if self.label is not None:
-            return f"{self.model} labelled {self.label}"
+            return f"{self.model} labeled {self.label}"
         return self.model if self.version is None else f"{self.model} version {self.version}"
 
 
@@ -51,7 +51,7 @@ class Api(Protocol):
     """TF Serving's operations over one transport."""
 
     def images(self, coded: list[bytes], target: Target, signature: str) -> Steps[Columns]:
-        """The outputs of a signature that takes encoded pictures."""
+        """The outputs of a signature that takes encoded images."""
         ...
 
     def run(

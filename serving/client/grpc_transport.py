@@ -49,7 +49,7 @@ class GrpcApi:
     """`serving.client.api.Api` as messages."""
 
     def images(self, coded: list[bytes], target: Target, signature: str) -> Steps[Columns]:
-        """Into the input that our bundles give pictures to, `image_bytes`."""
+        """Into the input that our bundles give images to, `image_bytes`."""
         array = np.empty(len(coded), object)
         array[:] = coded
         return (yield from self.run({bundles.INPUT_BYTES: array}, target, signature))

@@ -1,4 +1,4 @@
-"""Whatever a caller calls a picture, to encoded bytes: `serving.protocol.images`, and URLs."""
+"""Whatever a caller calls an image, to encoded bytes: `serving.protocol.images`, and URLs."""
 
 import base64
 import binascii
@@ -11,14 +11,14 @@ from serving.client.http import BUSY, Sessions, read_body, retry_after_s, send
 from serving.client.retry import Deadline, Tries, call
 from serving.protocol.images import Image, encoded_image
 
-#: Largest picture that is downloaded, in bytes; what a server takes of one is less as a rule.
+#: Largest image that is downloaded, in bytes; what a server takes of one is less as a rule.
 MAX_DOWNLOAD_BYTES = 32 * 2**20
 
 _WEB = ("http://", "https://")
 
 
 class Pictures:
-    """Loads pictures; any thread may use it.
+    """Loads images; any thread may use it.
 
     A string that begins with `http://`, `https://` or `data:` is a URL, and every other one a
     path. Downloads go to where the URL points, redirects included: do not hand over URLs of
@@ -32,12 +32,12 @@ class Pictures:
         self._sessions = Sessions(new_session)
 
     def load(self, images: Sequence[Image], deadline: Deadline) -> list[bytes]:
-        """The encoded pictures, in order.
+        """The encoded images, in order.
 
         Raises:
-          ClientError: a URL that gives no picture, is too large or too slow.
+          ClientError: a URL that gives no image, is too large or too slow.
           FileNotFoundError: a path to nothing.
-          TypeError: not a picture at all.
+          TypeError: not an image at all.
           ValueError: an array that is not (H, W, 3) uint8.
         """
         return [self._load(image, deadline) for image in images]
@@ -89,7 +89,7 @@ class Pictures:
                 )
             kind = answer.headers.get("Content-Type", "")
             if kind.lower().startswith("text/"):
-                raise Failure(f"{_short(url)} is {kind}, not a picture")
+                raise Failure(f"{_short(url)} is {kind}, not an image")
             content = read_body(answer, hold.deadline, max_bytes=self._max_bytes)
         if content is None:
             raise self._too_large(url)
@@ -98,7 +98,7 @@ class Pictures:
     def _too_large(self, url: str) -> ClientError:
         return ClientError(
             f"{_short(url)} is larger than {self._max_bytes} bytes; raise `max_download_bytes` or "
-            "send a smaller picture"
+            "send a smaller image"
         )
 
 

@@ -29,7 +29,7 @@ def predict_local(
 
     Raises:
       BundleError: no such bundle or variant.
-      ClientError: a URL that gives no picture.
+      ClientError: a URL that gives no image.
       EngineError: an image that cannot be decoded.
       FileNotFoundError: a path to nothing.
     """

@@ -16,7 +16,7 @@ _LONGEST_PAUSE_S = 1.0
 def why_not_ready(api: Api, target: Target) -> Steps[str]:
     """Empty when the model would answer a request now; else what it waits for."""
     if target.label is not None:
-        # TF Serving ignores the label of a status request; metadata honours it.
+        # TF Serving ignores the label of a status request; metadata honors it.
         yield from api.metadata(target)
         return ""
     versions = yield from api.status(target)

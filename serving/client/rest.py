@@ -43,7 +43,7 @@ class RestApi:
         answer = yield _post(target, "predict", body)
         found = answer.get("predictions")
         if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-            # One output only, which comes without its name: nothing that a picture's answer has.
+            # One output only, which comes without its name: nothing that an image's answer has.
             return {}
         names = set.intersection(*(set(row) for row in found)) if found else set()
         return {name: [row[name] for row in found] for name in names}

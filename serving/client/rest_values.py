@@ -43,11 +43,11 @@ def json_example(example: Example) -> dict[str, Any]:
     """A tf.Example as TF Serving's REST API takes it.
 
     Raises:
-      ValueError: a serialised one.
+      ValueError: a serialized one.
     """
     if not isinstance(example, Mapping):
         raise ValueError(
-            "REST takes examples as {'feature': value}; serialised ones need a grpc:// address"
+            "REST takes examples as {'feature': value}; serialized ones need a grpc:// address"
         )
     return {name: _json_feature(name, value) for name, value in example.items()}
 

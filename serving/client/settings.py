@@ -12,7 +12,7 @@ class Settings:
       address: of the server.
       tls: its files are there.
       retries: further tries of a request.
-      pictures: loads what is sent; close it.
+      images: loads what is sent; close it.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Settings:
         self.retries = retries
         self._timeout_s = timeout_s
         Tries(Deadline(timeout_s), retries)  # Raises now, and not at the first call.
-        self.pictures = Pictures(max_download_bytes=max_download_bytes, retries=retries)
+        self.images = Pictures(max_download_bytes=max_download_bytes, retries=retries)
 
     def deadline(self, timeout_s: float | None) -> Deadline:
         """Of a call that begins now; None is what calls have that name no time."""

@@ -58,7 +58,7 @@ class Client:
             and RESOURCE_EXHAUSTED when the server says how long to wait.
           headers: sent along with every request, over gRPC as metadata.
           tls: whom to trust over https and grpcs, and who we are.
-          max_download_bytes: largest picture that is taken from a URL.
+          max_download_bytes: largest image that is taken from a URL.
 
         Raises:
           ClientError: an address of another kind.
@@ -103,12 +103,12 @@ class Client:
           top_k: cuts the list of classes; the model decides how many there are at most.
           batch_size: images in a request; None sends all in one.
           timeout_s: for the whole call; None is the client's.
-          signature: one that takes encoded pictures.
+          signature: one that takes encoded images.
 
         Raises:
           ClientError: with the server's reason, or no answer in time.
           FileNotFoundError: a path to nothing.
-          ValueError: an array that is no picture, `version` and `label` at once.
+          ValueError: an array that is no image, `version` and `label` at once.
         """
         target = Target(model, version, label)
         return self._over_images(
@@ -142,13 +142,13 @@ class Client:
           class_names: by class number, for models that give no labels.
           batch_size: images in a request; None sends all in one.
           timeout_s: for the whole call; None is the client's.
-          signature: one that takes encoded pictures and returns boxes, scores, classes and
+          signature: one that takes encoded images and returns boxes, scores, classes and
             num_detections, with or without `detection_` in front.
 
         Raises:
           ClientError: with the server's reason, or no answer in time.
           FileNotFoundError: a path to nothing.
-          ValueError: an array that is no picture, `version` and `label` at once.
+          ValueError: an array that is no image, `version` and `label` at once.
         """
         target = Target(model, version, label)
         return self._over_images(
@@ -207,7 +207,7 @@ class Client:
         """(label, score) pairs of each tf.Example, from a classify signature.
 
         Args:
-          examples: `{"feature": value or list}`; over gRPC serialised tf.Examples as well.
+          examples: `{"feature": value or list}`; over gRPC serialized tf.Examples as well.
           model: its name on the server.
           version: None is the newest.
           label: instead of a version.
@@ -216,7 +216,7 @@ class Client:
 
         Raises:
           ClientError: with the server's reason, or no answer in time.
-          ValueError: a feature of mixed types, or serialised examples over REST.
+          ValueError: a feature of mixed types, or serialized examples over REST.
         """
         target = Target(model, version, label)
         return self._do(self._api.classify(examples, target, signature), timeout_s)
@@ -235,7 +235,7 @@ class Client:
 
         Raises:
           ClientError: with the server's reason, or no answer in time.
-          ValueError: a feature of mixed types, or serialised examples over REST.
+          ValueError: a feature of mixed types, or serialized examples over REST.
         """
         target = Target(model, version, label)
         return self._do(self._api.regress(examples, target, signature), timeout_s)
@@ -315,7 +315,7 @@ class Client:
     def close(self) -> None:
         """Ends the connections."""
         self._transport.close()
-        self._settings.pictures.close()
+        self._settings.images.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -351,7 +351,7 @@ class Client:
         found: list[Any] = []
         for index, batch in enumerate(batches):
             try:
-                coded = self._settings.pictures.load(batch, deadline)
+                coded = self._settings.images.load(batch, deadline)
                 steps = self._api.images(coded, target, signature)
                 columns = self._finish(steps, deadline, self._settings.retries)
                 found += results.checked(read(columns), len(batch), target)

@@ -146,7 +146,7 @@ class BundleEngine:
         return self.saved_model.run(bundles.SIGNATURE_TENSOR, {"images": images})["scores"]
 
     def preprocess(self, images: Sequence[bytes]) -> np.ndarray:
-        """(B, H, W, 3) uint8 pixels of encoded pictures, by the SavedModel's own graph.
+        """(B, H, W, 3) uint8 pixels of encoded images, by the SavedModel's own graph.
 
         Raises:
           EngineError: one of them is not a JPEG, PNG, BMP or GIF that TensorFlow decodes.
@@ -156,7 +156,7 @@ class BundleEngine:
         return outputs["images"]
 
     def predict_bytes(self, images: Sequence[bytes]) -> np.ndarray:
-        """(B, N) float32 scores of encoded pictures; see `preprocess` and `predict_images`."""
+        """(B, N) float32 scores of encoded images; see `preprocess` and `predict_images`."""
         if len(images) == 0:
             return np.zeros((0, self.bundle.manifest.num_classes), np.float32)
         return self.predict_images(self.preprocess(images))

@@ -2,7 +2,7 @@
 
 TensorFlow's Python loader makes an object for every operation and function, which costs half of a
 load and holds the interpreter's lock: no request is answered meanwhile. Here the file is cut at the
-borders of its messages, C++ reads the pieces, and what takes long (placing, optimising, restoring)
+borders of its messages, C++ reads the pieces, and what takes long (placing, optimizing, restoring)
 lets other threads run. What this reader does not know is left to that loader.
 """
 
@@ -55,7 +55,7 @@ class ServedGraph:
 
     Attributes:
       meta: `MetaGraphDef` without its graph.
-      pieces: serialised `GraphDef`s that make up the graph, one after the other.
+      pieces: serialized `GraphDef`s that make up the graph, one after the other.
     """
 
     meta: Any
@@ -169,7 +169,7 @@ def _message(number: int, value: bytes) -> bytes:
 
 
 def open_session(path: Path, config: Any, *, tags: Sequence[str], build: Build) -> tuple[Any, Any]:
-    """A session of a SavedModel, its variables restored and its initialiser run.
+    """A session of a SavedModel, its variables restored and its initializer run.
 
     Args:
       path: the model's folder.

@@ -225,7 +225,7 @@ def _stored_signature(file: Path) -> Any:
 class VariantEngine:
     """A TFLite variant of a bundle behind the signatures of its SavedModel.
 
-    Pictures are decoded by the SavedModel's own graph, so that their pixels are the same.
+    Images are decoded by the SavedModel's own graph, so that their pixels are the same.
 
     Attributes:
       path: the bundle's folder.
@@ -272,7 +272,7 @@ class VariantEngine:
         inputs: Mapping[str, np.ndarray],
         outputs: Sequence[str] | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """As of `SavedModelEngine`; checks pictures as it does."""
+        """As of `SavedModelEngine`; checks images as it does."""
         bind_signature(self, signature, inputs, outputs)
         return self._saved_model.prepare(signature, inputs, outputs)
 
@@ -282,7 +282,7 @@ class VariantEngine:
         """Graph tensor name -> array, of one signature.
 
         Raises:
-          EngineError: a picture that cannot be decoded, or pixels of another shape or type.
+          EngineError: an image that cannot be decoded, or pixels of another shape or type.
         """
         ((tensor, value),) = feeds.items()
         name = self._by_input[tensor]

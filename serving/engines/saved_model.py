@@ -23,7 +23,7 @@ from serving.protocol.types import STATUS_CODES
 
 #: The signature of a request that names none.
 DEFAULT_SIGNATURE = "serving_default"
-#: Feature of `predict_examples` that holds the picture.
+#: Feature of `predict_examples` that holds the image.
 _IMAGE_FEATURE = "image/encoded"
 #: Sets of outputs for which a compiled run is kept; beyond it the cache starts anew.
 _MAX_CALLABLES = 64
@@ -76,7 +76,7 @@ def load_saved_model(
     run_timeout_ms: int = 0,
     build: Build = build_here,
 ) -> "SavedModelEngine":
-    """The SavedModel in `version_dir`, its variables restored and its initialisers run.
+    """The SavedModel in `version_dir`, its variables restored and its initializers run.
 
     Args:
       version_dir: any folder with `saved_model.pb` that has the tag `serve`.
@@ -85,7 +85,7 @@ def load_saved_model(
         first model of a process decides. 0 is one a core.
       inter_op: threads of the shared pool for operations at a time; likewise.
       run_timeout_ms: after which a run fails; 0 sets no bound. TensorFlow stops it in a loop, such
-        as the one that decodes pictures; operations in a row are ended, and then it fails.
+        as the one that decodes images; operations in a row are ended, and then it fails.
       build: runs what takes long of the load, and later of the first run of a signature.
 
     Raises:
@@ -121,7 +121,7 @@ class SavedModelEngine:
     Attributes:
       path: the folder it came from.
       signatures: by name, those that can be called.
-      signature_defs: every `SignatureDef` proto, the initialiser's too.
+      signature_defs: every `SignatureDef` proto, the initializer's too.
       runtime: what computes, as TF Serving's metrics name it.
     """
 
@@ -148,7 +148,7 @@ class SavedModelEngine:
         self._build = build
         self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
         # Another's `image_bytes` may be anything; a bundle's are what ingest and training take.
-        self._takes_pictures = (path / bundles.MANIFEST_FILE).is_file()
+        self._takes_images = (path / bundles.MANIFEST_FILE).is_file()
         self._lock = threading.Lock()
 
     def run(
@@ -183,15 +183,15 @@ class SavedModelEngine:
 
         Args:
           signature: as for `run`, and so are the others.
-          inputs: a bundle's pictures are checked here, before they may share a batch.
+          inputs: a bundle's images are checked here, before they may share a batch.
           outputs: all of them when None.
 
         Raises:
-          EngineError: an unknown signature, input or output, or a picture that is none.
+          EngineError: an unknown signature, input or output, or an image that is none.
         """
         prepared = bind_signature(self, signature, inputs, outputs)
-        if self._takes_pictures:
-            _check_pictures(signature, inputs)
+        if self._takes_images:
+            _check_images(signature, inputs)
         return prepared
 
     def run_tensors(
@@ -206,7 +206,7 @@ class SavedModelEngine:
         tf = import_tensorflow()
         # A session refuses to fetch one tensor twice, and two outputs may share one.
         names = tuple(dict.fromkeys(fetches))
-        if self._takes_pictures:
+        if self._takes_images:
             # Bundles of earlier versions fail on an empty batch where oneDNN is on.
             empty = empty_outputs(self.signatures.values(), feeds, names)
             if empty is not None:
@@ -303,11 +303,11 @@ def bind_signature(
     return feeds, {name: spec.outputs[name].tensor for name in names}
 
 
-def _check_pictures(signature: str, inputs: Mapping[str, np.ndarray]) -> None:
+def _check_images(signature: str, inputs: Mapping[str, np.ndarray]) -> None:
     """Refuses what the graph would not decode, or would decode to other pixels, before it runs.
 
     Raises:
-      EngineError: names the first such picture and the reason.
+      EngineError: names the first such image and the reason.
     """
     in_examples = signature == bundles.SIGNATURE_EXAMPLES
     for name, values in inputs.items():
@@ -324,10 +324,10 @@ def _check_pictures(signature: str, inputs: Mapping[str, np.ndarray]) -> None:
 
 
 def encoded_image(where: str, serialized: bytes) -> bytes:
-    """The picture of a serialised tf.Example, as `predict_examples` takes it.
+    """The image of a serialized tf.Example, as `predict_examples` takes it.
 
     Raises:
-      EngineError: not a tf.Example, or not one with a single picture; begins with `where`.
+      EngineError: not a tf.Example, or not one with a single image; begins with `where`.
     """
     # Protobuf is no dependency of a reader of bundles.
     from serving.protocol import wire

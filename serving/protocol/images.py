@@ -7,12 +7,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-#: A path to a picture, its encoded bytes, or (H, W, 3) uint8 RGB pixels.
+#: A path to an image, its encoded bytes, or (H, W, 3) uint8 RGB pixels.
 Image: TypeAlias = str | Path | bytes | np.ndarray
 
 
 def encoded_image(image: Image) -> bytes:
-    """The encoded picture: a file's or the given bytes, or a PNG of an array.
+    """The encoded image: a file's or the given bytes, or a PNG of an array.
 
     Raises:
       FileNotFoundError: a path to nothing.

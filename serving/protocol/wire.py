@@ -52,7 +52,7 @@ _MESSAGES: Table = {
         "outputs": (1, "NamedTensor", True),
         "model_spec": (2, "ModelSpec", False),
     },
-    # A tf.Example is sent as the bytes it was serialised to, which is what a message field is.
+    # A tf.Example is sent as the bytes it was serialized to, which is what a message field is.
     "ExampleList": {"examples": (1, "bytes", True)},
     "Input": {"example_list": (1, "ExampleList", False)},
     "ExamplesRequest": {
@@ -266,7 +266,7 @@ def _filled(values: np.ndarray, shape: list[int], default: Any) -> np.ndarray:
 
 
 def to_example(features: Mapping[str, Any]) -> bytes:
-    """A serialised tf.Example.
+    """A serialized tf.Example.
 
     Args:
       features: name -> value or flat list of values: bytes or text, integers (bool too), or
@@ -286,7 +286,7 @@ def to_example(features: Mapping[str, Any]) -> bytes:
 
 
 def example_strings(serialized: bytes, name: str) -> list[bytes]:
-    """The byte strings of a serialised tf.Example's feature, of every entry that has its name.
+    """The byte strings of a serialized tf.Example's feature, of every entry that has its name.
 
     Raises:
       ValueError: not a tf.Example.

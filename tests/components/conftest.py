@@ -29,16 +29,16 @@ def answers() -> Callable[..., Predictions]:
     return make
 
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}
 
 
-def colour_image(name: str, number: int) -> bytes:
-    """A PNG of one colour that no other number gives."""
+def color_image(name: str, number: int) -> bytes:
+    """A PNG of one color that no other number gives."""
     import io
 
     from PIL import Image
 
-    image = Image.new("RGB", (4, 4), COLOURS[name])
+    image = Image.new("RGB", (4, 4), COLORS[name])
     image.putpixel((number % 4, number // 4 % 4), (number % 256, number // 256, 7))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
@@ -46,11 +46,11 @@ def colour_image(name: str, number: int) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def colour_bundle() -> Callable[..., Path]:
-    """`colour_bundle(folder, labels)`: a bundle whose TFLite file knows red, green, blue, white.
+def color_bundle() -> Callable[..., Path]:
+    """`color_bundle(folder, labels)`: a bundle whose TFLite file knows red, green, blue, white.
 
-    It names the colour of an image: the scores of `labels`, in their order. A label that starts
-    with "not " gets the score of another colour. Nothing is trained; `saved_model.pb` is a stub.
+    It names the color of an image: the scores of `labels`, in their order. A label that starts
+    with "not " gets the score of another color. Nothing is trained; `saved_model.pb` is a stub.
     """
 
     def write(folder: Path, labels: tuple[str, ...], *, name: str = "colours") -> Path:
@@ -93,21 +93,21 @@ def colour_bundle() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def colour_records(write_dataset, tmp_path) -> Callable[..., Path]:
-    """`colour_records(classes, colours)`: a data set whose test images have these colours."""
+def color_records(write_dataset, tmp_path) -> Callable[..., Path]:
+    """`color_records(classes, colors)`: a data set whose test images have these colors."""
     import hashlib
 
-    def write(classes: tuple[str, ...], colours: tuple[str, ...], *, folder: str = "data") -> Path:
+    def write(classes: tuple[str, ...], colors: tuple[str, ...], *, folder: str = "data") -> Path:
         records = []
-        for number, colour in enumerate(colours):
-            encoded = colour_image(colour, number)
+        for number, color in enumerate(colors):
+            encoded = color_image(color, number)
             records.append(
                 {
                     "image/encoded": encoded,
                     "image/format": "PNG",
                     "image/key/sha256": hashlib.sha256(encoded).hexdigest(),
-                    "image/class/label": classes.index(colour),
-                    "image/class/text": colour,
+                    "image/class/label": classes.index(color),
+                    "image/class/text": color,
                 }
             )
         return write_dataset(tmp_path / folder, {"test": records}, classes=classes, slices=())

@@ -119,7 +119,7 @@ def test_sizes_of_real_odd_files_agree_with_pillow(shared_data, tmp_path):
 
 
 def gif(canvas, frames):
-    """A GIF of (height, width) whose frames are (top, left, height, width), one colour each."""
+    """A GIF of (height, width) whose frames are (top, left, height, width), one color each."""
     height, width = canvas
     data = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
     for top, left, rows, columns in frames:

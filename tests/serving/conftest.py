@@ -69,12 +69,12 @@ def oracle_scores(images: np.ndarray) -> np.ndarray:
     return exponent / exponent.sum(axis=1, keepdims=True)
 
 
-def png(colour: tuple[int, int, int], size: tuple[int, int] = (SIZE, SIZE)) -> bytes:
-    """A PNG of one colour; `size` is (height, width)."""
+def png(color: tuple[int, int, int], size: tuple[int, int] = (SIZE, SIZE)) -> bytes:
+    """A PNG of one color; `size` is (height, width)."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.new("RGB", (size[1], size[0]), colour).save(buffer, "PNG")
+    Image.new("RGB", (size[1], size[0]), color).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -241,7 +241,7 @@ def half_plus_two(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def bundles_dir(tiny_draft, tmp_path_factory) -> Path:
-    """`<dir>/colours/1`, as a push leaves it; do not write into it."""
+    """`<dir>/colors/1`, as a push leaves it; do not write into it."""
     root = tmp_path_factory.mktemp("bundles")
     bundles.push(tiny_draft, root / "colours")
     return root
@@ -261,7 +261,7 @@ def unreadable(tmp_path) -> Path:
 
 @pytest.fixture
 def make_png():
-    """`(colour, size) -> PNG bytes`."""
+    """`(color, size) -> PNG bytes`."""
     return png
 
 

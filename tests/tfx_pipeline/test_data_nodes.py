@@ -47,7 +47,7 @@ def record(seed, label, name):
 
 
 def splits(cats, *, leak=False):
-    """200 training and 100 test pictures, `cats` of each hundred of them cats."""
+    """200 training and 100 test images, `cats` of each hundred of them cats."""
 
     def some(count, first):
         return [

@@ -24,7 +24,7 @@ from trainers.training.trained import Trained
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def picture(file, seed):
+def image(file, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file)
@@ -35,7 +35,7 @@ def picture(file, seed):
 @pytest.fixture
 def pets(tmp_path):
     for index in range(40):
-        picture(tmp_path / "pets" / ("cat", "dog")[index % 2] / f"{index}.png", index)
+        image(tmp_path / "pets" / ("cat", "dog")[index % 2] / f"{index}.png", index)
     return tmp_path / "pets"
 
 
@@ -44,7 +44,7 @@ def table(tmp_path):
     """A table that lists images of another folder."""
     lines = ["file,kind"]
     for index in range(40):
-        picture(tmp_path / "elsewhere" / f"{index}.png", index)
+        image(tmp_path / "elsewhere" / f"{index}.png", index)
         lines.append(f"elsewhere/{index}.png,{('cat', 'dog')[index % 2]}")
     (tmp_path / "list").mkdir()
     file = tmp_path / "list" / "pets.csv"
@@ -123,7 +123,7 @@ def test_it_is_ingested_once_and_again_when_a_file_changes(pets, tmp_path):
     assert made(text, cache) == (out, False)
     # An image whose pixels change, with the size and the time of its file kept.
     other = bytearray((pets / "cat" / "0.png").read_bytes())
-    picture(pets / "cat" / "0.png", 4242)
+    image(pets / "cat" / "0.png", 4242)
     assert made(text, cache) == (out, True)
     changed = json.loads((out / "dataset.json").read_text())
     assert changed["fingerprint"] != first["fingerprint"]
@@ -132,7 +132,7 @@ def test_it_is_ingested_once_and_again_when_a_file_changes(pets, tmp_path):
     (pets / "cat" / "0.png").write_bytes(other)
     assert made(text, cache) == (out, True)
     assert json.loads((out / "dataset.json").read_text())["fingerprint"] == first["fingerprint"]
-    picture(pets / "dog" / "new.png", 99)
+    image(pets / "dog" / "new.png", 99)
     assert made(text, cache) == (out, True)
     (pets / "dog" / "new.png").unlink()
     assert made(text, cache) == (out, True)
@@ -152,7 +152,7 @@ def test_files_that_a_table_lists_are_watched_too(table, tmp_path):
     out, ran = made(text, tmp_path / "data")
     assert ran
     assert made(text, tmp_path / "data") == (out, False)
-    picture(table.parent.parent / "elsewhere" / "3.png", 777)
+    image(table.parent.parent / "elsewhere" / "3.png", 777)
     assert made(text, tmp_path / "data") == (out, True)
 
 
@@ -248,7 +248,7 @@ def test_every_verb_takes_the_spelling(pets, tmp_path, monkeypatch, capsys):
 )
 def test_compression_refuses_data_of_other_classes(pets, tmp_path, change, message):
     for index in range(12):
-        picture(pets / "owl" / f"{index}.png", 500 + index)
+        image(pets / "owl" / f"{index}.png", 500 + index)
     info = DatasetInfo.load(resolve(f"folder:{pets}", tmp_path / "data", quiet()))
     config = recipes.get("digits_cnn")()
     model = Trained(None, config, info, [], 1)

@@ -19,7 +19,7 @@ _COLUMNS = ("race", "age", "service_test")
 
 @pytest.fixture
 def faces(extract, tmp_path):
-    """Records of 500 faces, labelled by gender, with three columns of the table as slices."""
+    """Records of 500 faces, labeled by gender, with three columns of the table as slices."""
     options = {"label": "gender", "slices": ",".join(_COLUMNS)}
     ingest("csv", tmp_path / "faces", where=extract("fairface_A") / "labels.csv", options=options)
     return tmp_path / "faces"
@@ -32,7 +32,7 @@ def test_tfma_counts_every_slice_that_the_table_has(faces, extract, tmp_path):
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from components.evaluation.eval_config import EvalSettings, make_eval_config
-    from components.evaluation.evaluator import analyse
+    from components.evaluation.evaluator import analyze
     from components.gates import GateSettings
     from components.gates.decide import _slice_gates, slice_rows
     from tfx_pipeline.graph import create_pipeline
@@ -73,7 +73,7 @@ def test_tfma_counts_every_slice_that_the_table_has(faces, extract, tmp_path):
     write_table(table, answers, info.classes)
     eval_config = make_eval_config(list(answers), EvalSettings(**{**settings, "top_k": 2}))
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
-        analyse(pipeline, table, str(tmp_path / "evaluation"), eval_config)
+        analyze(pipeline, table, str(tmp_path / "evaluation"), eval_config)
 
     # The oracle: the table's own text and the bytes of the files, no code of ours.
     folder = extract("fairface_A")

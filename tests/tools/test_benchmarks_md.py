@@ -38,7 +38,7 @@ FIGURES = {
 
 def test_ratios_are_of_the_rounds_with_their_interval():
     page = load().data_section(FIGURES)
-    assert "`sightline benchmark data pictures.tar`: 3 JPEGs of 1.5 kB" in page
+    assert "`sightline benchmark data images.tar`: 3 JPEGs of 1.5 kB" in page
     assert "224 x 192 px, 3 rounds in turns on 2 cores of Abacus" in page
     limits = stats.ttest_1samp(np.log([0.8, 0.4, 0.6]), 0.0).confidence_interval(0.95)
     low, high = np.exp(limits)
@@ -157,7 +157,7 @@ def test_the_server_stands_beside_its_targets():
         "variants": {"ptq_int8": {"rows": [], "turns": turns}},
     }
     page = load().serving_section(figures)
-    assert "`sightline benchmark serving digits`: pictures of 23.4 kB on average (a.jpg), 2" in page
+    assert "`sightline benchmark serving digits`: images of 23.4 kB on average (a.jpg), 2" in page
     assert "rounds in turns of 0.5 s on 2 cores of Abacus" in page
     assert "the median of the 2 rounds, with the least and the greatest" in page
     assert "| ptq_int8 | | value | 95 % (ratios) or least..greatest | asked | met |" in page
@@ -171,7 +171,7 @@ def test_a_load_test_shows_each_rate_with_its_intervals():
     percentile = {"value": 5.25, "low": 5.0, "high": None}
     run = {
         "plan": {"rate": 50.0, "seconds": 20.0},
-        "source": "8 pictures",
+        "source": "8 images",
         "achieved_rate": 49.96,
         "errors": {"503": 2, "deadline": 1},
         "latency_ms": dict.fromkeys(("p50", "p90", "p99", "p99.9"), percentile),

@@ -60,7 +60,7 @@ def test_a_failed_step_names_the_command_and_its_status(demo, script, monkeypatc
         demo.step("", "run", "smoke", quiet=True)
 
 
-def test_another_model_is_asked_when_the_favourite_was_refused(demo):
+def test_another_model_is_asked_when_the_favorite_was_refused(demo):
     with pytest.raises(demo.DemoError, match="every model was refused"):
         demo.pushed_model()
     (demo.BUNDLES / "digits_vit").mkdir(parents=True)

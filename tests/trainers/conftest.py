@@ -28,7 +28,7 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def record(encoded: bytes, label: int) -> bytes:
-    """A serialised tf.Example as `sightline ingest` writes it; `label` counts from 1."""
+    """A serialized tf.Example as `sightline ingest` writes it; `label` counts from 1."""
 
     def text(value: bytes) -> tf.train.Feature:
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
@@ -62,7 +62,7 @@ def write_records(folder: Path, splits: dict[str, list[bytes]]) -> DatasetInfo:
 
 @pytest.fixture(scope="session")
 def digit_records():
-    """(1797,) serialised real scans of 8x8 pixels, shuffled by nobody."""
+    """(1797,) serialized real scans of 8x8 pixels, shuffled by nobody."""
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     return [record(_png(p), int(y) + 1) for p, y in zip(pixels, digits.target, strict=True)]
@@ -137,21 +137,21 @@ def built(trained, once):
 
 @pytest.fixture(scope="session")
 def encoded(records):
-    """Split -> the encoded pictures of its records, read without our reader."""
+    """Split -> the encoded images of its records, read without our reader."""
 
-    def picture(serialised: bytes) -> bytes:
-        feature = tf.train.Example.FromString(serialised).features.feature
+    def image(serialized: bytes) -> bytes:
+        feature = tf.train.Example.FromString(serialized).features.feature
         return feature["image/encoded"].bytes_list.value[0]
 
-    return {split: [picture(one) for one in found] for split, found in records[1].items()}
+    return {split: [image(one) for one in found] for split, found in records[1].items()}
 
 
 @pytest.fixture(scope="session")
 def true_labels(records):
     """Split -> (M,) labels from 0, read without our reader."""
 
-    def label(serialised: bytes) -> int:
-        feature = tf.train.Example.FromString(serialised).features.feature
+    def label(serialized: bytes) -> int:
+        feature = tf.train.Example.FromString(serialized).features.feature
         return feature["image/class/label"].int64_list.value[0] - 1
 
     return {split: np.array([label(one) for one in found]) for split, found in records[1].items()}

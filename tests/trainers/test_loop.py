@@ -94,7 +94,7 @@ def test_validation_chooses_the_epoch(config, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("batch", "rate", "what"),
     [
-        (32, 1e38, "the loss was not finite at step 2, whose batch of 32 pictures begins with"),
+        (32, 1e38, "the loss was not finite at step 2, whose batch of 32 images begins with"),
         (120, 1e38, "the validation scores are not finite"),
     ],
 )
@@ -212,7 +212,7 @@ def test_fine_tuning_trains_the_given_model_on_new_orders(trained):
         np.testing.assert_array_equal(value, old)
 
 
-def test_the_pictures_of_a_batch_can_be_named(config, trained, records):
+def test_the_images_of_a_batch_can_be_named(config, trained, records):
     by_id = {}
     for one in records[1]["train"]:
         feature = tf.train.Example.FromString(one).features.feature

@@ -158,7 +158,7 @@ def test_the_three_architectures_of_the_smoke_pipeline_are_there():
     assert {"none", "ptq", "prune", "qat"} <= set(compressors.names())
 
 
-# The study's and the papers' tables: optimiser, peak rate for the batch, batch, epochs, decay,
+# The study's and the papers' tables: optimizer, peak rate for the batch, batch, epochs, decay,
 # epochs of warm-up.
 PAPERS = {
     "resnet50_imagenet_study": ("sgd", 0.01, 128, 100, 5e-4, 0),
@@ -214,7 +214,7 @@ REGULARISERS = {
 
 
 @pytest.mark.parametrize("name", REGULARISERS)
-def test_a_published_recipe_regularises_as_the_paper(name):
+def test_a_published_recipe_regularizes_as_the_paper(name):
     config = recipes.get(name)()
     mixes, loss, smoothing, depth = REGULARISERS[name]
     assert {entry for entry in config.data.augment if "mix" in entry} == mixes

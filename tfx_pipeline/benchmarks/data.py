@@ -1,6 +1,6 @@
-"""How fast pictures come: ingest and each input against two ceilings of the same run.
+"""How fast images come: ingest and each input against two ceilings of the same run.
 
-    figures = measure(Path("~/pictures").expanduser(), rounds=5)
+    figures = measure(Path("~/images").expanduser(), rounds=5)
     Console().print(table(figures))
 
 The ceilings are a plain read of the records' bytes, and `tf.io.decode_jpeg` alone on all cores from
@@ -59,14 +59,14 @@ def measure(
     Args:
       source: a data set's folder, or a folder or tar of JPEGs; other files are passed over.
       rounds: turns of each input.
-      images: a turn takes at least so many; fewer pictures are read several times.
-      limit: more pictures than this are left out.
+      images: a turn takes at least so many; fewer images are read several times.
+      limit: more images than this are left out.
       image_size: (height, width) in pixels that the inputs make.
       memory_mib: size in MiB of the data set whose training epoch is streamed for `memory_mb`. The
-        smaller the pictures, the more of them that is, and the longer it takes.
+        smaller the images, the more of them that is, and the longer it takes.
 
     Returns:
-      JSON-able: `machine`, `source`, `pictures`, `mean_kb`, `rounds`; `rates`, name -> a list of
+      JSON-able: `machine`, `source`, `images`, `mean_kb`, `rounds`; `rates`, name -> a list of
       images a second, one a round (ingest: one in all); `memory_mb`, `1x` and `10x` -> peak of a
       process that streams a training epoch of `memory_mib` and of ten times as much.
 
@@ -80,7 +80,7 @@ def measure(
             f"{rounds}, {images}, {limit}, {memory_mib}"
         )
     with tempfile.TemporaryDirectory(prefix="sightline-benchmark-") as work:
-        pictures = _pictures(Path(source), limit)
+        pictures = _images(Path(source), limit)
         records, ingest_rate = _ingested(pictures, Path(work))
         # Beyond the shuffle buffer, which fills with the data until it is full.
         size = sum(len(one) for one in pictures)
@@ -142,7 +142,7 @@ def write(figures: dict[str, Any], path: Path) -> None:
     Path(path).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def _pictures(source: Path, limit: int) -> list[bytes]:
+def _images(source: Path, limit: int) -> list[bytes]:
     found: list[bytes] = []
     for data in _files(source):
         if data.startswith(_JPEG):
@@ -188,7 +188,7 @@ def _recorded(source: Path) -> Iterator[bytes]:
 
 
 def _ingested(pictures: list[bytes], work: Path) -> tuple[Path, float]:
-    """A data set of the pictures, all for training, and how many were ingested a second."""
+    """A data set of the images, all for training, and how many were ingested a second."""
     from tfx_pipeline.ingest import ingest
 
     folder, records = _folder_of(pictures, work / "pictures"), work / "records"
@@ -246,7 +246,7 @@ def _inputs(
     in_memory = tf.data.Dataset.from_tensor_slices(pictures).repeat(times)
 
     def decoded(_: int) -> tf.data.Dataset:
-        # Sizes, as pictures of different sizes make no batch.
+        # Sizes, as images of different sizes make no batch.
         sizes = in_memory.map(
             lambda one: tf.size(tf.io.decode_jpeg(one, channels=3)), parallel_calls()
         )
@@ -270,7 +270,7 @@ def _inputs(
 
 
 def _read(records: Path) -> Iterator[int]:
-    """Reads every shard; yields a number for each batch's worth of pictures."""
+    """Reads every shard; yields a number for each batch's worth of images."""
     split, done, size = DatasetInfo.load(records).splits["train"], 0, 0
     files = sorted((records / "Split-train").iterdir())
     total = sum(path.stat().st_size for path in files)

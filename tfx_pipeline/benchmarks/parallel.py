@@ -32,16 +32,16 @@ def measure(
     classes: int = 1000,
     rounds: int = 5,
 ) -> dict[str, Any]:
-    """Runs `model` whole and split on the same pictures.
+    """Runs `model` whole and split on the same images.
 
     Args:
       model: a registered model; its weights are random.
       options: of its builder, `key=value`.
       stages: devices; virtual ones where there are fewer accelerators, which takes a process in
         which TensorFlow has not run yet.
-      batch: pictures a call.
-      micro_batch: pictures that go through a stage together.
-      size: side of the picture in pixels.
+      batch: images a call.
+      micro_batch: images that go through a stage together.
+      size: side of the image in pixels.
       classes: logits.
       rounds: timed calls of each.
 

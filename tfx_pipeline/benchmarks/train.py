@@ -4,9 +4,9 @@
                       data=Path("data/pets"), size=224, batch=16, rounds=10)
     Console().print(table(figures))
 
-All contenders take the same steps (`trainers.training.step`) with the same optimiser and loss on
+All contenders take the same steps (`trainers.training.step`) with the same optimizer and loss on
 batches of
-one input pipeline, which reads and augments real pictures. They take turns in blocks of a few
+one input pipeline, which reads and augments real images. They take turns in blocks of a few
 steps, in an order that is reversed every round, so that a machine that slows down slows all of
 them; a ratio is of two blocks of the same round.
 """
@@ -67,8 +67,8 @@ def measure(
       model: a registered model.
       options: of its builder, `key=value`; the model without them is measured beside it.
       against: the registered model that ratios are to.
-      data: records, or a folder of pictures by class, which is ingested first.
-      size: side of the picture in pixels.
+      data: records, or a folder of images by class, which is ingested first.
+      size: side of the image in pixels.
       batch: images a step.
       rounds: turns of each contender, at least 2.
       steps: in a turn, at least 1.
@@ -82,7 +82,7 @@ def measure(
       interval.
 
     Raises:
-      DatasetError: no pictures, or less than one batch of them.
+      DatasetError: no images, or less than one batch of them.
       ValueError: `rounds` or `steps` out of range.
       UnknownNameError: no such model.
     """

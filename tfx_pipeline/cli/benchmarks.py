@@ -24,7 +24,7 @@ class _BundleByDefault(TyperGroup):
 benchmarks = typer.Typer(
     cls=_BundleByDefault,
     no_args_is_help=True,
-    help="Measure a bundle, its server, training, or the input of pictures, in ratios of one run.",
+    help="Measure a bundle, its server, training, or the input of images, in ratios of one run.",
     epilog="Example: sightline benchmark bundles/digits_cnn",
 )
 app.add_typer(benchmarks, name="benchmark")
@@ -51,7 +51,7 @@ def benchmark_bundle(
 )
 def benchmark_serving(
     bundle: Annotated[Path, typer.Argument(help="A bundle or a model's folder.")],
-    picture: Annotated[
+    image: Annotated[
         list[Path] | None, typer.Option(help="To send; may be repeated. [one is made]")
     ] = None,
     variant: Annotated[
@@ -72,7 +72,7 @@ def benchmark_serving(
     with _turns_bar() as on_turn:
         figures = measure(
             bundle,
-            picture or (),
+            image or (),
             variants=variant or None,
             seconds=seconds,
             rounds=rounds,
@@ -100,7 +100,7 @@ def _turns_bar() -> Iterator[Callable[[int, int, str], None]]:
         yield on_turn
 
 
-@benchmarks.command("data", epilog="Example: sightline benchmark data ~/pictures --out rates.json")
+@benchmarks.command("data", epilog="Example: sightline benchmark data ~/images --out rates.json")
 def benchmark_data(
     source: Annotated[str, typer.Argument(help=f"{DATA_HELP}, or a folder or tar of JPEGs.")],
     rounds: Annotated[int, typer.Option(help="Turns of each input.")] = 5,

@@ -1,4 +1,4 @@
-"""Verbs on pictures and records: `ingest`, `validate`, `show`."""
+"""Verbs on images and records: `ingest`, `validate`, `show`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +26,7 @@ def ingest(
     shards: Annotated[int | None, typer.Option(help="Files a split.")] = None,
     split: Annotated[str, typer.Option(help="Put everything into this one.")] = "",
     exif: Annotated[
-        str, typer.Option(help="as_stored, or upright to turn pictures by their EXIF.")
+        str, typer.Option(help="as_stored, or upright to turn images by their EXIF.")
     ] = "as_stored",
     group: Annotated[
         str,
@@ -46,7 +46,7 @@ def ingest(
         typer.Option("--jobs", is_eager=True, callback=_list_jobs, help="List jobs and options."),
     ] = False,
 ) -> None:
-    """Turn pictures into sharded TFRecords; goes on where it was stopped."""
+    """Turn images into sharded TFRecords; goes on where it was stopped."""
     from tfx_pipeline.cli.views.ingest import ingest_shown
 
     given = list(options or ())
@@ -79,7 +79,7 @@ def validate(
         ),
     ] = 0.05,
 ) -> None:
-    """Look for what would spoil training: corrupt, duplicate, leaked or mislabelled pictures."""
+    """Look for what would spoil training: corrupt, duplicate, leaked or mislabelled images."""
     from components.data_validation.anomaly import make_settings
     from tfx_pipeline.cli.views.validate import validate as validate_data
 
@@ -92,10 +92,10 @@ def show(
     data: Annotated[Path, typer.Argument(help="Records of `sightline ingest`.")],
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("sheet.png"),
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
-    count: Annotated[int, typer.Option("-n", "--count", help="How many pictures.")] = 12,
+    count: Annotated[int, typer.Option("-n", "--count", help="How many images.")] = 12,
     seed: Annotated[int, typer.Option(help="Decides which.")] = 0,
 ) -> None:
-    """Draw pictures from records, with their class or boxes and masks."""
+    """Draw images from records, with their class or boxes and masks."""
     from tfx_pipeline.cli.views.contact_sheet import contact_sheet
 
     contact_sheet(data, split=split, count=count, seed=seed, out=out)

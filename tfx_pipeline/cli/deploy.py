@@ -77,8 +77,8 @@ def _show(findings: Findings) -> None:
     if findings.found:
         table = _table("file", "object", "finding", "remedy")
         for found in findings.found:
-            colour = "red" if found.level == "error" else "yellow"
-            told = f"[{colour}]{found.level}[/]: {escape(found.finding)}"
+            color = "red" if found.level == "error" else "yellow"
+            told = f"[{color}]{found.level}[/]: {escape(found.finding)}"
             table.add_row(escape(found.file), escape(found.about), told, escape(found.remedy))
         console.print(table)
     files = len(set(findings.looked_at))

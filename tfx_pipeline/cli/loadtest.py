@@ -27,13 +27,13 @@ def loadtest(
     label: Annotated[str, typer.Option(help="Instead of a version, e.g. canary.")] = "",
     signature: Annotated[str, typer.Option(help="Empty is serving_default.")] = "",
     verb: Annotated[str, typer.Option(help="predict, classify or regress.")] = "predict",
-    pictures: Annotated[
-        Path | None, typer.Option(help="A folder of pictures, or one, to send.")
+    images: Annotated[
+        Path | None, typer.Option(help="A folder of images, or one, to send.")
     ] = None,
     input_file: Annotated[
         Path | None, typer.Option("--input", help="Bodies (.json, .jsonl) or arrays (.npz).")
     ] = None,
-    rows: Annotated[int, typer.Option(help="Pictures in one request.")] = 1,
+    rows: Annotated[int, typer.Option(help="Images in one request.")] = 1,
     rate: Annotated[float | None, typer.Option(help="Requests a second, Poisson. [20]")] = None,
     rates: Annotated[str, typer.Option(help="Several, one run each, e.g. 50,100,200.")] = "",
     closed: Annotated[
@@ -61,7 +61,7 @@ def loadtest(
     """Load a server, open loop with Poisson arrivals. Exit status: 0 valid, 3 not."""
     from serving.benchmark.loadtest import LoadError, Plan, Target
 
-    if pictures and input_file:
+    if images and input_file:
         raise LoadError("give --pictures or --input, one of the two")
     if sum((rate is not None, bool(rates), closed is not None, find_max)) > 1 and not (
         find_max and rate is not None and not rates and closed is None
@@ -71,7 +71,7 @@ def loadtest(
         raise LoadError("--find-max and --p99 MS go together: the rate is found under the bound")
     headers = _headers(header or [])
     target = Target(url, model, version, signature, verb, ca_file=ca, label=label, headers=headers)
-    requests = _requests(target, pictures, input_file, rows)
+    requests = _requests(target, images, input_file, rows)
     plan = Plan(
         rate=None if closed else (rate if rate is not None else _DEFAULT_RATE),
         clients=closed,
@@ -117,12 +117,12 @@ def public_arguments(arguments: list[str]) -> list[str]:
 
 
 def _requests(
-    target: "Target", pictures: Path | None, input_file: Path | None, rows: int
+    target: "Target", images: Path | None, input_file: Path | None, rows: int
 ) -> "Requests":
     from serving.benchmark.loadtest import from_file, from_pictures, generated
 
-    if pictures:
-        return from_pictures(pictures, target, rows=rows)
+    if images:
+        return from_pictures(images, target, rows=rows)
     if input_file:
         return from_file(input_file, target)
     return generated(target, rows=rows)

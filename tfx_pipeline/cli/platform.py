@@ -122,7 +122,7 @@ def predict(
     variant: Annotated[str, typer.Option(help="Of a bundle: saved_model, ptq_int8, ...")] = "",
     top: Annotated[int, typer.Option(help="Classes to show.")] = 3,
 ) -> None:
-    """Classify pictures with a server or straight from a bundle."""
+    """Classify images with a server or straight from a bundle."""
     from tfx_pipeline.cli.views.predict import predictions_table
 
     console.print(predictions_table(where, images, model=model, variant=variant, top=top))

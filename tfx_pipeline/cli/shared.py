@@ -14,7 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Real-time image recognition: from pictures to a served, compressed, proven model.",
+    help="Real-time image recognition: from images to a served, compressed, proven model.",
 )
 
 

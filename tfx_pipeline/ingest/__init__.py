@@ -1,4 +1,4 @@
-"""Pictures to records: a Beam job whose next data set is one file.
+"""Images to records: a Beam job whose next data set is one file.
 
     info = ingest("folder", Path("data/pets"), where="~/pets")
 
@@ -47,7 +47,7 @@ def ingest(
     """Writes a data set to the folder `out` and returns what its `dataset.json` says.
 
     `out` appears complete or not at all; an older data set there is replaced. A job that was
-    stopped goes on where it was when it is started again. The same pictures and options give the
+    stopped goes on where it was when it is started again. The same images and options give the
     same bytes.
 
     Args:
@@ -58,9 +58,9 @@ def ingest(
       options: of the job, by name or as `key=value` texts.
       name: the data set's name; by default the job's choice.
       fractions: of train, validation and test, where the source does not say.
-      shards: files a split; by default one for each 1,000 pictures.
+      shards: files a split; by default one for each 1,000 images.
       split: put everything into this split.
-      exif: `as_stored`, or `upright` to turn pictures by their EXIF orientation.
+      exif: `as_stored`, or `upright` to turn images by their EXIF orientation.
       group: keeps images of one group (an object, a person, a camera) in one split: columns of a
         `csv` table with commas between, or a regular expression on images' names whose groups name
         the group, e.g. `track_([0-9]+)`.

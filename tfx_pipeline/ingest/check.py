@@ -32,7 +32,7 @@ class Verdict:
 
     Attributes:
       row: in the index.
-      facts: of the picture; None where it is rejected.
+      facts: of the image; None where it is rejected.
       findings: all of this item, but those the job found itself.
       objects: how many remain.
     """
@@ -50,7 +50,7 @@ class Checker:
     Attributes:
       index: the SQLite file.
       verdicts: the folder of the verdicts' files.
-      exif: see `load_picture`.
+      exif: see `load_image`.
       num_classes: of the source.
     """
 
@@ -76,7 +76,7 @@ class Checker:
     def check(self, row: int, item: Item) -> Verdict:
         """The verdict on one item; a bad file is named, never an exception."""
         try:
-            picture = load_picture(read_item(item), exif=self.exif)
+            image = load_picture(read_item(item), exif=self.exif)
         except ImageTooLargeError as error:
             return self._rejected(row, Finding("too_large", item.name, str(error)))
         except ImageError as error:
@@ -85,11 +85,11 @@ class Checker:
             return self._rejected(row, Finding("unreadable", item.name, str(error)))
         finally:
             progress.tick()
-        return self._judged(row, item, picture)
+        return self._judged(row, item, image)
 
-    def _judged(self, row: int, item: Item, picture: Picture) -> Verdict:
-        facts, found = picture.facts, list(picture.found)
-        differs = name_differs(item.name, picture.source_format)
+    def _judged(self, row: int, item: Item, image: Picture) -> Verdict:
+        facts, found = image.facts, list(image.found)
+        differs = name_differs(item.name, image.source_format)
         if differs:
             found.append(("name_differs", differs))
         declared = declared_size(item)
@@ -133,7 +133,7 @@ def read_item(item: Item) -> bytes:
     """The bytes of an item.
 
     Raises:
-      ImageError: not a regular file, or too large to be one picture.
+      ImageError: not a regular file, or too large to be one image.
       OSError: it cannot be read.
     """
     if not item.path:
@@ -143,7 +143,7 @@ def read_item(item: Item) -> bytes:
         raise ImageError("not a regular file, or a link to nothing")
     size = path.stat().st_size if item.length < 0 else item.length
     if size > MAX_FILE_BYTES:
-        raise ImageError(f"{size:,} bytes is over the limit of {MAX_FILE_BYTES:,} for a picture")
+        raise ImageError(f"{size:,} bytes is over the limit of {MAX_FILE_BYTES:,} for an image")
     return read_member(item.path, offset=item.offset, length=item.length, deflated=item.deflated)
 
 

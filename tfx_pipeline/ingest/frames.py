@@ -15,7 +15,7 @@ from PIL import Image
 
 from tfx_pipeline.ingest.findings import Finding
 from tfx_pipeline.ingest.images import Facts
-from tfx_pipeline.ingest.masks import encode_grey_png, encode_rle, render
+from tfx_pipeline.ingest.masks import encode_gray_png, encode_rle, render
 from tfx_pipeline.ingest.objects import clean
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Values
 from trainers.data import features
@@ -177,7 +177,7 @@ def _turned_png(value: Any, orientation: int) -> bytes:
     with Image.open(io.BytesIO(value)) as image:
         pixels = np.asarray(image)
     deep = np.uint16 if pixels.dtype != np.uint8 else np.uint8
-    return encode_grey_png(turned_pixels(pixels.astype(deep), orientation))
+    return encode_gray_png(turned_pixels(pixels.astype(deep), orientation))
 
 
 def turned_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:

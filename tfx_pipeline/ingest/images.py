@@ -1,4 +1,4 @@
-"""A file's bytes to a picture that the exported graph decodes, and what had to be done for it.
+"""A file's bytes to an image that the exported graph decodes, and what had to be done for it.
 
 The verdict is the one of training and serving: `core.image_header.check_image` and then the
 graph's own decoder. What they refuse but Pillow reads becomes an 8-bit PNG, losslessly.
@@ -19,7 +19,7 @@ from trainers.data.orientation import AS_STORED, UPRIGHT, orientation_of
 from trainers.data.slices import slices
 
 # Only formats people keep photographs in: Pillow also opens EPS (by running Ghostscript) and
-# formats without a signature, which take any bytes for a picture.
+# formats without a signature, which take any bytes for an image.
 _GRAPH_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP")
 _OTHER_FORMATS = ("WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _ORIENTATION = 0x0112
@@ -40,7 +40,7 @@ _KNOWN_SUFFIXES = frozenset(suffix for names in _NAMES.values() for suffix in na
 
 @dataclass(frozen=True)
 class Facts:
-    """What a record says of its picture, besides the bytes.
+    """What a record says of its image, besides the bytes.
 
     Attributes:
       digest: sha256 hex of the stored bytes: the example's identity.
@@ -91,11 +91,11 @@ class _Details:
 
 
 def load_picture(data: bytes, *, exif: str = AS_STORED) -> Picture:
-    """The picture in a file's bytes.
+    """The image in a file's bytes.
 
     Args:
       data: the file's bytes.
-      exif: `as_stored` keeps a turned picture as TensorFlow decodes it; `upright` turns it and
+      exif: `as_stored` keeps a turned image as TensorFlow decodes it; `upright` turns it and
         stores a PNG.
 
     Raises:
@@ -113,19 +113,19 @@ def load_picture(data: bytes, *, exif: str = AS_STORED) -> Picture:
     except ImageError as refused:
         encoded, details = _transcode(data, refused)
         found = [("transcoded", f"{details.format or 'unknown format'}: {refused}")]
-        return _picture(encoded, load_image(encoded), details, found, exif=exif, transcoded=True)
-    return _picture(data, pixels, details, found, exif=exif, transcoded=False)
+        return _image(encoded, load_image(encoded), details, found, exif=exif, transcoded=True)
+    return _image(data, pixels, details, found, exif=exif, transcoded=False)
 
 
-def name_differs(name: str, picture_format: str) -> str:
+def name_differs(name: str, image_format: str) -> str:
     """In words, how a file's name disagrees with its content; empty when it doesn't."""
     suffix = name.rpartition(".")[2].lower()
-    if suffix in _KNOWN_SUFFIXES and suffix not in _NAMES.get(picture_format, (suffix,)):
-        return f"a {picture_format} is named .{suffix}"
+    if suffix in _KNOWN_SUFFIXES and suffix not in _NAMES.get(image_format, (suffix,)):
+        return f"a {image_format} is named .{suffix}"
     return ""
 
 
-def _picture(
+def _image(
     encoded: bytes,
     pixels: np.ndarray,
     details: _Details,
@@ -183,23 +183,23 @@ def _details(data: bytes) -> _Details:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_known(_GRAPH_FORMATS)) as picture:
+            with Image.open(io.BytesIO(data), formats=_known(_GRAPH_FORMATS)) as image:
                 # What a graph reads of it too, which is not all that Pillow takes for EXIF.
-                return replace(_of(picture), orientation=orientation_of(data))
+                return replace(_of(image), orientation=orientation_of(data))
     except Exception:  # Pillow's plugins raise whatever broken bytes lead them to.
         return _Details(orientation=orientation_of(data))
 
 
-def _of(picture: Image.Image) -> _Details:
+def _of(image: Image.Image) -> _Details:
     orientation, frames = 1, 1
     # Broken metadata: the pixels may be fine.
     with contextlib.suppress(Exception):
-        orientation = picture.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(_ORIENTATION, 1)
     with contextlib.suppress(Exception):
-        frames = getattr(picture, "n_frames", 1)
+        frames = getattr(image, "n_frames", 1)
     return _Details(
-        format=picture.format or "",
-        mode=picture.mode,
+        format=image.format or "",
+        mode=image.mode,
         frames=frames,
         orientation=orientation if orientation in range(1, 9) else 1,
     )
@@ -211,7 +211,7 @@ def _known(names: tuple[str, ...]) -> list[str]:
 
 
 def _transcode(data: bytes, refused: ImageError) -> tuple[bytes, _Details]:
-    """PNG bytes of the picture (the first, where there are several), not turned by EXIF.
+    """PNG bytes of the image (the first, where there are several), not turned by EXIF.
 
     Alpha is dropped without blending and 16 bits keep their high byte, as the graph does for PNG.
 
@@ -225,11 +225,11 @@ def _transcode(data: bytes, refused: ImageError) -> tuple[bytes, _Details]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             formats = _known((*_GRAPH_FORMATS, *_OTHER_FORMATS))
-            with Image.open(io.BytesIO(data), formats=formats) as picture:
-                _check_size(picture)
-                details = _of(picture)
-                picture.seek(0)
-                return _png(_to_rgb(picture)), details
+            with Image.open(io.BytesIO(data), formats=formats) as image:
+                _check_size(image)
+                details = _of(image)
+                image.seek(0)
+                return _png(_to_rgb(image)), details
     except Image.UnidentifiedImageError:
         raise refused from None
     except ImageError:
@@ -245,28 +245,28 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _check_size(picture: Image.Image) -> None:
-    width, height = picture.size
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageTooLargeError(
-            f"{picture.format} of {height} x {width} = {width * height:,} pixels is over the "
+            f"{image.format} of {height} x {width} = {width * height:,} pixels is over the "
             f"limit of {MAX_PIXELS:,}"
         )
 
 
-def _to_rgb(picture: Image.Image) -> np.ndarray:
-    if picture.mode.startswith("F"):
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("F"):
         raise ImageError("floating-point pixels have no defined range; save it as 8-bit PNG")
-    if not picture.mode.startswith("I"):
-        return np.asarray(picture.convert("RGB"))
-    values = np.asarray(picture)
+    if not image.mode.startswith("I"):
+        return np.asarray(image.convert("RGB"))
+    values = np.asarray(image)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise ImageError("32-bit pixels have no defined range; save it as 8-bit PNG")
     return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    picture = Image.fromarray(pixels)
-    picture.getexif()[_ORIENTATION] = orientation
-    turned: Any = ImageOps.exif_transpose(picture)
+    image = Image.fromarray(pixels)
+    image.getexif()[_ORIENTATION] = orientation
+    turned: Any = ImageOps.exif_transpose(image)
     return np.ascontiguousarray(np.asarray(turned))

@@ -1,4 +1,4 @@
-"""The job: items -> index -> checked pictures -> duplicates and splits -> shards.
+"""The job: items -> index -> checked images -> duplicates and splits -> shards.
 
 The two heavy steps run on Beam, on chunks of items and on shards; what lies between is SQL on the
 index. Each chunk's verdicts and each shard are files that are whole or absent, so that a job that
@@ -43,7 +43,7 @@ from trainers.data import features
 from trainers.data.features import DatasetInfo, SplitInfo
 from trainers.identity.code_digest import code_digest
 
-# At ImageNet's 110 kB a picture, about 110 MB a shard.
+# At ImageNet's 110 kB an image, about 110 MB a shard.
 _PICTURES_PER_SHARD = 1000
 _LISTING = "listing.json"
 _FAILED = "failed"
@@ -60,7 +60,7 @@ class Plan:
       options: of the job.
       name: the data set's name; empty takes the job's.
       fractions: of train, validation and test; None takes the job's.
-      shards: files a split; None is one for each 1,000 pictures.
+      shards: files a split; None is one for each 1,000 images.
       everything: the split that everything goes to; empty leaves it to the source.
       exif: `as_stored` or `upright`.
       group: see `tfx_pipeline.ingest.ingest`.
@@ -108,7 +108,7 @@ def run(
             if not listing.items:
                 refused = rejected_text(work / "index.sqlite")
                 raise IngestError(f"{source.description} has no image that can be read{refused}")
-        _run_beam(_checks(plan, source, listing, work), work, "checking pictures", beam_args)
+        _run_beam(_checks(plan, source, listing, work), work, "checking images", beam_args)
         with removed_when_refused(work):
             counts = _merge_and_place(plan, source, listing, work)
         folder = work / "out"
@@ -128,11 +128,11 @@ def run(
 
 @dataclass(frozen=True)
 class _Tasks:
-    """Calls of one function, the number of pictures in all of them."""
+    """Calls of one function, the number of images in all of them."""
 
     function: Callable[[Any], None]
     arguments: list[Any]
-    pictures: int
+    images: int
 
 
 def _check_plan(plan: Plan) -> None:
@@ -224,7 +224,7 @@ def _run_beam(tasks: _Tasks, work: Path, doing: str, beam_args: Sequence[str]) -
     options = PipelineOptions(["--runner=FnApiRunner", *beam_args])
     try:
         with (
-            progress.showing(doing, tasks.pictures),
+            progress.showing(doing, tasks.images),
             progress.quiet_decoders(work / _DECODERS_LOG),
             beam.Pipeline(options=options) as pipeline,
         ):
@@ -321,7 +321,7 @@ def _held_out(index: Path) -> float:
 
 
 def _slice_keys(index: Path, source: Source) -> tuple[str, ...]:
-    """The picture's own keys, and those that the source gave to its first item."""
+    """The image's own keys, and those that the source gave to its first item."""
     with connect(index) as opened:
         labels = opened.execute("SELECT labels FROM items ORDER BY row LIMIT 1").fetchone()[0]
     keys = [*features.SLICES, *json.loads(labels)["slices"]]

@@ -25,7 +25,7 @@ def mask_finding(segmentation: Any, *, height: int, width: int) -> tuple[str, st
 
     Args:
       segmentation: see `Objects.segmentations`; None or empty is none at all, which is fine.
-      height: of the picture, in pixels.
+      height: of the image, in pixels.
       width: likewise.
     """
     if not segmentation:
@@ -50,7 +50,7 @@ def render(segmentation: Any, *, height: int, width: int) -> np.ndarray:
 
     Args:
       segmentation: polygons (their union) or RLE without a `mask_finding`.
-      height: of the picture, in pixels.
+      height: of the image, in pixels.
       width: likewise.
 
     Returns:
@@ -76,8 +76,8 @@ def mask_area(segmentation: Any, *, height: int, width: int) -> float:
     return float(mask.area(_rle(segmentation, height, width)))
 
 
-def encode_grey_png(pixels: np.ndarray) -> bytes:
-    """A greyscale PNG; for masks, smaller than Pillow's and made in a quarter of the time.
+def encode_gray_png(pixels: np.ndarray) -> bytes:
+    """A grayscale PNG; for masks, smaller than Pillow's and made in a quarter of the time.
 
     Args:
       pixels: (H, W) uint8 or uint16, which is the bit depth.
@@ -123,7 +123,7 @@ def _steps(polygon: Sequence[float]) -> float:
 def _rle_finding(rle: dict[str, Any], height: int, width: int) -> tuple[str, str] | None:
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
-        return "mask_size", f"mask of {_short(size)}, picture of [{height}, {width}]"
+        return "mask_size", f"mask of {_short(size)}, image of [{height}, {width}]"
     if isinstance(counts, (str, bytes)):
         text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
         counts = _uncompressed(text)

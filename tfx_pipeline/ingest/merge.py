@@ -124,7 +124,7 @@ def resolve_duplicates(twins: list[Twin]) -> list[tuple[Twin, Finding]]:
     """Which of several items with equal content are rejected, and why.
 
     One is kept where all agree on the label: from test rather than validation, from those rather
-    than train (so that no test picture is trained on), then the first by name. Where they
+    than train (so that no test image is trained on), then the first by name. Where they
     disagree, none is kept.
     """
     rank = {"test": 0, "validation": 1}
@@ -133,7 +133,7 @@ def resolve_duplicates(twins: list[Twin]) -> list[tuple[Twin, Finding]]:
     if len(labels) > 1:
         names = ", ".join(sorted(one.name for one in ordered)[:_NAMED])
         more = f" and {len(ordered) - _NAMED} more" if len(ordered) > _NAMED else ""
-        reason = f"one picture with labels {' and '.join(labels)}: {names}{more}"
+        reason = f"one image with labels {' and '.join(labels)}: {names}{more}"
         return [(one, Finding("conflict", one.name, reason)) for one in ordered]
     reason = f"of {ordered[0].name}"
     return [(one, Finding("duplicate", one.name, reason)) for one in ordered[1:]]

@@ -1,4 +1,4 @@
-"""Labelled objects: what a picture leaves of them, and their features in a record.
+"""Labeled objects: what an image leaves of them, and their features in a record.
 
 Masks stay polygons or run lengths until a record is written; `tfx_pipeline.ingest.masks` judges
 and renders them.
@@ -14,7 +14,7 @@ import numpy as np
 
 from tfx_pipeline.ingest.findings import Finding
 from tfx_pipeline.ingest.masks import (
-    encode_grey_png,
+    encode_gray_png,
     mask_area,
     mask_finding,
     polygon_fault,
@@ -50,16 +50,16 @@ def clean(
 ) -> tuple[Objects, tuple[Finding, ...]]:
     """The objects that can be trained on, in pixels, and what was wrong with the others.
 
-    Boxes are clipped to the picture. An object is dropped when its box is outside, empty (also
+    Boxes are clipped to the image. An object is dropped when its box is outside, empty (also
     after rounding to float32 fractions) or no box, when its class does not exist, or when its mask
     cannot be read or was made for another size. No mask is rendered.
 
     Args:
       objects: as the source gives them. `ids`, `areas`, `is_crowd` and `segmentations` may be
         empty when the source has none.
-      height: of the picture, in pixels as stored.
+      height: of the image, in pixels as stored.
       width: likewise.
-      name: of the picture, for findings.
+      name: of the image, for findings.
       num_classes: classes are in [0, num_classes); -1 is a class that the source does not declare.
 
     Returns:
@@ -94,7 +94,7 @@ def object_features(
 
     Args:
       objects: from `clean`, in pixels.
-      height: of the picture, in pixels as stored.
+      height: of the image, in pixels as stored.
       width: likewise.
       classes: names by class.
       label_offset: label of class 0.
@@ -126,7 +126,7 @@ def object_features(
         made[key] = [one.flags[key] for one in every]
     if every and all(one.segmentation for one in every):
         masks = (render(one.segmentation, height=height, width=width) for one in every)
-        made[features.MASK] = [encode_grey_png(mask) for mask in masks]
+        made[features.MASK] = [encode_gray_png(mask) for mask in masks]
     return made
 
 
@@ -270,7 +270,7 @@ def _box_finding(one: _One, height: int, width: int) -> tuple[str, str] | None:
     if xmax == xmin or ymax == ymin:
         return "box_empty", f"{what} has no area"
     if xmax <= 0 or ymax <= 0 or xmin >= width or ymin >= height:
-        return "box_outside", f"{what} in a picture {width} wide and {height} high"
+        return "box_outside", f"{what} in an image {width} wide and {height} high"
     inside = _clip(one.box, height, width)
     if _same(inside[0] / width, inside[2] / width) or _same(inside[1] / height, inside[3] / height):
         return "box_empty", f"{what} has no area as float32"

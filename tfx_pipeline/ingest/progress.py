@@ -12,7 +12,7 @@ _advance: Callable[[int], None] | None = None
 
 
 def tick(count: int = 1) -> None:
-    """Counts pictures, where a line is shown; any thread may call it."""
+    """Counts images, where a line is shown; any thread may call it."""
     if _advance:
         _advance(count)
 
@@ -22,7 +22,7 @@ def showing(doing: str, total: int | None) -> Iterator[None]:
     """Shows a line on a terminal while the block runs; elsewhere nothing.
 
     Args:
-      doing: what is done, e.g. `checking pictures`.
+      doing: what is done, e.g. `checking images`.
       total: how many there are; None where nobody knows yet.
     """
     global _advance
@@ -64,7 +64,7 @@ def showing(doing: str, total: int | None) -> Iterator[None]:
 
 @contextmanager
 def quiet_decoders(log: Path) -> Iterator[None]:
-    """Sends what C libraries print about damaged pictures to a file instead of the console.
+    """Sends what C libraries print about damaged images to a file instead of the console.
 
     Those lines name no file; the ingest report does.
     """

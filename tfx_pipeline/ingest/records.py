@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 #: ImageNet's and COCO's convention: 0 is background, classes count from 1.
 LABEL_OFFSET = 1
 
-# Attributes that only say what the labels were made for; the record holds the picture's own.
+# Attributes that only say what the labels were made for; the record holds the image's own.
 _DECLARED = (features.HEIGHT, features.WIDTH)
 
 
 def make_example(
     item: Item, facts: Facts, encoded: bytes, *, classes: Sequence[str]
 ) -> "tf.train.Example":
-    """The record of one picture.
+    """The record of one image.
 
     Args:
       item: with its labels.

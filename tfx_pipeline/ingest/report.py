@@ -91,11 +91,11 @@ def report_table(summary: list[KindCount]) -> Any:
     for name in ("", "kind", "what", "e.g."):
         table.add_column(name, overflow="fold")
     table.add_column("count", justify="right")
-    colours = {REJECTION: "red", REPAIR: "yellow"}
+    colors = {REJECTION: "red", REPAIR: "yellow"}
     for one in summary:
         example = f"{one.first.file}: {one.first.detail}"[:90]
         table.add_row(
-            f"[{colours.get(one.level, 'dim')}]{one.level}[/]",
+            f"[{colors.get(one.level, 'dim')}]{one.level}[/]",
             one.kind,
             one.meaning,
             escape(example.encode("utf-8", "backslashreplace").decode()),

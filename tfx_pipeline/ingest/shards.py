@@ -30,7 +30,7 @@ class ShardWriter:
       counts: the folder of the shards' counts.
       shards: files a split.
       classes: of the source.
-      exif: as the pictures were checked.
+      exif: as the images were checked.
     """
 
     index: str

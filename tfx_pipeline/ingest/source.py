@@ -74,7 +74,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of one picture: parallel tuples, one entry each. Plain values: it becomes JSON.
+    """The objects of one image: parallel tuples, one entry each. Plain values: it becomes JSON.
 
     Attributes:
       boxes: (xmin, ymin, xmax, ymax) in pixels as stored, or fractions where `normalized`.
@@ -103,7 +103,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of a source, by place or by value.
+    """One image of a source, by place or by value.
 
     Attributes:
       name: what reports call it: a path relative to the source, unique in it.
@@ -119,7 +119,7 @@ class Item:
       slices: further `slice/*` keys and their values.
       group: images of one group (an object, a person, a camera) stay in one split; empty where
         the source does not say.
-      findings: what the job itself repaired or noted in this picture's labels.
+      findings: what the job itself repaired or noted in this image's labels.
     """
 
     name: str
@@ -144,14 +144,14 @@ class Source:
     Attributes:
       name: the data set's name, used in reports.
       classes: class names in label order.
-      items: every picture, read once and in a fixed order, so that a generator will do; a
-        `Finding` among them is about something that is no picture, such as a label without one.
-      description: where the pictures come from, in words.
+      items: every image, read once and in a fixed order, so that a generator will do; a
+        `Finding` among them is about something that is no image, such as a label without one.
+      description: where the images come from, in words.
       task: `classification` or `detection`.
       category_ids: see `DatasetInfo`.
       fractions: of train, validation and test where the source does not say; None is the default.
-      every_class: refuse the source when a class has no training picture, or a split none at all.
-      keep_duplicates: keep pictures with equal bytes, as benchmarks whose counts are published do.
+      every_class: refuse the source when a class has no training image, or a split none at all.
+      keep_duplicates: keep images with equal bytes, as benchmarks whose counts are published do.
       masks: every object has a mask.
       total: how many items, where known before they are read.
       inputs: files and folders that decide the items, besides SOURCE and what items lie in.

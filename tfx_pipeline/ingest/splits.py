@@ -1,4 +1,4 @@
-"""Which split and shard a picture goes to: decided by its content, so nothing else moves it."""
+"""Which split and shard an image goes to: decided by its content, so nothing else moves it."""
 
 from collections.abc import Collection
 
@@ -31,9 +31,9 @@ def choose_split(
     present: Collection[str],
     fractions: tuple[float, float, float],
 ) -> str:
-    """The split of a picture.
+    """The split of an image.
 
-    Validation and test pictures stay where the source put them. Training pictures, and those of
+    Validation and test images stay where the source put them. Training images, and those of
     a source without split folders, also fill the splits that the source lacks, in proportion to
     `fractions`.
 

@@ -1,4 +1,4 @@
-"""Text files as Windows, spreadsheets and labelling tools write them.
+"""Text files as Windows, spreadsheets and labeling tools write them.
 
 UTF-8 with or without a byte order mark, and UTF-16 (`Unicode` in Notepad, PowerShell's `>`) with or
 without one. Text of no other encoding is guessed: it is refused with the remedy.

@@ -54,7 +54,7 @@ def adopt(
         name a line), `validation` (the share of train to hold out; 0 is every hundredth shard).
 
     Raises:
-      IngestError: no shards, a record that lacks its picture or label, or a cut shard.
+      IngestError: no shards, a record that lacks its image or label, or a cut shard.
     """
     given = bind("tfrecord", known_options, options)
     folder = Path(where or "").expanduser()
@@ -232,7 +232,7 @@ def _count(contents: _Contents, serialized: list[bytes], file: Path) -> None:
     contents.images += map(minival.digest_of, parsed[features.IMAGE].numpy().tolist())
     boxes = parsed[features.XMIN].values.shape[0]
     whole = parsed[features.LABEL]
-    # ImageNet's records may have boxes too, but a picture has one class.
+    # ImageNet's records may have boxes too, but an image has one class.
     if whole.values.shape[0] == 0 and (boxes or contents.detection or _has(serialized[0])):
         contents.detection = True
         contents.objects += int(boxes)

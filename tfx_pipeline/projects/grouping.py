@@ -159,7 +159,7 @@ def _torn(groups: Mapping[str, str], items: list[Item]) -> int:
 
 
 class _Thumbnails:
-    """(32, 32) uint8 grey thumbnails of images, each decoded once."""
+    """(32, 32) uint8 gray thumbnails of images, each decoded once."""
 
     def __init__(self) -> None:
         self._known: dict[str, np.ndarray | None] = {}

@@ -1,6 +1,6 @@
-"""Charts as inline SVG: they print, scale, follow the colour scheme and need no script.
+"""Charts as inline SVG: they print, scale, follow the color scheme and need no script.
 
-Every function answers finished markup; text from the run is escaped here. Colours come from the
+Every function answers finished markup; text from the run is escaped here. Colors come from the
 page's style sheet by class (`s0`..`s5`), so that dark mode and print need nothing of these files.
 """
 
@@ -12,17 +12,17 @@ from markupsafe import Markup, escape
 
 from core.figures import Estimate
 
-COLOURS = 6
+COLORS = 6
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 34
 _CHARACTER_PX = 6.2  # of 11 px text; widths of labels are estimates
 
 
 class Series(NamedTuple):
-    """A line: (x, y) points in x order, drawn in colour `colour`, dashed for training."""
+    """A line: (x, y) points in x order, drawn in color `color`, dashed for training."""
 
     name: str
     points: Sequence[tuple[float, float]]
-    colour: int = 0
+    color: int = 0
     dashed: bool = False
 
 
@@ -33,7 +33,7 @@ class Dot(NamedTuple):
     y: Estimate
     model: str
     variant: str
-    colour: int
+    color: int
     x_text: str
     y_text: str
 
@@ -84,12 +84,12 @@ def curves(
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points)
         dashed = " dashed" if line.dashed else ""
         body += Markup('<polyline class="line s{}{}" points="{}"/>').format(
-            line.colour % COLOURS, dashed, path
+            line.color % COLORS, dashed, path
         )
         end_x, end_y = line.points[-1]
         end = f"{end_y * 100:.1f} %" if percent else f"{end_y:.3g}"
         body += Markup('<circle class="dot s{}" cx="{:.1f}" cy="{:.1f}" r="3">{}</circle>').format(
-            line.colour % COLOURS, x(end_x), y(end_y), _tip(f"{line.name}, last: {end}")
+            line.color % COLORS, x(end_x), y(end_y), _tip(f"{line.name}, last: {end}")
         )
     return _svg(frame, title, body)
 
@@ -130,14 +130,14 @@ def trade_off(dots: Sequence[Dot], *, title: str, x_title: str) -> Markup:
     return _svg(frame, title, body + _labels(frame, dots))
 
 
-def whisker(estimate: Estimate | None, low: float, high: float, *, colour: int = 0) -> Markup:
+def whisker(estimate: Estimate | None, low: float, high: float, *, color: int = 0) -> Markup:
     """An estimate's interval as a small bar on a scale that the rows of a table share.
 
     Args:
       estimate: in [low, high]; None draws nothing.
       low: left end of the scale.
       high: right end of the scale.
-      colour: of the series.
+      color: of the series.
     """
     if estimate is None:
         return Markup("")
@@ -146,12 +146,12 @@ def whisker(estimate: Estimate | None, low: float, high: float, *, colour: int =
     if estimate.low is not None and estimate.high is not None:
         left, right = x(max(estimate.low, low)), x(min(estimate.high, high))
         bar = Markup('<rect class="reach s{}" x="{:.1f}" y="5" width="{:.1f}" height="6" rx="3"/>')
-        bar = bar.format(colour % COLOURS, left, max(right - left, 1))
+        bar = bar.format(color % COLORS, left, max(right - left, 1))
     return Markup(
         '<svg class="whisker" viewBox="0 0 120 16" aria-hidden="true">'
         '<line class="grid" x1="4" x2="116" y1="8" y2="8"/>{}'
         '<circle class="dot s{}" cx="{:.1f}" cy="8" r="3.5"/></svg>'
-    ).format(bar, colour % COLOURS, x(min(max(estimate.value, low), high)))
+    ).format(bar, color % COLORS, x(min(max(estimate.value, low), high)))
 
 
 def scale(estimates: Sequence[Estimate | None]) -> tuple[float, float]:
@@ -235,16 +235,16 @@ def _axes(
 
 
 def _dot(frame: _Frame, dot: Dot) -> Markup:
-    x, colour = frame.x(dot.x), dot.colour % COLOURS
+    x, color = frame.x(dot.x), dot.color % COLORS
     body = Markup("")
     if dot.y.low is not None and dot.y.high is not None:
         body = Markup(
             '<line class="bar s{0}" x1="{1:.1f}" x2="{1:.1f}" y1="{2:.1f}" y2="{3:.1f}"/>'
-        ).format(colour, x, frame.y(dot.y.low), frame.y(dot.y.high))
+        ).format(color, x, frame.y(dot.y.low), frame.y(dot.y.high))
     tip = _tip(f"{dot.model}, {dot.variant}: {dot.y_text} at {dot.x_text}")
     return body + Markup(
         '<circle class="dot s{}" cx="{:.1f}" cy="{:.1f}" r="5">{}</circle>'
-    ).format(colour, x, frame.y(dot.y.value), tip)
+    ).format(color, x, frame.y(dot.y.value), tip)
 
 
 def _labels(frame: _Frame, dots: Sequence[Dot]) -> Markup:

@@ -32,23 +32,23 @@ class Training(NamedTuple):
     trials: list[tuple[str, list[str]]]
 
 
-def training(model: dict[str, Any], colour: int) -> Training:
+def training(model: dict[str, Any], color: int) -> Training:
     """The curves of one model.
 
     Args:
       model: of `tfx_pipeline.report.view.models`; `history`, `best_epoch` and `trials` are used.
-      colour: of its lines.
+      color: of its lines.
     """
     name, best = model["name"], figures.number(model["best_epoch"])
 
     def chart(key: str, title: str, *, percent: bool = False) -> Markup:
         lines = [
-            charts.Series(f"train {title}", _points(model, key), colour, dashed=True),
-            charts.Series(f"validation {title}", _points(model, f"val_{key}"), colour),
+            charts.Series(f"train {title}", _points(model, key), color, dashed=True),
+            charts.Series(f"validation {title}", _points(model, f"val_{key}"), color),
         ]
         return charts.curves(lines, title=f"{name}: {title} by epoch", percent=percent, mark=best)
 
-    rate = [charts.Series("learning rate", _points(model, "learning_rate"), colour)]
+    rate = [charts.Series("learning rate", _points(model, "learning_rate"), color)]
     keys, trials = _trials(model["trials"])
     return Training(
         name,
@@ -61,10 +61,10 @@ def training(model: dict[str, Any], colour: int) -> Training:
     )
 
 
-def comparison(models: Rows, colours: dict[str, int]) -> Markup:
+def comparison(models: Rows, colors: dict[str, int]) -> Markup:
     """Validation top-1 of all models in one chart; empty for fewer than two that trained."""
     lines = [
-        charts.Series(model["name"], _points(model, "val_top1"), colours[model["name"]])
+        charts.Series(model["name"], _points(model, "val_top1"), colors[model["name"]])
         for model in models
     ]
     lines = [line for line in lines if line.points]

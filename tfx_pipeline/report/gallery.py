@@ -1,4 +1,4 @@
-"""What is wrong with a data set's pictures, as a page shows it: counts, limits and the pictures.
+"""What is wrong with a data set's images, as a page shows it: counts, limits and the images.
 
 The run's report and the page of `sightline validate` hold the same section.
 """
@@ -83,22 +83,22 @@ def anomaly_rows(found: ImageAnomalies) -> list[dict[str, Any]]:
 
 
 def _listed(directory: Path, found: ImageAnomalies, row: dict[str, Any]) -> dict[str, Any]:
-    """The anomalies of a kind that have pictures; where none has, the first few as text."""
+    """The anomalies of a kind that have images; where none has, the first few as text."""
     items = [
         {
             "detail": one.detail,
             "words": one.in_words(),
-            "pictures": [_picture(directory, p) for p in (one.place, one.other) if p is not None],
+            "pictures": [_image(directory, p) for p in (one.place, one.other) if p is not None],
         }
         for one in found.of(row["kind"])
     ]
-    seen = [one for one in items if any(picture["src"] for picture in one["pictures"])]
+    seen = [one for one in items if any(image["src"] for image in one["pictures"])]
     shown = seen or items[:_MAX_LINES]
     more = found.counts[row["kind"]] - len(shown)
     return {**row, "items": shown, "seen": bool(seen), "more": figures.count(more) if more else ""}
 
 
-def _picture(directory: Path, place: Place) -> dict[str, str]:
+def _image(directory: Path, place: Place) -> dict[str, str]:
     file = thumbnail_file(directory, place)
     source = ""
     if file.is_file():

@@ -64,7 +64,7 @@ def write_report(summary: dict[str, Any], directory: Path) -> Path:
 def render_report(summary: dict[str, Any]) -> str:
     """The page's text; sections whose data the run did not reach say so."""
     found = view.models(summary)
-    colours = {model["name"]: index for index, model in enumerate(found)}
+    colors = {model["name"]: index for index, model in enumerate(found)}
     estimates = [variant["top1_estimate"] for model in found for variant in model["variants"]]
     slices = view.slices(summary)
     cells = [cell for table in slices for row in table["rows"] for cell in row["cells"]]
@@ -78,7 +78,7 @@ def render_report(summary: dict[str, Any]) -> str:
             tone=view.tone(summary),
             withdrawn=view.withdrawn(summary),
             models=found,
-            colours=colours,
+            colors=colors,
             whisker=charts.whisker,
             top1_scale=_Scale(*charts.scale(estimates)),
             slice_scale=_Scale(*charts.scale([cell["estimate"] for cell in cells])),
@@ -87,15 +87,15 @@ def render_report(summary: dict[str, Any]) -> str:
             undecided=view.undecided(summary),
             data=view.data(summary),
             images=gallery.images_of_run(summary),
-            trainings=[curves.training(model, colours[model["name"]]) for model in found],
-            comparison=curves.comparison(found, colours),
+            trainings=[curves.training(model, colors[model["name"]]) for model in found],
+            comparison=curves.comparison(found, colors),
             metric_titles=[figures.metric_title(name) for name in view.METRICS],
             slices=slices,
             confusions=[
                 (model, confusion(model["confusion"], _classes(summary))) for model in found
             ],
-            size_chart=_trade_off(found, colours, "gzip_bytes"),
-            latency_chart=_trade_off(found, colours, "p50_ms"),
+            size_chart=_trade_off(found, colors, "gzip_bytes"),
+            latency_chart=_trade_off(found, colors, "p50_ms"),
             components=view.components(summary),
             environment=view.environment(summary),
             lineage=view.lineage(summary),
@@ -188,7 +188,7 @@ def _heat(counts: np.ndarray, shares: np.ndarray, names: list[str]) -> list[list
     return [[cell(i, j) for j in range(len(counts))] for i in range(len(counts))]
 
 
-def _trade_off(models: view.Rows, colours: dict[str, int], cost: str) -> Markup:
+def _trade_off(models: view.Rows, colors: dict[str, int], cost: str) -> Markup:
     is_size = cost == "gzip_bytes"
     dots = [
         charts.Dot(
@@ -196,7 +196,7 @@ def _trade_off(models: view.Rows, colours: dict[str, int], cost: str) -> Markup:
             y=variant["top1_estimate"],
             model=model["name"],
             variant=variant["name"],
-            colour=colours[model["name"]],
+            color=colors[model["name"]],
             x_text=variant["gzip"] if is_size else variant["p50"],
             y_text=variant["top1"],
         )

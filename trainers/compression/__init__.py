@@ -31,7 +31,7 @@ class FineTune(Protocol):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps that one epoch takes."""
+        """Optimizer steps that one epoch takes."""
         ...
 
     def __call__(

@@ -1,7 +1,7 @@
 """Keras models to TFLite files, in a worker process: the converter can abort its whole process.
 
 Every file has one input `images` uint8 (1, H, W, 3) RGB in [0, 255] and one output `scores`
-float32 (1, N), softmax; the signature is `predict_tensor`. Cast, normalisation and softmax are
+float32 (1, N), softmax; the signature is `predict_tensor`. Cast, normalization and softmax are
 inside, `labels.txt` is attached.
 
     saved = save_for_conversion(model, work / "qat")

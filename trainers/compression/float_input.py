@@ -2,7 +2,7 @@
 
 The converter quantizes pixels first and normalizes in int8: each of three steps rounds, to a scale
 that need not be a multiple of a pixel's step. On EfficientNet-Lite0 the first one alone kept two of
-three grey levels, as the converter's calibrator reads a tensor that the next operator overwrote.
+three gray levels, as the converter's calibrator reads a tensor that the next operator overwrote.
 """
 
 from typing import Any

@@ -3,14 +3,14 @@
 TFMOT's default 8-bit scheme: int8 kernels, per channel for convolutions, int8 activations. Its
 whole-model call refuses custom layers, so layers are annotated one by one, by two rules:
 
-- Conv2D, DepthwiseConv2D, Dense, and a batch normalisation that is all that reads a convolution,
+- Conv2D, DepthwiseConv2D, Dense, and a batch normalization that is all that reads a convolution,
   into which the converter folds it: always.
 - Any other layer when all that read it compute in int8: what TFMOT knows (ReLU, Add, pooling,
   padding) by TFMOT's own configuration, the others (LayerNormalization, GELU, attention) by
   quantising their output only.
 
 So a convolutional network is int8 from the first convolution to the logits, and a transformer has
-int8 matrix products round a float residual stream, normalisation and attention.
+int8 matrix products round a float residual stream, normalization and attention.
 """
 
 from typing import Any
@@ -169,7 +169,7 @@ def _native_names(
 def _folded_names(
     model: keras.Model, readers: dict[str, list[keras.layers.Layer]]
 ) -> frozenset[str]:
-    """Names of the batch normalisations that become part of the convolution before them."""
+    """Names of the batch normalizations that become part of the convolution before them."""
     only = [readers[layer.name] for layer in model.layers if isinstance(layer, _CONVOLUTIONS)]
     return frozenset(
         reading[0].name

@@ -104,8 +104,8 @@ def dequantized(model: Any, tensor: int, values: np.ndarray | None = None) -> np
     if len(scale) > 1:
         shape[found.quantization.quantizedDimension] = len(scale)
     stored = constant(model, tensor) if values is None else values
-    centred = stored.astype(np.float64) - np.reshape(zero, shape)
-    return (centred * np.reshape(scale, shape)).astype(np.float32)
+    centered = stored.astype(np.float64) - np.reshape(zero, shape)
+    return (centered * np.reshape(scale, shape)).astype(np.float32)
 
 
 class Part:

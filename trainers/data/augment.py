@@ -1,8 +1,8 @@
 """Training augmentations, by the entries that `config.data.augment` lists.
 
 Two kinds, and mixes of whole batches (`trainers.data.mix`). A *crop* chooses which box of the
-stored picture is resized to the network's size, in place of the central crop (kept apart from
-pixels so that a JPEG can be decoded only there). An *augmentation* changes the resized picture.
+stored image is resized to the network's size, in place of the central crop (kept apart from
+pixels so that a JPEG can be decoded only there). An *augmentation* changes the resized image.
 Each gets a seed of its own per example and epoch, so a run repeats exactly. A new one is a
 decorated function in any file of this package; its options are its parameters with a default.
 
@@ -14,7 +14,7 @@ decorated function in any file of this package; its options are its parameters w
 | pad_crop(px=4) | augmentation | up to so many px each way, black behind |
 | rotate(degrees=10) | augmentation | up to so many degrees, edge pixels behind |
 | brightness(amount=0.2) | augmentation | times 1 - amount to 1 + amount |
-| contrast(amount=0.2) | augmentation | the same, around the picture's mean |
+| contrast(amount=0.2) | augmentation | the same, around the image's mean |
 
 More: `jitter` (colour_jitter, grayscale), `policies` (rand_augment, auto_augment,
 trivial_augment), `erasing` (random_erasing).
@@ -187,7 +187,7 @@ def rotate(
     *,
     degrees: Annotated[float, Between(0.0, 180.0)] = _ROTATE_DEGREES,
 ) -> tf.Tensor:
-    """Turned around the centre by up to `degrees`, bilinear, edge pixels repeated behind."""
+    """Turned around the center by up to `degrees`, bilinear, edge pixels repeated behind."""
     limit = math.radians(degrees)
     angle = tf.random.stateless_uniform((), seed, -limit, limit)
     cos, sin = tf.cos(angle), tf.sin(angle)
@@ -216,7 +216,7 @@ def brightness(image: tf.Tensor, seed: tf.Tensor, *, amount: Fraction = _JITTER)
 
 @augmentations.register("contrast")
 def contrast(image: tf.Tensor, seed: tf.Tensor, *, amount: Fraction = _JITTER) -> tf.Tensor:
-    """Distances from the picture's mean times one factor from 1 - `amount` to 1 + `amount`."""
+    """Distances from the image's mean times one factor from 1 - `amount` to 1 + `amount`."""
     factor = tf.random.stateless_uniform((), seed, 1 - amount, 1 + amount)
     values = tf.cast(image, tf.float32)
     mean = tf.reduce_mean(values)

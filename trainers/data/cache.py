@@ -55,7 +55,7 @@ def is_cached(config: Config, records: Usable, *, whole: bool) -> bool:
     Args:
       config: `data` is used.
       records: of the split.
-      whole: a random crop needs the whole picture; then `auto` keeps nothing.
+      whole: a random crop needs the whole image; then `auto` keeps nothing.
     """
     data = config.data
     if data.cache != "auto":
@@ -73,7 +73,7 @@ def decoded(
       info: of the data in `data.dir`.
       split: `train`, `validation` or `test`.
       records: of the split.
-      whole: pictures to crop from, see `trainers.data.prepare.cached_size`.
+      whole: images to crop from, see `trainers.data.prepare.cached_size`.
 
     Raises:
       DataError: bad records, or the disk is full.

@@ -22,7 +22,7 @@ from trainers.data.features import DatasetInfo
 from trainers.data.reader import raw_examples
 
 #: COCO's figures in the order in which pycocotools has them (cocodataset.org, "Detection
-#: Evaluation"): precision, then recall at 1, 10 and 100 detections a picture; small is under 32 x
+#: Evaluation"): precision, then recall at 1, 10 and 100 detections an image; small is under 32 x
 #: 32 pixels, large over 96 x 96.
 FIGURES = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
@@ -32,7 +32,7 @@ _IOU_TYPES = {"bbox": "bbox", "segm": "segmentation"}
 
 
 def records_to_coco(directory: Path | str, split: str | None = None) -> dict[str, Any]:
-    """The pictures and objects of a detection data set as COCO's JSON would hold them.
+    """The images and objects of a detection data set as COCO's JSON would hold them.
 
     Args:
       directory: holds `dataset.json` and the records.
@@ -42,7 +42,7 @@ def records_to_coco(directory: Path | str, split: str | None = None) -> dict[str
       A dictionary of `images`, `annotations` and `categories` that JSON can hold. Boxes are x, y,
       width, height in pixels, with the decimals that the records' float32 fractions are good for:
       four up to 838 pixels, three up to 8,388. There is a `segmentation`, in compressed RLE, where
-      a picture's objects have masks. Ids are the source's where they are unique and, for objects,
+      an image's objects have masks. Ids are the source's where they are unique and, for objects,
       not 0; otherwise all are numbered from 1. A class without an id of its own has its place
       among the classes, from 0.
 

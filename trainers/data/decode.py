@@ -23,9 +23,9 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """The picture as stored: RGB, no resizing, no EXIF rotation.
+    """The image as stored: RGB, no resizing, no EXIF rotation.
 
-    JPEG (also CMYK), PNG, BMP, and the first frame of a GIF. Grey becomes three equal channels,
+    JPEG (also CMYK), PNG, BMP, and the first frame of a GIF. Gray becomes three equal channels,
     alpha is dropped without blending, 16-bit PNG keeps its high byte.
 
     Args:
@@ -35,7 +35,7 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
       (H, W, 3) uint8 in [0, 255].
 
     Raises:
-      tf.errors.InvalidArgumentError: when run on bytes that are not such a picture.
+      tf.errors.InvalidArgumentError: when run on bytes that are not such an image.
     """
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape((None, None, 3))
@@ -53,12 +53,12 @@ def decode_crop(
     With `shrink_for`, a JPEG's box with both sides at least 2, 4 or 8 times this size comes at 1/2,
     1/4 or 1/8 of its own, averaged by the decoder, which is faster and leaves other pixels than
     evaluation resizes (up to 44 levels apart at edges after an antialiased resize of both).
-    Otherwise it equals the box of `decode_image` except in its outermost columns, where colours may
+    Otherwise it equals the box of `decode_image` except in its outermost columns, where colors may
     be up to 4 levels away. Damage to a JPEG below the box is not seen.
 
     Args:
       encoded: () string.
-      choose: from the picture's size, (2,) int32 height, width, to the box, (4,) int32 top, left,
+      choose: from the image's size, (2,) int32 height, width, to the box, (4,) int32 top, left,
         height, width.
       shrink_for: (height, width) in pixels that the box will be resized to, or None.
 

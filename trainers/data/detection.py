@@ -1,7 +1,7 @@
-"""One picture with its objects, and the steps that move boxes, masks and areas together.
+"""One image with its objects, and the steps that move boxes, masks and areas together.
 
-Every function takes and returns a `Sample`, works on pictures of any size, without objects and
-without masks, and keeps the arrays parallel: an object that leaves the picture leaves them all.
+Every function takes and returns a `Sample`, works on images of any size, without objects and
+without masks, and keeps the arrays parallel: an object that leaves the image leaves them all.
 `trainers.data.detection_augment` draws these steps at random.
 """
 
@@ -16,14 +16,14 @@ _SLIVER_PX = 1e-2
 
 
 class Sample(NamedTuple):
-    """One picture and its N objects; N may be 0.
+    """One image and its N objects; N may be 0.
 
     Attributes:
       image: (H, W, 3) uint8.
       boxes: (N, 4) float32 ymin,xmin,ymax,xmax as fractions of the sides.
       classes: (N,) int32 in [0, num_classes).
       is_crowd: (N,) bool, a group that is not told apart.
-      area: (N,) float32, square pixels of this picture.
+      area: (N,) float32, square pixels of this image.
       ids: (N,) int64, the annotations' ids in their source.
       masks: (N, H, W) uint8, 1 where the object is; statically (N, 0, 0) where there are none.
     """
@@ -44,7 +44,7 @@ def has_masks(sample: Sample) -> bool:
 
 
 def size_of(sample: Sample) -> tf.Tensor:
-    """(2,) float32 height, width of the picture."""
+    """(2,) float32 height, width of the image."""
     return tf.cast(tf.shape(sample.image)[:2], tf.float32)
 
 
@@ -74,8 +74,8 @@ def crop(sample: Sample, box: tf.Tensor) -> Sample:
     the mask's pixels, or with the box.
 
     Args:
-      sample: a picture with its objects.
-      box: (4,) int32 top, left, height, width in pixels; inside the picture and not empty.
+      sample: an image with its objects.
+      box: (4,) int32 top, left, height, width in pixels; inside the image and not empty.
     """
     size, start = size_of(sample), tf.cast(box[:2], tf.float32)
     window = tf.cast(box[2:], tf.float32)
@@ -104,7 +104,7 @@ def stretch(sample: Sample, image_size: Any, *, resize: str) -> Sample:
     Every object stays, even one whose mask falls between the pixels.
 
     Args:
-      sample: a picture with its objects.
+      sample: an image with its objects.
       image_size: (height, width) in pixels, two ints or (2,) int32.
       resize: see `trainers.data.preprocess`.
     """
@@ -121,7 +121,7 @@ def stretch(sample: Sample, image_size: Any, *, resize: str) -> Sample:
 
 
 def pad(sample: Sample, image_size: tuple[int, int]) -> Sample:
-    """Black below and to the right, up to `image_size`, which is at least the picture's size."""
+    """Black below and to the right, up to `image_size`, which is at least the image's size."""
     size = tf.shape(sample.image)[:2]
     after = tf.convert_to_tensor(image_size) - size
     ratio = tf.cast(size, tf.float32) / tf.cast(image_size, tf.float32)
@@ -141,16 +141,16 @@ def pad(sample: Sample, image_size: tuple[int, int]) -> Sample:
 def resize_and_pad(
     sample: Sample, image_size: tuple[int, int], *, resize: str, zoom: Any = 1.0
 ) -> tuple[Sample, tf.Tensor]:
-    """The whole picture within `image_size`, aspect kept, at the top left, black behind.
+    """The whole image within `image_size`, aspect kept, at the top left, black behind.
 
     Args:
-      sample: a picture with its objects.
+      sample: an image with its objects.
       image_size: (height, width) in pixels.
       resize: see `trainers.data.preprocess`.
       zoom: () float in (0, 1]: this part of what would fill the height or the width.
 
     Returns:
-      The sample, and (2,) float32 new / old height and width: a box in pixels of the stored picture
+      The sample, and (2,) float32 new / old height and width: a box in pixels of the stored image
       is `box * image_size / ratio`.
     """
     size = size_of(sample)

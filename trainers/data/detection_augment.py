@@ -1,14 +1,14 @@
-"""Training augmentations of pictures with objects, by the entries that `data.augment` lists.
+"""Training augmentations of images with objects, by the entries that `data.augment` lists.
 
-As with `trainers.data.augment`, a *crop* makes the network's picture out of the stored one, in
-place of `resize_and_pad`, and *augmentations* change that picture.
+As with `trainers.data.augment`, a *crop* makes the network's image out of the stored one, in
+place of `resize_and_pad`, and *augmentations* change that image.
 
 | entry with its defaults | kind | does |
 |---|---|---|
 | random_scale_crop(low=0.1, high=2) | crop | large-scale jitter: shrunk and padded, or cropped |
 | random_crop(area=(0.1, 1), aspect=(0.5, 2)) | crop | a part that shows objects to a drawn degree |
 | flip | augmentation | left-right, half of the time |
-| brightness, contrast, colour_jitter, grayscale | augmentation | colours only, as elsewhere |
+| brightness, contrast, colour_jitter, grayscale | augmentation | colors only, as elsewhere |
 """
 
 import functools
@@ -38,9 +38,9 @@ detection_augmentations: Registry[SampleAugmentation] = Registry(
 )
 
 # Liu et al. 2016 (SSD), section 2.2: a patch shows some object to at least this IoU. The first two
-# are the whole picture and any patch.
+# are the whole image and any patch.
 _LEAST_IOU = (-1.0, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
-# How many patches are drawn at once; where none will do, the picture stays whole.
+# How many patches are drawn at once; where none will do, the image stays whole.
 _PATCHES = 50
 
 
@@ -70,7 +70,7 @@ def train_sample(
     """An augmented training sample of the network's size.
 
     Args:
-      sample: a stored picture with its objects.
+      sample: a stored image with its objects.
       seed: (2,) int32, a different one for every example and epoch.
       how: `image_size` and `resize` are used.
       entries: `data.augment`.
@@ -99,11 +99,11 @@ def random_scale_crop(
 ) -> Sample:
     """Large-scale jitter (Ghiasi et al. 2021, section 3).
 
-    The picture is scaled to `low` to `high` times what just fits, then padded, or cropped at a
+    The image is scaled to `low` to `high` times what just fits, then padded, or cropped at a
     random place. Only what is kept is resized. An object whose mask falls between the pixels goes.
 
     Args:
-      sample: a stored picture with its objects.
+      sample: a stored image with its objects.
       seed: (2,) int32.
       how: `image_size` and `resize` are used.
       low: 0.8 with 1.25 is the paper's standard jitter.
@@ -123,7 +123,7 @@ def random_scale_crop(
     start = tf.minimum(tf.floor(draws[1:] * (size - window + 1.0)), size - window)
     part = crop(sample, tf.cast(tf.concat([start, window], 0), tf.int32))
     fitted = tf.clip_by_value(tf.round(window * scale), 1.0, target)
-    # What is cut from a bigger picture fills the network's to the last pixel.
+    # What is cut from a bigger image fills the network's to the last pixel.
     fitted = tf.where(window < size, target, fitted)
     resized = detection.stretch(part, tf.cast(fitted, tf.int32), resize=how.resize)
     if detection.has_masks(resized):
@@ -140,17 +140,17 @@ def random_crop(
     area: Annotated[tuple[float, float], Between(0.001, 1.0)] = (0.1, 1.0),
     aspect: Annotated[tuple[float, float], Between(0.01, 100.0)] = (0.5, 2.0),
 ) -> Sample:
-    """The whole picture, or a patch that overlaps an object enough (Liu et al. 2016, section 2.2).
+    """The whole image, or a patch that overlaps an object enough (Liu et al. 2016, section 2.2).
 
-    How much is enough is drawn. Objects stay whose centre is in the patch, which is resized and
+    How much is enough is drawn. Objects stay whose center is in the patch, which is resized and
     padded to `how.image_size`.
 
     Args:
-      sample: a stored picture with its objects.
+      sample: a stored image with its objects.
       seed: (2,) int32.
       how: `image_size` and `resize` are used.
-      area: least and greatest part of the picture.
-      aspect: least and greatest width / height relative to the picture's own.
+      area: least and greatest part of the image.
+      aspect: least and greatest width / height relative to the image's own.
     """
     draws = tf.random.stateless_uniform((_PATCHES, 4), _fold(seed, 0))
     pick = tf.random.stateless_uniform((), _fold(seed, 1), 0, len(_LEAST_IOU), tf.int32)
@@ -165,16 +165,16 @@ def random_crop(
     fine = tf.reduce_all(sides <= 1.0, axis=1) & (best >= least)
     at = tf.argmax(fine)
     patch = tf.where(fine[at] & (least >= 0.0), patches[at], tf.constant([0.0, 0.0, 1.0, 1.0]))
-    return resize_and_pad(_centred(sample, patch), how.image_size, resize=how.resize)[0]
+    return resize_and_pad(_centered(sample, patch), how.image_size, resize=how.resize)[0]
 
 
-def _centred(sample: Sample, patch: tf.Tensor) -> Sample:
-    """`sample` within `patch`, (4,) fractions, with the objects that have their centre in it."""
+def _centered(sample: Sample, patch: tf.Tensor) -> Sample:
+    """`sample` within `patch`, (4,) fractions, with the objects that have their center in it."""
     size = size_of(sample)
     start = tf.floor(patch[:2] * size)
     window = tf.clip_by_value(tf.round((patch[2:] - patch[:2]) * size), 1.0, size - start)
-    centres = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2 * size
-    inside = tf.reduce_all((centres >= start) & (centres <= start + window), axis=1)
+    centers = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2 * size
+    inside = tf.reduce_all((centers >= start) & (centers <= start + window), axis=1)
     return crop(keep(sample, inside), tf.cast(tf.concat([start, window], 0), tf.int32))
 
 
@@ -183,7 +183,7 @@ def flip(sample: Sample, seed: tf.Tensor) -> Sample:
     """Mirrored left to right, half of the time.
 
     Args:
-      sample: a picture with its objects.
+      sample: an image with its objects.
       seed: (2,) int32.
     """
     turned = tf.random.stateless_uniform((), seed) < 0.5
@@ -191,7 +191,7 @@ def flip(sample: Sample, seed: tf.Tensor) -> Sample:
 
 
 def _on_the_image(image_op: Callable[..., tf.Tensor]) -> SampleAugmentation:
-    """`image_op`, with its options, on the picture alone."""
+    """`image_op`, with its options, on the image alone."""
 
     @functools.wraps(image_op)
     def augment(sample: Any, seed: tf.Tensor, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Records of pictures with objects to batches of fixed shape: B pictures, M = `data.max_boxes`.
+"""Records of images with objects to batches of fixed shape: B images, M = `data.max_boxes`.
 
 | key | shape and type | |
 |---|---|---|
@@ -6,11 +6,11 @@
 | boxes | (B, M, 4) float32 | ymin,xmin,ymax,xmax, fractions of this image's sides |
 | classes | (B, M) int32 | in [0, num_classes) |
 | is_crowd | (B, M) bool | |
-| area | (B, M) float32 | square pixels of this image; in evaluation, of the stored picture |
+| area | (B, M) float32 | square pixels of this image; in evaluation, of the stored image |
 | object_ids | (B, M) int64 | |
 | object_mask | (B, M) float32 | 1 for an object, 0 for padding |
 | masks | (B, M, H, W) uint8 | only where asked for |
-| mask | (B,) float32 | in evaluation, as all below: 1 for a picture, 0 for padding |
+| mask | (B,) float32 | in evaluation, as all below: 1 for an image, 0 for padding |
 | ids, source_ids | (B,) string | |
 | sizes | (B, 2) int32 | height, width as stored |
 | ratios | (B, 2) float32 | see `detection.resize_and_pad` |
@@ -38,7 +38,7 @@ _SEED_MASK = 0x7FFFFFFF
 
 
 def parse_sample(serialized: tf.Tensor, info: DatasetInfo, *, masks: bool = False) -> Sample:
-    """The picture of a serialised tf.Example with its objects, as stored.
+    """The image of a serialized tf.Example with its objects, as stored.
 
     What records of others may lack is filled in: no object is a crowd, areas are the boxes', ids
     count from 0.
@@ -49,8 +49,8 @@ def parse_sample(serialized: tf.Tensor, info: DatasetInfo, *, masks: bool = Fals
       masks: decode them as well; without, they are (N, 0, 0).
 
     Raises:
-      tf.errors.InvalidArgumentError: when run on a record without a picture, with lists of
-        different lengths, a label out of range, or a mask of another size than the picture.
+      tf.errors.InvalidArgumentError: when run on a record without an image, with lists of
+        different lengths, a label out of range, or a mask of another size than the image.
     """
     parsed = tf.io.parse_single_example(serialized, _spec(masks=masks))
     image = decode_image(parsed[features.IMAGE])
@@ -90,7 +90,7 @@ def pad_objects(sample: Sample, max_boxes: int) -> tuple[Sample, tf.Tensor]:
     """The first `max_boxes` objects, or all and zeros behind.
 
     Args:
-      sample: a picture with its objects.
+      sample: an image with its objects.
       max_boxes: M.
 
     Returns:
@@ -116,12 +116,12 @@ def detection_batches(
     epoch: int | None = None,
     masks: bool = False,
 ) -> tf.data.Dataset:
-    """Batches of pictures with their objects, as dictionaries; see the table above.
+    """Batches of images with their objects, as dictionaries; see the table above.
 
     With `epoch`, for training: shuffled and augmented by (`train.seed`, epoch), of
-    `train.global_batch` pictures, an incomplete last batch left out. Without, for evaluation: every
-    picture exactly once, in file order, whole and letterboxed, of `eval.batch` pictures, the last
-    batch padded. Iterate inside `named_errors(config, info, split)`; a picture with more than
+    `train.global_batch` images, an incomplete last batch left out. Without, for evaluation: every
+    image exactly once, in file order, whole and letterboxed, of `eval.batch` images, the last
+    batch padded. Iterate inside `named_errors(config, info, split)`; an image with more than
     `data.max_boxes` objects is an error in evaluation, and loses the last of them in training.
 
     Args:
@@ -218,7 +218,7 @@ def _columns(sample: Sample, max_boxes: int, *, masks: bool) -> dict[str, tf.Ten
 
 @tf.autograph.experimental.do_not_convert
 def _padded(part: dict[str, Any], *, size: int) -> dict[str, Any]:
-    """A batch of `size`, with zeros and empty strings where there are no more pictures."""
+    """A batch of `size`, with zeros and empty strings where there are no more images."""
 
     def fill(values: tf.Tensor) -> tf.Tensor:
         shape: Any = values.shape
@@ -255,7 +255,7 @@ def _decode_masks(encoded: tf.Tensor, image: tf.Tensor, count: tf.Tensor) -> tf.
     def decode(one: tf.Tensor) -> tf.Tensor:
         mask = tf.io.decode_png(one, channels=1)[..., 0]
         same = tf.debugging.assert_equal(
-            tf.shape(mask), size, message="an object's mask has another size than its picture"
+            tf.shape(mask), size, message="an object's mask has another size than its image"
         )
         with tf.control_dependencies([same] if same is not None else []):
             return tf.cast(mask > 0, tf.uint8)

@@ -9,7 +9,7 @@ from trainers.data.entries import Between, Fraction
 
 # Zhong et al. 2017 (Random Erasing), section 4.1: what the experiments use.
 _P, _AREA, _ASPECT = 0.5, (0.02, 0.4), (0.3, 1 / 0.3)
-# Shapes that do not fit are drawn again; all of so many miss once in 10,000 pictures.
+# Shapes that do not fit are drawn again; all of so many miss once in 10,000 images.
 _TRIES = 10
 
 
@@ -28,8 +28,8 @@ def random_erasing(
     Args:
       image: (H, W, 3) uint8 with a static shape.
       seed: (2,) int32.
-      p: 0 never, 1 always (but for a picture that no drawn shape fits).
-      area: least and greatest part of the picture.
+      p: 0 never, 1 always (but for an image that no drawn shape fits).
+      area: least and greatest part of the image.
       aspect: least and greatest height / width.
       fill: a random value for every pixel and channel, as in the paper; 0; or each channel's mean.
     """

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 # Every record.
-IMAGE = "image/encoded"  # bytes: an encoded picture that the exported graph decodes
+IMAGE = "image/encoded"  # bytes: an encoded image that the exported graph decodes
 FORMAT = "image/format"  # bytes: JPEG, PNG, BMP or GIF, from the content
 FILENAME = "image/filename"  # bytes: path relative to the source folder
 HEIGHT = "image/height"  # int64, pixels as stored
@@ -26,13 +26,13 @@ ID = "image/key/sha256"  # bytes: hex digest of image/encoded; the example's ide
 GROUP = "image/group"  # bytes: images of one group are in one split; optional
 SLICES = ("slice/brightness", "slice/contrast", "slice/aspect", "slice/size")
 
-# Classification, and the class of the whole picture.
+# Classification, and the class of the whole image.
 LABEL = "image/class/label"  # int64, in [label_offset, label_offset + num_classes)
 TEXT = "image/class/text"  # bytes: the class name
 SYNSET = "image/class/synset"  # bytes: WordNet id, ImageNet only
 
-# Detection: lists of equal length, one value an object; all empty for a picture without objects.
-SOURCE_ID = "image/source_id"  # bytes: the picture's id in its source, a decimal number in COCO
+# Detection: lists of equal length, one value an object; all empty for an image without objects.
+SOURCE_ID = "image/source_id"  # bytes: the image's id in its source, a decimal number in COCO
 XMIN = "image/object/bbox/xmin"  # float32 in [0, 1], a fraction of the width
 XMAX = "image/object/bbox/xmax"
 YMIN = "image/object/bbox/ymin"  # float32 in [0, 1], a fraction of the height
@@ -42,13 +42,13 @@ OBJECT_TEXT = "image/object/class/text"  # bytes: the class name
 IS_CROWD = "image/object/is_crowd"  # int64: 1 for a group that is not told apart
 AREA = "image/object/area"  # float32, square pixels: of the mask where there is one
 OBJECT_ID = "image/object/id"  # int64: the annotation's id in its source
-MASK = "image/object/mask"  # bytes: PNG of the picture's size, 1 where the object is; optional
+MASK = "image/object/mask"  # bytes: PNG of the image's size, 1 where the object is; optional
 DIFFICULT = "image/object/difficult"  # int64: Pascal VOC's flag; optional
 TRUNCATED = "image/object/truncated"  # int64: Pascal VOC's flag; optional
 CAPTION = "image/caption"  # bytes: any number of sentences; optional
 SLICE_OBJECTS = "slice/objects"  # bytes: none, one, few (2-4), some (5-9) or many (10 or more)
 
-# Segmentation, each an encoded PNG of the picture's size; optional.
+# Segmentation, each an encoded PNG of the image's size; optional.
 SEMANTIC = "image/segmentation/class/encoded"  # uint8: label of each pixel, 0 void
 SEMANTIC_FORMAT = "image/segmentation/class/format"  # bytes: PNG
 PANOPTIC_CATEGORY = "image/panoptic/category_mask"  # uint8: label of each pixel, 0 void
@@ -56,7 +56,7 @@ PANOPTIC_INSTANCE = "image/panoptic/instance_mask"  # uint16: number of the segm
 
 BYTES_KEYS = (IMAGE, FORMAT, FILENAME, TEXT, ID, *SLICES)
 INT_KEYS = (HEIGHT, WIDTH, CHANNELS, LABEL)
-#: What every detection record holds, besides the picture.
+#: What every detection record holds, besides the image.
 OBJECT_KEYS = (XMIN, XMAX, YMIN, YMAX, OBJECT_LABEL, OBJECT_TEXT, IS_CROWD, AREA, OBJECT_ID)
 
 SPLITS = ("train", "validation", "test")
@@ -82,7 +82,7 @@ class SplitInfo:
     Attributes:
       examples: how many records.
       shards: how many files.
-      per_class: class name -> pictures of it, or for detection objects of it.
+      per_class: class name -> images of it, or for detection objects of it.
       objects: how many in all; 0 for classification.
     """
 
@@ -106,7 +106,7 @@ class DatasetInfo:
       fingerprint: sha256 hex of the records' bytes, in shard order.
       rejected: how many source files were refused; each is named in `ingest_report.json`.
       repaired: how many source files were changed to become records; named there too.
-      source: where the pictures came from, in words.
+      source: where the images came from, in words.
       category_ids: the source's own id of each class, where they are not 0, 1, 2, ...: COCO's 80
         classes have ids up to 90.
       slices: the `slice/*` keys that every record holds.

@@ -1,6 +1,6 @@
-"""Geometric operations of the augmentation policies: nearest pixel, grey behind.
+"""Geometric operations of the augmentation policies: nearest pixel, gray behind.
 
-Both as in the code that AutoAugment was published with, on Pillow's conventions: a pixel's centre
+Both as in the code that AutoAugment was published with, on Pillow's conventions: a pixel's center
 is at + 0.5. Each takes (H, W, 3) uint8 of a static shape and a () float32 amount, and returns the
 same shape.
 """
@@ -34,7 +34,7 @@ def translate_y(image: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
 
 
 def rotate(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
-    """Turned counter-clockwise around the centre."""
+    """Turned counter-clockwise around the center."""
     shape: Any = image.shape
     middle_y, middle_x = (shape[0] - 1) / 2, (shape[1] - 1) / 2
     angle = degrees * (math.pi / 180)
@@ -45,7 +45,7 @@ def rotate(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
 
 
 def _warp(image: tf.Tensor, matrix: list[Any]) -> tf.Tensor:
-    """Pixel (x, y) shows what was at (ax + by + c, dx + ey + f), centres at whole numbers.
+    """Pixel (x, y) shows what was at (ax + by + c, dx + ey + f), centers at whole numbers.
 
     A gather of whole pixels takes a third of the time of TensorFlow's ImageProjectiveTransformV3.
     """
@@ -56,7 +56,7 @@ def _warp(image: tf.Tensor, matrix: list[Any]) -> tf.Tensor:
     a, b, c, d, e, f = matrix
     across = tf.floor(a * columns + (b * rows + (c + 0.5)))
     down = tf.floor(d * columns + (e * rows + (f + 0.5)))
-    # One grey pixel all around stands for all that lie outside.
+    # One gray pixel all around stands for all that lie outside.
     padded = tf.pad(image, [[1, 1], [1, 1], [0, 0]], constant_values=_FILL)
     across = tf.clip_by_value(across, -1.0, width) + 1.0
     down = tf.clip_by_value(down, -1.0, height) + 1.0

@@ -1,16 +1,16 @@
-"""Random changes of colour, registered as augmentations.
+"""Random changes of color, registered as augmentations.
 
 | entry with its defaults | does |
 |---|---|
 | colour_jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0) | all four, in that order |
-| grayscale(p=0.2) | grey in three equal channels, with probability p |
+| grayscale(p=0.2) | gray in three equal channels, with probability p |
 """
 
 from typing import Annotated
 
 import tensorflow as tf
 
-from trainers.data import colour
+from trainers.data import color
 from trainers.data.augment import augmentations
 from trainers.data.entries import Between, Fraction
 
@@ -33,11 +33,11 @@ def colour_jitter(
       brightness: 0 leaves it, as with the others.
       contrast: around the mean luma.
       saturation: around each pixel's luma.
-      hue: in turns of the colour circle.
+      hue: in turns of the color circle.
     """
     draws = tf.random.stateless_uniform((4,), seed, -1.0, 1.0)
-    steps = ((colour.brightness, brightness), (colour.contrast, contrast))
-    for position, (op, amount) in enumerate((*steps, (colour.color, saturation))):
+    steps = ((color.brightness, brightness), (color.contrast, contrast))
+    for position, (op, amount) in enumerate((*steps, (color.color, saturation))):
         if amount:
             image = op(image, 1.0 + amount * draws[position])
     if hue:
@@ -56,6 +56,6 @@ def grayscale(image: tf.Tensor, seed: tf.Tensor, *, p: Fraction = 0.2) -> tf.Ten
     """
     return tf.cond(
         tf.random.stateless_uniform((), seed) < p,
-        lambda: tf.repeat(tf.cast(colour.grey(image), tf.uint8)[..., None], 3, axis=-1),
+        lambda: tf.repeat(tf.cast(color.gray(image), tf.uint8)[..., None], 3, axis=-1),
         lambda: image,
     )

@@ -1,12 +1,12 @@
-"""Augmentations that mix pairs of pictures and their labels, by the names in `data.augment`.
+"""Augmentations that mix pairs of images and their labels, by the names in `data.augment`.
 
 | entry | does |
 |---|---|
-| mixup(alpha=0.2) | the weighted mean of two pictures (Zhang et al. 2017) |
-| cutmix(alpha=1.0) | a box of one picture pasted into the other (Yun et al. 2019) |
+| mixup(alpha=0.2) | the weighted mean of two images (Zhang et al. 2017) |
+| cutmix(alpha=1.0) | a box of one image pasted into the other (Yun et al. 2019) |
 
-Neighbours 2k and 2k+1 are mixed with each other by a seed of their own, so that any way of cutting
-the global batch into even parts gives the same pictures. With both listed, each pair takes either
+Neighbors 2k and 2k+1 are mixed with each other by a seed of their own, so that any way of cutting
+the global batch into even parts gives the same images. With both listed, each pair takes either
 with equal probability.
 """
 
@@ -20,7 +20,7 @@ from trainers.data.entries import Between, bind, parse_entry
 from trainers.registry import Registry
 
 #: `(pair, seed) -> (pair, weight)`: a pair is (2,H,W,3) uint8, the seed (2,) int32, the weight ()
-#: float32: how much of its own label each picture keeps; the other's has the rest.
+#: float32: how much of its own label each image keeps; the other's has the rest.
 Mix = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 mixes: Registry[Mix] = Registry("mix", "trainers.data")
@@ -46,7 +46,7 @@ def apply_mixes(
 
     Args:
       images: (B,H,W,3) uint8, B even and not 0.
-      labels: (B,N) float32, one row of weights that sum to 1 for each picture.
+      labels: (B,N) float32, one row of weights that sum to 1 for each image.
       seeds: (B//2, 2) int32, a different one for every pair and epoch.
       entries: `data.augment`.
 
@@ -78,7 +78,7 @@ def apply_mixes(
 
 @mixes.register("mixup")
 def mixup(pair: tf.Tensor, seed: tf.Tensor, *, alpha: _Alpha = 0.2) -> tuple[tf.Tensor, tf.Tensor]:
-    """Weighted means of two pictures; the weight is drawn from Beta(alpha, alpha) (section 2).
+    """Weighted means of two images; the weight is drawn from Beta(alpha, alpha) (section 2).
 
     Args:
       pair: (2,H,W,3) uint8.
@@ -96,10 +96,10 @@ def mixup(pair: tf.Tensor, seed: tf.Tensor, *, alpha: _Alpha = 0.2) -> tuple[tf.
 
 @mixes.register("cutmix")
 def cutmix(pair: tf.Tensor, seed: tf.Tensor, *, alpha: _Alpha = 1.0) -> tuple[tf.Tensor, tf.Tensor]:
-    """A box of each picture exchanged for the other's (section 3.1).
+    """A box of each image exchanged for the other's (section 3.1).
 
-    The box has the picture's aspect, a share 1 - lambda of its area with lambda drawn from
-    Beta(alpha, alpha), and a centre anywhere in it; what lies outside is cut off.
+    The box has the image's aspect, a share 1 - lambda of its area with lambda drawn from
+    Beta(alpha, alpha), and a center anywhere in it; what lies outside is cut off.
 
     Args:
       pair: (2,H,W,3) uint8.
@@ -107,7 +107,7 @@ def cutmix(pair: tf.Tensor, seed: tf.Tensor, *, alpha: _Alpha = 1.0) -> tuple[tf
       alpha: as for `mixup`.
 
     Returns:
-      The pair, and the share of its pixels that each picture keeps.
+      The pair, and the share of its pixels that each image keeps.
     """
     size = tf.shape(pair)[1:3]
     sides = tf.cast(size, tf.float32)
@@ -162,7 +162,7 @@ def _paired(values: tf.Tensor) -> tf.Tensor:
     shape: Any = values.shape
     if shape[0] is not None and shape[0] % 2:
         raise ValueError(
-            f"mixing takes pairs, so an even batch, got {shape[0]} pictures; make "
+            f"mixing takes pairs, so an even batch, got {shape[0]} images; make "
             "train.global_batch divided by the number of replicas even"
         )
     pairs = tf.reshape(values, tf.concat([[-1, 2], tf.shape(values)[1:]], 0))

@@ -14,7 +14,7 @@ import tensorflow as tf
 from trainers.config import Config, ConfigError
 from trainers.data.parallel import parallel_calls
 
-# Shards open at once while shuffling: mixes neighbours without one thread a shard.
+# Shards open at once while shuffling: mixes neighbors without one thread a shard.
 _OPEN_SHARDS = 8
 
 
@@ -43,7 +43,7 @@ def make_share(config: Config, context: tf.distribute.InputContext, *, pairs: bo
     Args:
       config: `train.global_batch` is used.
       context: from `strategy.distribute_datasets_from_function`.
-      pairs: a replica's batch must be even, since neighbours are mixed.
+      pairs: a replica's batch must be even, since neighbors are mixed.
 
     Raises:
       ConfigError: the batch does not divide by replicas or hosts, or is odd and has pairs.
@@ -58,7 +58,7 @@ def make_share(config: Config, context: tf.distribute.InputContext, *, pairs: bo
             )
     if pairs and total // replicas % 2:
         raise ConfigError(
-            f"data.augment mixes pairs of pictures, and train.global_batch {total} over {replicas} "
+            f"data.augment mixes pairs of images, and train.global_batch {total} over {replicas} "
             f"replicas is {total // replicas} each, an odd number; use a multiple of {2 * replicas}"
         )
     return Share(hosts, context.input_pipeline_id, total // replicas, total // hosts, total)

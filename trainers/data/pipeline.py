@@ -5,8 +5,8 @@ how each is augmented depend neither on a cache, nor on the number of hosts and 
 where a resumed run starts. What `data.host_sharding=files` and `data.service` give up for speed is
 told at `train_batches`.
 
-`data.cache` keeps pictures decoded between epochs. A random crop needs more than the network's
-central crop: `memory` and `disk` then keep whole pictures at 8/7 of the network's size, and crops
+`data.cache` keeps images decoded between epochs. A random crop needs more than the network's
+central crop: `memory` and `disk` then keep whole images at 8/7 of the network's size, and crops
 of them are softer than those of a photograph; `auto` keeps nothing.
 """
 
@@ -29,7 +29,7 @@ from trainers.data.prepare import (
     decode_examples,
     pad,
     train_cached,
-    train_pictures,
+    train_images,
 )
 from trainers.data.reader import (
     Usable,
@@ -92,7 +92,7 @@ def train_batches(
 
     With `data.host_sharding=files`, each host reads its own shards only: which examples meet in a
     batch depends on the number of hosts, and a host with fewer of them repeats some while one with
-    more leaves some out. With `data.service`, workers elsewhere prepare pictures: every example
+    more leaves some out. With `data.service`, workers elsewhere prepare images: every example
     comes once, in an order that depends on their speed, augmented by (seed, epoch, identity); so
     `start_step` drops as many batches as it says, but not the same examples. Several hosts then
     read as with `files`.
@@ -322,7 +322,7 @@ def _chunked(epoch: _Epoch, dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _preparer(epoch: _Epoch) -> Any:
-    pictures = train_pictures(epoch.config.data)
+    pictures = train_images(epoch.config.data)
 
     @tf.autograph.experimental.do_not_convert
     def prepare(positions: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -349,7 +349,7 @@ def _from_cache(
 
 
 def _from_service(epoch: _Epoch, records: Usable, part: tuple[int, int]) -> tf.data.Dataset:
-    pictures = train_pictures(epoch.config.data)
+    pictures = train_images(epoch.config.data)
 
     @tf.autograph.experimental.do_not_convert
     def prepare(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -357,7 +357,7 @@ def _from_service(epoch: _Epoch, records: Usable, part: tuple[int, int]) -> tf.d
         numbers = tf.strings.to_hash_bucket_fast(record.id, 2**62)
         return pictures(record.encoded, epoch.seeds(numbers)), record.label
 
-    # Each picture by itself: a chunk would be cut off where a worker's part ends.
+    # Each image by itself: a chunk would be cut off where a worker's part ends.
     serialized = read_serialized(records, seed=epoch.order, part=part, total=False).batch(1, True)
     prepared = serialized.map(prepare, parallel_calls())
     examples = through_service(prepared, epoch.config.data.service).unbatch()

@@ -1,4 +1,4 @@
-"""Policies that draw colour and geometric operations for each picture.
+"""Policies that draw color and geometric operations for each image.
 
 | entry with its defaults | does |
 |---|---|
@@ -7,7 +7,7 @@
 | trivial_augment | one of 14 operations at a random strength, over a wider range |
 
 keras-cv has layers of the same names. They draw from a generator that a layer owns, one call after
-the other, so a picture's pixels would depend on what was drawn before it: not usable here.
+the other, so an image's pixels would depend on what was drawn before it: not usable here.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tensorflow as tf
 
-from trainers.data import colour, geometry
+from trainers.data import color, geometry
 from trainers.data.augment import augmentations, sides
 from trainers.data.entries import Between
 
@@ -26,20 +26,20 @@ def _identity(image: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
 
 _OPS = {
     "identity": _identity,
-    "autocontrast": colour.autocontrast,
-    "equalize": colour.equalize,
+    "autocontrast": color.autocontrast,
+    "equalize": color.equalize,
     "rotate": geometry.rotate,
-    "solarize": colour.solarize,
-    "color": colour.color,
-    "posterize": colour.posterize,
-    "contrast": colour.contrast,
-    "brightness": colour.brightness,
-    "sharpness": colour.sharpness,
+    "solarize": color.solarize,
+    "color": color.color,
+    "posterize": color.posterize,
+    "contrast": color.contrast,
+    "brightness": color.brightness,
+    "sharpness": color.sharpness,
     "shear_x": geometry.shear_x,
     "shear_y": geometry.shear_y,
     "translate_x": geometry.translate_x,
     "translate_y": geometry.translate_y,
-    "invert": colour.invert,
+    "invert": color.invert,
 }
 _NAMES = tuple(_OPS)
 # Cubuk et al. 2019 (RandAugment), section 3, lists 14: AutoAugment's without invert, with identity.

@@ -1,6 +1,6 @@
-"""Records to pictures, several a call: what training, evaluation and caches map over a dataset.
+"""Records to images, several a call: what training, evaluation and caches map over a dataset.
 
-A call to a mapped function costs as much as some ten small operations, which is why pictures are
+A call to a mapped function costs as much as some ten small operations, which is why images are
 prepared in chunks. A chunk never changes a pixel.
 """
 
@@ -29,10 +29,10 @@ from trainers.data.slices import slice_tensors
 
 # Beyond this, calls cost next to nothing and parallel ones have less to share.
 CHUNK = 8
-# A cached picture that crops are taken from: 256 px for a network of 224 (He et al. 2015,
+# A cached image that crops are taken from: 256 px for a network of 224 (He et al. 2015,
 # section 3.4, whose shorter side is 256 to 480).
 _WHOLE = 8 / 7
-# So few augmentations are put into the graph of each picture: a call would cost more than they do.
+# So few augmentations are put into the graph of each image: a call would cost more than they do.
 _INLINE = 2
 
 
@@ -44,7 +44,7 @@ class Examples(NamedTuple):
       labels: (k,) int32; 0 where `mask` is 0.
       ids: (k,) string; empty where `mask` is 0.
       slices: `slice/*` key -> (k,) string; empty where `mask` is 0.
-      sizes: (k, 2) int32 height and width of the stored picture; 0 where `mask` is 0.
+      sizes: (k, 2) int32 height and width of the stored image; 0 where `mask` is 0.
       shards: (k,) int64 number of the file; 0 where `mask` is 0.
       mask: (k,) float32: 1 for an example, 0 for padding.
     """
@@ -64,11 +64,11 @@ def chunk_size(batch: int) -> int:
 
 
 def cached_size(data: DataConfig, *, whole: bool) -> tuple[int, int]:
-    """(height, width) in pixels of a cached picture.
+    """(height, width) in pixels of a cached image.
 
     Args:
       data: `image_size` is used.
-      whole: the picture without its central crop, for random crops: 8/7 of the network's size.
+      whole: the image without its central crop, for random crops: 8/7 of the network's size.
     """
     height, width = data.image_size
     return (round(height * _WHOLE), round(width * _WHOLE)) if whole else (height, width)
@@ -77,7 +77,7 @@ def cached_size(data: DataConfig, *, whole: bool) -> tuple[int, int]:
 def decode_examples(
     tagged: tf.data.Dataset, info: DatasetInfo, data: DataConfig, *, chunk: int, whole: bool
 ) -> tf.data.Dataset:
-    """`Examples` of `chunk` pictures each, preprocessed for evaluation, the last one padded.
+    """`Examples` of `chunk` images each, preprocessed for evaluation, the last one padded.
 
     Args:
       tagged: from `trainers.data.reader.read_serialized(tagged=True)`.
@@ -119,7 +119,7 @@ def pad(values: tf.Tensor, size: int, *, fill: tf.Tensor | None = None) -> tf.Te
 
 
 @functools.lru_cache(maxsize=8)
-def train_pictures(data: DataConfig) -> Callable[..., tf.Tensor]:
+def train_images(data: DataConfig) -> Callable[..., tf.Tensor]:
     """`(encoded (k,) string, seeds (k, 2)) -> images`, traced once a process.
 
     The images are (k, height, width, 3) uint8: what the crop among `data.augment` leaves, or the
@@ -148,7 +148,7 @@ def train_pictures(data: DataConfig) -> Callable[..., tf.Tensor]:
 def train_cached(data: DataConfig, *, whole: bool) -> Callable[..., tf.Tensor]:
     """`(pixels (k, h, w, 3), sizes (k, 2), seeds (k, 2)) -> images`, traced once a process.
 
-    With `whole`, the crop among `data.augment` is drawn for the size of the stored picture and
+    With `whole`, the crop among `data.augment` is drawn for the size of the stored image and
     taken from the cached one: the same part of the scene as without a cache, from softer pixels.
     """
     crop, augmentations = split_names(data.augment)
@@ -171,13 +171,13 @@ def train_cached(data: DataConfig, *, whole: bool) -> Callable[..., tf.Tensor]:
 
 
 def _boxes(crop: Crop, seed: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From a picture's size to the box that `crop` draws for the example of `seed`."""
+    """From an image's size to the box that `crop` draws for the example of `seed`."""
     own: Any = tf.random.fold_in(seed, 0)
     return lambda size: crop(size, own)
 
 
 def _scaled_crop(pixels: tf.Tensor, size: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """The part of `pixels` that `box` is of a picture of `size`."""
+    """The part of `pixels` that `box` is of an image of `size`."""
     there = tf.shape(pixels)[:2]
     scale = tf.cast(there, tf.float32) / tf.cast(size, tf.float32)
     edges = tf.cast(tf.stack([box[:2], box[:2] + box[2:]]), tf.float32) * scale
@@ -223,5 +223,5 @@ def _evaluator(how: Preprocessing, slices: bool) -> Callable[..., Any]:
 
 
 def _blank() -> tf.Tensor:
-    """A black picture, which resizes to zeros."""
+    """A black image, which resizes to zeros."""
     return tf.io.encode_png(tf.zeros((1, 1, 3), tf.uint8))

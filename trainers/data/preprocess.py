@@ -126,7 +126,7 @@ def central_crop(image: tf.Tensor, how: Preprocessing) -> tf.Tensor:
 def resize_image(
     image: tf.Tensor, *, image_size: tuple[int, int] | tf.Tensor, resize: str
 ) -> tf.Tensor:
-    """The image resized by `data.resize`, half-pixel centres, rounded half to even.
+    """The image resized by `data.resize`, half-pixel centers, rounded half to even.
 
     Args:
       image: (H, W, 3) uint8.

@@ -27,7 +27,7 @@ from trainers.data.records_check import (
 logger = logging.getLogger("sightline.data")
 
 _RECORD_ERRORS = (
-    tf.errors.InvalidArgumentError,  # schema, label, picture; also too many records
+    tf.errors.InvalidArgumentError,  # schema, label, image; also too many records
     tf.errors.FailedPreconditionError,  # too few records
     tf.errors.DataLossError,  # truncated, checksum
     UnicodeDecodeError,  # TensorFlow quotes the record in a message and can't make a str of it
@@ -38,7 +38,7 @@ class Record(NamedTuple):
     """Parsed records.
 
     Attributes:
-      encoded: (k,) string, the pictures' bytes.
+      encoded: (k,) string, the images' bytes.
       label: (k,) int32 in [0, num_classes): the label offset is subtracted here and nowhere else.
       id: (k,) string, sha256 hex; of foreign records without one, 16 hex digits of a fingerprint.
       slices: key -> (k,) string for each of `info.slices`; foreign records may leave them empty.
@@ -111,7 +111,7 @@ def read_serialized(
     tagged: bool = False,
     total: bool = True,
 ) -> tf.data.Dataset:
-    """A dataset of serialised tf.Examples: in file order, or shuffled when a seed is given.
+    """A dataset of serialized tf.Examples: in file order, or shuffled when a seed is given.
 
     With a seed, shards are permuted and interleaved, and so are the records within a buffer that
     `shuffle_buffer` sizes. Iterating raises tf.errors.OpError at a bad record; see `named_errors`.
@@ -185,7 +185,7 @@ def shuffle_buffer(records: Usable, *, memory_mb: int = 256) -> int:
 
 @tf.autograph.experimental.do_not_convert
 def parse_records(serialized: tf.Tensor, *, info: DatasetInfo) -> Record:
-    """The `Record` columns in serialised tf.Examples.
+    """The `Record` columns in serialized tf.Examples.
 
     Records that others wrote (`info.foreign`) may lack an identity, which is then computed, and
     slices, which are then empty: see `trainers.data.prepare`.
@@ -216,7 +216,7 @@ def parse_records(serialized: tf.Tensor, *, info: DatasetInfo) -> Record:
 
 
 def fingerprint(encoded: tf.Tensor) -> tf.Tensor:
-    """An identity for pictures of others: 16 hex digits of FarmHash64.
+    """An identity for images of others: 16 hex digits of FarmHash64.
 
     Args:
       encoded: (k,) string.
@@ -256,7 +256,7 @@ def named_errors(config: Config, info: DatasetInfo, split: str) -> Iterator[None
 
 
 def raw_examples(directory: Path | str, split: str) -> Iterator[bytes]:
-    """Serialised tf.Examples of a split, in file order.
+    """Serialized tf.Examples of a split, in file order.
 
     Raises:
       DatasetError: the folder is not a data set or lacks the split.

@@ -106,7 +106,7 @@ def count_records(files: list[str]) -> int:
 
 
 def check_example(serialized: bytes, info: DatasetInfo) -> str:
-    """Why a serialised tf.Example cannot be used; empty when it can."""
+    """Why a serialized tf.Example cannot be used; empty when it can."""
     try:
         example = tf.train.Example.FromString(serialized)
     except DecodeError:
@@ -128,7 +128,7 @@ def check_example(serialized: bytes, info: DatasetInfo) -> str:
     try:
         load_image(feature[features.IMAGE].bytes_list.value[0])
     except ImageError as error:
-        return f"picture does not decode: {error}"
+        return f"image does not decode: {error}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""A tf.data service: pictures prepared on other machines.
+"""A tf.data service: images prepared on other machines.
 
     dispatcher:  tf.data.experimental.service.DispatchServer(DispatcherConfig(port=5050))
     workers:     tf.data.experimental.service.WorkerServer(WorkerConfig("host:5050"))

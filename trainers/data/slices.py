@@ -1,4 +1,4 @@
-"""The `slice/*` strings of a picture: one definition, in NumPy for writers, in a graph for readers.
+"""The `slice/*` strings of an image: one definition, in NumPy for writers, in a graph for readers.
 
 | key | values |
 |---|---|
@@ -8,7 +8,7 @@
 | slice/size | shorter side in pixels: small < 32 <= medium < 256 <= large |
 
 Luma is measured on every k-th row and every l-th column, the smallest steps that leave at most 256
-of each, so pictures up to 256 x 256 are measured whole. Sums are of integers, so that both ways
+of each, so images up to 256 x 256 are measured whole. Sums are of integers, so that both ways
 agree to the last bit. TensorFlow loads inside the functions that need it.
 """
 
@@ -29,7 +29,7 @@ _SIZE = ((32, 256), ("small", "medium", "large"))
 
 
 def slices(pixels: np.ndarray) -> dict[str, str]:
-    """The `slice/*` strings of a picture.
+    """The `slice/*` strings of an image.
 
     Args:
       pixels: (H, W, 3) uint8 RGB, neither side 0.
@@ -38,7 +38,7 @@ def slices(pixels: np.ndarray) -> dict[str, str]:
     measured = pixels[:: _step(height), :: _step(width)]
     luma = measured.astype(np.int64) @ np.array(_LUMA, np.int64)
     mean = float(luma.sum()) / luma.size
-    # Rounding may leave a flat picture a variance just below 0.
+    # Rounding may leave a flat image a variance just below 0.
     variance = max(float((luma * luma).sum()) / luma.size - mean * mean, 0.0)
     aspect = "square"
     if 10 * width > 11 * height:

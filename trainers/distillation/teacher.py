@@ -4,7 +4,7 @@
     logits = teacher(images)
     loss = distillation_loss(config.distill, label_loss, outputs, logits)
 
-An epoch's pictures are decided by (`train.seed`, epoch) alone, so that a teacher's answers to them
+An epoch's images are decided by (`train.seed`, epoch) alone, so that a teacher's answers to them
 can be kept for every student with the same data: `cached_logits` and `with_teacher`.
 """
 
@@ -211,7 +211,7 @@ def training_model(config: DistillConfig, model: keras.Model) -> keras.Model:
 def distillation_loss(
     config: DistillConfig, label_loss: tf.Tensor, outputs: Any, teacher_logits: tf.Tensor
 ) -> tf.Tensor:
-    """The loss of each picture: the labels' part and the teacher's, weighted by `config.weight`.
+    """The loss of each image: the labels' part and the teacher's, weighted by `config.weight`.
 
     `soft` is T^2 KL(teacher || student) of both softened by T: the square keeps gradients in
     proportion whatever T (Hinton et al. 2015, s2). `hard` is the cross-entropy with the teacher's
@@ -222,7 +222,7 @@ def distillation_loss(
       label_loss: (B,) float32; with `token`, of the class head.
       outputs: (B,N) logits, or the pair of class and distillation logits, (B,N) each; `soft` and
         `hard` take a pair's mean.
-      teacher_logits: (B,N), of the same pictures, up to a constant a picture.
+      teacher_logits: (B,N), of the same images, up to a constant an image.
 
     Returns:
       (B,) float32.

@@ -1,8 +1,8 @@
-"""A teacher's answers to an epoch's training pictures, kept in a file that is mapped into memory.
+"""A teacher's answers to an epoch's training images, kept in a file that is mapped into memory.
 
     <distill.cache_dir>/<key>/about.json epoch-0000.npy epoch-0001.npy ...
 
-The key is made of all that decides pictures and answers: the teacher, the records, their
+The key is made of all that decides images and answers: the teacher, the records, their
 preparation, the code that prepares them, seed and global batch, but nothing of the student. A file
 is float32 (steps, B, N), 4 * B * N bytes a step; it is written under a temporary name and renamed,
 so that under its own name it is whole, and a lock keeps a second process from asking for the same.
@@ -31,7 +31,7 @@ from trainers.identity.data import training_digest
 from trainers.identity.file_index import INDEX_FILE, FileIndex
 from trainers.training.checkpoint import write_json
 
-# What of `data` decides neither which pictures come nor how they look.
+# What of `data` decides neither which images come nor how they look.
 _NOT_PICTURES = {"dir", "mean", "std", "cache_dir", "cache_mb", "max_boxes", "host_sharding"}
 
 
@@ -41,7 +41,7 @@ def cached_logits(
     """The teacher's answers to one epoch, made by a pass over it where there are none yet.
 
     Call it after `keras.utils.set_random_seed(config.train.seed)`, as the loop does: tf.data's
-    shuffling takes TensorFlow's global seed in, so that with another one other pictures come.
+    shuffling takes TensorFlow's global seed in, so that with another one other images come.
 
     Args:
       config: `distill.cache_dir`, `data`, `train.seed` and `train.global_batch` are used.
@@ -53,7 +53,7 @@ def cached_logits(
       (steps, B, N) float32, mapped read-only, B the global batch; None without a `cache_dir`.
 
     Raises:
-      ConfigError: pictures that do not come in one order on one host.
+      ConfigError: images that do not come in one order on one host.
       DataError: a record that cannot be used.
       OSError: the disk is full; nothing stays behind.
     """
@@ -61,7 +61,7 @@ def cached_logits(
         return None
     if config.data.service or config.train.strategy == "multi_worker":
         raise ConfigError(
-            "distill.cache_dir needs pictures in one order on one host: unset data.service and "
+            "distill.cache_dir needs images in one order on one host: unset data.service and "
             "train.strategy=multi_worker, or leave distill.cache_dir empty"
         )
     with FileIndex(Path(config.distill.cache_dir) / INDEX_FILE).open() as index:

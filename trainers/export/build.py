@@ -168,7 +168,7 @@ def _some_images(trained: Trained, count: int) -> list[bytes]:
     return [record_image(data) for data, _ in zip(records, range(count), strict=False)]
 
 
-def record_image(serialised: bytes) -> bytes:
-    """The encoded picture inside a serialised tf.Example."""
-    example = tf.train.Example.FromString(serialised)
+def record_image(serialized: bytes) -> bytes:
+    """The encoded image inside a serialized tf.Example."""
+    example = tf.train.Example.FromString(serialized)
     return example.features.feature[IMAGE].bytes_list.value[0]

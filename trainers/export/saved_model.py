@@ -1,4 +1,4 @@
-"""Writes a bundle (see `core.bundle`): decode, resize, normalise, network, softmax, labels.
+"""Writes a bundle (see `core.bundle`): decode, resize, normalize, network, softmax, labels.
 
 What the SavedModel does with bytes is `trainers.data.preprocess`, the same functions that feed
 evaluation, so that a client's pixels are evaluation's pixels, bit for bit.
@@ -64,7 +64,7 @@ class _Serving(tf.Module):
         return {"scores": top, "classes": classes, "labels": tf.gather(self._names, classes)}
 
     def predict_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """(B,) serialised tf.Examples with `image/encoded` to the top k."""
+        """(B,) serialized tf.Examples with `image/encoded` to the top k."""
         parsed = tf.io.parse_example(
             examples, {features.IMAGE: tf.io.FixedLenFeature([], tf.string)}
         )

@@ -7,8 +7,8 @@ How to add a model in one file, `trainers/models/mynet.py`:
         ...
         return features
 
-A builder gets normalised images (B, H, W, 3) float32 with H and W static, and returns pooled
-features (B, F); normalisation, dropout and the `logits` layer are put around it here. A builder
+A builder gets normalized images (B, H, W, 3) float32 with H and W static, and returns pooled
+features (B, F); normalization, dropout and the `logits` layer are put around it here. A builder
 that returns two of them has a second head, for a teacher's answers (see `distillation_heads`). Its
 keyword-only arguments are what `model.options` takes, and each carries a plain type (`int`,
 `float`, `bool`, `str` or `tuple`), which is checked. One builder may serve several names through

@@ -7,7 +7,7 @@ Their graphs are built anew, layer by layer under the same names, with what comp
 into put differently: nested models are laid flat, separable convolutions become their two halves,
 a convolution's swish becomes a layer of its own, custom layers and bare operations become layers
 that TFMOT can copy. Weights keep their order. Their own preprocessing goes, because the
-normalisation is `build_model`'s.
+normalization is `build_model`'s.
 """
 
 import inspect
@@ -36,7 +36,7 @@ def application(name: str, images: tf.Tensor) -> tf.Tensor:
 
     Args:
       name: of the function there, e.g. `InceptionV3`.
-      images: (B, H, W, 3) float32, normalised.
+      images: (B, H, W, 3) float32, normalized.
 
     Returns:
       (B, F) float32 features.

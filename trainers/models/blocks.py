@@ -1,6 +1,6 @@
-"""Parts that several families share: convolution with normalisation, squeeze and excitation, paths.
+"""Parts that several families share: convolution with normalization, squeeze and excitation, paths.
 
-Each convolution is followed directly by its batch normalisation, so that TFMOT and the TFLite
+Each convolution is followed directly by its batch normalization, so that TFMOT and the TFLite
 converter fold the pair.
 """
 
@@ -30,7 +30,7 @@ def conv_bn(
     epsilon: float = _BN_EPSILON,
     same: bool = False,
 ) -> tf.Tensor:
-    """Convolution, batch normalisation and maybe an activation: layers `NAME_conv`, `NAME_bn`.
+    """Convolution, batch normalization and maybe an activation: layers `NAME_conv`, `NAME_bn`.
 
     Args:
       x: (B, H, W, C).
@@ -42,8 +42,8 @@ def conv_bn(
       bias: the convolution has one.
       groups: of channels.
       activation: one of `ACTIVATIONS`; a layer `NAME_ACTIVATION` follows.
-      gamma: `ones` or `zeros`, where the scale of the normalisation starts.
-      epsilon: of the normalisation.
+      gamma: `ones` or `zeros`, where the scale of the normalization starts.
+      epsilon: of the normalization.
       same: a strided one pads as TensorFlow's `same` does, for weights that were trained with it.
 
     Returns:

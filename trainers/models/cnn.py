@@ -10,20 +10,20 @@ from trainers.registry import models
 
 _MAX_WIDTH = 8  # times `width`: as in VGG (Simonyan and Zisserman 2015, table 1), 64 to 512
 _SMALLEST_MAP = 4  # pixels: below this a 3x3 convolution sees mostly padding
-_BIG_INPUT = 64  # pixels: from here on the first stage halves the picture too
+_BIG_INPUT = 64  # pixels: from here on the first stage halves the image too
 _BN_MOMENTUM = 0.9  # Keras' 0.99 lags behind the weights in the short runs of compression
 
 
 @models.register("cnn")
 def cnn(images: tf.Tensor, *, width: int = 64, depth: int = 2, stages: int = 0) -> tf.Tensor:
-    """Stages of 3x3 convolution, batch normalisation and ReLU, then global average pooling.
+    """Stages of 3x3 convolution, batch normalization and ReLU, then global average pooling.
 
     Each stage but the first halves the map and doubles the channels, up to 8 x `width`; from 64
     pixels on the first halves too. At 224 pixels the defaults are 5 stages, 9.4 M parameters and
     2.8 GMAC; at 16 pixels 3 stages and 1.1 M parameters.
 
     Args:
-      images: (B, H, W, 3) float32, normalised.
+      images: (B, H, W, 3) float32, normalized.
       width: channels of the first stage.
       depth: convolutions a stage.
       stages: how many; 0 takes as many, up to 5, as leave a map of 4 pixels or more.

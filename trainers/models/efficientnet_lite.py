@@ -71,7 +71,7 @@ def efficientnet_lite(
 
     Args:
       variant: one of `VARIANTS`.
-      images: (B, H, W, 3) float32, normalised.
+      images: (B, H, W, 3) float32, normalized.
       width: a further multiplier of all channels but the head's 1,280.
       depth: only so many of the variant's bottlenecks; 0 is all.
       drop_path: stochastic depth of the last block, in [0, 1), less in earlier ones; the published

@@ -2,10 +2,10 @@
 
 `coatnet0|1` follow table 3: a stem of two 3x3 convolutions, two stages of inverted bottlenecks,
 two of transformer blocks with relative attention. They differ from the paper in two points, for
-the sake of int8: a batch normalisation follows the last convolution of a bottleneck and that of a
+the sake of int8: a batch normalization follows the last convolution of a bottleneck and that of a
 shortcut (both fold), and pooling is an average.
 
-`coatnet` itself is the same construction for small pictures on a CPU. Depthwise convolutions are
+`coatnet` itself is the same construction for small images on a CPU. Depthwise convolutions are
 slow there, so its convolutional blocks are plain residual ones.
 """
 
@@ -71,12 +71,12 @@ def coatnet(
 ) -> tf.Tensor:
     """A stem, then stages that each halve the map, up to the pooled features.
 
-    The defaults are for 32x32 pictures: convolutions at 32x32 and 16x16, attention over 8x8.
+    The defaults are for 32x32 images: convolutions at 32x32 and 16x16, attention over 8x8.
 
     Args:
-      images: (B, H, W, 3) float32, normalised.
+      images: (B, H, W, 3) float32, normalized.
       stem: channels of the two 3x3 convolutions at the start.
-      stem_stride: 2 halves the picture in the first of them, 1 does not.
+      stem_stride: 2 halves the image in the first of them, 1 does not.
       layout: a letter a stage: `M` inverted bottlenecks, `C` plain residual blocks of two 3x3
         convolutions, `T` transformer blocks.
       blocks: how many in each stage.
@@ -175,7 +175,7 @@ def _plain(x: tf.Tensor, block: _Block) -> tf.Tensor:
 
 
 def _bottleneck(x: tf.Tensor, block: _Block) -> tf.Tensor:
-    """Normalise, widen, depthwise 3x3, squeeze and excite, narrow: (B, H, W, C)."""
+    """Normalize, widen, depthwise 3x3, squeeze and excite, narrow: (B, H, W, C)."""
     name, hidden = block.name, block.width * _EXPANSION
     y = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
     # Other networks stride in the depthwise convolution; equation 5 of the paper's appendix here.
@@ -187,7 +187,7 @@ def _bottleneck(x: tf.Tensor, block: _Block) -> tf.Tensor:
 
 
 def _transformer(x: tf.Tensor, block: _Block, attention: _Attention) -> tf.Tensor:
-    """Attention and perceptron, each normalised before and added: (B, H, W, C)."""
+    """Attention and perceptron, each normalized before and added: (B, H, W, C)."""
     name, width = block.name, block.width
     y = keras.layers.LayerNormalization(epsilon=_LN_EPSILON, name=f"{name}_norm1")(x)
     if block.stride > 1:

@@ -34,7 +34,7 @@ class Bottleneck:
       stride: of the depthwise convolution.
       activation: of all but the last convolution; see `trainers.models.blocks.ACTIVATIONS`.
       squeeze: squeeze and excitation follows the depthwise convolution.
-      epsilon: of the batch normalisations.
+      epsilon: of the batch normalizations.
       same: a strided convolution pads as TensorFlow's `same`; see `trainers.models.blocks.conv_bn`.
       drop_path: rate of stochastic depth, in [0, 1).
     """
@@ -55,7 +55,7 @@ def mobilenet_v2(images: tf.Tensor, *, width: float = 1.0, depth: int = 0) -> tf
     """MobileNetV2 (Sandler et al. 2018, table 2), up to its pooled features.
 
     Args:
-      images: (B, H, W, 3) float32, normalised.
+      images: (B, H, W, 3) float32, normalized.
       width: multiplier of all channels, rounded to multiples of 8; the last convolution's 1,280
         never shrink.
       depth: only so many of the table's 17 bottlenecks; 0 is all.
@@ -97,7 +97,7 @@ def mobilenet_v3(size: str, images: tf.Tensor, *, width: float = 1.0, depth: int
 
     Args:
       size: `large` or `small`.
-      images: (B, H, W, 3) float32, normalised.
+      images: (B, H, W, 3) float32, normalized.
       width: multiplier of all channels but the last layer's, rounded to multiples of 8.
       depth: only so many of the table's 15 (large) or 11 (small) bottlenecks; 0 is all.
 

@@ -1,7 +1,7 @@
 """Residual networks (He et al. 2016, arXiv 1512.03385): ImageNet and CIFAR depths, one builder.
 
 `resnet18/34/50/101/152` follow table 1: a 7x7 stem, max pooling, four stages. `resnet8/14/20/32/44/
-56` follow section 4.2 (6n + 2 layers): a 3x3 stem, three stages, for pictures of 16 to 64 pixels.
+56` follow section 4.2 (6n + 2 layers): a 3x3 stem, three stages, for images of 16 to 64 pixels.
 The paper's parameter-free shortcuts (option A) pad channels, which does not quantise, so ours
 project (option B). Blocks are post-activation.
 """
@@ -72,7 +72,7 @@ def resnet(
 
     Args:
       plan: which depth.
-      images: (B, H, W, 3) float32, normalised.
+      images: (B, H, W, 3) float32, normalized.
       width: channels of the first stage; 0 takes the plan's.
       variant: where a bottleneck halves the map: `v1` in its first 1x1 (the paper), `v1.5` in its
         3x3 (half a point better, 5 % slower); basic blocks know no difference. `d` is v1.5 with
@@ -80,8 +80,8 @@ def resnet(
         2019, arXiv 1812.01187, figure 2); the names `resnet50d` and alike set it.
       zero_init: the last gamma of each block starts at 0, so that blocks start as identities
         (Goyal et al. 2017, section 5.1).
-      bias: convolutions have one, as in `keras.applications`; the normalisation makes it idle.
-      stem_pool: small-picture depths halve the map by pooling after the stem. With twice the width
+      bias: convolutions have one, as in `keras.applications`; the normalization makes it idle.
+      stem_pool: small-image depths halve the map by pooling after the stem. With twice the width
         that is the same arithmetic, and learns faster in a short run; others pool anyway.
       drop_path: stochastic depth of the last block, rising from 0 at the first, in [0, 1).
 

@@ -1,8 +1,8 @@
 """`resnet50_vit_b16`: a ViT over the map of a ResNet (Dosovitskiy et al. 2021, section 3.1).
 
 As the paper's R50+ViT-B/16: the blocks of stage 4 are moved to stage 3, so that the map has a
-sixteenth of the picture's side, and each of its pixels is a token. The paper's group normalisation
-and standardised convolutions are batch normalisation here, because that folds into int8
+sixteenth of the image's side, and each of its pixels is a token. The paper's group normalization
+and standardized convolutions are batch normalization here, because that folds into int8
 convolutions; the number of parameters is the same.
 """
 
@@ -33,7 +33,7 @@ def resnet_vit(
     """A residual trunk, then a transformer over its last map, up to the class token's features.
 
     Args:
-      images: (B, H, W, 3) float32, normalised.
+      images: (B, H, W, 3) float32, normalized.
       blocks: bottlenecks in each stage of the trunk; each stage but the first halves the map.
       trunk_width: channels of the first stage, before the expansion by 4.
       imagenet: the trunk starts with 7x7 at stride 2 and pooling, instead of one 3x3.

@@ -88,7 +88,7 @@ def vit(
     """A pre-norm transformer over square patches, up to its pooled features.
 
     Args:
-      images: (B, H, W, 3) float32, normalised; H and W are multiples of `patch`.
+      images: (B, H, W, 3) float32, normalized; H and W are multiples of `patch`.
       patch: side of a patch in pixels.
       width: D, features of a token.
       depth: transformer blocks.
@@ -101,7 +101,7 @@ def vit(
       drop_path: stochastic depth of the last block, rising from 0 at the first, in [0, 1).
 
     Returns:
-      (B, D) float32 features, after the last normalisation.
+      (B, D) float32 features, after the last normalization.
 
     Raises:
       ConfigError: sizes that do not divide, or an option out of range.
@@ -167,7 +167,7 @@ def patches(images: tf.Tensor, patch: int, width: int) -> tf.Tensor:
 
 
 def encode(x: tf.Tensor, shape: Shape, *, tokens: tuple[str, ...]) -> tf.Tensor:
-    """Tokens through all blocks and the last normalisation.
+    """Tokens through all blocks and the last normalization.
 
     Args:
       x: (B, T, D) patches.
@@ -190,7 +190,7 @@ def encode(x: tf.Tensor, shape: Shape, *, tokens: tuple[str, ...]) -> tf.Tensor:
 
 
 def _block(x: tf.Tensor, shape: Shape, drop: float, name: str) -> tf.Tensor:
-    """Attention, then the perceptron, each on a normalised copy and added: (B, T, D)."""
+    """Attention, then the perceptron, each on a normalized copy and added: (B, T, D)."""
     for part, branch in enumerate((_attention, _perceptron), start=1):
         y = keras.layers.LayerNormalization(epsilon=_LN_EPSILON, name=f"{name}_norm{part}")(x)
         y = branch(y, shape, name)

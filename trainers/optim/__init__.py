@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules from an `OptimConfig`.
+"""Optimizers and learning-rate schedules from an `OptimConfig`.
 
     optimizer = build_optimizer(config.optim, steps, global_batch=128, model=model)
     optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)

@@ -1,6 +1,6 @@
 """SGD, Adam, AdamW and LAMB on one base that knows decay and layer-wise rates.
 
-Keras' own optimisers multiply every variable by one learning rate, put no L2 into gradients and
+Keras' own optimizers multiply every variable by one learning rate, put no L2 into gradients and
 have no LAMB. Here a gradient is first summed over replicas (by the caller, or by Keras in
 `model.fit`), then clipped by the global norm, and only then meets its variable, L2 and slots.
 """
@@ -90,7 +90,7 @@ class _Rule(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "_Rule":
-        """The optimiser whose `get_config` this is, without slots."""
+        """The optimizer whose `get_config` this is, without slots."""
         rate = config["learning_rate"]
         if not isinstance(rate, WarmUp):
             rate = keras.optimizers.schedules.deserialize(rate, custom_objects)
@@ -189,21 +189,21 @@ def build_optimizer(
     global_batch: int = 0,
     model: keras.Model | None = None,
 ) -> keras.optimizers.Optimizer:
-    """The optimiser of `config` for a run of `total_steps` steps; call it in the strategy's scope.
+    """The optimizer of `config` for a run of `total_steps` steps; call it in the strategy's scope.
 
     `sgd` and `adam` take weight decay as L2 in the gradient (after clipping), as the study does;
     `adamw` and `lamb` decouple it. `decayed` says which variables have it.
 
     Args:
       config: the recipe's section.
-      total_steps: optimiser steps of the whole run.
+      total_steps: optimizer steps of the whole run.
       global_batch: images a step over all replicas and micro-batches, for `reference_batch`; 0
         takes the figures as they are.
       model: gets its slots now, so that a first phase may train a part of it. Without it, the
         first gradients say what is trained, or `build` does.
 
     Returns:
-      A Keras optimiser. Gradients it is given with `skip_gradients_aggregation=True` are taken as
+      A Keras optimizer. Gradients it is given with `skip_gradients_aggregation=True` are taken as
       sums over all replicas; Keras' own `fit` has it sum them first.
 
     Raises:

@@ -46,7 +46,7 @@ def schedule_of(config: OptimConfig, total_steps: int, *, global_batch: int = 0)
 
     Args:
       config: peak, shape, warm-up and how they scale.
-      total_steps: optimiser steps of the whole run.
+      total_steps: optimizer steps of the whole run.
       global_batch: as for `scaled`.
     """
     return WarmUp(limited(scaled(config, global_batch), total_steps), total_steps)
@@ -57,7 +57,7 @@ def limited(config: OptimConfig, total_steps: int) -> OptimConfig:
 
     Args:
       config: for the batch of the run, see `scaled`.
-      total_steps: optimiser steps of the whole run.
+      total_steps: optimizer steps of the whole run.
     """
     if config.warmup_limit == 1.0:
         return config
@@ -71,7 +71,7 @@ def warmup_note(config: OptimConfig, total_steps: int, *, global_batch: int = 0)
 
     Args:
       config: as for `schedule_of`.
-      total_steps: optimiser steps of the whole run.
+      total_steps: optimizer steps of the whole run.
       global_batch: as for `scaled`.
     """
     wanted = scaled(config, global_batch).warmup_steps

@@ -2,7 +2,7 @@
 
 One multiply-add (MAC) is two FLOPs; papers that say "4.1 GFLOPs" for ResNet-50 mean MACs. Counted
 are convolutions (2 * kh * kw * Cin * Cout * Hout * Wout FLOPs), dense layers and attention;
-normalisation, activations, additions and pooling are not, as in the literature. Attention over N
+normalization, activations, additions and pooling are not, as in the literature. Attention over N
 tokens of d features takes 4 * N^2 * d FLOPs for its scores and weighted sums, and the projections
 round them on top.
 """

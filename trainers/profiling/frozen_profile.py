@@ -36,7 +36,7 @@ class FrozenProfile:
 
     Attributes:
       multiply_adds: half the FLOPs of the operations in `MULTIPLYING`.
-      flops: of all operations, normalisation and activations too.
+      flops: of all operations, normalization and activations too.
       missed: operation -> how many of that kind multiply matrices and were counted as nothing,
         those within functions that freezing left as calls among them.
     """

@@ -1,4 +1,4 @@
-"""What devices can do at best, for the model FLOPs utilisation (MFU) of training."""
+"""What devices can do at best, for the model FLOPs utilization (MFU) of training."""
 
 import tensorflow as tf
 

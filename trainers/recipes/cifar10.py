@@ -1,4 +1,4 @@
-"""Recipes for 9,000 CIFAR-10 pictures (a fifth of the set) and two CPU cores.
+"""Recipes for 9,000 CIFAR-10 images (a fifth of the set) and two CPU cores.
 
 Make the records with `sightline ingest folder cifar10_A.tar`; the folder goes where `DIR` stands.
 Every epoch counts when only a dozen are affordable: small batches for many steps, a peak rate near
@@ -18,7 +18,7 @@ from trainers.config import (
 )
 from trainers.registry import recipes
 
-#: The pictures, with the mean and deviation of the whole training set.
+#: The images, with the mean and deviation of the whole training set.
 DATA = DataConfig(
     dir="data/cifar10",
     image_size=(32, 32),
@@ -39,7 +39,7 @@ def cifar10_resnet20() -> Config:
     Command: `sightline train cifar10_resnet20 --data DIR`
     Cost: 20 epochs of about 47 s on two CPU cores.
     Result: 72 % test top-1 (BENCHMARKS.md has every seed). The paper's 91.25 % takes all 50,000
-      pictures, 64,000 steps of 128 (table 6) and full-size maps, which learnt more slowly in the
+      images, 64,000 steps of 128 (table 6) and full-size maps, which learnt more slowly in the
       trials before this recipe.
     """
     return Config(
@@ -80,7 +80,7 @@ def cifar10_vit() -> Config:
 
     Command: `sightline train cifar10_vit --data DIR`
     Cost: 26 epochs of about 60 s on two CPU cores.
-    Result: 55 % test top-1 (BENCHMARKS.md); transformers without pre-training want more pictures
+    Result: 55 % test top-1 (BENCHMARKS.md); transformers without pre-training want more images
       than these (Dosovitskiy et al. 2021, s4.3).
     """
     return Config(

@@ -28,7 +28,7 @@ def digits_cnn() -> Config:
         name="digits_cnn",
         data=_DATA,
         model=ModelConfig("cnn", options={"width": 24, "stages": 4}),
-        # Strong decay: 1,072 pictures against 664,000 weights.
+        # Strong decay: 1,072 images against 664,000 weights.
         optim=OptimConfig("sgd", learning_rate=0.1, warmup_steps=20, weight_decay=2e-2),
         train=TrainConfig(epochs=16, global_batch=64),
         compress=CompressConfig(sparsity=0.8, prune_epochs=6, qat_epochs=2, rate_fraction=0.15),

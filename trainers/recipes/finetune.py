@@ -1,4 +1,4 @@
-"""Fine-tuning: a network that has learnt elsewhere, on a folder of one's own pictures."""
+"""Fine-tuning: a network that has learnt elsewhere, on a folder of one's own images."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def finetune() -> Config:
     train`; `model.name` must fit it (`resnet50` unless set). Without `model.init` it trains from
     scratch, for which its rate is too small.
 
-    Cost: a step is one of ResNet-50 at 224 px, three times 4.1 GMAC a picture (EfficientNet-Lite0:
+    Cost: a step is one of ResNet-50 at 224 px, three times 4.1 GMAC an image (EfficientNet-Lite0:
     0.39). The probe costs one pass without gradients.
     Result: no figure of ours. Kornblith et al. 2019
     (arXiv 1805.08974, s4) fine-tune ImageNet's networks on twelve sets, and find that the better
@@ -80,7 +80,7 @@ def finetune_vit() -> Config:
 
     Command: `sightline train finetune_vit --data data/pets model.init=vit_s16.safetensors`
 
-    Cost: a step is one of ViT-S/16 at 224 px, three times 4.6 GMAC a picture.
+    Cost: a step is one of ViT-S/16 at 224 px, three times 4.6 GMAC an image.
     Result: no figure of ours, as no published weights are shipped; Steiner et al. 2021
     (arXiv 2106.10270) give those of AugReg's ViTs, which `model.init` takes as they are. The decay
     from layer to layer is Bao et al.'s (2022, arXiv 2106.08254).

@@ -1,4 +1,4 @@
-"""ImageNet-1k by convolution, 1.28 M training pictures of 1,000 classes; for several GPUs.
+"""ImageNet-1k by convolution, 1.28 M training images of 1,000 classes; for several GPUs.
 
 Rates and warm-ups are stated for the paper's global batch and follow when `train.global_batch`
 changes. Costs are GPU time as the sources give it, or scaled from it by multiply-adds.
@@ -24,7 +24,7 @@ GENTLE = CompressConfig(prune_epochs=10, qat_epochs=2, rate_fraction=0.1, calibr
 
 
 def epochs_to_steps(epochs: float, global_batch: int) -> int:
-    """Optimiser steps of so many passes over ImageNet's 1,281,167 training pictures."""
+    """Optimizer steps of so many passes over ImageNet's 1,281,167 training images."""
     return round(epochs * 1_281_167 / global_batch)
 
 
@@ -128,7 +128,7 @@ def mobilenet_v3_large_imagenet() -> Config:
 
 
 def _augment(*, magnitude: int) -> tuple[str, ...]:
-    """What A2 and A3 do to pictures; they differ in RandAugment's magnitude."""
+    """What A2 and A3 do to images; they differ in RandAugment's magnitude."""
     return (
         "random_resized_crop",
         "flip",

@@ -1,7 +1,7 @@
 """ImageNet-1k by attention: ViT, DeiT and CoAtNet; for several GPUs or TPU cores.
 
 As in `imagenet`, rates and warm-ups are stated for the paper's global batch. None of these
-pipelines repeats a picture within a batch, which DeiT and DeiT III do (repeated augmentation), or
+pipelines repeats an image within a batch, which DeiT and DeiT III do (repeated augmentation), or
 spreads RandAugment's magnitude; without the former DeiT-B falls from 81.8 to 76.5 % (its table 8).
 """
 
@@ -59,8 +59,8 @@ def deit_s16_distilled() -> Config:
 def vit_s16_deit3() -> Config:
     """ViT-S/16 as DeiT III trains it on ImageNet-1k (Touvron et al. 2022, table 1 and its code).
 
-    Its 3-Augment turns a picture grey, solarises or blurs it, one third each; here a third turns
-    grey, as the other two have no entry of their own.
+    Its 3-Augment turns an image gray, solarises or blurs it, one third each; here a third turns
+    gray, as the other two have no entry of their own.
 
     Command: `sightline train vit_s16_deit3 --data DIR`
     Cost: 800 epochs at 4.6 GMAC: up to four days on eight V100, at the pace of DeiT-S.
@@ -100,7 +100,7 @@ def vit_s16_deit3() -> Config:
 
 @recipes.register("vit_s16_augreg")
 def vit_s16_augreg() -> Config:
-    """ViT-S/16 by augmentation and regularisation (Steiner et al. 2022), in its simplest form.
+    """ViT-S/16 by augmentation and regularization (Steiner et al. 2022), in its simplest form.
 
     The figures are those of Beyer et al. 2022 (arXiv 2205.01580), who cut AugReg down to mean
     pooling, RandAugment, a little mixup and no dropout. Their positions are fixed sines and their

@@ -22,7 +22,7 @@ def resnet50_imagenet_study() -> Config:
     """ResNet-50 by SGD in steps.
 
     Command: `sightline train resnet50_imagenet_study --data DIR`
-    Cost: 100 epochs of 1.28 M pictures at 4.1 GMAC: some nine hours on eight V100 in mixed
+    Cost: 100 epochs of 1.28 M images at 4.1 GMAC: some nine hours on eight V100 in mixed
       precision and three days on one, at the pace of `resnet50_a2`.
     Result: about 76 % top-1; 76.1 % is torchvision's ResNet-50 (V1 weights), which decays in the
       same steps from 0.1 at a batch of 256.
@@ -52,7 +52,7 @@ def cnn_imagenet_study() -> Config:
     Command: `sightline train cnn_imagenet_study --data DIR`
     Cost: two thirds of `resnet50_imagenet_study`.
     Result: below ResNet-50, by how much is the study's question; no published row fits. VGG-16,
-      five times the multiply-adds and no normalisation, has 71.6 % (torchvision).
+      five times the multiply-adds and no normalization, has 71.6 % (torchvision).
     """
     study = resnet50_imagenet_study()
     return replace(study, name="cnn_imagenet_study", model=ModelConfig("cnn"))
@@ -64,7 +64,7 @@ def vit_b16_imagenet_study() -> Config:
 
     Command: `sightline train vit_b16_imagenet_study --data DIR`
     Cost: four times `resnet50_imagenet_study`, by multiply-adds.
-    Result: below its ResNet-50. From ImageNet alone, with far more regularisation and 384 px,
+    Result: below its ResNet-50. From ImageNet alone, with far more regularization and 384 px,
       ViT-B/16 has 77.9 % (Dosovitskiy et al. 2021, table 5).
     """
     return Config(

@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100 in full, 50,000 training pictures each, for one GPU.
+"""CIFAR-10 and CIFAR-100 in full, 50,000 training images each, for one GPU.
 
-Make the records with `sightline ingest tfds cifar10` or from a folder of pictures; the folder goes
+Make the records with `sightline ingest tfds cifar10` or from a folder of images; the folder goes
 where `DIR` stands. `cifar10` has the recipes for a fifth of the set and two CPU cores.
 """
 
@@ -20,7 +20,7 @@ def cifar10_resnet56() -> Config:
     """ResNet-56 as the paper trains it.
 
     Command: `sightline train cifar10_resnet56 --data DIR`
-    Cost: 164 epochs of 50,000 pictures at 0.13 GMAC: about two hours on one GPU.
+    Cost: 164 epochs of 50,000 images at 0.13 GMAC: about two hours on one GPU.
     Result: 93.0 % test top-1 (He et al. 2016, table 6).
     """
     return Config(
@@ -45,7 +45,7 @@ def cifar100_resnet56() -> Config:
     """ResNet-56 on a hundred classes.
 
     Command: `sightline train cifar100_resnet56 --data DIR`
-    Cost: 240 epochs of 50,000 pictures at 0.13 GMAC: about three hours on one GPU.
+    Cost: 240 epochs of 50,000 images at 0.13 GMAC: about three hours on one GPU.
     Result: 72.3 % test top-1 (Tian et al. 2020, arXiv 1910.10699, table 1).
     """
     return Config(

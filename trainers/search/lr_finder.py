@@ -80,7 +80,7 @@ def find_learning_rate(
 
     Args:
       config: of the run whose rate is wanted: its data, model (from `model.init`, where there is
-        one), optimiser and strategy; its schedule and rate do not matter.
+        one), optimizer and strategy; its schedule and rate do not matter.
       low: rate of the first step.
       high: rate of the last.
       steps: how many at most; the test ends when the loss explodes.
@@ -184,7 +184,7 @@ def _make_step(config: Config, info: DatasetInfo, rates: np.ndarray) -> TrainSte
         model = task.build(config, info)
         batch = config.train.global_batch
         optimizer = build_optimizer(config.optim, len(rates), global_batch=batch, model=model)
-        # Keras refuses to set the rate of an optimiser that was made with a schedule.
+        # Keras refuses to set the rate of an optimizer that was made with a schedule.
         optimizer._learning_rate = _Exponential(rates)
     if config.model.init:
         from trainers.weights import init_path, initialize  # Readers of files that few runs need.

@@ -1,4 +1,4 @@
-"""Training state that survives kill -9: weights, optimiser, step and history, saved together."""
+"""Training state that survives kill -9: weights, optimizer, step and history, saved together."""
 
 import csv
 import fcntl
@@ -109,7 +109,7 @@ class Checkpoints:
         """Loads the last state and returns the history up to it; None where there is no state.
 
         Raises:
-          CheckpointError: it is of another network or optimiser.
+          CheckpointError: it is of another network or optimizer.
         """
         latest = tf.train.latest_checkpoint(str(self._source / "last"))
         if not latest:
@@ -118,7 +118,7 @@ class Checkpoints:
             self._manager.checkpoint.restore(latest).assert_consumed()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             raise CheckpointError(
-                f"{self._source} holds the state of another network or optimiser than this version "
+                f"{self._source} holds the state of another network or optimizer than this version "
                 f"makes of the same configuration; delete the folder to train anew, or use the "
                 f"version that made it ({str(error).splitlines()[0][:200]})"
             ) from error

@@ -30,7 +30,7 @@ class Progress:
       step: of this epoch, from 1.
       steps: of an epoch.
       loss: mean over this epoch so far.
-      top1: part of training pictures that were right in this epoch so far, in [0, 1].
+      top1: part of training images that were right in this epoch so far, in [0, 1].
       learning_rate: of this step.
       images_per_second: of this epoch, over all replicas.
       input_stall: part of the time that the loop waited for data, in [0, 1].
@@ -198,7 +198,7 @@ class _Watch:
         raise diverged(
             self._job.config,
             self._job.epoch,
-            f"the loss was not finite at step {bad}, whose batch of {len(ids)} pictures begins "
+            f"the loss was not finite at step {bad}, whose batch of {len(ids)} images begins "
             f"with {shown},",
         )
 

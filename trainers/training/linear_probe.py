@@ -4,8 +4,8 @@
     scores = softmax(features @ found.kernel + found.bias)
 
 The penalty is `|W|^2 / 2` against `strength` times the sum of the cross-entropies, as
-scikit-learn's `C`, after the features were centred and divided by their root mean square distance
-from the centre, so that one grid serves any network. The bias has no penalty. NumPy and SciPy only.
+scikit-learn's `C`, after the features were centered and divided by their root mean square distance
+from the center, so that one grid serves any network. The bias has no penalty. NumPy and SciPy only.
 """
 
 from collections.abc import Sequence
@@ -138,31 +138,31 @@ def fold_numbers(labels: Array, groups: Sequence[str] = (), *, seed: int = 0) ->
 
 @dataclass(frozen=True)
 class _Space:
-    """Centred and scaled features, in as many dimensions as there are images where these are fewer.
+    """Centered and scaled features, in at most as many dimensions as there are images.
 
     The best kernel is a sum of images' features, so nothing is lost, and 100 images with 1,280
     features cost a tenth.
     """
 
-    centre: Array
+    center: Array
     scale: float
     basis: Array | None
 
     @classmethod
     def of(cls, features: Array) -> "_Space":
-        centre = features.mean(axis=0)
-        away = features - centre
+        center = features.mean(axis=0)
+        away = features - center
         scale = float(np.sqrt((away**2).sum(axis=1).mean())) or 1.0
         few = len(features) < features.shape[1]
-        return cls(centre, scale, np.linalg.qr(away.T)[0] if few else None)
+        return cls(center, scale, np.linalg.qr(away.T)[0] if few else None)
 
     def into(self, features: Array) -> Array:
-        away = (np.asarray(features, np.float64) - self.centre) / self.scale
+        away = (np.asarray(features, np.float64) - self.center) / self.scale
         return away if self.basis is None else away @ self.basis
 
     def outside(self, kernel: Array, bias: Array) -> tuple[Array, Array]:
         kernel = (kernel if self.basis is None else self.basis @ kernel) / self.scale
-        return kernel, bias - self.centre @ kernel
+        return kernel, bias - self.center @ kernel
 
 
 def _chosen(parts: list[tuple[Array, Array, Array, Array]], classes: int) -> tuple[float, float]:

@@ -21,7 +21,7 @@ def make_loss(config: TrainConfig) -> keras.losses.Loss:
 class CrossEntropy(keras.losses.Loss):
     """Softmax cross-entropy with label smoothing (Szegedy et al. 2016, s7), in nats.
 
-    Labels are (B,) int in [0, N), or (B,N) float32 rows of weights that sum to 1, as mixed pictures
+    Labels are (B,) int in [0, N), or (B,N) float32 rows of weights that sum to 1, as mixed images
     have; predictions are (B,N) float32 logits; the result is one value an image.
     """
 
@@ -51,13 +51,13 @@ class CrossEntropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="sightline")
 class BinaryCrossEntropy(keras.losses.Loss):
-    """One sigmoid a class against "is in the picture" (Wightman et al. 2021, s3.1), in nats.
+    """One sigmoid a class against "is in the image" (Wightman et al. 2021, s3.1), in nats.
 
-    A mixed picture shows both of its classes: every class with some weight has the target 1,
-    however small its part, and targets of one picture don't sum to 1. Smoothing by s makes them
+    A mixed image shows both of its classes: every class with some weight has the target 1,
+    however small its part, and targets of one image don't sum to 1. Smoothing by s makes them
     1 - s + s / N and s / N, as in the authors' code. The result is the mean over classes, also
     theirs, so gradients are N times smaller than those of a sum: rates found for one don't fit the
-    other, unless the optimiser is LAMB.
+    other, unless the optimizer is LAMB.
 
     Labels and predictions are as for `CrossEntropy`.
     """
@@ -110,7 +110,7 @@ def top1_hits(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable(package="sightline")
 class Top1(keras.metrics.Mean):
-    """The part of pictures that `top1_hits` counts, in [0, 1]."""
+    """The part of images that `top1_hits` counts, in [0, 1]."""
 
     def __init__(self, name: str = "top1", **kwargs) -> None:
         super().__init__(name=name, **kwargs)

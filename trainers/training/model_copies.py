@@ -18,7 +18,7 @@ def in_float32(
     return exact
 
 
-def synchronised(model: keras.Model) -> keras.Model:
+def synchronized(model: keras.Model) -> keras.Model:
     """`model` with batch norms that take their statistics over all replicas."""
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:

@@ -1,4 +1,4 @@
-"""One optimiser step over all replicas: loss, gradients, update, and what is counted.
+"""One optimizer step over all replicas: loss, gradients, update, and what is counted.
 
     step = TrainStep(model, optimizer, loss, config, strategy)
     for batch in batches:
@@ -42,7 +42,7 @@ class TrainStep:
       loss: its `call(labels, logits)` gives one value an example.
       config: `train` and `distill` are used.
       strategy: where it runs.
-      teacher: pictures (B,H,W,3) to logits (B,N); asked when a batch brings no teacher's logits.
+      teacher: images (B,H,W,3) to logits (B,N); asked when a batch brings no teacher's logits.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class TrainStep:
 
     @property
     def top1(self) -> float:
-        """Part of training pictures that were right since `reset`, in [0, 1]."""
+        """Part of training images that were right since `reset`, in [0, 1]."""
         return self._mean(1)
 
     @property
@@ -129,7 +129,7 @@ class TrainStep:
         """Takes one step.
 
         Args:
-          batch: this step's element of `trainers.data.pipeline.train_batches`: pictures (B,H,W,3)
+          batch: this step's element of `trainers.data.pipeline.train_batches`: images (B,H,W,3)
             and labels (B,) or (B,N), and perhaps a teacher's logits (B,N).
         """
         self._run(*batch)

@@ -7,7 +7,7 @@ import numpy as np
 
 from trainers.weights.files import WeightsFile
 from trainers.weights.rules import Facts, Piece, Rule, Translation, apply_rules
-from trainers.weights.vit_names import told_normalisation
+from trainers.weights.vit_names import told_normalization
 
 #: What the TensorFlow team's weights expect: (x - 127) / 128 on the [0, 255] scale.
 LITE_MEAN, LITE_STD = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
@@ -64,7 +64,7 @@ def translate_efficientnet(file: WeightsFile) -> Translation | None:
     }
     kept = {name: value for name, value in file.tensors.items() if name not in ignored}
     pieces, left = apply_rules(kept, rules, short=lambda name: short[name])
-    told = told_normalisation(file.beside) or (LITE_MEAN, LITE_STD)
+    told = told_normalization(file.beside) or (LITE_MEAN, LITE_STD)
     facts = Facts(
         family="efficientnet_lite",
         naming=naming,

@@ -1,4 +1,4 @@
-"""Pictures normalised otherwise than the weights expect: folded into the first kernel, exactly.
+"""Images normalized otherwise than the weights expect: folded into the first kernel, exactly.
 
 A kernel that expects (x - m) / s and gets (x - m') / s' is multiplied by s' / s, channel by
 channel; the difference of the means, (m' - m) / s, is a constant that goes into the bias. With
@@ -16,17 +16,17 @@ from trainers.keras import keras
 from trainers.weights.rules import Facts, Piece
 from trainers.weights.slots import Slot
 
-# Two pictures' values 0.05 of 255 apart are the same to any network.
+# Two images' values 0.05 of 255 apart are the same to any network.
 _CLOSE = 0.05
 
 
-def fold_normalisation(
+def fold_normalization(
     model: keras.Model, pieces: Mapping[Slot, Piece], facts: Facts, config: Config
 ) -> tuple[dict[Slot, Piece], list[str]]:
-    """The pieces with the first kernel made for the model's own normalisation, and notes.
+    """The pieces with the first kernel made for the model's own normalization, and notes.
 
     Args:
-      model: whose first convolution follows its normalisation.
+      model: whose first convolution follows its normalization.
       pieces: by slot, in the model's shapes.
       facts: what the weights expect; where it does not say, nothing is folded, and a note says so.
       config: `data.mean` and `data.std` are what the model's graph does.
@@ -83,7 +83,7 @@ def _padded(facts: Facts, shift: np.ndarray) -> str:
 def _unknown(config: Config) -> str:
     mean, std = _list(config.data.mean), _list(config.data.std)
     return (
-        "the file does not say how its pictures were normalised, and no config.json lies beside "
+        "the file does not say how its images were normalized, and no config.json lies beside "
         f"it; the model uses data.mean={mean} data.std={std}. ImageNet's (DeiT) is "
         "123.675,116.28,103.53 and 58.395,57.12,57.375; AugReg and BEiT have 127.5,127.5,127.5 for "
         "both"

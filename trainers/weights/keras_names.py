@@ -24,7 +24,7 @@ from trainers.weights.slots import Slot, weight_name
 
 _HALF = (127.5, 127.5, 127.5)
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-#: Start of a registered name -> what the published weights' pictures were normalised with, from
+#: Start of a registered name -> what the published weights' images were normalized with, from
 #: each architecture's `preprocess_input` or, where that does nothing, from its first layers.
 _NORMALISATION: tuple[tuple[str, tuple[tuple[float, ...], tuple[float, ...]]], ...] = (
     (r"vgg.*|keras_resnet\d+", (CAFFE_MEAN, UNIT_STD)),
@@ -119,7 +119,7 @@ def _application(file: WeightsFile, model: keras.Model, name: str) -> Translatio
     mean, std = found[0] if found else (_HALF, _HALF)
     inside = [layer for layer in file.layers if _NORMALIZATION.fullmatch(layer[0])]
     if inside:
-        mean, std = _normalisation_inside(inside[0])
+        mean, std = _normalization_inside(inside[0])
     facts = Facts(
         family=name,
         naming="keras.applications",
@@ -136,7 +136,7 @@ def _application(file: WeightsFile, model: keras.Model, name: str) -> Translatio
     return translation
 
 
-def _normalisation_inside(layer: KerasLayer) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalization_inside(layer: KerasLayer) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) on [0, 255] of EfficientNet's own layer, which follows a division by 255."""
     mean, variance = (np.asarray(value, np.float64).reshape(-1) for _, value in layer[1][:2])
     std = np.sqrt(variance)

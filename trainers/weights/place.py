@@ -10,7 +10,7 @@ import tensorflow as tf
 from trainers.config import Config
 from trainers.keras import keras
 from trainers.models import HEADS
-from trainers.weights.folding import fold_normalisation
+from trainers.weights.folding import fold_normalization
 from trainers.weights.report import Report, Row, WeightsError, listing, shape_text
 from trainers.weights.rules import Facts, Piece, Translation
 from trainers.weights.slots import Slot, slot_name, slots
@@ -64,7 +64,7 @@ def place(model: keras.Model, translation: Translation, config: Config, *, sourc
     pieces = {slot: _fitted(piece, slot, model, variables) for slot, piece in pieces.items()}
     _check(model, translation, pieces, replaced, source=source, name=config.model.name)
     pieces = {slot: _same_variance(piece, model, facts) for slot, piece in pieces.items()}
-    pieces, notes = fold_normalisation(model, pieces, facts, config)
+    pieces, notes = fold_normalization(model, pieces, facts, config)
     for slot, piece in pieces.items():
         variables[slot].assign(piece.value)
     rows = _rows(variables, pieces, replaced, translation)
@@ -139,7 +139,7 @@ def resample(table: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> n
 
 
 def _same_variance(piece: Piece, model: keras.Model, facts: Facts) -> Piece:
-    """The moving variance changed by what their normalisation adds more than ours."""
+    """The moving variance changed by what their normalization adds more than ours."""
     if piece.weight != "moving_variance" or facts.epsilon is None:
         return piece
     more = facts.epsilon - model.get_layer(piece.layer).epsilon

@@ -33,7 +33,7 @@ class Report:
     Attributes:
       source: what the file holds, in words.
       rows: one a tensor.
-      notes: what a reader should know: a head that was replaced, another normalisation.
+      notes: what a reader should know: a head that was replaced, another normalization.
     """
 
     source: str

@@ -4,7 +4,7 @@ import re
 
 from trainers.weights.files import KerasLayer, WeightsFile
 from trainers.weights.rules import Facts, Piece, Rule, Translation, apply_rules
-from trainers.weights.vit_names import told_normalisation
+from trainers.weights.vit_names import told_normalization
 
 _WRAPPERS = re.compile(r"((module|model|_orig_mod|resnet)\.)+")
 
@@ -12,7 +12,7 @@ _BLOCK = r"layer([1-4])\.(\d+)\."
 _TORCH = (
     Rule(r"conv1", "stem_conv", "conv"),
     Rule(r"bn1", "stem_bn", "norm"),
-    # The three 3x3 of timm's `resnet50d` stem, with its own normalisations between.
+    # The three 3x3 of timm's `resnet50d` stem, with its own normalizations between.
     Rule(r"conv1\.0", "stem_1_conv", "conv"),
     Rule(r"conv1\.1", "stem_1_bn", "norm"),
     Rule(r"conv1\.3", "stem_2_conv", "conv"),
@@ -24,7 +24,7 @@ _TORCH = (
     Rule(_BLOCK + r"downsample\.2", "stage{0}_block{1}_shortcut_bn", "norm", (0, 1)),
     Rule(r"fc", "logits", "dense"),
 )
-# In `downsample.1` lies the normalisation, or after an average pooling the convolution.
+# In `downsample.1` lies the normalization, or after an average pooling the convolution.
 _PLAIN_SHORTCUT = Rule(_BLOCK + r"downsample\.1", "stage{0}_block{1}_shortcut_bn", "norm", (0, 1))
 _POOLED_SHORTCUT = Rule(
     _BLOCK + r"downsample\.1", "stage{0}_block{1}_shortcut_conv", "conv", (0, 1)
@@ -76,7 +76,7 @@ def translate_resnet(file: WeightsFile) -> Translation | None:
     }
     kept = {name: value for name, value in file.tensors.items() if name not in ignored}
     pieces, left = apply_rules(kept, rules, short=lambda name: short[name])
-    told = told_normalisation(file.beside) or _IMAGENET
+    told = told_normalization(file.beside) or _IMAGENET
     variant = "v1" if file.beside.get("downsample_in_bottleneck") else "v1.5"
     deep = any(piece.layer == "stem_1_conv" for piece in pieces)
     facts = Facts(

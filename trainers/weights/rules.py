@@ -34,10 +34,10 @@ class Facts:
       family: `vit`, `resnet` or a name of `keras.applications`.
       naming: the library whose names it has.
       architecture: in words, with the `model.name` that fits.
-      mean: of the pictures it was trained with, on the [0, 255] scale, RGB; None where unknown.
+      mean: of the images it was trained with, on the [0, 255] scale, RGB; None where unknown.
       std: their deviation, likewise.
       bgr: its first kernel takes blue, green, red.
-      epsilon: of its batch normalisation; None where it has none.
+      epsilon: of its batch normalization; None where it has none.
       heads: of attention; 0 where unknown.
       variant: where a residual network's bottlenecks stride; empty where unknown.
       notes: for the report.

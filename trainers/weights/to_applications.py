@@ -21,7 +21,7 @@ def export_to_applications(model: keras.Model, config: Config) -> keras.Model:
         kernel.
 
     Returns:
-      From (B, H, W, 3) pictures of their `preprocess_input` to (B, N) logits.
+      From (B, H, W, 3) images of their `preprocess_input` to (B, N) logits.
 
     Raises:
       WeightsError: `model` is no such network, or its `data.mean` is not that of their

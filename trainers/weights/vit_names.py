@@ -124,7 +124,7 @@ def _class_head(piece: Piece) -> Piece:
 
 
 def _facts(file: WeightsFile, naming: str, pieces: list[Piece]) -> Facts:
-    mean, std = _normalisation(file.beside, naming)
+    mean, std = _normalization(file.beside, naming)
     notes = []
     act = file.beside.get("hidden_act", "gelu")
     if act != "gelu":
@@ -133,7 +133,7 @@ def _facts(file: WeightsFile, naming: str, pieces: list[Piece]) -> Facts:
         notes.append("it was trained with GELU's tanh form; ours is the exact one, 0.0005 apart")
     if naming == "Hugging Face":
         epsilon = file.beside.get("layer_norm_eps", 1e-12)
-        notes.append(f"its layer normalisation adds {epsilon:g} to the variance; ours adds 1e-06")
+        notes.append(f"its layer normalization adds {epsilon:g} to the variance; ours adds 1e-06")
     return Facts(
         family="vit",
         naming=naming,
@@ -171,20 +171,20 @@ def _heads(file: WeightsFile, pieces: list[Piece]) -> int:
     return int(file.beside.get("num_attention_heads", 0))
 
 
-def _normalisation(
+def _normalization(
     beside: Mapping[str, Any], naming: str
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    told = told_normalisation(beside)
+    told = told_normalization(beside)
     if told is not None:
         return told
     known = {
-        "JAX": (_HALF, _HALF),  # Pictures in [-1, 1].
+        "JAX": (_HALF, _HALF),  # Images in [-1, 1].
         "torchvision": (_IMAGENET_MEAN, _IMAGENET_STD),
     }
     return known.get(naming, (None, None))
 
 
-def told_normalisation(
+def told_normalization(
     beside: Mapping[str, Any],
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """(mean, std) on the [0, 255] scale that the files beside the weights state, if they do."""

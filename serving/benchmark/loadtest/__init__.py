@@ -1,7 +1,7 @@
 """Load tests of any server that speaks TF Serving's API; see README.md for what is counted how.
 
 target = Target("http://127.0.0.1:8501", "digits_cnn")
-requests = from_pictures(Path("pictures"), target)
+requests = from_images(Path("images"), target)
 result = run_load(target, requests, Plan(rate=200, seconds=30))
 result.percentile(99)
 """

@@ -23,7 +23,7 @@ class Requests:
     """Bodies to choose from, for one target.
 
     Attributes:
-      bodies: JSON for REST, a serialised PredictRequest for gRPC; at least one.
+      bodies: JSON for REST, a serialized PredictRequest for gRPC; at least one.
       rows: images or examples in each body; throughput counts requests, not rows.
       source: where they come from, for the report.
     """
@@ -43,17 +43,17 @@ class Requests:
 
 
 def from_pictures(folder: Path, target: Target, *, rows: int = 1) -> Requests:
-    """One request for each `rows` pictures under a folder, or of one file.
+    """One request for each `rows` images under a folder, or of one file.
 
     Raises:
-      LoadError: no such folder, or no picture in it.
+      LoadError: no such folder, or no image in it.
     """
     if not folder.exists():
-        raise LoadError(f"{folder} does not exist; give a folder of pictures or one picture")
+        raise LoadError(f"{folder} does not exist; give a folder of images or one image")
     files = [folder] if folder.is_file() else sorted(folder.rglob("*"))
     files = [file for file in files if file.suffix.lower() in PICTURES and file.is_file()]
     if not files:
-        raise LoadError(f"{folder} holds no picture; looked for {', '.join(PICTURES)}")
+        raise LoadError(f"{folder} holds no image; looked for {', '.join(PICTURES)}")
     images = [file.read_bytes() for file in files]
     return from_images(images, target, rows=rows, source=str(folder))
 
@@ -77,7 +77,7 @@ def from_images(
 
 
 def generated(target: Target, *, rows: int = 1, size: int = 224) -> Requests:
-    """Sixteen smooth pictures, for a first look without any of one's own."""
+    """Sixteen smooth images, for a first look without any of one's own."""
     random = np.random.default_rng(0)
     images = []
     for _ in range(16):

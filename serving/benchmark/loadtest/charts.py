@@ -13,7 +13,7 @@ from serving.benchmark.loadtest.result import LoadResult
 
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 40
-_COLOURS = 6
+_COLORS = 6
 #: A scatter of more is a blob, and a page of megabytes.
 _MAX_POINTS = 3000
 _PERCENTS = (0.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99)
@@ -38,9 +38,9 @@ def by_percentile(results: Sequence[LoadResult]) -> Markup:
         "percentile of requests; the line ends where they failed",
     )
     body = frame.body
-    for colour, result in enumerate(results):
+    for color, result in enumerate(results):
         points = [(_nines(p), percentile(result.ordered_ms, p or 1e-9)) for p in shown]
-        body += _line(frame, [(a, b) for a, b in points if math.isfinite(b)], colour)
+        body += _line(frame, [(a, b) for a, b in points if math.isfinite(b)], color)
     names = [result.plan.in_words for result in results]
     return _svg("latency in ms by percentile", body + _legend(names))
 
@@ -65,9 +65,9 @@ def over_rate(results: Sequence[LoadResult], bound_ms: float | None = None) -> M
         body += Markup('<line class="bound" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(
             _LEFT, _WIDTH - _RIGHT, frame.y(bound_ms), frame.y(bound_ms)
         )
-    for colour, points in enumerate(values.values()):
+    for color, points in enumerate(values.values()):
         scaled = [(math.log10(x), y) for x, y in points]
-        body += _line(frame, scaled, colour) + _dots(frame, scaled, f"s{colour}")
+        body += _line(frame, scaled, color) + _dots(frame, scaled, f"s{color}")
     return _svg("latency in ms over the offered rate", body + _legend(["p50", "p90", "p99"]))
 
 
@@ -137,9 +137,9 @@ def _frame(x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[float], x_tit
     return _Frame(x, y, body)
 
 
-def _line(frame: _Frame, points: Sequence[tuple[float, float]], colour: int) -> Markup:
+def _line(frame: _Frame, points: Sequence[tuple[float, float]], color: int) -> Markup:
     path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
-    return Markup('<polyline class="line s{}" points="{}"/>').format(colour % _COLOURS, path)
+    return Markup('<polyline class="line s{}" points="{}"/>').format(color % _COLORS, path)
 
 
 def _dots(frame: _Frame, points: Sequence[tuple[float, float]], name: str) -> Markup:
@@ -154,7 +154,7 @@ def _legend(names: Sequence[str]) -> Markup:
         y = _TOP + 10 + 15 * number
         body += Markup(
             '<line class="line s{}" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}">{}</text>'
-        ).format(number % _COLOURS, _LEFT + 10, _LEFT + 28, y, y, _LEFT + 34, y + 4, name)
+        ).format(number % _COLORS, _LEFT + 10, _LEFT + 28, y, y, _LEFT + 34, y + 4, name)
     return body
 
 

@@ -1,6 +1,6 @@
 """A soak test: the embedded server under load while versions come and go.
 
-    python -m serving.benchmark.loadtest.soak bundles/digits_cnn --pictures pictures --seconds 60
+    python -m serving.benchmark.loadtest.soak bundles/digits_cnn --pictures images --seconds 60
 
 It serves a copy of the model's folder, sends mixed REST and gRPC load, pushes a new version every
 few seconds (the folder's versions in turn, under growing numbers), and sends malformed requests in
@@ -51,7 +51,7 @@ class SoakOptions:
 
     Attributes:
       model_dir: holds the versions that are served in turn; one is swapped with its own copy.
-      pictures: a folder to send; None sends generated ones.
+      images: a folder to send; None sends generated ones.
       seconds: of load, after the warm-up.
       warm_up_s: of load before the first swap; memory is compared with that at its end.
       rate: requests a second, half of them over REST and half over gRPC.
@@ -63,7 +63,7 @@ class SoakOptions:
     """
 
     model_dir: Path
-    pictures: Path | None = None
+    images: Path | None = None
     seconds: float = 1800.0
     warm_up_s: float = 10.0
     rate: float = 20.0
@@ -191,7 +191,7 @@ def _drive(
 
 
 def _requests(options: SoakOptions, target: Target) -> Requests:
-    return from_pictures(options.pictures, target) if options.pictures else generated(target)
+    return from_pictures(options.images, target) if options.images else generated(target)
 
 
 def _plan(options: SoakOptions, half: int) -> Plan:
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 110)
     options = SoakOptions(
         flags.model_dir,
-        pictures=flags.pictures,
+        images=flags.images,
         seconds=flags.seconds,
         warm_up_s=flags.warm_up,
         rate=flags.rate,

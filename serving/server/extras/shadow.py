@@ -61,7 +61,7 @@ class Difference:
     """How two versions' answers to one request differ.
 
     Attributes:
-      rows: pictures in the request; 0 when the answers cannot be laid side by side.
+      rows: images in the request; 0 when the answers cannot be laid side by side.
       top1_disagreements: rows whose best class is another.
       score: greatest absolute difference of a score, or of any number where none is called that.
       values: whether any output is missing, of another shape, or of other values: text and whole
@@ -81,7 +81,7 @@ class ShadowReport:
     Attributes:
       target: label or version that gets the copies.
       requests: compared.
-      rows: pictures in them.
+      rows: images in them.
       top1_disagreements: rows whose best class is another.
       requests_that_differ: with any such row.
       requests_of_other_values: whose outputs are not the same; see `Difference`.

@@ -21,7 +21,7 @@ from serving.limits import DEFAULT_LIMITS
 from serving.server.errors import ServingError, invalid
 from serving.server.extras.hooks import NO_HOOKS, Hooks
 from serving.server.grpc.methods import (
-    Behaviour,
+    Behavior,
     CallThreads,
     abort,
     call_headers,
@@ -78,7 +78,7 @@ class PredictionService:
             "Regress": (self._regress, regression_pb2.RegressionRequest),
             "MultiInference": (self._multi_inference, inference_pb2.MultiInferenceRequest),
         }
-        handlers: dict[str, tuple[Behaviour, Any]] = {
+        handlers: dict[str, tuple[Behavior, Any]] = {
             api: (partial(self._call, api, steps), request)
             for api, (steps, request) in methods.items()
         }

@@ -15,7 +15,7 @@ from serving.server.grpc.messages import Messages
 
 T = TypeVar("T")
 #: Answers a request; is given the call's context too.
-Behaviour: TypeAlias = Callable[..., Any]
+Behavior: TypeAlias = Callable[..., Any]
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,13 +61,13 @@ class CallThreads:
         self._quick = _Threads(_AT_ONCE, "grpc-at-once")
         self._reloads = _Threads(1, "grpc-reload")
 
-    def at_once(self, behaviour: Behaviour) -> Behaviour:
+    def at_once(self, behavior: Behavior) -> Behavior:
         """The same, in the threads of what never waits."""
-        return _within(behaviour, self._quick)
+        return _within(behavior, self._quick)
 
-    def reloading(self, behaviour: Behaviour) -> Behaviour:
+    def reloading(self, behavior: Behavior) -> Behavior:
         """The same, in the thread of reloads: one after the other."""
-        return _within(behaviour, self._reloads)
+        return _within(behavior, self._reloads)
 
     def close(self) -> None:
         """Ends them once they are done."""
@@ -75,14 +75,14 @@ class CallThreads:
         for threads in (self.calls, self._quick, self._reloads):
             threads.shutdown(wait=False)
 
-    def receiving(self, behaviour: Behaviour, request: Any) -> Behaviour:
+    def receiving(self, behavior: Behavior, request: Any) -> Behavior:
         """The same for gRPC's iterator of messages, of which it takes one: without gRPC's own wait.
 
         Args:
-          behaviour: takes a message and the call's context.
+          behavior: takes a message and the call's context.
           request: class of the message.
         """
-        threads = getattr(behaviour, "experimental_thread_pool", self.calls)
+        threads = getattr(behavior, "experimental_thread_pool", self.calls)
 
         def call(requests: Iterator[bytes], context: Any, *more: Any) -> Any:
             try:
@@ -97,12 +97,12 @@ class CallThreads:
                 message = _parsed(request, data, context)
                 # Two copies of a large message are one too many.
                 del data
-                return behaviour(message, context, *more)
+                return behavior(message, context, *more)
             finally:
                 self._messages.give_back(size)
 
         # The names by which gRPC finds threads and callbacks.
-        call.__dict__.update(getattr(behaviour, "__dict__", {}))
+        call.__dict__.update(getattr(behavior, "__dict__", {}))
         return call
 
 
@@ -143,11 +143,11 @@ class _Threads(ThreadPoolExecutor):
         return fn(*args, **kwargs)
 
 
-def _within(behaviour: Behaviour, threads: ThreadPoolExecutor) -> Behaviour:
-    apart: Any = partial(behaviour)
+def _within(behavior: Behavior, threads: ThreadPoolExecutor) -> Behavior:
+    apart: Any = partial(behavior)
     # gRPC looks for this name; a version that did not would take the threads of all calls.
     apart.experimental_thread_pool = threads
-    apart.experimental_non_blocking = getattr(behaviour, "experimental_non_blocking", False)
+    apart.experimental_non_blocking = getattr(behavior, "experimental_non_blocking", False)
     return apart
 
 
@@ -184,12 +184,12 @@ def abort(context: Any, error: ServingError) -> NoReturn:
     raise AssertionError("abort returned")
 
 
-def refusing(behaviour: Behaviour) -> Behaviour:
+def refusing(behavior: Behavior) -> Behavior:
     """The same, its ServingErrors told to the client."""
 
     def call(request: Any, context: Any) -> Any:
         try:
-            return behaviour(request, context)
+            return behavior(request, context)
         except ServingError as error:
             abort(context, error)
 
@@ -197,7 +197,7 @@ def refusing(behaviour: Behaviour) -> Behaviour:
 
 
 def unary_service(
-    name: str, methods: Mapping[str, tuple[Behaviour, Any]], threads: CallThreads
+    name: str, methods: Mapping[str, tuple[Behavior, Any]], threads: CallThreads
 ) -> grpc.GenericRpcHandler:
     """A service of unary methods.
 
@@ -209,9 +209,9 @@ def unary_service(
     handlers = {
         # On the wire a stream of one message is what a unary method takes.
         method: grpc.stream_unary_rpc_method_handler(
-            threads.receiving(behaviour, request), response_serializer=serialize
+            threads.receiving(behavior, request), response_serializer=serialize
         )
-        for method, (behaviour, request) in methods.items()
+        for method, (behavior, request) in methods.items()
     }
     return grpc.method_handlers_generic_handler(name, handlers)
 

@@ -259,7 +259,7 @@ def decode_base64(text: str) -> bytes:
     padded = text[-2:].count("=")
     with contextlib.suppress(ValueError):
         # It skips what is no digit, so as many bytes as there are digits for prove that all are:
-        # a picture's text need not be searched, which takes longer than this.
+        # an image's text need not be searched, which takes longer than this.
         data = binascii.a2b_base64(text)
         if len(text) % 4 == 0 and len(data) == len(text) // 4 * 3 - padded:
             return data

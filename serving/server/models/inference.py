@@ -220,7 +220,7 @@ def _failed(message: str) -> ServingError:
 
 
 def _serialized(examples: input_pb2.Input) -> np.ndarray:
-    """(B,) object array of serialised tf.Examples, each with the context merged in."""
+    """(B,) object array of serialized tf.Examples, each with the context merged in."""
     kind = examples.WhichOneof("kind")
     if kind == "example_list_with_context":
         listed = examples.example_list_with_context

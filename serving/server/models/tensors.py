@@ -104,7 +104,7 @@ def to_array(name: str, proto: Any, expansion: Expansion | None = None) -> np.nd
     expansion = expansion or Expansion(DEFAULT_LIMITS.max_repeated_bytes)
     expansion.take(name, _repeated_bytes(proto, dtype, prod(shape)))
     if proto.dtype == _STRING and len(proto.string_val) == prod(shape):
-        # As below, at a tenth of its cost: pictures come this way.
+        # As below, at a tenth of its cost: images come this way.
         return np.array([*proto.string_val], object).reshape(shape)
     try:
         return tf.make_ndarray(proto)

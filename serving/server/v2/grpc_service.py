@@ -8,7 +8,7 @@ import grpc
 from serving.engines.saved_model import DEFAULT_SIGNATURE
 from serving.server.errors import invalid
 from serving.server.grpc.methods import (
-    Behaviour,
+    Behavior,
     CallThreads,
     call_headers,
     refusing,
@@ -61,7 +61,7 @@ def open_inference_handler(service: OpenInference, threads: CallThreads) -> grpc
     return unary_service(SERVICE, methods, threads)
 
 
-def _of_request(answer: Callable[[Any], Any]) -> Behaviour:
+def _of_request(answer: Callable[[Any], Any]) -> Behavior:
     return refusing(lambda request, context: answer(request))
 
 

@@ -23,7 +23,7 @@ BOX = "image/object/bbox/"
 
 
 def photo(seed, size=(48, 64)):
-    """Smooth random colours, which JPEG keeps well, of (height, width) `size`."""
+    """Smooth random colors, which JPEG keeps well, of (height, width) `size`."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
 
@@ -49,7 +49,7 @@ def record(seed, label=0, **changed):
 
 
 def swapped(seed, encoded, label=0, **changed):
-    """A record whose picture and digest are others."""
+    """A record whose image and digest are others."""
     size = {} if "height" in changed else {"height": 48, "width": 64}
     digest = hashlib.sha256(encoded).hexdigest()
     return record(seed, label, encoded=encoded, **{"key/sha256": digest, **size, **changed})
@@ -85,7 +85,7 @@ def test_good_records_have_no_anomaly(find):
     assert blocking(found) == {}
 
 
-def test_a_damaged_picture_is_named_by_file_and_index(find):
+def test_a_damaged_image_is_named_by_file_and_index(find):
     whole = encode(photo(5, (400, 400)), quality=95)
     torn = swapped(5, whole[: len(whole) // 3], height=400, width=400)
     found = only(find({"train": [*both(), torn]}), "corrupt")
@@ -113,7 +113,7 @@ def bomb():
         ("pixel_budget", lambda: swapped(5, bomb()), "900,000,000"),
         ("format_mismatch", lambda: record(5, format="PNG"), "says PNG, is JPEG"),
         ("identity_mismatch", lambda: record(5, **{"key/sha256": "0" * 64}), "says b'000"),
-        ("size_mismatch", lambda: record(5, height=64), "says 64, the picture has 48"),
+        ("size_mismatch", lambda: record(5, height=64), "says 64, the image has 48"),
         ("label_range", lambda: record(5, 2), "label 2, allowed is 0 to 1"),
         ("broken_record", lambda: b"no example at all", "17 bytes"),
         ("broken_record", lambda: {"image/class/label": 0}, "no 'image/encoded'"),
@@ -152,7 +152,7 @@ def test_foreign_spellings_of_a_format_are_fine(find, stated):
     assert find({"train": [*both(), record(5, format=stated)]}).counts == {}
 
 
-def test_a_foreign_record_with_nothing_but_picture_and_label_is_fine(find):
+def test_a_foreign_record_with_nothing_but_image_and_label_is_fine(find):
     bare = {key: record(5)[key] for key in ("image/encoded", "image/class/label")}
     assert find({"train": [*both(), bare]}).counts == {}
 
@@ -182,7 +182,7 @@ def test_three_copies_are_two_anomalies(find):
     assert find({"train": [*both(), record(0), record(0)]}).counts == {"duplicate": 2}
 
 
-def test_a_picture_compressed_again_is_a_near_duplicate(find):
+def test_an_image_compressed_again_is_a_near_duplicate(find):
     again = swapped(0, encode(photo(0), quality=40), 1)
     found = find({"train": both(), "test": [*both(10), again]})
     assert found.counts == {"near_leakage": 1, "near_label_conflict": 1}
@@ -200,11 +200,11 @@ def test_classes_that_are_missing_or_rare(find):
     )
     assert found.counts == {"class_absent": 3, "imbalance": 1}
     assert [one.detail for one in found.of("class_absent")] == [
-        "no picture of 'eel' in train",
-        "no picture of 'dog' in test",
-        "no picture of 'eel' in test",
+        "no image of 'eel' in train",
+        "no image of 'dog' in test",
+        "no image of 'eel' in test",
     ]
-    assert found.of("imbalance")[0].detail == "train has 5 pictures of 'cat' and 1 of 'dog', 5 to 1"
+    assert found.of("imbalance")[0].detail == "train has 5 images of 'cat' and 1 of 'dog', 5 to 1"
 
 
 def test_a_cut_shard_is_told_and_the_rest_still_read(find, tmp_path, write_dataset):
@@ -220,7 +220,7 @@ def test_a_cut_shard_is_told_and_the_rest_still_read(find, tmp_path, write_datas
     assert found.records == {"train": 1, "test": 2}
 
 
-def test_records_without_a_single_picture_are_told(find):
+def test_records_without_a_single_image_are_told(find):
     found = find({"train": [b"nothing", {"image/class/label": 0}]})
     assert found.counts == {"broken_record": 2, "class_absent": 2}
 
@@ -363,14 +363,14 @@ def test_every_error_blocks_and_nothing_else(find):
         assert (settings.limit(kind) == 0) == (severity == "error")
 
 
-def test_near_leakage_has_a_share_of_the_tested_pictures_for_its_limit():
+def test_near_leakage_has_a_share_of_the_tested_images_for_its_limit():
     records = {"train": 1000, "validation": 60, "test": 40}
     assert ValidatorSettings().limit("near_leakage", records) == 5
     assert ValidatorSettings(max_near_leakage=0.2).limit("near_leakage", records) == 20
     assert ValidatorSettings(max_near_leakage=1.0).limit("near_leakage", records) is None
     assert ValidatorSettings(limits={"near_leakage": 7}).limit("near_leakage", records) == 7
     assert ValidatorSettings(limits={"near_leakage": None}).limit("near_leakage", records) is None
-    # Of three pictures one is a third, and no reason to refuse the set.
+    # Of three images one is a third, and no reason to refuse the set.
     assert ValidatorSettings().limit("near_leakage", {"train": 9, "test": 3}) == 2
     with pytest.raises(ConfigError, match="max_near_leakage must be in"):
         make_settings({"max_near_leakage": 5})

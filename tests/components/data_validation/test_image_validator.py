@@ -37,7 +37,7 @@ def record(seed, label, encoded=None):
 
 @pytest.fixture
 def leaky(tmp_path, write_dataset):
-    """Two pictures of the training split again in the test split, and one that does not decode."""
+    """Two images of the training split again in the test split, and one that does not decode."""
     train = [record(0, 0), record(1, 1), record(2, 1)]
     torn = record(9, 0, png(np.zeros((40, 40, 3)))[:60])
     test = [train[0], train[1], record(3, 1), torn]
@@ -109,7 +109,7 @@ def test_the_models_gate_tells_what_is_over(leaky, tmp_path):
     assert verdict.detail == "leakage 2, allowed 0"
 
 
-def test_a_wrong_setting_stops_before_a_picture_is_read(tmp_path):
+def test_a_wrong_setting_stops_before_an_image_is_read(tmp_path):
     with pytest.raises(ConfigError, match="min_side"):
         run(tmp_path / "nowhere", tmp_path, min_sid=3)
 
@@ -142,7 +142,7 @@ def boxed(boxes, crowd=0, mask=None):
 
 @pytest.fixture
 def draw(tmp_path, write_dataset):
-    """Pixels of one drawn detection record, twice as large as its 100 x 50 picture."""
+    """Pixels of one drawn detection record, twice as large as its 100 x 50 image."""
     from components.data_validation.image_anomalies import read_record
 
     def drawn(made, **options):
@@ -159,17 +159,17 @@ def draw(tmp_path, write_dataset):
     return drawn
 
 
-def same(pixel, colour):
-    return tuple(int(value) for value in pixel) == colour
+def same(pixel, color):
+    return tuple(int(value) for value in pixel) == color
 
 
 def test_a_box_is_drawn_where_it_is(draw):
     pixels = draw(boxed([(0.2, 0.25, 0.8, 0.75)]), names=False)
     assert pixels.shape == (100, 200, 3)
-    coloured = np.argwhere((pixels == PALETTE[1]).all(axis=2))
+    colored = np.argwhere((pixels == PALETTE[1]).all(axis=2))
     # A border of two pixels, around the edges at 20, 50, 80 and 150.
-    assert np.abs(coloured.min(axis=0) - [20, 50]).max() <= 1
-    assert np.abs(coloured.max(axis=0) - [80, 150]).max() <= 1
+    assert np.abs(colored.min(axis=0) - [20, 50]).max() <= 1
+    assert np.abs(colored.max(axis=0) - [80, 150]).max() <= 1
     assert same(pixels[50, 100], (0, 0, 0))
 
 
@@ -179,7 +179,7 @@ def test_a_crowds_box_has_gaps(draw):
     assert 0.3 < top[50:149].mean() < 0.8
 
 
-def test_a_mask_is_blended_in_its_colour(draw):
+def test_a_mask_is_blended_in_its_color(draw):
     mask = np.zeros((50, 100), np.uint8)
     mask[20:30, 40:60] = 1
     pixels = draw(boxed([(0.0, 0.0, 1.0, 1.0)], mask=mask), names=False)

@@ -19,7 +19,7 @@ from components.data_validation.near_duplicates import (
 
 
 def scene(seed, side=32):
-    """A smooth random grey picture with a wide range of levels."""
+    """A smooth random gray image with a wide range of levels."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
 
@@ -74,7 +74,7 @@ def test_banding_finds_exactly_the_close_pairs(max_bits):
     assert len(found) == len(set(found))
 
 
-def test_a_crowded_band_still_gives_neighbours_by_brightness(monkeypatch):
+def test_a_crowded_band_still_gives_neighbors_by_brightness(monkeypatch):
     monkeypatch.setattr(near, "_WINDOW", 3)
     hashes = np.zeros(100, np.uint64)
     brightness = np.arange(100)[::-1]
@@ -107,7 +107,7 @@ def test_equal_hashes_do_not_fill_the_memory():
     assert peak < 2  # All pairs at once take 14 MB, and 5 bands of them 70.
 
 
-def test_flat_pictures_are_not_compared(monkeypatch):
+def test_flat_images_are_not_compared(monkeypatch):
     compared = []
     monkeypatch.setattr(near, "hamming", lambda a, b: compared.append(len(a)) or hamming(a, b))
     flat = [np.full((32, 32), level, np.uint8) for level in range(50)]
@@ -145,7 +145,7 @@ def test_brightness_and_contrast_do_not_count():
     assert difference(one[None], paler[None])[0] < 0.02
 
 
-def test_a_flat_picture_is_like_no_other():
+def test_a_flat_image_is_like_no_other():
     flat = np.full((1, 32, 32), 90, np.uint8)
     assert np.isinf(difference(flat, flat))[0]
 
@@ -164,7 +164,7 @@ def _open(path):
         return image.convert("RGB")
 
 
-def _grey(image):
+def _gray(image):
     return np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX))
 
 
@@ -175,7 +175,7 @@ def test_frames_of_one_sign_are_not_duplicates_and_a_compressed_copy_is(extract,
     for index, frame in enumerate(frames[:20]):
         frame.save(tmp_path / f"{index}.jpg", quality=90)
     copies = [_open(tmp_path / f"{index}.jpg") for index in range(20)]
-    thumbnails = np.stack([_grey(one) for one in [*frames, *copies]])
+    thumbnails = np.stack([_gray(one) for one in [*frames, *copies]])
     hashes = np.array([perceptual_hash(one) for one in thumbnails], np.uint64)
     found = duplicates(hashes, thumbnails, max_difference=0.12)
     assert len(frames) > 100

@@ -271,7 +271,7 @@ def test_the_node_has_an_input_for_each_live_model():
     assert sorted(names) == [f"live_{i:03d}" for i in range(12)]
 
 
-def labelled(labels, names):
+def labeled(labels, names):
     """TFDV's statistics of labels and class names, as the pipeline's StatisticsGen makes them."""
     import pandas as pd
 
@@ -285,9 +285,9 @@ def labelled(labels, names):
 def test_every_other_class_gone_is_found_and_named(classes, each, columns):
     names = [f"c{i:04d}" for i in range(classes)]
     whole = np.repeat(np.arange(classes), each)
-    before = labelled(whole, names)
+    before = labeled(whole, names)
     for keep in (whole % 2 == 0, (whole % 2 == 0) | (np.arange(len(whole)) % 10 == 0)):
-        now = labelled(whole[keep], names)
+        now = labeled(whole[keep], names)
         for statistics in (before, now):
             kept = [f for f in statistics.datasets[0].features if f.path.step[0] in columns]
             del statistics.datasets[0].features[:]
@@ -311,9 +311,9 @@ def test_every_other_class_gone_is_found_and_named(classes, each, columns):
 def test_labels_are_compared_by_the_names_of_their_classes():
     rng = np.random.default_rng(0)
     names = ["cat", "dog", "eel"]
-    before = labelled(rng.choice(3, 3000, p=[0.6, 0.3, 0.1]), names)
+    before = labeled(rng.choice(3, 3000, p=[0.6, 0.3, 0.1]), names)
     order = [2, 0, 1]  # eel, cat, dog
-    now = labelled(rng.choice(3, 3000, p=[0.1, 0.6, 0.3]), [names[i] for i in order])
+    now = labeled(rng.choice(3, 3000, p=[0.1, 0.6, 0.3]), [names[i] for i in order])
     schema = tfdv.infer_schema(now)
     renumbered = ClassNames(tuple(names[i] for i in order), 0)
 
@@ -330,13 +330,13 @@ def test_labels_are_compared_by_the_names_of_their_classes():
 def test_new_classes_are_no_drift_of_the_others():
     rng = np.random.default_rng(0)
     names = ["cat", "dog", "eel", "fox"]
-    before = labelled(rng.choice(3, 3000, p=[0.5, 0.3, 0.2]), names)
-    now = labelled(rng.choice(4, 4000, p=[0.25, 0.15, 0.1, 0.5]), names)
+    before = labeled(rng.choice(3, 3000, p=[0.5, 0.3, 0.2]), names)
+    now = labeled(rng.choice(4, 4000, p=[0.25, 0.15, 0.1, 0.5]), names)
     about = Before("m 1", before, ClassNames(tuple(names[:3]), 0))
     all_names, settings = ClassNames(tuple(names), 0), StatisticsSettings()
     found = check_statistics({"train": now}, tfdv.infer_schema(now), settings, [about], all_names)
     assert not found["train"].anomaly_info
     # The classes that both have did change.
-    now = labelled(rng.choice(4, 4000, p=[0.1, 0.15, 0.25, 0.5]), names)
+    now = labeled(rng.choice(4, 4000, p=[0.1, 0.15, 0.25, 0.5]), names)
     found = check_statistics({"train": now}, tfdv.infer_schema(now), settings, [about], all_names)
     assert set(found["train"].anomaly_info) == {LABEL, TEXT}

@@ -11,7 +11,7 @@ from components.evaluation.averaged_metrics import (
     macro_recall,
 )
 from components.evaluation.eval_config import EvalSettings, make_eval_config
-from components.evaluation.evaluator import analyse
+from components.evaluation.evaluator import analyze
 from components.gates import Verdict
 from components.gates.significance_gate import tfma_gates
 from trainers.evaluation.predictions import Predictions, write_table
@@ -53,7 +53,7 @@ def evaluated(tmp_path_factory):
     write_table(path, table, CLASSES)
     config = make_eval_config(list(table), EvalSettings(("slice/brightness",), min_top1=0.5))
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
-        analyse(pipeline, path, str(folder / "tfma"), config)
+        analyze(pipeline, path, str(folder / "tfma"), config)
     return folder / "tfma", table
 
 
@@ -132,7 +132,7 @@ def others(tmp_path_factory):
     write_table(path, table, CLASSES)
     config = make_eval_config(list(table), EvalSettings((), min_top1=0.95))
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
-        analyse(pipeline, path, str(folder / "tfma"), config)
+        analyze(pipeline, path, str(folder / "tfma"), config)
     return str(folder / "tfma"), table
 
 

@@ -91,12 +91,12 @@ def live(tmp_path, model):
 
 
 @pytest.fixture
-def store(tmp_path, model, colour_bundle):
+def store(tmp_path, model, color_bundle):
     """`store(labels, kept=table)` pushes a bundle that really predicts."""
 
     def push(*labels, kept=None, top1=None):
         number = len(bundles.versions(model)) + 1
-        draft = colour_bundle(tmp_path / f"draft{number}", labels)
+        draft = color_bundle(tmp_path / f"draft{number}", labels)
         (draft / "assets.extra").mkdir()
         (draft / "assets.extra" / "note").write_text(str(number))
         bundles.seal(draft, bundles.open_bundle(draft).manifest)
@@ -113,8 +113,8 @@ def store(tmp_path, model, colour_bundle):
     return push
 
 
-def test_kept_predictions_serve_where_they_are_of_these_images(store, live, colour_records):
-    data = colour_records(RGB, ("red", "green", "blue", "red"))
+def test_kept_predictions_serve_where_they_are_of_these_images(store, live, color_records):
+    data = color_records(RGB, ("red", "green", "blue", "red"))
     candidate = predictions([0, 1, 2, 0], np.eye(3)[[0, 1, 2, 0]], ["w", "x", "y", "z"])
     order = [2, 0, 3, 1]
     scores = [[0.1, 0.2, 0.7], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.3, 0.4, 0.3]]
@@ -130,9 +130,9 @@ def test_kept_predictions_serve_where_they_are_of_these_images(store, live, colo
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_bundle_predicts_again_without_predictions_of_these_images(
-    store, live, colour_records, kept
+    store, live, color_records, kept
 ):
-    data = colour_records(RGB, ("red", "green", "blue", "red"))
+    data = color_records(RGB, ("red", "green", "blue", "red"))
     ids = ["other", "images"]
     store("blue", "red", "green", kept=predictions([0, 1], np.eye(3)[:2], ids) if kept else None)
     looked = live()
@@ -145,8 +145,8 @@ def test_a_bundle_predicts_again_without_predictions_of_these_images(
     assert found.columns[BASELINE].scores.argmax(1).tolist() == [0, 1, 2, 0]
 
 
-def test_a_live_model_that_lacks_a_class_predicts_again(store, live, colour_records):
-    data = colour_records(RGB, ("red", "green", "blue", "red"))
+def test_a_live_model_that_lacks_a_class_predicts_again(store, live, color_records):
+    data = color_records(RGB, ("red", "green", "blue", "red"))
     store("green", "red", "not blue")
     candidate = predictions([0, 1, 2, 0], np.eye(3)[[0, 1, 2, 0]], [str(i) for i in range(4)])
     looked = live(("green", "red", "not blue"))
@@ -157,8 +157,8 @@ def test_a_live_model_that_lacks_a_class_predicts_again(store, live, colour_reco
         answer(looked.bundle(1), "none_fp32", data, "test")
 
 
-def test_the_best_ever_is_left_out_where_it_is_no_better(store, live, colour_records):
-    data = colour_records(RGB, ("red", "green", "blue", "red"))
+def test_the_best_ever_is_left_out_where_it_is_no_better(store, live, color_records):
+    data = color_records(RGB, ("red", "green", "blue", "red"))
     store(*RGB)  # right about everything
     store("red", "green", "not blue")
     looked = live(("red", "green", "not blue"))
@@ -170,8 +170,8 @@ def test_the_best_ever_is_left_out_where_it_is_no_better(store, live, colour_rec
     assert references(looked, candidate, RGB, data, "test").columns.keys() == {BASELINE}
 
 
-def test_the_best_ever_was_better_on_these_images(store, live, colour_records):
-    data = colour_records(RGB, ("red", "green", "blue", "red"))
+def test_the_best_ever_was_better_on_these_images(store, live, color_records):
+    data = color_records(RGB, ("red", "green", "blue", "red"))
     candidate = predictions([0, 1, 2, 0], np.eye(3)[[0, 1, 2, 0]], list("wxyz"))
     wrong = dataclasses.replace(candidate, scores=np.eye(3, dtype=np.float32)[[0, 1, 2, 1]])
     store(*RGB, kept=candidate, top1=1.0)
@@ -182,7 +182,7 @@ def test_the_best_ever_was_better_on_these_images(store, live, colour_records):
     assert found.columns[BEST].scores.argmax(1).tolist() == [0, 1, 2, 0]
 
 
-def test_without_a_live_model_there_are_no_references(tmp_path, colour_records):
+def test_without_a_live_model_there_are_no_references(tmp_path, color_records):
     found = references(Live("m", {}), predictions([0], [[1.0]]), RGB, tmp_path, "test")
     assert not found.columns
     assert not found.versions

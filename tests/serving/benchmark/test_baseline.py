@@ -16,10 +16,10 @@ def addresses():
 
 
 def test_both_say_what_they_were_told(addresses):
-    picture = bytes(range(256)) * 1000
-    assert answer_of(Target(addresses.grpc_url, "any"), picture) == b"\x00over gRPC"
-    assert answer_of(Target(addresses.rest_url, "any"), picture) == b'{"predictions": [1]}'
-    assert len(base64.b64encode(picture)) > 2**16, "more than one piece of a body"
+    image = bytes(range(256)) * 1000
+    assert answer_of(Target(addresses.grpc_url, "any"), image) == b"\x00over gRPC"
+    assert answer_of(Target(addresses.rest_url, "any"), image) == b'{"predictions": [1]}'
+    assert len(base64.b64encode(image)) > 2**16, "more than one piece of a body"
 
 
 @pytest.mark.parametrize("transport", ["grpc_url", "rest_url"])

@@ -59,11 +59,11 @@ def test_a_call_that_fails_ends_the_turn():
 
 @pytest.mark.parametrize("variant", ["saved_model", "none_fp32"])
 def test_an_engine_is_called_through_serving_default(tiny_draft, make_png, variant):
-    pictures = [make_png((255, 0, 0)), make_png((0, 255, 0), (9, 7))]
-    turn = engine_turn(tiny_draft, variant, pictures, callers=2, rows=3, seconds=0.0)
+    images = [make_png((255, 0, 0)), make_png((0, 255, 0), (9, 7))]
+    turn = engine_turn(tiny_draft, variant, images, callers=2, rows=3, seconds=0.0)
     assert turn.images_per_second > 0
     with pytest.raises(EngineError, match="not an image"):
-        engine_turn(tiny_draft, variant, [b"no picture"], callers=1, seconds=0.0)
+        engine_turn(tiny_draft, variant, [b"no image"], callers=1, seconds=0.0)
 
 
 def test_the_sample_is_a_jpeg_and_always_the_same():
@@ -121,7 +121,7 @@ def http_answer(status, body):
     return head.encode() + b"\r\n\r\n" + body
 
 
-def test_rest_goes_round_in_the_pictures(rest):
+def test_rest_goes_round_in_the_images(rest):
     stub = rest(http_answer("200 OK", b'{"predictions": []}' * 5))
     turn = server_turn(Target(stub.url, "m"), [b"one", b"two"], lean=True, callers=1, seconds=0.0)
     assert turn.images_per_second > 0

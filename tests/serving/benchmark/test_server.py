@@ -33,13 +33,13 @@ def test_batching_waits_for_nobody(tmp_path):
 
 
 def test_a_real_server_against_its_engine(tiny_draft, make_png, tmp_path):
-    pictures = [tmp_path / "red.png", tmp_path / "blue.png"]
-    pictures[0].write_bytes(make_png((255, 0, 0)))
-    pictures[1].write_bytes(make_png((0, 0, 255), (9, 7)))
+    images = [tmp_path / "red.png", tmp_path / "blue.png"]
+    images[0].write_bytes(make_png((255, 0, 0)))
+    images[1].write_bytes(make_png((0, 0, 255), (9, 7)))
     told = []
     figures = measure(
         tiny_draft,
-        pictures,
+        images,
         variants=["none_fp32"],
         seconds=0.01,
         rounds=2,
@@ -71,7 +71,7 @@ def test_a_real_server_against_its_engine(tiny_draft, make_png, tmp_path):
         ({"rounds": 0}, "rounds must be at least 2 and seconds above 0, got 0 and 0.5"),
         ({"rounds": 1}, "rounds must be at least 2"),
         ({"seconds": 0.0}, "got 7 and 0"),
-        ({"pictures": ["absent.jpg"]}, "cannot read the picture absent.jpg: No such file"),
+        ({"pictures": ["absent.jpg"]}, "cannot read the image absent.jpg: No such file"),
     ],
 )
 def test_what_cannot_be_measured_is_told(tiny_draft, arguments, words):
@@ -79,12 +79,12 @@ def test_what_cannot_be_measured_is_told(tiny_draft, arguments, words):
         measure(tiny_draft, **arguments)
 
 
-def test_bundles_variants_and_pictures_that_are_none(tiny_draft, tmp_path):
+def test_bundles_variants_and_images_that_are_none(tiny_draft, tmp_path):
     with pytest.raises(BundleError, match="holds no version"):
         measure(tmp_path)
     with pytest.raises(BundleError, match="no variant 'int9'"):
         measure(tiny_draft, variants=["saved_model", "int9"])
-    (tmp_path / "note.jpg").write_text("not a picture")
+    (tmp_path / "note.jpg").write_text("not an image")
     with pytest.raises(BenchmarkError, match=r"note\.jpg cannot be sent: not an image"):
         measure(tiny_draft, [tmp_path / "note.jpg"])
 

@@ -153,7 +153,7 @@ def test_the_table_says_what_is_met(turns):
     console = Console(width=130, record=True, file=io.StringIO())
     console.print(tables(figures))
     lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
-    assert lines[0].startswith("Abacus, 2 cores; pictures: seven.jpg, 23.4 kB on average; 3")
+    assert lines[0].startswith("Abacus, 2 cores; images: seven.jpg, 23.4 kB on average; 3")
     assert "digits, saved_model" in lines
     assert "gRPC beyond the engine 0.800 ms 0.800..1.600 <= 1.00 yes" in lines
     assert "REST beyond the engine 2.500 ms 2.500..5.000 <= 2.00 no" in lines

@@ -253,7 +253,7 @@ def test_a_cancelled_task_frees_its_thread(listen, rest):
     assert asyncio.run(main())
 
 
-def test_pictures_that_are_slow_to_come_keep_nobody_from_the_server(rest):
+def test_images_that_are_slow_to_come_keep_nobody_from_the_server(rest):
     release = threading.Event()
 
     def reply(request):

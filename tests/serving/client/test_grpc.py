@@ -259,7 +259,7 @@ def test_an_answer_that_is_no_tensor(client, grpc_stub):
         client.predict([b"x"], model="m")
 
 
-def test_serialised_examples(client, grpc_stub):
+def test_serialized_examples(client, grpc_stub):
     grpc_stub.reply = lambda method, body, context: b""
     example = wire.to_example({"x": 1.0})
     assert client.classify([example, {"x": 1.0}], model="m", signature="c") == []

@@ -138,9 +138,9 @@ def test_downloads_are_tried_again(load, rest, no_jitter):
     assert (caught.value.status, caught.value.tries) == ("404", 1)
 
 
-def test_a_web_page_is_no_picture(load, rest):
+def test_a_web_page_is_no_image(load, rest):
     rest.answers += [(200, b"<html>", {"Content-Type": "text/html; charset=utf-8"})]
-    with pytest.raises(ClientError, match=r"is text/html; charset=utf-8, not a picture"):
+    with pytest.raises(ClientError, match=r"is text/html; charset=utf-8, not an image"):
         load(f"{rest.url}/page")
 
 

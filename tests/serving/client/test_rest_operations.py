@@ -216,5 +216,5 @@ def test_classify_and_regress(client, rest, label):
     verbs = [request.path.rpartition(":")[2] for request in rest.requests]
     assert verbs == ["classify", "regress"]
     assert json.loads(rest.requests[1].body)["examples"] == [{"x": 0.5}]
-    with pytest.raises(ValueError, match="serialised ones need a grpc:// address"):
+    with pytest.raises(ValueError, match="serialized ones need a grpc:// address"):
         client.classify([b"serialised"], model="m")

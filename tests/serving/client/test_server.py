@@ -15,7 +15,7 @@ RED, GREEN, BLUE = (250, 0, 0), (0, 250, 10), (3, 4, 250)
 
 CONFIG = """
 model_config_list {{
-  config {{ name: "colours" base_path: "{colours}" model_platform: "tensorflow" }}
+  config {{ name: "colors" base_path: "{colors}" model_platform: "tensorflow" }}
   config {{
     name: "hp2" base_path: "{hp2}" model_platform: "tensorflow"
     version_labels {{ key: "stable" value: 123 }}
@@ -27,7 +27,7 @@ model_config_list {{
 @pytest.fixture(scope="module")
 def server(bundles_dir, half_plus_two, tmp_path_factory):
     config = tmp_path_factory.mktemp("config") / "models.config"
-    config.write_text(CONFIG.format(colours=bundles_dir / "colours", hp2=half_plus_two))
+    config.write_text(CONFIG.format(colors=bundles_dir / "colours", hp2=half_plus_two))
     with ServerProcess(flags=[f"--model_config_file={config}"]) as process:
         yield process
 
@@ -44,7 +44,7 @@ def client(url):
 
 
 def test_sync_and_async_agree(client, url, bundles_dir, make_png):
-    images = [make_png(colour) for colour in (RED, GREEN, BLUE)] * 3
+    images = [make_png(color) for color in (RED, GREEN, BLUE)] * 3
     found = client.predict(images, model="colours", batch_size=2)
 
     async def main():

@@ -236,4 +236,4 @@ def test_batches(size):
 
 def test_targets_in_words():
     names = [str(Target("m")), str(Target("m", 3)), str(Target("m", label="x"))]
-    assert names == ["m", "m version 3", "m labelled x"]
+    assert names == ["m", "m version 3", "m labeled x"]

@@ -68,10 +68,10 @@ def test_no_images_give_no_rows_without_the_graph(never_empty):
 
 @pytest.mark.parametrize("variant", ["saved_model", "none_fp32"])
 def test_bytes_become_the_saved_models_pixels(tiny_draft, make_png, expected_scores, variant):
-    colours = [(255, 0, 0), (0, 200, 10), (3, 4, 250)]
+    colors = [(255, 0, 0), (0, 200, 10), (3, 4, 250)]
     with open_engine(tiny_draft, variant) as engine:
-        scores = engine.predict_bytes([make_png(c, (9, 7)) for c in colours])
-        pixels = np.array(colours, np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+        scores = engine.predict_bytes([make_png(c, (9, 7)) for c in colors])
+        pixels = np.array(colors, np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
         np.testing.assert_allclose(scores, expected_scores(pixels), atol=1e-6)
         assert scores.argmax(1).tolist() == [0, 1, 2]
 
@@ -91,7 +91,7 @@ def bomb(height, width):
 
 
 @pytest.mark.parametrize("variant", ["saved_model", "none_fp32"])
-def test_pictures_in_examples_are_held_to_the_limit_too(tiny_draft, make_png, variant):
+def test_images_in_examples_are_held_to_the_limit_too(tiny_draft, make_png, variant):
     import tensorflow as tf
 
     def example(*pictures):

@@ -89,7 +89,7 @@ def names(engine, signature):
     return tuple(i.tensor for i in feeds), tuple(dict.fromkeys(o.tensor for o in fetches))
 
 
-def test_variables_initialiser_and_assets(tmp_path, no_python_loader):
+def test_variables_initializer_and_assets(tmp_path, no_python_loader):
     """All three are needed for the right answer; the names are where they are on disk."""
     words = tmp_path / "words.txt"
     words.write_text("zero\none\ntwo\n")
@@ -148,7 +148,7 @@ def test_functions_that_are_operations_are_left_to_tensorflows_loader(tmp_path, 
     engine.close()
 
 
-def test_an_initialiser_that_does_nothing_is_not_compiled(version):
+def test_an_initializer_that_does_nothing_is_not_compiled(version):
     """Those of the table's and of other models are run: the answers show it."""
     served = read_graph(version / "saved_model.pb", SERVE)
     name = graph_import._init_op(served.meta)

@@ -126,7 +126,7 @@ def test_which_engine_is_chosen(tiny_draft, half_plus_two, tmp_path):
     assert list(version_dirs(tmp_path, EngineOptions(prefer_tflite=True))) == [2]
 
 
-def test_examples_that_hold_no_picture(tiny_draft):
+def test_examples_that_hold_no_image(tiny_draft):
     engine = load_engine("m", tiny_draft, EngineOptions(variants={"": "none_fp32"}))
     for junk, words in ((b"\xff", r"examples\[0\] is not"), (b"", "must have one image/encoded")):
         with pytest.raises(EngineError, match=words):

@@ -28,7 +28,7 @@ def ask_everything(client):
     ask.refused(ModelNotFoundError, client.get_model_metadata, "no_such_model", 1)
     ask.refused(InvalidInputError, client.predict, {"z": x}, "half_plus_two", 123)
     ask.refused(InvalidInputError, client.predict, {"x": ["one"]}, "half_plus_two", 123)
-    ask.refused(InvalidInputError, client.predict, {"image_bytes": b"no picture"}, "colours", 1)
+    ask.refused(InvalidInputError, client.predict, {"image_bytes": b"no image"}, "colours", 1)
     ask.refused(InvalidInputError, client.predict, {"image_bytes": [["a"], ["b"]]}, "colours", 1)
 
 

@@ -101,11 +101,11 @@ def ask_half_plus_two():
     check([one.result.regressions[0].value for one in regressed], expected)
 
 
-def ask_colours():
+def ask_colors():
     client = TensorFlowServingClient(facts.grpc, "colours")
     ask(wait_until_model_loaded, client, seconds=30)
     rows = [{"image/encoded": facts.photo}]
-    requests = build("colours", facts.colours, rows, ["predict_examples"])
+    requests = build("colours", facts.colors, rows, ["predict_examples"])
     check(len(requests), 1)
     ask(client.SendRequests, requests)
     (answer,) = ask(send_again, client, requests)
@@ -136,5 +136,5 @@ SHOWN[TensorFlowServingClient] = lambda one: f"<client of {one._model_name}>"
 for kind in REQUESTS:
     SHOWN[kind] = lambda one: f"<{type(one).__name__} {one.model_spec.signature_name}>"
 ask_half_plus_two()
-ask_colours()
+ask_colors()
 ask_for_a_stranger()

@@ -29,13 +29,13 @@ _LONGEST_LINE = 600
 def read_facts():
     """What the test tells, as attributes.
 
-    `grpc` and `rest`: host:port. `photo`: the bytes of a real JPEG. `text_picture`: a BMP whose
-    bytes are ASCII, as text. `folder`: to write into. `answers`: by the pictures' names, the
+    `grpc` and `rest`: host:port. `photo`: the bytes of a real JPEG. `text_image`: a BMP whose
+    bytes are ASCII, as text. `folder`: to write into. `answers`: by the images' names, the
     bundle's outputs in TensorFlow.
     """
     facts = SimpleNamespace(**json.loads(Path(sys.argv[1]).read_text()))
     facts.photo = Path(facts.photo).read_bytes()
-    facts.text_picture = Path(facts.text_picture).read_bytes().decode()
+    facts.text_image = Path(facts.text_image).read_bytes().decode()
     return facts
 
 

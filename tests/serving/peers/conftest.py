@@ -20,13 +20,13 @@ model_config_list {{
     version_labels {{ key: "stable" value: 123 }}
     version_labels {{ key: "canary" value: 124 }}
   }}
-  config {{ name: "colours" base_path: "{colours}" model_platform: "tensorflow" }}
+  config {{ name: "colors" base_path: "{colors}" model_platform: "tensorflow" }}
 }}
 """
 
 
 def ascii_bmp() -> bytes:
-    """A BMP of 4 x 4 pixels with no byte over 127, and so a picture that is text as well."""
+    """A BMP of 4 x 4 pixels with no byte over 127, and so an image that is text as well."""
     pixels = bytes(range(40, 88))
     head = struct.pack("<2sIHHI", b"BM", 54 + len(pixels), 0, 0, 54)
     return head + struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, 24, 0, len(pixels), 0, 0, 0, 0) + pixels
@@ -38,22 +38,22 @@ def peer_files(extract, shared_data, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("peers")
     with tarfile.open(shared_data / "tfserving_testdata_A.tar") as archive:
         archive.extractall(folder, filter="data")
-    text_picture = folder / "text.bmp"
-    text_picture.write_bytes(ascii_bmp())
+    text_image = folder / "text.bmp"
+    text_image.write_bytes(ascii_bmp())
     return {
         "folder": folder,
         "half_plus_two": folder / _HALF_PLUS_TWO,
         "recorded_metadata": folder / f"{_HALF_PLUS_TWO}_metadata.json",
         "photo": min((extract("imagenet_sample_A") / "images").glob("*.JPEG")),
-        "text_picture": text_picture,
+        "text_picture": text_image,
     }
 
 
-def _bundle_in_tensorflow(saved_model: Path, picture: Path) -> dict[str, list]:
+def _bundle_in_tensorflow(saved_model: Path, image: Path) -> dict[str, list]:
     import tensorflow as tf
 
     signature = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
-    outputs = signature(image_bytes=tf.constant([picture.read_bytes()]))
+    outputs = signature(image_bytes=tf.constant([image.read_bytes()]))
     arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
     arrays["labels"] = arrays["labels"].astype(str)
     return {name: array.tolist() for name, array in arrays.items()}
@@ -70,16 +70,16 @@ def peer_facts(peer_files, bundles_dir) -> Iterator[Path]:
         "--allow_version_labels_for_unavailable_models=true",
         "--open_inference",
     )
-    colours = bundles_dir / "colours" / "1"
+    colors = bundles_dir / "colours" / "1"
     answers = {
-        name: _bundle_in_tensorflow(colours, peer_files[name]) for name in ("photo", "text_picture")
+        name: _bundle_in_tensorflow(colors, peer_files[name]) for name in ("photo", "text_picture")
     }
     with ServerProcess(flags=flags, timeout_s=300) as server:
         facts = {
             **{name: str(path) for name, path in peer_files.items()},
             "half_plus_two": str(peer_files["half_plus_two"] / "00000123"),
-            "colours": str(colours),
-            "warmup": str(colours / bundle.WARMUP_FILE),
+            "colours": str(colors),
+            "warmup": str(colors / bundle.WARMUP_FILE),
             "answers": answers,
             "grpc": server.grpc_target,
             "rest": server.rest_url.removeprefix("http://"),

@@ -24,7 +24,7 @@ PAGE = """# What clients that others wrote are answered
 Written by `make test-peers`. Every client is as its makers released it, in an environment of its
 own (`tests/serving/peers/environments`). The scripts (`tests/serving/peers/ask_*.py`) hold every
 answer against x / 2 + 2, or against the bundle run in TensorFlow. `half_plus_two` is TF Serving's
-test model in versions 123 (`stable`) and 124 (`canary`), `colours` a bundle of ours with three
+test model in versions 123 (`stable`) and 124 (`canary`), `colors` a bundle of ours with three
 classes, the photograph a JPEG of ImageNet. `!!` is the exception that the client raised.
 
 The server: {server}.

@@ -107,7 +107,7 @@ def test_every_odd_file_gets_an_answer_or_a_reason(root, extract, make_png):
 def test_unknown_model_and_version(client, make_png):
     with pytest.raises(ClientError, match=r"Servable not found for request: Latest\(nope\)"):
         client.predict([make_png(RED)], model="nope")
-    with pytest.raises(ClientError, match=r"Specific\(colours, 99\)"):
+    with pytest.raises(ClientError, match=r"Specific\(colors, 99\)"):
         client.predict([make_png(RED)], model="colours", version=99)
     with pytest.raises(ClientError, match="Could not find any versions of model nope"):
         client.status("nope")
@@ -171,9 +171,7 @@ def test_a_request_beyond_the_limit_is_refused(server, make_png):
 def test_a_client_that_hangs_up_half_way(server, make_png):
     host, port = urlsplit(server.rest_url).netloc.split(":")
     with socket.create_connection((host, int(port))) as connection:
-        head = (
-            b"POST /v1/models/colours:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n"
-        )
+        head = b"POST /v1/models/colors:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n"
         connection.sendall(head + b'{"instances": [')
     with Client(server.rest_url) as client:
         assert client.predict([make_png(RED)], model="colours")
@@ -184,7 +182,7 @@ def test_metrics_count_requests(server, make_png):
         client.predict([make_png(RED)], model="colours")
     _, body = raw(server, "GET", "/monitoring/prometheus/metrics")
     text = body.decode()
-    assert ':tensorflow:serving:request_count{model_name="colours",status="OK"}' in text
+    assert ':tensorflow:serving:request_count{model_name="colors",status="OK"}' in text
     assert 'API="Predict",entrypoint="REST",le="+Inf"' in text
     assert ":tensorflow:serving:model_warmup_records_read" in text
 
@@ -360,4 +358,4 @@ def test_sigterm_under_load_ends_cleanly(server, make_png):
     others += ("absl::InitializeLog", " port.cc:", " cudart_stub.cc:")
     lines = [line for line in log.splitlines() if not any(word in line for word in others)]
     assert len(lines) == 1, log
-    assert lines[0].startswith("serving colours/")
+    assert lines[0].startswith("serving colors/")

@@ -28,18 +28,18 @@ def folder(tmp_path):
         file = target / str(number % 2) / f"{number}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(jpeg(number))
-    (target / "readme.txt").write_text("no picture")
+    (target / "readme.txt").write_text("no image")
     return target
 
 
-def test_pictures_come_from_folders_and_tars(folder, tmp_path):
+def test_images_come_from_folders_and_tars(folder, tmp_path):
     archive = tmp_path / "in.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(folder, "in")
-    found = data._pictures(folder, 100)
+    found = data._images(folder, 100)
     assert sorted(found) == sorted(jpeg(number) for number in range(6))
-    assert sorted(data._pictures(archive, 100)) == sorted(found)
-    assert data._pictures(folder, 4) == found[:4]
+    assert sorted(data._images(archive, 100)) == sorted(found)
+    assert data._images(folder, 4) == found[:4]
 
 
 def test_unusable_sources_are_named(tmp_path):
@@ -65,7 +65,7 @@ def test_ratios_are_of_the_same_round():
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # 40 s of CPU, on a machine that may be shared.
 def test_every_input_is_measured_and_shown(folder, tmp_path):
-    # Pictures of 2 kB: at the default size it would stream 1.7 million of them.
+    # Images of 2 kB: at the default size it would stream 1.7 million of them.
     figures = measure(folder, rounds=1, images=64, image_size=(16, 16), memory_mib=1)
     assert figures["pictures"] == 6
     names = list(figures["rates"])
@@ -106,18 +106,18 @@ def test_the_table_has_a_row_an_input():
 
 
 def test_reading_counts_whole_batches(folder, tmp_path):
-    records, _ = data._ingested(data._pictures(folder, 6), tmp_path)
+    records, _ = data._ingested(data._images(folder, 6), tmp_path)
     larger = data._repeated(records, tmp_path / "larger", 11)
-    assert list(data._read(larger)) == [1, 2]  # 66 pictures in batches of 32.
+    assert list(data._read(larger)) == [1, 2]  # 66 images in batches of 32.
 
 
 def test_repeated_shards_are_a_data_set_so_many_times_as_large(folder, tmp_path):
-    records, rate = data._ingested(data._pictures(folder, 6), tmp_path)
+    records, rate = data._ingested(data._images(folder, 6), tmp_path)
     assert rate > 0
     larger = data._repeated(records, tmp_path / "larger", 3)
     info = DatasetInfo.load(larger)
     assert info.splits["train"].examples == 18
     files = list((larger / "Split-train").iterdir())
     assert len(files) == info.splits["train"].shards
-    assert sorted(data._pictures(larger, 100)) == sorted(data._pictures(records, 100) * 3)
+    assert sorted(data._images(larger, 100)) == sorted(data._images(records, 100) * 3)
     assert (larger / DATASET_FILE).is_file()

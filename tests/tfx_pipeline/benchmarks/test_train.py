@@ -67,7 +67,7 @@ def test_what_cannot_be_measured_is_told(tmp_path):
 
 
 @pytest.mark.slow
-def test_real_steps_on_ingested_pictures(tmp_path):
+def test_real_steps_on_ingested_images(tmp_path):
     noise = np.random.default_rng(0)
     for number in range(16):
         file = tmp_path / "in" / "ab"[number % 2] / f"{number}.png"

@@ -28,8 +28,8 @@ def test_options_reach_the_measurement_and_figures_the_file(tmp_path, monkeypatc
         "variants": {"ptq_int8": {"rows": [{**row, "value": 4.0, "low": 3.5, "high": 4.5}]}},
     }
 
-    def measure(bundle, pictures, *, on_turn, **options):
-        asked.update(options, bundle=str(bundle), pictures=[str(file) for file in pictures])
+    def measure(bundle, images, *, on_turn, **options):
+        asked.update(options, bundle=str(bundle), images=[str(file) for file in images])
         on_turn(1, 6, "ptq_int8: round 1, gRPC x1")
         return figures
 

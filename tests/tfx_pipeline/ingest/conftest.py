@@ -1,4 +1,4 @@
-"""Pictures to ingest, and what is in a folder of records."""
+"""Images to ingest, and what is in a folder of records."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ def _files(folder):
 
 
 def _records(folder):
-    """Source file -> (split, label, sha256, picture bytes)."""
+    """Source file -> (split, label, sha256, image bytes)."""
     found = {}
     splits = DatasetInfo.load(folder).splits
     for split in (name for name, one in splits.items() if one.examples):
@@ -69,7 +69,7 @@ def files():
 
 @pytest.fixture(scope="session")
 def records():
-    """`records(folder)`: source file -> (split, label, sha256, picture bytes)."""
+    """`records(folder)`: source file -> (split, label, sha256, image bytes)."""
     return _records
 
 
@@ -81,11 +81,11 @@ def rejected():
 
 @pytest.fixture(scope="session")
 def noise():
-    """`noise(path, seed, kind=None)`: a picture of noise at `path`."""
+    """`noise(path, seed, kind=None)`: an image of noise at `path`."""
     return _noise
 
 
 @pytest.fixture(scope="session")
 def pets():
-    """`pets(root, count)`: so many pictures of noise in two classes."""
+    """`pets(root, count)`: so many images of noise in two classes."""
     return _pets

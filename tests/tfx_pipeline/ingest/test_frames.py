@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from tfx_pipeline.ingest.check import Checker
 from tfx_pipeline.ingest.frames import SHOWN, STORED
 from tfx_pipeline.ingest.images import load_picture
-from tfx_pipeline.ingest.masks import encode_grey_png
+from tfx_pipeline.ingest.masks import encode_gray_png
 from tfx_pipeline.ingest.records import make_example
 from tfx_pipeline.ingest.source import Item, Objects
 from trainers.data import features
@@ -45,8 +45,8 @@ def red(pixels):
 
 
 def record(item, data, exif):
-    picture = load_picture(data, exif=exif)
-    return make_example(item, picture.facts, picture.encoded, classes=("a",)).features.feature
+    image = load_picture(data, exif=exif)
+    return make_example(item, image.facts, image.encoded, classes=("a",)).features.feature
 
 
 def decoded(data):
@@ -81,7 +81,7 @@ def test_labels_are_on_the_red_pixels_of_the_record(orientation, exif, frame, ki
     mask[drawn[1] : drawn[3], drawn[0] : drawn[2]] = True
     shapes = {"box": (), "polygon": (polygon(drawn),), "rle": (run_lengths(mask),)}
     objects = Objects((drawn,), (0,), (7,), segmentations=shapes[kind], frame=frame)
-    semantic = encode_grey_png(mask.astype(np.uint8) * 3)
+    semantic = encode_gray_png(mask.astype(np.uint8) * 3)
     found = record(
         Item("a.png", objects=objects, attributes={features.SEMANTIC: [semantic]}), data, exif
     )

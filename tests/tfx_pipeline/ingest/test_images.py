@@ -45,7 +45,7 @@ def test_other_formats_become_png_losslessly(kind, options):
     np.testing.assert_array_equal(load_image(picture.encoded), RGB)
 
 
-def test_palette_bmp_becomes_png_with_its_colours():
+def test_palette_bmp_becomes_png_with_its_colors():
     palette = Image.fromarray(RGB).convert("P")
     picture = load_picture(save(palette, "BMP"))
     assert picture.facts.format == "PNG"
@@ -118,7 +118,7 @@ def test_cmyk_jpeg_is_kept_because_the_graph_turns_it_into_the_same_rgb():
     assert np.abs(load_image(data) - expected).max() <= 8
 
 
-def test_what_is_noted_of_kept_pictures():
+def test_what_is_noted_of_kept_images():
     frames = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (0, 200)]
     animated = save(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert "animated" in kinds(load_picture(animated))
@@ -201,7 +201,7 @@ def test_all_of_ingest_training_and_serving_agree_on_every_odd_file(extract):
     assert 50 < refused < 150
 
 
-def test_broken_exif_does_not_cost_the_picture():
+def test_broken_exif_does_not_cost_the_image():
     data = save(RGB, "WEBP", lossless=True, exif=b"Exif\0\0junk that is no TIFF header")
     picture = load_picture(data)
     np.testing.assert_array_equal(load_image(picture.encoded), RGB)

@@ -1,4 +1,4 @@
-"""The whole job: pictures in, records out, read back by the training input."""
+"""The whole job: images in, records out, read back by the training input."""
 
 import hashlib
 import io
@@ -122,7 +122,7 @@ def test_bad_and_repeated_files_are_named_and_nothing_is_lost(
         "cat/pipe",
     }
     assert refused["cat/again.png"] == "duplicate: of cat/01.png"
-    assert refused["cat/03.png"].startswith("conflict: one picture with labels cat and dog")
+    assert refused["cat/03.png"].startswith("conflict: one image with labels cat and dog")
     assert "empty" in refused["dog/empty.jpg"]
     assert "not an image" in refused["dog/notes.txt"]
     assert "damaged PNG" in refused["cat/half.png"]
@@ -135,7 +135,7 @@ def test_bad_and_repeated_files_are_named_and_nothing_is_lost(
     )
 
 
-def test_a_copy_of_a_test_picture_is_not_trained_on(tmp_path, noise, rejected, records):
+def test_a_copy_of_a_test_image_is_not_trained_on(tmp_path, noise, rejected, records):
     root = tmp_path / "pets"
     for seed in range(40):
         noise(root / "train" / ("cat" if seed % 2 else "dog") / f"{seed}.png", seed)
@@ -149,7 +149,7 @@ def test_a_copy_of_a_test_picture_is_not_trained_on(tmp_path, noise, rejected, r
         assert split == {"train": "train", "val": "validation", "test": "test"}[name.split("/")[0]]
 
 
-def test_a_class_or_split_without_pictures_is_refused_and_nothing_is_written(tmp_path, noise):
+def test_a_class_or_split_without_images_is_refused_and_nothing_is_written(tmp_path, noise):
     root = tmp_path / "pets"
     for seed in range(30):
         noise(root / "dog" / f"{seed}.png", seed)
@@ -215,7 +215,7 @@ def test_names_that_are_not_utf8_are_written_out(tmp_path, pets, rejected):
 
 
 @pytest.mark.shared_data
-def test_turned_pictures_are_kept_or_made_upright_by_policy(extract, tmp_path, records):
+def test_turned_images_are_kept_or_made_upright_by_policy(extract, tmp_path, records):
     source = extract("odd_images_A") / "exif-orientation"
     for number in range(1, 9):
         target = tmp_path / "views" / ("odd" if number % 2 else "even") / f"{number}.jpg"

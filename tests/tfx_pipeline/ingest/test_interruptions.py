@@ -109,7 +109,7 @@ def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_bytes(attempts, tm
     assert not list(folder.glob(".out.ingest-*"))
 
 
-def test_work_of_an_attempt_on_other_pictures_is_not_taken_up(attempts, noise, records):
+def test_work_of_an_attempt_on_other_images_is_not_taken_up(attempts, noise, records):
     folder, root = attempts / "changed", attempts / "changed" / "pets"
     assert list(folder.glob(".out.ingest-*/verdicts/*"))
     noise(root / "cat" / "01.png", 1000)

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from tfx_pipeline.ingest.masks import encode_grey_png, mask_area, mask_finding, render
+from tfx_pipeline.ingest.masks import encode_gray_png, mask_area, mask_finding, render
 
 SIZE = {"height": 4, "width": 6}
 TRIANGLE = [0, 0, 5, 0, 5, 3]
@@ -59,8 +59,8 @@ def test_masks_that_can_be_read(segmentation):
         ([[0, 0, -2e9, 0, 5, 3]], "mask_invalid", "no places"),
         ([[[0, 0], [5, 0], [5, 3], [1, 1], [2, 2], [3, 3]]], "mask_invalid", "no places"),
         ([[0, 0, 900_000, 0] * 5], "mask_invalid", "px all round"),
-        (rle([24], (6, 4)), "mask_size", "picture of [4, 6]"),
-        (rle([24], (4,)), "mask_size", "picture of [4, 6]"),
+        (rle([24], (6, 4)), "mask_size", "image of [4, 6]"),
+        (rle([24], (4,)), "mask_size", "image of [4, 6]"),
         ({"counts": [24]}, "mask_size", "mask of None"),
         ({"size": [4, 6]}, "mask_invalid", "got None"),
         (rle([23]), "mask_invalid", "23 pixels, 4 x 6 are needed"),
@@ -139,8 +139,8 @@ def test_polygons_are_united():
     )
 )
 def test_png_is_what_pillow_reads(pixels):
-    encoded = encode_grey_png(pixels)
+    encoded = encode_gray_png(pixels)
     image = Image.open(io.BytesIO(encoded))
     assert image.mode == ("L" if pixels.dtype == np.uint8 else "I;16")
     np.testing.assert_array_equal(np.asarray(image), pixels)
-    assert encode_grey_png(np.asfortranarray(pixels)) == encoded
+    assert encode_gray_png(np.asfortranarray(pixels)) == encoded

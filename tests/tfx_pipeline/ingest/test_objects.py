@@ -1,4 +1,4 @@
-"""What a picture keeps of its labelled objects."""
+"""What an image keeps of its labeled objects."""
 
 import io
 import math
@@ -128,7 +128,7 @@ def test_a_bad_mask_drops_its_object_by_name():
     objects, findings = cleaned((1, 2, 3, 4), (1, 2, 3, 4), segmentations=(rle, [[1, 2, 3]]))
     assert not objects.boxes
     assert kinds(findings) == ["mask_size", "mask_invalid"]
-    assert "mask of [40, 61], picture of [40, 60]" in findings[0].detail
+    assert "mask of [40, 61], image of [40, 60]" in findings[0].detail
 
 
 def test_columns_of_another_length_are_refused():

@@ -1,4 +1,4 @@
-"""Objects as labelling tools write them: each is read rightly, or refused with the reason."""
+"""Objects as labeling tools write them: each is read rightly, or refused with the reason."""
 
 import json
 import struct

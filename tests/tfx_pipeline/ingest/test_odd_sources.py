@@ -221,7 +221,7 @@ def test_a_refused_job_leaves_nothing(tmp_path):
         ingest("folder", out, where=tmp_path / "pets")
     with pytest.raises(IngestError, match="does not exist"):
         ingest("folder", out, where=tmp_path / "nowhere")
-    with pytest.raises(IngestError, match=r"a label for a picture that is not there .*line 2"):
+    with pytest.raises(IngestError, match=r"a label for an image that is not there .*line 2"):
         ingest("csv", out, where=write(tmp_path, "file,label\nx.png,a\ny.png,b\n"))
     (tmp_path / "records").mkdir()
     with pytest.raises(IngestError, match="no shards"):

@@ -21,8 +21,8 @@ def png(seed=0):
 
 
 def record(item, data, classes=("ant", "bee", "cat")):
-    picture = load_picture(data)
-    return make_example(item, picture.facts, picture.encoded, classes=classes)
+    image = load_picture(data)
+    return make_example(item, image.facts, image.encoded, classes=classes)
 
 
 def value(feature):
@@ -86,7 +86,7 @@ def test_a_detection_record_has_lists_of_one_length():
     assert features.LABEL not in feature
 
 
-def test_a_picture_without_objects_has_empty_lists_of_the_declared_kinds():
+def test_an_image_without_objects_has_empty_lists_of_the_declared_kinds():
     feature = record(Item("x.png", objects=Objects()), png()).features.feature
     for key in features.OBJECT_KEYS:
         assert value(feature[key]) == []

@@ -16,7 +16,7 @@ from tfx_pipeline.ingest.check import read_item
 from trainers.registry import UnknownNameError
 
 
-def picture(path, level=0):
+def image(path, level=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((4, 4, 3), level, np.uint8)).save(path)
 
@@ -60,11 +60,11 @@ def test_digits_take_no_folder(tmp_path):
 
 def test_class_folders_in_number_order_with_nested_linked_and_hidden_files(tmp_path):
     root = tmp_path / "signs"
-    picture(root / "10" / "a.png")
-    picture(root / "9" / "deep" / "b.png")
-    picture(root / "9" / ".hidden.png")
-    picture(root / ".git" / "c.png")
-    picture(tmp_path / "elsewhere" / "d.png")
+    image(root / "10" / "a.png")
+    image(root / "9" / "deep" / "b.png")
+    image(root / "9" / ".hidden.png")
+    image(root / ".git" / "c.png")
+    image(tmp_path / "elsewhere" / "d.png")
     (root / "9" / "link").symlink_to(tmp_path / "elsewhere")
     (root / "9" / "loop").symlink_to(root / "9")
     (root / "labels.csv").write_text("not a class")
@@ -83,7 +83,7 @@ def test_class_folders_in_number_order_with_nested_linked_and_hidden_files(tmp_p
 def test_split_folders(tmp_path):
     for split in ("train", "val", "test"):
         for name in ("dog", "cat"):
-            picture(tmp_path / split / name / "x.png")
+            image(tmp_path / split / name / "x.png")
     source = folder(tmp_path)
     assert source.classes == ("cat", "dog")
     assert sorted({item.split for item in source.items}) == ["test", "train", "validation"]
@@ -91,7 +91,7 @@ def test_split_folders(tmp_path):
 
 def test_a_class_may_be_called_train(tmp_path):
     for name in ("train", "bus"):
-        picture(tmp_path / name / "x.png")
+        image(tmp_path / name / "x.png")
     source = folder(tmp_path)
     assert source.classes == ("bus", "train")
     assert {item.split for item in source.items} == {""}
@@ -116,7 +116,7 @@ def test_a_class_may_be_called_train(tmp_path):
 )
 def test_refused_layouts_say_what_was_found_and_what_to_do(tmp_path, files, message):
     for file in files:
-        picture(tmp_path / file) if file.endswith("png") else None
+        image(tmp_path / file) if file.endswith("png") else None
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     with pytest.raises(IngestError, match=message):
@@ -137,7 +137,7 @@ def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path):
     (tmp_path / "a").mkdir()
     os.mkfifo(tmp_path / "a" / "pipe.jpg")
     (tmp_path / "a" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    picture(tmp_path / "b" / "x.png")
+    image(tmp_path / "b" / "x.png")
     refused = [item for item in folder(tmp_path).items if item.class_name == "a"]
     assert len(refused) == 2
     for item in refused:

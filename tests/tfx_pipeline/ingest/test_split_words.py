@@ -35,7 +35,7 @@ SPELLINGS = {
 EVERY = [(word, split) for split, words in SPELLINGS.items() for word in words]
 
 
-def picture(path, level=0):
+def image(path, level=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((4, 4, 3), level, np.uint8)).save(path)
 
@@ -79,7 +79,7 @@ def test_words_within_names(name, split):
 def test_split_folders(tmp_path, words):
     for word in words:
         for level, name in enumerate(("cat", "dog")):
-            picture(tmp_path / word / name / f"{word}.png", level)
+            image(tmp_path / word / name / f"{word}.png", level)
     source, items = read("folder", tmp_path)
     assert source.classes == ("cat", "dog")
     assert {one.name.split("/")[0]: one.split for one in items} == {
@@ -89,7 +89,7 @@ def test_split_folders(tmp_path, words):
 
 def test_a_folder_with_a_test_split_alone(tmp_path):
     for name in ("cat", "dog"):
-        picture(tmp_path / "test" / name / "a.png")
+        image(tmp_path / "test" / name / "a.png")
     assert {one.split for one in read("folder", tmp_path)[1]} == {"test"}
 
 
@@ -108,17 +108,17 @@ def test_a_folder_with_a_test_split_alone(tmp_path):
 )
 def test_folders_that_hide_splits_are_refused(tmp_path, files, message):
     for file in files:
-        picture(tmp_path / file)
+        image(tmp_path / file)
     with pytest.raises(IngestError, match=message):
         read("folder", tmp_path)
 
 
 def test_folders_within_classes_that_are_no_splits(tmp_path):
     for file in ("cat/images/a.png", "dog/images/b.png"):
-        picture(tmp_path / file)
+        image(tmp_path / file)
     assert len(read("folder", tmp_path)[1]) == 2
     for file in ("cat/2020/a.png", "dog/2020/b.png"):
-        picture(tmp_path / file)
+        image(tmp_path / file)
     with pytest.raises(IngestError, match="nested=true"):
         read("folder", tmp_path)
     assert len(read("folder", tmp_path, nested=True)[1]) == 4
@@ -126,7 +126,7 @@ def test_folders_within_classes_that_are_no_splits(tmp_path):
 
 @pytest.mark.parametrize(("word", "split"), EVERY)
 def test_a_column_of_a_table(tmp_path, word, split):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / "t.csv").write_text(f"file,label,Split\na.png,x,{word}\na.png,y,\n")
     assert [one.split for one in read("csv", tmp_path / "t.csv")[1]] == [split, ""]
 
@@ -134,7 +134,7 @@ def test_a_column_of_a_table(tmp_path, word, split):
 def test_lists_of_voc(tmp_path):
     xml = "<annotation><object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>3</xmax>"
     for stem in "abc":
-        picture(tmp_path / "JPEGImages" / f"{stem}.png")
+        image(tmp_path / "JPEGImages" / f"{stem}.png")
         (tmp_path / "Annotations").mkdir(exist_ok=True)
         (tmp_path / "Annotations" / f"{stem}.xml").write_text(
             f"{xml}<ymax>3</ymax></bndbox></object></annotation>"
@@ -153,7 +153,7 @@ def test_yolo(tmp_path, layout):
     lines = ["names: [cat]"]
     for word in ("Training", "dev", "test_set"):
         folder = (layout if layout != "yaml" else "images/{}").format(word)
-        picture(tmp_path / folder / f"{word}.png")
+        image(tmp_path / folder / f"{word}.png")
         label = tmp_path / folder.replace("images", "labels") / f"{word}.txt"
         label.parent.mkdir(parents=True)
         label.write_text("0 .5 .5 .5 .5\n")
@@ -163,7 +163,7 @@ def test_yolo(tmp_path, layout):
     items = read("yolo", tmp_path, names="cat")[1]
     assert [one.split for one in items] == ["train", "validation", "test"]
     if layout == "images/{}":
-        picture(tmp_path / "images" / "rest" / "a.png")
+        image(tmp_path / "images" / "rest" / "a.png")
         with pytest.raises(IngestError, match="rest, which lies in none"):
             read("yolo", tmp_path, names="cat")
 
@@ -188,17 +188,17 @@ def coco(where, **options):
 def test_coco_as_roboflow_exports_it(tmp_path):
     for number, word in enumerate(("train", "valid", "test")):
         instances(tmp_path / word / "_annotations.coco.json", number)
-        picture(tmp_path / word / f"{number}.png", number)
+        image(tmp_path / word / f"{number}.png", number)
     assert coco(tmp_path) == {"0": "train", "1": "validation", "2": "test"}
     assert coco(tmp_path, only="valid") == {"1": "validation"}
     one = {"annotations": str(tmp_path / "valid" / "_annotations.coco.json")}
     assert coco(tmp_path, images=str(tmp_path / "valid"), **one) == {"1": "validation"}
 
 
-def test_coco_with_three_labelled_splits(tmp_path):
+def test_coco_with_three_labeled_splits(tmp_path):
     for number, word in enumerate(("training", "val", "test")):
         instances(tmp_path / "annotations" / f"instances_{word}.json", number)
-        picture(tmp_path / word / f"{number}.png", number)
+        image(tmp_path / word / f"{number}.png", number)
     assert coco(tmp_path) == {"0": "train", "1": "validation", "2": "test"}
 
 

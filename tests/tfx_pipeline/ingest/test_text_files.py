@@ -22,7 +22,7 @@ ENCODINGS = {
 encoded = pytest.mark.parametrize("encode", ENCODINGS.values(), ids=list(ENCODINGS))
 
 
-def picture(path):
+def image(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path)
 
@@ -50,7 +50,7 @@ def test_what_is_no_unicode_is_refused():
 @encoded
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_tables(tmp_path, encode, separator):
-    picture(tmp_path / "img" / "a b.png")
+    image(tmp_path / "img" / "a b.png")
     rows = [
         ["name", "file", "label"],
         ["x, y", "img\\a b.png", "caf\u00e9"],
@@ -83,7 +83,7 @@ def test_tables_that_are_wrong(tmp_path, text, message):
 
 
 def test_excels_hint_and_numbers(tmp_path):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / "t.csv").write_text("sep=;\nfile;label\na.png;10.0\na.png;9.0\na.png;1e1x\n"[:-11])
     source, _ = read("csv", tmp_path / "t.csv", tmp_path)
     assert source.classes == ("9.0", "10.0")
@@ -100,7 +100,7 @@ def test_json(tmp_path, encode):
 @pytest.mark.parametrize("declared", ["", '<?xml version="1.0" encoding="utf-8"?>\r\n'])
 def test_voc(tmp_path, encode, declared):
     for stem in ("IMG (1)", "IMG (2)", "IMG_3"):
-        picture(tmp_path / "JPEGImages" / f"{stem}.png")
+        image(tmp_path / "JPEGImages" / f"{stem}.png")
         xml = (
             f"{declared}<annotation><size><width>60</width><height>40</height></size><object>"
             "<name>caf\u00e9</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax>"
@@ -130,8 +130,8 @@ def test_xml_in_a_declared_encoding():
 
 @encoded
 def test_yolo(tmp_path, encode):
-    picture(tmp_path / "Images" / "train" / "a b.png")
-    picture(tmp_path / "Images" / "val" / "c.png")
+    image(tmp_path / "Images" / "train" / "a b.png")
+    image(tmp_path / "Images" / "val" / "c.png")
     for name in ("train/a b", "val/c"):
         label = tmp_path / "labels" / f"{name}.txt"
         label.parent.mkdir(parents=True)
@@ -155,7 +155,7 @@ SCALARS = (
 
 
 def test_yaml_scalars_are_names_as_they_are_written(tmp_path):
-    picture(tmp_path / "images" / "train" / "a.png")
+    image(tmp_path / "images" / "train" / "a.png")
     (tmp_path / "labels" / "train").mkdir(parents=True)
     (tmp_path / "labels" / "train" / "a.txt").write_text("0 .5 .5 .5 .5\n")
     for names in (
@@ -180,7 +180,7 @@ def test_yaml_scalars_are_names_as_they_are_written(tmp_path):
     ],
 )
 def test_yaml_files_that_are_wrong(tmp_path, yaml, message):
-    picture(tmp_path / "images" / "train" / "a.png")
+    image(tmp_path / "images" / "train" / "a.png")
     (tmp_path / "data.yaml").write_text(f"train: images/train\n{yaml}\n", encoding="utf-8")
     with pytest.raises(IngestError, match=message):
         read("yolo", tmp_path, tmp_path)
@@ -201,7 +201,7 @@ def test_yaml_files_that_are_wrong(tmp_path, yaml, message):
 def test_paths_of_other_machines_in_coco(tmp_path, job, written, found):
     images, annotations = [], []
     for number in range(3):
-        picture(tmp_path / "images" / f"{number}.png")
+        image(tmp_path / "images" / f"{number}.png")
         name = written.format(number)
         images.append({"id": number, "file_name": name, "width": 60, "height": 40})
         box = {"id": number, "image_id": number, "category_id": 1, "bbox": [1, 2, 9, 9]}
@@ -222,7 +222,7 @@ def test_paths_of_other_machines_in_coco(tmp_path, job, written, found):
 
 def test_a_file_name_that_two_folders_have_is_not_guessed(tmp_path):
     for folder in ("a", "b"):
-        picture(tmp_path / folder / "0.png")
+        image(tmp_path / folder / "0.png")
     content = {
         "images": [{"id": 0, "file_name": "..\\up\\0.png"}],
         "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [1, 2, 9, 9]}],

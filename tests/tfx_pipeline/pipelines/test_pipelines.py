@@ -156,7 +156,7 @@ def test_a_slice_that_the_data_lack_is_an_error_before_anything_runs(request_):
 
 
 @pytest.fixture
-def labelled(tmp_path, write_dataset):
+def labeled(tmp_path, write_dataset):
     """200 training and 40 test records of eight classes, class by class; labels from 1."""
 
     def records(count, start):
@@ -194,8 +194,8 @@ def _read(folder, split):
     return found
 
 
-def test_a_sample_takes_the_first_of_each_class(labelled, tmp_path):
-    out = sample_of(labelled, tmp_path / "cache", limits={"train": 20})
+def test_a_sample_takes_the_first_of_each_class(labeled, tmp_path):
+    out = sample_of(labeled, tmp_path / "cache", limits={"train": 20})
     info = DatasetInfo.load(out)
     # 20 of 8 classes: three each, the first of the 25 that lie together.
     assert _read(out, "train") == [(1 + at, 25 * at + n) for at in range(8) for n in range(3)]
@@ -203,32 +203,32 @@ def test_a_sample_takes_the_first_of_each_class(labelled, tmp_path):
     assert info.splits["train"].examples == 24
     assert info.splits["train"].per_class == dict.fromkeys("abcdefgh", 3)
     before = (out / "dataset.json").stat().st_mtime_ns
-    assert sample_of(labelled, tmp_path / "cache", limits={"train": 20}) == out
+    assert sample_of(labeled, tmp_path / "cache", limits={"train": 20}) == out
     assert (out / "dataset.json").stat().st_mtime_ns == before
-    few = sample_of(labelled, tmp_path / "cache", limits={"train": 20, "test": 8}, classes=2)
+    few = sample_of(labeled, tmp_path / "cache", limits={"train": 20, "test": 8}, classes=2)
     assert few != out
     assert DatasetInfo.load(few).classes == ("a", "b")
     assert [label for label, _ in _read(few, "train")] == [1] * 10 + [2] * 10
     assert [label for label, _ in _read(few, "test")] == [1] * 4 + [2] * 4
     # Two classes have no 60 images, so all stay.
-    all_ = sample_of(labelled, tmp_path / "cache", limits={"train": 60}, classes=2)
+    all_ = sample_of(labeled, tmp_path / "cache", limits={"train": 60}, classes=2)
     assert DatasetInfo.load(all_).classes == tuple("abcdefgh")
 
 
-def test_a_sample_of_a_small_set_is_the_set(labelled, tmp_path):
-    assert sample_of(labelled, tmp_path / "cache", limits={"train": 200}) == labelled
+def test_a_sample_of_a_small_set_is_the_set(labeled, tmp_path):
+    assert sample_of(labeled, tmp_path / "cache", limits={"train": 200}) == labeled
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_sample_follows_its_records(labelled, tmp_path, write_dataset):
-    out = sample_of(labelled, tmp_path / "cache", limits={"train": 20})
-    (shard,) = (labelled / "Split-train").iterdir()
+def test_a_sample_follows_its_records(labeled, tmp_path, write_dataset):
+    out = sample_of(labeled, tmp_path / "cache", limits={"train": 20})
+    (shard,) = (labeled / "Split-train").iterdir()
     data = shard.read_bytes()
     shard.write_bytes(data + data)
-    info = DatasetInfo.load(labelled)
+    info = DatasetInfo.load(labeled)
     digest = hashlib.sha256(data).hexdigest()
-    (labelled / "dataset.json").write_text(replace(info, fingerprint=digest).to_json())
-    assert sample_of(labelled, tmp_path / "cache", limits={"train": 20}) != out
+    (labeled / "dataset.json").write_text(replace(info, fingerprint=digest).to_json())
+    assert sample_of(labeled, tmp_path / "cache", limits={"train": 20}) != out
     detection = tmp_path / "boxes"
     write_dataset(detection, {"train": [{"image/encoded": b"x"}]}, classes=("a",), task="detection")
     with pytest.raises(DatasetError, match="one class each"):

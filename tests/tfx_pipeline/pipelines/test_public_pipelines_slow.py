@@ -22,7 +22,7 @@ _PER_MODEL = (
     *("ServingValidator", "SignificanceGate", "CardWriter", "BundlePusher"),
 )
 
-#: Photos of the sample that differ in colour, so that their tiles can be told apart.
+#: Photos of the sample that differ in color, so that their tiles can be told apart.
 SYNSETS = 10
 _SIDE = 480
 _TILES = 6
@@ -150,7 +150,7 @@ def test_cifar10(extract, tmp_path):
 
 
 def test_imagenet_from_public_tfrecords(extract, tmp_path):
-    """Tiles of photos, of which small networks learn the colours: gates that hold by learning."""
+    """Tiles of photos, of which small networks learn the colors: gates that hold by learning."""
     write_tiles(extract("imagenet_sample_A"), tmp_path / "tiles")
     models = ["cnn_imagenet_study_smoke", "resnet50_imagenet_smoke", "vit_b16_imagenet_smoke"]
     source = f"tfrecord:{tmp_path / 'tiles'} validation=0.12"

@@ -23,11 +23,11 @@ def tiny(images, *, width: int = 4):
     return keras.layers.GlobalAveragePooling2D(name="pool")(x)
 
 
-@recipes.register("tiny_colours")
-def tiny_colours():
+@recipes.register("tiny_colors")
+def tiny_colors():
     return Config(
-        name="tiny_colours",
-        data=DataConfig(dir="colours", image_size=(16, 16)),
+        name="tiny_colors",
+        data=DataConfig(dir="colors", image_size=(16, 16)),
         model=ModelConfig("tiny"),
         train=TrainConfig(epochs=1, global_batch=8),
     )
@@ -35,7 +35,7 @@ def tiny_colours():
 
 
 def record(number):
-    """A grey PNG of one of two brightnesses, labelled by it."""
+    """A gray PNG of one of two brightnesses, labeled by it."""
     file = io.BytesIO()
     Image.new("RGB", (16, 16), (60 + number, 60, 60 + 120 * (number % 2))).save(file, "PNG")
     name = f"{number}.png"
@@ -44,7 +44,7 @@ def record(number):
 
 @pytest.fixture
 def home(tmp_path, write_dataset):
-    """The current folder, with a plugin and records of two colours."""
+    """The current folder, with a plugin and records of two colors."""
     (tmp_path / "mine.py").write_text(PLUGIN)
     counts = {"train": range(32), "validation": range(32, 40), "test": range(40, 48)}
     records = {split: [record(number) for number in counts[split]] for split in counts}
@@ -70,5 +70,5 @@ def test_a_trained_folder_knows_its_plugin(home):
     assert missed.returncode == 1
     line = " ".join(missed.stderr.split())
     # TensorFlow may write lines of its own before.
-    assert f"error: work/tiny_colours was made with the plugin {home}/mine.py" in line
+    assert f"error: work/tiny_colors was made with the plugin {home}/mine.py" in line
     assert "give its new location" in line

@@ -110,9 +110,9 @@ def test_a_model_without_a_history_has_no_curve():
 
 def test_several_models_are_compared_in_one_chart(smoke_summary):
     models = view.models(smoke_summary)
-    colours = {found["name"]: i for i, found in enumerate(models)}
-    assert len(lines(curves.comparison(models, colours))) == 3
-    assert not curves.comparison(models[:1], colours)
+    colors = {found["name"]: i for i, found in enumerate(models)}
+    assert len(lines(curves.comparison(models, colors))) == 3
+    assert not curves.comparison(models[:1], colors)
 
 
 def test_trials_come_with_what_they_tried():

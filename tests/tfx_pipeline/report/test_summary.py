@@ -18,7 +18,7 @@ WITHDRAWN = {"path": "b/.withdrawn-2", "version": 2, "pushed": False, "withdrawn
 
 
 @pytest.fixture
-def summarised(request_, tmp_path):
+def summarized(request_, tmp_path):
     """The summary of a run whose pushes left these records, one an experiment."""
 
     def build(*records, looked=(), error=""):
@@ -35,19 +35,19 @@ def summarised(request_, tmp_path):
     return build
 
 
-def test_a_run_whose_models_a_rollback_withdrew_was_no_push(summarised):
-    found = summarised(WITHDRAWN, WITHDRAWN, WITHDRAWN)
+def test_a_run_whose_models_a_rollback_withdrew_was_no_push(summarized):
+    found = summarized(WITHDRAWN, WITHDRAWN, WITHDRAWN)
     assert found["status"] == "withdrawn"
     assert found["recommendation"] == "none: every model that passed its gates was withdrawn"
     assert [model["pushed"] for model in found["models"]] == [WITHDRAWN] * 3
 
 
-def test_a_refused_model_counts_more_than_a_withdrawn_one(summarised):
-    assert summarised(WITHDRAWN, None, WITHDRAWN)["status"] == "refused"
+def test_a_refused_model_counts_more_than_a_withdrawn_one(summarized):
+    assert summarized(WITHDRAWN, None, WITHDRAWN)["status"] == "refused"
 
 
-def test_a_run_without_any_push_is_refused(summarised):
-    found = summarised(None, None, None)
+def test_a_run_without_any_push_is_refused(summarized):
+    found = summarized(None, None, None)
     assert found["status"] == "refused"
     assert found["recommendation"] == "none: no model passed its gates"
 
@@ -70,7 +70,7 @@ def look(request_, tmp_path):
 
 
 def test_a_result_stands_for_the_store_that_it_pushed_to(
-    request_, summarised, look, write_bundle, tmp_path
+    request_, summarized, look, write_bundle, tmp_path
 ):
     first, *others = request_.experiments
     model = request_.layout.bundles / first
@@ -78,22 +78,22 @@ def test_a_result_stands_for_the_store_that_it_pushed_to(
     looked = look()
     bundles.push(write_bundle(tmp_path / "own", "own"), model)
     own = {"path": "b/2", "version": 2, "pushed": True, "withdrawn": False}
-    found = summarised(own, None, None, looked=looked, error="stopped after the push")
+    found = summarized(own, None, None, looked=looked, error="stopped after the push")
     assert found["live"] == {first: store_state(model), **{name: {} for name in others}}
 
 
 def test_a_result_does_not_stand_for_a_store_that_others_changed_meanwhile(
-    request_, summarised, look, write_bundle, tmp_path
+    request_, summarized, look, write_bundle, tmp_path
 ):
     first, *others = request_.experiments
     looked = look()
     bundles.push(write_bundle(tmp_path / "theirs", "theirs"), request_.layout.bundles / first)
-    found = summarised(None, None, None, looked=looked)
+    found = summarized(None, None, None, looked=looked)
     assert found["live"] == {first: None, **{name: {} for name in others}}
 
 
-def test_a_run_that_never_looked_at_the_store_does_not_stand_for_it(request_, summarised):
-    found = summarised(None, None, None)
+def test_a_run_that_never_looked_at_the_store_does_not_stand_for_it(request_, summarized):
+    found = summarized(None, None, None)
     assert found["live"] == dict.fromkeys(request_.experiments)
 
 

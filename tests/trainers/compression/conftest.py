@@ -49,10 +49,10 @@ class Fit:
 
 @pytest.fixture(scope="session")
 def digits():
-    """(images uint8 (1797, 8, 8, 3), labels): the real scans, grey in three channels."""
+    """(images uint8 (1797, 8, 8, 3), labels): the real scans, gray in three channels."""
     data = load_digits()
-    grey = np.round(data.images * (255 / 16)).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1), data.target.astype(np.int64)
+    gray = np.round(data.images * (255 / 16)).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1), data.target.astype(np.int64)
 
 
 @pytest.fixture(scope="session")

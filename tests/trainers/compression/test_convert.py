@@ -239,11 +239,11 @@ def test_jobs_are_checked_before_anything_runs(tmp_path):
 
 def test_labels_are_a_zip_member_behind_any_bytes():
     content = b"\x1c\x00\x00\x00TFL3" + bytes(range(256))
-    labelled = attach_labels(content, LABELS)
-    assert labelled.startswith(content)
-    assert labels_of(labelled) == LABELS
+    labeled = attach_labels(content, LABELS)
+    assert labeled.startswith(content)
+    assert labels_of(labeled) == LABELS
     assert not zipfile.is_zipfile(io.BytesIO(content))
-    assert labelled == attach_labels(content, LABELS), "equal models must be equal in bytes"
-    with zipfile.ZipFile(io.BytesIO(labelled)) as archive:
+    assert labeled == attach_labels(content, LABELS), "equal models must be equal in bytes"
+    with zipfile.ZipFile(io.BytesIO(labeled)) as archive:
         assert archive.namelist() == ["labels.txt"]
         assert archive.testzip() is None

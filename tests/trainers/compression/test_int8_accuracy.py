@@ -22,7 +22,7 @@ CONV, DEPTHWISE, DENSE = 3, 4, 9  # in TFLite's schema
 
 @pytest.fixture(scope="module")
 def images(digits):
-    """Colourful digits: the channels of the real ones differ."""
+    """Colorful digits: the channels of the real ones differ."""
     return (digits[0][:MOST_IMAGES] * np.array([1.0, 0.8, 0.6])).astype(np.uint8)
 
 
@@ -85,12 +85,12 @@ def values_of(path, images, tensors):
 
 def integer_sums(code, inputs, zero, kernel):
     """(..., C) int64 sums of products of one layer; SAME padding, stride 1."""
-    centred = inputs[0].astype(np.int64) - zero
+    centered = inputs[0].astype(np.int64) - zero
     kernel = kernel.astype(np.int64)
     if code == DENSE:
-        return centred @ kernel.T
+        return centered @ kernel.T
     side = kernel.shape[1]
-    padded = np.pad(centred, ((side // 2, side // 2), (side // 2, side // 2), (0, 0)))
+    padded = np.pad(centered, ((side // 2, side // 2), (side // 2, side // 2), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(0, 1))
     if code == CONV:
         return np.einsum("hwcij,oijc->hwo", windows, kernel)
@@ -161,8 +161,8 @@ def test_int8_layers_have_the_float_means(model, files, images):
 def test_pixels_are_normalized_in_float(files):
     content = unpack(files["int8"].read_bytes())
     first = kernel_operators(content)[0]
-    grey = np.arange(256, dtype=np.uint8)
-    images = np.repeat(np.resize(grey, (4, 8, 8))[..., None], 3, axis=-1)
+    gray = np.arange(256, dtype=np.uint8)
+    images = np.repeat(np.resize(gray, (4, 8, 8))[..., None], 3, axis=-1)
     tensor = int(first.inputs[0])
     found = np.concatenate([row[tensor] for row in values_of(files["int8"], images, [tensor])])
     quantization = content.subgraphs[0].tensors[tensor].quantization

@@ -44,7 +44,7 @@ def serialized(encoded, label, **replaced):
 
 
 def write(folder, splits):
-    """`splits`: name -> shards -> serialised records."""
+    """`splits`: name -> shards -> serialized records."""
     infos = {}
     for split, shards in splits.items():
         (folder / f"Split-{split}").mkdir(parents=True)

@@ -62,7 +62,7 @@ def test_translations_are_a_window_of_the_padded_image(name, down, across):
     assert {x for _, x in offsets} == set(range(2 * across + 1))
 
 
-def test_rotation_keeps_the_centre_and_turns_little():
+def test_rotation_keeps_the_center_and_turns_little():
     dot = np.zeros((21, 21, 3), np.uint8)
     dot[10, 10] = dot[10, 20] = 255
     columns = []

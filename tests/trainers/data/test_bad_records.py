@@ -25,7 +25,7 @@ EITHER_WAY = pytest.mark.parametrize("config", ["memory", "none"], indirect=True
 
 @pytest.fixture
 def config(request, config):
-    """Pictures decoded as they come; `memory`, as a parameter, keeps them."""
+    """Images decoded as they come; `memory`, as a parameter, keeps them."""
     return override(config, [f"data.cache={getattr(request, 'param', 'none')}"])
 
 
@@ -43,7 +43,7 @@ def bad(writer, scans, kind):
         "background label": writer.serialized(png, 0),
         "label too large": writer.serialized(png, 11),
         "undecodable": writer.serialized(png[:40], 1),
-        "empty picture": writer.serialized(b"", 1),
+        "empty image": writer.serialized(b"", 1),
     }[kind]
 
 
@@ -54,8 +54,8 @@ REASONS = {
     "label as bytes": "must be one value in int64_list, got bytes_list",
     "background label": r"label 0 is outside 1\.\.10",
     "label too large": r"label 11 is outside 1\.\.10",
-    "undecodable": "picture does not decode: .*PNG",
-    "empty picture": "picture does not decode: .*empty",
+    "undecodable": "image does not decode: .*PNG",
+    "empty image": "image does not decode: .*empty",
 }
 
 

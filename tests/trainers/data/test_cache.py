@@ -1,4 +1,4 @@
-"""Caches: the same pictures in the same order, whole or not there, made again when stale."""
+"""Caches: the same images in the same order, whole or not there, made again when stale."""
 
 import os
 import resource
@@ -218,8 +218,8 @@ def test_auto_keeps_what_fits_and_needs_no_crop(config, digits):
         assert is_cached(forced, records, whole=True) is kept
 
 
-def test_crops_of_cached_pictures_show_the_same_part_of_the_scene(config, tmp_path, writer):
-    """A smooth picture has about the same crop, whether cut before or after it was made smaller."""
+def test_crops_of_cached_images_show_the_same_part_of_the_scene(config, tmp_path, writer):
+    """A smooth image has about the same crop, whether cut before or after it was made smaller."""
     rows, columns = np.mgrid[0:90, 0:140]
     records = []
     for number in range(16):
@@ -233,7 +233,7 @@ def test_crops_of_cached_pictures_show_the_same_part_of_the_scene(config, tmp_pa
     [(softer, _)] = epoch_of(config, info)
     assert cached_size(config.data, whole=True) == (64, 64)
     difference = np.abs(exact.astype(float) - softer)
-    assert difference.mean() < 1.5  # A pixel of the cached picture is 2.8 and 3.3 levels.
+    assert difference.mean() < 1.5  # A pixel of the cached image is 2.8 and 3.3 levels.
     assert difference.max() < 8
     assert np.ptp(exact[..., 1].reshape(16, -1).mean(1)) > 20  # Crops do differ.
 
@@ -244,13 +244,13 @@ def test_bad_records_are_named_while_a_cache_is_made(config, digits, tmp_path, w
     bad = writer.serialized(b"\x89PNG\r\n\x1a\nnot", 1)
     info = writer.write(tmp_path / "bad", {"train": [[*good, bad]]})
     changes = [f"data.dir={tmp_path / 'bad'}", "train.global_batch=5", f"data.cache={kind}"]
-    with pytest.raises(DataError, match="record 9: picture does not decode"):
+    with pytest.raises(DataError, match="record 9: image does not decode"):
         train_batches(override(config, changes), info, epoch=0)
     left = tmp_path / "cache"
     assert not left.exists() or not [one for one in left.iterdir() if one.is_dir()]
 
 
-def test_the_picture_of_a_cached_record_is_the_stored_one(config, digits, tmp_path):
+def test_the_image_of_a_cached_record_is_the_stored_one(config, digits, tmp_path):
     epoch_of(config, digits[1])
     stored = np.load(folder(tmp_path) / "images.npy")
     raw = [one for _, one in zip(range(3), raw_examples(config.data.dir, "train"), strict=False)]

@@ -1,4 +1,4 @@
-"""Pictures are the same however many are prepared in one call; other tests take 2, not 8."""
+"""Images are the same however many are prepared in one call; other tests take 2, not 8."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SHIPPED = 8
 
 @pytest.fixture
 def few(config, tmp_path, writer, scans):
-    """(config, info) of 24 pictures to train on and 21 others."""
+    """(config, info) of 24 images to train on and 21 others."""
     records = [
         writer.serialized(writer.encode(image), int(label) + 1)
         for image, label in zip(scans[0][:45], scans[1], strict=False)

@@ -26,7 +26,7 @@ def test_lossless_formats_come_back_as_rgb(kind, channels):
     np.testing.assert_array_equal(load_image(data), expected)
 
 
-def test_palette_and_grey_alpha_png():
+def test_palette_and_gray_alpha_png():
     image = Image.fromarray(RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8))
     for mode in ("P", "LA"):
         shown = image.convert(mode)
@@ -79,7 +79,7 @@ def smooth(height, width):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
-def test_a_crop_is_that_box_of_the_picture(kind):
+def test_a_crop_is_that_box_of_the_image(kind):
     data = save(Image.fromarray(smooth(90, 120)), kind)
     whole = load_image(data)
     seen = []
@@ -131,6 +131,6 @@ def test_a_box_is_not_shrunk_where_that_is_not_wanted():
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"hello", b"\xff\xd8\xffno"])
-def test_crops_of_what_is_no_picture_fail(data):
+def test_crops_of_what_is_no_image_fail(data):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode_crop(tf.constant(data), lambda size: tf.concat([[0, 0], size], 0), shrink_for=(8, 8))

@@ -1,4 +1,4 @@
-"""Pictures with objects: what moves together, against NumPy and COCO's own masks."""
+"""Images with objects: what moves together, against NumPy and COCO's own masks."""
 
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def assert_parallel(sample, original):
 
 @pytest.fixture(scope="module")
 def photographs(extract):
-    """20 pictures of COCO with their masks, crowds and all; the last has no objects."""
+    """20 images of COCO with their masks, crowds and all; the last has no objects."""
     folder = Path(extract("coco_subset_A"))
     coco = COCO(folder / "annotations" / "instances_val2017.json")
     crowds = {one["image_id"] for one in coco.anns.values() if one["iscrowd"]}
@@ -139,7 +139,7 @@ def quartered(original):
 
 
 def augmenter(entries, image_size):
-    """`train_sample` as one graph for pictures of any size."""
+    """`train_sample` as one graph for images of any size."""
     shapes = [(None, None, 3), (None, 4), (None,), (None,), (None,), (None,), (None, None, None)]
     kinds = [tf.uint8, tf.float32, tf.int32, tf.bool, tf.float32, tf.int64, tf.uint8]
     specs = Sample(*map(tf.TensorSpec, shapes, kinds))
@@ -234,7 +234,7 @@ def test_a_cut_object_keeps_the_box_of_what_its_mask_shows():
 
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("count", [0, 4])
-def test_every_step_takes_pictures_without_objects_and_masks(masks, count):
+def test_every_step_takes_images_without_objects_and_masks(masks, count):
     sample = made(30, 20, count, masks=masks)
     mirrored = detection.flip(sample)
     np.testing.assert_array_equal(mirrored.image, sample.image.numpy()[:, ::-1])
@@ -319,11 +319,11 @@ def overlap(a, b):
 def test_random_crops_overlap_some_object_enough(monkeypatch):
     sample = made(60, 80, 1, masks=False)._replace(boxes=tf.constant([[0.2, 0.1, 0.8, 0.7]]))
     patches = []
-    centred = detection_augment._centred
+    centered = detection_augment._centered
     monkeypatch.setattr(
         detection_augment,
         "_centred",
-        lambda sample, patch: (patches.append(tuple(patch.numpy())), centred(sample, patch))[1],
+        lambda sample, patch: (patches.append(tuple(patch.numpy())), centered(sample, patch))[1],
     )
     for least in (0.0, 0.6):
         monkeypatch.setattr(detection_augment, "_LEAST_IOU", (-1.0, least, least))
@@ -346,7 +346,7 @@ def test_random_crops_overlap_some_object_enough(monkeypatch):
         assert (np.abs(np.log(sides[:, 1] / sides[:, 0])) <= np.log(2) + 1e-5).all()
 
 
-def test_a_random_crop_that_no_patch_allows_is_the_whole_picture(monkeypatch):
+def test_a_random_crop_that_no_patch_allows_is_the_whole_image(monkeypatch):
     monkeypatch.setattr(detection_augment, "_LEAST_IOU", (0.9,))
     sample = made(60, 80, 1, masks=False)._replace(boxes=tf.constant([[0.5, 0.5, 0.51, 0.51]]))
     for seed in range(5):
@@ -364,15 +364,15 @@ def test_eager_and_tf_data_agree():
         return train_sample(sample, seeds, how=how_for((32, 32)), entries=entries)
 
     dataset = tf.data.Dataset.range(5).map(augment)
-    pictures = set()
+    images = set()
     for seed, got in enumerate(dataset):
         want = train_sample(sample, (1, seed), how=how_for((32, 32)), entries=entries)
         same(got, want)
-        pictures.add(got.image.numpy().tobytes())
-    assert len(pictures) == 5
+        images.add(got.image.numpy().tobytes())
+    assert len(images) == 5
 
 
-def test_colour_ops_touch_nothing_but_pixels_and_take_their_options():
+def test_color_ops_touch_nothing_but_pixels_and_take_their_options():
     sample = made()
     for name in set(detection_augmentations.names()) - {"flip"}:
         got = train_sample(sample, (1, 1), how=how_for((40, 60)), entries=[f"{name}(1.0)"])

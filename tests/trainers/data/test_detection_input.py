@@ -73,7 +73,7 @@ def write(folder, shards, classes, **fields):
 
 @pytest.fixture(scope="module")
 def coco(extract, tmp_path_factory):
-    """(annotations, records' folder, info, category ids): 14 pictures, crowds among them."""
+    """(annotations, records' folder, info, category ids): 14 images, crowds among them."""
     source = Path(extract("coco_subset_A"))
     coco = COCO(source / "annotations" / "instances_val2017.json")
     category_ids = sorted(coco.cats)
@@ -98,7 +98,7 @@ def config(coco):
 
 
 def small(count=3, **changed):
-    """A record of a 20 x 10 picture."""
+    """A record of a 20 x 10 image."""
     masks = np.zeros((count, 20, 10), np.uint8)
     masks[:, 2:6, 3:9] = 1
     record = {
@@ -151,7 +151,7 @@ def test_evaluation_gives_coco_back(coco, config):
         xs = ((np.arange(round(width * ratio[1])) + 0.5) / ratio[1]).astype(int)
         expected = np.stack(shown)[:, ys][:, :, xs]
         got = rows["masks"][row, :count]
-        # A sample that falls on a pixel's border may be either neighbour's.
+        # A sample that falls on a pixel's border may be either neighbor's.
         assert (got[:, : len(ys), : len(xs)] != expected).mean() < 0.002
         assert got.sum() == got[:, : len(ys), : len(xs)].sum()
 
@@ -171,13 +171,13 @@ def test_an_epoch_is_decided_by_seed_and_epoch(coco, config):
     for one, two in zip(first, again, strict=True):
         for key in one:
             np.testing.assert_array_equal(one[key], two[key])
-    pictures = [
+    images = [
         {image.tobytes() for part in run for image in part["images"].numpy()}
         for run in (first, other, epoch(0, override(config, ["train.seed=4"])))
     ]
-    assert all(len(one) == 12 for one in pictures)
-    assert not pictures[0] & pictures[1]
-    assert not pictures[0] & pictures[2]
+    assert all(len(one) == 12 for one in images)
+    assert not images[0] & images[1]
+    assert not images[0] & images[2]
     ids = [one for part in first for one in part["object_ids"].numpy().ravel() if one]
     assert len(set(ids)) == len(ids) > 50
 
@@ -193,7 +193,7 @@ def test_what_foreign_records_lack_is_filled_in():
 
 
 @pytest.mark.parametrize("masks", [True, False])
-def test_a_picture_without_objects_is_kept(masks):
+def test_an_image_without_objects_is_kept(masks):
     nothing = {key: [] for key in small() if key != "image/encoded" and "label" not in key}
     record = {"image/encoded": small()["image/encoded"], **nothing}
     sample = parse_sample(tf.constant(example(record)), tiny(), masks=masks)
@@ -213,7 +213,7 @@ def test_a_picture_without_objects_is_kept(masks):
         ({f"{OBJECT}mask": [png(np.zeros((20, 10), np.uint8))]}, "as many masks as object labels"),
         (
             {f"{OBJECT}mask": [png(np.zeros((9, 10), np.uint8))] * 3},
-            "another size than its picture",
+            "another size than its image",
         ),
     ],
 )

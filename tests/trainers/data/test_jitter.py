@@ -1,4 +1,4 @@
-"""Colour jitter, greyscale and erasing."""
+"""Color jitter, grayscale and erasing."""
 
 import colorsys
 
@@ -50,7 +50,7 @@ def test_hue_turns_every_pixel_alike():
     turns = []
     for before, after in zip(NOISE[:6].reshape(-1, 3), image[:6].reshape(-1, 3), strict=True):
         old, new = (colorsys.rgb_to_hsv(*(pixel / 255)) for pixel in (before, after))
-        # The hue of a pixel that is nearly grey is hardly defined.
+        # The hue of a pixel that is nearly gray is hardly defined.
         if old[1] * old[2] > 0.3:
             turns.append((new[0] - old[0] + 0.5) % 1 - 0.5)
             assert np.allclose(old[1:], new[1:], atol=0.02)
@@ -59,12 +59,12 @@ def test_hue_turns_every_pixel_alike():
     assert 0.01 < abs(np.mean(turns)) <= 0.21
 
 
-def test_greyscale_with_its_probability():
+def test_grayscale_with_its_probability():
     luma = np.array(Image.fromarray(NOISE).convert("L"))[..., None].repeat(3, 2)
-    grey = [np.array_equal(made("grayscale(0.4)", seed), luma) for seed in SEEDS]
+    gray = [np.array_equal(made("grayscale(0.4)", seed), luma) for seed in SEEDS]
     kept = [np.array_equal(made("grayscale(0.4)", seed), NOISE) for seed in SEEDS]
-    assert all(a != b for a, b in zip(grey, kept, strict=True))
-    assert 12 <= sum(grey) <= 36
+    assert all(a != b for a, b in zip(gray, kept, strict=True))
+    assert 12 <= sum(gray) <= 36
     assert np.array_equal(made("grayscale(1)", 0), luma)
     assert np.array_equal(made("grayscale(0)", 0), NOISE)
 
@@ -110,6 +110,6 @@ def test_erasing_with_its_probability_and_fills():
     )
 
 
-def test_erasing_leaves_a_picture_that_no_shape_fits():
+def test_erasing_leaves_an_image_that_no_shape_fits():
     line = NOISE[:1]
     np.testing.assert_array_equal(made("random_erasing(1)", 0, line), line)

@@ -43,12 +43,12 @@ def mixed_pairs(*entries, images, labels):
 
 
 def weights(images, labels):
-    """Each picture's share of itself, from labels alone; NaN where both have one class."""
+    """Each image's share of itself, from labels alone; NaN where both have one class."""
     own = np.einsum("bn,bn->b", labels, LABELS[: len(labels)])
     return np.where((LABELS[SWAP] == LABELS).all(1)[: len(labels)], np.nan, own)
 
 
-def test_mixup_is_the_weighted_mean_of_neighbours_and_of_their_labels():
+def test_mixup_is_the_weighted_mean_of_neighbors_and_of_their_labels():
     images, labels = mixed("mixup(1.0)")
     share = weights(images, labels)
     assert np.nanmin(share) > 0
@@ -100,7 +100,7 @@ def test_the_cut_area_follows_lambda():
     cut, labels = mixed_pairs("cutmix(1.0)", images=images, labels=LABELS[[0, 1] * 100])
     shares = labels[::2, 1]
     np.testing.assert_allclose((cut[::2] == 255).all(-1).mean((1, 2)), shares, atol=1e-6)
-    # Half of the area on average, less what lies outside the picture.
+    # Half of the area on average, less what lies outside the image.
     assert 0.25 < np.mean(shares) < 0.45  # Of 100 draws: 4 standard errors either side.
     assert max(shares) > 0.8
 
@@ -117,7 +117,7 @@ def test_with_both_each_pair_takes_one_with_equal_probability():
 
 
 @pytest.mark.parametrize("entries", [("mixup",), ("cutmix",), ("mixup", "flip", "cutmix(0.5)")])
-def test_parts_of_a_batch_give_the_pictures_of_the_whole(entries):
+def test_parts_of_a_batch_give_the_images_of_the_whole(entries):
     whole = mixed(*entries)
     for first in (0, 4):
         rows = slice(first, first + 4)
@@ -157,7 +157,7 @@ def test_without_mixes_nothing_changes():
 
 
 def test_an_odd_batch_and_a_wrong_alpha_are_refused():
-    with pytest.raises(ValueError, match="an even batch, got 7 pictures"):
+    with pytest.raises(ValueError, match="an even batch, got 7 images"):
         mixed("mixup", images=IMAGES[:7], labels=LABELS[:7])
     with pytest.raises(ConfigError, match=r"`alpha` must be a number in \[0.001, 1000\], got 0"):
         split_mixes(["mixup(0)"])

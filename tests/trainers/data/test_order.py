@@ -71,7 +71,7 @@ def test_hosts_and_replicas_see_the_same_global_batches(config, digits, changes,
     same(whole, joined)
 
 
-def test_mixes_make_soft_labels_of_neighbours(config, digits):
+def test_mixes_make_soft_labels_of_neighbors(config, digits):
     hard = batches_of(override(config, ["train.global_batch=16"]), digits[1])
     mixed = batches_of(override(config, MIXED), digits[1])
     shares = []

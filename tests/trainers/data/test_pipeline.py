@@ -22,7 +22,7 @@ EITHER_WAY = pytest.mark.parametrize("config", ["memory", "none"], indirect=True
 
 @pytest.fixture
 def config(request, config):
-    """Pictures decoded as they come; `memory`, as a parameter, keeps them."""
+    """Images decoded as they come; `memory`, as a parameter, keeps them."""
     return override(config, [f"data.cache={getattr(request, 'param', 'none')}"])
 
 
@@ -159,7 +159,7 @@ def test_calibration_images_are_unaugmented_training_images(config, digits):
 
 
 @EITHER_WAY
-def test_pictures_of_any_size_and_kind_stream_through_a_random_crop(config, tmp_path, writer):
+def test_images_of_any_size_and_kind_stream_through_a_random_crop(config, tmp_path, writer):
     rng = np.random.default_rng(0)
     records = []
     for index in range(24):

@@ -1,4 +1,4 @@
-"""Colour and geometry against Pillow on photographs, and what the policies draw from them."""
+"""Color and geometry against Pillow on photographs, and what the policies draw from them."""
 
 import collections
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from trainers.data import colour, geometry, policies
+from trainers.data import color, geometry, policies
 from trainers.data.augment import augment_image
 from trainers.data.policies import _NAMES, _RANDOM_OPS
 
@@ -21,8 +21,8 @@ FACTORS = (0.0, 0.1, 0.5, 0.73, 1.0, 1.3, 1.9)
 def photographs(extract):
     """Six photographs, a crop of 200 x 180 each."""
     files = sorted((Path(extract("imagenet_sample_A")) / "images").iterdir())[::30]
-    pictures = [Image.open(one).convert("RGB") for one in files]
-    return [np.array(one)[:200, :180] for one in pictures if min(one.size) >= 200]
+    images = [Image.open(one).convert("RGB") for one in files]
+    return [np.array(one)[:200, :180] for one in images if min(one.size) >= 200]
 
 
 def enhanced(kind):
@@ -30,7 +30,7 @@ def enhanced(kind):
 
 
 # The operation, Pillow's, the amounts, and by how many levels a value may differ.
-COLOURS = {
+COLORS = {
     "brightness": (enhanced(ImageEnhance.Brightness), FACTORS, 0),
     "contrast": (enhanced(ImageEnhance.Contrast), FACTORS, 0),
     "color": (enhanced(ImageEnhance.Color), FACTORS, 0),
@@ -43,7 +43,7 @@ COLOURS = {
 }
 
 
-def odd_pictures():
+def odd_images():
     """What photographs are not: flat, of two values, tiny, dark, one channel flat."""
     halves = np.zeros((6, 6, 3), np.uint8)
     halves[3:] = (10, 255, 3)
@@ -62,11 +62,11 @@ def odd_pictures():
 
 
 @pytest.mark.shared_data
-@pytest.mark.parametrize("name", COLOURS)
-def test_colours_equal_pillow(photographs, name):
-    theirs, amounts, tolerance = COLOURS[name]
-    ours = tf.function(getattr(colour, name), autograph=False)
-    for pixels in [*photographs, *odd_pictures()]:
+@pytest.mark.parametrize("name", COLORS)
+def test_colors_equal_pillow(photographs, name):
+    theirs, amounts, tolerance = COLORS[name]
+    ours = tf.function(getattr(color, name), autograph=False)
+    for pixels in [*photographs, *odd_images()]:
         for amount in amounts:
             wanted = np.array(theirs(Image.fromarray(pixels), amount)).astype(int)
             got = ours(tf.constant(pixels), tf.constant(float(amount))).numpy()
@@ -75,16 +75,16 @@ def test_colours_equal_pillow(photographs, name):
 
 
 @pytest.mark.shared_data
-def test_grey_equals_pillow(photographs):
+def test_gray_equals_pillow(photographs):
     for pixels in [*photographs, NOISE]:
         wanted = np.array(Image.fromarray(pixels).convert("L"))
-        np.testing.assert_array_equal(colour.grey(tf.constant(pixels)), wanted)
+        np.testing.assert_array_equal(color.gray(tf.constant(pixels)), wanted)
 
 
-def test_sharpness_leaves_pictures_that_are_too_small():
+def test_sharpness_leaves_images_that_are_too_small():
     for shape in [(2, 9, 3), (9, 1, 3)]:
         pixels = RNG.integers(0, 256, shape, dtype=np.uint8)
-        np.testing.assert_array_equal(colour.sharpness(tf.constant(pixels), 1.9), pixels)
+        np.testing.assert_array_equal(color.sharpness(tf.constant(pixels), 1.9), pixels)
 
 
 def affine(image, matrix):

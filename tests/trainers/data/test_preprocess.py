@@ -8,7 +8,7 @@ from PIL import Image
 
 from trainers.config import DataConfig
 from trainers.data.decode import load_image
-from trainers.data.prepare import train_pictures
+from trainers.data.prepare import train_images
 from trainers.data.preprocess import (
     Preprocessing,
     central_crop,
@@ -43,8 +43,8 @@ def numpy_antialias(image, height, width):
 
     def weights(size, wanted):
         wide = max(size / wanted, 1.0)
-        centres = (np.arange(wanted)[:, None] + 0.5) * size / wanted
-        near = np.maximum(1 - np.abs(np.arange(size) + 0.5 - centres) / wide, 0)
+        centers = (np.arange(wanted)[:, None] + 0.5) * size / wanted
+        near = np.maximum(1 - np.abs(np.arange(size) + 0.5 - centers) / wide, 0)
         return near / near.sum(1, keepdims=True)
 
     rows = np.tensordot(weights(image.shape[0], height), image.astype(np.float64), 1)
@@ -185,10 +185,10 @@ def test_bit_for_bit_on_photographs(shared_data, tmp_path, kind):
 
 
 def edges(image):
-    """Deviation of the grey image's Laplacian."""
-    grey = image.astype(float).mean(2)
-    inner = grey[1:-1, 1:-1]
-    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    """Deviation of the gray image's Laplacian."""
+    gray = image.astype(float).mean(2)
+    inner = gray[1:-1, 1:-1]
+    around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
     return (4 * inner - around).std()
 
 
@@ -208,7 +208,7 @@ def test_training_sees_what_is_served_at_every_size(side):
             image_size=(side, side), crop_fraction=1.0, resize=kind, fit="stretch", augment=(whole,)
         )
         seeds = tf.constant([[1, 2]], tf.int64)
-        trained = train_pictures(data)(tf.constant([buffer.getvalue()]), seeds)[0].numpy()
+        trained = train_images(data)(tf.constant([buffer.getvalue()]), seeds)[0].numpy()
         served = eval_image(tf.constant(buffer.getvalue()), Preprocessing.of(data)).numpy()
         found[kind] = trained, served
     np.testing.assert_array_equal(*found["antialias"])

@@ -28,30 +28,30 @@ MISSING = dict.fromkeys(
 
 @pytest.fixture
 def foreign(tmp_path, writer, config):
-    """(config, info, pictures): 11 records with nothing but a picture and a label from 1."""
+    """(config, info, images): 11 records with nothing but an image and a label from 1."""
     rng = np.random.default_rng(3)
-    pictures = []
+    images = []
     for number in range(11):
         height, width = rng.integers(10, 300, 2)
         pixels = rng.integers(0, 20 + 20 * number, (height, width, 3), dtype=np.uint8)
-        pictures.append(writer.encode(pixels, ("PNG", "JPEG")[number % 2]))
+        images.append(writer.encode(pixels, ("PNG", "JPEG")[number % 2]))
     records = [
-        writer.serialized(one, number % 10 + 1, **MISSING) for number, one in enumerate(pictures)
+        writer.serialized(one, number % 10 + 1, **MISSING) for number, one in enumerate(images)
     ]
     shards = {"train": [records[:5], records[5:]], "test": [records[:5], records[5:]]}
     info = dataclasses.replace(writer.write(tmp_path / "foreign", shards), foreign=True)
-    return override(config, [f"data.dir={tmp_path / 'foreign'}", "eval.batch=8"]), info, pictures
+    return override(config, [f"data.dir={tmp_path / 'foreign'}", "eval.batch=8"]), info, images
 
 
 @pytest.mark.parametrize("cache", ["none", "memory", "disk"])
 def test_foreign_records_get_an_identity_and_slices(foreign, cache):
-    config, info, pictures = foreign
+    config, info, images = foreign
     batches = list(eval_batches(override(config, [f"data.cache={cache}"]), info, "test"))
     mask = np.concatenate([one.mask.numpy() for one in batches]) > 0
     assert mask.sum() == 11
     for key in features.SLICES:
         got = np.concatenate([one.slices[key].numpy() for one in batches])
-        assert [one.decode() for one in got[mask]] == [slices(load_image(p))[key] for p in pictures]
+        assert [one.decode() for one in got[mask]] == [slices(load_image(p))[key] for p in images]
         assert set(got[~mask]) == {b""}
     ids = np.concatenate([one.ids.numpy() for one in batches])
     assert len(set(ids[mask])) == 11
@@ -65,10 +65,10 @@ def test_foreign_records_get_an_identity_and_slices(foreign, cache):
 
 def test_an_identity_is_kept_and_a_fingerprint_depends_on_every_byte(writer, digits):
     info = dataclasses.replace(digits[1], foreign=True)
-    picture = writer.encode(np.zeros((4, 4), np.uint8))
-    record = writer.serialized(picture, 1, slice__size=b"own")
+    image = writer.encode(np.zeros((4, 4), np.uint8))
+    record = writer.serialized(image, 1, slice__size=b"own")
     parsed = parse_records(tf.constant([record]), info=info)
-    assert parsed.id.numpy() == [hashlib.sha256(picture).hexdigest().encode()]
+    assert parsed.id.numpy() == [hashlib.sha256(image).hexdigest().encode()]
     assert parsed.slices["slice/size"].numpy() == [b"own"]
     a, b, c = fingerprint(tf.constant([b"abc", b"abd", b"abc"])).numpy()
     assert a == c != b
@@ -108,13 +108,13 @@ def test_further_slices_are_read_and_demanded(config, tmp_path, writer, scans):
 
 
 def test_what_the_server_refuses_is_a_bad_record(config, tmp_path, writer):
-    """TensorFlow decodes an 8-bit palette BMP as grey; the header check knows better."""
+    """TensorFlow decodes an 8-bit palette BMP as gray; the header check knows better."""
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
     palette = bytearray(writer.encode(pixels, "BMP"))
     palette[54:58] = b"\x01\x02\x03\x00"
     info = writer.write(tmp_path / "bmp", {"test": [[writer.serialized(bytes(palette), 1)]]})
     [bad] = validate_records(tmp_path / "bmp", "test", info)
-    assert "picture does not decode: BMP with a colour palette" in bad.reason
+    assert "image does not decode: BMP with a color palette" in bad.reason
 
 
 @pytest.mark.parametrize("seed", [None, (7, 0), (7, 1)])

@@ -53,15 +53,15 @@ def test_limits_belong_to_the_upper_band(pixels, key, value):
     assert in_graph(pixels) == got
 
 
-def test_luma_weighs_the_colours():
-    colours = np.zeros((3, 4, 4, 3), np.uint8)
+def test_luma_weighs_the_colors():
+    colors = np.zeros((3, 4, 4, 3), np.uint8)
     for channel in range(3):
-        colours[channel, :, :, channel] = 255
+        colors[channel, :, :, channel] = 255
     # 0.299, 0.587 and 0.114 of 255 are 76, 150 and 29.
-    assert [slices(one)["slice/brightness"] for one in colours] == ["dark", "medium", "dark"]
+    assert [slices(one)["slice/brightness"] for one in colors] == ["dark", "medium", "dark"]
 
 
-def test_large_pictures_are_measured_on_a_grid_of_at_most_256_a_side():
+def test_large_images_are_measured_on_a_grid_of_at_most_256_a_side():
     pixels = np.zeros((600, 257, 3), np.uint8)
     pixels[::3, ::2] = 255  # Every third of 600 rows and every second of 257 columns is looked at.
     assert slices(pixels)["slice/brightness"] == "bright"

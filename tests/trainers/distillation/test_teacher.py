@@ -70,7 +70,7 @@ def test_a_teacher_answers_what_the_trained_model_does(kind, sources, config, tr
 
 
 @pytest.mark.parametrize("kind", ["folder", "bundle"])
-def test_pictures_of_another_size_are_resized_to_the_teachers(kind, sources, config, trained):
+def test_images_of_another_size_are_resized_to_the_teachers(kind, sources, config, trained):
     teacher = load(config, trained.info, sources[kind])
     large = RANDOM.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     # A triangle as wide as four pixels.

@@ -91,7 +91,7 @@ def test_what_is_kept_is_what_the_teacher_says(student, trained, teacher, silent
         ("data.fit=stretch", False),
     ],
 )
-def test_students_share_answers_to_the_same_pictures(
+def test_students_share_answers_to_the_same_images(
     change, shared, student, trained, teacher, silent
 ):
     cached_logits(student, trained.info, teacher, 0)
@@ -150,13 +150,13 @@ def test_there_is_none_without_a_folder(student, trained, silent):
 
 
 @pytest.mark.parametrize("change", ["data.service=grpc://host:1", "train.strategy=multi_worker"])
-def test_pictures_in_no_fixed_order_are_refused(change, student, trained, silent):
-    with pytest.raises(ConfigError, match=r"distill\.cache_dir needs pictures in one order"):
+def test_images_in_no_fixed_order_are_refused(change, student, trained, silent):
+    with pytest.raises(ConfigError, match=r"distill\.cache_dir needs images in one order"):
         cached_logits(override(student, [change]), trained.info, silent, 0)
 
 
 @pytest.mark.parametrize(("replicas", "start"), [(1, 2), (2, 0), (4, 2)])
-def test_each_replica_gets_the_answers_to_its_pictures(replicas, start, student, trained, teacher):
+def test_each_replica_gets_the_answers_to_its_images(replicas, start, student, trained, teacher):
     kept = cached_logits(student, trained.info, teacher, 0)
     context = tf.distribute.InputContext(1, 0, replicas)
     batches = train_batches(student, trained.info, epoch=0, input_context=context, start_step=start)

@@ -54,12 +54,12 @@ found = {}
 for name, raw in json.loads(sys.argv[1]).items():
     config = from_dict(raw)
     two = replace(config, train=replace(config.train, strategy="mirrored"))
-    on_one = name in ("plain", "adamw_in_parts", "synchronised")
+    on_one = name in ("plain", "adamw_in_parts", "synchronized")
     found[name] = [run(config)[1] if on_one else None, run(two)[1]]
-# Synchronised statistics make replicas take turns in the middle of the network.
+# Synchronized statistics make replicas take turns in the middle of the network.
 dropping = replace(two, model=replace(two.model, dropout=0.5))
 dropping = replace(dropping, train=replace(dropping.train, sync_batch_norm=True, epochs=1))
-norm = from_dict(json.loads(sys.argv[1])["synchronised"]).model
+norm = from_dict(json.loads(sys.argv[1])["synchronized"]).model
 dropping = replace(dropping, model=replace(norm, dropout=0.5))
 found["twice"] = [run(dropping, one)[1] for one in ("a", "b")]
 try:
@@ -135,7 +135,7 @@ def test_statistics_of_half_a_batch_make_another_curve(two_processors):
     assert np.abs(rows(two)[0] - rows(one)[0]).max() > 50 * TOLERANCE
 
 
-def test_dropout_draws_the_same_beside_synchronised_statistics(two_processors):
+def test_dropout_draws_the_same_beside_synchronized_statistics(two_processors):
     one, other = two_processors["twice"]
     np.testing.assert_allclose(rows(one), rows(other), rtol=TOLERANCE)
 

@@ -26,8 +26,8 @@ def relabelled(records, folder, order, **changed):
     """The test split of `records` whose classes come in another order, or only some of them."""
     whole = DatasetInfo.load(records[0])
     kept = []
-    for serialised in records[1]["test"]:
-        example = tf.train.Example.FromString(serialised)
+    for serialized in records[1]["test"]:
+        example = tf.train.Example.FromString(serialized)
         label = example.features.feature[LABEL].int64_list.value
         if label[0] - 1 in order:
             label[0] = order.index(label[0] - 1) + 1

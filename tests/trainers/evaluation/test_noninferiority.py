@@ -22,7 +22,7 @@ COUNTS = [(0, 0, 50), (2, 6, 400), (6, 2, 400), (1, 7, 21), (0, 9, 60), (30, 33,
 
 
 def brute_force_statistic(gained, lost, total, difference):
-    """Maximises the multinomial likelihood under the constraint numerically; no closed form."""
+    """Maximizes the multinomial likelihood under the constraint numerically; no closed form."""
     low, high = max(0.0, -difference), (1 - difference) / 2
 
     def loss(only_second):

@@ -1,4 +1,4 @@
-"""The SavedModel of a bundle: four signatures over one graph, on real pictures."""
+"""The SavedModel of a bundle: four signatures over one graph, on real images."""
 
 import numpy as np
 import pytest
@@ -117,7 +117,7 @@ def test_an_empty_batch_leaves_convolutions_outside_branches(built):
     assert inside.isdisjoint({"If", "StatelessIf", "Case", "StatelessCase"})
 
 
-def test_bytes_that_are_no_picture_are_refused(signatures, encoded):
+def test_bytes_that_are_no_image_are_refused(signatures, encoded):
     both = tf.constant([encoded["test"][0], b"<html>no</html>"])
     with pytest.raises(tf.errors.InvalidArgumentError):
         signatures["serving_default"](image_bytes=both)

@@ -45,7 +45,7 @@ def work(x):
     "trainers/registry.py": (
         "class Registry: pass\n"
         'shapes: Registry = Registry("shape", "trainers.shapes")\n'
-        'colours = Registry("colour", "trainers.colours")\n'
+        'colors = Registry("color", "trainers.colors")\n'
     ),
     "trainers/shapes/__init__.py": "",
     "trainers/shapes/circle.py": "from trainers.registry import shapes\n",
@@ -111,7 +111,7 @@ COUNTS = [
     ("trainers/text.py", "pass", "return 0"),
     ("trainers/deep/twig.py", "", "x = 1"),
     ("trainers/family/one.py", "", "x = 1"),
-    ("trainers/shapes/circle.py", "import shapes", "import shapes, colours"),
+    ("trainers/shapes/circle.py", "import shapes", "import shapes, colors"),
     ("trainers/part.html.j2", "part", "whole"),
     ("trainers/shapes/sizes.json", "[1]", "[2]"),
 ]

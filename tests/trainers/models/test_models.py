@@ -102,7 +102,7 @@ def test_cifar_resnet20_has_a_quarter_million_parameters():
     model = build("resnet20", classes=10)
     count = sum(np.prod(w.shape) for w in model.trainable_weights)
     # He et al. table 6 rounds 269,722 to 0.27 M; two projections (option B) and their
-    # normalisations add 16 x 32 + 32 x 64 + 2 x (32 + 64).
+    # normalizations add 16 x 32 + 32 x 64 + 2 x (32 + 64).
     assert count == 269_722 + 2_560 + 192
 
 

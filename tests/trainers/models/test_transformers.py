@@ -35,7 +35,7 @@ def weights_of(model) -> dict[str, np.ndarray]:
     }
 
 
-def normalised(x, weights, name):
+def normalized(x, weights, name):
     mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
     scaled = (x - mean) / np.sqrt(variance + 1e-6)
     return scaled * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
@@ -77,12 +77,12 @@ def encoded(images, weights, *, patch, depth, heads, tokens=()):
     x = np.stack([*learned, *rows], axis=1) + weights["positions/table"]
     for index in range(depth):
         name = f"block{index + 1}"
-        y = attention(normalised(x, weights, f"{name}_norm1"), weights, name, heads)
+        y = attention(normalized(x, weights, f"{name}_norm1"), weights, name, heads)
         x = x + y * weights.get(f"{name}_scale1/gamma", 1.0)
-        y = dense(normalised(x, weights, f"{name}_norm2"), weights, f"{name}_up")
+        y = dense(normalized(x, weights, f"{name}_norm2"), weights, f"{name}_up")
         y = dense(y * 0.5 * (1 + erf(y / np.sqrt(2))), weights, f"{name}_down")
         x = x + y * weights.get(f"{name}_scale2/gamma", 1.0)
-    return normalised(x, weights, "norm")
+    return normalized(x, weights, "norm")
 
 
 IMAGES = RNG.integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)

@@ -115,7 +115,7 @@ def exported(model: keras.Model, config: Config, folder: Path) -> None:
 def jobs_of(name: str, model: keras.Model, folder: Path) -> tuple[keras.Model, list[ConversionJob]]:
     """The quantisation-aware model, and conversions of the float one and of that."""
     aware = quantisation_aware(model)
-    # The statistics of two pictures, which is all that a momentum of 0 keeps, make chaos of noise.
+    # The statistics of two images, which is all that a momentum of 0 keeps, make chaos of noise.
     norms = [layer for layer in aware.submodules if isinstance(layer, NORM)]
     for norm in norms:
         norm.trainable = False
@@ -157,7 +157,7 @@ def check_tflite(model: keras.Model, aware: keras.Model, results) -> None:
 def settle(model: keras.Model) -> None:
     """Makes gammas that start at 0 small instead: a kernel of zeros has no int8 scale.
 
-    And all gammas smaller where, without statistics of pictures, noise grows with every block: in
+    And all gammas smaller where, without statistics of images, noise grows with every block: in
     ResNet-RS-200 to logits of 1,600, which a change of the input by 1e-5 moves by 12 %.
     """
     model.set_weights([np.where(w == 0, 0.1, w) for w in model.get_weights()])

@@ -156,7 +156,7 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_been(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lamb"])
-def test_an_optimiser_survives_serialisation(name):
+def test_an_optimizer_survives_serialization(name):
     config = OptimConfig(name, 0.1, warmup_steps=4, clip_norm=0.5, nesterov=True, layer_decay=1.0)
     ours = build_optimizer(config, 10)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(ours))
@@ -217,7 +217,7 @@ print(json.dumps([train(OptimConfig(**c), summed, scaled) for c, summed, scaled 
 """
 CLIPPED = OptimConfig(learning_rate=0.1, schedule="constant", weight_decay=0.05, clip_norm=0.5)
 RULES = ("sgd", "adam", "adamw", "lamb")
-# Name, whether gradients arrive summed, whether a loss-scaling optimiser is around it.
+# Name, whether gradients arrive summed, whether a loss-scaling optimizer is around it.
 RUNS = [(name, summed, False) for name in RULES for summed in (True, False)]
 RUNS += [("sgd", True, True), ("lamb", True, True)]
 

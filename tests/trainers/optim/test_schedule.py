@@ -39,7 +39,7 @@ def test_constant_is_constant_after_warm_up():
     assert rates(config, 10, (0, 1, 5, 20)) == pytest.approx([0.15, 0.3, 0.3, 0.3])
 
 
-def test_a_schedule_survives_serialisation():
+def test_a_schedule_survives_serialization():
     config = OptimConfig(learning_rate=0.4, schedule="step", warmup_steps=3)
     serialize = keras.optimizers.schedules.serialize
     again = keras.optimizers.schedules.deserialize(serialize(WarmUp(config, 20)))

@@ -26,7 +26,7 @@ def row(epoch, top1, loss=1.0):
 
 @pytest.fixture
 def make(tmp_path):
-    """A fresh model and optimiser, as a new process has them, on the same folder."""
+    """A fresh model and optimizer, as a new process has them, on the same folder."""
 
     def make():
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
@@ -83,7 +83,7 @@ def test_last_and_best_come_back(make, tmp_path):
     assert again.restore_best(history) == 2, "the chosen file is still there"
 
 
-def test_the_optimiser_goes_on_where_it_was(make):
+def test_the_optimizer_goes_on_where_it_was(make):
     def step(model, optimizer):
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(model(tf.ones((1, 1))))

@@ -18,15 +18,15 @@ def digits():
 
 
 def reference(features, labels, strength):
-    """Scikit-learn's probabilities, of features centred and scaled as the docstring says."""
-    centre = features.mean(axis=0)
-    scale = np.sqrt(((features - centre) ** 2).sum(axis=1).mean())
+    """Scikit-learn's probabilities, of features centered and scaled as the docstring says."""
+    center = features.mean(axis=0)
+    scale = np.sqrt(((features - center) ** 2).sum(axis=1).mean())
     model = LogisticRegression(C=strength, tol=1e-8, max_iter=5000)
     with warnings.catch_warnings():
         # It gives SciPy an option that newer versions of SciPy do not know.
         warnings.filterwarnings("ignore", "Unknown solver options: iprint")
-        model.fit((features - centre) / scale, labels)
-    return lambda other: model.predict_proba((other - centre) / scale)
+        model.fit((features - center) / scale, labels)
+    return lambda other: model.predict_proba((other - center) / scale)
 
 
 @pytest.mark.parametrize("images", [40, 300])  # fewer than the 64 features, and more

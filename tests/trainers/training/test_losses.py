@@ -40,7 +40,7 @@ def test_half_precision_logits_are_computed_in_full():
     assert float(CrossEntropy()(LABELS, half)) == float(full)
 
 
-def test_survives_serialisation():
+def test_survives_serialization():
     loss = keras.losses.deserialize(keras.losses.serialize(CrossEntropy(0.2)))
     assert isinstance(loss, CrossEntropy)
     assert loss.label_smoothing == 0.2
@@ -91,7 +91,7 @@ def test_fit_counts_loss_and_top1_of_either_kind_of_label(soft):
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_metric_survives_serialisation():
+def test_the_metric_survives_serialization():
     (metric,) = Classification().metrics()
     again = keras.metrics.deserialize(keras.metrics.serialize(metric))
     again.update_state(LABELS, LOGITS)
@@ -118,7 +118,7 @@ def test_binary_is_one_sigmoid_a_class(smoothing, shape):
         assert float(theirs(one_hot, LOGITS)) == pytest.approx(each.mean(), rel=1e-5)
 
 
-def test_binary_has_every_class_of_a_mixed_picture_present():
+def test_binary_has_every_class_of_a_mixed_image_present():
     mixed = np.zeros((7, 4), np.float32)
     rows = np.arange(7)
     mixed[rows, LABELS] = 0.97
@@ -127,7 +127,7 @@ def test_binary_has_every_class_of_a_mixed_picture_present():
     np.testing.assert_allclose(each, binary_by_hand(mixed > 0, 0.1), rtol=1e-4)
 
 
-def test_binary_survives_large_logits_half_precision_and_serialisation():
+def test_binary_survives_large_logits_half_precision_and_serialization():
     loss = keras.losses.deserialize(keras.losses.serialize(BinaryCrossEntropy(0.2)))
     assert isinstance(loss, BinaryCrossEntropy)
     assert loss.label_smoothing == 0.2

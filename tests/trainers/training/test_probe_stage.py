@@ -77,14 +77,14 @@ def reference(features, strength, *splits):
         np.concatenate(parts)
         for parts in zip(*(features[s] for s in splits or ("train",)), strict=True)
     )
-    centre = train.mean(axis=0)
-    scale = np.sqrt(((train - centre) ** 2).sum(axis=1).mean())
+    center = train.mean(axis=0)
+    scale = np.sqrt(((train - center) ** 2).sum(axis=1).mean())
     model = LogisticRegression(C=strength, tol=1e-8, max_iter=5000)
     with warnings.catch_warnings():
         # It gives SciPy an option that newer versions of SciPy do not know.
         warnings.filterwarnings("ignore", "Unknown solver options: iprint")
-        model.fit((train - centre) / scale, labels)
-    return model.predict_proba((features["validation"][0] - centre) / scale)
+        model.fit((train - center) / scale, labels)
+    return model.predict_proba((features["validation"][0] - center) / scale)
 
 
 def validation_scores(found):
@@ -244,9 +244,9 @@ def test_a_saved_model_has_its_probe_beside_it(config, given, features, tmp_path
 def test_groups_of_the_records_are_kept_together(transfer, records, tmp_path, monkeypatch):
     folder = tmp_path / "data"
     splits = {}
-    for split, serialised in records[1].items():
+    for split, serialized in records[1].items():
         splits[split] = []
-        for number, one in enumerate(serialised):
+        for number, one in enumerate(serialized):
             example = tf.train.Example.FromString(one)
             name = f"camera {number % 7}".encode()
             example.features.feature["image/group"].bytes_list.value.append(name)

@@ -22,7 +22,7 @@ CLASSES, SIZE, BATCH = 5, 8, 8
 
 @pytest.fixture(scope="module")
 def batch():
-    """Pictures (8,8,8,3) uint8 and labels (8,)."""
+    """Images (8,8,8,3) uint8 and labels (8,)."""
     random = np.random.default_rng(3)
     images = random.integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8)
     return tf.constant(images), tf.constant(random.integers(0, CLASSES, BATCH), tf.int32)

@@ -14,7 +14,7 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture(scope="session")
 def answers():
-    """Fixture's name -> (2, 7) float32 logits; `pictures_SIZE` -> (2, SIZE, SIZE, 3) uint8."""
+    """Fixture's name -> (2, 7) float32 logits; `images_SIZE` -> (2, SIZE, SIZE, 3) uint8."""
     with np.load(DATA / "answers.npz") as file:
         return dict(file)
 

@@ -1,4 +1,4 @@
-"""To and from `keras.applications`: the same pictures, the same answers, in Keras' file formats."""
+"""To and from `keras.applications`: the same images, the same answers, in Keras' file formats."""
 
 import inspect
 
@@ -15,7 +15,7 @@ CAFFE = {"mean": (123.68, 116.779, 103.939)}
 V1 = {"variant": "v1", "bias": True}
 
 
-def randomise(model: keras.Model) -> None:
+def randomize(model: keras.Model) -> None:
     """No weight at its start, statistics and scales included, and activations of moderate size."""
     rng = np.random.default_rng(7)
     for variable in model.weights:
@@ -39,7 +39,7 @@ def theirs():
     model = keras.applications.ResNet50(
         weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None
     )
-    randomise(model)
+    randomize(model)
     return model
 
 
@@ -103,7 +103,7 @@ def test_models_of_the_adapter(name, function, norm, ending, make, tmp_path):
     theirs = build(
         weights=None, input_shape=(size, size, 3), classes=7, classifier_activation=None, **options
     )
-    randomise(theirs)
+    randomize(theirs)
     if norm is None:
         inner = next(layer for layer in theirs.layers if layer.name.startswith("normalization"))
         inner.set_weights([np.array([0.4, 0.5, 0.6]), np.array([0.04, 0.05, 0.06]), np.array(0)])

@@ -8,7 +8,7 @@ from trainers.weights import WeightsError, initialize, looks_like
 
 VIT = {"patch": 8, "width": 24, "depth": 2, "heads": 3}
 HALF = {"mean": (127.5,) * 3, "std": (127.5,) * 3}
-# Fixture -> (our model, its options, picture size, file).
+# Fixture -> (our model, its options, image size, file).
 CASES = {
     "timm_vit": ("vit", {**VIT, "layer_scale": 0.1}, 32),
     "timm_vit_late_token": ("vit", VIT, 32),
@@ -36,7 +36,7 @@ def test_the_answers_are_theirs(name, make, answers, file_of):
     kind, options, size = CASES[name]
     model, config = make(kind, size, **options)
     report = initialize(model, file_of(name), config)
-    logits = model(answers[f"pictures_{size}"], training=False)
+    logits = model(answers[f"images_{size}"], training=False)
     scale = np.abs(answers[name]).max()
     np.testing.assert_allclose(logits, answers[name], atol=1e-5 * scale, rtol=1e-4)
     assert {row.ours for row in report.rows if row.ours} == {
@@ -55,7 +55,7 @@ def test_another_size_interpolates_positions_as_timm_does(make, answers, file_of
 
 
 @pytest.mark.parametrize("data", [HALF, {"mean": (100.0, 120.0, 90.0), "std": (1.0, 300.0, 50.0)}])
-def test_a_vit_takes_up_any_normalisation(data, make, answers, file_of):
+def test_a_vit_takes_up_any_normalization(data, make, answers, file_of):
     model, config = make("vit", data=data, **VIT)
     report = initialize(model, file_of("hf_vit"), config)
     logits = model(answers["pictures_32"], training=False)
@@ -74,13 +74,13 @@ def test_a_resnet_takes_up_another_deviation_and_tells_of_another_mean(make, ans
     assert any("set data.mean=123.675,116.28,103.53" in note for note in report.notes)
 
 
-def test_an_unknown_normalisation_is_told(make, weights_data, tmp_path):
+def test_an_unknown_normalization_is_told(make, weights_data, tmp_path):
     save_file(
         load_file(weights_data / "timm_deit" / "model.safetensors"), tmp_path / "deit.safetensors"
     )
     model, config = make("deit", **VIT)
     report = initialize(model, tmp_path / "deit.safetensors", config)
-    assert any("does not say how its pictures were normalised" in note for note in report.notes)
+    assert any("does not say how its images were normalized" in note for note in report.notes)
 
 
 def test_other_classes_replace_the_head_and_nothing_else(make, answers, file_of):

@@ -21,7 +21,7 @@ SIDE = 65
 
 @pytest.fixture(scope="session")
 def lite(weights_data):
-    """`pictures` (2, 65, 65, 3) uint8, and (2, 1000) logits of each name by PyTorch."""
+    """`images` (2, 65, 65, 3) uint8, and (2, 1000) logits of each name by PyTorch."""
     with np.load(weights_data / "torch" / "lite.npz") as file:
         return dict(file)
 

@@ -1,4 +1,4 @@
-"""`sightline show`: pictures drawn from a data set's records, with what the records say of them."""
+"""`sightline show`: images drawn from a data set's records, with what the records say of them."""
 
 import random
 from collections.abc import Iterator
@@ -24,16 +24,16 @@ _MAX_COUNT = 400
 def contact_sheet(
     directory: Path, *, split: str = "test", count: int = 12, seed: int = 0, out: Path
 ) -> Path:
-    """Draws pictures of one split, chosen at random, on one PNG.
+    """Draws images of one split, chosen at random, on one PNG.
 
     Each has its class below; a detection record has its boxes with names, its masks translucent,
-    and crowds dashed and marked with `*`. A record whose picture does not decode says so.
+    and crowds dashed and marked with `*`. A record whose image does not decode says so.
 
     Args:
       directory: holds `dataset.json` and `Split-*`.
       split: `train`, `validation` or `test`.
-      count: how many pictures, in 1..400; fewer where the split has fewer.
-      seed: another one chooses other pictures.
+      count: how many images, in 1..400; fewer where the split has fewer.
+      seed: another one chooses other images.
       out: the PNG to write; its folder is made when absent.
 
     Returns:
@@ -80,7 +80,7 @@ def _choose(
 
 
 def _cell(record: bytes, info: DatasetInfo, side: int) -> Image.Image:
-    """One picture in the middle of its square, its class and file name below."""
+    """One image in the middle of its square, its class and file name below."""
     cell = Image.new("RGB", (side, side + _CAPTION), _CARD)
     draw = ImageDraw.Draw(cell)
     label = name = ""
@@ -91,9 +91,9 @@ def _cell(record: bytes, info: DatasetInfo, side: int) -> Image.Image:
         label = label_text(labels_of(feature, info), info)
         if info.task == features.DETECTION:
             label = label or "no objects"
-        picture = draw_record(example, info, side=side)
-        at = (side - picture.width) // 2, (side - picture.height) // 2
-        cell.paste(picture, at)
+        image = draw_record(example, info, side=side)
+        at = (side - image.width) // 2, (side - image.height) // 2
+        cell.paste(image, at)
     except (ImageError, DecodeError) as error:
         draw.rectangle((0, 0, side - 1, side - 1), fill=(236, 239, 243))
         for line, text in enumerate(_wrap(str(error) or "not a tf.Example", side - 20)[:8]):

@@ -67,7 +67,7 @@ def describe(
       target: a registered model, a recipe, a folder of `sightline train`, or a bundle.
       options: `key=value`; a key without a dot is an option of the model's builder, another one is
         the configuration's.
-      size: side of the picture in pixels; 0 takes the target's own, 224 for a model's name.
+      size: side of the image in pixels; 0 takes the target's own, 224 for a model's name.
       classes: logits; 0 takes the target's own, 1,000 where it has none.
       profile: also freeze the graph and have TensorFlow count it, which takes seconds.
 
@@ -115,7 +115,7 @@ def describe(
 def parts(layers: Sequence[dict[str, Any]]) -> list[Part]:
     """The layers of `describe` summed up by stage or block, or else by the map's size.
 
-    Neighbours that cost the same, as a transformer's blocks do, are one part: `block1-12`.
+    Neighbors that cost the same, as a transformer's blocks do, are one part: `block1-12`.
     """
     named = [_PART.match(layer["name"]) for layer in layers]
     found = [_summed(name, list(group)) for name, group in _grouped(layers, named)]

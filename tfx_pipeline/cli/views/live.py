@@ -68,9 +68,9 @@ class LiveView:
             self._spinner = Spinner("dots")
         elif kind == "component":
             self._running = ""
-            colour, word = _MARKS[event["state"]]
+            color, word = _MARKS[event["state"]]
             self._console.print(
-                f"  [{colour}]{word:<7}[/] {event['name']:<36} {event['seconds']:7.1f} s",
+                f"  [{color}]{word:<7}[/] {event['name']:<36} {event['seconds']:7.1f} s",
                 highlight=False,
             )
         elif kind == "announcement":

@@ -11,10 +11,10 @@ from serving.client import ClientError, connect, predict_local
 def predictions_table(
     where: str, images: list[Path], *, model: str = "", variant: str = "", top: int = 3
 ) -> Table:
-    """Picture, best class, score, and the next ones.
+    """Image, best class, score, and the next ones.
 
     Raises:
-      ClientError: no server there, no such model, or a picture it cannot decode.
+      ClientError: no server there, no such model, or an image it cannot decode.
       BundleError: no such bundle or variant.
     """
     if "://" in where:
@@ -23,7 +23,7 @@ def predictions_table(
         with connect(where) as client:
             found = client.predict(images, model=model, top_k=top)
     else:
-        open_bundle(where)  # A mistyped folder is told before the pictures are read.
+        open_bundle(where)  # A mistyped folder is told before the images are read.
         for image in images:
             _check(image)
         found = predict_local(where, images, variant=variant or "saved_model", top_k=top)
@@ -35,7 +35,7 @@ def predictions_table(
 
 
 def _check(image: Path) -> None:
-    """Names the picture that the model's graph would refuse, where TensorFlow would not.
+    """Names the image that the model's graph would refuse, where TensorFlow would not.
 
     Raises:
       ClientError: no such file, or not a JPEG, PNG, BMP or GIF.

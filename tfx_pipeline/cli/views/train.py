@@ -65,7 +65,7 @@ class Bar:
 
 
 def records_of(data: Path, out: Path, console: Console) -> Path:
-    """`data` where it holds records, else records of its pictures, made in `out/data` once."""
+    """`data` where it holds records, else records of its images, made in `out/data` once."""
     if (data / DATASET_FILE).is_file() or not data.is_dir():
         return data
     records = out / "data"

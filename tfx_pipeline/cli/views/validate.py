@@ -28,7 +28,7 @@ def validate(
     settings: ValidatorSettings | None = None,
     console: Console | None = None,
 ) -> int:
-    """Reads every record, prints a table of what is wrong, and writes a page with the pictures.
+    """Reads every record, prints a table of what is wrong, and writes a page with the images.
 
     Args:
       directory: holds `dataset.json` and `Split-*`.
@@ -104,7 +104,7 @@ def anomaly_table(found: ImageAnomalies) -> Table:
             Text(_printable(row["example"])),
         )
     if not table.row_count:
-        table.add_row("nothing", *[""] * 3, "every picture decodes, and none occurs twice")
+        table.add_row("nothing", *[""] * 3, "every image decodes, and none occurs twice")
     return table
 
 
@@ -120,7 +120,7 @@ def write_page(directory: Path, found: ImageAnomalies, out: Path, *, shown: int)
       directory: of the data set.
       found: what was found in it.
       out: the file; its folder is made when absent.
-      shown: anomalies of each kind whose pictures are shown.
+      shown: anomalies of each kind whose images are shown.
 
     Raises:
       OSError: the disk refused; an older page stays as it was.

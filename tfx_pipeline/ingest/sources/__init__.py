@@ -1,1 +1,1 @@
-"""One data set a file: a function under `@jobs.register(name)` that names classes and pictures."""
+"""One data set a file: a function under `@jobs.register(name)` that names classes and images."""

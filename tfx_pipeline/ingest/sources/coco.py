@@ -1,12 +1,12 @@
 """COCO: detection with masks, crowds and, if wished, captions and labels of single pixels.
 
     sightline ingest coco ~/coco --out data/coco
-    sightline ingest coco annotations=mine.json images=pictures.zip --out data/mine
+    sightline ingest coco annotations=mine.json images=images.zip --out data/mine
 
 | in the folder | is |
 |---|---|
 | `annotations/instances_{train,val}2017.json`, or `annotations_trainval2017.zip` | the labels |
-| `train2017/`, `train2017.zip` or `train2017.tar`, likewise `val2017` | the pictures |
+| `train2017/`, `train2017.zip` or `train2017.tar`, likewise `val2017` | the images |
 | `annotations/captions_{train,val}2017.json` | captions, with `captions=true` |
 | `annotations/panoptic_{train,val}2017.json` and folders or zips of that name | `panoptic=true` |
 
@@ -47,7 +47,7 @@ from tfx_pipeline.ingest.split_words import split_of_word
 from trainers.data import features
 
 _VAL_SPLITS = ("test", "validation")
-# Of training pictures; val2017 fills test, and then only the ratio of the first two counts.
+# Of training images; val2017 fills test, and then only the ratio of the first two counts.
 _FRACTIONS = (0.97, 0.02, 0.01)
 _MAX_PIXEL_LABELS = 255
 
@@ -67,19 +67,19 @@ def source(
     semantic: str = "",
     boxes: str = "",
 ) -> Source:
-    """COCO's pictures and objects, or those of any data set in its format.
+    """COCO's images and objects, or those of any data set in its format.
 
     Args:
       request: a folder in COCO's layout; not needed with `annotations` and `images`.
       annotations: an instances file.
-      images: the folder, zip or tar of its pictures.
+      images: the folder, zip or tar of its images.
       split: with `annotations`: where they go; by default what the file's name says, or by content.
       val: `test` or `validation`: where val2017 goes.
       year: which annotation files to take, where there are several years: `2014` or `2017`.
-      only: `train` or `val`, where the other's pictures are not there.
+      only: `train` or `val`, where the other's images are not there.
       captions: also read the captions.
       panoptic: also read the panoptic labels; their classes count from 1 in the order of their ids.
-      semantic: a folder or archive with a PNG of labels for each picture, by the same name; one
+      semantic: a folder or archive with a PNG of labels for each image, by the same name; one
         called `stuffthingmaps...` counts from 0, in others 0 is void.
       boxes: for images that EXIF turns and whose stated size does not decide it: `stored` or
         `shown`, what boxes and masks were drawn on.
@@ -214,7 +214,7 @@ class _Reader:
     def _panoptic(self, reader: CocoReader, number: int, entry: ImageEntry) -> dict[str, Values]:
         listed = reader.panoptic(number, entry.id)
         if listed is None:
-            raise PixelLabelError("mask_invalid", "panoptic: the picture is not listed")
+            raise PixelLabelError("mask_invalid", "panoptic: the image is not listed")
         name, segments = listed
         data = _png(reader.file(number, PANOPTIC, name), name)
         return panoptic_features(data, segments, labels=self._pixel_labels, size=entry.size)
@@ -238,7 +238,7 @@ def _orphans(reader: CocoReader, number: int, part: Part) -> Iterator[Finding]:
 
 
 def _unlisted(reader: CocoReader, number: int, part: Part) -> Iterator[Finding]:
-    """Pictures that the annotation file does not know, once its images are read."""
+    """Images that the annotation file does not know, once its images are read."""
     for name in reader.unused(number):
         if name == part.instances.name:
             continue
@@ -262,7 +262,7 @@ def _png(place: Member | None, name: str) -> bytes:
 def _load(writer: CocoWriter, part: Part, semantic: Path | None) -> None:
     number = writer.add_instances(part.instances)
     if not writer.add_files(number, PICTURE, members(part.pictures)):
-        raise IngestError(f"{part.pictures} holds no pictures; {part.instances} is about them")
+        raise IngestError(f"{part.pictures} holds no images; {part.instances} is about them")
     if part.captions:
         writer.add_captions(number, part.captions)
     if part.panoptic:

@@ -19,7 +19,7 @@ from tfx_pipeline.ingest.index import connect
 from tfx_pipeline.ingest.source import IngestError
 from tfx_pipeline.ingest.sources.json_stream import Document, read_list
 
-#: What a file is to a part: a picture, its panoptic PNG, or its semantic PNG.
+#: What a file is to a part: an image, its panoptic PNG, or its semantic PNG.
 PICTURE, PANOPTIC, SEMANTIC = range(3)
 
 _MAX_INTEGER = 2**63
@@ -155,7 +155,7 @@ class CocoWriter:
         )
         if not annotations:
             raise IngestError(
-                f"{document} has no `annotations`: COCO's image_info files are of test pictures, "
+                f"{document} has no `annotations`: COCO's image_info files are of test images, "
                 "whose labels are not published; give an instances file"
             )
         return part
@@ -269,7 +269,7 @@ class CocoReader:
         """Where a file lies that a JSON calls `name`.
 
         That is its path, or the one path that ends in `/` and `name`, or that `name` ends in `/`
-        and: another folder's file of the same base name is another picture.
+        and: another folder's file of the same base name is another image.
         """
         for written in dict.fromkeys((name, with_slashes(name))):
             wanted = _bytes(written)
@@ -292,7 +292,7 @@ class CocoReader:
         return None
 
     def file_of_elsewhere(self, part: int, name: str) -> Member | None:
-        """The picture that has the last part of a path of another machine for its own name.
+        """The image that has the last part of a path of another machine for its own name.
 
         None where several files, or several images of the JSON, have that name.
         """
@@ -314,7 +314,7 @@ class CocoReader:
         return Member(_text(own), _text(path), offset, length, bool(deflated))
 
     def unused(self, part: int) -> Iterator[str]:
-        """Names of pictures that no image asked for so far."""
+        """Names of images that no image asked for so far."""
         query = "SELECT name FROM files WHERE part = ? AND kind = ? AND used = 0 ORDER BY name"
         for (name,) in self._database.execute(query, (part, PICTURE)):
             yield _text(name)

@@ -1,4 +1,4 @@
-"""Where COCO's annotation files and pictures are: in its own layout, or as they are named."""
+"""Where COCO's annotation files and images are: in its own layout, or as they are named."""
 
 import re
 from collections.abc import Mapping
@@ -23,15 +23,15 @@ _JSON = re.compile(r"(instances|captions|panoptic)_\w+\.json$")
 
 @dataclass(frozen=True)
 class Part:
-    """One annotation file and the pictures that it is about.
+    """One annotation file and the images that it is about.
 
     Attributes:
-      split: where its pictures go; empty is decided by content.
+      split: where its images go; empty is decided by content.
       instances: the annotation file.
-      pictures: a folder or an archive.
+      images: a folder or an archive.
       captions: a captions file, where wished.
       panoptic: a panoptic file and the folder or archive of its PNGs, where wished.
-      own: no other annotation file is about these pictures.
+      own: no other annotation file is about these images.
       published: COCO's own layout, whose figures are to be comparable with published ones.
     """
 
@@ -56,14 +56,14 @@ def parts_of(folder: Path, *, val: str, year: str, only: str, wishes: Wishes) ->
     """The parts of a folder in COCO's layout, train before val.
 
     Args:
-      folder: holds annotation files and pictures.
-      val: the split of the pictures of `val`.
+      folder: holds annotation files and images.
+      val: the split of the images of `val`.
       year: of the files to take; empty takes the only one there is.
       only: `train` or `val`; empty takes both where both are there.
       wishes: what else to find.
 
     Raises:
-      IngestError: pictures without annotations or annotations without pictures, several years, or
+      IngestError: images without annotations or annotations without images, several years, or
         nothing at all.
     """
     if only and split_of_word(only) is None:
@@ -75,7 +75,7 @@ def parts_of(folder: Path, *, val: str, year: str, only: str, wishes: Wishes) ->
     tags = _tags(folder, documents, year)
     kinds = one_of_each({kind for kind, _ in tags}, str(folder))
     if "test" in kinds:
-        val = "validation"  # A labelled test split is there; nothing needs to stand in for it.
+        val = "validation"  # A labeled test split is there; nothing needs to stand in for it.
     parts = []
     for kind, number in sorted(tags, key=lambda one: SPLITS.index(split_of_word(one[0]) or "")):
         if only and split_of_word(only) != split_of_word(kind):
@@ -84,7 +84,7 @@ def parts_of(folder: Path, *, val: str, year: str, only: str, wishes: Wishes) ->
         instances = documents.get(f"instances_{tag}.json")
         if instances is None:
             raise IngestError(
-                f"{folder / 'annotations' / f'instances_{tag}.json'} does not exist, and pictures "
+                f"{folder / 'annotations' / f'instances_{tag}.json'} does not exist, and images "
                 f"of {tag} are there; put it there, or annotations_trainval{number}.zip beside "
                 f"{tag}, or say only={'val' if kind == 'train' else 'train'}"
             )
@@ -92,7 +92,7 @@ def parts_of(folder: Path, *, val: str, year: str, only: str, wishes: Wishes) ->
         if pictures is None:
             raise IngestError(
                 f"{folder} has {instances.name} but no {tag}/, {tag}.zip or {tag}.tar; put the "
-                f"pictures there, or say only={'val' if kind == 'train' else 'train'}"
+                f"images there, or say only={'val' if kind == 'train' else 'train'}"
             )
         split = val if kind == "val" else split_of_word(kind) or ""
         part = Part(split, instances, pictures, own=True, published=True)
@@ -120,7 +120,7 @@ def _parts_beside(folder: Path, only: str) -> list[Part]:
 
 
 def _tags(folder: Path, documents: Mapping[str, Document], year: str) -> set[tuple[str, str]]:
-    """(train or val, year) of every annotation file and every folder or archive of pictures."""
+    """(train or val, year) of every annotation file and every folder or archive of images."""
     names = [one for one in documents if one.startswith("instances_")]
     tags = {found.groups() for found in map(_TAG.search, names) if found}
     for root in (folder, folder / "images"):
@@ -133,7 +133,7 @@ def _tags(folder: Path, documents: Mapping[str, Document], year: str) -> set[tup
         raise IngestError(f"{folder} has nothing of {year}; it has {', '.join(years) or 'nothing'}")
     if len(years) > 1 and not year:
         raise IngestError(
-            f"{folder} has pictures of {' and '.join(years)}, which are partly the same; "
+            f"{folder} has images of {' and '.join(years)}, which are partly the same; "
             f"say year={years[-1]}"
         )
     return {(one[0], one[1]) for one in tags if year in ("", one[1])}

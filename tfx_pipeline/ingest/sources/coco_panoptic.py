@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from core.image_header import check_image
-from tfx_pipeline.ingest.masks import encode_grey_png
+from tfx_pipeline.ingest.masks import encode_gray_png
 from tfx_pipeline.ingest.source import Values
 from trainers.data import features
 
@@ -36,7 +36,7 @@ def panoptic_features(
         definition, cocodataset.org).
       segments: `segments_info`: the `id` and `category_id` of each.
       labels: category id -> label in [1, 255].
-      size: (height, width) of the picture in pixels, where it is known.
+      size: (height, width) of the image in pixels, where it is known.
 
     Returns:
       `features.SEMANTIC` and `PANOPTIC_CATEGORY`, the label of each pixel with 0 for none, and
@@ -46,8 +46,8 @@ def panoptic_features(
       PixelLabelError: no such PNG, another size, a segment that is not listed, or a category that
         does not exist.
     """
-    colours = _pixels(data, ("RGB", "RGBA"), size)[..., :3].astype(np.uint32)
-    found, where = np.unique(colours @ np.array([1, 256, 65536], np.uint32), return_inverse=True)
+    colors = _pixels(data, ("RGB", "RGBA"), size)[..., :3].astype(np.uint32)
+    found, where = np.unique(colors @ np.array([1, 256, 65536], np.uint32), return_inverse=True)
     numbers = {one.get("id"): place for place, one in enumerate(segments, start=1)}
     category, instance = np.zeros(len(found), np.uint8), np.zeros(len(found), np.uint16)
     for index, segment in enumerate(found.tolist()):
@@ -61,24 +61,24 @@ def panoptic_features(
             what = f"panoptic: segment {segment} is of a category that does not exist"
             raise PixelLabelError("category_unknown", what)
         category[index], instance[index] = label, place
-    shape = colours.shape[:2]
-    by_category = encode_grey_png(category[where].reshape(shape))
+    shape = colors.shape[:2]
+    by_category = encode_gray_png(category[where].reshape(shape))
     return {
         features.SEMANTIC: [by_category],
         features.SEMANTIC_FORMAT: ["PNG"],
         features.PANOPTIC_CATEGORY: [by_category],
-        features.PANOPTIC_INSTANCE: [encode_grey_png(instance[where].reshape(shape))],
+        features.PANOPTIC_INSTANCE: [encode_gray_png(instance[where].reshape(shape))],
     }
 
 
 def semantic_features(
     data: bytes, *, size: tuple[int, int] | None, from_zero: bool
 ) -> dict[str, Values]:
-    """The semantic mask of a PNG of labels, grey or with a palette.
+    """The semantic mask of a PNG of labels, gray or with a palette.
 
     Args:
       data: the PNG.
-      size: (height, width) of the picture in pixels, where it is known.
+      size: (height, width) of the image in pixels, where it is known.
       from_zero: labels count from 0, as in COCO's stuffthingmaps, and become one more. Otherwise 0
         is void already, as in Pascal VOC. 255 is void in both and becomes 0.
 
@@ -88,7 +88,7 @@ def semantic_features(
     stored = _pixels(data, ("L", "P"), size)
     # 255 + 1 is 0 in uint8.
     shifted = stored + np.uint8(1) if from_zero else np.where(stored == _VOID, 0, stored)
-    encoded = encode_grey_png(shifted.astype(np.uint8))
+    encoded = encode_gray_png(shifted.astype(np.uint8))
     return {features.SEMANTIC: [encoded], features.SEMANTIC_FORMAT: ["PNG"]}
 
 
@@ -105,8 +105,6 @@ def _pixels(data: bytes, modes: tuple[str, ...], size: tuple[int, int] | None) -
         allowed = " or ".join(modes)
         raise PixelLabelError("mask_invalid", f"PNG of labels is {mode}, it must be {allowed}")
     if size is not None and (header.height, header.width) != size:
-        what = (
-            f"PNG of labels is {header.height} x {header.width}, the picture {size[0]} x {size[1]}"
-        )
+        what = f"PNG of labels is {header.height} x {header.width}, the image {size[0]} x {size[1]}"
         raise PixelLabelError("mask_size", what)
     return pixels

@@ -11,7 +11,7 @@ from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, jobs
 
 @jobs.register("digits")
 def source(request: Request) -> Source:
-    """The UCI optical recognition test set as grey PNG bytes, classes `0` to `9`.
+    """The UCI optical recognition test set as gray PNG bytes, classes `0` to `9`.
 
     Scans hold 0 to 16; they are scaled to 0 to 255, which keeps all 17 levels apart.
 
@@ -20,7 +20,7 @@ def source(request: Request) -> Source:
     """
     if request.where is not None:
         raise IngestError(
-            f"`digits` reads no folder, got {request.where}; your own pictures go in with `folder`"
+            f"`digits` reads no folder, got {request.where}; your own images go in with `folder`"
         )
     from sklearn.datasets import load_digits
 

@@ -1,15 +1,15 @@
-"""ImageNet (ILSVRC-2012) from its tars or from extracted trees, labelled by sorted synset.
+"""ImageNet (ILSVRC-2012) from its tars or from extracted trees, labeled by sorted synset.
 
-`ILSVRC2012_img_train.tar`, or a tree `train/n01440764/*.JPEG`, gives the training pictures, from
+`ILSVRC2012_img_train.tar`, or a tree `train/n01440764/*.JPEG`, gives the training images, from
 which a `validation` split ("minival") of 1 % is carved by content. `ILSVRC2012_img_val.tar`,
 `val/n01440764/*.JPEG` or `val/*.JPEG` gives the `test` split: published figures are on it, so that
-nothing may be chosen by it. Files called `n01440764_*.JPEG` anywhere are labelled by their names.
+nothing may be chosen by it. Files called `n01440764_*.JPEG` anywhere are labeled by their names.
 
-No devkit is needed: a label is the place of the picture's synset among all sorted ones, counted
+No devkit is needed: a label is the place of the image's synset among all sorted ones, counted
 from 1 (0 is background). All synsets are those of a class list (`imagenet_class_index.json`,
 `LOC_synset_mapping.txt` or `synset_words.txt`, found in the folder or given as `classes=FILE`), or
-else those that the pictures have. Flat validation pictures need `val_labels=FILE` (or
-`LOC_val_solution.csv` in the folder): one synset a line in the pictures' order, or lines of file
+else those that the images have. Flat validation images need `val_labels=FILE` (or
+`LOC_val_solution.csv` in the folder): one synset a line in the images' order, or lines of file
 name and synset.
 """
 
@@ -48,13 +48,13 @@ def source(
     boxes: str = "",
     validation: float = 0.01,
 ) -> Source:
-    """ImageNet's pictures with their synsets.
+    """ImageNet's images with their synsets.
 
     Args:
       request: a folder or a tar.
       classes: a class list, where the folder has none.
-      val_labels: labels of flat validation pictures.
-      boxes: the folder of the localisation XML files, as `<synset>/<picture>.xml` at any depth.
+      val_labels: labels of flat validation images.
+      boxes: the folder of the localization XML files, as `<synset>/<image>.xml` at any depth.
       validation: about the share of the training images that becomes the validation split.
 
     Raises:
@@ -73,7 +73,7 @@ def source(
     names = _class_list(path, classes) or _synsets_found(path)
     if len(names) < 2:
         found = ", ".join(names) or "none"
-        raise IngestError(f"{path} has pictures of {found} as its only synset; give {_LAYOUT}")
+        raise IngestError(f"{path} has images of {found} as its only synset; give {_LAYOUT}")
     by_synset = dict(zip(sorted(names), _unique(names), strict=True))
     labels = _val_labels(path, val_labels)
     found = _Reader(path, by_synset, labels, _box_files(boxes))
@@ -81,14 +81,14 @@ def source(
         name="imagenet",
         classes=tuple(by_synset.values()),
         items=found.items(),
-        description=f"ImageNet pictures of {path.name}, {len(by_synset)} synsets",
+        description=f"ImageNet images of {path.name}, {len(by_synset)} synsets",
         fractions=(1 - 2 * validation, validation, validation),
         keep_duplicates=True,
     )
 
 
 class _Reader:
-    """Items of the pictures below a path."""
+    """Items of the images below a path."""
 
     def __init__(
         self, path: Path, by_synset: dict[str, str], labels: dict[str, str], boxes: dict[str, str]
@@ -97,7 +97,7 @@ class _Reader:
 
     def items(self) -> Iterator[Item | Finding]:
         unlabelled = 0
-        for member in _pictures(self._path):
+        for member in _images(self._path):
             split = _split_of(member.name, self._path)
             synset = _synset_of(member) or self._labels.get(_stem(member.name), "")
             if not synset and split == "unlabelled":
@@ -105,7 +105,7 @@ class _Reader:
             elif not synset and _VAL_NUMBER.search(member.name):
                 raise IngestError(
                     f"no label for {member.name}; give val_labels=FILE with one synset a line in "
-                    "the pictures' order, or move the pictures into folders called by synset"
+                    "the images' order, or move the images into folders called by synset"
                 )
             elif not synset:
                 yield Finding("label_missing", member.name, "no synset in its path")
@@ -114,7 +114,7 @@ class _Reader:
             else:
                 yield self._item(member, synset, "test" if split == "unlabelled" else split)
         if unlabelled:
-            what = f"{unlabelled:,} pictures of a test set without labels"
+            what = f"{unlabelled:,} images of a test set without labels"
             yield Finding("label_missing", self._path.name, what)
 
     def _item(self, member: Member, synset: str, split: str) -> Item:
@@ -136,7 +136,7 @@ class _Reader:
         )
 
 
-def _pictures(path: Path) -> Iterator[Member]:
+def _images(path: Path) -> Iterator[Member]:
     return (one for one in members_within(path) if _PICTURE.search(one.name))
 
 
@@ -160,7 +160,7 @@ def _stem(name: str) -> str:
 
 
 def _synsets_found(path: Path) -> dict[str, str]:
-    found = {_synset_of(one) for one in _pictures(path)} - {""}
+    found = {_synset_of(one) for one in _images(path)} - {""}
     return {synset: synset for synset in found}
 
 
@@ -211,7 +211,7 @@ def _json_classes(file: Path, text: str) -> dict[str, str]:
 
 
 def _val_labels(path: Path, given: str) -> dict[str, str]:
-    """Stem of a validation picture -> synset; empty where there is no such file."""
+    """Stem of a validation image -> synset; empty where there is no such file."""
     file = _find(path, given, _VAL_LABELS)
     if file is None:
         return {}
@@ -230,7 +230,7 @@ def _val_labels(path: Path, given: str) -> dict[str, str]:
 
 
 def _box_files(folder: str) -> dict[str, str]:
-    """Stem of a picture -> its XML file."""
+    """Stem of an image -> its XML file."""
     if not folder:
         return {}
     path = Path(folder).expanduser()
@@ -240,7 +240,7 @@ def _box_files(folder: str) -> dict[str, str]:
 
 
 def _read_boxes(path: str, name: str) -> tuple[dict[str, Values], tuple[Finding, ...]]:
-    """The boxes of one picture as fractions, clipped; empty lists where it has none."""
+    """The boxes of one image as fractions, clipped; empty lists where it has none."""
     sides: dict[str, list[float]] = {
         key: [] for key in (features.XMIN, features.XMAX, features.YMIN, features.YMAX)
     }

@@ -2,7 +2,7 @@
 
     sightline ingest tfds oxford_flowers102 data_dir=~/tensorflow_datasets --out data/flowers
 
-Nothing is downloaded unless `download=true`. The encoded pictures are taken as they are: where the
+Nothing is downloaded unless `download=true`. The encoded images are taken as they are: where the
 data set is stored as TFRecords they are read in place, inside its own shards.
 """
 
@@ -42,7 +42,7 @@ def source(
     splits: str = "",
     validation: float = 0.0,
 ) -> Source:
-    """The pictures of a TFDS data set.
+    """The images of a TFDS data set.
 
     Its `test` split is ours; where it has none with labels, a split called `validation` is, because
     published figures are on it, and ours is carved from `train`. `val`, `dev` and the like are ours
@@ -52,7 +52,7 @@ def source(
       request: the data set's name, e.g. `mnist` or `coco/2017`.
       data_dir: where TFDS keeps prepared data sets; its own default if empty.
       download: let TFDS download and prepare what is not there.
-      image: the feature to take where there are several pictures.
+      image: the feature to take where there are several images.
       label: the feature to take where there are several labels.
       splits: those to read, with commas between, where some are of no known kind: a name, or
         `name:train` for where it goes.
@@ -60,8 +60,8 @@ def source(
         to choose by; 0 takes a quarter, of 10,000 images at most.
 
     Raises:
-      IngestError: an unknown name, a data set that is not there, one without pictures or labels,
-        pictures that are no bytes, or a split of no known kind.
+      IngestError: an unknown name, a data set that is not there, one without images or labels,
+        images that are no bytes, or a split of no known kind.
     """
     if request.where is None:
         raise IngestError("`tfds` needs the name of a data set, e.g. oxford_flowers102")
@@ -96,7 +96,7 @@ def source(
 
 @dataclass(frozen=True)
 class _Keys:
-    """Keys of the stored examples: of the picture, the label, and for detection the boxes."""
+    """Keys of the stored examples: of the image, the label, and for detection the boxes."""
 
     image: str
     label: str
@@ -121,13 +121,13 @@ def _keys(builder: Any, image: str, label: str) -> _Keys:
     import tensorflow_datasets as tfds
 
     features: Any = builder.info.features
-    pictures = [
+    images = [
         key
         for key, one in features.items()
         if isinstance(one, tfds.features.Image) and not isinstance(one, tfds.features.LabeledImage)
     ]
     labels = [key for key, one in features.items() if isinstance(one, tfds.features.ClassLabel)]
-    found = _choose(builder.name, "picture", pictures, image)
+    found = _choose(builder.name, "picture", images, image)
     stored = np.dtype(features[found].np_dtype)
     if stored not in _STORED:
         raise IngestError(
@@ -220,7 +220,7 @@ def _items(builder: Any, keys: _Keys, splits: dict[str, str]) -> Iterator[Item |
     for theirs, ours in splits.items():
         if theirs in unlabelled:
             count = builder.info.splits[theirs].num_examples
-            yield Finding("label_missing", theirs, f"{count:,} pictures of a split without labels")
+            yield Finding("label_missing", theirs, f"{count:,} images of a split without labels")
             continue
         if theirs == _VALIDATION and set(tests) <= unlabelled:
             ours = _TEST
@@ -229,7 +229,7 @@ def _items(builder: Any, keys: _Keys, splits: dict[str, str]) -> Iterator[Item |
 
 
 def _has_labels(builder: Any, split: str, keys: _Keys) -> bool:
-    """Whether any of the first examples has one; pictures without objects have none."""
+    """Whether any of the first examples has one; images without objects have none."""
     for _, features in itertools.islice(_examples(builder, split, keys), _PROBED):
         if keys.label in features and any(v >= 0 for v in features[keys.label].int64_list.value):
             return True
@@ -237,7 +237,7 @@ def _has_labels(builder: Any, split: str, keys: _Keys) -> bool:
 
 
 def _examples(builder: Any, split: str, keys: _Keys) -> Iterator[tuple[dict[str, Any], Any]]:
-    """(where the picture's bytes are, the stored example's features) in stored order."""
+    """(where the image's bytes are, the stored example's features) in stored order."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 

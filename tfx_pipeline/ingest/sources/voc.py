@@ -1,11 +1,11 @@
-"""Pascal VOC: one XML file of objects for each picture.
+"""Pascal VOC: one XML file of objects for each image.
 
     sightline ingest voc ~/VOCdevkit --out data/voc
 
 A folder with `JPEGImages` and `Annotations`, or one or two levels above such folders, of which
-`VOCdevkit` has one a year; all are read. `ImageSets/Main/{train,val,test}.txt` say which pictures
+`VOCdevkit` has one a year; all are read. `ImageSets/Main/{train,val,test}.txt` say which images
 are read and where they go; what only `trainval.txt` lists is split by content, and so is
-everything where there are no lists. A line of a list is a picture's name, with or without its
+everything where there are no lists. A line of a list is an image's name, with or without its
 folder and extension.
 
 Boxes are taken as they are written, as the TF Object Detection API and TensorFlow Datasets do. VOC
@@ -64,20 +64,20 @@ class _Root:
 
     Attributes:
       folder: that holds it.
-      pictures: path by stem.
-      splits: split by stem of the pictures to read, empty for by content; None reads all.
+      images: path by stem.
+      splits: split by stem of the images to read, empty for by content; None reads all.
     """
 
     folder: Path
-    pictures: dict[str, Path]
+    images: dict[str, Path]
     splits: dict[str, str] | None
 
     def stems(self) -> list[str]:
         """What is to be read, in order."""
-        return sorted(self.pictures if self.splits is None else self.splits)
+        return sorted(self.images if self.splits is None else self.splits)
 
     def xml(self, stem: str) -> Path:
-        """The annotation file of a picture."""
+        """The annotation file of an image."""
         return self.folder / "Annotations" / f"{stem}.xml"
 
 
@@ -85,19 +85,19 @@ class _Root:
 def source(
     request: Request, *, classes: str = "", semantic: bool = False, boxes: str = ""
 ) -> Source:
-    """Pascal VOC's pictures and objects, with `difficult` and `truncated` flags.
+    """Pascal VOC's images and objects, with `difficult` and `truncated` flags.
 
     Args:
       request: see the module.
       classes: their names with commas between; by default all that the XML files have, sorted,
         which is VOC's own order. Objects of others are dropped and counted.
-      semantic: also read `SegmentationClass` where a picture has one; label 0 is background and
+      semantic: also read `SegmentationClass` where an image has one; label 0 is background and
         what VOC leaves out.
-      boxes: for pictures that EXIF turns and whose stated size does not decide it: `stored` or
+      boxes: for images that EXIF turns and whose stated size does not decide it: `stored` or
         `shown`, what boxes were drawn on.
 
     Raises:
-      IngestError: no such folder, no objects, or a picture that is in two lists.
+      IngestError: no such folder, no objects, or an image that is in two lists.
     """
     folder = request.folder(_LAYOUT)
     roots = [_read_root(one) for one in _roots(folder)]
@@ -105,12 +105,12 @@ def source(
     names = chosen or _names(folder, roots)
     check_names(names, f"the objects of {folder}", typed=True)
     total = sum(len(one.stems()) for one in roots)
-    there = sum(len(one.pictures) for one in roots)
+    there = sum(len(one.images) for one in roots)
     return Source(
         name="voc",
         classes=names,
         items=_Reader(folder, names, bool(chosen), semantic, checked_frame(boxes)).items(roots),
-        description=f"{total} pictures of {folder.resolve().name} in Pascal VOC's layout"
+        description=f"{total} images of {folder.resolve().name} in Pascal VOC's layout"
         + (f", those of {there} that are in its lists" if there > total else ""),
         task=features.DETECTION,
         total=total,
@@ -136,23 +136,23 @@ class _Reader:
     frame: str
 
     def items(self, roots: list[_Root]) -> Iterator[Item | Finding]:
-        """Every picture that is listed, and findings of those that are not there."""
+        """Every image that is listed, and findings of those that are not there."""
         for root in roots:
             listed = root.stems()
             for stem in listed:
                 yield self._item(root, stem)
-            known = {*listed, *root.pictures}
+            known = {*listed, *root.images}
             for path in sorted((root.folder / "Annotations").glob("*.xml")):
                 if path.stem not in known:
                     name = path.relative_to(self.folder).as_posix()
-                    yield Finding("image_missing", name, "there is no picture of this name")
+                    yield Finding("image_missing", name, "there is no image of this name")
 
     def _item(self, root: _Root, stem: str) -> Item | Finding:
-        if stem not in root.pictures:
+        if stem not in root.images:
             path = root.folder / "JPEGImages" / stem
             detail = f"a list of ImageSets/Main has it; there is no {path}.jpg or the like"
             return Finding("image_missing", path.relative_to(self.folder).as_posix(), detail)
-        path = root.pictures[stem]
+        path = root.images[stem]
         name = path.relative_to(self.folder).as_posix()
         known = {one: place for place, one in enumerate(self.names)}
         try:
@@ -199,18 +199,18 @@ def _roots(folder: Path) -> list[Path]:
 
 
 def _read_root(folder: Path) -> _Root:
-    pictures: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for one in members(folder / "JPEGImages"):
         path = Path(one.path)
-        other = pictures.setdefault(path.stem, path)
+        other = images.setdefault(path.stem, path)
         if other != path:
             raise IngestError(
                 f"{other} and {path} would have the same annotation file; rename or remove one"
             )
-    return _Root(folder, pictures, _splits(folder / "ImageSets" / "Main", pictures))
+    return _Root(folder, images, _splits(folder / "ImageSets" / "Main", images))
 
 
-def _splits(lists: Path, pictures: Mapping[str, Path]) -> dict[str, str] | None:
+def _splits(lists: Path, images: Mapping[str, Path]) -> dict[str, str] | None:
     """Split by stem, as the lists say; None where there are none."""
     found: dict[str, str] = {}
     files = sorted(lists.glob("*.txt")) if lists.is_dir() else []
@@ -218,22 +218,22 @@ def _splits(lists: Path, pictures: Mapping[str, Path]) -> dict[str, str] | None:
     every = [(split, lists / f"{have[split]}.txt") for split in features.SPLITS if split in have]
     # The last: it only adds what no other list has.
     every += [("", one) for one in files if one.stem.lower() == _TRAINVAL]
-    counts = Counter(folded(stem) for stem in pictures)
-    by_case = {folded(stem): stem for stem in pictures if counts[folded(stem)] == 1}
+    counts = Counter(folded(stem) for stem in images)
+    by_case = {folded(stem): stem for stem in images if counts[folded(stem)] == 1}
     for split, file in every:
         for line in read_lines(file):
-            stem = _stem(line, pictures, by_case)
+            stem = _stem(line, images, by_case)
             if not split and stem in found:
                 continue
             if found.setdefault(stem, split) != split:
                 raise IngestError(
-                    f"{lists} has {stem} in both the {found[stem]} and the {split} list; a picture "
+                    f"{lists} has {stem} in both the {found[stem]} and the {split} list; an image "
                     "to evaluate on must not be trained on: remove it from one"
                 )
     if every:
         for file in set(files) - {one for _, one in every}:
-            stems = {_stem(line, pictures, by_case) for line in read_lines(file)}
-            lost = sorted((stems & set(pictures)) - set(found))
+            stems = {_stem(line, images, by_case) for line in read_lines(file)}
+            lost = sorted((stems & set(images)) - set(found))
             if lost and not _CLASS_LIST.search(file.stem):
                 raise IngestError(
                     f"{file} lists {len(lost)} images that are in no list of a split, e.g. "
@@ -243,12 +243,12 @@ def _splits(lists: Path, pictures: Mapping[str, Path]) -> dict[str, str] | None:
     return found if every else None
 
 
-def _stem(line: str, pictures: Mapping[str, Path], by_case: Mapping[str, str]) -> str:
-    """The name that a line of a list means: of a picture, where there is one."""
+def _stem(line: str, images: Mapping[str, Path], by_case: Mapping[str, str]) -> str:
+    """The name that a line of a list means: of an image, where there is one."""
     name = with_slashes(line).rpartition("/")[2]
     spellings = [name, _FLAGGED.sub("", name)]
     spellings += [_EXTENSION.sub("", one) for one in spellings]
-    exact = next((one for one in spellings if one in pictures), None)
+    exact = next((one for one in spellings if one in images), None)
     # Windows does not tell capitals apart, and a Mac not the forms of one letter.
     near = next((by_case[folded(one)] for one in spellings if folded(one) in by_case), None)
     return exact or near or spellings[-1]
@@ -264,7 +264,7 @@ def _names(folder: Path, roots: list[_Root]) -> tuple[str, ...]:
     first = ""
     for root in roots:
         for stem in root.stems():
-            if stem not in root.pictures:
+            if stem not in root.images:
                 first = first or f"no image is called {stem}, as a list in ImageSets/Main says"
             try:
                 labels = _read_xml(root.xml(stem), {})

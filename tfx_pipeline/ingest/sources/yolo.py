@@ -60,7 +60,7 @@ def source(request: Request, *, names: str = "") -> Source:
     if not total:
         raise IngestError(f"{data.root} has no images; give {LAYOUT}")
     found = _survey(data)
-    if not found.labelled:
+    if not found.labeled:
         first = next(paths[0] for _, paths in data.images if paths)
         raise IngestError(
             f"none of the {total} images of {data.root} has labels; those of {first.name} should "
@@ -70,7 +70,7 @@ def source(request: Request, *, names: str = "") -> Source:
         raise IngestError(
             f"the boxes of {data.root} look like corners (class x1 y1 x2 y2), e.g. "
             f"{found.corners}: all of them could be, and as class cx cy w h many would pass the "
-            "edge of their image; write them as centre and size"
+            "edge of their image; write them as center and size"
         )
     if found.classes and min(found.classes) == 1 and max(found.classes) == len(data.names):
         raise IngestError(
@@ -82,7 +82,7 @@ def source(request: Request, *, names: str = "") -> Source:
         classes=data.names,
         items=_items(data),
         description=f"{total} images of {data.root.resolve().name} in YOLO's layout, "
-        f"{found.labelled} with a label file",
+        f"{found.labeled} with a label file",
         task=features.DETECTION,
         masks=found.masks,
         total=total,
@@ -179,26 +179,26 @@ class _Survey:
     """What all label files hold.
 
     Attributes:
-      labelled: images with a label file.
+      labeled: images with a label file.
       classes: the class numbers that occur.
       masks: every object is a polygon.
       corners: a line whose box seems to be two corners, as all do; empty where they do not.
     """
 
-    labelled: int
+    labeled: int
     classes: set[int]
     masks: bool
     corners: str
 
 
 def _survey(data: YoloData) -> _Survey:
-    labelled, objects, polygons, classes = 0, 0, 0, set[int]()
+    labeled, objects, polygons, classes = 0, 0, 0, set[int]()
     corners = _Corners()
     for path in (one for _, paths in data.images for one in paths):
         label = _label_file(path)
         if not label.is_file():
             continue
-        labelled += 1
+        labeled += 1
         try:
             lines = [line.split() for line in read_lines(label)]
         except (OSError, IngestError):
@@ -209,17 +209,17 @@ def _survey(data: YoloData) -> _Survey:
         for one in lines:
             corners.add(one)
     masks = not data.keypoint_values and 0 < objects == polygons
-    return _Survey(labelled, classes, masks, corners.example())
+    return _Survey(labeled, classes, masks, corners.example())
 
 
 @dataclass
 class _Corners:
-    """Whether boxes are corners rather than centre and size.
+    """Whether boxes are corners rather than center and size.
 
     Attributes:
       boxes: lines of five numbers.
       ordered: of which the last two are greater than the two before.
-      past: that pass the image's edge as centre and size, but not as corners.
+      past: that pass the image's edge as center and size, but not as corners.
       first: the first of these.
     """
 
@@ -242,7 +242,7 @@ class _Corners:
             self.first = self.first or " ".join(words)
 
     def example(self) -> str:
-        """The first line that shows it; empty where boxes are centre and size."""
+        """The first line that shows it; empty where boxes are center and size."""
         sure = self.boxes >= _MIN_BOXES and self.boxes == self.ordered
         return self.first if sure and self.past > _MANY_PAST * self.boxes else ""
 

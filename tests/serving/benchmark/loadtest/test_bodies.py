@@ -24,12 +24,12 @@ def decoded(body):
     return request, {entry.key: wire.to_array(entry.value) for entry in request.inputs}
 
 
-def test_pictures_of_a_folder(tmp_path):
+def test_images_of_a_folder(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "b.PNG").write_bytes(b"2")
     (tmp_path / "deep" / "a.jpg").write_bytes(b"3")
     (tmp_path / "a.jpeg").write_bytes(b"1")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     found = from_pictures(tmp_path, REST, rows=2)
     rows = [
         [base64.b64decode(row["b64"]) for row in json.loads(body)["instances"]]
@@ -44,7 +44,7 @@ def test_pictures_of_a_folder(tmp_path):
     assert inputs["image_bytes"].tolist() == [b"1"]
 
 
-def test_generated_pictures_are_pictures():
+def test_generated_images_are_images():
     import io
 
     from PIL import Image
@@ -129,7 +129,7 @@ def test_what_cannot_be_sent(tmp_path):
         from_file(tmp_path / "none.json", REST)
     with pytest.raises(LoadError, match="does not exist"):
         from_pictures(tmp_path / "none", REST)
-    with pytest.raises(LoadError, match="no picture"):
+    with pytest.raises(LoadError, match="no image"):
         from_pictures(tmp_path, REST)
     with pytest.raises(LoadError, match="at least 1"):
         from_images([encode_png(np.zeros((1, 1, 3), np.uint8))], REST, rows=0)

@@ -23,10 +23,10 @@ HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 1, 3, 4, 6, 7
 
 
 @contextlib.contextmanager
-def serving(messages, behaviour, *, at_once=False):
+def serving(messages, behavior, *, at_once=False):
     """A channel to a server whose one method is `/t.T/Do`, and its port."""
     threads = CallThreads(0, messages=messages)
-    call = threads.at_once(behaviour) if at_once else behaviour
+    call = threads.at_once(behavior) if at_once else behavior
     handler = unary_service("t.T", {"Do": (call, REQUEST)}, threads)
     front = start_grpc("127.0.0.1", 0, [handler], threads=threads, max_request_bytes=10_000)
     with grpc.insecure_channel(front.url.removeprefix("grpc://")) as channel:

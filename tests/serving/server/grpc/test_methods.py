@@ -21,7 +21,7 @@ REQUEST, RESPONSE = wire.message("HealthCheckRequest"), wire.message("HealthChec
 
 @contextlib.contextmanager
 def serving(threads, **methods):
-    """`(method, text) -> future` of a server with these behaviours, and its front."""
+    """`(method, text) -> future` of a server with these behaviors, and its front."""
     handler = unary_service(
         "t.T", {name: (call, REQUEST) for name, call in methods.items()}, threads
     )

@@ -92,7 +92,7 @@ def test_http(http_case, server):
         assert part in data.decode()
 
 
-def test_labels_are_honoured_by_predict_and_metadata(server):
+def test_labels_are_honored_by_predict_and_metadata(server):
     answer, data = send(
         server, "POST", "/v1/models/hp2/labels/label1:predict", b'{"instances": [1.0]}'
     )

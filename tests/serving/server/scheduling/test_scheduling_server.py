@@ -264,11 +264,11 @@ def test_a_variant_answers_as_the_engine_does(adaptive, bundles_dir, make_png):
                 else:
                     np.testing.assert_array_equal(got, value)
     ran = ":tensorflow:serving:runtime_latency_count"
-    assert metric(adaptive, f'{ran}{{model_name="colours",API="Predict",runtime="TFLite"}}') >= 4
+    assert metric(adaptive, f'{ran}{{model_name="colors",API="Predict",runtime="TFLite"}}') >= 4
 
 
-def test_bad_pictures_fail_alone(adaptive, make_png):
-    """Many clients at once, so that good and bad pictures share batches."""
+def test_bad_images_fail_alone(adaptive, make_png):
+    """Many clients at once, so that good and bad images share batches."""
     good = make_png((250, 0, 0), (30, 20))
     # A sound header and a damaged rest: only the graph can tell.
     bad = good[:60] + bytes(byte ^ 255 for byte in good[60:])

@@ -8,22 +8,22 @@ from tfx_pipeline.cli.views.contact_sheet import contact_sheet
 from trainers.data.features import DatasetError
 
 
-def png(colour):
+def png(color):
     buffer = io.BytesIO()
-    Image.new("RGB", (30, 20), colour).save(buffer, "PNG")
+    Image.new("RGB", (30, 20), color).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def colours(path):
-    """The colours of the sheet that fill more than a picture's text could."""
+def colors(path):
+    """The colors of the sheet that fill more than an image's text could."""
     with Image.open(path) as sheet:
         counted = sheet.convert("RGB").getcolors(1 << 20)
-    return {colour for count, colour in counted if count > 5000}
+    return {color for count, color in counted if count > 5000}
 
 
 @pytest.fixture
-def coloured(tmp_path, write_dataset):
-    """Twenty pictures of one colour each, the last one torn."""
+def colored(tmp_path, write_dataset):
+    """Twenty images of one color each, the last one torn."""
     records = [
         {"image/encoded": png((10 * i, 0, 200)), "image/class/label": i % 2} for i in range(20)
     ]
@@ -31,39 +31,39 @@ def coloured(tmp_path, write_dataset):
     return write_dataset(tmp_path / "data", {"test": records}, classes=("cat", "dog"))
 
 
-def shown(coloured, tmp_path, **options):
-    out = contact_sheet(coloured, out=tmp_path / "sheets" / "sheet.png", **options)
-    return {red // 10 for red, green, blue in colours(out) if (green, blue) == (0, 200)}
+def shown(colored, tmp_path, **options):
+    out = contact_sheet(colored, out=tmp_path / "sheets" / "sheet.png", **options)
+    return {red // 10 for red, green, blue in colors(out) if (green, blue) == (0, 200)}
 
 
-def test_as_many_pictures_as_asked_and_others_by_another_seed(coloured, tmp_path):
-    first = shown(coloured, tmp_path, count=6, seed=1)
+def test_as_many_images_as_asked_and_others_by_another_seed(colored, tmp_path):
+    first = shown(colored, tmp_path, count=6, seed=1)
     assert len(first - {19}) >= 5
-    assert shown(coloured, tmp_path, count=6, seed=1) == first
-    assert shown(coloured, tmp_path, count=6, seed=2) != first
+    assert shown(colored, tmp_path, count=6, seed=1) == first
+    assert shown(colored, tmp_path, count=6, seed=2) != first
 
 
-def test_all_where_there_are_fewer_and_the_torn_one_says_so(coloured, tmp_path):
-    assert shown(coloured, tmp_path, count=50) == set(range(19))
-    assert (236, 239, 243) in colours(tmp_path / "sheets" / "sheet.png")
+def test_all_where_there_are_fewer_and_the_torn_one_says_so(colored, tmp_path):
+    assert shown(colored, tmp_path, count=50) == set(range(19))
+    assert (236, 239, 243) in colors(tmp_path / "sheets" / "sheet.png")
 
 
 @pytest.mark.parametrize("count", [0, 401])
-def test_a_count_that_makes_no_sheet_is_refused(coloured, tmp_path, count):
+def test_a_count_that_makes_no_sheet_is_refused(colored, tmp_path, count):
     with pytest.raises(ValueError, match="in 1"):
-        contact_sheet(coloured, count=count, out=tmp_path / "sheet.png")
+        contact_sheet(colored, count=count, out=tmp_path / "sheet.png")
 
 
-def test_a_split_that_is_not_there_is_named(coloured, tmp_path):
+def test_a_split_that_is_not_there_is_named(colored, tmp_path):
     with pytest.raises(DatasetError, match="it has test"):
-        contact_sheet(coloured, split="train", out=tmp_path / "sheet.png")
+        contact_sheet(colored, split="train", out=tmp_path / "sheet.png")
 
 
-def test_a_cut_shard_is_told(coloured, tmp_path):
-    shard = next(coloured.glob("Split-test/*"))
+def test_a_cut_shard_is_told(colored, tmp_path):
+    shard = next(colored.glob("Split-test/*"))
     shard.write_bytes(shard.read_bytes()[:200])
     with pytest.raises(DatasetError, match="sightline validate"):
-        contact_sheet(coloured, count=20, out=tmp_path / "sheet.png")
+        contact_sheet(colored, count=20, out=tmp_path / "sheet.png")
 
 
 @pytest.mark.shared_data

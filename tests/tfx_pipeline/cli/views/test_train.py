@@ -37,7 +37,7 @@ def run(*arguments):
     return end.value.code
 
 
-def test_a_folder_of_pictures_is_all_it_takes(scans, tmp_path, capsys):
+def test_a_folder_of_images_is_all_it_takes(scans, tmp_path, capsys):
     out = tmp_path / "work"
     model = ["model.options.width=4", "model.options.stages=1"]
     assert not run("train", "digits_cnn", *SMALL, *model, "--data", scans, "--out", out)
@@ -52,7 +52,7 @@ def test_a_folder_of_pictures_is_all_it_takes(scans, tmp_path, capsys):
     assert "takes the records in" in capsys.readouterr().out
 
 
-def test_a_mistyped_key_is_told_before_pictures_are_read(scans, tmp_path, capsys):
+def test_a_mistyped_key_is_told_before_images_are_read(scans, tmp_path, capsys):
     out = tmp_path / "work"
     assert run("train", "digits_cnn", "train.epoch=1", "--data", scans, "--out", out) == 1
     assert "did you mean epochs" in capsys.readouterr().err

@@ -58,10 +58,10 @@ def test_a_clean_data_set_is_status_0(clean):
     status, printed = run(clean)
     assert status == 0
     assert "4 records: within the limits" in printed
-    assert "every picture decodes" in printed
+    assert "every image decodes" in printed
 
 
-def test_an_exceeded_limit_is_status_3_and_names_the_pictures(leaky):
+def test_an_exceeded_limit_is_status_3_and_names_the_images(leaky):
     status, printed = run(leaky)
     assert status == 3
     assert "2 over the limit" in printed
@@ -99,7 +99,7 @@ def test_frames_of_one_object_in_two_splits_fail_with_a_remedy(tmp_path, write_d
     assert run(many, settings=make_settings({"max_near_leakage": 0.08}))[0] == 0
 
 
-def test_the_page_holds_its_pictures_and_nothing_that_runs(leaky, tmp_path):
+def test_the_page_holds_its_images_and_nothing_that_runs(leaky, tmp_path):
     out = tmp_path / "pages" / "page.html"
     status, printed = run(leaky, out=out)
     text = out.read_text(encoding="utf-8")

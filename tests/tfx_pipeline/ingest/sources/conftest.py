@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tfx_pipeline.ingest import Request
-from tfx_pipeline.ingest.masks import encode_grey_png
+from tfx_pipeline.ingest.masks import encode_gray_png
 from tfx_pipeline.ingest.sources.coco import source
 
 CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 2, "name": "dog"}]
@@ -15,9 +15,9 @@ _GREYS = iter(range(1, 10**9))
 
 
 def _png(height=HEIGHT, width=WIDTH):
-    """A picture like no other of this process."""
+    """An image like no other of this process."""
     number = np.frombuffer(next(_GREYS).to_bytes(4, "big"), np.uint8)
-    return encode_grey_png(np.resize(number, (height, width)))
+    return encode_gray_png(np.resize(number, (height, width)))
 
 
 def _annotation(ident, image, **other):
@@ -60,7 +60,7 @@ def _read(folder, **options):
 
 @pytest.fixture(scope="session")
 def png():
-    """`png(height, width)`: the bytes of a grey picture like no other."""
+    """`png(height, width)`: the bytes of a gray image like no other."""
     return _png
 
 
@@ -72,7 +72,7 @@ def annotation():
 
 @pytest.fixture(scope="session")
 def image():
-    """`image(id, **other)`: a picture as COCO's JSON has it."""
+    """`image(id, **other)`: an image as COCO's JSON has it."""
     return _image
 
 

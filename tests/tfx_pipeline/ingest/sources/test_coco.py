@@ -23,7 +23,7 @@ def bytes_of(item):
 
 
 class TestWhatIsRead:
-    def test_pictures_and_objects(self, folder, coco, read, annotation):
+    def test_images_and_objects(self, folder, coco, read, annotation):
         crowd = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
         objects = [
             annotation(31, 5, category_id=7),
@@ -62,7 +62,7 @@ class TestWhatIsRead:
             ("am1/0001.png", "cam1/0001.png", False),
         ],
     )
-    def test_a_base_name_in_another_folder_is_another_picture(
+    def test_a_base_name_in_another_folder_is_another_image(
         self, folder, asked, stored, found, coco, png, read, image
     ):
         coco(folder, images=[image(1, file_name=asked)], pictures=())
@@ -83,7 +83,7 @@ class TestWhatIsRead:
         assert item.objects.is_crowd == (0,)
         assert item.objects.segmentations == (None,)
 
-    def test_pictures_without_objects_stay(self, folder, coco, read, annotation):
+    def test_images_without_objects_stay(self, folder, coco, read, annotation):
         coco(folder, images=(1, 2), annotations=[annotation(1, 2)])
         _, (first, second) = read(folder)
         assert first.objects.boxes == ()
@@ -116,7 +116,7 @@ class TestWhatIsRead:
         _, items = read(folder)
         assert {one.name: bytes_of(one) for one in items} == expected
 
-    def test_a_tar_of_pictures(self, folder, coco, read):
+    def test_a_tar_of_images(self, folder, coco, read):
         coco(folder)
         expected = [bytes_of(one) for one in read(folder)[1]]
         subprocess.run(["tar", "cf", "train2017.tar", "train2017"], cwd=folder, check=True)
@@ -231,9 +231,9 @@ class TestRefusals:
             read, folder, r"annotations/instances_train2017\.json does not exist.*only=val"
         )
 
-    def test_no_pictures(self, folder, coco, read):
+    def test_no_images(self, folder, coco, read):
         coco(folder, pictures=())
-        self.refuses(read, folder, r"train2017 holds no pictures")
+        self.refuses(read, folder, r"train2017 holds no images")
         (folder / "train2017").rmdir()
         self.refuses(read, folder, r"no train2017/, train2017\.zip or train2017\.tar.*only=val")
 

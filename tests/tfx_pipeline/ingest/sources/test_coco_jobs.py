@@ -176,7 +176,7 @@ def test_every_kind_of_bad_annotation_through_the_whole_job(
 
 
 def write_large(folder, image, png, *, images, annotations):
-    """An instances file of COCO's proportions and an archive of as many tiny pictures."""
+    """An instances file of COCO's proportions and an archive of as many tiny images."""
     corners = [round(20 + 0.37 * step, 2) for step in range(40)]
     body = json.dumps(
         {"segmentation": [corners], "area": 702.1057499999998, "iscrowd": 0},

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tfx_pipeline.ingest import IngestError
-from tfx_pipeline.ingest.masks import encode_grey_png
+from tfx_pipeline.ingest.masks import encode_gray_png
 from trainers.data import features
 
 HEIGHT, WIDTH = 30, 40  # As in conftest.py.
@@ -19,16 +19,16 @@ class TestPixelLabels:
 
     def write(self, coco, folder, segments=SEGMENTS):
         coco(folder, images=(1,))
-        colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-        colours[:10] = (3, 2, 0)
-        colours[20:, 5:] = (112, 17, 1)  # 112 + 256 * 17 + 65536 = 70,000.
+        colors = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        colors[:10] = (3, 2, 0)
+        colors[20:, 5:] = (112, 17, 1)  # 112 + 256 * 17 + 65536 = 70,000.
         content = {
             "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": segments}],
             "categories": [{"id": 9, "name": "sky"}, {"id": 4, "name": "road"}],
         }
         (folder / "annotations" / "panoptic_train2017.json").write_text(json.dumps(content))
         (folder / "annotations" / "panoptic_train2017").mkdir(exist_ok=True)
-        Image.fromarray(colours).save(folder / "annotations" / "panoptic_train2017" / "1.png")
+        Image.fromarray(colors).save(folder / "annotations" / "panoptic_train2017" / "1.png")
 
     def pixels(self, values):
         return np.asarray(Image.open(io.BytesIO(values[0])))
@@ -78,7 +78,7 @@ class TestPixelLabels:
         coco(folder, images=(1,))
         (folder / name).mkdir()
         stored = np.resize(np.array([0, 1, 255], np.uint8), (HEIGHT, WIDTH))
-        (folder / name / "1.png").write_bytes(encode_grey_png(stored))
+        (folder / name / "1.png").write_bytes(encode_gray_png(stored))
         values = read(folder, semantic=str(folder / name))[1][0].attributes[features.SEMANTIC]
         np.testing.assert_array_equal(
             self.pixels(values), np.resize(np.array(expected, np.uint8), (HEIGHT, WIDTH))
@@ -87,8 +87,8 @@ class TestPixelLabels:
     @pytest.mark.parametrize(
         ("data", "kind"),
         [
-            (encode_grey_png(np.zeros((3, 4), np.uint8)), "mask_size"),
-            (encode_grey_png(np.zeros((HEIGHT, WIDTH), np.uint16)), "mask_invalid"),
+            (encode_gray_png(np.zeros((3, 4), np.uint8)), "mask_size"),
+            (encode_gray_png(np.zeros((HEIGHT, WIDTH), np.uint16)), "mask_invalid"),
             (b"\x89PNG\r\n\x1a\n", "mask_invalid"),
             (b"", "mask_invalid"),
         ],

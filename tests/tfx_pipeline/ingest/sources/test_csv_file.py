@@ -1,4 +1,4 @@
-"""Pictures listed in a table."""
+"""Images listed in a table."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_attributes_of_faces_become_slices(extract, tmp_path):
     assert seen == 500
 
 
-def test_missing_labels_and_pictures_are_named_and_splits_taken(tmp_path):
+def test_missing_labels_and_images_are_named_and_splits_taken(tmp_path):
     for number in range(3):
         pixels = np.full((4, 4, 3), number, np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")

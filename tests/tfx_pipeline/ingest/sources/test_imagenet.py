@@ -1,4 +1,4 @@
-"""ImageNet from trees and tars, labelled by sorted synset."""
+"""ImageNet from trees and tars, labeled by sorted synset."""
 
 import csv
 import io
@@ -83,8 +83,8 @@ def test_the_official_tars_without_the_devkit(tmp_path):
         for number, synset in enumerate(SYNSETS):
             inner = io.BytesIO()
             with tarfile.open(fileobj=inner, mode="w") as archive:
-                for picture in range(40):
-                    add(archive, f"{synset}_{picture}.JPEG", jpeg(100 * number + picture))
+                for image in range(40):
+                    add(archive, f"{synset}_{image}.JPEG", jpeg(100 * number + image))
             add(outer, f"{synset}.tar", inner.getvalue())
     with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar", "w") as archive:
         for number in range(1, 5):
@@ -109,7 +109,7 @@ def test_the_official_tars_without_the_devkit(tmp_path):
     assert info.splits["validation"].examples > 0
     report = json.loads((out / features.REPORT_FILE).read_text())
     (missing,) = report["findings"]["label_missing"]["files"]
-    assert missing["detail"].startswith("1 pictures of a test")
+    assert missing["detail"].startswith("1 images of a test")
     stored = {bytes(f[features.IMAGE].bytes_list.value[0]) for f in records(out, "test")}
     assert stored == {jpeg(1000 + number) for number in range(1, 5)}
 
@@ -136,7 +136,7 @@ def test_trees_class_lists_and_strangers(tmp_path):
     ]
 
 
-def test_kaggles_labels_of_flat_validation_pictures(tmp_path):
+def test_kaggles_labels_of_flat_validation_images(tmp_path):
     write(tmp_path, ["ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000002.JPEG"])
     write(tmp_path, [f"ILSVRC/Data/CLS-LOC/train/{one}/{one}_1.JPEG" for one in SYNSETS])
     (tmp_path / "LOC_val_solution.csv").write_text(

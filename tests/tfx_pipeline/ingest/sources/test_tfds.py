@@ -40,16 +40,16 @@ class Flowers(tfds.core.GeneratorBasedBuilder):
         return {
             "train": self._generate_examples(0, 60),
             "validation": self._generate_examples(100, 10),
-            "test": self._generate_examples(200, 3, labelled=False),
+            "test": self._generate_examples(200, 3, labeled=False),
         }
 
-    def _generate_examples(self, start, count, labelled=True):
+    def _generate_examples(self, start, count, labeled=True):
         for seed in range(start, start + count):
-            yield seed, {"image": io.BytesIO(jpeg(seed)), "label": seed % 2 if labelled else -1}
+            yield seed, {"image": io.BytesIO(jpeg(seed)), "label": seed % 2 if labeled else -1}
 
 
 class Boxes(tfds.core.GeneratorBasedBuilder):
-    """A detection set with crowds, ids and a picture without objects."""
+    """A detection set with crowds, ids and an image without objects."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -166,7 +166,7 @@ def test_a_cut_shard_is_named(data_dir, tmp_path):
 
 
 def own(tmp_path, name, counts, dtype=np.uint8):
-    """A data set of one's own with splits of so many pictures; a function that lists its items."""
+    """A data set of one's own with splits of so many images; a function that lists its items."""
     # TensorFlow Datasets takes floats of one channel only.
     shape = (4, 4, 1 if dtype == np.float32 else 3)
     kinds = tfds.features.FeaturesDict(

@@ -9,7 +9,7 @@ import pytest
 
 from tfx_pipeline.ingest import IngestError, Request, ingest
 from tfx_pipeline.ingest.findings import Finding
-from tfx_pipeline.ingest.masks import encode_grey_png
+from tfx_pipeline.ingest.masks import encode_gray_png
 from tfx_pipeline.ingest.objects import clean
 from tfx_pipeline.ingest.sources.voc import source
 from trainers.data import features
@@ -27,15 +27,15 @@ def item_xml(name="cat", box=(1, 2, 11, 22), *, difficult=0, truncated=0):
     )
 
 
-def voc(folder, pictures=("a", "b"), *, xml=None, lists=None):
+def voc(folder, images=("a", "b"), *, xml=None, lists=None):
     """Writes a VOC folder; `xml` replaces annotation files by stem, None leaves one out."""
     for name in ("JPEGImages", "Annotations"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for place, stem in enumerate(pictures):
-        data = encode_grey_png(np.full((HEIGHT, WIDTH), place, np.uint8))
+    for place, stem in enumerate(images):
+        data = encode_gray_png(np.full((HEIGHT, WIDTH), place, np.uint8))
         (folder / "JPEGImages" / f"{stem}.png").write_bytes(data)
     size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"
-    texts = dict.fromkeys(pictures, f"<annotation>{size}{item_xml()}</annotation>") | (xml or {})
+    texts = dict.fromkeys(images, f"<annotation>{size}{item_xml()}</annotation>") | (xml or {})
     for stem, text in texts.items():
         if text is not None:
             data = text if isinstance(text, bytes) else text.encode()
@@ -86,7 +86,7 @@ def test_splits_are_those_of_the_lists(tmp_path):
     assert made.description.endswith("those of 5 that are in its lists")
 
 
-def test_a_picture_to_evaluate_on_is_not_trained_on(tmp_path):
+def test_an_image_to_evaluate_on_is_not_trained_on(tmp_path):
     voc(tmp_path, lists={"train": ["a", "b"], "test": ["b"]})
     with pytest.raises(IngestError, match="has b in both the train and the test list"):
         read(tmp_path)
@@ -124,7 +124,7 @@ def test_given_classes_decide(tmp_path):
         (b"<annotation>\xff</annotation>", "a.xml: not well-formed"),
     ],
 )
-def test_xml_that_is_no_annotation_costs_the_picture_only(tmp_path, text, words):
+def test_xml_that_is_no_annotation_costs_the_image_only(tmp_path, text, words):
     voc(tmp_path, xml={"a": text})
     first, second = read(tmp_path)[1]
     assert (first.kind, first.file) == ("label_missing", "JPEGImages/a.png")
@@ -151,10 +151,10 @@ def test_an_object_that_is_none(tmp_path, text, words):
     assert words in item.findings[0].detail
 
 
-def test_what_has_no_picture(tmp_path):
+def test_what_has_no_image(tmp_path):
     voc(tmp_path, ("a",), xml={"b": f"<annotation>{item_xml()}</annotation>"})
     assert read(tmp_path)[1][1] == Finding(
-        "image_missing", "Annotations/b.xml", "there is no picture of this name"
+        "image_missing", "Annotations/b.xml", "there is no image of this name"
     )
     voc(tmp_path, ("a",), lists={"train": ["a", "c"]})
     absent = tmp_path / "JPEGImages" / "c"
@@ -183,10 +183,10 @@ def test_semantic_masks(tmp_path):
     voc(tmp_path)
     (tmp_path / "SegmentationClass").mkdir()
     stored = np.resize(np.array([0, 1, 20, 255], np.uint8), (HEIGHT, WIDTH))
-    (tmp_path / "SegmentationClass" / "a.png").write_bytes(encode_grey_png(stored))
-    (tmp_path / "SegmentationClass" / "b.png").write_bytes(b"no picture")
+    (tmp_path / "SegmentationClass" / "a.png").write_bytes(encode_gray_png(stored))
+    (tmp_path / "SegmentationClass" / "b.png").write_bytes(b"no image")
     first, second = read(tmp_path, semantic=True)[1]
-    expected = encode_grey_png(np.where(stored == 255, 0, stored).astype(np.uint8))
+    expected = encode_gray_png(np.where(stored == 255, 0, stored).astype(np.uint8))
     assert first.attributes[features.SEMANTIC] == [expected]
     assert [one.kind for one in second.findings] == ["mask_invalid"]
     assert features.SEMANTIC not in read(tmp_path)[1][0].attributes

@@ -8,7 +8,7 @@ import yaml
 
 from tfx_pipeline.ingest import IngestError, Request, ingest
 from tfx_pipeline.ingest.findings import Finding
-from tfx_pipeline.ingest.masks import encode_grey_png
+from tfx_pipeline.ingest.masks import encode_gray_png
 from tfx_pipeline.ingest.objects import clean
 from tfx_pipeline.ingest.sources.yolo import source
 from trainers.data import features
@@ -20,12 +20,12 @@ _GREYS = iter(range(1, 10**9))
 
 
 def write(folder, labels, data=None):
-    """`labels`: picture's path below the folder -> its label text, None for no label file."""
+    """`labels`: image's path below the folder -> its label text, None for no label file."""
     for name, text in labels.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         number = np.frombuffer(next(_GREYS).to_bytes(4, "big"), np.uint8)
-        path.write_bytes(encode_grey_png(np.resize(number, (HEIGHT, WIDTH))))
+        path.write_bytes(encode_gray_png(np.resize(number, (HEIGHT, WIDTH))))
         if text is not None:
             label = folder / name.replace("images", "labels").replace(".png", ".txt")
             label.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ PLAIN = {"images/train/a.png": BOX, "images/val/b.png": BOX}
 NAMES = {"names": ["cat", "dog"], "train": "images/train", "val": "images/val"}
 
 
-def test_boxes_become_those_of_the_picture(tmp_path):
+def test_boxes_become_those_of_the_image(tmp_path):
     write(tmp_path, {"images/train/a.png": f"{BOX}\n\n0 0.1 0.2 0.2 0.4\n"}, NAMES | {"val": None})
     made, (item,) = read(tmp_path)
     assert (made.classes, made.task, made.masks) == (("cat", "dog"), "detection", False)
@@ -118,7 +118,7 @@ def test_spellings_of_the_yaml_file(tmp_path, data):
     assert places(read(tmp_path / "set" / "data.yaml")[1]) == places(items)
 
 
-def test_a_listed_picture_that_is_not_there(tmp_path):
+def test_a_listed_image_that_is_not_there(tmp_path):
     write(tmp_path, PLAIN, NAMES | {"train": "train.txt"})
     (tmp_path / "train.txt").write_text("images/train/a.png\nimages/train/c.png\n")
     missing = tmp_path / "images" / "train" / "c.png"
@@ -137,8 +137,8 @@ def test_a_path_elsewhere(tmp_path):
 
 @pytest.mark.parametrize("layout", ["images/{}", "{}/images"])
 def test_folders_without_a_yaml_file(tmp_path, layout):
-    pictures = {f"{layout.format(split)}/{split}.png": BOX for split in ("train", "val", "test")}
-    write(tmp_path, pictures)
+    images = {f"{layout.format(split)}/{split}.png": BOX for split in ("train", "val", "test")}
+    write(tmp_path, images)
     with pytest.raises(IngestError, match="say names=first,second"):
         read(tmp_path)
     made, items = read(tmp_path, names="cat, dog")
@@ -149,7 +149,7 @@ def test_folders_without_a_yaml_file(tmp_path, layout):
     assert read(tmp_path)[0].classes == ("fox", "owl")
 
 
-def test_pictures_with_their_labels_beside_them(tmp_path):
+def test_images_with_their_labels_beside_them(tmp_path):
     write(tmp_path, {"a.png": None, "b.png": None})
     (tmp_path / "a.txt").write_text(BOX)
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
@@ -198,14 +198,14 @@ def test_a_class_out_of_range_is_left_to_clean(tmp_path, label):
     assert read(tmp_path)[1][0].objects.classes == (-1, 0)
 
 
-def test_labels_that_are_no_text_cost_their_picture(tmp_path):
+def test_labels_that_are_no_text_cost_their_image(tmp_path):
     write(tmp_path, PLAIN | {"images/train/a.png": b"\xff\xfe\x00"}, NAMES)
     first, second = read(tmp_path)[1]
     assert (first.kind, first.file) == ("label_missing", "images/train/a.png")
     assert second.name == "images/val/b.png"
 
 
-def test_labels_without_a_picture(tmp_path):
+def test_labels_without_an_image(tmp_path):
     write(tmp_path, PLAIN, NAMES)
     (tmp_path / "labels" / "val" / "c.txt").write_text(BOX)
     (tmp_path / "labels" / "val" / "classes.txt").write_text("cat\ndog\n")

@@ -1,7 +1,7 @@
-"""Colour operations of the augmentation policies, computed as Pillow computes them.
+"""Color operations of the augmentation policies, computed as Pillow computes them.
 
 The policies were found and published with Pillow, so its arithmetic is the definition: blends are
-truncated, grey is ITU-R 601 in 16-bit fixed point. Each takes (H, W, 3) uint8 of a static
+truncated, gray is ITU-R 601 in 16-bit fixed point. Each takes (H, W, 3) uint8 of a static
 shape and a () amount, which some ignore, and returns (H, W, 3) uint8.
 
 Arithmetic on floats serves where a table of 256 values might: `tf.gather` of single bytes takes
@@ -18,7 +18,7 @@ _LUMA = (19595, 38470, 7471)
 _SMOOTH_CENTRE, _SMOOTH_SUM = 5, 13
 
 
-def grey(image: tf.Tensor) -> tf.Tensor:
+def gray(image: tf.Tensor) -> tf.Tensor:
     """(H, W) int32 luma in [0, 255]: `Image.convert("L")`."""
     red, green, blue = tf.unstack(tf.cast(image, tf.int32), axis=-1)
     total = red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2] + 2**15
@@ -32,13 +32,13 @@ def brightness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 def contrast(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """`factor` 0 is the mean luma everywhere, 1 the image: `ImageEnhance.Contrast`."""
-    mean = tf.floor(tf.reduce_mean(tf.cast(grey(image), tf.float64)) + 0.5)
+    mean = tf.floor(tf.reduce_mean(tf.cast(gray(image), tf.float64)) + 0.5)
     return _blend(tf.cast(mean, tf.float32), image, factor)
 
 
 def color(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """`factor` 0 is grey, 1 the image, more is more saturated: `ImageEnhance.Color`."""
-    return _blend(tf.cast(grey(image), tf.float32)[..., None], image, factor)
+    """`factor` 0 is gray, 1 the image, more is more saturated: `ImageEnhance.Color`."""
+    return _blend(tf.cast(gray(image), tf.float32)[..., None], image, factor)
 
 
 def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
@@ -52,10 +52,10 @@ def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     values = tf.cast(image, tf.int16)
     rows = values[:-2] + values[1:-1] + values[2:]
     box = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
-    centre = values[1:-1, 1:-1]
-    weighted = tf.cast(box + (_SMOOTH_CENTRE - 1) * centre, tf.float32)
+    center = values[1:-1, 1:-1]
+    weighted = tf.cast(box + (_SMOOTH_CENTRE - 1) * center, tf.float32)
     smooth = tf.floor(weighted / _SMOOTH_SUM + 0.5)
-    change = tf.pad(smooth - tf.cast(centre, tf.float32), [[1, 1], [1, 1], [0, 0]])
+    change = tf.pad(smooth - tf.cast(center, tf.float32), [[1, 1], [1, 1], [0, 0]])
     return _blend(tf.cast(image, tf.float32) + change, image, factor)
 
 
