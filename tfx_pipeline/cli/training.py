@@ -111,6 +111,50 @@ def describe(
         console.print(cost.view(found, layers=layers))
 
 
+@app.command(epilog="Example: sightline compare demo/bundles/digits_cnn demo/bundles/digits_vit")
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="The reference and one or more candidates: bundles, folders of `train`, runs "
+            "(RUN or RUN:MODEL) or predictions (FILE or FILE:COLUMN)."
+        ),
+    ],
+    data: Annotated[
+        str | None, typer.Option(help=f"{DATA_HELP}. [the records of each model's configuration]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the records.")] = "test",
+    variant: Annotated[
+        str, typer.Option(help="Variant of bundles and runs. [the SavedModel]")
+    ] = "",
+    seeds: Annotated[
+        bool, typer.Option("--seeds", help="Group runs of one recipe and compare over seeds.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the comparisons as JSON.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Write the images that changed as CSV.")
+    ] = None,
+) -> None:
+    """Compare models on the same images: differences with intervals, tests and slices."""
+    from tfx_pipeline.cli.views import compare as view
+    from trainers.evaluation.comparison import compare as compared
+
+    folder = records(data) if data else None
+    subjects = view.load_all(models, data=folder, split=split, variant=variant)
+    over_seeds = view.compare_seeds(subjects) if seeds else []
+    found = [] if seeds else compared([subject.column for subject in subjects])
+    if seeds:
+        view.show_seeds(over_seeds, console)
+    else:
+        view.show(found, subjects, console)
+    if out:
+        view.write(found, over_seeds, out, split=split)
+        console.print(f"wrote {out}")
+    if images and not seeds:
+        count = view.write_images(found, subjects, images, split=split)
+        console.print(f"wrote {count:,} changed images to {images}")
+
+
 @app.command(epilog="Example: sightline lr cifar10_resnet20 --data data/cifar10")
 def lr(
     recipe: Annotated[str, typer.Argument(help="A recipe, e.g. digits_cnn.")],

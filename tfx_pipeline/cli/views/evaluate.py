@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -12,6 +12,9 @@ from core.bundle import SAVED_MODEL, Bundle, open_bundle
 from serving.benchmark.variants import Figures
 from trainers.data.features import DatasetError, DatasetInfo
 from trainers.data.orientation import AS_STORED, UPRIGHT
+
+if TYPE_CHECKING:
+    from trainers.evaluation.predictions import Predictions
 
 
 def evaluate_model(
@@ -29,15 +32,9 @@ def evaluate_model(
       DatasetError: records of another task, of classes that the model does not know, or whose EXIF
         policy is not the model's; told before TensorFlow is loaded.
     """
-    subject = _trained_subject(model) or _bundle_subject(model)
-    where = data or subject.data
-    subject.check(DatasetInfo.load(where))
+    _, found = predictions(model, data, split, variant)
     from trainers.evaluation.metrics import metrics_with_intervals
 
-    if subject.bundle is None:
-        found = _trained(model, where, split)
-    else:
-        found = _bundle(subject.bundle, where, split, variant)
     return {
         name: {
             key: value.as_list()
@@ -47,15 +44,42 @@ def evaluate_model(
     }
 
 
+def predictions(
+    model: Path, data: Path | None, split: str, variant: str = ""
+) -> "tuple[Evaluated, dict[str, Predictions]]":
+    """The model's facts, and variant -> predictions of `split`; see `evaluate_model`.
+
+    Raises:
+      DatasetError: the records are not ones that the model can be evaluated on.
+    """
+    subject = _trained_subject(model) or _bundle_subject(model)
+    where = data or subject.data
+    subject.check(DatasetInfo.load(where))
+    if subject.bundle is None:
+        return subject, _trained(model, where, split)
+    return subject, _bundle(subject.bundle, where, split, variant)
+
+
 @dataclass(frozen=True)
-class _Subject:
-    """What is to be evaluated, by what can be read of it without TensorFlow."""
+class Evaluated:
+    """A model that is evaluated, as far as it can be read without TensorFlow.
+
+    Attributes:
+      name: for messages.
+      task: e.g. `classification`.
+      classes: names in label order.
+      exif: EXIF policy that the model was trained with.
+      data: records of its configuration.
+      config: its whole configuration as JSON.
+      bundle: None for a folder of `sightline train`.
+    """
 
     name: str
     task: str
     classes: tuple[str, ...]
     exif: str
     data: Path
+    config: Mapping[str, Any]
     bundle: Bundle | None = None
 
     def check(self, info: DatasetInfo) -> None:
@@ -74,24 +98,28 @@ class _Subject:
         )
 
 
-def _trained_subject(model: Path) -> _Subject | None:
+def _trained_subject(model: Path) -> Evaluated | None:
     if not (model / "trained.json").is_file():
         return None
-    from trainers.config import from_dict
+    from trainers.config import from_dict, to_dict
 
     config = from_dict(json.loads((model / "config.json").read_text(encoding="utf-8")))
     info = DatasetInfo.load(model)
     name = f"the model in {model}"
-    return _Subject(name, config.task, info.classes, info.exif, Path(config.data.dir))
+    return Evaluated(
+        name, config.task, info.classes, info.exif, Path(config.data.dir), config=to_dict(config)
+    )
 
 
-def _bundle_subject(model: Path) -> _Subject:
+def _bundle_subject(model: Path) -> Evaluated:
     bundle = open_bundle(model)
     manifest = bundle.manifest
     data = Path(manifest.config.get("data", {}).get("dir", ""))
     exif = manifest.input.get("exif", AS_STORED)
     name = f"the bundle {manifest.name}"
-    return _Subject(name, manifest.task, bundle.labels, exif, data, bundle)
+    return Evaluated(
+        name, manifest.task, bundle.labels, exif, data, config=manifest.config, bundle=bundle
+    )
 
 
 def _trained(model: Path, data: Path, split: str) -> dict[str, Any]:

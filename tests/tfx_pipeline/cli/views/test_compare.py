@@ -1,0 +1,178 @@
+"""`sightline compare` on real predictions, bundles, trained folders and runs."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from core.bundle import SAVED_MODEL
+from tfx_pipeline.cli import app
+from tfx_pipeline.cli.views.compare import compare_seeds
+from tfx_pipeline.cli.views.evaluate import evaluate_model
+from tfx_pipeline.cli.views.subjects import Subject
+from trainers.evaluation.comparison import Column, ComparisonError
+from trainers.evaluation.predictions import Predictions, write_table
+
+CLASSES = ("cat", "dog", "eel")
+
+
+def predictions(seed, accuracy, count=120):
+    """Random predictions, on images and slices that are the same for every seed."""
+    labels = (np.arange(count) % 3).astype(np.int32)
+    right = np.random.default_rng(seed).random(count) < accuracy
+    scores = np.full((count, 3), 0.1, np.float32)
+    scores[np.arange(count), np.where(right, labels, (labels + 1) % 3)] = 0.8
+    ids = np.array([f"{i:064d}" for i in range(count)], dtype=object)
+    light = np.array(["dark", "bright"], dtype=object)[(np.arange(count) // 3) % 2]
+    return Predictions(ids, labels, scores, {"slice/brightness": light})
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder with two models of two variants each, as its summary lists them."""
+    folder = tmp_path / "runs" / "pets"
+    models = []
+    for seed, name in enumerate(("cnn", "vit")):
+        table = folder / "artifacts" / name / "predictions.tfrecord"
+        columns = {
+            SAVED_MODEL: predictions(seed, 0.9 - 0.3 * seed),
+            "ptq_int8": predictions(seed + 10, 0.5),
+        }
+        write_table(table, columns, CLASSES)
+        config = {"name": name, "model": {"name": name}, "train": {"seed": seed}}
+        models.append({"name": name, "predictions": str(table), "config": config})
+    report = folder / "reports" / "latest"
+    report.mkdir(parents=True)
+    summary = {"data": {"classes": CLASSES}, "models": models}
+    (report / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def compare(*arguments):
+    return CliRunner().invoke(app, ["compare", *map(str, arguments)])
+
+
+def rows_of(file):
+    with file.open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_the_models_of_a_run_with_all_outputs(run, tmp_path):
+    out, images = tmp_path / "out" / "found.json", tmp_path / "out" / "changed.csv"
+    result = compare(run, "--out", out, "--images", images)
+    assert result.exit_code == 0, result.output
+    found = json.loads(out.read_text())
+    assert found["split"] == "test"
+    (one,) = found["comparisons"]
+    first, second = predictions(0, 0.9), predictions(1, 0.6)
+    ours = second.scores.argmax(1) == second.labels
+    theirs = first.scores.argmax(1) == first.labels
+    gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    assert (one["reference"], one["candidate"]) == ("cnn", "vit")
+    assert one["paired"] == {"gained": gained, "lost": lost, "total": 120}
+    assert one["top1"][0] == pytest.approx(ours.mean() - theirs.mean())
+    assert one["top1"][1] < one["top1"][0] < one["top1"][2]
+    assert one["p_value"] == pytest.approx(stats.binomtest(gained, gained + lost).pvalue)
+    assert {s["value"] for s in one["slices"]} == {"dark", "bright"}
+    assert "vit is worse than cnn by" in result.output
+    rows = rows_of(images)
+    assert len(rows) == gained + lost
+    assert [row["change"] for row in rows] == ["lost"] * lost + ["gained"] * gained
+    assert {row["label"] for row in rows} <= set(CLASSES)
+    assert all(
+        (row["candidate_class"] == row["label"]) == (row["change"] == "gained") for row in rows
+    )
+
+
+def test_one_model_of_a_run_against_a_column_of_a_file(run):
+    table = run / "artifacts" / "vit" / "predictions.tfrecord"
+    result = compare(f"{run}:cnn", f"{table}:ptq_int8")
+    assert result.exit_code == 0, result.output
+    assert "reference: cnn, top-1" in result.output
+    assert "vit/predictions.tfrecord:ptq_int8" in result.output
+
+
+def test_a_bundle_and_a_trained_folder_are_evaluated_on_the_records(earlier, tmp_path):
+    old = earlier("b54914a")
+    bundle, trained, data = old / "bundles/tiny/1", old / "trained", old / "data"
+    out, images = tmp_path / "found.json", tmp_path / "changed.csv"
+    options = ("--data", data, "--out", out, "--images", images)
+    result = compare(trained, bundle, "--variant", "ptq_int8", *options)
+    assert result.exit_code == 0, result.output
+    (one,) = json.loads(out.read_text())["comparisons"]
+    float_top1 = evaluate_model(trained, data, "test")["trained"]["top1"][0]
+    int8_top1 = evaluate_model(bundle, data, "test", "ptq_int8")["ptq_int8"]["top1"][0]
+    assert one["top1"][0] == pytest.approx(int8_top1 - float_top1)
+    assert all(row["file"] for row in rows_of(images)), "the records name each image's file"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere does not exist; give a bundle, a folder of `sightline train`"),
+        (["RUN:bird"], "the run has no model 'bird' (its models: cnn, vit)"),
+        (["RUN", "--variant", "fp8"], "no predictions of 'fp8' (known: ptq_int8, saved_model)"),
+        (["RUN", "--split", "validation"], "cnn has no predictions of the validation split"),
+        (["RUN:cnn"], "at least two models, got 1"),
+        (["RUN:cnn", "RUN"], "cnn is given twice"),
+        (["RUN/reports:cnn", "RUN"], "neither a run nor a predictions file"),
+        (["RUN", "--seeds"], "has the seeds 0 and vit has 1; a paired t-test needs the same two"),
+    ],
+)
+def test_what_cannot_be_compared_says_what_to_do(run, arguments, words):
+    arguments = [one.replace("RUN", str(run)) for one in arguments]
+    result = compare(*arguments)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ComparisonError)
+    assert words in str(result.exception)
+
+
+def test_predictions_of_other_images_are_refused(run, tmp_path):
+    table = tmp_path / "other" / "predictions.tfrecord"
+    write_table(table, {SAVED_MODEL: predictions(0, 0.9, count=90)}, CLASSES)
+    result = compare(f"{run}:cnn", table)
+    assert "on 90 images and cnn on 120, of which 90 are the same" in str(result.exception)
+
+
+@pytest.mark.parametrize("content", [b"", b"text, no records", b"\x00" * 40])
+def test_a_file_that_holds_no_predictions(run, tmp_path, content):
+    (tmp_path / "file.tfrecord").write_bytes(content)
+    result = compare(f"{run}:cnn", tmp_path / "file.tfrecord")
+    assert isinstance(result.exception, ComparisonError)
+    assert "file.tfrecord" in str(result.exception)
+
+
+def subject(recipe, seed, accuracy):
+    found = predictions(seed + 100 * len(recipe), accuracy)
+    column = Column(
+        f"{recipe}_{seed}", found.ids, found.labels, found.scores, found.slices, CLASSES
+    )
+    return Subject(
+        column, {"name": column.name, "model": {"name": recipe}, "train": {"seed": seed}}
+    )
+
+
+def test_recipes_are_compared_over_seeds_with_the_paired_t_test():
+    subjects = [subject("cnn", s, 0.6) for s in (0, 1, 2)]
+    subjects += [subject("resnet", s, 0.9) for s in (2, 0, 1)]
+    (found,) = compare_seeds(subjects)
+    assert (found.reference, found.candidate, found.seeds) == ("cnn_0", "resnet_2", (0, 1, 2))
+    top1 = {one.column.name: one.column.correct.mean() for one in subjects}
+    expected = stats.ttest_rel(
+        [top1[f"resnet_{s}"] for s in (0, 1, 2)], [top1[f"cnn_{s}"] for s in (0, 1, 2)]
+    )
+    assert found.tests["top1"].statistic == pytest.approx(expected.statistic)
+    assert found.tests["top1"].p_value == pytest.approx(expected.pvalue)
+
+
+def test_seeds_that_do_not_pair_are_refused():
+    with pytest.raises(ComparisonError, match="are runs of one recipe with seed 0"):
+        compare_seeds([subject("cnn", 0, 0.5), subject("cnn", 0, 0.5)])
+    with pytest.raises(ComparisonError, match="all models are runs of one recipe"):
+        compare_seeds([subject("cnn", 0, 0.5), subject("cnn", 1, 0.5)])
+    bare = Subject(subject("cnn", 0, 0.5).column, {})
+    with pytest.raises(ComparisonError, match="no configuration to read its seed from"):
+        compare_seeds([bare, subject("cnn", 1, 0.5)])

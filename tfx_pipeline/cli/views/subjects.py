@@ -1,0 +1,166 @@
+"""What `sightline compare` and its relatives take: bundles, trained folders, runs and predictions.
+
+| given | predictions |
+|---|---|
+| a bundle, or a model's folder | of `--variant`, made on the records |
+| a folder of `sightline train` | of the model in float, made on the records |
+| a pipeline's run, `RUN` or `RUN:MODEL` | the run's own table, of every model or of one |
+| a `predictions.tfrecord`, `FILE` or `FILE:COLUMN` | that table |
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.bundle import SAVED_MODEL
+from trainers.evaluation.comparison import Column, ComparisonError
+
+_SUMMARY = "summary.json"
+_TEST = "test"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with its predictions.
+
+    Attributes:
+      column: its predictions.
+      config: its whole configuration as JSON, or empty where it is not known.
+      data: the records that the predictions were made on, or None where they are not known.
+    """
+
+    column: Column
+    config: Mapping[str, Any]
+    data: Path | None = None
+
+    @property
+    def seed(self) -> int | None:
+        """`train.seed`, or None."""
+        return self.config.get("train", {}).get("seed")
+
+    @property
+    def recipe(self) -> str:
+        """The configuration without what differs between seeds and machines, as text."""
+        train = {k: v for k, v in self.config.get("train", {}).items() if k != "seed"}
+        data = {k: v for k, v in self.config.get("data", {}).items() if k != "dir"}
+        whole = {**self.config, "train": train, "data": data, "name": ""}
+        return json.dumps(whole, sort_keys=True) if self.config else ""
+
+
+def load(given: str, *, data: Path | None, split: str, variant: str) -> list[Subject]:
+    """The models that one argument names; several only for a run without a model's name.
+
+    Args:
+      given: see the module's table.
+      data: records to predict on; None takes those of the model's configuration. Not used where
+        predictions exist already.
+      split: of the records or of the run.
+      variant: of a bundle or a run; empty is the SavedModel.
+
+    Raises:
+      ComparisonError: `given` is none of these, or lacks the split, the model or the variant.
+      DatasetError: the records are not ones that the model can be evaluated on.
+    """
+    path, name = _divided(given)
+    summary = _summary(path)
+    if summary is not None:
+        return _of_run(given, summary, name, split=split, variant=variant)
+    if path.is_file():
+        return [_of_table(path, name or variant)]
+    if name:
+        raise ComparisonError(
+            f"{path} is neither a run nor a predictions file, so {name!r} names nothing in it; "
+            f"give {path}"
+        )
+    return [_predicted(path, data, split, variant)]
+
+
+def _divided(given: str) -> tuple[Path, str]:
+    if Path(given).exists():
+        return Path(given), ""
+    path, _, name = given.rpartition(":")
+    if path and Path(path).exists():
+        return Path(path), name
+    raise ComparisonError(
+        f"{given} does not exist; give a bundle, a folder of `sightline train`, a run's folder "
+        "(RUN or RUN:MODEL) or a predictions file (FILE or FILE:COLUMN)"
+    )
+
+
+def _summary(path: Path) -> dict[str, Any] | None:
+    """The summary of a run, given its file, its report's folder or the run's folder."""
+    candidates = [path / _SUMMARY, path / "reports" / "latest" / _SUMMARY]
+    file = path if path.name == _SUMMARY else next((c for c in candidates if c.is_file()), None)
+    if file is None:
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ComparisonError(f"{file} is not JSON: {error}; run the pipeline again") from error
+
+
+def _of_run(
+    given: str, summary: Mapping[str, Any], name: str, *, split: str, variant: str
+) -> list[Subject]:
+    models = [one for one in summary.get("models") or () if name in ("", one["name"])]
+    if not models:
+        known = ", ".join(one["name"] for one in summary.get("models") or ()) or "none"
+        raise ComparisonError(f"{given}: the run has no model {name!r} (its models: {known})")
+    key = "predictions" if split == _TEST else f"{split}_predictions"
+    info = summary.get("data") or {}
+    found = []
+    for model in models:
+        table = model.get(key) or ""
+        if not table or not Path(table).is_file():
+            raise ComparisonError(
+                f"{given}: {model['name']} has no predictions of the {split} split"
+                + (f"; {table} is gone, run the pipeline again" if table else "")
+            )
+        column = _column(Path(table), variant, model["name"], tuple(info.get("classes") or ()))
+        config = model.get("config") or {}
+        records = config.get("data", {}).get("dir")
+        found.append(Subject(column, config, Path(records) if records else None))
+    return found
+
+
+def _of_table(path: Path, name: str) -> Subject:
+    shown = f"{path.parent.name}/{path.name}" + (f":{name}" if name else "")
+    return Subject(_column(path, name, shown, ()), {})
+
+
+def _column(path: Path, variant: str, name: str, classes: tuple[str, ...]) -> Column:
+    """One column of a predictions table: `variant`, the only one, or the SavedModel's."""
+    from trainers.evaluation.predictions import read_table
+
+    try:
+        table = read_table(path)
+    except (ValueError, OSError) as error:
+        raise ComparisonError(f"{path}: {error}; give a predictions file of a run") from error
+    except Exception as error:  # TensorFlow's DataLossError and protobuf's DecodeError.
+        raise ComparisonError(f"{path} is not a predictions file: {error}") from error
+    chosen = variant or (SAVED_MODEL if SAVED_MODEL in table else "")
+    if not chosen and len(table) == 1:
+        (chosen,) = table
+    if chosen not in table:
+        raise ComparisonError(
+            f"{path} has no predictions of {chosen or 'the SavedModel'!r} "
+            f"(known: {', '.join(table)}); give one of them with --variant or as {path}:COLUMN"
+        )
+    found = table[chosen]
+    shown = name if chosen == SAVED_MODEL else f"{name} {chosen}"
+    return Column(shown, found.ids, found.labels, found.scores, found.slices, classes)
+
+
+def _predicted(path: Path, data: Path | None, split: str, variant: str) -> Subject:
+    """Predictions of a bundle or a trained folder, made now."""
+    from tfx_pipeline.cli.views.evaluate import predictions
+
+    subject, found = predictions(path, data, split, variant or SAVED_MODEL)
+    ((chosen, columns),) = found.items()
+    shown = str(path) if chosen in (SAVED_MODEL, "trained") else f"{path} {chosen}"
+    column = Column(
+        shown, columns.ids, columns.labels, columns.scores, columns.slices, subject.classes
+    )
+    return Subject(column, subject.config, data or subject.data)

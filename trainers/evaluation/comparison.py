@@ -1,0 +1,328 @@
+"""Comparison of classifiers on the same images: paired differences, tests and slices.
+
+Every model is compared with the first one. Differences in top-1 have Tango's score interval and
+McNemar's exact test; those in cross-entropy have a bootstrap interval. P-values are adjusted with
+Holm's step-down method (Holm 1979, Scandinavian Journal of Statistics 6:65-70), which bounds the
+chance of any false claim in a family by 5 %: one family over the models, and one over the slices of
+each comparison. NumPy and SciPy only.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats as _scipy
+
+from trainers.evaluation.noninferiority import Array, Paired, pair
+from trainers.evaluation.stats import Interval, paired_difference
+
+#: Slices with fewer images are counted but not compared: even without any change, 30 images cannot
+#: exclude a drop of 11 points.
+LEAST_IMAGES = 30
+ALPHA = 0.05
+
+
+class ComparisonError(ValueError):
+    """Predictions that cannot be compared; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Predictions of one model, parallel arrays over M images.
+
+    Attributes:
+      name: of the model, for tables.
+      ids: (M,) str, one per image; may repeat where images do.
+      labels: (M,) int in [0, N).
+      scores: (M, N) float, softmax over the classes.
+      slices: key -> (M,) str.
+      classes: N names in label order; empty where they are not known.
+    """
+
+    name: str
+    ids: Array
+    labels: Array
+    scores: Array
+    slices: dict[str, Array]
+    classes: tuple[str, ...] = ()
+
+    @property
+    def correct(self) -> Array:
+        """(M,) bool: the class with the highest score, the first of equals, is the label."""
+        return self.scores.argmax(axis=1) == self.labels
+
+    @property
+    def predicted(self) -> Array:
+        """(M,) int: the class with the highest score, the first of equals."""
+        return self.scores.argmax(axis=1)
+
+    @property
+    def cross_entropy(self) -> Array:
+        """(M,) float64 in nats; a score of the label below 1e-7 counts as 1e-7."""
+        label = self.scores[np.arange(len(self.labels)), self.labels].astype(np.float64)
+        return -np.log(np.maximum(label, 1e-7))
+
+
+@dataclass(frozen=True)
+class SliceChange:
+    """The images of one slice value in a comparison.
+
+    Attributes:
+      key: e.g. `slice/brightness`.
+      value: e.g. `dark`.
+      paired: counts within the slice.
+      interval: top-1 of the candidate minus top-1 of the reference, with Tango's 95 % interval.
+      p_adjusted: McNemar's, after Holm over all slices of the comparison.
+    """
+
+    key: str
+    value: str
+    paired: Paired
+    interval: Interval
+    p_adjusted: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate against the reference on the same images.
+
+    Attributes:
+      reference: name of the first model.
+      candidate: name of the other.
+      paired: images that only the candidate (`gained`) or only the reference (`lost`) got right.
+      top1: difference of top-1, candidate minus reference, with Tango's 95 % interval.
+      cross_entropy: difference in nats, with its bootstrap interval; below 0 is better.
+      p_value: of McNemar's exact test.
+      p_adjusted: after Holm over all candidates.
+      differing: images that the two put into different classes.
+      needed: images that would show a difference of one point in 80 % of samples.
+      slices: values with `LEAST_IMAGES` or more, the greatest loss first.
+      small_slices: (key, value, images) of those with fewer.
+      changed: positions of the images on which exactly one is right, losses first.
+    """
+
+    reference: str
+    candidate: str
+    paired: Paired
+    top1: Interval
+    cross_entropy: Interval
+    p_value: float
+    p_adjusted: float
+    differing: int
+    needed: int
+    slices: tuple[SliceChange, ...]
+    small_slices: tuple[tuple[str, str, int], ...]
+    changed: Array
+
+    @property
+    def decided(self) -> bool:
+        """Whether top-1 differs, at 5 % over all candidates."""
+        return self.p_adjusted < ALPHA
+
+    @property
+    def sentence(self) -> str:
+        """What the comparison shows, and what it cannot show."""
+        points = f"{100 * abs(self.top1.value):.1f} points"
+        low, high = 100 * self.top1.low, 100 * self.top1.high
+        if self.decided:
+            better = "better" if self.top1.value > 0 else "worse"
+            return (
+                f"{self.candidate} is {better} than {self.reference} by {points} of top-1 "
+                f"(95 % interval {low:+.1f} to {high:+.1f})."
+            )
+        text = (
+            f"No difference in top-1 between {self.candidate} and {self.reference} is shown: "
+            f"{100 * self.top1.value:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}."
+        )
+        if self.needed > self.paired.total:
+            text += (
+                f" {self.paired.total:,} images are not enough to detect a difference of 1 point; "
+                f"about {self.needed:,} are needed."
+            )
+        return text
+
+
+def holm(p_values: ArrayLike) -> Array:
+    """P-values adjusted for the number of tests by Holm's step-down method.
+
+    A hypothesis is rejected at level a, with a chance of any false rejection of at most a whatever
+    the dependence between the tests, when its adjusted value is at most a.
+
+    Args:
+      p_values: (K,) in [0, 1]; may be empty.
+
+    Returns:
+      (K,) float64 in [0, 1], in the order given.
+
+    Raises:
+      ValueError: a value outside [0, 1].
+    """
+    values = np.asarray(p_values, np.float64)
+    if values.ndim != 1 or ((values < 0) | (values > 1) | np.isnan(values)).any():
+        raise ValueError(f"`p_values` must be a list of values in [0, 1], got {p_values}")
+    order = np.argsort(values, kind="stable")
+    scaled = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted
+
+
+def images_to_detect(
+    found: Paired, difference: float = 0.01, *, level: float = 0.95, power: float = 0.8
+) -> int:
+    """How many images show a true difference of `difference` in top-1 with a chance of `power`.
+
+    The share of images on which exactly one model is right is taken from `found`, with half an
+    image added to both counts; it is at least `difference`. Normal approximation of McNemar's test
+    (Connor 1987, Biometrics 43:207-211): with churn v and difference d,
+    n = ((z_level sqrt(v) + z_power sqrt(v - d^2)) / d)^2.
+
+    Args:
+      found: the counts of a comparison.
+      difference: in (0, 1); 0.01 is one point.
+      level: of the two-sided test, in (0, 1).
+      power: in (0, 1).
+
+    Raises:
+      ValueError: a setting out of range.
+    """
+    for name, value in (("difference", difference), ("level", level), ("power", power)):
+        if not 0 < value < 1:
+            raise ValueError(f"`{name}` must be in (0, 1), got {value}; 1 point is written 0.01")
+    churn = max((found.gained + found.lost + 1) / (found.total + 1), difference)
+    z_level, z_power = (float(_scipy.norm.ppf(q)) for q in ((1 + level) / 2, power))
+    spread = z_level * math.sqrt(churn) + z_power * math.sqrt(churn - difference**2)
+    return math.ceil((spread / difference) ** 2)
+
+
+def compare(columns: Sequence[Column]) -> list[Comparison]:
+    """Each column after the first, compared with the first.
+
+    Args:
+      columns: two or more models' predictions on the same images, in any order of images.
+
+    Raises:
+      ComparisonError: fewer than two columns, other images, labels or classes.
+    """
+    if len(columns) < 2:
+        raise ComparisonError(f"a comparison needs at least two models, got {len(columns)}")
+    reference, *others = columns
+    others = [aligned(other, reference) for other in others]
+    pairs = [pair(other.correct, reference.correct) for other in others]
+    adjusted = holm([found.mcnemar_p for found in pairs])
+    return [
+        _comparison(reference, other, found, float(p))
+        for other, found, p in zip(others, pairs, adjusted, strict=True)
+    ]
+
+
+def _comparison(reference: Column, other: Column, found: Paired, adjusted: float) -> Comparison:
+    slices, small = _slices(reference, other)
+    ours, theirs = other.correct, reference.correct
+    changed = [np.flatnonzero(theirs & ~ours), np.flatnonzero(ours & ~theirs)]
+    return Comparison(
+        reference=reference.name,
+        candidate=other.name,
+        paired=found,
+        top1=found.interval(),
+        cross_entropy=paired_difference(other.cross_entropy, reference.cross_entropy),
+        p_value=found.mcnemar_p,
+        p_adjusted=adjusted,
+        differing=int((other.predicted != reference.predicted).sum()),
+        needed=images_to_detect(found),
+        slices=slices,
+        small_slices=small,
+        changed=np.concatenate(changed),
+    )
+
+
+def _slices(
+    reference: Column, other: Column
+) -> tuple[tuple[SliceChange, ...], tuple[tuple[str, str, int], ...]]:
+    """The slice values that are large enough, the greatest loss first, and those that are not."""
+    large: list[tuple[str, str, Paired]] = []
+    small: list[tuple[str, str, int]] = []
+    ours, theirs = other.correct, reference.correct
+    for key in sorted(reference.slices):
+        values = np.asarray(reference.slices[key])
+        for value in sorted(set(values.tolist())):
+            inside = values == value
+            if (count := int(inside.sum())) < LEAST_IMAGES:
+                small.append((key, value, count))
+            elif count < len(values):  # A slice of all images repeats the comparison.
+                large.append((key, value, pair(ours[inside], theirs[inside])))
+    adjusted = holm([found.mcnemar_p for _, _, found in large])
+    changes = [
+        SliceChange(key, value, found, found.interval(), float(p))
+        for (key, value, found), p in zip(large, adjusted, strict=True)
+    ]
+    return tuple(sorted(changes, key=lambda one: one.interval.value)), tuple(small)
+
+
+def aligned(other: Column, reference: Column) -> Column:
+    """`other` in the reference's order of images and classes.
+
+    Raises:
+      ComparisonError: other images, labels or classes.
+    """
+    other = _with_classes(other, reference)
+    rows = _rows(other, reference)
+    labels = other.labels[rows]
+    wrong = np.flatnonzero(labels != reference.labels)
+    if len(wrong):
+        at = int(wrong[0])
+        raise ComparisonError(
+            f"{other.name} and {reference.name} have other labels for {len(wrong):,} images, first "
+            f"{reference.ids[at]}: {_name(other, labels[at])} and "
+            f"{_name(reference, reference.labels[at])}; predict both on the same records"
+        )
+    slices = {key: values[rows] for key, values in other.slices.items()}
+    return Column(other.name, reference.ids, labels, other.scores[rows], slices, reference.classes)
+
+
+def _rows(other: Column, reference: Column) -> Array:
+    """Rows of `other` in the reference's order; copies of an image are paired in their order."""
+    ours, theirs = (np.asarray(column.ids, str) for column in (other, reference))
+    first, second = np.argsort(ours, kind="stable"), np.argsort(theirs, kind="stable")
+    if len(ours) == len(theirs) and np.array_equal(ours[first], theirs[second]):
+        rows = np.empty(len(ours), np.int64)
+        rows[second] = first
+        return rows
+    common = len(set(ours.tolist()) & set(theirs.tolist()))
+    raise ComparisonError(
+        f"{other.name} was evaluated on {len(ours):,} images and {reference.name} on "
+        f"{len(theirs):,}, of which {common:,} are the same; a paired comparison needs the same "
+        "images: give both models the same --data and --split"
+    )
+
+
+def _with_classes(other: Column, reference: Column) -> Column:
+    """`other` with its classes in the reference's order, by name."""
+    if other.scores.shape[1] == reference.scores.shape[1] and (
+        other.classes == reference.classes or not (other.classes and reference.classes)
+    ):
+        return other
+    missing = set(reference.classes) ^ set(other.classes)
+    if missing or not other.classes:
+        shown = ", ".join(sorted(missing)[:3]) or "their names are not known"
+        raise ComparisonError(
+            f"{other.name} has {other.scores.shape[1]} classes and {reference.name} has "
+            f"{reference.scores.shape[1]}; they differ in: {shown}. Compare models of the same "
+            "classes"
+        )
+    order = [other.classes.index(name) for name in reference.classes]
+    position = np.argsort(order)
+    return Column(
+        other.name,
+        other.ids,
+        position[other.labels],
+        other.scores[:, order],
+        other.slices,
+        reference.classes,
+    )
+
+
+def _name(column: Column, label: int) -> str:
+    return column.classes[label] if column.classes else str(label)
