@@ -6,7 +6,6 @@ ordinary ModelEvaluation: `tfma.load_eval_result(uri, model_name="ptq_int8")` op
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -76,12 +75,10 @@ def PredictionEvaluator(
       beam_pipeline: TFX gives it.
     """
     table = files.predictions_file(predictions.uri, split)
-    answers = read_table(table)
-    chosen = EvalSettings(**json.loads(settings))
-    classes = next(iter(answers.values())).scores.shape[1]
-    chosen = replace(chosen, top_k=min(chosen.top_k, classes))
+    found = read_table(table)
+    classes = next(iter(found.values())).scores.shape[1]
     # Other models are compared with, not evaluated: thresholds are for the candidate's variants.
-    variants = [name for name in answers if name not in REFERENCES]
-    config = make_eval_config(variants, chosen)
+    variants = [name for name in found if name not in REFERENCES]
+    config = make_eval_config(variants, EvalSettings(**json.loads(settings)), classes)
     with beam_pipeline as pipeline:
         analyze(pipeline, table, evaluation.uri, config)

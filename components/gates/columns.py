@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from components.evaluation.predict_variants import OWN_FLOAT, REFERENCES
-from components.evaluation.references import known, paired
+from components.evaluation.references import paired
 from core.bundle import SAVED_MODEL
-from trainers.evaluation.metrics import metrics_with_intervals, top_k_correct
 from trainers.evaluation.noninferiority import Paired, pair
 from trainers.evaluation.predictions import Predictions
+from trainers.evaluation.scores import top_k_correct
 
 #: The float TFLite file, which every bundle has.
 FLOAT = "none_fp32"
@@ -90,30 +90,3 @@ def compare(candidate: Predictions, reference: Predictions) -> dict[str, Any]:
         "agreement": float(same.mean()),
         "images": found.total,
     }
-
-
-def describe(table: Table) -> dict[str, dict[str, Any]]:
-    """Column -> `metrics` with 95 % intervals, and what it is compared with.
-
-    `difference` compares with the float file, `own_float` with the variant's own float pass. The
-    float passes themselves are left out: they are no models that anybody gets.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for column, answers in table.items():
-        if column.startswith(OWN_FLOAT):
-            continue
-        own = known(answers, answers)
-        metrics = metrics_with_intervals(own.scores, own.labels)
-        found[column] = {"metrics": {key: value.as_list() for key, value in metrics.items()}}
-        if column != FLOAT:
-            found[column]["difference"] = {"against": FLOAT, **compare(answers, table[FLOAT])}
-        against = own_float(column, table) if ships(column) and column != SAVED_MODEL else ""
-        if against:
-            count, ties = differing(answers, table[against])
-            found[column]["own_float"] = {
-                "against": against,
-                "agreement": 1 - count / len(answers.labels),
-                "differing": count,
-                "ties": ties,
-            }
-    return found

@@ -5,18 +5,30 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluation.predict_variants import REFERENCES
+from components.evaluation.predict_variants import OWN_FLOAT, REFERENCES
+from components.evaluation.references import known
 from components.gates.agreement import AllImages, agreement_gates
 from components.gates.change import change_gates
 from components.gates.collapse import collapsed, majority_gate
-from components.gates.columns import FLOAT, Table, describe, top1_correct, top1_pair
+from components.gates.columns import (
+    FLOAT,
+    Table,
+    compare,
+    differing,
+    own_float,
+    ships,
+    top1_correct,
+    top1_pair,
+)
 from components.gates.probe import probe_gate
 from components.gates.recommend import Figures, drop_from_float, recommend
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict, overall
-from trainers.evaluation.metrics import confusion_matrix
+from core.bundle import SAVED_MODEL
+from trainers.evaluation.metrics import metric_facts, metrics_with_intervals
 from trainers.evaluation.noninferiority import excludable_drop
 from trainers.evaluation.predictions import Predictions
+from trainers.evaluation.scores import confusion_matrix
 from trainers.evaluation.stats import bootstrap_interval
 
 
@@ -76,6 +88,7 @@ def judge(
         "dropped": list(dropped),
         "excludable_drop": excludable(table, chosen),
         "gates": [gate.to_dict() for gate in gates],
+        "metric_facts": metric_facts(len(classes)),
         "variants": described,
         "slices": slices,
         "confusion": {
@@ -83,6 +96,33 @@ def judge(
             "matrix": confusion_matrix(table[chosen].scores, table[chosen].labels).tolist(),
         },
     }
+
+
+def describe(table: Table) -> dict[str, dict[str, Any]]:
+    """Column -> `metrics` with 95 % intervals, and what it is compared with.
+
+    `difference` compares with the float file, `own_float` with the variant's own float pass. The
+    float passes themselves are left out: they are no models that anybody gets.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for column, answers in table.items():
+        if column.startswith(OWN_FLOAT):
+            continue
+        own = known(answers, answers)
+        metrics = metrics_with_intervals(own.scores, own.labels)
+        found[column] = {"metrics": {key: value.as_list() for key, value in metrics.items()}}
+        if column != FLOAT:
+            found[column]["difference"] = {"against": FLOAT, **compare(answers, table[FLOAT])}
+        against = own_float(column, table) if ships(column) and column != SAVED_MODEL else ""
+        if against:
+            count, ties = differing(answers, table[against])
+            found[column]["own_float"] = {
+                "against": against,
+                "agreement": 1 - count / len(answers.labels),
+                "differing": count,
+                "ties": ties,
+            }
+    return found
 
 
 def slice_rows(answers: Predictions, classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ def finished_run(tmp_path):
     write_table(tmp_path / "predictions" / "table", answers, CLASSES)
     tfma.run_model_analysis(
         eval_config=make_eval_config(
-            list(answers), EvalSettings(slices=("slice/brightness", "slice/race"), top_k=3)
+            list(answers), EvalSettings(slices=("slice/brightness", "slice/race")), 3
         ),
         data_location=str(tmp_path / "predictions" / "table"),
         output_path=str(tmp_path / "evaluation"),
