@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "analysis.ipynb"
 CLASSES = ("cat", "dog", "owl")
@@ -60,7 +61,7 @@ def finished_run(tmp_path):
             "name": variant,
             "gzip_bytes": 10_000,
             "latency_ms_p50": 0.1,
-            "metrics": {"top1": [float(_right(found).mean()), 0.0, 1.0]},
+            "metrics": {"top1": [float(_right(found).mean()), 0.0, 1.0], "mine": [0.5, 0.4, 0.6]},
         }
         for variant, found in answers.items()
     ]
@@ -73,6 +74,7 @@ def finished_run(tmp_path):
             {
                 "name": "pets",
                 "variants": variants,
+                "metric_facts": {"top1": {"title": "top-1"}, "mine": {"title": "my metric"}},
                 # One relative to the run's folder, one absolute: both are allowed.
                 "evaluation": "evaluation",
                 "predictions": str(tmp_path / "predictions" / "table"),
@@ -102,14 +104,19 @@ def _execute(run: Path, questions: list[str]) -> list:
 @pytest.mark.timeout(600)  # two imports of TFMA and a Beam job, on a machine that may be busy
 def test_the_notebook_counts_what_the_table_holds(finished_run):
     answers = _answers()
-    slices, differences, wrong = _execute(
+    metrics, slices, differences, wrong = _execute(
         finished_run,
         [
+            "metrics.to_dict('records')",
             "slices.to_dict('records')",
             "differences.to_dict('records')",
             "wrong['id'].tolist()",
         ],
     )
+
+    (mine,) = (row for row in metrics if (row["variant"], row["metric"]) == ("pqat_int8", "mine"))
+    assert (mine["title"], mine["low"], mine["value"], mine["high"]) == ("my metric", 0.4, 0.5, 0.6)
+    assert len(metrics) == 4
 
     found = {(row["variant"], row["slice"]): row for row in slices}
     assert len(found) == 2 * (1 + 2 + 3 + 3)
@@ -125,6 +132,10 @@ def test_the_notebook_counts_what_the_table_holds(finished_run):
             row = found[variant, name]
             assert row["example_count"] == mask.sum()
             assert row["top1"] == pytest.approx(_right(table)[mask].mean())
+            guess = table.scores.argmax(axis=1)
+            assert row["macro_f1"] == pytest.approx(
+                f1_score(table.labels[mask], guess[mask], average="macro", zero_division=0)
+            )
 
     ours, theirs = _right(answers["pqat_int8"]), _right(answers["none_fp32"])
     (row,) = (row for row in differences if row["variant"] == "pqat_int8")
