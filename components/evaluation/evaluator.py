@@ -1,7 +1,7 @@
 """TFMA over the predictions table: metrics, slices and thresholds of every variant at once.
 
-TFX's own Evaluator takes two models at most and runs them itself; this one reads what the Predictor
-wrote, so that no example is answered twice and TFLite stands beside the SavedModel. It emits an
+TFX's own Evaluator runs at most two models itself. This one reads what the Predictor wrote, so that
+each example is predicted once, by TFLite variants as well as the SavedModel. Its result is an
 ordinary ModelEvaluation: `tfma.load_eval_result(uri, model_name="ptq_int8")` opens it.
 """
 
@@ -30,10 +30,10 @@ from trainers.evaluation.predictions import read_table
 def analyze(
     pipeline: beam.Pipeline, table: Path, output: str, eval_config: config_pb2.EvalConfig
 ) -> None:
-    """Adds to `pipeline` what reads `table` and writes a TFMA result folder.
+    """Adds to `pipeline` the steps that read `table` and write a TFMA result folder.
 
     Args:
-      pipeline: run by the caller.
+      pipeline: the caller runs it.
       table: a predictions table.
       output: the folder.
       eval_config: its model specs name columns of the table.
@@ -46,7 +46,7 @@ def analyze(
     _ = (
         pipeline
         | "ReadPredictions" >> source.BeamSource()
-        | "Analyse"
+        | "Analyze"
         >> tfma.ExtractEvaluateAndWriteResults(
             eval_config=eval_config,
             extractors=tfma.default_extractors(eval_config=eval_config),
@@ -71,8 +71,8 @@ def PredictionEvaluator(
       evaluation: the result folder.
       settings: JSON of `components.evaluation.eval_config.EvalSettings`.
       code_digest: part of the cache key.
-      split: which split the table answers.
-      beam_pipeline: TFX gives it.
+      split: the split of the table.
+      beam_pipeline: from TFX.
     """
     table = files.predictions_file(predictions.uri, split)
     found = read_table(table)

@@ -36,9 +36,8 @@ def compressed(table: Table) -> list[str]:
 def own_float(variant: str, table: Table) -> str:
     """The column that holds the float forward pass of a variant's own weights.
 
-    The trained model's for `none` and `ptq`; for a method with weights of its own, such as `qat`,
-    the method's Keras model run in float, fake quantization included. Empty where the table has
-    none.
+    The trained model's for `none` and `ptq`; for a method with new weights, such as `qat`, the
+    method's Keras model run in float, fake quantization included. Empty if the table has none.
     """
     method = variant.partition("_")[0]
     if variant == FLOAT:
@@ -50,7 +49,7 @@ def own_float(variant: str, table: Table) -> str:
 
 
 def top1_pair(candidate: Predictions, reference: Predictions) -> Paired:
-    """The top-1 counts of two columns, on the images and the classes that both models know."""
+    """The top-1 counts of two columns, on the images and classes that both models have."""
     ours, theirs = paired(candidate, reference)
     return pair(top1_correct(ours), top1_correct(theirs))
 
@@ -61,10 +60,10 @@ def top1_correct(predictions: Predictions) -> np.ndarray:
 
 
 def differing(first: Predictions, second: Predictions) -> tuple[int, int]:
-    """On how many images two columns name different classes, and how many more are ties.
+    """The number of images that two columns assign to different classes, and the number of ties.
 
-    A tie is an image on which they differ although both give the two classes scores that are at
-    most 1e-5 apart: the runtimes' rounding decides it.
+    A tie is an image where the classes differ, but both columns have scores for the two classes
+    that are at most 1e-5 apart: the rounding of the runtimes decides it.
     """
     ours, theirs = first.scores.argmax(axis=1), second.scores.argmax(axis=1)
     rows = np.flatnonzero(ours != theirs)
@@ -79,7 +78,7 @@ def differing(first: Predictions, second: Predictions) -> tuple[int, int]:
 def compare(candidate: Predictions, reference: Predictions) -> dict[str, Any]:
     """The paired top-1 difference with Tango's 95 % interval, McNemar's p, and the agreement.
 
-    Models of different classes are compared as `components.evaluation.references.paired` says.
+    Models of different classes are compared on those of `components.evaluation.references.paired`.
     """
     candidate, reference = paired(candidate, reference)
     found = pair(top1_correct(candidate), top1_correct(reference))

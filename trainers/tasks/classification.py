@@ -1,4 +1,4 @@
-"""Image classification: one label an image, softmax scores."""
+"""Image classification: one label per image, softmax scores."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ class Classification:
         return make_loss(config.train)
 
     def metrics(self) -> list[Any]:
-        """Top-1 accuracy, called `top1`, of hard or mixed labels."""
+        """Top-1 accuracy, named `top1`, for hard or mixed labels."""
         return [Top1()]
 
     def scores(self, outputs: Any) -> np.ndarray:

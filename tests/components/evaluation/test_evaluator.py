@@ -40,7 +40,7 @@ def evaluated(tmp_path_factory):
 
 
 @pytest.mark.parametrize("variant", ["none_fp32", "ptq_int8"])
-def test_tfma_counts_as_scikit_learn(evaluated, variant):
+def test_tfma_agrees_with_scikit_learn(evaluated, variant):
     import tensorflow_model_analysis as tfma
 
     folder, table = evaluated
@@ -60,7 +60,7 @@ def test_tfma_counts_as_scikit_learn(evaluated, variant):
     assert metrics["cross_entropy"] == pytest.approx(-np.log(truth).mean(), rel=1e-5)
 
 
-def test_slices_hold_their_own_examples(evaluated):
+def test_slices_contain_their_own_examples(evaluated):
     import tensorflow_model_analysis as tfma
 
     folder, table = evaluated
@@ -75,7 +75,7 @@ def test_slices_hold_their_own_examples(evaluated):
     assert (("image/class/text", "3"),) in found
 
 
-def test_the_gate_sees_when_tfma_and_the_table_disagree(evaluated):
+def test_the_gate_fails_if_tfma_and_the_table_disagree(evaluated):
     folder, table = evaluated
     agreed = tfma_gates(str(folder), table)
     assert [gate.name for gate in agreed].count("tfma/agrees") == 2
@@ -87,7 +87,7 @@ def test_the_gate_sees_when_tfma_and_the_table_disagree(evaluated):
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
-    """Columns that ship and columns that do not, most of them below the threshold of 0.95."""
+    """Columns that ship and that do not ship, most of them below the threshold of 0.95."""
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -123,12 +123,12 @@ def thresholds_gate(uri, table):
     return gate
 
 
-def test_only_what_ships_is_held_to_tfmas_threshold(others):
+def test_the_threshold_of_tfma_applies_to_shipped_variants_only(others):
     uri, table = others
     gate = thresholds_gate(uri, table)
-    # Not the live model, nor the best ever pushed, nor the collapsed variant that is left out.
+    # Without the live model, the best one ever pushed and the collapsed variant.
     assert (gate.verdict, gate.detail) == (Verdict.FAILED, "prune_fp32")
-    # Without it the candidate is better than everything there, and nothing refuses it.
+    # Without prune, the candidate is better than all other models and is not refused.
     shipping = {name: found for name, found in table.items() if "prune" not in name}
     assert thresholds_gate(uri, shipping).verdict is Verdict.HELD
 

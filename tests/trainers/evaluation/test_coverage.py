@@ -24,7 +24,7 @@ def assert_covered(hits, trials, what):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 10, 30, 50, 180, 360, 2000])
-def test_a_share_is_covered_whatever_it_is(size):
+def test_every_share_is_covered(size):
     # Exact: the probability of each count whose interval holds the share, share by share.
     counts = np.arange(size + 1)
     found = [stats.bootstrap_interval(counts[:size] < right) for right in counts]
@@ -79,12 +79,12 @@ def test_a_paired_difference_is_covered_everywhere(size, differ, won):
     _paired_coverage(size, differ, won)
 
 
-# Confidence and accuracy of groups of answers, and their shares: the truth is in closed form.
+# Confidence and accuracy of groups of examples, and their shares: the truth has a closed form.
 GROUPS = {
     "calibrated": ([0.3, 0.5, 0.7, 0.9, 0.97, 0.995], [0.3, 0.5, 0.7, 0.9, 0.97, 0.995]),
     "overconfident": ([0.5, 0.7, 0.9, 0.97, 0.995, 0.9999], [0.35, 0.5, 0.7, 0.8, 0.9, 0.97]),
     "underconfident": ([0.2, 0.3, 0.5, 0.6, 0.8, 0.9], [0.4, 0.6, 0.8, 0.95, 0.99, 0.999]),
-    # All right, so that the numbers of answers in the bins are what varies.
+    # All correct, so that only the numbers of examples in the bins vary.
     "certain": ([0.3, 0.5, 0.7, 0.85, 0.95, 0.99], [0.999] * 6),
     "mixed": ([0.3, 0.5, 0.7, 0.9, 0.97, 0.9999], [0.5, 0.4, 0.85, 0.8, 0.99, 0.99]),
 }

@@ -22,7 +22,7 @@ def _softmax(logits):
     return (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _answers(size=300, classes=10, skill=2.0, seed=0):
+def _example(size=300, classes=10, skill=2.0, seed=0):
     """Scores that are right more often than not, and labels in unequal numbers."""
     generator = np.random.default_rng(seed)
     shares = np.linspace(1, 3, classes) / np.linspace(1, 3, classes).sum()
@@ -33,12 +33,12 @@ def _answers(size=300, classes=10, skill=2.0, seed=0):
 
 
 @pytest.fixture(params=[(300, 10, 2.0), (40, 3, 0.5), (25, 60, 1.0)], ids=str)
-def answers(request):
-    return _answers(*request.param)
+def example(request):
+    return _example(*request.param)
 
 
-def test_averages_match_scikit_learn(answers):
-    scores, labels = answers
+def test_averages_match_scikit_learn(example):
+    scores, labels = example
     guess = scores.argmax(axis=1)
 
     ours = metrics.classification_metrics(scores, labels)
@@ -53,8 +53,8 @@ def test_averages_match_scikit_learn(answers):
         assert ours[f"{average}_f1"] == pytest.approx(f1)
 
 
-def test_top5_and_cross_entropy_match_scikit_learn(answers):
-    scores, labels = answers
+def test_top5_and_cross_entropy_match_scikit_learn(example):
+    scores, labels = example
     every_class = np.arange(scores.shape[1])
     exact = scores.astype(np.float64)
 
@@ -72,8 +72,8 @@ def test_top5_and_cross_entropy_match_scikit_learn(answers):
         assert ours["top5"] == 1.0
 
 
-def test_confusion_and_per_class_accuracy_match_scikit_learn(answers):
-    scores, labels = answers
+def test_confusion_and_per_class_accuracy_match_scikit_learn(example):
+    scores, labels = example
     guess, every_class = scores.argmax(axis=1), np.arange(scores.shape[1])
 
     confusion = confusion_matrix(scores, labels)
@@ -89,8 +89,8 @@ def test_confusion_and_per_class_accuracy_match_scikit_learn(answers):
             assert np.isnan(accuracy[label])
 
 
-def test_calibration_error_by_hand(answers):
-    scores, labels = answers
+def test_calibration_error_by_hand(example):
+    scores, labels = example
     confidence = scores.max(axis=1).astype(np.float64)
     right = scores.argmax(axis=1) == labels
 
@@ -104,7 +104,7 @@ def test_calibration_error_by_hand(answers):
     assert expected_calibration_error(scores, labels) == pytest.approx(expected)
 
 
-def test_calibration_of_certain_answers():
+def test_calibration_at_full_confidence():
     certain = np.eye(4, dtype=np.float32)
     assert expected_calibration_error(certain, [0, 1, 2, 3]) == 0.0
     assert expected_calibration_error(certain, [1, 2, 3, 0]) == 1.0
@@ -139,7 +139,7 @@ def test_no_examples_have_empty_columns_but_no_metric():
 
 
 def test_every_metric_gets_an_interval_around_its_value():
-    scores, labels = _answers()
+    scores, labels = _example()
 
     values = metrics.classification_metrics(scores, labels)
     intervals = metrics.metrics_with_intervals(scores, labels)
@@ -173,7 +173,7 @@ def test_intervals_of_macro_recall_cover_95_percent():
     assert 0.904 <= np.mean(covered) <= 0.996
 
 
-def test_a_perfect_classifier_is_not_certain():
+def test_the_intervals_of_a_perfect_classifier_have_a_width():
     labels = np.arange(60) % 3
     scores = np.where(np.eye(3)[labels] > 0, 0.9, 0.05)
 
@@ -196,7 +196,7 @@ def test_a_perfect_classifier_is_not_certain():
         ([[5.0, -2.0]], [0], "apply softmax"),
     ],
 )
-def test_bad_input_names_what_was_got(scores, labels, message):
+def test_errors_name_the_invalid_input(scores, labels, message):
     with pytest.raises(ValueError, match=message):
         metrics.classification_metrics(scores, labels)
 
@@ -217,7 +217,7 @@ def _fixed(size, classes, skill, seed):
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32), labels
 
 
-# Values and intervals of `_fixed`, by the version before each metric had a file of its own.
+# Values and intervals of `_fixed`, from the version before each metric had its own file.
 EARLIER = {
     (200, 8, 160, 0): {
         "top1": [0.83, 0.770628399606, 0.879304376764],
@@ -247,14 +247,14 @@ EARLIER = {
 
 
 @pytest.mark.parametrize("example", EARLIER, ids=str)
-def test_every_figure_and_interval_is_that_of_the_version_before(example):
+def test_values_and_intervals_equal_those_of_the_previous_version(example):
     found = metrics.metrics_with_intervals(*_fixed(*example))
     assert list(found) == list(EARLIER[example])
     for name, expected in EARLIER[example].items():
         assert found[name].as_list() == pytest.approx(expected, abs=1e-9), name
 
 
-def test_the_interval_of_a_share_is_scipys_exact_one():
+def test_the_interval_of_a_share_equals_scipys_exact_one():
     scores, labels = _fixed(200, 8, 160, 0)
     found = metrics.metrics_with_intervals(scores, labels)
     for name, k in (("top1", 1), ("top5", 5)):
@@ -266,7 +266,7 @@ def test_the_interval_of_a_share_is_scipys_exact_one():
 
 
 @pytest.mark.parametrize(("classes", "hidden"), [(2, ["top5"]), (5, ["top5"]), (6, []), (1000, [])])
-def test_tables_leave_out_what_says_nothing(classes, hidden):
+def test_tables_omit_top5_for_few_classes(classes, hidden):
     names = ["top1", "top5", "macro_precision", "macro_recall", "macro_f1", "cross_entropy", "ece"]
     found = metrics.metric_facts(classes)
     assert list(found) == [name for name in names if name not in hidden]
@@ -281,15 +281,15 @@ def test_tables_leave_out_what_says_nothing(classes, hidden):
 
 @pytest.fixture
 def add(monkeypatch):
-    """Registers metrics of a test's own, for this test only."""
+    """Registers metrics for one test only."""
     registry.names()
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(registry, "_origins", dict(registry._origins))
     return lambda name, metric: registry.register(name)(metric)
 
 
-def test_a_metric_of_ones_own_needs_a_function_and_a_title(add):
-    scores, labels = _answers(120, 4, 1.0)
+def test_a_custom_metric_needs_a_function_and_a_title(add):
+    scores, labels = _example(120, 4, 1.0)
     add("balanced", Metric(oracle.balanced_accuracy_score, "balanced accuracy", guesses))
     add("kappa", Metric(oracle.cohen_kappa_score, "kappa", guesses, unit="kappa"))
     add("margin", mean_of(lambda scores, labels: scores.max(axis=1), "confidence"))
@@ -313,7 +313,7 @@ def _auc(scores, labels):
     return oracle.roc_auc_score(is_first, scores)
 
 
-def test_a_perfect_score_of_ones_own_metric_is_not_certain(add):
+def test_the_interval_of_a_perfect_custom_metric_has_a_width(add):
     labels = np.arange(60) % 3
     add("balanced", Metric(oracle.balanced_accuracy_score, "balanced accuracy", guesses))
     found = metrics.metrics_with_intervals(np.eye(3)[labels], labels, resamples=100)["balanced"]
@@ -329,8 +329,8 @@ def test_a_perfect_score_of_ones_own_metric_is_not_certain(add):
         (len, r"must be a Metric, got .*write metrics\.register"),
     ],
 )
-def test_a_metric_that_is_wrong_is_named_with_its_file(add, metric, words):
-    scores, labels = _answers(30, 3)
+def test_the_error_of_a_failing_metric_names_its_file(add, metric, words):
+    scores, labels = _example(30, 3)
     add("mine", metric)
     with pytest.raises(metrics.MetricError, match=rf"metric 'mine' \(.*test_metrics\.py.*{words}"):
         metrics.metrics_with_intervals(scores, labels, resamples=100)

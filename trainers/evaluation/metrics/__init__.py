@@ -2,7 +2,7 @@
 
     metrics_with_intervals(scores, labels)["macro_f1"]
 
-Each example counts once. A plugin adds metrics of its own, which then appear wherever these do.
+Each example counts once. The metrics of a plugin appear everywhere that these appear.
 """
 
 from collections.abc import Callable
