@@ -241,7 +241,7 @@ def temperature(scores: ArrayLike, labels: ArrayLike) -> float:
 
     low, high = np.log(_TEMPERATURES)
     found = optimize.minimize_scalar(
-        loss, bounds=(low, high), method="bounded", options={"xatol": 1e-8}
+        loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}
     )
     return float(np.exp(found.x))
 

@@ -1,0 +1,270 @@
+"""Everything that one model's predictions show: metrics, classes, slices, curves, groups, errors.
+
+    found = analyze(column, AnalysisOptions(slices=("slice/race",), groups=("slice/race",)))
+
+Plain values that become JSON and tables; see `sightline evaluate --out`. NumPy and SciPy only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainers.evaluation import curves, error_analysis, fairness
+from trainers.evaluation.comparison import Column
+from trainers.evaluation.metrics import metrics_with_intervals
+from trainers.evaluation.noninferiority import Array
+from trainers.evaluation.scores import confusion_matrix
+from trainers.evaluation.stats import Interval, proportion_interval
+from trainers.registry import nearest
+
+#: Slices with fewer images are listed without metrics.
+LEAST_IMAGES = error_analysis.LEAST_IMAGES
+#: With more classes, curves and thresholds are computed for the positive class only.
+MOST_CURVES = 100
+#: Joins the keys of a cross: `race*gender`.
+CROSS = "*"
+_PREFIX = "slice/"
+#: Thresholds of the table: 0.01 to 0.99.
+_THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(1, 100))
+
+
+class AnalysisError(ValueError):
+    """A slice, group or class that the predictions lack; the message names the nearest."""
+
+
+@dataclass(frozen=True)
+class AnalysisOptions:
+    """What to compute beside the metrics.
+
+    Attributes:
+      slices: keys, with or without `slice/`, and crosses such as `race*gender`; empty is every key.
+      groups: keys or crosses whose rates and gaps are compared.
+      positive: the class that counts as positive in groups and thresholds; empty is the second of
+        two classes, each of up to `MOST_CURVES` classes, and none of more.
+      specificity: at which sensitivity is reported, in (0, 1).
+    """
+
+    slices: Sequence[str] = ()
+    groups: Sequence[str] = ()
+    positive: str = ""
+    specificity: float = 0.95
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class against all others; a figure without images behind it is None.
+
+    Attributes:
+      name: of the class.
+      images: with this label.
+      recall: also the class-wise accuracy.
+      precision: of the images predicted as this class.
+      f1: harmonic mean of the two; 0 where neither has a hit.
+      roc_area: area under the ROC curve of the class's score.
+      average_precision: of the class's score.
+      sensitivity: at the threshold that keeps `specificity`, on the same images; see `threshold`.
+      threshold: the lowest score that keeps `specificity`.
+    """
+
+    name: str
+    images: int
+    recall: Interval | None
+    precision: Interval | None
+    f1: float | None
+    roc_area: Interval | None
+    average_precision: Interval | None
+    sensitivity: Interval | None
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class SliceFigures:
+    """The images of one slice value; `metrics` is empty where there are fewer than 30."""
+
+    key: str
+    value: str
+    images: int
+    metrics: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class GroupFigures:
+    """Rates of the groups of one key for one positive class, and the gaps between them."""
+
+    key: str
+    positive: str
+    groups: list[fairness.Group]
+    gaps: list[fairness.Gap]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """See the module; parallel to the predictions that it was computed from.
+
+    Attributes:
+      model: name.
+      images: all of them.
+      metrics: name -> value with its interval.
+      classes: in label order.
+      confusion: (N, N) int, rows are labels and columns predictions.
+      slices: in the order of keys and of values.
+      calibration: bins of the highest score.
+      temperature: that minimizes cross-entropy on these images.
+      thresholds: class name -> rates at 0.01 to 0.99.
+      curves: class name -> (ROC, precision-recall).
+      groups: for each key and positive class.
+      errors: positions of wrong images, the most confident first.
+      suspects: labels that are likely to be wrong.
+      weak: slices that are less accurate than the rest, and `slices_tried` of them all.
+      slices_tried: over which the p-values of `weak` are adjusted.
+    """
+
+    model: str
+    images: int
+    metrics: dict[str, Interval]
+    classes: list[ClassFigures]
+    confusion: Array
+    slices: list[SliceFigures]
+    calibration: list[curves.CalibrationBin]
+    temperature: float
+    thresholds: dict[str, list[curves.Rates]]
+    curves: dict[str, tuple[curves.Roc, curves.PrecisionRecall]]
+    groups: list[GroupFigures]
+    errors: Array
+    suspects: list[error_analysis.SuspectLabel]
+    weak: list[error_analysis.WeakSlice]
+    slices_tried: int
+
+
+def analyze(column: Column, options: AnalysisOptions | None = None) -> Analysis:
+    """All figures of one model's predictions.
+
+    Args:
+      column: predictions on images that the model was not trained on, with class names.
+      options: slices, groups and the positive class; None is all slices and no groups.
+
+    Raises:
+      AnalysisError: a slice, group or class that does not exist.
+      ValueError: no images, or an option out of range.
+    """
+    options = options or AnalysisOptions()
+    names = _class_names(column)
+    positives = _positives(options.positive, names)
+    keys = options.slices or sorted(column.slices)
+    sliced = {key: _values(column, key) for key in keys}
+    grouped = {key: _values(column, key) for key in options.groups}
+    weak, tried = error_analysis.weak_slices(
+        column.correct, {key: np.asarray(v, str) for key, v in column.slices.items()}
+    )
+    drawn = {names[one]: _curves(column, one) for one in positives}
+    return Analysis(
+        model=column.name,
+        images=len(column.labels),
+        metrics=metrics_with_intervals(column.scores, column.labels),
+        classes=[_class(column, i, names[i], options.specificity) for i in range(len(names))],
+        confusion=confusion_matrix(column.scores, column.labels),
+        slices=[one for key, values in sliced.items() for one in _slices(column, key, values)],
+        calibration=curves.calibration_curve(column.scores, column.labels),
+        temperature=curves.temperature(column.scores, column.labels),
+        thresholds={names[one]: _thresholds(column, one) for one in positives},
+        curves={name: found for name, found in drawn.items() if found is not None},
+        groups=[
+            _groups(column, key, values, (one, names[one]))
+            for key, values in grouped.items()
+            for one in positives
+        ],
+        errors=error_analysis.confident_errors(column.scores, column.labels),
+        suspects=error_analysis.suspect_labels(column.scores, column.labels),
+        weak=weak,
+        slices_tried=tried,
+    )
+
+
+def _class_names(column: Column) -> tuple[str, ...]:
+    return column.classes or tuple(str(i) for i in range(column.scores.shape[1]))
+
+
+def _positives(given: str, names: Sequence[str]) -> list[int]:
+    if not given:
+        if len(names) > MOST_CURVES:
+            return []
+        return [1] if len(names) == 2 else list(range(len(names)))
+    if given not in names:
+        raise AnalysisError(f"no class {given!r}; {nearest(given, list(names))}")
+    return [list(names).index(given)]
+
+
+def _values(column: Column, key: str) -> Array:
+    """(M,) str: the values of a key, or of several that `*` joins."""
+    keys = []
+    for part in key.split(CROSS):
+        known = {one.removeprefix(_PREFIX): one for one in column.slices}
+        name = part.strip().removeprefix(_PREFIX)
+        if name not in known:
+            raise AnalysisError(
+                f"no slice {part.strip()!r}; {nearest(name, list(known)) if known else 'none'}"
+            )
+        keys.append(known[name])
+    return fairness.crossed(column.slices, tuple(keys))
+
+
+def _slices(column: Column, key: str, values: Array) -> list[SliceFigures]:
+    found = []
+    for value in sorted(set(values.tolist()), key=fairness.natural):
+        inside = values == value
+        count = int(inside.sum())
+        metrics = (
+            metrics_with_intervals(column.scores[inside], column.labels[inside])
+            if count >= LEAST_IMAGES
+            else {}
+        )
+        found.append(SliceFigures(key.removeprefix(_PREFIX), value, count, metrics))
+    return found
+
+
+def _class(column: Column, label: int, name: str, specificity: float) -> ClassFigures:
+    ours, called = column.labels == label, column.predicted == label
+    hits, images, predicted = int((ours & called).sum()), int(ours.sum()), int(called.sum())
+    few = column.scores.shape[1] <= MOST_CURVES
+    drawn = _curves(column, label) if few else None
+    threshold = sensitivity = None
+    if drawn is not None:
+        threshold = curves.threshold_for_specificity(column.scores[:, label], ours, specificity)
+        sensitivity = curves.rates_at(column.scores[:, label], ours, threshold).recall
+    return ClassFigures(
+        name=name,
+        images=images,
+        recall=proportion_interval(hits, images) if images else None,
+        precision=proportion_interval(hits, predicted) if predicted else None,
+        f1=2 * hits / (images + predicted) if images + predicted else None,
+        roc_area=drawn[0].area if drawn else None,
+        average_precision=drawn[1].average_precision if drawn else None,
+        sensitivity=sensitivity,
+        threshold=threshold,
+    )
+
+
+def _curves(column: Column, label: int) -> tuple[curves.Roc, curves.PrecisionRecall] | None:
+    ours = column.labels == label
+    if ours.all() or not ours.any():
+        return None
+    scores = column.scores[:, label]
+    return curves.roc(scores, ours), curves.precision_recall(scores, ours)
+
+
+def _thresholds(column: Column, label: int) -> list[curves.Rates]:
+    ours = column.labels == label
+    return [curves.rates_at(column.scores[:, label], ours, one) for one in _THRESHOLDS]
+
+
+def _groups(column: Column, key: str, values: Array, positive: tuple[int, str]) -> GroupFigures:
+    number, name = positive
+    parts: tuple[Any, ...] = (column.scores, column.labels, values)
+    return GroupFigures(
+        key.removeprefix(_PREFIX),
+        name,
+        fairness.group_rates(*parts, positive=number),
+        fairness.gaps(*parts, positive=number),
+    )
