@@ -43,9 +43,10 @@ test-peers: setup ## let clients that others wrote ask our server; writes servin
 	@tools/peers.sh
 	@.venv/bin/pytest -m peers -rP --peers-page serving/server/PEERS.md tests/serving/peers $(ARGS)
 
-lint: setup ## ruff, import-linter (the one way down), basedpyright
-	@.venv/bin/ruff check && .venv/bin/ruff format --check \
-	  && .venv/bin/lint-imports && .venv/bin/basedpyright
+lint: setup ## ruff, codespell, the project's word list, import-linter, basedpyright
+	@.venv/bin/ruff check && .venv/bin/ruff format --check
+	@git ls-files -z | xargs -0 .venv/bin/codespell && .venv/bin/python tools/prose.py
+	@.venv/bin/lint-imports && .venv/bin/basedpyright
 
 format: setup ## let ruff put the code in order
 	@.venv/bin/ruff check --fix && .venv/bin/ruff format

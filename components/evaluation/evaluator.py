@@ -47,7 +47,7 @@ def analyze(
     _ = (
         pipeline
         | "ReadPredictions" >> source.BeamSource()
-        | "Analyse"
+        | "Analyze"
         >> tfma.ExtractEvaluateAndWriteResults(
             eval_config=eval_config,
             extractors=tfma.default_extractors(eval_config=eval_config),

@@ -217,4 +217,4 @@ def test_classify_and_regress(client, rest, label):
     assert verbs == ["classify", "regress"]
     assert json.loads(rest.requests[1].body)["examples"] == [{"x": 0.5}]
     with pytest.raises(ValueError, match="serialized ones need a grpc:// address"):
-        client.classify([b"serialised"], model="m")
+        client.classify([b"serialized"], model="m")

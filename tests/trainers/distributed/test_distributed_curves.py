@@ -94,8 +94,8 @@ def two_processors(config, tmp_path_factory):
     dense = {"name": "dense", "options": {}}
     norm = {"name": "cnn", "options": {"width": 4, "depth": 1, "stages": 1}}
     cases = {
-        "unsynchronised": (norm, ["train.epochs=1"]),
-        "synchronised": (norm, ["train.epochs=1", "train.sync_batch_norm=true"]),
+        "unsynchronized": (norm, ["train.epochs=1"]),
+        "synchronized": (norm, ["train.epochs=1", "train.sync_batch_norm=true"]),
         "adamw_in_parts": (dense, ["optim.name=adamw", "train.accumulate=4", "train.epochs=1"]),
         "bfloat16": (dense, ["train.precision=bfloat16", "train.epochs=1"]),
         "plain": (dense, []),
@@ -119,7 +119,7 @@ def rows(run):
     return np.array([[row[name] for name in FIGURES] for row in run["history"]])
 
 
-@pytest.mark.parametrize("case", ["plain", "adamw_in_parts", "synchronised"])
+@pytest.mark.parametrize("case", ["plain", "adamw_in_parts", "synchronized"])
 def test_two_devices_train_like_one(case, two_processors):
     one, two = two_processors[case]
     assert np.ptp(rows(one)[:, 0]) > 0.01 or len(rows(one)) == 1
@@ -131,7 +131,7 @@ def test_two_devices_train_like_one(case, two_processors):
 
 
 def test_statistics_of_half_a_batch_make_another_curve(two_processors):
-    one, two = two_processors["synchronised"][0], two_processors["unsynchronised"][1]
+    one, two = two_processors["synchronized"][0], two_processors["unsynchronized"][1]
     assert np.abs(rows(two)[0] - rows(one)[0]).max() > 50 * TOLERANCE
 
 
