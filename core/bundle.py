@@ -30,6 +30,7 @@ from typing import Any
 
 from core import model_folder
 from core.model_folder import WITHDRAWN_PREFIX, BundleError
+from core.renamed import current_fields
 
 INPUT_BYTES = "image_bytes"  # of the signatures that take encoded images
 MANIFEST_FILE = "manifest.json"
@@ -88,7 +89,7 @@ class Manifest:
       benchmark: variant -> figures of `serving.benchmark.variants`.
       gates: of the run: `verdict`, `not_held` (gate -> why it was let through all the same), and
         `excludable_drop`; empty for a bundle that was pushed without gates.
-      weights_origin: `package`, `version`, `file`, `sha256` and `licence` of the weights that
+      weights_origin: `package`, `version`, `file`, `sha256` and `license` of the weights that
         training started from, as far as they are known; empty for random ones.
       linear_probe: of a model that started from weights: `shipped`, whether it is the frozen
         backbone with a linear probe as its last layer, `why`, and the probe's `val_top1`.
@@ -136,6 +137,7 @@ class Manifest:
                     "sightline reads 1; upgrade sightline"
                 )
             raw["variants"] = tuple(Variant(**v) for v in raw["variants"])
+            raw["weights_origin"] = current_fields(raw.get("weights_origin", {}))
             known = {f.name for f in fields(cls)}
             return cls(**{key: value for key, value in raw.items() if key in known})
         except BundleError:

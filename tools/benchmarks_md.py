@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from core.renamed import current_fields
 from serving.benchmark.rounds import ratio_over_rounds
 from serving.benchmark.targets import DIGITS, SPREAD, rows_of, spread_of
 from trainers.evaluation.stats import proportion_interval
@@ -347,7 +348,10 @@ def main(folder: Path, out: Path) -> None:
     parts = ["# Benchmarks", "Written by `make bench` from `benchmarks/*.json`; ratios of one run."]
     for name, render in _SECTIONS.items():
         if (folder / name).is_file():
-            parts.append(render(json.loads((folder / name).read_text(encoding="utf-8"))))
+            figures = json.loads((folder / name).read_text(encoding="utf-8"))
+            if isinstance(figures, dict):
+                figures = current_fields(figures)
+            parts.append(render(figures))
     out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

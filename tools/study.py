@@ -39,7 +39,7 @@ PAIRS = (
 def main() -> None:
     """Runs the study and writes its figures."""
     parser = argparse.ArgumentParser(description="Train and compare the CIFAR-10 recipes.")
-    parser.add_argument("pictures", type=Path, help="cifar10_A.tar, or a folder like it")
+    parser.add_argument("images", type=Path, help="cifar10_A.tar, or a folder like it")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "study")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "cifar10.json")
     parser.add_argument("--only", default="", help="run only these, e.g. cifar10_vit-0,...")
@@ -65,9 +65,9 @@ def unpacked(images: Path, work: Path) -> Path:
     """The folder of class folders in `images`, a tar or a folder."""
     if images.is_dir():
         return images
-    folder = work / "pictures"
+    folder = work / "images"
     if not folder.is_dir():
-        half = work / ".pictures"
+        half = work / ".images"
         half.mkdir(parents=True, exist_ok=True)
         subprocess.run(["tar", "-xf", str(images), "-C", str(half)], check=True)
         half.rename(folder)

@@ -218,10 +218,10 @@ def _provenance(manifest: bundle.Manifest) -> list[tuple[str, str]]:
 
 
 def _weights_origin(found: dict[str, str]) -> list[tuple[str, str]]:
-    """Where the weights that training started from come from, and their licence."""
+    """Where the weights that training started from come from, and their license."""
     named = ("trained", "package", "version", "file")
     rows = [("starting weights", " ".join(found[key] for key in named if found.get(key)))]
-    rows += [(f"{key} of the weights", found.get(key, "")) for key in ("sha256", "licence")]
+    rows += [(f"{key} of the weights", found.get(key, "")) for key in ("sha256", "license")]
     return rows
 
 

@@ -22,8 +22,8 @@ def load():
 
 FIGURES = {
     "machine": {"cpu": "Abacus", "cores": 2},
-    "source": "../pictures.tar",
-    "pictures": 3,
+    "source": "../images.tar",
+    "images": 3,
     "mean_kb": 1.5,
     "image_size": [224, 192],
     "rounds": 3,
@@ -46,6 +46,13 @@ def test_ratios_are_of_the_rounds_with_their_interval():
     assert "| decode_jpeg alone | 100 | 100 | 200 | 1.00 |  |  |" in page
     assert "| ingest | 50 | 50 | 50 | 0.50 |  |  |" in page
     assert "700 MB with 320 MiB of records, 1,710 MB with ten times" in page
+
+
+def test_figures_of_an_earlier_version_are_read(tmp_path):
+    former = {"pictures" if key == "images" else key: value for key, value in FIGURES.items()}
+    (tmp_path / "data.json").write_text(json.dumps(former))
+    load().main(tmp_path, tmp_path / "page.md")
+    assert "images.tar`: 3 JPEGs of 1.5 kB" in (tmp_path / "page.md").read_text()
 
 
 def test_the_committed_page_is_the_one_of_the_committed_figures(tmp_path):

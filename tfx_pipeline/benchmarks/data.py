@@ -96,7 +96,7 @@ def measure(
     return {
         "machine": environment(),
         "source": str(source),
-        "pictures": len(pictures),
+        "images": len(pictures),
         "mean_kb": round(float(np.mean([len(one) for one in pictures])) / 1e3, 1),
         "image_size": list(image_size),
         "rounds": rounds,
@@ -109,7 +109,7 @@ def table(figures: dict[str, Any]) -> Table:
     """One row a rate of `measure`: median, least, greatest, ratio to decoding alone, interval."""
     machine = figures["machine"]
     title = (
-        f"{machine['cpu']}, {machine['cores']} cores; {figures['pictures']} JPEGs of "
+        f"{machine['cpu']}, {machine['cores']} cores; {figures['images']} JPEGs of "
         f"{figures['mean_kb']} kB on average; {figures['rounds']} rounds"
     )
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)

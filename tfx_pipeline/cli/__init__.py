@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from core.renamed import FLAGS, current_flags
 from tfx_pipeline.cli.shared import app, errors
 from trainers.plugins import OPTION
 
@@ -29,6 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="google.api_core")
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
+        for verb in FLAGS.keys() & set(given):
+            given = current_flags(given, verb)
         app(_plugins_first(given), standalone_mode=True)
     except KeyboardInterrupt:
         errors.print("\nstopped")

@@ -9,7 +9,7 @@ NOTE, REPAIR, REJECTION = "note", "repair", "rejection"
 KINDS: dict[str, tuple[str, str]] = {
     # Images.
     "name_differs": (NOTE, "the content is another format than the file's name says"),
-    "grey": (NOTE, "one channel, kept; the graph makes three equal ones"),
+    "grayscale": (NOTE, "one channel, kept; the graph makes three equal ones"),
     "cmyk": (NOTE, "CMYK or YCCK JPEG, kept; the graph turns it into RGB"),
     "sixteen_bits": (NOTE, "16 bits a channel; the graph keeps the high byte"),
     "animated": (NOTE, "several frames; the first is the image"),

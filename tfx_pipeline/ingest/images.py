@@ -166,7 +166,7 @@ def _image(
 def _notes(details: _Details) -> list[tuple[str, str]]:
     mode, found = details.mode, []
     if mode in ("1", "L", "LA", "I", "F") or mode.startswith("I;"):
-        found.append(("grey", f"mode {mode}"))
+        found.append(("grayscale", f"mode {mode}"))
     if mode == "CMYK":
         found.append(("cmyk", f"{details.format}, mode CMYK"))
     if mode.startswith("I"):

@@ -170,7 +170,7 @@ def _crops(found: Figures) -> dict[str, tuple[str, str]]:
         "data.crop_fraction": ("1.0", "small images are crops already: nothing is cut off"),
         "data.augment": (
             "random_resized_crop(area=(0.6, 1), aspect=(0.8, 1.25)),rotate(15),"
-            "colour_jitter(0.8, 0.8, 0.6),rand_augment(1, 8),mixup(0.2)",
+            "color_jitter(0.8, 0.8, 0.6),rand_augment(1, 8),mixup(0.2)",
             "other distances, angles, light and blends, without which few crops are soon known by "
             "heart; in a mirror they may mean something else",
         ),

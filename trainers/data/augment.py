@@ -16,7 +16,7 @@ decorated function in any file of this package; its options are its parameters w
 | brightness(amount=0.2) | augmentation | times 1 - amount to 1 + amount |
 | contrast(amount=0.2) | augmentation | the same, around the image's mean |
 
-More: `jitter` (colour_jitter, grayscale), `policies` (rand_augment, auto_augment,
+More: `jitter` (color_jitter, grayscale), `policies` (rand_augment, auto_augment,
 trivial_augment), `erasing` (random_erasing).
 """
 

@@ -8,7 +8,7 @@ place of `resize_and_pad`, and *augmentations* change that image.
 | random_scale_crop(low=0.1, high=2) | crop | large-scale jitter: shrunk and padded, or cropped |
 | random_crop(area=(0.1, 1), aspect=(0.5, 2)) | crop | a part that shows objects to a drawn degree |
 | flip | augmentation | left-right, half of the time |
-| brightness, contrast, colour_jitter, grayscale | augmentation | colors only, as elsewhere |
+| brightness, contrast, color_jitter, grayscale | augmentation | colors only, as elsewhere |
 """
 
 import functools
@@ -23,7 +23,7 @@ from trainers.data import detection
 from trainers.data.augment import brightness, contrast
 from trainers.data.detection import Sample, crop, iou, keep, resize_and_pad, size_of
 from trainers.data.entries import Between, bind, parse_entries
-from trainers.data.jitter import colour_jitter, grayscale
+from trainers.data.jitter import color_jitter, grayscale
 from trainers.data.preprocess import Preprocessing
 from trainers.registry import Registry
 
@@ -200,7 +200,7 @@ def _on_the_image(image_op: Callable[..., tf.Tensor]) -> SampleAugmentation:
     return augment
 
 
-for _op in (brightness, contrast, colour_jitter, grayscale):
+for _op in (brightness, contrast, color_jitter, grayscale):
     detection_augmentations.register(_op.__name__)(_on_the_image(_op))
 
 

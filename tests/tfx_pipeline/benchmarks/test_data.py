@@ -67,7 +67,7 @@ def test_ratios_are_of_the_same_round():
 def test_every_input_is_measured_and_shown(folder, tmp_path):
     # Images of 2 kB: at the default size it would stream 1.7 million of them.
     figures = measure(folder, rounds=1, images=64, image_size=(16, 16), memory_mib=1)
-    assert figures["pictures"] == 6
+    assert figures["images"] == 6
     names = list(figures["rates"])
     assert len(names) == 9
     assert all(min(rates) > 0 for rates in figures["rates"].values())
@@ -87,7 +87,7 @@ def test_the_table_has_a_row_an_input():
     rates = {"ingest": [25.0], data.DECODE: [100.0, 50.0], "x": [1200.0, 40.0]}
     figures = {
         "machine": {"cpu": "Z80", "cores": "1"},
-        "pictures": 6,
+        "images": 6,
         "mean_kb": 1.5,
         "rounds": 2,
         "rates": rates,

@@ -7,8 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
+from core.renamed import RenamedWarning
 from serving.benchmark.loadtest import LoadError
-from tfx_pipeline.cli import app
+from tfx_pipeline.cli import app, main
 from tfx_pipeline.cli.loadtest import public_arguments
 
 SHORT = ["--seconds", "0.5", "--warm-up", "0.1"]
@@ -86,8 +87,8 @@ def test_a_report_keeps_what_a_header_holds_to_itself():
         (["--model", "cats", "--rates", "5,x"], "numbers with commas"),
         (["--model", "cats", "--header", "colonless"], "takes 'Name: value', got 'colonless'"),
         (["--model", "cats", "--rate", "-5"], "`rate` must be above 0"),
-        (["--model", "cats", "--pictures", "a", "--input", "b"], "one of the two"),
-        (["--model", "cats", "--pictures", "nowhere"], "nowhere does not exist"),
+        (["--model", "cats", "--images", "a", "--input", "b"], "not both"),
+        (["--model", "cats", "--images", "nowhere"], "nowhere does not exist"),
         (["--model", "cats", "--input", "nowhere.json"], "nowhere.json does not exist"),
     ],
 )
@@ -95,6 +96,21 @@ def test_errors_say_what_to_do(url, arguments, words):
     result = loadtest(url, *arguments, *SHORT)
     assert isinstance(result.exception, LoadError)
     assert words in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag", "said"),
+    [
+        (["loadtest", "http://h", "--model", "m", "--pictures", "nowhere"], "--images", "nowhere"),
+        (["benchmark", "serving", "absent", "--picture", "a.jpg"], "--image", "absent"),
+    ],
+)
+def test_former_flags_reach_the_verb_with_a_warning(arguments, flag, said, capsys):
+    with pytest.warns(RenamedWarning, match=f"is now {flag};"), pytest.raises(SystemExit):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert said in error
+    assert "No such option" not in error
 
 
 def test_an_address_that_is_none():

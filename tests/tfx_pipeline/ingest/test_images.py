@@ -58,7 +58,7 @@ def test_16_bit_tiff_and_pgm_keep_the_high_byte_as_16_bit_png_does():
     expected = load_image(save(Image.fromarray(values), "PNG"))
     for kind in ("TIFF", "PPM"):
         picture = load_picture(save(Image.fromarray(values), kind))
-        assert {"transcoded", "sixteen_bits", "grey"} <= kinds(picture)
+        assert {"transcoded", "sixteen_bits", "grayscale"} <= kinds(picture)
         np.testing.assert_array_equal(load_image(picture.encoded), expected)
 
 
@@ -122,7 +122,7 @@ def test_what_is_noted_of_kept_images():
     frames = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (0, 200)]
     animated = save(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert "animated" in kinds(load_picture(animated))
-    assert kinds(load_picture(save(Image.fromarray(RGB[..., 0]), "JPEG"))) == {"grey"}
+    assert kinds(load_picture(save(Image.fromarray(RGB[..., 0]), "JPEG"))) == {"grayscale"}
     rgba = Image.fromarray(np.dstack([RGB, RGB[..., 0]]))
     assert kinds(load_picture(save(rgba, "PNG"))) == {"alpha"}
     assert load_picture(save(RGB, "JPEG")).found == ()

@@ -103,7 +103,7 @@ def test_every_kind_of_value_is_written_as_it_is_read(home):
     overrides = {
         "data.image_size": "128,96",
         "data.augment": "random_resized_crop(area=(0.6, 1), aspect=(0.85, 1.18)),rotate(12),"
-        "colour_jitter(0.7, 0.7, 0.5)",
+        "color_jitter(0.7, 0.7, 0.5)",
         "model.options": '{"width": 32, "name": "a \\"b\\" \'c\'"}',
         "optim.epsilon": "1e-9",
         "optim.nesterov": "false",

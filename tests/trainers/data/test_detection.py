@@ -356,7 +356,7 @@ def test_a_random_crop_that_no_patch_allows_is_the_whole_image(monkeypatch):
 
 def test_eager_and_tf_data_agree():
     sample = made(40, 60, 5)
-    entries = ["random_scale_crop", "flip", "colour_jitter(0.3, hue=0.1)"]
+    entries = ["random_scale_crop", "flip", "color_jitter(0.3, hue=0.1)"]
 
     @tf.autograph.experimental.do_not_convert
     def augment(seed):

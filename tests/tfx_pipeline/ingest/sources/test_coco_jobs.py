@@ -164,7 +164,7 @@ def test_every_kind_of_bad_annotation_through_the_whole_job(
         "instances_train2017.json",
         "train2017/3.png",
     ]
-    assert set(listed) <= {"grey"}
+    assert set(listed) <= {"grayscale"}
     assert (info.rejected, info.masks) == (3, True)
     kept = [one for one in records_to_coco(tmp_path / "out")["annotations"] if one["id"] <= 10]
     assert sorted(one["id"] for one in kept) == [1, 2]

@@ -268,7 +268,7 @@ def test_through_the_whole_job(tmp_path):
     assert info.masks
     report = json.loads((tmp_path / "out" / features.REPORT_FILE).read_text())
     found = {kind: entry["count"] for kind, entry in report["findings"].items()}
-    assert found.pop("grey", 8) == 8
+    assert found.pop("grayscale", 8) == 8
     assert found == {"category_unknown": 1, "box_outside": 1, "no_objects": 1}
     made = records_to_coco(tmp_path / "out", "test")
     assert [one["bbox"] for one in made["annotations"]] == [[20, 20, 40, 20], [0, 0, 40, 20]] * 2
