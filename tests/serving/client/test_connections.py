@@ -276,7 +276,7 @@ def refused(call, request):
 
 
 def test_a_few_bytes_of_grpc_do_not_claim_the_memory(server, stub):
-    """One value for 2^26 places, alone or as many inputs of 2^21 each."""
+    """One value for 2^26 elements, alone or as many inputs of 2^21 each."""
     before = rss(server)
     for inputs, size in ((1, 2**26 - 1), (100, 2**21)):
         request = predict_pb2.PredictRequest()

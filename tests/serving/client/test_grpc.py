@@ -13,7 +13,7 @@ from serving.protocol import wire
 
 
 def predictions(count, label=b"four"):
-    """What a classifier answers over gRPC to that many images."""
+    """A classifier's gRPC response for that many images."""
     answer = wire.message("PredictResponse")()
     columns = {
         "labels": np.array([[label, b"one"]] * count, object),
@@ -133,10 +133,10 @@ def test_refusals_are_not_tried_again(client, grpc_stub, code, trailers):
     assert (caught.value.status, len(grpc_stub.requests)) == (code.name, 1)
 
 
-def test_a_server_that_does_not_answer_in_time(client, grpc_stub):
+def test_a_server_that_does_not_respond_in_time(client, grpc_stub):
     done = threading.Event()
     grpc_stub.reply = lambda method, body, context: done.wait(30) and b""
-    with pytest.raises(ClientError, match=r"no answer from grpc.* within 0\.\d+ s") as caught:
+    with pytest.raises(ClientError, match=r"no response from grpc.* within 0\.\d+ s") as caught:
         client.status("m", timeout_s=0.3)
     done.set()
     assert (caught.value.status, caught.value.tries) == (DEADLINE_EXCEEDED, 1)
@@ -246,7 +246,7 @@ def test_run(client, grpc_stub):
         client.run({"x": np.zeros(1, "datetime64[s]")}, model="m")
 
 
-def test_an_answer_that_is_no_tensor(client, grpc_stub):
+def test_a_response_that_is_not_a_tensor(client, grpc_stub):
     answer = wire.message("PredictResponse")()
     answer.outputs.add(key="y").value.dtype = 20
     grpc_stub.reply = lambda method, body, context: answer.SerializeToString()
@@ -255,7 +255,7 @@ def test_an_answer_that_is_no_tensor(client, grpc_stub):
     with pytest.raises(ClientError, match="m: cannot read a tensor"):
         client.predict([b"x"], model="m")
     grpc_stub.reply = lambda method, body, context: b""
-    with pytest.raises(ClientError, match="does not answer as a classifier"):
+    with pytest.raises(ClientError, match="is not a classifier"):
         client.predict([b"x"], model="m")
 
 

@@ -6,16 +6,16 @@ import pytest
 from PIL import Image
 
 from serving.client import ClientError
-from serving.client.images import Pictures
+from serving.client.images import ImageLoader
 from serving.client.retry import Deadline
 from serving.protocol.images import encode_png, encoded_image
 
 
 @pytest.fixture
 def load():
-    pictures = Pictures(max_download_bytes=1000, retries=1)
-    yield lambda *images, timeout_s=20.0: pictures.load(images, Deadline(timeout_s))
-    pictures.close()
+    loader = ImageLoader(max_download_bytes=1000, retries=1)
+    yield lambda *images, timeout_s=20.0: loader.load(images, Deadline(timeout_s))
+    loader.close()
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 5, 3), (64, 48, 3)])
@@ -122,7 +122,7 @@ def test_a_compressed_bomb_stays_small(load, rest):
 def test_a_download_has_a_time_limit(load, rest):
     done = threading.Event()
     rest.reply = lambda request: done.wait(30) and None
-    with pytest.raises(ClientError, match=r"no answer from .*/slow within 0\.\d+ s") as caught:
+    with pytest.raises(ClientError, match=r"no response from .*/slow within 0\.\d+ s") as caught:
         load(f"{rest.url}/slow", timeout_s=0.3)
     done.set()
     assert caught.value.status == "DEADLINE_EXCEEDED"

@@ -99,7 +99,7 @@ def test_signatures(client):
 
 def test_both_transports_tell_the_same_metadata(server):
     def without(entry):
-        """`defaults` is told by REST alone; what it holds is no part of the gRPC client."""
+        """Only REST returns `defaults`, whose contents the gRPC client does not have."""
         if isinstance(entry, dict):
             return {name: without(value) for name, value in entry.items() if name != "defaults"}
         return entry

@@ -1,4 +1,4 @@
-"""The deployment files themselves: what the check does not know to ask for."""
+"""Properties of the deployment files that the check does not cover."""
 
 import re
 from pathlib import Path
