@@ -1,4 +1,4 @@
-"""The outputs of a signature for a batch of no rows, from what the signature declares."""
+"""Outputs of a signature for an empty batch, from its declared shapes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def empty_outputs(
     signatures: Iterable["Signature"], feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
 ) -> dict[str, np.ndarray] | None:
-    """Graph tensor name -> array of no rows, without running the graph.
+    """Graph tensor name -> array without rows; does not run the graph.
 
     Args:
       signatures: all signatures of the model.
@@ -20,8 +20,8 @@ def empty_outputs(
       fetches: graph tensor names.
 
     Returns:
-      None where only the graph knows: a feed has rows, or does not have the declared dtype and
-      shape; a fetch is no output of a signature, or has other unknown dimensions than the first.
+      None if the graph must run: a feed has rows or does not match the declared dtype and shape, a
+      fetch is not an output of a signature, or it has unknown dimensions besides the first.
     """
     if any(value.size for value in feeds.values()):
         return None
@@ -39,7 +39,7 @@ def empty_outputs(
 
 
 def _fits(value: np.ndarray, info: "TensorInfo") -> bool:
-    """Whether an array has no rows and otherwise the declared dtype and shape."""
+    """Whether an array has no rows and matches the declared dtype and shape."""
     shape = info.shape
     if not shape or len(shape) != value.ndim or value.dtype != _dtype(info):
         return False
@@ -55,7 +55,7 @@ def _no_rows(info: "TensorInfo | None") -> np.ndarray | None:
 
 
 def _dtype(info: "TensorInfo") -> np.dtype[Any]:
-    import tensorflow as tf  # Only for a batch of no rows.
+    import tensorflow as tf  # Only for an empty batch.
     from tensorflow.core.framework.types_pb2 import DataType
 
     return np.dtype(tf.as_dtype(DataType.Value(info.dtype)).as_numpy_dtype)

@@ -212,18 +212,18 @@ def test_a_run_beyond_the_limit_is_stopped_and_the_next_one_runs(counter):
             failures.append(error)
 
     assert count(3) == 3
-    # A thread of its own: if it is not stopped nothing else will.
+    # A separate thread, because nothing else would stop the run.
     worker = threading.Thread(target=count_for_ever, daemon=True)
     worker.start()
     worker.join(60)
     assert [failure.code for failure in failures] == ["DEADLINE_EXCEEDED"]
-    assert "a run may take 300 ms; send fewer rows" in str(failures[0])
+    assert "the limit of a run is 300 ms; send fewer rows" in str(failures[0])
     assert count(4) == 4
     engine.close()
 
 
 def test_broken_models_are_refused(tmp_path, tiny_copy):
-    with pytest.raises(EngineError, match=r"holds no saved_model\.pb"):
+    with pytest.raises(EngineError, match=r"has no saved_model\.pb"):
         load_saved_model(tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(b"garbage")
     with pytest.raises(EngineError, match="cannot load"):

@@ -259,10 +259,10 @@ def test_an_interpreter_that_failed_is_not_used_again(tmp_path):
     reopen, engine._open = engine._open, lambda: (_ for _ in ()).throw(EngineError("no memory"))
     with pytest.raises(EngineError, match="failed to reshape"):
         run()
-    with pytest.raises(EngineError, match="could not be loaded again; try later"):
+    with pytest.raises(EngineError, match="could not be reloaded; try again later"):
         run()
     engine._open = reopen
-    with pytest.raises(EngineError, match="could not be loaded again; try later"):
+    with pytest.raises(EngineError, match="could not be reloaded; try again later"):
         run()
     assert [array.shape for array in run().values()] == [(1, 512)]
     engine.close()
