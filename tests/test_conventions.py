@@ -170,6 +170,17 @@ def test_documented_commands_exist(document):
     assert not unknown
 
 
+def test_the_readme_lists_every_package():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    top, listed = "", set()
+    for indent, name in re.findall(r"^    (  )?([a-z_]+)/  ", text, re.MULTILINE):
+        top = top if indent else name
+        listed.add(f"{top}/{name}" if indent else name)
+    packages = {path.parent.relative_to(ROOT) for path in SOURCES if path.name == "__init__.py"}
+    there = {path.as_posix() for path in packages if len(path.parts) <= 2}
+    assert listed - {"benchmarks", "notebooks", "tests", "tools"} == there
+
+
 def test_the_lock_file_matches_the_project():
     uv = ROOT / ".tools" / "uv" / "bin" / "uv"
     uv = str(uv) if uv.is_file() else shutil.which("uv")
