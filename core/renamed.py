@@ -19,7 +19,7 @@ FLAGS = {
 AUGMENTATIONS = {"colour_jitter": "color_jitter"}
 #: Former -> current JSON field, of `sightline benchmark --out` and of `weights_origin` in
 #: manifest.json and trained.json.
-FIELDS = {"pictures": "images", "licence": "license"}
+FIELDS = {"pictures": "images", "licence": "license"}  # codespell:ignore licence
 
 
 class RenamedWarning(FutureWarning):

@@ -19,9 +19,11 @@ PYTHON_FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
 MAKE_TARGETS = {"setup", "demo", "test", "lint", "bench", "serve", "stack2", "clean"}
 # Their prose is not yet clean.
 NOT_YET_CLEAN = (
-    *("BENCHMARKS.md", "CHANGELOG.md", "components", "core", "notebooks", "serving"),
-    *("tests", "tfx_pipeline", "tools", "trainers", "README.md", "CONTRIBUTING.md", ".ci"),
-    *("pyproject.toml", "ruff.toml", ".pre-commit-config.yaml", "Makefile"),
+    *("BENCHMARKS.md", "components", "core", "serving/benchmark", "serving/server"),
+    *("tests/components", "tests/conftest.py", "tests/core", "tests/notebooks"),
+    *("tests/serving/benchmark", "tests/serving/conftest.py", "tests/serving/peers"),
+    *("tests/serving/server", "tests/serving/test_run_here.py", "tests/test_earlier_versions.py"),
+    *("tests/tfx_pipeline", "tests/tools", "tests/trainers", "tfx_pipeline", "tools", "trainers"),
 )
 MAX_LINES = 400
 MAX_POSITIONAL = 5
