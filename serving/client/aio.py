@@ -229,7 +229,7 @@ class AsyncClient:
         label: str | None = None,
         timeout_s: float = POLL_TIMEOUT_S,
     ) -> bool:
-        """Whether the server would response a request to the model now; False if there is none."""
+        """Whether the model is ready to serve; False if the server cannot be reached."""
         return not await self._why_not_ready(ModelSpec(model, version, label), timeout_s)
 
     async def wait_until_ready(
@@ -240,7 +240,7 @@ class AsyncClient:
         label: str | None = None,
         timeout_s: float = 60.0,
     ) -> None:
-        """Returns as soon as the server would response a request to the model."""
+        """Returns as soon as the model is ready to serve."""
         poll = ReadinessPoll(ModelSpec(model, version, label), timeout_s)
         while True:
             reason = await self._why_not_ready(poll.spec, poll.timeout_s, known=poll.reason)
@@ -250,7 +250,7 @@ class AsyncClient:
             await asyncio.sleep(pause)
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         await self._closers.aclose()
         self._settings.images.close()
         for pool in (self._threads, self._loaders):

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 #: Yields requests of its transport, receives their responses, returns the result.
 Steps: TypeAlias = Generator[Any, Any, T]
-#: Output name -> one value an image: lists over REST, arrays over gRPC.
+#: Output name -> one value per image: lists over REST, arrays over gRPC.
 Columns: TypeAlias = Mapping[str, Sequence[Any] | np.ndarray]
 #: Values of one feature of a tf.Example: all ints, all floats, or all text or bytes.
 FeatureValue: TypeAlias = (

@@ -43,7 +43,7 @@ class ImageLoader:
         return [self._load(image, deadline) for image in images]
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self._sessions.close()
 
     def _load(self, image: Image, deadline: Deadline) -> bytes:

@@ -205,7 +205,7 @@ class RestTransport:
         return _document(url, content)
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self._sessions.close()
 
     def _session(self) -> requests.Session:

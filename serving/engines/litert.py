@@ -19,11 +19,10 @@ from serving.engines.litert_memory import estimate
 from serving.engines.saved_model import (
     DEFAULT_SIGNATURE,
     EngineError,
-    Signature,
     bind_signature,
     encoded_image,
-    read_signature,
 )
+from serving.engines.signatures import Signature, read_signature
 
 _PREDICT = "tensorflow/serving/predict"
 #: Metadata name of the SignatureDef in files of early converters.

@@ -9,7 +9,6 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ import numpy as np
 
 from core import bundle as bundles
 from core.image_header import ImageError, check_image
-from serving.engines.empty_batch import empty_outputs
 from serving.engines.graph_import import Build, build_here, open_session
+from serving.engines.signatures import empty_outputs, read_signature
 from serving.protocol.types import STATUS_CODES
 
 #: Default signature of a request.
@@ -39,32 +38,6 @@ class EngineError(ValueError):
     def __init__(self, message: str, code: str = "INVALID_ARGUMENT") -> None:
         super().__init__(message)
         self.code = code
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output of a signature.
-
-    Attributes:
-      tensor: name in the graph, e.g. `serving_default_x:0`.
-      dtype: TensorFlow's enum name, e.g. `DT_FLOAT`.
-      shape: -1 where unknown; None for unknown rank.
-    """
-
-    tensor: str
-    dtype: str
-    shape: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
-class Signature:
-    """A signature of a SavedModel; `proto` is its `SignatureDef`."""
-
-    name: str
-    method_name: str
-    inputs: dict[str, TensorInfo]
-    outputs: dict[str, TensorInfo]
-    proto: Any
 
 
 def load_saved_model(
@@ -354,22 +327,3 @@ def import_tensorflow() -> Any:
 def _code_name(error: Any) -> str:
     code = error.error_code
     return STATUS_CODES[code] if 0 < code < len(STATUS_CODES) else "UNKNOWN"
-
-
-def read_signature(name: str, proto: Any) -> Signature:
-    """The `Signature` of a `SignatureDef`."""
-    return Signature(
-        name=name,
-        method_name=proto.method_name,
-        inputs={key: _tensor_info(proto.inputs[key]) for key in sorted(proto.inputs)},
-        outputs={key: _tensor_info(proto.outputs[key]) for key in sorted(proto.outputs)},
-        proto=proto,
-    )
-
-
-def _tensor_info(info: Any) -> TensorInfo:
-    from tensorflow.core.framework.types_pb2 import DataType
-
-    dims = info.tensor_shape
-    shape = None if dims.unknown_rank else tuple(int(dim.size) for dim in dims.dim)
-    return TensorInfo(tensor=info.name, dtype=DataType.Name(info.dtype), shape=shape)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from serving.engines.saved_model import Signature, TensorInfo
+from serving.engines.signatures import Signature, TensorInfo
 from serving.server.errors import ServingError, http_status
 
 #: lifecycle case -> the test that is it.

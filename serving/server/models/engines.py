@@ -13,7 +13,8 @@ from core import bundle as bundles
 from core.model_folder import MAX_VERSION
 from serving.engines.engine import available_cores, open_engine
 from serving.engines.graph_import import Build, build_here
-from serving.engines.saved_model import EngineError, Signature, load_saved_model
+from serving.engines.saved_model import EngineError, load_saved_model
+from serving.engines.signatures import Signature
 
 _LOG = logging.getLogger(__name__)
 

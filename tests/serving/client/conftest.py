@@ -115,7 +115,7 @@ def listen():
 
 
 class GrpcStub:
-    """Calls `reply(method, request bytes, context)`, bytes too."""
+    """Responds with the bytes of `reply(method, request bytes, context)`."""
 
     def __init__(self, credentials=None):
         import grpc
@@ -169,13 +169,13 @@ def make_grpc_stub():
 
 @pytest.fixture
 def rows():
-    """`(number of images) -> a classifier's answer`, in row form."""
+    """`(number of images) -> a classifier's response`, in row format."""
     return lambda count: (200, {"predictions": [ROW] * count})
 
 
 @pytest.fixture
 def no_jitter(monkeypatch):
-    """Waits of the whole back-off, noted down instead of slept; returns the list of them."""
+    """Waits without jitter are recorded in the returned list instead of slept."""
     from serving.client import retry
 
     waits = []

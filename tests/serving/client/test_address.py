@@ -32,7 +32,7 @@ def test_a_file_of_another_kind_is_named(kind, url, tmp_path):
 
 @BOTH
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "grpc://127.0.0.1:9"])
-def test_trust_without_encryption_is_refused(kind, url, tmp_path):
+def test_tls_without_encryption_is_an_error(kind, url, tmp_path):
     """Otherwise roots would suggest a secure connection."""
     with pytest.raises(
         ValueError, match=f"{url}, which is not encrypted; use https:// or grpcs://"

@@ -99,7 +99,7 @@ def test_long_lists_come_back_in_order(echo, url):
     assert sorted(echo.sizes) == [2, 3, 3, 3, 3, 3, 3]
 
 
-def test_several_at_once_and_never_more(echo, url):
+def test_the_number_of_requests_in_progress_is_limited(echo, url):
     echo.gated = True
 
     async def main():
@@ -143,7 +143,7 @@ def test_an_error_ends_the_rest(echo, url, grpc_stub, rest):
     assert len(echo.sizes) == 1
 
 
-def test_busy_is_tried_again(echo, url, grpc_stub, rest, monkeypatch):
+def test_busy_is_retried(echo, url, grpc_stub, rest, monkeypatch):
     waits, sleep = [], asyncio.sleep
 
     def over_grpc(method, body, context):
@@ -172,7 +172,7 @@ def test_busy_is_tried_again(echo, url, grpc_stub, rest, monkeypatch):
     assert 2 <= wait <= 2.1
 
 
-def test_the_deadline_counts_waiting_for_a_turn(echo, url):
+def test_the_deadline_includes_waiting_for_a_slot(echo, url):
     echo.gated = True
 
     async def main():

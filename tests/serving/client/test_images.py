@@ -90,7 +90,7 @@ def test_data_urls(load, url, content):
         ("data:," + "A" * 4000, "is larger than 1000 bytes"),
     ],
 )
-def test_data_urls_that_are_none(load, url, words):
+def test_invalid_data_urls(load, url, words):
     with pytest.raises(ClientError, match=words) as caught:
         load(url)
     assert len(str(caught.value)) < 300
@@ -128,7 +128,7 @@ def test_a_download_has_a_time_limit(load, rest):
     assert caught.value.status == "DEADLINE_EXCEEDED"
 
 
-def test_downloads_are_tried_again(load, rest, no_jitter):
+def test_downloads_are_retried(load, rest, no_jitter):
     rest.answers += [(503, b""), (200, b"x")]
     assert load(f"{rest.url}/a") == [b"x"]
     assert no_jitter == [0.1]
@@ -138,7 +138,7 @@ def test_downloads_are_tried_again(load, rest, no_jitter):
     assert (caught.value.status, caught.value.tries) == ("404", 1)
 
 
-def test_a_web_page_is_no_image(load, rest):
+def test_a_web_page_is_not_an_image(load, rest):
     rest.answers += [(200, b"<html>", {"Content-Type": "text/html; charset=utf-8"})]
     with pytest.raises(ClientError, match=r"is text/html; charset=utf-8, not an image"):
         load(f"{rest.url}/page")
@@ -153,6 +153,6 @@ def test_redirects_are_followed(load, rest):
         load(f"{rest.url}/a.png")
 
 
-def test_a_url_that_is_none(load):
+def test_an_invalid_url(load):
     with pytest.raises(ClientError, match="http:///"):
         load("http:///")

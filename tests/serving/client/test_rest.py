@@ -16,7 +16,7 @@ def client(rest):
         yield opened
 
 
-def test_what_is_sent_and_what_comes_of_it(client, rest, rows):
+def test_requests_and_results(client, rest, rows):
     rest.answers += [rows(1)]
     (prediction,) = client.predict([b"image"], model="a/b", version=3)
     assert (prediction.label, prediction.score) == ("four", 0.75)
@@ -58,13 +58,13 @@ def test_busy_responses_are_retried(client, rest, rows, no_jitter):
 
 
 @pytest.mark.parametrize("status", [502, 504])
-def test_gateways_are_tried_again(client, rest, rows, no_jitter, status):
+def test_gateway_errors_are_retried(client, rest, rows, no_jitter, status):
     rest.answers += [(status, b"<html>"), rows(1)]
     client.predict([b"x"], model="m")
     assert no_jitter == [0.1]
 
 
-def test_a_lost_connection_is_tried_again(client, rest, rows, no_jitter):
+def test_a_lost_connection_is_retried(client, rest, rows, no_jitter):
     cut = (200, b'{"predictions', {"Content-Length": "1000"})
     rest.answers += [None, lambda request: hang_up_after(rest, cut), rows(1)]
     assert client.predict([b"x"], model="m")[0].label == "four"
@@ -77,7 +77,7 @@ def hang_up_after(rest, answer):
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 500, 501])
-def test_refusals_are_not_tried_again(client, rest, status):
+def test_rejections_are_not_retried(client, rest, status):
     rest.answers += [(status, {"error": "no image"})]
     with pytest.raises(ClientError, match=r"^no image$") as caught:
         client.predict([b"x"], model="m")
@@ -134,8 +134,8 @@ def test_a_server_that_does_not_respond_in_time(client, rest):
     assert len(rest.requests) == 1
 
 
-def test_a_server_that_drips(client, rest):
-    """Bytes that keep coming do not move the deadline."""
+def test_a_slow_response_body(client, rest):
+    """Bytes that keep arriving do not extend the deadline."""
     stop = threading.Event()
 
     class Dripping(bytes):
@@ -170,8 +170,8 @@ def test_a_server_that_drips(client, rest):
     assert took < 10
 
 
-def test_a_server_that_drips_its_head(listen):
-    """Each byte is in time, and the head never is: its last byte would come after three seconds."""
+def test_a_slow_response_head(listen):
+    """Each byte is in time, but the complete head would take three seconds."""
 
     def drip(connection):
         connection.recv(65536)
@@ -190,7 +190,7 @@ def test_a_server_that_drips_its_head(listen):
 
 
 def test_a_body_may_take_longer_than_a_connection(listen, monkeypatch, rows):
-    """A server may be slow to read; the time to connect has nothing to do with it."""
+    """The connect timeout does not apply to a server that reads slowly."""
     from serving.client import http
 
     monkeypatch.setattr(http, "CONNECT_TIMEOUT_S", 0.2)
@@ -219,7 +219,7 @@ def test_no_server():
     assert caught.value.status == ""
 
 
-def test_no_server_is_tried_again(no_jitter):
+def test_no_server_is_retried(no_jitter):
     client = connect("http://127.0.0.1:9", retries=2)
     with client, pytest.raises(ClientError, match="tried 3 times"):
         client.status("m")
@@ -246,7 +246,7 @@ def test_long_lists_are_split_in_order(client, rest):
         client.predict(images, model="m", batch_size=0)
 
 
-def test_an_error_says_which_part_of_the_list(client, rest, rows):
+def test_an_error_names_the_part_of_the_list(client, rest, rows):
     rest.answers += [rows(2), (400, {"error": "image_bytes[1]: not an image"})]
     with pytest.raises(ClientError, match=r"^images\[2:4\]: image_bytes\[1\]: not an") as caught:
         client.predict([b"x"] * 5, model="m", batch_size=2)
@@ -343,7 +343,7 @@ def test_addresses(url):
         ("grpc://x:1/models", "a gRPC address has no path, got '/models'"),
     ],
 )
-def test_addresses_that_say_too_much(url, words):
+def test_addresses_with_unsupported_parts(url, words):
     with pytest.raises(ClientError, match=words) as caught:
         Client(url)
     assert "secret" not in str(caught.value)

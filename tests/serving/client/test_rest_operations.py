@@ -25,7 +25,7 @@ def test_status(client, rest):
         client.status("m")
 
 
-def test_the_last_look_may_be_cut_short(client, rest):
+def test_the_last_status_request_may_be_short(client, rest):
     done = threading.Event()
     rest.answers += [versions(v1="LOADING")]
     rest.reply = lambda request: done.wait(30) and None
@@ -112,7 +112,7 @@ def test_run_requests_the_types_once(client, rest):
     assert len(rest.requests) == 3
 
 
-def test_run_learns_a_new_versions_signature(client, rest):
+def test_run_fetches_the_signature_of_a_new_version(client, rest):
     rest.answers += [described(s=SIGNATURE), (200, {"outputs": [1.5]})]
     client.run({"x": np.ones(1)}, model="m", signature="s")
     changed = {**SIGNATURE, "outputs": {**SIGNATURE["outputs"], "z": {"dtype": "DT_INT64"}}}
@@ -144,7 +144,7 @@ def test_run_converts_no_response_to_an_old_type(client, rest, old, first, new, 
     assert found.tolist() == [v.encode() if isinstance(v, str) else v for v in values]
 
 
-def test_run_tells_an_input_of_another_kind(client, rest):
+def test_run_rejects_an_input_of_another_type(client, rest):
     rest.answers += [described(s=typed(x="DT_INT32"))] * 2
     words = "m, signature 's': input 'x' is float64, the model expects DT_INT32; convert it"
     with pytest.raises(ValueError, match=words):
@@ -159,7 +159,7 @@ def test_run_tells_an_input_of_another_kind(client, rest):
     assert requests_of(rest) == ["POST"]
 
 
-def test_run_requests_them_again_when_the_version_has_changed(client, rest):
+def test_run_requests_the_types_again_for_a_new_version(client, rest):
     def run():
         client.run({"x": np.ones(1)}, model="m", signature="s")
         return requests_of(rest)
@@ -181,7 +181,7 @@ def test_run_requests_them_again_when_the_version_has_changed(client, rest):
     assert run() == ["metadata", "metadata", "POST"]
 
 
-def test_only_a_fixed_version_s_signature_is_kept_for_good(client, rest, monkeypatch):
+def test_only_the_signature_of_a_fixed_version_does_not_expire(client, rest, monkeypatch):
     monkeypatch.setattr(rest_api, "KEPT_S", -1)
     for which, second in (({}, ["metadata", "POST"]), ({"version": 1}, ["POST"])):
         for expected in (["metadata", "POST"], second):
@@ -191,7 +191,7 @@ def test_only_a_fixed_version_s_signature_is_kept_for_good(client, rest, monkeyp
             assert requests_of(rest) == expected
 
 
-def test_run_knows_the_signatures(client, rest):
+def test_run_uses_known_signatures(client, rest):
     rest.answers += [described(s=SIGNATURE, t=SIGNATURE)] * 2
     with pytest.raises(ClientError, match="m has no signature 'serving_default'; it has s, t"):
         client.run({"x": np.ones(1)}, model="m")

@@ -12,7 +12,7 @@ def busy(wait_s=None):
 
 
 def failing(times, failure):
-    """`attempt` that fails so often, and the list of the seconds it was given."""
+    """`attempt` that fails that often, and the list of its timeouts."""
     given = []
 
     def attempt(left):
@@ -61,7 +61,7 @@ def test_no_wait_beyond_the_deadline(no_jitter):
     assert (caught.value.status, caught.value.tries) == ("503", 1)
 
 
-def test_it_gives_up_and_says_how_often_it_tried(no_jitter):
+def test_the_final_error_has_the_number_of_tries(no_jitter):
     attempt, given = failing(9, busy)
     with pytest.raises(ClientError, match=r"^busy \(tried 3 times in \d+\.\d s\)$") as caught:
         call(attempt, Tries(Deadline(60), 2))
@@ -69,21 +69,21 @@ def test_it_gives_up_and_says_how_often_it_tried(no_jitter):
     assert isinstance(caught.value.__cause__, Failure)
 
 
-def test_a_refusal_is_final(no_jitter):
+def test_a_rejection_is_final(no_jitter):
     attempt, given = failing(1, lambda: Failure("no such model", "404"))
     with pytest.raises(ClientError, match=r"^no such model$"):
         call(attempt, Tries(Deadline(60), 5))
     assert len(given) == 1
 
 
-def test_time_that_ran_out_is_final(no_jitter):
+def test_a_timeout_is_final(no_jitter):
     attempt, given = failing(1, lambda: Failure("slow", DEADLINE_EXCEEDED, again=True))
     with pytest.raises(ClientError, match=r"slow \(tried once in") as caught:
         call(attempt, Tries(Deadline(60), 5))
     assert (len(given), caught.value.status) == (1, DEADLINE_EXCEEDED)
 
 
-def test_every_try_gets_what_is_left(monkeypatch):
+def test_each_attempt_has_the_remaining_time(monkeypatch):
     from serving.client import retry
 
     now = [100.0]

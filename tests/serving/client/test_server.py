@@ -97,7 +97,7 @@ def test_signatures(client):
     assert found["serving_default"].outputs["classes"].dtype == "DT_INT32"
 
 
-def test_both_transports_tell_the_same_metadata(server):
+def test_both_transports_return_the_same_metadata(server):
     def without(entry):
         """Only REST returns `defaults`, whose contents the gRPC client does not have."""
         if isinstance(entry, dict):

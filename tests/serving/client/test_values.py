@@ -75,7 +75,7 @@ def test_text_from_json():
         (np.array([b"x", 1], object), "holds bytes or text, got int"),
     ],
 )
-def test_what_json_cannot_carry(array, words):
+def test_arrays_that_json_cannot_represent(array, words):
     with pytest.raises(ValueError, match=words):
         json_input("x", array)
 
@@ -218,7 +218,7 @@ def test_detections_without_a_count_or_without_boxes():
         ({"detection_classes": [[1.0]]}, r"classes \(1, 1\) are not"),
     ],
 )
-def test_outputs_that_are_no_detections(changed, words):
+def test_outputs_that_are_not_detections(changed, words):
     outputs = {n: v for n, v in {**OUTPUTS, **changed}.items() if v is not None}
     with pytest.raises(ValueError, match=words):
         detections_from_outputs(outputs)
@@ -237,6 +237,6 @@ def test_batches(size):
     assert batches([], size) == []
 
 
-def test_targets_in_words():
+def test_model_specs_as_text():
     names = [str(ModelSpec("m")), str(ModelSpec("m", 3)), str(ModelSpec("m", label="x"))]
     assert names == ["m", "m version 3", "m labeled x"]

@@ -61,7 +61,7 @@ def test_pieces_make_up_the_graph(version, piece, monkeypatch):
     assert served.meta == expected
 
 
-def test_what_is_no_savedmodel(model):
+def test_files_that_are_not_a_savedmodel(model):
     file = model / "saved_model.pb"
     data = file.read_bytes()
     with pytest.raises(UnsupportedGraph, match="train"):
@@ -160,7 +160,7 @@ def test_an_initializer_that_does_nothing_is_not_compiled(version):
     assert not graph_import._does_nothing(served.pieces[0], "nothing_like_it")
 
 
-def test_what_takes_long_is_given_away(tiny_copy):
+def test_slow_parts_run_where_the_caller_wants(tiny_copy):
     """Variables are restored where the caller wants it, and signatures compiled there."""
     given = []
 

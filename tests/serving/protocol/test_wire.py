@@ -100,7 +100,7 @@ def test_unknown_types_are_refused():
         wire.to_array(long)
 
 
-def test_text_travels_as_utf8():
+def test_text_is_sent_as_utf8():
     back = wire.to_array(wire.to_tensor(np.array(["é", "b"])))
     assert back.tolist() == ["é".encode(), b"b"]
 
@@ -247,7 +247,7 @@ def test_data_types_are_tensorflows():
         ({"dtype": 1, "sizes": [3], "tensor_content": b"abc"}, "not a valid TensorProto"),
     ],
 )
-def test_hostile_tensors(fields, words):
+def test_malformed_tensors(fields, words):
     from tensorflow.core.framework import tensor_pb2
 
     from serving.server.errors import ServingError

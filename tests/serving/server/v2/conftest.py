@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.engines.saved_model import Signature, TensorInfo
+from serving.engines.signatures import Signature, TensorInfo
 from serving.server.errors import ServingError, invalid
 from serving.server.extras.hooks import Hooks
 from serving.server.observability.metrics import Metrics
