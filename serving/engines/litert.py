@@ -22,7 +22,7 @@ from serving.engines.saved_model import (
     bind_signature,
     encoded_image,
 )
-from serving.engines.signatures import Signature, read_signature
+from serving.engines.signatures import GraphSignature, read_signature
 
 _PREDICT = "tensorflow/serving/predict"
 #: Metadata name of the SignatureDef in files of early converters.
@@ -250,7 +250,7 @@ class VariantEngine:
             bundles.SIGNATURE_TENSOR: self._tensor,
             bundles.SIGNATURE_EXAMPLES: self._examples,
         }
-        self.signatures: dict[str, Signature] = {
+        self.signatures: dict[str, GraphSignature] = {
             name: signature
             for name, signature in self._saved_model.signatures.items()
             if name in self._compute

@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class TensorInfo:
+class GraphTensor:
     """An input or output of a signature.
 
     Attributes:
@@ -23,19 +23,19 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Signature:
+class GraphSignature:
     """A signature of a SavedModel; `proto` is its `SignatureDef`."""
 
     name: str
     method_name: str
-    inputs: dict[str, TensorInfo]
-    outputs: dict[str, TensorInfo]
+    inputs: dict[str, GraphTensor]
+    outputs: dict[str, GraphTensor]
     proto: Any
 
 
-def read_signature(name: str, proto: Any) -> Signature:
-    """The `Signature` of a `SignatureDef`."""
-    return Signature(
+def read_signature(name: str, proto: Any) -> GraphSignature:
+    """The `GraphSignature` of a `SignatureDef`."""
+    return GraphSignature(
         name=name,
         method_name=proto.method_name,
         inputs={key: _tensor_info(proto.inputs[key]) for key in sorted(proto.inputs)},
@@ -44,16 +44,16 @@ def read_signature(name: str, proto: Any) -> Signature:
     )
 
 
-def _tensor_info(info: Any) -> TensorInfo:
+def _tensor_info(info: Any) -> GraphTensor:
     from tensorflow.core.framework.types_pb2 import DataType
 
     dims = info.tensor_shape
     shape = None if dims.unknown_rank else tuple(int(dim.size) for dim in dims.dim)
-    return TensorInfo(tensor=info.name, dtype=DataType.Name(info.dtype), shape=shape)
+    return GraphTensor(tensor=info.name, dtype=DataType.Name(info.dtype), shape=shape)
 
 
 def empty_outputs(
-    signatures: Iterable[Signature], feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
+    signatures: Iterable[GraphSignature], feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
 ) -> dict[str, np.ndarray] | None:
     """Graph tensor name -> array without rows; does not run the graph.
 
@@ -81,7 +81,7 @@ def empty_outputs(
     return known if len(known) == len(outputs) else None
 
 
-def _fits(value: np.ndarray, info: TensorInfo) -> bool:
+def _fits(value: np.ndarray, info: GraphTensor) -> bool:
     """Whether an array has no rows and matches the declared dtype and shape."""
     shape = info.shape
     if not shape or len(shape) != value.ndim or value.dtype != _dtype(info):
@@ -91,13 +91,13 @@ def _fits(value: np.ndarray, info: TensorInfo) -> bool:
     return all(wanted in (-1, got) for wanted, got in zip(shape[1:], value.shape[1:], strict=True))
 
 
-def _no_rows(info: TensorInfo | None) -> np.ndarray | None:
+def _no_rows(info: GraphTensor | None) -> np.ndarray | None:
     if info is None or not info.shape or info.shape[0] != -1 or -1 in info.shape[1:]:
         return None
     return np.zeros((0, *info.shape[1:]), _dtype(info))
 
 
-def _dtype(info: TensorInfo) -> np.dtype[Any]:
+def _dtype(info: GraphTensor) -> np.dtype[Any]:
     import tensorflow as tf  # Only for an empty batch.
     from tensorflow.core.framework.types_pb2 import DataType
 

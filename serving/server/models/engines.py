@@ -14,7 +14,7 @@ from core.model_folder import MAX_VERSION
 from serving.engines.engine import available_cores, open_engine
 from serving.engines.graph_import import Build, build_here
 from serving.engines.saved_model import EngineError, load_saved_model
-from serving.engines.signatures import Signature
+from serving.engines.signatures import GraphSignature
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Engine(Protocol):
 
     path: Path
     runtime: str
-    signatures: dict[str, Signature]
+    signatures: dict[str, GraphSignature]
     signature_defs: dict[str, Any]
 
     def prepare(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.engines.signatures import Signature, TensorInfo
+from serving.engines.signatures import GraphSignature, GraphTensor
 from serving.server.errors import ServingError, invalid
 from serving.server.extras.hooks import Hooks
 from serving.server.observability.metrics import Metrics
@@ -23,7 +23,9 @@ class StubEngine:
     runtime = "TF1"
 
     def __init__(self, function, inputs, outputs):
-        signature = Signature("serving_default", "predict", infos(inputs), infos(outputs), None)
+        signature = GraphSignature(
+            "serving_default", "predict", infos(inputs), infos(outputs), None
+        )
         self.signatures = {"serving_default": signature}
         self.function = function
 
@@ -33,7 +35,7 @@ class StubEngine:
 
 
 def infos(tensors):
-    return {name: TensorInfo(name, dtype, shape) for name, (dtype, shape) in tensors.items()}
+    return {name: GraphTensor(name, dtype, shape) for name, (dtype, shape) in tensors.items()}
 
 
 @dataclass(eq=False)
