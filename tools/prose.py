@@ -124,9 +124,10 @@ def _python(text: str) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.keyword) and node.arg in _HELP
     }
     for node in ast.walk(tree):
-        text_of = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(text_of, str) and (" " in text_of or id(node) in helps):
-            yield node.lineno, text_of
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        if " " in node.value or id(node) in helps:
+            yield node.lineno, node.value
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     yield from _comments([one for one in tokens if one.type == tokenize.COMMENT])
 
