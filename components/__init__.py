@@ -1,1 +1,1 @@
-"""TFX components: each file holds one component beside the plain function that does its work."""
+"""TFX components: each file has one component and the plain function that does its work."""

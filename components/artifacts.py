@@ -1,4 +1,4 @@
-"""The artifact types of our own; everything else is one of TFX's standard types."""
+"""Sightline's artifact types; all others are TFX's standard types."""
 
 from tfx import v1 as tfx
 
@@ -24,12 +24,12 @@ class Card(Artifact):
 
 
 class ImageReport(Artifact):
-    """`anomalies.json`: what is wrong with the images, and `thumbnails/` of some of them."""
+    """`anomalies.json`: the problems of the images, and `thumbnails/` of some of them."""
 
     TYPE_NAME = "SightlineImageReport"
 
 
 class LiveModel(Artifact):
-    """`live.json`: what the bundle store serves, and copies of what a model is compared with."""
+    """`live.json`: the versions of the bundle store, and copies for comparisons."""
 
     TYPE_NAME = "SightlineLiveModel"

@@ -1,4 +1,4 @@
-"""Size, latency and throughput of every variant of a draft bundle, taken in turns in one run."""
+"""Size, latency and throughput of every variant of a draft bundle, interleaved in one run."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ def Benchmarker(
     Args:
       bundle: a draft of the Compressor.
       benchmark_result: the figures.
-      runs: timed calls of each variant.
+      runs: number of timed calls of each variant.
       code_digest: part of the cache key.
     """
     figures = benchmark(Path(bundle.uri) / files.SERVING_MODEL, runs=runs)

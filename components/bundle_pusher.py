@@ -1,7 +1,7 @@
-"""Puts a blessed bundle together and pushes it, atomically and once; see `core.bundle.push`.
+"""Assembles a blessed bundle and pushes it, atomically and once; see `core.bundle.push`.
 
-Its training statistics, test predictions and class names appear together with the version: what the
-next candidates are compared with, see `core.lineage`.
+Its training statistics, test predictions and class names appear together with the version, for
+comparisons with later candidates; see `core.lineage`.
 """
 
 import shutil
@@ -21,7 +21,7 @@ from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, comp
 from components import artifacts, files
 from components.artifacts import Card
 from components.evaluation.references import fingerprint
-from components.live import Live, changed
+from components.live import Live, store_changed
 from core import bundle as bundles
 from core.lineage import (
     PREDICTIONS_FILE,
@@ -39,7 +39,7 @@ _STATISTICS = Path("Split-train") / "FeatureStats.pb"
 def assemble(draft: Path, card: Path, out: Path) -> bundles.Manifest:
     """The draft with its final manifest and card, and the recommended variant as `model.tflite`.
 
-    Variants that the final manifest does not name, which the gates left out, are not in it.
+    It does not contain the variants that the gates left out of the manifest.
     """
     shutil.copytree(draft, out)
     for name in (bundles.MANIFEST_FILE, bundles.CARD_FILE):
@@ -53,23 +53,23 @@ def assemble(draft: Path, card: Path, out: Path) -> bundles.Manifest:
     return bundles.seal(out, manifest)
 
 
-def write_kept(
-    out: Path, manifest: bundles.Manifest, classes: tuple[str, ...], **made: Any
+def write_bundle_lineage(
+    out: Path, manifest: bundles.Manifest, classes: tuple[str, ...], **facts: Any
 ) -> None:
-    """Writes the lineage of a bundle that is about to be pushed.
+    """Writes the lineage of a bundle before its push.
 
     Args:
-      out: the folder to make.
+      out: the folder to create.
       manifest: of the assembled bundle, with its digest.
       classes: of the bundle.
-      **made: `statistics`, URI of the run's; `predictions`, URI of the table; `label_offset` of the
-        records; `run`, its name.
+      **facts: `statistics`, URI of the run's statistics; `predictions`, URI of the table;
+        `label_offset` of the records; `run`, the name of the run.
     """
     out.mkdir()
     chosen = manifest.recommended
-    own = read_table(files.predictions_file(made["predictions"]))[chosen]
+    own = read_table(files.predictions_file(facts["predictions"]))[chosen]
     write_table(out / PREDICTIONS_FILE, {chosen: own}, classes)
-    statistics = Path(made["statistics"]) / _STATISTICS
+    statistics = Path(facts["statistics"]) / _STATISTICS
     if statistics.is_file():
         shutil.copyfile(statistics, out / STATISTICS_FILE)
     write_lineage(
@@ -78,17 +78,17 @@ def write_kept(
             content_digest=manifest.content_digest,
             recommended=chosen,
             classes=classes,
-            label_offset=made["label_offset"],
+            label_offset=facts["label_offset"],
             metrics=manifest.metrics.get(chosen, {}),
             test_fingerprint=fingerprint(own, classes),
             test_examples=len(own.ids),
-            run=made["run"],
+            run=facts["run"],
         ),
     )
 
 
-def describe(result: bundles.PushResult) -> dict[str, Any]:
-    """What `pushed.json` holds; `way_back` is empty for a version that is not withdrawn."""
+def push_record(result: bundles.PushResult) -> dict[str, Any]:
+    """The content of `pushed.json`; `way_back` is empty for a version that is not withdrawn."""
     return {
         "path": str(result.path),
         "version": result.version,
@@ -114,21 +114,21 @@ def BundlePusher(
 ) -> None:
     """Pushes the bundle if it is blessed, and records where in `pushed.json`.
 
-    What a rollback withdrew is not pushed again; the record then says so and how to bring it back.
-    Nothing is pushed if the store is no longer what the gates compared with: that is an error.
+    A version that was rolled back is not pushed again; the record then has the command that
+    restores it. It is an error if the store changed after the gates compared with it.
 
     Args:
       bundle: a draft of the Compressor.
       card: its manifest and card.
       blessing: of the SignificanceGate.
-      live: what the gates compared with.
-      statistics: of the run's data; those of the training split are kept.
-      predictions: the table; the recommended variant's are kept.
-      pushed_model: where the bundle went.
+      live: the versions that the gates compared with.
+      statistics: of the run's data; those of the training split are stored.
+      predictions: the table; those of the recommended variant are stored.
+      pushed_model: the location of the bundle.
       bundles_dir: the destination.
       label_offset: of the run's records.
-      run: part of the cache key, so that no result of another run is taken: since then a version
-        may have been deleted, withdrawn or brought back, and pushing it once more does no harm.
+      run: part of the cache key, so that the result of another run is never reused: a version may
+        have been deleted, withdrawn or restored since, and pushing it again is harmless.
       code_digest: part of the cache key.
     """
     record = Path(pushed_model.uri) / files.PUSHED
@@ -140,9 +140,9 @@ def BundlePusher(
         draft = Path(scratch) / "bundle"
         source = Path(bundle.uri) / files.SERVING_MODEL
         manifest = assemble(source, Path(card.uri), draft)
-        kept = Path(scratch) / "lineage"
-        write_kept(
-            kept,
+        lineage = Path(scratch) / "lineage"
+        write_bundle_lineage(
+            lineage,
             manifest,
             bundles.read_labels(draft),
             statistics=statistics.uri,
@@ -155,12 +155,12 @@ def BundlePusher(
 
         def check() -> None:
             if store_state(model_dir) != compared:
-                raise changed(model_dir, compared)
+                raise store_changed(model_dir, compared)
 
-        result = bundles.push(draft, model_dir, lineage=kept, check=check)
+        result = bundles.push(draft, model_dir, lineage=lineage, check=check)
         if not result.pushed and not result.withdrawn:
-            adopt_lineage(model_dir, result.version, kept)
-    files.write_json(record, describe(result))
+            adopt_lineage(model_dir, result.version, lineage)
+    files.write_json(record, push_record(result))
     pushed_model.set_int_custom_property("pushed", int(result.pushed))
     pushed_model.set_int_custom_property("withdrawn", int(result.withdrawn))
     pushed_model.set_string_custom_property("pushed_destination", str(result.path))

@@ -1,4 +1,4 @@
-"""Turns a trained model into a draft bundle; the best architecture gets every method."""
+"""Builds a draft bundle from a trained model; the best architecture gets every method."""
 
 import json
 from pathlib import Path
@@ -28,10 +28,10 @@ def Compressor(
 
     Args:
       model: of a Trainer.
-      examples: for fine-tuning and calibration, where the model's own configuration says; the
-        splits that the Predictor answers are predicted by each method's Keras model as well.
+      examples: for fine-tuning and calibration, as the model's configuration states; the Keras
+        model of each method also predicts the splits of the Predictor.
       selection: of the ModelSelector.
-      bundle: the draft, and beside it the tables of `components.evaluation.float_passes`.
+      bundle: the draft, and the tables of `components.evaluation.float_passes`.
       plan: JSON of `{"best": {"methods", "ptq"}, "others": {"methods", "ptq"}}`.
       code_digest: part of the cache key.
     """

@@ -1,4 +1,4 @@
-"""File names inside artifacts, and JSON in and out; standard library only."""
+"""File names inside artifacts, and reading and writing JSON; standard library only."""
 
 import json
 import os
@@ -14,13 +14,13 @@ LIVE = "live.json"
 COMPARED = "compared.json"
 IMAGE_ANOMALIES = "anomalies.json"
 AGREEMENT = "agreement.json"
-FLOAT_PASSES = "FloatPasses"  # beside the Compressor's draft: tables of its models run in float
+FLOAT_PASSES = "FloatPasses"  # next to the Compressor's draft: tables of its models in float
 VALIDATION = "validation"
-SERVING_MODEL = "Format-Serving"  # where TFX's Trainer puts what run_fn writes
+SERVING_MODEL = "Format-Serving"  # the folder of TFX's Trainer for the output of run_fn
 
 
 def read_json(path: Path | str) -> Any:
-    """What a JSON file holds."""
+    """The content of a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 

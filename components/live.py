@@ -1,8 +1,8 @@
-"""What a candidate is compared with: the version that the bundle store serves, and the best pushed.
+"""The versions that a candidate is compared with: the live one and the best one ever pushed.
 
-Read from the store and never from earlier runs, so that a version that was rolled back, deleted or
-whose push failed is no baseline. Everything needed later is copied: a push or a rollback during the
-run changes nothing of what it reads. No TFX.
+They are read from the bundle store and never from earlier runs, so that a version that was rolled
+back or deleted, or whose push failed, is not a baseline. All files that the run needs later are
+copied, so that a push or a rollback during the run does not affect it. No TFX.
 """
 
 import shutil
@@ -22,27 +22,27 @@ from core.lineage import (
     store_state,
 )
 
-#: Name of the folder that holds a version's files inside the artifact.
+#: Folder of a version's files inside the artifact.
 _BUNDLE = "bundle"
 
 
 class LiveModelError(ValueError):
-    """The bundle store changed between two looks at it; the message says what to do."""
+    """The bundle store changed during a run; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class PushedVersion:
-    """One version of the store and what is known of it.
+    """One version of the store.
 
     Attributes:
       version: its number.
       digest: of its content.
-      recommended: the variant that its `model.tflite` is.
+      recommended: the variant of its `model.tflite`.
       classes: names, in label order.
-      top1: test top-1 of the recommended variant when it was pushed; None where nobody measured it.
-      label_offset: of the records that its statistics count; None without statistics.
-      test_fingerprint: of the test split behind `top1`; empty where it is not known.
-      no_lineage: why there are neither statistics nor predictions; empty where there are.
+      top1: test top-1 of the recommended variant at the push; None if it was not measured.
+      label_offset: of the records behind its statistics; None without statistics.
+      test_fingerprint: of the test split of `top1`; empty if it is not known.
+      no_lineage: why statistics and predictions are missing; empty if they exist.
     """
 
     version: int
@@ -57,19 +57,19 @@ class PushedVersion:
 
 @dataclass(frozen=True)
 class Live:
-    """What `live.json` holds.
+    """The content of `live.json`.
 
     Attributes:
       model: the model's name in the store.
       state: of the store, see `core.lineage.store_state`.
-      served: the version that servers take; None for a store without one.
-      baseline: the newest version that a candidate can be compared with; None where there is none.
-        It is the served one, unless `unusable` says why that cannot be.
-      best: the version of the highest recorded test top-1 among those with the same classes as the
-        data set, `baseline` included; None where none is recorded.
-      contenders: versions of which one may be the best on today's test split: for each test split
-        that versions were measured on the best of them, and every version without a measurement.
-      unusable: version -> why it cannot be compared with.
+      served: the version that servers load; None for a store without one.
+      baseline: the newest version that a candidate can be compared with; None if there is none. It
+        is the served one, unless `unusable` states why that is not possible.
+      best: the version with the highest recorded test top-1 among those with the same classes as
+        the data set, `baseline` included; None if none is recorded.
+      contenders: versions that may be the best on this run's test split: the best one of each test
+        split that versions were measured on, and every version without a measurement.
+      unusable: version -> why a comparison with it is not possible.
       versions: the baseline and the contenders.
     """
 
@@ -96,24 +96,24 @@ class Live:
         return cls(**{**raw, **changed, "contenders": tuple(raw["contenders"])})
 
     def bundle(self, version: int) -> bundles.Bundle:
-        """The copy of a version, which holds its recommended TFLite file only."""
+        """The copy of a version, with its recommended TFLite file only."""
         return bundles.open_bundle(self.folder / str(version) / _BUNDLE)
 
     def statistics(self, version: int) -> Path | None:
-        """The training statistics of a version; None where they were not kept."""
-        return self._kept(version, STATISTICS_FILE)
+        """The training statistics of a version; None if they were not stored."""
+        return self._copied(version, STATISTICS_FILE)
 
     def predictions(self, version: int) -> Path | None:
-        """The test predictions of a version; None where they were not kept."""
-        return self._kept(version, PREDICTIONS_FILE)
+        """The test predictions of a version; None if they were not stored."""
+        return self._copied(version, PREDICTIONS_FILE)
 
-    def _kept(self, version: int, name: str) -> Path | None:
+    def _copied(self, version: int, name: str) -> Path | None:
         path = self.folder / str(version) / name
         return path if path.is_file() else None
 
 
 def find_live(model_dir: Path, classes: tuple[str, ...]) -> Live:
-    """What the store holds of a model now; nothing is copied.
+    """The versions of a model that are in the store now; nothing is copied.
 
     Args:
       model_dir: `<bundles>/<model name>`; need not exist.
@@ -125,7 +125,7 @@ def find_live(model_dir: Path, classes: tuple[str, ...]) -> Live:
     contenders = store.intact_contenders(set(classes)) - {baseline}
     measured = [one for one in store.same(set(classes)) if one.top1 is not None]
     best = max(measured, key=_by_top1, default=None)
-    kept = {baseline, *contenders} - {None}
+    compared = {baseline, *contenders} - {None}
     return Live(
         model=model_dir.name,
         state=state,
@@ -134,12 +134,12 @@ def find_live(model_dir: Path, classes: tuple[str, ...]) -> Live:
         best=best.version if best else None,
         contenders=tuple(sorted(contenders)),
         unusable=store.unusable,
-        versions={version: store.usable[version] for version in sorted(kept)},
+        versions={version: store.usable[version] for version in sorted(compared)},
     )
 
 
 class _Store:
-    """The versions of a model; only those that are compared with are read in full."""
+    """The versions of a model; only those to compare with are read in full."""
 
     def __init__(self, model_dir: Path) -> None:
         self._model_dir = model_dir
@@ -169,14 +169,14 @@ class _Store:
         return [one for one in self.usable.values() if set(one.classes) == classes]
 
     def _check(self, version: int) -> bool:
-        """Whether the version's files are what was pushed; if not, it is no longer usable."""
+        """Whether the version's files are unchanged since the push; if not, it becomes unusable."""
         if version in self._intact:
             return True
         one = self.usable[version]
         try:
             if bundles.content_digest(self._paths[version]) != one.digest:
                 raise bundles.BundleError(
-                    f"{self._paths[version]} is not what was pushed: its files were changed"
+                    f"{self._paths[version]} was changed after its push: its digest differs"
                 )
         except (bundles.BundleError, OSError) as error:
             del self.usable[version]
@@ -196,7 +196,7 @@ def _by_top1(one: PushedVersion) -> tuple[float, int]:
 
 
 def _contenders(versions: list[PushedVersion]) -> set[int]:
-    """Accuracies on different test splits say nothing about each other: the best of each split."""
+    """The best version of each test split, since accuracies on different splits do not compare."""
     by_split: dict[str, list[PushedVersion]] = {}
     for one in versions:
         if one.top1 is not None:
@@ -206,10 +206,10 @@ def _contenders(versions: list[PushedVersion]) -> set[int]:
 
 
 def _describe(model_dir: Path, version: int, path: Path) -> PushedVersion:
-    """What the manifest and the lineage of a version say.
+    """A version according to its manifest and lineage.
 
     Raises:
-      BundleError: it is no bundle.
+      BundleError: it is not a bundle.
     """
     opened = bundles.open_bundle(path)
     manifest = opened.manifest
@@ -230,7 +230,7 @@ def _describe(model_dir: Path, version: int, path: Path) -> PushedVersion:
 
 
 def write_live(live: Live, model_dir: Path, out: Path) -> None:
-    """Writes `live.json` and copies what later components read into `out`.
+    """Writes `live.json` to `out`, and copies the files that later components read.
 
     Raises:
       LiveModelError: the store changed since `find_live`.
@@ -244,32 +244,32 @@ def write_live(live: Live, model_dir: Path, out: Path) -> None:
                 if not one.no_lineage and kept.is_file():
                     shutil.copyfile(kept, out / str(version) / name)
     except (KeyError, OSError, bundles.BundleError) as error:
-        raise changed(model_dir) from error
+        raise store_changed(model_dir) from error
     if store_state(model_dir) != live.state:
-        raise changed(model_dir)
+        raise store_changed(model_dir)
     versions = {str(version): vars(one) for version, one in live.versions.items()}
     described = {key: value for key, value in vars(live).items() if key != "folder"}
     files.write_json(out / files.LIVE, {**described, "versions": versions})
 
 
-def changed(model_dir: Path, found: dict[str, str] | None = None) -> LiveModelError:
-    """The error of a store that changed under a run.
+def store_changed(model_dir: Path, found: dict[str, str] | None = None) -> LiveModelError:
+    """The error for a store that changed during a run.
 
     Args:
       model_dir: `<bundles>/<model name>`.
-      found: the state that the run was made for, if known; names what is different.
+      found: the state at the start of the run, if known; the message then lists the differences.
     """
     now = store_state(model_dir)
     names = [] if found is None else sorted(set(now.items()) ^ set(found.items()))
     which = ", ".join(dict.fromkeys(name for name, _ in names)) or "its versions"
     return LiveModelError(
-        f"{model_dir} changed while this run was under way ({which}): a push, a rollback or a "
-        "deletion. Start the same command again: it resumes, and compares with what is live then"
+        f"{model_dir} changed during this run ({which}): a push, a rollback or a deletion. Run the "
+        "same command again: it resumes, and compares with the version that is live then"
     )
 
 
 def _copy(opened: bundles.Bundle, out: Path) -> None:
-    """What running the recommended TFLite file takes; `saved_model.pb` marks the folder."""
+    """Copies the files to run the recommended TFLite file; `saved_model.pb` marks a bundle."""
     names = (
         bundles.MANIFEST_FILE,
         bundles.LABELS_FILE,

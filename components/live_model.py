@@ -1,4 +1,4 @@
-"""What the bundle store serves, as a component; see `components.live`."""
+"""The LiveModel component: the versions of the bundle store; see `components.live`."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from tfx.v1.dsl.components import OutputArtifact, Parameter, component
 
 from components import artifacts
-from components.live import changed, find_live, write_live
+from components.live import find_live, store_changed, write_live
 
 
 @component
@@ -17,18 +17,18 @@ def LiveModel(
     state: Parameter[str],
     code_digest: Parameter[str],
 ) -> None:
-    """Writes `live.json` and copies of what is compared with.
+    """Writes `live.json` and copies of the versions to compare with.
 
     Args:
       live: the artifact.
       model_dir: `<bundles>/<model name>`.
       classes: JSON list of the data set's class names.
-      state: JSON of the store's state when the graph was made: the part of the cache key that a
-        push, a rollback or a deletion changes.
+      state: JSON of the store's state when the graph was built: the part of the cache key that
+        changes with a push, a rollback or a deletion.
       code_digest: part of the cache key.
     """
     folder = Path(model_dir)
     found = find_live(folder, tuple(json.loads(classes)))
     if found.state != json.loads(state):
-        raise changed(folder, json.loads(state))
+        raise store_changed(folder, json.loads(state))
     write_live(found, folder, Path(live.uri))

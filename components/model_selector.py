@@ -1,4 +1,4 @@
-"""Ranks the trained architectures by validation, so that only the best is compressed further."""
+"""Ranks the trained architectures by validation, so that only the best gets every method."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from components.artifacts import Selection
 
 
 def rank(trained: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of `name`, `val_top1` and `val_loss`, best first; ties in top-1 go to the lower loss.
+    """Rows of `name`, `val_top1` and `val_loss`, best first; at equal top-1, the lower loss.
 
     Args:
-      trained: model name -> what its `trained.json` holds.
+      trained: model name -> content of its `trained.json`.
     """
     rows = [
         {"name": name, "val_top1": row["val_top1"], "val_loss": row["val_loss"]}
@@ -43,7 +43,7 @@ class _Spec(ComponentSpec):
 
 
 class ModelSelector(base_component.BaseComponent):
-    """Takes the union of all Trainers' models; a function component takes one artifact only."""
+    """Takes the union of all Trainers' models; a function component takes only one artifact."""
 
     SPEC_CLASS = _Spec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(_Executor)

@@ -1,10 +1,9 @@
-"""Has every variant of a bundle answer each evaluation example once.
+"""Predicts each evaluation example once with every variant of a bundle.
 
-The answers become one table (see `trainers.evaluation.predictions`) that TFMA, the gates, the
-statistics and
-the report all read. The live model answers the same examples in the column `baseline`, and the best
-one that was ever pushed, where that is another, in the column `best`: comparisons are paired. A
-second table holds the validation split, which the recommended variant is chosen on.
+The predictions form one table (see `trainers.evaluation.predictions`) that TFMA, the gates, the
+statistics and the report read. For paired comparisons, the column `baseline` has the predictions of
+the live model, and `best` those of the best one ever pushed, if it is another. A second table is of
+the validation split, which the recommended variant is chosen on.
 """
 
 from pathlib import Path
@@ -15,8 +14,8 @@ from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, comp
 
 from components import artifacts, files
 from components.evaluation.float_passes import count_differing, read_float_passes, splits_to_predict
-from components.evaluation.predict_variants import answers
-from components.evaluation.references import references
+from components.evaluation.predict_variants import predict_variants
+from components.evaluation.references import predict_references
 from components.live import Live
 from core.bundle import SAVED_MODEL, open_bundle
 from trainers.data.features import DatasetInfo
@@ -37,23 +36,23 @@ def Predictor(
     Args:
       bundle: a draft of the Compressor, with its float passes.
       examples: the records.
-      live: what the bundle store serves.
-      predictions: a table under the name of each split, `agreement.json`, and `compared.json`:
-        what the references are.
+      live: the versions of the bundle store.
+      predictions: a table for each split, `agreement.json`, and `compared.json`, which describes
+        the reference models.
       code_digest: part of the cache key.
-      split: which split to answer; validation, where there is one, is answered as well.
+      split: the split to predict; validation is predicted as well, if there is one.
     """
     candidate = open_bundle(Path(bundle.uri) / files.SERVING_MODEL)
     data_dir = Path(examples.uri)
     splits = splits_to_predict(DatasetInfo.load(data_dir), split)
     tables = {}
     for name in splits:
-        found = answers(candidate, data_dir, name)
+        found = predict_variants(candidate, data_dir, name)
         found |= read_float_passes(Path(bundle.uri) / files.FLOAT_PASSES, name)
         tables[name] = found
-    # Other models' columns belong to the split that gates compare on.
-    current, answered = Live.load(live.uri), tables[split][SAVED_MODEL]
-    others = references(current, answered, candidate.labels, data_dir, split)
+    # The gates compare with other models on this split only.
+    own = tables[split][SAVED_MODEL]
+    others = predict_references(Live.load(live.uri), own, candidate.labels, data_dir, split)
     for name, found in tables.items():
         columns = others.columns if name == split else {}
         write_table(

@@ -1,6 +1,7 @@
-"""Loads the draft in a server process and sends it real requests over REST and gRPC.
+"""Loads the draft in a server process and sends real requests over REST and gRPC.
 
-TFX's own InfraValidator needs Docker; this one starts our server, which speaks TF Serving's API.
+TFX's own InfraValidator needs Docker; this one starts Sightline's server, which has the API of TF
+Serving.
 """
 
 import tempfile
@@ -19,15 +20,15 @@ from serving.server.lifecycle.server_process import ServerProcess
 from trainers.data import pipeline
 from trainers.export.build import record_image
 
-#: Scores travel as decimal text over REST; nothing else may differ.
+#: Largest difference of a score, since REST sends decimal text.
 TOLERANCE = 1e-5
 
 
 def round_trip(bundle: Bundle, images: list[bytes]) -> dict[str, Any]:
-    """Compares the server's answers with the engine's, in one process less.
+    """Compares the server's predictions with those of the engine in this process.
 
     Returns:
-      `passed`, `max_difference` of any score, `tolerance`, and a `detail` in words.
+      `passed`, `max_difference` of any score, `tolerance`, and `detail`, a text.
     """
     with open_engine(bundle) as engine:
         expected = engine.predict_bytes(images)
@@ -44,13 +45,13 @@ def round_trip(bundle: Bundle, images: list[bytes]) -> dict[str, Any]:
                 )
             }
     worst, wrong = 0.0, []
-    for kind, answers in found.items():
-        for row, answer in zip(expected, answers, strict=True):
-            label, index, _ = answer.top[0]
+    for kind, results in found.items():
+        for row, result in zip(expected, results, strict=True):
+            label, index, _ = result.top[0]
             if index != int(row.argmax()) or label != bundle.labels[index]:
-                wrong.append(f"{kind} answered {label}, not {bundle.labels[int(row.argmax())]}")
-            scores = np.array([score for _, _, score in answer.top])
-            classes = [index for _, index, _ in answer.top]
+                wrong.append(f"{kind} returned {label}, not {bundle.labels[int(row.argmax())]}")
+            scores = np.array([score for _, _, score in result.top])
+            classes = [index for _, index, _ in result.top]
             worst = max(worst, float(np.abs(scores - row[classes]).max()))
     passed = not wrong and worst <= TOLERANCE
     detail = "; ".join(wrong[:3]) or f"{len(images)} images over REST and gRPC"
@@ -74,9 +75,9 @@ def ServingValidator(
 
     Args:
       bundle: a draft of the Compressor.
-      examples: where the test images come from.
+      examples: the records with the test images.
       infra_blessing: the verdict.
-      requests: how many images to send.
+      requests: number of images to send.
       code_digest: part of the cache key.
     """
     records = pipeline.raw_examples(examples.uri, "test")

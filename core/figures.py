@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 DASH = "–"  # noqa: RUF001
 
-# In shares of one; everything else of a metrics dictionary is shown as it is.
-_PLAIN = {"cross_entropy"}
+#: The unit of figures in [0, 1], which are shown as percentages; any other unit is a plain number.
+FRACTION = "fraction"
 
 # Columns of the predictions table, as readers know them.
 _REFERENCES = {
@@ -100,27 +100,18 @@ def excludable_drop(raw: Any) -> str:
     return text + (f"; they excluded {', '.join(parts)}." if parts else ".")
 
 
-def metric(name: str, raw: Any) -> str:
-    """The value of the metric `name`: a percentage, or plain digits for a loss."""
+def metric(raw: Any, unit: str) -> str:
+    """The value of a metric in `unit`: a percentage for `FRACTION`, else a plain number."""
     found = estimate(raw)
-    if found is not None and name in _PLAIN:
-        return f"{found.value:.3f}"
-    return percent(raw)
+    return percent(raw) if found is None or unit == FRACTION else f"{found.value:.3f}"
 
 
-def metric_interval(name: str, raw: Any) -> str:
-    """The interval of the metric `name`, in the same unit; empty where there is none."""
+def metric_interval(raw: Any, unit: str) -> str:
+    """The interval of a metric in the same form as `metric`; empty where there is none."""
     found = estimate(raw)
-    if name not in _PLAIN or found is None or found.low is None or found.high is None:
+    if unit == FRACTION or found is None or found.low is None or found.high is None:
         return percent_interval(raw)
     return f"{found.low:.3f} to {found.high:.3f}"
-
-
-def metric_title(name: str) -> str:
-    """A metric's name as a heading: `top1` is `top-1`."""
-    if name.startswith("top") and name[3:].isdigit():
-        return f"top-{name[3:]}"
-    return {"ece": "calibration error", "macro_f1": "macro F1"}.get(name, name.replace("_", " "))
 
 
 def size(raw: Any) -> str:

@@ -126,3 +126,5 @@ recipes: Registry[Callable[[], Any]] = Registry("recipe", "trainers.recipes")
 compressors: Registry[Any] = Registry("compression method", "trainers.compression")
 #: What differs between classification, detection and segmentation, see `trainers.tasks`.
 tasks: Registry[Any] = Registry("task", "trainers.tasks")
+#: Figures of classifiers, one file each, see `trainers.evaluation.metric`.
+metrics: Registry[Any] = Registry("metric", "trainers.evaluation.metrics")

@@ -1,45 +1,48 @@
-"""The TFMA configuration of one predictions table: every column a model, the same slices for all.
+"""The TFMA configuration of a predictions table: one model for each column, the same slices.
 
-It stands here, not with the pipelines, because the variants are known only when a table exists.
+The Evaluator makes it, because the variants are known only when the table exists.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluation.predict_variants import OWN_FLOAT, REFERENCES
 from trainers.data import features
+from trainers.evaluation.metrics import registered_metrics
 from trainers.evaluation.predictions import LABEL, SCORES
 
-_AVERAGES = "components.evaluation.averaged_metrics"
+_REGISTERED = "components.evaluation.registered_metrics"
 _FLOAT = "none_fp32"
 
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """What a pipeline decides about its evaluation.
+    """What a pipeline sets of its evaluation.
 
     Attributes:
-      slices: feature keys to slice by, each on its own; the class is always one of them.
+      slices: feature keys to slice by, each separately; TFMA always slices by the class as well.
       min_top1: TFMA's threshold on the overall top-1 of every variant of the candidate; 0 sets
-        none. Columns of other models, the live one for example, have no threshold.
-      top_k: k of `top5`, cut to the number of classes by the caller.
+        none. Columns of other models, such as the live one, have no threshold.
     """
 
     slices: Sequence[str] = features.SLICES
     min_top1: float = 0.0
-    top_k: int = 5
 
 
-def make_eval_config(variants: Sequence[str], settings: EvalSettings) -> config_pb2.EvalConfig:
+def make_eval_config(
+    variants: Sequence[str], settings: EvalSettings, classes: int
+) -> config_pb2.EvalConfig:
     """An EvalConfig over the columns `scores/<variant>`; the float TFLite file is the baseline.
 
     Args:
       variants: the table's columns, without their prefix. Float passes are left out: they are
-        references of the gates and no model that ships.
+        references of the gates, not models that ship.
       settings: of the pipeline.
+      classes: number of classes.
     """
     variants = [variant for variant in variants if not variant.startswith(OWN_FLOAT)]
     others = [variant for variant in variants if variant in REFERENCES]
@@ -60,18 +63,25 @@ def make_eval_config(variants: Sequence[str], settings: EvalSettings) -> config_
         model_specs=model_specs,
         slicing_specs=slicing,
         metrics_specs=[
-            config_pb2.MetricsSpec(metrics=_metrics(settings, threshold), model_names=names)
+            config_pb2.MetricsSpec(metrics=_metrics(classes, threshold), model_names=names)
             for names, threshold in ((own, settings.min_top1), (others, 0.0))
             if names
         ],
     )
 
 
-def _metrics(settings: EvalSettings, min_top1: float) -> list[config_pb2.MetricConfig]:
-    top1 = _keras("SparseCategoricalAccuracy", name="top1")
+def _metrics(classes: int, min_top1: float) -> list[config_pb2.MetricConfig]:
+    """Every registered metric, by its TFMA class or from `RegisteredMetrics`."""
+    configs, others = {}, []
+    for name, metric in registered_metrics().items():
+        if metric.tfma is None:
+            others.append(name)
+        else:
+            tfma = metric.tfma(classes)
+            configs[name] = _config(tfma.class_name, {**tfma.config, "name": name})
     if min_top1:
-        # Without a slice named, TFMA would hold every slice to the threshold.
-        top1.per_slice_thresholds.append(
+        # Without a slice named, TFMA would apply the threshold to every slice.
+        configs["top1"].per_slice_thresholds.append(
             config_pb2.PerSliceMetricThreshold(
                 slicing_specs=[config_pb2.SlicingSpec()],
                 threshold=config_pb2.MetricThreshold(
@@ -81,16 +91,15 @@ def _metrics(settings: EvalSettings, min_top1: float) -> list[config_pb2.MetricC
                 ),
             )
         )
-    averages = ("MacroPrecision", "MacroRecall", "MacroF1", "MicroF1")
     return [
         config_pb2.MetricConfig(class_name="ExampleCount"),
-        top1,
-        _keras("SparseTopKCategoricalAccuracy", name="top5", k=settings.top_k),
-        _keras("SparseCategoricalCrossentropy", name="cross_entropy"),
+        *configs.values(),
         config_pb2.MetricConfig(class_name="MultiClassConfusionMatrixPlot"),
-        *(config_pb2.MetricConfig(class_name=name, module=_AVERAGES) for name in averages),
+        _config("RegisteredMetrics", {"metrics": others}, _REGISTERED),
     ]
 
 
-def _keras(class_name: str, **config: str | int) -> config_pb2.MetricConfig:
-    return config_pb2.MetricConfig(class_name=class_name, config=json.dumps(config))
+def _config(
+    class_name: str, config: Mapping[str, Any], module: str = ""
+) -> config_pb2.MetricConfig:
+    return config_pb2.MetricConfig(class_name=class_name, module=module, config=json.dumps(config))

@@ -1,12 +1,11 @@
 """TFMA over the predictions table: metrics, slices and thresholds of every variant at once.
 
-TFX's own Evaluator takes two models at most and runs them itself; this one reads what the Predictor
-wrote, so that no example is answered twice and TFLite stands beside the SavedModel. It emits an
+TFX's own Evaluator runs at most two models itself. This one reads what the Predictor wrote, so that
+each example is predicted once, by TFLite variants as well as the SavedModel. Its result is an
 ordinary ModelEvaluation: `tfma.load_eval_result(uri, model_name="ptq_int8")` opens it.
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -31,10 +30,10 @@ from trainers.evaluation.predictions import read_table
 def analyze(
     pipeline: beam.Pipeline, table: Path, output: str, eval_config: config_pb2.EvalConfig
 ) -> None:
-    """Adds to `pipeline` what reads `table` and writes a TFMA result folder.
+    """Adds to `pipeline` the steps that read `table` and write a TFMA result folder.
 
     Args:
-      pipeline: run by the caller.
+      pipeline: the caller runs it.
       table: a predictions table.
       output: the folder.
       eval_config: its model specs name columns of the table.
@@ -72,16 +71,14 @@ def PredictionEvaluator(
       evaluation: the result folder.
       settings: JSON of `components.evaluation.eval_config.EvalSettings`.
       code_digest: part of the cache key.
-      split: which split the table answers.
-      beam_pipeline: TFX gives it.
+      split: the split of the table.
+      beam_pipeline: from TFX.
     """
     table = files.predictions_file(predictions.uri, split)
-    answers = read_table(table)
-    chosen = EvalSettings(**json.loads(settings))
-    classes = next(iter(answers.values())).scores.shape[1]
-    chosen = replace(chosen, top_k=min(chosen.top_k, classes))
+    found = read_table(table)
+    classes = next(iter(found.values())).scores.shape[1]
     # Other models are compared with, not evaluated: thresholds are for the candidate's variants.
-    variants = [name for name in answers if name not in REFERENCES]
-    config = make_eval_config(variants, chosen)
+    variants = [name for name in found if name not in REFERENCES]
+    config = make_eval_config(variants, EvalSettings(**json.loads(settings)), classes)
     with beam_pipeline as pipeline:
         analyze(pipeline, table, evaluation.uri, config)

@@ -1,8 +1,8 @@
-"""The float passes that variants are judged by, and how often variants differ from them; no TFX.
+"""Float passes, which variants are compared with, and how often variants differ; no TFX.
 
-A method that trains weights of its own, such as `qat`, has a Keras model. Its answers are taken
-when it is made and kept beside the draft: the bundle ships without it. Variants with the trained
-weights have the float TFLite file, and are compared with it on every split: labels are not needed.
+A method that trains new weights, such as `qat`, has a Keras model. The Compressor stores its
+predictions next to the draft, because the bundle does not contain it. Variants with the trained
+weights are compared with the float TFLite file on every split, since this needs no labels.
 """
 
 from dataclasses import replace
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components import files
-from components.evaluation.predict_variants import OWN_FLOAT, answer
+from components.evaluation.predict_variants import OWN_FLOAT, predict_variant
 from components.gates.columns import FLOAT, SAME_WEIGHTS, Table, compressed, differing
 from core.bundle import Bundle
 from trainers.config import Config, from_dict
@@ -19,12 +19,12 @@ from trainers.evaluation.predictions import read_table, write_table
 from trainers.keras import keras
 from trainers.training.forward import Forward, predict_split
 
-#: Images beyond the predicted splits are taken from `train` up to this many in all.
+#: Total number of images that are compared at most, filled up from `train`.
 MOST_IMAGES = 5000
 
 
 def splits_to_predict(info: DatasetInfo, split: str) -> list[str]:
-    """`split`, and `validation` where the data set has one: the variant is chosen on it."""
+    """`split`, and `validation` if the data set has one: the variant is chosen on it."""
     splits = [split]
     if split != files.VALIDATION and _examples(info, files.VALIDATION):
         splits.append(files.VALIDATION)
@@ -32,7 +32,7 @@ def splits_to_predict(info: DatasetInfo, split: str) -> list[str]:
 
 
 class FloatPasses:
-    """The answers of Keras models: of every method's, as `build_bundle`'s `on_model`, for one."""
+    """The predictions of Keras models, such as those that `build_bundle` passes to `on_model`."""
 
     def __init__(self, config: Config, data_dir: Path, split: str = "test") -> None:
         """Prepares for `splits_to_predict` of the records in `data_dir`."""
@@ -41,7 +41,7 @@ class FloatPasses:
         self._found: dict[str, Table] = {name: {} for name in splits_to_predict(self._info, split)}
 
     def __call__(self, method: str, model: keras.Model) -> None:
-        """Predicts every split with the model of a method; raises as `add`."""
+        """Predicts every split with the model of a method; raises what `add` raises."""
         self.add(OWN_FLOAT + method, model)
 
     def add(self, column: str, model: keras.Model) -> None:
@@ -55,14 +55,14 @@ class FloatPasses:
             table[column] = predict_split(forward, self._config, self._info, split)
 
     def write(self, folder: Path) -> None:
-        """Writes one table a split into `folder`; none where there is no model."""
+        """Writes one table per split into `folder`; none without a model."""
         for split, table in self._found.items():
             if table:
                 write_table(files.predictions_file(str(folder), split), table, self._info.classes)
 
 
 def read_float_passes(folder: Path, split: str) -> Table:
-    """The columns that `FloatPasses.write` left for one split; empty where there are none."""
+    """The columns that `FloatPasses.write` wrote for one split; empty if there are none."""
     path = files.predictions_file(str(folder), split)
     return read_table(path) if path.is_file() else {}
 
@@ -70,13 +70,13 @@ def read_float_passes(folder: Path, split: str) -> Table:
 def count_differing(
     bundle: Bundle, data_dir: Path, tables: dict[str, Table], *, most: int = MOST_IMAGES
 ) -> dict[str, Any]:
-    """How often the variants with the trained weights differ from the float file, on every split.
+    """How often variants with the trained weights differ from the float file, on all splits.
 
     Args:
       bundle: the candidate.
       data_dir: the records.
-      tables: split -> its table; these count whole.
-      most: batches of `train` are added from the first on until there are so many images.
+      tables: split -> its table; all of their images count.
+      most: the first batches of `train` are added until there are so many images.
 
     Returns:
       What `components.gates.agreement.AllImages.from_json` reads: `images`, `total`, `differing`
@@ -94,7 +94,7 @@ def count_differing(
     batches = -(-max(0, most - sum(splits.values())) // batch)
     if names and batches and "train" not in tables and _examples(info, "train"):
         train = {
-            name: answer(bundle, name, data_dir, "train", batches=batches)
+            name: predict_variant(bundle, name, data_dir, "train", batches=batches)
             for name in (FLOAT, *names)
         }
         parts.append(train)

@@ -1,4 +1,4 @@
-"""What the variants of a bundle answer to a split of a data set; no TFX."""
+"""Predictions of the variants of a bundle for a split of a data set; no TFX."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +10,20 @@ from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
 from trainers.evaluation.predictions import Predictions, predict, with_labels_of
 
-#: Column of the live model: the version that the bundle store serves.
+#: Column of the live model, the version that the bundle store serves.
 BASELINE = "baseline"
-#: Column of the best version ever pushed, where that is another one and better on this split.
+#: Column of the best version ever pushed, if it is another one and better on this split.
 BEST = "best"
-#: Column of the linear probe on the features that the candidate started from.
+#: Column of the linear probe on the features that the candidate's training started from.
 PROBE = "probe"
-#: Columns of models that are not the candidate's variants.
+#: Columns of reference models, which are not variants of the candidate.
 REFERENCES = (BASELINE, BEST, PROBE)
 
-#: Before a method's name: the column of its Keras model run in float. No variant, nothing ships.
+#: Prefix of a method's name: the column of its Keras model run in float, which does not ship.
 OWN_FLOAT = "float/"
 
 
-def answer(
+def predict_variant(
     bundle: Bundle,
     variant: str,
     data_dir: Path,
@@ -32,20 +32,21 @@ def answer(
     batches: int = -1,
     paired: bool = True,
 ) -> Predictions:
-    """What one variant answers to `split`, preprocessed by its own bundle's configuration.
+    """The predictions of one variant, preprocessed by its own bundle's configuration.
 
-    Labels index the bundle's classes, which are paired with the data set's by name.
+    Labels index the bundle's classes, which match the data set's by name.
 
     Args:
       bundle: holds the variant.
       variant: its name.
       data_dir: the records.
-      split: which of them.
-      batches: only that many batches of `eval.batch` images, from the first; -1 is all.
-      paired: False leaves the data set's labels, for a bundle that need not know its classes.
+      split: the split to predict.
+      batches: the first batches of `eval.batch` images only; -1 is all.
+      paired: whether labels index the bundle's classes; False keeps those of the data set, for a
+        bundle with other classes.
 
     Raises:
-      DatasetError: a class of the data set that the bundle does not know, if `paired`.
+      DatasetError: a class of the data set that the bundle does not have, if `paired`.
       DataError: a record that cannot be used; names the file and the record.
       EngineError: the variant cannot be loaded or run.
     """
@@ -60,13 +61,13 @@ def answer(
     return with_labels_of(found, positions)
 
 
-def answers(bundle: Bundle, data_dir: Path, split: str) -> dict[str, Predictions]:
-    """Column -> answers, for the SavedModel and every TFLite variant.
+def predict_variants(bundle: Bundle, data_dir: Path, split: str) -> dict[str, Predictions]:
+    """Column -> predictions, for the SavedModel and every TFLite variant.
 
     Args:
       bundle: the candidate.
       data_dir: the records.
-      split: which of them to answer.
+      split: the split to predict.
     """
     names = [SAVED_MODEL, *(v.name for v in bundle.manifest.variants)]
-    return {name: answer(bundle, name, data_dir, split) for name in names}
+    return {name: predict_variant(bundle, name, data_dir, split) for name in names}

@@ -1,17 +1,17 @@
 """The gates a model must pass before it ships, as plain functions; nothing here knows TFX.
 
-settings   what a pipeline requires
-verdicts   one gate's outcome: held, failed or not decided
-columns    the predictions table: what each column is, and which float pass a variant belongs to
+settings   requirements of a pipeline
+verdicts   outcome of one gate: held, failed or not decided
+columns    the predictions table: the kinds of columns, and the float pass of each variant
 change     against the live model and the best one ever pushed: not worse by more than a margin
 agreement  a variant against its own float pass, counted in images
-collapse   constant answers, and variants that lost what their float pass knows
-probe      not below a linear probe on the features that the model started from
+collapse   constant predictions, and variants far less accurate than their float pass
+probe      not worse than a linear probe on the features that training started from
 recommend  which variant to ship
-decide     all of it: the verdict on one model
+decide     the verdict on one model
 
-Settings and verdicts need the standard library only, so that the command line can read them; the
-rest is imported at its first use.
+Settings and verdicts need the standard library only, so that the command line can read them. The
+rest is imported on first use.
 """
 
 import importlib

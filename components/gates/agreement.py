@@ -1,7 +1,7 @@
-"""A variant against its own float forward pass, counted in images; labels play no part.
+"""Agreement of a variant with its own float forward pass, counted in images, without labels.
 
-Agreement says whether the conversion is faithful to the model it converts. Whether that model is as
-good as the float model is the paired test's matter (`components.gates.change`).
+Agreement shows whether the conversion is faithful to the model that it converts. Whether that model
+is as good as the float model is decided by the paired test (`components.gates.change`).
 """
 
 import math
@@ -29,9 +29,9 @@ class AllImages:
     """How often variants with the trained weights differ from the float file, on every split.
 
     Attributes:
-      images: images that were compared; 0 where none were.
-      total: images of the data set; more than `images` where a limit cut the training split.
-      differing: variant -> images on which its class is another, ties not counted.
+      images: number of compared images; 0 if there are none.
+      total: images of the data set; more than `images` if the training split was cut to a limit.
+      differing: variant -> images that it assigns to another class, without ties.
     """
 
     images: int = 0
@@ -40,17 +40,17 @@ class AllImages:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "AllImages":
-        """What `agreement.json` of the Predictor holds."""
+        """Reads the content of the Predictor's `agreement.json`."""
         return cls(raw["images"], raw["total"], dict(raw["differing"]))
 
     def bound(self, variant: str) -> float:
-        """Upper bound of the share of differing images, hence of the drop; 1 where not counted."""
+        """Upper bound of the share of differing images, hence of the drop; 1 if not counted."""
         if not self.images or variant not in self.differing:
             return 1.0
         return disagreement_bound(self.differing[variant], self.images)
 
     def describe(self, variant: str) -> str:
-        """The counts in words; empty where the variant was not counted."""
+        """The counts as text; empty if the variant was not counted."""
         if not self.images or variant not in self.differing:
             return ""
         of = "all" if self.images == self.total else f"{self.images:,} of all"
@@ -60,48 +60,48 @@ class AllImages:
         )
 
 
-def counted(variant: str, table: Table, everything: AllImages) -> tuple[int, int, int, str]:
-    """Differing images, ties, all images, and the column compared with: for one variant.
+def count(variant: str, table: Table, all_images: AllImages) -> tuple[int, int, int, str]:
+    """Differing images, ties, all images, and the column compared with, of one variant.
 
-    Of every split where the variant has the trained weights and was counted, else of the table.
-    All zero and empty when the table lacks the variant's own float pass.
+    They are of all splits if the variant has the trained weights and was counted there, else of the
+    table. All are zero and empty if the table does not have the variant's own float pass.
     """
     against = own_float(variant, table)
     if not against:
         return 0, 0, 0, ""
-    count, ties = differing(table[variant], table[against])
-    if variant.partition("_")[0] in SAME_WEIGHTS and variant in everything.differing:
-        return everything.differing[variant], ties, everything.images, against
-    return count, ties, len(table[variant].labels), against
+    differ, ties = differing(table[variant], table[against])
+    if variant.partition("_")[0] in SAME_WEIGHTS and variant in all_images.differing:
+        return all_images.differing[variant], ties, all_images.images, against
+    return differ, ties, len(table[variant].labels), against
 
 
 def allowed(min_agreement: float, images: int) -> int:
-    """How many images may differ, rounded up to a whole one: a small set has no finer steps."""
+    """The number of images that may differ, rounded up: a small set has no finer steps."""
     return math.ceil((1 - min_agreement) * images - 1e-9)
 
 
-def agrees(variant: str, table: Table, everything: AllImages, settings: GateSettings) -> bool:
-    """Whether a variant is faithful to its own float pass; True where there is none to compare."""
-    count, _, images, _ = counted(variant, table, everything)
-    return count <= allowed(settings.min_agreement, images)
+def agrees(variant: str, table: Table, all_images: AllImages, settings: GateSettings) -> bool:
+    """Whether a variant is faithful to its own float pass; True if there is none to compare."""
+    differ, _, images, _ = count(variant, table, all_images)
+    return differ <= allowed(settings.min_agreement, images)
 
 
 def agreement_gates(
-    table: Table, variant: str, everything: AllImages, settings: GateSettings
+    table: Table, variant: str, all_images: AllImages, settings: GateSettings
 ) -> list[Gate]:
     """The float file against the SavedModel, and the recommended variant against its float pass."""
     gates = [_export_gate(table)]
-    count, ties, images, against = counted(variant, table, everything)
+    differ, ties, images, against = count(variant, table, all_images)
     if variant != FLOAT and against:
         limit = allowed(settings.min_agreement, images)
         gates.append(
             Gate(
                 "agreement/float",
-                1 - count / images,
+                1 - differ / images,
                 f"at most {limit} of {images:,} images differ",
-                Verdict.of(count <= limit),
+                Verdict.of(differ <= limit),
                 variant,
-                detail=_in_words(count, ties, images, against),
+                detail=_counts_text(differ, ties, images, against),
             )
         )
     return gates
@@ -109,18 +109,18 @@ def agreement_gates(
 
 def _export_gate(table: Table) -> Gate:
     images = len(table[FLOAT].labels)
-    count, ties = differing(table[FLOAT], table[SAVED_MODEL])
+    differ, ties = differing(table[FLOAT], table[SAVED_MODEL])
     limit = images // _EXPORT
     return Gate(
         "agreement/saved_model",
-        1 - count / images,
+        1 - differ / images,
         f"at most {limit} of {images:,} images differ",
-        Verdict.of(count <= limit),
+        Verdict.of(differ <= limit),
         SAVED_MODEL,
-        detail=_in_words(count, ties, images, FLOAT),
+        detail=_counts_text(differ, ties, images, FLOAT),
     )
 
 
-def _in_words(count: int, ties: int, images: int, against: str) -> str:
-    text = f"{count} of {images:,} images differ from {against}"
+def _counts_text(differ: int, ties: int, images: int, against: str) -> str:
+    text = f"{differ} of {images:,} images differ from {against}"
     return f"{text}, {ties} ties not counted" if ties else text

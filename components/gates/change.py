@@ -1,16 +1,16 @@
-"""Not worse by more than a margin: against the live model, the best ever pushed, the float model.
+"""Non-inferiority gates: against the live model, the best one ever pushed, and the float model.
 
 The paired difference in top-1 gets Tango's 95 % interval (`trainers.evaluation.noninferiority`).
-With the margin `max_drop` a comparison has
+With the margin `max_drop`, a comparison is
 
-- held, when the interval's low end is at least `-max_drop`: the drop is excluded;
-- failed, when it is not held and the high end is below 0: the data show that it is worse;
-- not decided otherwise: the images at hand exclude neither.
+- held, if the interval's low end is at least `-max_drop`: the drop is excluded;
+- failed, if it is not held and the high end is below 0: the data show that the model is worse;
+- not decided otherwise: these images exclude neither.
 
-What is not decided stops a model, unless `undecided=accept` was given *and* its estimate is not
-lower. So no series of pushes leads downhill: an accepted one is never below the model before it,
-and one that is held may be below it by `max_drop`, but not below the best model ever pushed by
-more than that.
+An undecided comparison stops a model, unless `undecided=accept` was given *and* its estimate is not
+lower. So a series of pushes cannot degrade step by step: an accepted model is never below the model
+before it, and one that is held may be below it by `max_drop`, but not below the best model ever
+pushed by more than that.
 """
 
 from components.evaluation.predict_variants import BASELINE, BEST
@@ -19,7 +19,7 @@ from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
 from trainers.evaluation.noninferiority import Paired, images_needed
 
-# Gate -> the column that it compares with, and what that is.
+# Gate -> the column that it compares with, and the name of that model.
 _REFERENCES = {
     "change/top1": (BASELINE, "the live model"),
     "change/best": (BEST, "the best model pushed"),
@@ -27,22 +27,22 @@ _REFERENCES = {
 
 
 def drop_verdict(found: Paired, max_drop: float) -> Verdict:
-    """Whether a drop of more than `max_drop` is excluded; see this module's first lines."""
+    """Whether a drop of more than `max_drop` is excluded; see the top of this module."""
     interval = found.interval()
     if interval.low >= -max_drop:
         return Verdict.HELD
     return Verdict.FAILED if interval.high < 0 else Verdict.UNDECIDED
 
 
-def acceptance(found: Paired, settings: GateSettings) -> str:
-    """Why an undecided comparison passes all the same; empty when it does not."""
+def waiver(found: Paired, settings: GateSettings) -> str:
+    """Why an undecided comparison passes nevertheless; empty if it does not."""
     if settings.accepts_undecided and found.difference >= 0:
         return "accepted: the estimate is not lower, and gates.undecided=accept"
     return ""
 
 
 def change_gates(table: Table, variant: str, settings: GateSettings) -> list[Gate]:
-    """The variant against the live model and the best one ever pushed, where the table has them."""
+    """The variant against the live model and the best one ever pushed, if the table has them."""
     gates = []
     for name, (column, what) in _REFERENCES.items():
         if column in table:
@@ -72,13 +72,13 @@ def drop_gate(
         verdict,
         variant,
         detail="; ".join(detail),
-        waived=acceptance(found, settings) if undecided else "",
+        waived=waiver(found, settings) if undecided else "",
         images_needed=needed,
     )
 
 
 def describe_pair(found: Paired, against: str) -> str:
-    """Counts, interval and p-value of one comparison in words."""
+    """Counts, interval and p-value of one comparison as text."""
     interval = found.interval()
     return (
         f"{found.gained} of {found.total:,} images gained and {found.lost} lost against {against}, "

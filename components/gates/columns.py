@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from components.evaluation.predict_variants import OWN_FLOAT, REFERENCES
-from components.evaluation.references import known, paired
+from components.evaluation.references import paired
 from core.bundle import SAVED_MODEL
-from trainers.evaluation.metrics import metrics_with_intervals, top_k_correct
 from trainers.evaluation.noninferiority import Paired, pair
 from trainers.evaluation.predictions import Predictions
+from trainers.evaluation.scores import top_k_correct
 
 #: The float TFLite file, which every bundle has.
 FLOAT = "none_fp32"
@@ -36,9 +36,8 @@ def compressed(table: Table) -> list[str]:
 def own_float(variant: str, table: Table) -> str:
     """The column that holds the float forward pass of a variant's own weights.
 
-    The trained model's for `none` and `ptq`; for a method with weights of its own, such as `qat`,
-    the method's Keras model run in float, fake quantization included. Empty where the table has
-    none.
+    The trained model's for `none` and `ptq`; for a method with new weights, such as `qat`, the
+    method's Keras model run in float, fake quantization included. Empty if the table has none.
     """
     method = variant.partition("_")[0]
     if variant == FLOAT:
@@ -50,7 +49,7 @@ def own_float(variant: str, table: Table) -> str:
 
 
 def top1_pair(candidate: Predictions, reference: Predictions) -> Paired:
-    """The top-1 counts of two columns, on the images and the classes that both models know."""
+    """The top-1 counts of two columns, on the images and classes that both models have."""
     ours, theirs = paired(candidate, reference)
     return pair(top1_correct(ours), top1_correct(theirs))
 
@@ -61,10 +60,10 @@ def top1_correct(predictions: Predictions) -> np.ndarray:
 
 
 def differing(first: Predictions, second: Predictions) -> tuple[int, int]:
-    """On how many images two columns name different classes, and how many more are ties.
+    """The number of images that two columns assign to different classes, and the number of ties.
 
-    A tie is an image on which they differ although both give the two classes scores that are at
-    most 1e-5 apart: the runtimes' rounding decides it.
+    A tie is an image where the classes differ, but both columns have scores for the two classes
+    that are at most 1e-5 apart: the rounding of the runtimes decides it.
     """
     ours, theirs = first.scores.argmax(axis=1), second.scores.argmax(axis=1)
     rows = np.flatnonzero(ours != theirs)
@@ -79,7 +78,7 @@ def differing(first: Predictions, second: Predictions) -> tuple[int, int]:
 def compare(candidate: Predictions, reference: Predictions) -> dict[str, Any]:
     """The paired top-1 difference with Tango's 95 % interval, McNemar's p, and the agreement.
 
-    Models of different classes are compared as `components.evaluation.references.paired` says.
+    Models of different classes are compared on those of `components.evaluation.references.paired`.
     """
     candidate, reference = paired(candidate, reference)
     found = pair(top1_correct(candidate), top1_correct(reference))
@@ -90,30 +89,3 @@ def compare(candidate: Predictions, reference: Predictions) -> dict[str, Any]:
         "agreement": float(same.mean()),
         "images": found.total,
     }
-
-
-def describe(table: Table) -> dict[str, dict[str, Any]]:
-    """Column -> `metrics` with 95 % intervals, and what it is compared with.
-
-    `difference` compares with the float file, `own_float` with the variant's own float pass. The
-    float passes themselves are left out: they are no models that anybody gets.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for column, answers in table.items():
-        if column.startswith(OWN_FLOAT):
-            continue
-        own = known(answers, answers)
-        metrics = metrics_with_intervals(own.scores, own.labels)
-        found[column] = {"metrics": {key: value.as_list() for key, value in metrics.items()}}
-        if column != FLOAT:
-            found[column]["difference"] = {"against": FLOAT, **compare(answers, table[FLOAT])}
-        against = own_float(column, table) if ships(column) and column != SAVED_MODEL else ""
-        if against:
-            count, ties = differing(answers, table[against])
-            found[column]["own_float"] = {
-                "against": against,
-                "agreement": 1 - count / len(answers.labels),
-                "differing": count,
-                "ties": ties,
-            }
-    return found

@@ -5,18 +5,30 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluation.predict_variants import REFERENCES
+from components.evaluation.predict_variants import OWN_FLOAT, REFERENCES
+from components.evaluation.references import known
 from components.gates.agreement import AllImages, agreement_gates
 from components.gates.change import change_gates
 from components.gates.collapse import collapsed, majority_gate
-from components.gates.columns import FLOAT, Table, describe, top1_correct, top1_pair
+from components.gates.columns import (
+    FLOAT,
+    Table,
+    compare,
+    differing,
+    own_float,
+    ships,
+    top1_correct,
+    top1_pair,
+)
 from components.gates.probe import probe_gate
 from components.gates.recommend import Figures, drop_from_float, recommend
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict, overall
-from trainers.evaluation.metrics import confusion_matrix
+from core.bundle import SAVED_MODEL
+from trainers.evaluation.metrics import metric_facts, metrics_with_intervals
 from trainers.evaluation.noninferiority import excludable_drop
 from trainers.evaluation.predictions import Predictions
+from trainers.evaluation.scores import confusion_matrix
 from trainers.evaluation.stats import bootstrap_interval
 
 
@@ -28,28 +40,28 @@ def judge(
     classes: Sequence[str],
     checks: Sequence[Gate] = (),
     validation: Table | None = None,
-    everything: AllImages | None = None,
+    all_images: AllImages | None = None,
 ) -> dict[str, Any]:
-    """The whole verdict, as `verdict.json` holds it.
+    """The whole verdict, with the content of `verdict.json`.
 
     Args:
-      table: the test split: column -> answers, with `none_fp32`, `saved_model`, and where there are
-        such models `baseline` and `best`.
+      table: the test split: column -> predictions, with `none_fp32` and `saved_model`, and
+        `baseline` and `best` if there are such models.
       figures: variant -> `latency_ms_p50`, `size_bytes`, `gzip_bytes`.
       settings: of the pipeline.
       classes: names, in label order.
-      checks: gates judged elsewhere: serving, schema, TFMA.
-      validation: the validation split, which the variant is chosen on; None where there is none.
-      everything: agreement over all splits; None where it was not counted.
+      checks: other gates: serving, schema, TFMA.
+      validation: the validation split, which the variant is chosen on; None if there is none.
+      all_images: agreement over all splits; None if it was not counted.
     """
-    counts = everything or AllImages()
+    counts = all_images or AllImages()
     dropped = collapsed(table)
     choice = recommend(
         table,
         figures,
         settings,
         validation=validation,
-        everything=counts,
+        all_images=counts,
         dropped=dropped,
     )
     chosen = choice.variant
@@ -74,8 +86,9 @@ def judge(
         "reason": choice.reason,
         "selection": choice.to_dict(),
         "dropped": list(dropped),
-        "excludable_drop": excludable(table, chosen),
+        "excludable_drop": excludable_drops(table, chosen),
         "gates": [gate.to_dict() for gate in gates],
+        "metric_facts": metric_facts(len(classes)),
         "variants": described,
         "slices": slices,
         "confusion": {
@@ -85,12 +98,39 @@ def judge(
     }
 
 
-def slice_rows(answers: Predictions, classes: Sequence[str]) -> list[dict[str, Any]]:
+def describe(table: Table) -> dict[str, dict[str, Any]]:
+    """Column -> `metrics` with 95 % intervals, and what it is compared with.
+
+    `difference` compares with the float file, `own_float` with the variant's own float pass. The
+    float passes themselves are left out, since they do not ship.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for column, predictions in table.items():
+        if column.startswith(OWN_FLOAT):
+            continue
+        own = known(predictions, predictions)
+        metrics = metrics_with_intervals(own.scores, own.labels)
+        found[column] = {"metrics": {key: value.as_list() for key, value in metrics.items()}}
+        if column != FLOAT:
+            found[column]["difference"] = {"against": FLOAT, **compare(predictions, table[FLOAT])}
+        against = own_float(column, table) if ships(column) and column != SAVED_MODEL else ""
+        if against:
+            count, ties = differing(predictions, table[against])
+            found[column]["own_float"] = {
+                "against": against,
+                "agreement": 1 - count / len(predictions.labels),
+                "differing": count,
+                "ties": ties,
+            }
+    return found
+
+
+def slice_rows(predictions: Predictions, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Top-1 with its interval for each class and each value of each slice key."""
-    correct = top1_correct(answers)
-    names = np.array([classes[label] for label in answers.labels], dtype=object)
+    correct = top1_correct(predictions)
+    names = np.array([classes[label] for label in predictions.labels], dtype=object)
     rows = []
-    for key, values in {"class": names, **answers.slices}.items():
+    for key, values in {"class": names, **predictions.slices}.items():
         for value in sorted(set(values)):
             chosen = correct[values == value]
             interval = bootstrap_interval(chosen)
@@ -100,13 +140,12 @@ def slice_rows(answers: Predictions, classes: Sequence[str]) -> list[dict[str, A
     return rows
 
 
-def excludable(table: Table, variant: str) -> dict[str, Any]:
-    """Which drops in top-1 the table's images exclude.
+def excludable_drops(table: Table, variant: str) -> dict[str, Any]:
+    """The drops in top-1 that the table's images exclude.
 
     Returns:
-      `images`; `at_best`, what that many exclude where no image changes; and in `excluded` what the
-      variant's comparison with each of the float file, the live model and the best one ever pushed
-      excludes, of those that the table has.
+      `images`; `at_best`, the drop that they exclude if no image changes; and `excluded`: for the
+      float file and each reference model of the table, the drop that the comparison excludes.
     """
     images = len(table[FLOAT].labels)
     others = [name for name in (FLOAT, *REFERENCES) if name in table and name != variant]

@@ -1,4 +1,4 @@
-"""What the live model adds to the gate table: whether classes changed, and what was compared."""
+"""Gates against the live model: whether classes changed, and which versions were compared."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,18 +11,18 @@ from components.gates.settings import ACCEPT
 from components.live import Live
 from trainers.evaluation.predictions import Predictions
 
-# Class names that a detail lists.
+# The number of class names that a detail lists.
 _NAMED = 5
 
 
 def class_gate(
     live: Live, classes: Sequence[str], table: dict[str, Predictions], new_classes: str
 ) -> list[Gate]:
-    """Whether the class names are the live model's, in any order; no gate without a live model.
+    """Whether the class names are those of the live model, in any order; no gate without one.
 
-    A renamed class is one that was removed and one that was added. Where names differ, the
-    comparisons `change/*` are over the images of the classes that both models know, with the scores
-    of these classes only (see `components.evaluation.references.paired`), or missing without any
+    A renamed class counts as one that was removed and one that was added. If names differ, the
+    comparisons `change/*` are over the images of the classes that both models have, with the scores
+    of these classes only (see `components.evaluation.references.paired`), or missing if there is no
     such image.
 
     Args:
@@ -75,9 +75,9 @@ def _scope(table: dict[str, Predictions], common: set[str]) -> str:
 
 
 def compared_gate(live: Live, predictions_uri: str, anomalies_uri: str) -> list[Gate]:
-    """A row that always holds: which versions were compared with, and what could not be.
+    """A gate that always holds and lists the compared versions, and what could not be compared.
 
-    No row before the first push: nothing is live.
+    There is none before the first push, when nothing is live.
     """
     if live.served is None:
         return []
@@ -98,7 +98,7 @@ def _versions(live: Live, made: dict[str, Any]) -> list[str]:
 
 
 def unchecked(live: Live, anomalies_uri: str) -> list[str]:
-    """What was not compared and why, one line each."""
+    """What was not compared, and why; one line each."""
     found = [f"version {v} is not compared with: {why}" for v, why in live.unusable.items()]
     for row in files.read_json(Path(anomalies_uri) / files.COMPARED):
         if row["version"] is not None and row["reason"]:

@@ -1,8 +1,8 @@
-"""No worse than a linear probe on the features of its own frozen backbone, on the test split.
+"""The gate against a linear probe on the features of the frozen backbone, on the test split.
 
-A run that starts from weights has one (`trainers.training.probe_stage`). A model whose paired
-interval lies
-below it was spoilt by its training or its compression: the probe is cheaper and more often right.
+A run that starts from weights has a probe (`trainers.training.probe_stage`). Training or
+compression has damaged a model whose paired interval is below it: the probe is cheaper and more
+accurate.
 """
 
 from components.evaluation.predict_variants import PROBE
@@ -15,10 +15,10 @@ _NAME, _THRESHOLD = "value/linear_probe", "95 % interval not below the linear pr
 
 
 def probe_gate(table: Table, variant: str, settings: GateSettings) -> Gate:
-    """Failed when the 95 % interval of the paired difference lies below 0, else held.
+    """Failed if the 95 % interval of the paired difference is below 0, else held.
 
-    Held too, saying that it does not apply, for a model without a probe: one that started from
-    random weights, or that an earlier version trained.
+    Also held, with a detail that it does not apply, for a model without a probe: one that started
+    from random weights, or that an earlier version trained.
     """
     if PROBE not in table:
         why = "does not apply: training made no linear probe, as it does from `model.init`"

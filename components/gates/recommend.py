@@ -1,13 +1,13 @@
 """Which TFLite variant to ship: chosen on the validation split, confirmed on the test split.
 
-A variant is as good as the float file when the paired test excludes a drop of more than `max_drop`,
-or when it has the float file's weights and its agreement over all images does (a disagreement is
-the only way to a drop). It must also agree with its own float pass. Of those, the fastest; within
-25 % of its speed, the smallest download.
+A variant is as good as the float file if the paired test excludes a drop of more than `max_drop`,
+or if it has the float file's weights and its agreement over all images excludes it (without a
+disagreement there is no drop). It must also agree with its own float pass. Of the variants within
+25 % of the fastest of these, the one with the smallest download is chosen.
 
-The choice reads validation only, so that the test figures of what ships are not those of the
-luckiest of several. The test split can only take a choice back: then the next one is tried, and the
-float file in the end.
+The choice uses the validation split only, so that the test figures of the shipped variant are not
+those of the luckiest of several. The test split can only reject a choice: then the next one is
+tried, and the float file last.
 """
 
 from collections.abc import Collection
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.gates.agreement import AllImages, agrees
-from components.gates.change import acceptance, describe_pair, drop_gate, drop_verdict
+from components.gates.change import describe_pair, drop_gate, drop_verdict, waiver
 from components.gates.columns import FLOAT, SAME_WEIGHTS, Table, compressed, top1_correct
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
@@ -24,7 +24,7 @@ from trainers.evaluation.predictions import Predictions
 
 Figures = dict[str, dict[str, float]]
 
-# Latencies this close are one class: the download then decides.
+# Latencies within this ratio count as equal: the download size decides.
 _NEAR = 1.25
 
 
@@ -34,9 +34,9 @@ class Choice:
 
     Attributes:
       variant: its name.
-      reason: why, in words.
+      reason: why, as text.
       split: the split that it was chosen on.
-      unconfirmed: better choices that the test split did not confirm, each with its reason.
+      unconfirmed: preferred variants that the test split did not confirm, each with its reason.
     """
 
     variant: str
@@ -45,12 +45,12 @@ class Choice:
     unconfirmed: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """`split` and `unconfirmed`, as `verdict.json` holds them."""
+        """`split` and `unconfirmed`, for `verdict.json`."""
         return {"split": self.split, "unconfirmed": self.unconfirmed}
 
 
 def drop_from_float(
-    variant: str, table: Table, everything: AllImages, settings: GateSettings
+    variant: str, table: Table, all_images: AllImages, settings: GateSettings
 ) -> Gate:
     """The gate `compression/top1_drop` of one variant against the float file."""
     found = pair(top1_correct(table[variant]), top1_correct(table[FLOAT]))
@@ -58,9 +58,9 @@ def drop_from_float(
         "compression/top1_drop", found, settings, variant=variant, against="the float file"
     )
     same_weights = variant.partition("_")[0] in SAME_WEIGHTS
-    if not same_weights or everything.bound(variant) > settings.max_drop:
+    if not same_weights or all_images.bound(variant) > settings.max_drop:
         return gate
-    detail = f"{describe_pair(found, 'the float file')}; {everything.describe(variant)}"
+    detail = f"{describe_pair(found, 'the float file')}; {all_images.describe(variant)}"
     return Gate(gate.name, gate.value, gate.threshold, Verdict.HELD, variant, detail=detail)
 
 
@@ -70,21 +70,21 @@ def recommend(
     settings: GateSettings,
     *,
     validation: Table | None = None,
-    everything: AllImages | None = None,
+    all_images: AllImages | None = None,
     dropped: Collection[str] = (),
 ) -> Choice:
-    """The variant to ship; see this module's first lines.
+    """The variant to ship; see the top of this module.
 
     Args:
       test: the test split's table, which confirms.
       figures: variant -> `latency_ms_p50` and `gzip_bytes`.
       settings: of the pipeline.
-      validation: the validation split's table; without one the choice is made on `test` too.
-      everything: agreement over all splits.
+      validation: the validation split's table; without one, the choice is made on `test` too.
+      all_images: agreement over all splits.
       dropped: variants that are left out of the bundle.
     """
     table, split = (test, "test") if validation is None else (validation, "validation")
-    counts = everything or AllImages()
+    counts = all_images or AllImages()
     eligible = [FLOAT]
     for variant in compressed(table):
         sound = drop_from_float(variant, table, counts, settings).passed
@@ -117,41 +117,44 @@ def recommend(
 
 
 def _cheapest(eligible: list[str], figures: Figures) -> tuple[str, int, float]:
-    """The variant, how many are nearly as fast as the fastest, and the fastest one's latency."""
+    """The variant, the number of those nearly as fast as the fastest, and the lowest latency."""
     fastest = min(figures[v]["latency_ms_p50"] for v in eligible)
     near = [v for v in eligible if figures[v]["latency_ms_p50"] <= _NEAR * fastest]
     return min(near, key=lambda v: figures[v]["gzip_bytes"]), len(near), fastest
 
 
-def _not_confirmed(variant: str, test: Table, everything: AllImages, settings: GateSettings) -> str:
-    """Why the test split does not confirm a choice; empty when it does."""
-    gate = drop_from_float(variant, test, everything, settings)
+def _not_confirmed(variant: str, test: Table, all_images: AllImages, settings: GateSettings) -> str:
+    """Why the test split does not confirm a choice; empty if it does."""
+    gate = drop_from_float(variant, test, all_images, settings)
     if not gate.passed:
         return f"{gate.verdict.value}, {gate.detail}"
-    if not agrees(variant, test, everything, settings):
+    if not agrees(variant, test, all_images, settings):
         return "it differs from its own float pass on too many images"
     return ""
 
 
 def recommend_model(
-    answers: dict[str, Predictions], latency: dict[str, float], settings: GateSettings, split: str
+    predictions: dict[str, Predictions],
+    latency: dict[str, float],
+    settings: GateSettings,
+    split: str,
 ) -> tuple[str, str]:
-    """Of several models the one to use, and why: the fastest of those as good as the best.
+    """The model to use, and why: the fastest of those that are as good as the best.
 
-    As good means what it means for a variant: a drop of more than `max_drop` is excluded.
+    A model is as good as the best if a drop of more than `max_drop` is excluded.
 
     Args:
-      answers: model -> the answers of its recommended variant, of one split.
-      latency: model -> milliseconds an image.
+      predictions: model -> predictions of its recommended variant, of one split.
+      latency: model -> milliseconds per image.
       settings: of the pipeline.
-      split: the split's name, for the reason.
+      split: name of the split, for the reason.
     """
-    correct = {name: top1_correct(found) for name, found in answers.items()}
+    correct = {name: top1_correct(found) for name, found in predictions.items()}
     best = max(correct, key=lambda name: correct[name].mean())
     verdicts = {}
-    for name in answers:
+    for name in predictions:
         found = pair(correct[name], correct[best])
-        held = name == best or acceptance(found, settings)
+        held = name == best or waiver(found, settings)
         verdicts[name] = Verdict.HELD if held else drop_verdict(found, settings.max_drop)
     equals = [name for name, verdict in verdicts.items() if verdict is Verdict.HELD]
     chosen = min(equals, key=lambda name: latency[name])

@@ -1,4 +1,4 @@
-"""What a pipeline requires of a model; standard library only."""
+"""Requirements of a pipeline for its models; standard library only."""
 
 from dataclasses import dataclass
 
@@ -16,20 +16,20 @@ class GateSettings:
     Attributes:
       min_top1: lowest test top-1 of the recommended variant, in [0, 1].
       min_slice_top1: the same for every slice of at least `min_slice_examples` images.
-      min_slice_examples: smaller slices are shown, not judged.
-      max_drop: the non-inferiority margin, in (0, 1]: the drop in top-1 that a compressed variant
-        may have against the float model, and a model against the live one and the best one ever
-        pushed. It must be excluded by the 95 % interval of the paired difference.
+      min_slice_examples: smaller slices are shown, but not judged.
+      max_drop: the non-inferiority margin, in (0, 1]: the drop in top-1 against the float model for
+        a compressed variant, and against the live model and the best one ever pushed for a model.
+        The 95 % interval of the paired difference must exclude it.
       min_agreement: lowest share of images on which a variant and its own float pass agree.
       max_latency_ms: p50 at batch 1 of the recommended variant.
       max_size_bytes: of the recommended variant's file.
       undecided: `refuse`, or `accept`: a comparison that the test images cannot decide passes if
         its estimate is not lower.
       new_classes: `refuse` or `accept` class names that differ from the live model's.
-      below_probe: `refuse` or `accept` a model whose paired interval lies below a linear probe on
-        the features that it started from.
-      below_majority: `refuse` or `accept` a model that is not shown to be better than always naming
-        the commonest class.
+      below_probe: `refuse` or `accept` a model whose paired interval is below a linear probe on the
+        features that its training started from.
+      below_majority: `refuse` or `accept` a model that is not shown to be better than always
+        predicting the most common class.
     """
 
     min_top1: float = 0.0
@@ -67,9 +67,9 @@ class GateSettings:
 
     @property
     def accepts_undecided(self) -> bool:
-        """Whether what the images cannot decide passes when the estimate is not lower."""
+        """Whether an undecided comparison passes if its estimate is not lower."""
         return self.accepts("undecided")
 
     def accepts(self, name: str) -> bool:
-        """Whether the field `name`, one of those that refuse or accept, accepts."""
+        """Whether the field `name` is `accept`."""
         return getattr(self, name) == ACCEPT

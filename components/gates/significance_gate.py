@@ -1,6 +1,6 @@
-"""The last gate: reads every verdict and figure, and emits the blessing.
+"""The last gate: reads every verdict and figure, and writes the blessing.
 
-It alone blesses: no model is pushed that passed only the first of several gates.
+It is the only component that blesses, so that a model is pushed only if it passed every gate.
 """
 
 import json
@@ -26,7 +26,7 @@ from components.data_validation.gallery import read_gallery
 from components.gates import Gate, GateSettings, Verdict
 from components.gates.agreement import AllImages
 from components.gates.collapse import collapsed
-from components.gates.columns import Table, compressed, own_float, ships
+from components.gates.columns import Table, compressed, own_float, ships, top1_correct
 from components.gates.decide import judge
 from components.gates.live_gates import class_gate, compared_gate
 from components.live import Live
@@ -35,7 +35,7 @@ from trainers.evaluation.predictions import read_table
 
 
 class MissingColumnError(ValueError):
-    """A predictions table without a column that the gates need; the message gives the remedy."""
+    """A predictions table without a column that the gates need; the message says what to do."""
 
 
 def anomaly_gate(uri: str) -> Gate:
@@ -51,7 +51,7 @@ def anomaly_gate(uri: str) -> Gate:
 
 
 def image_gate(uri: str) -> Gate:
-    """Whether the ImageValidator's limits hold; the detail names every kind that is over its."""
+    """Whether the ImageValidator's limits hold; the detail names every kind over its limit."""
     over = blocking(read_gallery(Path(uri)))
     detail = "; ".join(f"{kind} {n}, allowed {limit}" for kind, (n, limit) in over.items())
     found = sum(n for n, _ in over.values())
@@ -59,23 +59,23 @@ def image_gate(uri: str) -> Gate:
 
 
 def tfma_gates(uri: str, table: Table) -> list[Gate]:
-    """TFMA's own thresholds, and whether TFMA counted as the statistics did.
+    """TFMA's own thresholds, and whether TFMA's counts are those of the statistics.
 
-    Of what ships only: a column of another model, or of a variant that is left out of the bundle,
+    Only columns that ship are checked: another model, or a variant that is left out of the bundle,
     may miss any threshold.
     """
     left_out = collapsed(table)
     shipping = [column for column in table if ships(column) and column not in left_out]
     gates = []
     for variant in shipping:
-        answers = table[variant]
+        predictions = table[variant]
         result = tfma.load_eval_result(uri, model_name=variant)
         metrics = result.get_metrics_for_slice()
         count, top1 = (metrics[name]["doubleValue"] for name in ("example_count", "top1"))
-        ours = float((answers.scores.argmax(axis=1) == answers.labels).mean())
-        same = Verdict.of(count == len(answers.labels) and abs(top1 - ours) < 1e-6)
+        ours = float(top1_correct(predictions).mean())
+        same = Verdict.of(count == len(predictions.labels) and abs(top1 - ours) < 1e-6)
         gates.append(
-            Gate("tfma/agrees", top1, f"{ours:.6f} over {len(answers.labels)}", same, variant)
+            Gate("tfma/agrees", top1, f"{ours:.6f} over {len(predictions.labels)}", same, variant)
         )
     validation = tfma.load_validation_result(uri)
     if validation is not None and not validation.missing_thresholds:
@@ -84,14 +84,14 @@ def tfma_gates(uri: str, table: Table) -> list[Gate]:
 
 
 def _threshold_gate(validation: Any, shipping: list[str]) -> Gate:
-    """TFMA's thresholds over the columns that ship; the detail names those that miss one."""
+    """TFMA's thresholds over the columns that ship; the detail lists those that miss one."""
     failures = [
         failure
         for of_slice in validation.metric_validations_per_slice
         for failure in of_slice.failures
     ]
     missed = sorted({f.metric_key.model_name for f in failures}.intersection(shipping))
-    # A refusal that names no column at all is not explained away.
+    # A refusal without any column stands.
     met = not missed if failures else bool(validation.validation_ok)
     return Gate("tfma/thresholds", float(met), "all met", Verdict.of(met), detail=", ".join(missed))
 
@@ -109,14 +109,14 @@ def read_tables(uri: str) -> tuple[Table, Table | None, AllImages]:
     """The test table, the validation table if there is one, and the agreement over all splits.
 
     Raises:
-      MissingColumnError: a variant with weights of its own lacks its own float pass.
+      MissingColumnError: a variant with new weights does not have its own float pass.
     """
     test = read_table(files.predictions_file(uri))
     for variant in compressed(test):
         if not own_float(variant, test):
             raise MissingColumnError(
-                f"{uri} has no float pass of {variant!r}, which its agreement is judged by; run "
-                "again with --from Compressor"
+                f"{uri} has no float pass of {variant!r} to compare the variant with; run again "
+                "with --from Compressor"
             )
     path = files.predictions_file(uri, files.VALIDATION)
     validation = read_table(path) if path.is_file() else None
@@ -140,19 +140,19 @@ def SignificanceGate(
     """Writes `verdict.json` and the blessing.
 
     Args:
-      bundle: the draft that is judged.
-      predictions: its tables and the agreement over all splits.
-      evaluation: TFMA's view of the table.
+      bundle: the draft to judge.
+      predictions: its tables, and the agreement over all splits.
+      evaluation: TFMA's results of the table.
       benchmark_result: sizes and latencies.
       infra_blessing: of the ServingValidator.
       anomalies: of the StatisticsValidator.
       image_report: of the ImageValidator.
-      live: what the bundle store serves.
-      blessing: BLESSED or NOT_BLESSED, with the verdict beside it.
+      live: the versions of the bundle store.
+      blessing: BLESSED or NOT_BLESSED, and the verdict.
       settings: JSON of `components.gates.GateSettings`.
       code_digest: part of the cache key.
     """
-    table, validation, everything = read_tables(predictions.uri)
+    table, validation, all_images = read_tables(predictions.uri)
     opened = open_bundle(Path(bundle.uri) / files.SERVING_MODEL)
     figures = files.read_json(Path(benchmark_result.uri) / files.BENCHMARK)["variants"]
     chosen, current = GateSettings(**json.loads(settings)), Live.load(live.uri)
@@ -170,7 +170,7 @@ def SignificanceGate(
             *compared_gate(current, predictions.uri, anomalies.uri),
         ],
         validation=validation,
-        everything=everything,
+        all_images=all_images,
     )
     folder = Path(blessing.uri)
     files.write_json(folder / files.VERDICT, verdict)

@@ -7,9 +7,9 @@ from typing import Any
 
 
 class Verdict(str, Enum):
-    """What the data show about one requirement.
+    """Whether one requirement is met, according to the data.
 
-    `UNDECIDED` means that the images at hand show neither that it is met nor that it is not.
+    `UNDECIDED` means that these images do not decide whether it is met.
     """
 
     HELD = "held"
@@ -28,14 +28,14 @@ class Gate:
 
     Attributes:
       name: e.g. `value/top1`.
-      value: what was measured.
-      threshold: what is required, in words.
+      value: the measured value.
+      threshold: the requirement, as text.
       verdict: the outcome.
-      variant: the variant that was judged; empty for the whole model.
-      slice: `key=value` of the slice that was judged; empty for all images.
-      detail: intervals and counts in words.
-      waived: why a gate that did not hold does not stop the model; empty where it does.
-      images_needed: how many images would decide an undecided gate; 0 where that is not known.
+      variant: the judged variant; empty for the whole model.
+      slice: `key=value` of the judged slice; empty for all images.
+      detail: intervals and counts as text.
+      waived: why a gate that did not hold does not stop the model; empty if it does.
+      images_needed: number of images that would decide an undecided gate; 0 if not known.
     """
 
     name: str
@@ -58,16 +58,16 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        """Whether this gate lets the model through."""
+        """Whether this gate does not stop the model."""
         return self.verdict is Verdict.HELD or bool(self.waived)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as `verdict.json` holds them; `passed` is there for older readers."""
+        """Plain values for `verdict.json`; `passed` is for older readers."""
         return {**asdict(self), "verdict": self.verdict.value, "passed": self.passed}
 
 
 def overall(gates: Iterable[Gate]) -> Verdict:
-    """The verdict of a model: HELD when every gate lets it through, FAILED when one failed."""
+    """The verdict of a model: HELD if every gate passes, FAILED if one failed."""
     stopping = {gate.verdict for gate in gates if not gate.passed}
     if Verdict.FAILED in stopping:
         return Verdict.FAILED

@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.gates import Verdict
 from core import bundle, figures
+from trainers.evaluation.metrics import metric_facts
 
-_METRICS = ("top1", "top5", "macro_f1", "cross_entropy", "ece")
 _ORIENTATION = {
     "as_stored": "not applied: pixels are taken as stored",
     "upright": "applied: the graph turns JPEG and PNG images upright",
@@ -36,13 +36,14 @@ def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
     Args:
       manifest: of the bundle that the card goes into.
       model: the model's entry in the run's summary (`architecture`, `parameters`,
-        `multiply_adds`, `seed`, `slices`, `gates`, `excludable_drop`, `data`), any part of which
-        may be missing.
+        `multiply_adds`, `seed`, `slices`, `gates`, `excludable_drop`, `data`, `metric_facts`), any
+        part of which may be missing.
 
     Returns:
       HTML; figures that neither source has are dashes.
     """
     config = manifest.config
+    metrics = model.get("metric_facts") or metric_facts(manifest.num_classes)
     return (
         _environment()
         .get_template("card_template.html.j2")
@@ -52,8 +53,8 @@ def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
             recommended=manifest.recommended,
             architecture=str(model.get("architecture") or config.get("model", {}).get("name", "")),
             facts=_facts(manifest, model),
-            metric_titles=[figures.metric_title(name) for name in _METRICS],
-            variants=_variants(manifest),
+            metrics=metrics.values(),
+            variants=_variants(manifest, metrics),
             slices=_slices(model),
             data=_data(manifest, model),
             contract=_contract(manifest),
@@ -93,21 +94,37 @@ def _pixels(side: dict[str, Any]) -> str:
     return f"{part}{box}; {kinds[side.get('resize', 'bilinear')]}"
 
 
-def _variants(manifest: bundle.Manifest) -> list[dict[str, Any]]:
+def _variants(manifest: bundle.Manifest, metrics: dict[str, Any]) -> list[dict[str, Any]]:
     named: list[tuple[str, str, bundle.Variant | None]] = [
         (bundle.SAVED_MODEL, "the float model, for TF Serving", None)
     ]
     named += [
         (v.name, f"{_METHODS.get(v.method, v.method)}, {v.dtype}", v) for v in manifest.variants
     ]
-    return [_variant(manifest, *entry) for entry in named]
+    return [
+        {**_variant(manifest, *entry), "metrics": _metrics(manifest, entry[0], metrics)}
+        for entry in named
+    ]
+
+
+def _metrics(
+    manifest: bundle.Manifest, variant: str, metrics: dict[str, Any]
+) -> list[tuple[str, str]]:
+    """The value and the interval of each of `metrics`."""
+    raw = manifest.metrics.get(variant)
+    measured = raw if isinstance(raw, dict) else {}
+    return [
+        (
+            figures.metric(measured.get(name), facts["unit"]),
+            figures.metric_interval(measured.get(name), facts["unit"]),
+        )
+        for name, facts in metrics.items()
+    ]
 
 
 def _variant(
     manifest: bundle.Manifest, name: str, what: str, variant: bundle.Variant | None
 ) -> dict[str, Any]:
-    metrics = manifest.metrics.get(name)
-    measured = metrics if isinstance(metrics, dict) else {}
     benchmark = manifest.benchmark.get(name)
     costs = benchmark if isinstance(benchmark, dict) else {}
     return {
@@ -115,10 +132,6 @@ def _variant(
         "file": variant.file if variant else bundle.SAVED_MODEL_FILE,
         "what": what,
         "recommended": name == manifest.recommended,
-        "metrics": [
-            (figures.metric(m, measured.get(m)), figures.metric_interval(m, measured.get(m)))
-            for m in _METRICS
-        ],
         "size": figures.size(variant.size_bytes if variant else costs.get("size_bytes")),
         "gzip": figures.size(variant.gzip_bytes if variant else costs.get("gzip_bytes")),
         "p50": figures.milliseconds(costs.get("latency_ms_p50")),

@@ -12,8 +12,8 @@ CLASSES = tuple(str(digit) for digit in range(10))
 
 
 @pytest.fixture
-def answers() -> Callable[..., Predictions]:
-    """`answers(accuracy)`: 400 examples of 10 classes, the same labels every time."""
+def predictions_of() -> Callable[..., Predictions]:
+    """`predictions_of(accuracy)`: 400 examples of 10 classes, the same labels every time."""
 
     def make(accuracy: float, *, seed: int = 0) -> Predictions:
         labels = np.arange(400, dtype=np.int32) % 10

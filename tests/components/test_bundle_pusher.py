@@ -147,7 +147,7 @@ def test_nothing_is_pushed_when_the_store_is_not_what_was_compared_with(
     def somebody_else():
         bundles.push(write_bundle(tmp_path / "theirs", "theirs"), model)
 
-    with pytest.raises(LiveModelError, match=r"under way \(2\).*Start the same command again"):
+    with pytest.raises(LiveModelError, match=r"during this run \(2\).*Run the same command again"):
         push("mine", meanwhile=somebody_else)
     assert bundles.versions(model) == [1, 2]
     assert push("mine")[0]["version"] == 3

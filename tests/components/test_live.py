@@ -121,9 +121,9 @@ def test_a_damaged_live_model_is_reported_and_the_one_before_compared_with(store
     (model / "2" / "model_none_fp32.tflite").write_text("changed")
     found = find_live(model, CLASSES)
     assert (found.served, found.baseline, found.best) == (2, 1, 1)
-    assert "not what was pushed" in found.unusable[2]
+    assert "was changed after its push" in found.unusable[2]
     (model / "3").mkdir()
-    (model / "3" / "saved_model.pb").write_text("somebody else's")
+    (model / "3" / "saved_model.pb").write_text("another model")
     found = find_live(model, CLASSES)
     assert (found.served, found.baseline) == (3, 1)
     assert "not a sightline bundle" in found.unusable[3]
@@ -189,10 +189,10 @@ def test_a_store_that_changes_while_it_is_read_is_an_error(store, model, tmp_pat
     store("one", 0.9)
     found = find_live(model, CLASSES)
     store("two", 0.9)
-    with pytest.raises(LiveModelError, match="changed while this run was under way"):
+    with pytest.raises(LiveModelError, match="changed during this run"):
         write_live(found, model, tmp_path / "artifact")
     shutil.rmtree(model / "1")
-    with pytest.raises(LiveModelError, match="Start the same command again"):
+    with pytest.raises(LiveModelError, match="Run the same command again"):
         write_live(found, model, tmp_path / "other")
 
 
@@ -215,7 +215,7 @@ def test_the_component_refuses_a_store_that_changed_since_the_graph_was_made(
     function = LiveModel.EXECUTOR_SPEC.executor_class._FUNCTION
     function(**arguments, state=json.dumps(store_state(model)))
     assert Live.load(made.uri).baseline == 1
-    with pytest.raises(LiveModelError, match=r"under way \(1\): a push, a rollback or a deletion"):
+    with pytest.raises(LiveModelError, match=r"during this run \(1\): a push, a rollback"):
         function(**arguments, state="{}")
 
 
@@ -227,7 +227,7 @@ def test_damaged_predictions_are_made_again_and_a_damaged_best_gives_way(store, 
     found = find_live(model, CLASSES)
     assert "missing or was changed" in found.versions[3].no_lineage
     assert (found.baseline, found.best, found.contenders) == (3, 1, (1,))
-    assert "not what was pushed" in found.unusable[2]
+    assert "was changed after its push" in found.unusable[2]
     write_live(found, model, tmp_path / "artifact")
     assert Live.load(str(tmp_path / "artifact")).predictions(3) is None
 

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "analysis.ipynb"
 CLASSES = ("cat", "dog", "owl")
 SKILLS = {"none_fp32": 1.5, "pqat_int8": 0.8}
 
-# TFX's dependencies and Jupyter's warn of their own future; the numbers are what is tested here.
+# Dependencies of TFX and Jupyter issue deprecation warnings; the tests are about numbers.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def _answers():
+def _predictions():
     from trainers.evaluation.predictions import Predictions
 
     size, generator = 50, np.random.default_rng(0)
@@ -32,24 +33,24 @@ def _answers():
     return table
 
 
-def _right(found):
+def _correct(found):
     return found.scores.argmax(axis=1) == found.labels
 
 
 @pytest.fixture
 def finished_run(tmp_path):
-    """A run's folder as the notebook meets it: predictions, TFMA's evaluation, the summary."""
+    """A run's folder with what the notebook reads: predictions, TFMA's evaluation, the summary."""
     import tensorflow_model_analysis as tfma
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from components.evaluation.eval_config import EvalSettings, make_eval_config
     from trainers.evaluation.predictions import write_table
 
-    answers = _answers()
-    write_table(tmp_path / "predictions" / "table", answers, CLASSES)
+    predictions = _predictions()
+    write_table(tmp_path / "predictions" / "table", predictions, CLASSES)
     tfma.run_model_analysis(
         eval_config=make_eval_config(
-            list(answers), EvalSettings(slices=("slice/brightness", "slice/race"), top_k=3)
+            list(predictions), EvalSettings(slices=("slice/brightness", "slice/race")), 3
         ),
         data_location=str(tmp_path / "predictions" / "table"),
         output_path=str(tmp_path / "evaluation"),
@@ -60,9 +61,9 @@ def finished_run(tmp_path):
             "name": variant,
             "gzip_bytes": 10_000,
             "latency_ms_p50": 0.1,
-            "metrics": {"top1": [float(_right(found).mean()), 0.0, 1.0]},
+            "metrics": {"top1": [float(_correct(found).mean()), 0.0, 1.0], "mine": [0.5, 0.4, 0.6]},
         }
-        for variant, found in answers.items()
+        for variant, found in predictions.items()
     ]
     summary = {
         "pipeline": "smoke",
@@ -73,6 +74,7 @@ def finished_run(tmp_path):
             {
                 "name": "pets",
                 "variants": variants,
+                "metric_facts": {"top1": {"title": "top-1"}, "mine": {"title": "my metric"}},
                 # One relative to the run's folder, one absolute: both are allowed.
                 "evaluation": "evaluation",
                 "predictions": str(tmp_path / "predictions" / "table"),
@@ -86,34 +88,39 @@ def finished_run(tmp_path):
     return tmp_path
 
 
-def _execute(run: Path, questions: list[str]) -> list:
-    """Runs the notebook against `run`; answers with the value of each expression, from JSON."""
+def _execute(run: Path, expressions: list[str]) -> list:
+    """Runs the notebook against `run`; returns the value of each expression, through JSON."""
     import nbformat
     from nbclient import NotebookClient
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    for question in questions:
-        notebook.cells.append(nbformat.v4.new_code_cell(f"print(json.dumps({question}))"))
+    for expression in expressions:
+        notebook.cells.append(nbformat.v4.new_code_cell(f"print(json.dumps({expression}))"))
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(run)}})
     client.execute(env={**os.environ, "SIGHTLINE_RUN": str(run), "TF_CPP_MIN_LOG_LEVEL": "3"})
-    return [json.loads(cell.outputs[-1].text) for cell in notebook.cells[-len(questions) :]]
+    return [json.loads(cell.outputs[-1].text) for cell in notebook.cells[-len(expressions) :]]
 
 
 @pytest.mark.timeout(600)  # two imports of TFMA and a Beam job, on a machine that may be busy
-def test_the_notebook_counts_what_the_table_holds(finished_run):
-    answers = _answers()
-    slices, differences, wrong = _execute(
+def test_the_notebook_agrees_with_the_table(finished_run):
+    predictions = _predictions()
+    metrics, slices, differences, wrong = _execute(
         finished_run,
         [
+            "metrics.to_dict('records')",
             "slices.to_dict('records')",
             "differences.to_dict('records')",
             "wrong['id'].tolist()",
         ],
     )
 
+    (mine,) = (row for row in metrics if (row["variant"], row["metric"]) == ("pqat_int8", "mine"))
+    assert (mine["title"], mine["low"], mine["value"], mine["high"]) == ("my metric", 0.4, 0.5, 0.6)
+    assert len(metrics) == 4
+
     found = {(row["variant"], row["slice"]): row for row in slices}
     assert len(found) == 2 * (1 + 2 + 3 + 3)
-    for variant, table in answers.items():
+    for variant, table in predictions.items():
         dark = table.slices["slice/brightness"] == "dark"
         chosen = {
             "all": np.ones(50, bool),
@@ -124,14 +131,18 @@ def test_the_notebook_counts_what_the_table_holds(finished_run):
         for name, mask in chosen.items():
             row = found[variant, name]
             assert row["example_count"] == mask.sum()
-            assert row["top1"] == pytest.approx(_right(table)[mask].mean())
+            assert row["top1"] == pytest.approx(_correct(table)[mask].mean())
+            guess = table.scores.argmax(axis=1)
+            assert row["macro_f1"] == pytest.approx(
+                f1_score(table.labels[mask], guess[mask], average="macro", zero_division=0)
+            )
 
-    ours, theirs = _right(answers["pqat_int8"]), _right(answers["none_fp32"])
+    ours, theirs = _correct(predictions["pqat_int8"]), _correct(predictions["none_fp32"])
     (row,) = (row for row in differences if row["variant"] == "pqat_int8")
     assert row["difference"] == pytest.approx(ours.mean() - theirs.mean())
     assert row["low"] < row["difference"] < row["high"]
     assert row["only_float"] == (theirs & ~ours).sum() > 0
-    assert set(wrong) == set(answers["none_fp32"].ids[~theirs])
+    assert set(wrong) == set(predictions["none_fp32"].ids[~theirs])
 
 
 def test_the_notebook_is_kept_without_outputs():

@@ -71,7 +71,7 @@ def test_tfma_counts_every_slice_that_the_table_has(faces, extract, tmp_path):
     table = tmp_path / "table"
     answers = dict.fromkeys(("none_fp32", "ptq_int8"), Predictions(ids, labels, scores, keys))
     write_table(table, answers, info.classes)
-    eval_config = make_eval_config(list(answers), EvalSettings(**{**settings, "top_k": 2}))
+    eval_config = make_eval_config(list(answers), EvalSettings(**settings), 2)
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
         analyze(pipeline, table, str(tmp_path / "evaluation"), eval_config)
 

@@ -37,11 +37,40 @@ def console_table(summary: dict[str, Any]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", overflow="fold", max_width=26)
     for model in view.models(summary):
-        variants = model["variants"] or [view.variant({})]
+        variants = model["variants"] or [view.variant({}, {})]
         for index, variant in enumerate(variants):
             table.add_row(*_row(model, variant, index), end_section=variant is variants[-1])
     if not table.row_count:
         table.add_row("no model", *[figures.DASH] * 7, Text(header["error"]))
+    return table
+
+
+def console_metrics(summary: dict[str, Any]) -> Table | None:
+    """Every metric of each model's recommended variant, one a row; None without any.
+
+    Args:
+      summary: as `summary.json` holds it.
+    """
+    found = [
+        (model["name"], variant["metrics"])
+        for model in view.models(summary)
+        for variant in model["variants"]
+        if variant["recommended"] and variant["metrics"]
+    ]
+    if not found:
+        return None
+    table = Table(
+        title=Text("Metrics of the recommended variants [95 %]", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("metric")
+    for name, _ in found:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for index, facts in enumerate(view.metrics(summary).values()):
+        cells = (_with_interval(**metrics[index]) for _, metrics in found)
+        table.add_row(Text(facts["title"]), *cells)
     return table
 
 
@@ -79,9 +108,12 @@ def _row(model: dict[str, Any], variant: dict[str, Any], index: int) -> list[Ren
     # Text, never str: names are data, and rich would read [brackets] in them as markup.
     name = Text(star + model["name"], style="bold") if index == 0 else Text("")
     fate = Text(model["fate"], style=_STYLES[model["tone"]]) if index == 0 else Text("")
-    interval = variant["top1_interval"].replace(" to ", ", ")
-    top1 = f"{variant['top1']} [{interval}]" if interval else variant["top1"]
+    top1 = _with_interval(variant["top1"], variant["top1_interval"])
     difference = variant["difference"] + (" pt" if variant["difference"] != figures.DASH else "")
     cost = (variant[key] for key in ("size", "gzip", "p50", "p99"))
     shipped = " ★" if variant["recommended"] else " (left out)" if variant["dropped"] else ""
     return [name, Text(variant["name"] + shipped), top1, difference, *cost, fate]
+
+
+def _with_interval(value: str, interval: str) -> Text:
+    return Text(f"{value} [{interval.replace(' to ', ', ')}]" if interval else value)

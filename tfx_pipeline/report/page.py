@@ -89,7 +89,7 @@ def render_report(summary: dict[str, Any]) -> str:
             images=gallery.images_of_run(summary),
             trainings=[curves.training(model, colors[model["name"]]) for model in found],
             comparison=curves.comparison(found, colors),
-            metric_titles=[figures.metric_title(name) for name in view.METRICS],
+            metrics=list(view.metrics(summary).values()),
             slices=slices,
             confusions=[
                 (model, confusion(model["confusion"], _classes(summary))) for model in found

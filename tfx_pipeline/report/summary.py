@@ -200,6 +200,7 @@ def _judged(
     predictions = places[(f"Predictor.{name}", "predictions")]
     validation = files.predictions_file(predictions, files.VALIDATION)
     return {
+        "metric_facts": verdict["metric_facts"],
         "variants": variants,
         "recommended_variant": verdict["recommended"],
         "why_variant": verdict["reason"],

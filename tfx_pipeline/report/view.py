@@ -12,7 +12,6 @@ from core import figures
 
 Rows = list[dict[str, Any]]
 
-METRICS = ("top1", "top5", "macro_precision", "macro_recall", "macro_f1", "cross_entropy", "ece")
 _TONES = {
     "pushed": "good",
     "refused": "warn",
@@ -50,11 +49,28 @@ def header(summary: dict[str, Any]) -> dict[str, str]:
 
 def models(summary: dict[str, Any]) -> Rows:
     """One entry a model, the recommended first, each with its variants and its fate."""
-    found = [_model(raw) for raw in _dicts(summary.get("models"))]
+    shown = metrics(summary)
+    found = [_model(raw, shown) for raw in _dicts(summary.get("models"))]
     return sorted(found, key=lambda model: not model["recommended"])
 
 
-def _model(raw: dict[str, Any]) -> dict[str, Any]:
+def metrics(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name -> `title`, `unit`, `higher_is_better` and `note` of each metric, in order.
+
+    As recorded when the run was evaluated; the registered ones for summaries of earlier versions.
+    """
+    recorded: dict[str, Any] = {}
+    for raw in _dicts(summary.get("models")):
+        recorded |= mapping(raw.get("metric_facts"))
+    if recorded:
+        plain = {"unit": "", "higher_is_better": True, "note": ""}
+        return {name: {"title": name, **plain, **mapping(one)} for name, one in recorded.items()}
+    from trainers.evaluation.metrics import metric_facts
+
+    return metric_facts(len(_items(mapping(summary.get("data")).get("classes"))))
+
+
+def _model(raw: dict[str, Any], shown: dict[str, dict[str, Any]]) -> dict[str, Any]:
     fate, fate_tone = _fate(raw)
     config = raw.get("config")
     return {
@@ -65,7 +81,7 @@ def _model(raw: dict[str, Any]) -> dict[str, Any]:
         "multiply_adds": figures.amount(raw.get("multiply_adds")),
         "seed": str(raw.get("seed", figures.DASH)),
         "config": json.dumps(config, indent=2, default=str) if config else "",
-        "variants": [variant(item) for item in _dicts(raw.get("variants"))],
+        "variants": [variant(item, shown) for item in _dicts(raw.get("variants"))],
         "history": _dicts(raw.get("history")),
         "best_epoch": raw.get("best_epoch"),
         "trials": _dicts(raw.get("trials")),
@@ -131,8 +147,8 @@ def undecided(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def variant(raw: dict[str, Any]) -> dict[str, Any]:
-    """One variant's figures as text, and the raw numbers that charts need."""
+def variant(raw: dict[str, Any], shown: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """One variant's figures as text, the metrics of `shown` too, and the numbers for charts."""
     measured, difference = mapping(raw.get("metrics")), mapping(raw.get("difference"))
     p_value = figures.number(difference.get("mcnemar_p"))
     return {
@@ -158,10 +174,10 @@ def variant(raw: dict[str, Any]) -> dict[str, Any]:
         "images_per_second": figures.count(raw.get("images_per_second")),
         "metrics": [
             {
-                "value": figures.metric(name, measured.get(name)),
-                "interval": figures.metric_interval(name, measured.get(name)),
+                "value": figures.metric(measured.get(name), facts["unit"]),
+                "interval": figures.metric_interval(measured.get(name), facts["unit"]),
             }
-            for name in METRICS
+            for name, facts in shown.items()
         ]
         if measured
         else [],

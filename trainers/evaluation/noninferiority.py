@@ -1,4 +1,4 @@
-"""Whether a classifier is worse than another by more than a margin, on the same images.
+"""Non-inferiority: whether a classifier is worse than another by more than a margin.
 
 The interval is Tango's score interval for the difference of paired proportions (Tango 1998,
 "Equivalence test and confidence interval for the difference in proportions for the paired-sample
@@ -31,8 +31,8 @@ class Paired:
     """Two classifiers on the same images.
 
     Attributes:
-      gained: images that only the first got right.
-      lost: images that only the second got right.
+      gained: images that only the first classifies correctly.
+      lost: images that only the second classifies correctly.
       total: all images.
     """
 
@@ -47,7 +47,7 @@ class Paired:
 
     @property
     def churn(self) -> float:
-        """Share of the images on which exactly one of the two is right."""
+        """Share of the images that exactly one of the two classifies correctly."""
         return (self.gained + self.lost) / self.total
 
     @property
@@ -63,10 +63,10 @@ class Paired:
 
 
 def pair(first: ArrayLike, second: ArrayLike) -> Paired:
-    """The counts of two columns of right and wrong.
+    """The counts of two columns of correct and wrong.
 
     Args:
-      first: (N,) bool, whether the first classifier was right.
+      first: (N,) bool, whether the first classifier is correct.
       second: (N,) bool of the second, on the same images in the same order.
 
     Raises:
@@ -87,8 +87,8 @@ def score_interval(
     """Low and high end of Tango's score interval of `(gained - lost) / total`, elementwise.
 
     Args:
-      gained: images that only the first got right; at least 0.
-      lost: images that only the second got right; at least 0.
+      gained: images that only the first classifies correctly; at least 0.
+      lost: images that only the second classifies correctly; at least 0.
       total: all images, at least `gained + lost` and at least 1.
       level: two-sided confidence level in (0, 1).
 
@@ -148,7 +148,7 @@ def _where_statistic_is(
 
 
 def excludable_drop(total: int, *, level: float = 0.95) -> float:
-    """The smallest drop that `total` images can exclude: that of a pair without a single change.
+    """The smallest drop that `total` images can exclude: when no image changes.
 
     In closed form `z^2 / (total + z^2)`: 7.1 points for 50 images, 2 points for 189.
     """
@@ -159,26 +159,27 @@ def excludable_drop(total: int, *, level: float = 0.95) -> float:
 def images_needed(found: Paired, margin: float, *, level: float = 0.95, power: float = 0.8) -> int:
     """How many images would decide an undecided comparison with a probability of `power` or more.
 
-    What was observed is taken for the truth, with half an image added to both counts so that no
-    change at all is not taken for certainty. A comparison is decided when the interval's low end is
+    Assumes that the observed shares are true, with half an image added to both counts so that no
+    change does not mean certainty. A comparison is decided when the interval's low end is
     at least `-margin` or its high end is below 0. The first guess is the normal approximation
     (Connor 1987, Biometrics 43:207-211): with churn v, difference d and s = sqrt(v - d^2), the
     smallest n with
 
         Phi(sqrt(n) (d + margin) / s - z) + Phi(sqrt(n) (-d) / s - z) >= power.
 
-    Where few changes are expected it then grows by 10 % until the exact probability is reached. It
-    is never below one more than there are, nor below what can exclude the margin at all
+    Where few changes are expected, it then grows by 10 % until the exact probability is reached. It
+    is at least one more than there are, and at least what can exclude the margin at all
     (`excludable_drop`).
 
     Args:
-      found: the comparison as it is.
-      margin: the drop that counts, in [0, 1); 0 is for a lead, which must differ from none.
+      found: the comparison so far.
+      margin: the drop to exclude, in [0, 1); 0 is for a lead, which must differ from 0.
       level: of the interval.
       power: chance of a decision, in (0.5, 1).
 
     Raises:
-      ValueError: a margin out of range, or no difference and no margin: no number decides that.
+      ValueError: a margin out of range, or no difference without a margin, which no number of
+        images decides.
     """
     if not 0 <= margin < 1 or (margin == 0 and found.gained == found.lost):
         raise ValueError(
@@ -227,8 +228,8 @@ def _decision_power(
 def disagreement_bound(differing: int, total: int, *, level: float = 0.95) -> float:
     """An upper bound of the share of images on which two models differ (Clopper & Pearson 1934).
 
-    It bounds any drop in accuracy too, without a label: an image that both models put into one
-    class is right for both or wrong for both. Exact, one-sided at `(1 + level) / 2`, the level
+    It also bounds any drop in accuracy, without labels: an image that both models assign to one
+    class is correct for both or wrong for both. Exact, one-sided at `(1 + level) / 2`, the level
     of one end of a `level` interval; conservative.
 
     Raises:

@@ -1,7 +1,7 @@
-"""The predictions table: what every variant answered to each evaluation example, once.
+"""The predictions table: the scores of every variant for each evaluation example.
 
-One TFRecord of tf.Examples without pixels, so that TFMA, the statistics, the gates and the report
-all count the very same answers. Columns: `id` bytes, `label` int64 in [0, N), `image/class/text`
+One TFRecord of tf.Examples without pixels, which TFMA, the statistics, the gates and the report all
+read. Columns: `id` bytes, `label` int64 in [0, N), `image/class/text`
 bytes, the `slice/*` strings, and `scores/<variant>` float32 (N,) for every variant.
 """
 
@@ -21,7 +21,7 @@ ID, LABEL, SCORES = "id", "label", "scores/"
 
 @dataclass(frozen=True)
 class Predictions:
-    """One model's answers, parallel arrays over M examples in the table's order.
+    """One model's predictions: parallel arrays over M examples in the table's order.
 
     Attributes:
       ids: (M,) str, sha256 of the encoded image.
@@ -39,14 +39,14 @@ class Predictions:
 def predict(
     forward: Callable[[np.ndarray], np.ndarray], batches: Iterable[EvalBatch]
 ) -> Predictions:
-    """What `forward` (uint8 (B,H,W,3) -> float32 (B,N)) answers, each example exactly once.
+    """The predictions of a model, each example exactly once.
 
     Args:
-      forward: any engine or model.
-      batches: of `trainers.data.pipeline.eval_batches`; padding is dropped by their mask.
+      forward: any engine or model: uint8 (B,H,W,3) -> float32 (B,N).
+      batches: of `trainers.data.pipeline.eval_batches`; their mask excludes padding.
 
     Raises:
-      ValueError: there is no example.
+      ValueError: there are no examples.
     """
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]] = []
     for batch in batches:
@@ -56,7 +56,7 @@ def predict(
         ids = _text(np.asarray(batch.ids)[real])
         parts.append((ids, np.asarray(batch.labels)[real], scores, slices))
     if not parts:
-        raise ValueError("nothing to predict: the split holds no example")
+        raise ValueError("nothing to predict: the split has no examples")
     ids, labels, scores, slices = zip(*parts, strict=True)
     keys = slices[0]
     return Predictions(
@@ -72,8 +72,8 @@ def with_labels_of(predictions: Predictions, positions: Sequence[int] | None) ->
 
     Args:
       predictions: with labels of the data set.
-      positions: of each of its classes among the model's, see `DatasetInfo.class_positions`; None
-        where both are the same.
+      positions: the index of each of its classes among the model's, see
+        `DatasetInfo.class_positions`; None if both are the same.
     """
     if positions is None:
         return predictions
@@ -85,16 +85,19 @@ def _text(values: np.ndarray) -> np.ndarray:
     return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in values], dtype=object)
 
 
-def write_table(path: Path, answers: dict[str, Predictions], classes: tuple[str, ...]) -> None:
+def write_table(path: Path, predictions: dict[str, Predictions], classes: tuple[str, ...]) -> None:
     """Writes the table of several variants under a temporary name, then renames it to `path`.
 
     Raises:
-      ValueError: the variants did not answer the same examples in the same order.
+      ValueError: the variants have predictions of different examples, or in another order.
     """
-    first = next(iter(answers.values()))
-    for variant, other in answers.items():
+    first = next(iter(predictions.values()))
+    for variant, other in predictions.items():
         if not np.array_equal(first.ids, other.ids):
-            raise ValueError(f"variant {variant!r} answered other examples than the first")
+            raise ValueError(
+                f"variant {variant!r} has predictions of other examples than the first variant; "
+                "predict the same split, in the same order"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with tf.io.TFRecordWriter(str(temporary)) as writer:
@@ -108,7 +111,7 @@ def write_table(path: Path, answers: dict[str, Predictions], classes: tuple[str,
             }
             for key, values in first.slices.items():
                 columns[key] = _bytes(values[i])
-            for variant, found in answers.items():
+            for variant, found in predictions.items():
                 columns[SCORES + variant] = tf.train.Feature(
                     float_list=tf.train.FloatList(value=found.scores[i])
                 )
@@ -122,7 +125,7 @@ def _bytes(value: str) -> tf.train.Feature:
 
 
 def read_table(path: Path) -> dict[str, Predictions]:
-    """Variant -> its answers, as `write_table` wrote them."""
+    """Variant -> its predictions, as `write_table` wrote them."""
     rows = []
     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
         rows.append(tf.train.Example.FromString(record).features.feature)

@@ -1,12 +1,12 @@
-"""How sure a number is: intervals and paired tests over per-example results.
+"""Confidence intervals and paired tests over per-example results.
 
 A 95 % interval covers the true value in at least 93 % of samples of the sizes it is used for, which
-`tests/trainers/evaluation/test_coverage.py` simulates; where that takes an interval that covers
-more than
-97 %, its docstring says "conservative". Shares have Clopper & Pearson's exact interval, as a
-bootstrap knows no errors but those in the sample (BCa covers less than 90 % of 30 images). Means
-and other figures are resampled 1,000 times, N draws with replacement: studentized, or BCa
-(bias-corrected and accelerated: Efron & Tibshirani 1993, section 14.3). NumPy and SciPy only.
+`tests/trainers/evaluation/test_coverage.py` simulates; the docstring of an interval that covers
+more than 97 % says "conservative". Shares have Clopper & Pearson's exact interval, because a
+bootstrap does not see errors that the sample does not contain (BCa covers less than 90 % for 30
+images). Means and other figures are resampled 1,000 times, N draws with replacement: studentized,
+or BCa (bias-corrected and accelerated: Efron & Tibshirani 1993, section 14.3). NumPy and SciPy
+only.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ class Interval:
         return [self.value, self.low, self.high]
 
     def reaching(self, *ends: float) -> "Interval":
-        """The same estimate in the least interval that also holds `ends`, its value included."""
+        """The same estimate with the interval widened to `ends` and to the value itself."""
         held = (self.value, *ends)
         return Interval(self.value, min(self.low, *held), max(self.high, *held))
 
@@ -111,14 +111,13 @@ def bootstrap_interval(
 
     0/1 values need no resampling: the bootstrap of a share is a binomial distribution, and the
     shares that its tails do not reject are `proportion_interval`, which is conservative. Other
-    values get the studentized bootstrap (Efron & Tibshirani 1993, section 12.5), which reaches out
-    for a long tail, widened to the BCa interval where that is wider. Of skewed values with
-    a mean that hangs on a few of them, as losses of a good classifier have, no resampling covers
-    95 %: see `trainers.evaluation.metric_intervals.cross_entropy_interval`. A constant other than
-    0 and 1 stays a point.
+    values get the studentized bootstrap (Efron & Tibshirani 1993, section 12.5), which follows a
+    long tail, widened to the BCa interval where that is wider. No resampling covers 95 % for skewed
+    values whose mean depends on a few of them, such as the losses of a good classifier: see
+    `trainers.evaluation.metrics.cross_entropy`. A constant other than 0 and 1 has no width.
 
     Args:
-      values: (N,) numbers or booleans, one an example.
+      values: (N,) numbers or booleans, one per example.
       resamples: bootstrap resamples, at least 100.
       level: confidence level in (0, 1).
       seed: of the resampling; the same seed gives the same interval.
@@ -148,9 +147,9 @@ def bootstrap_statistics(
 ) -> list[Interval]:
     """BCa bootstrap intervals of figures that are not a mean, and share their resamples.
 
-    A bootstrap knows no errors but those in the sample: a figure that never varies (macro F1 of
-    a perfect classifier) gets a width of zero, and few examples an interval that is too narrow.
-    `trainers.evaluation.metrics.metrics_with_intervals` widens it there. For figures of a few
+    A bootstrap does not see errors that the sample does not contain: the interval of a figure that
+    never varies (macro F1 of a perfect classifier) has no width, and few examples give an interval
+    that is too narrow. `trainers.evaluation.metric.resampled` widens it. For figures of a few
     rounds see `serving.benchmark.rounds`.
 
     Args:
@@ -359,7 +358,7 @@ def _bca(replicates: Array, estimate: float, influence: Array, level: float) -> 
 def _values(values: ArrayLike, name: str) -> Array:
     array = np.asarray(values, np.float64)
     if array.ndim != 1:
-        raise ValueError(f"`{name}` must be (N,), one value an example, got shape {array.shape}")
+        raise ValueError(f"`{name}` must be (N,), one value per example, got shape {array.shape}")
     _check_size(len(array), name)
     if not np.isfinite(array).all():
         at = int(np.flatnonzero(~np.isfinite(array))[0])

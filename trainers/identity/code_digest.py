@@ -109,15 +109,18 @@ class CodeBase:
             todo += named
         imports: set[str] = set(packages)
         users: dict[str, CodeFacts] = {}
+        used: set[str] = set()
         while todo:
             name = todo.pop()
             if name in found:
                 continue
             reached = {name: self._facts(name)}
             found.update(reached)
-            if not users and self._uses_registry(reached[name]):
-                users = plugin_code(self._index)
+            registries = self._registries(reached[name]) - used
+            if registries and (not used or "metrics" in registries):
+                users = plugin_code(self._index, metrics="metrics" in registries)
                 reached |= users
+            used |= registries
             for one, facts in reached.items():
                 for target in self._targets(one, facts):
                     if self._is_own(target):
@@ -181,13 +184,14 @@ class CodeBase:
                 yield from self._module(package)
                 yield from self._below(package)
 
-    def _uses_registry(self, facts: CodeFacts) -> bool:
-        """Whether a module imports a registry, and so runs what plugins register in it."""
-        for one in facts.imports:
-            module, _, attribute = one.partition(":")
-            if self._file(module) and attribute in self._facts(module).registries:
-                return True
-        return False
+    def _registries(self, facts: CodeFacts) -> set[str]:
+        """The registries that a module imports, whose plugins it runs."""
+        pairs = (one.partition(":")[::2] for one in facts.imports)
+        return {
+            name
+            for module, name in pairs
+            if self._file(module) and name in self._facts(module).registries
+        }
 
     def _below(self, package: str) -> list[str]:
         """The modules directly in `package`; none where it is a module."""

@@ -1,9 +1,10 @@
 """Which part of a plugin decides what training and evaluation do, read from its syntax tree.
 
 A recipe's and a pipeline's values are in the configuration, which names caches and keys already. So
-functions under `@recipes.register` and `@pipelines.register` don't count, nor do constants,
-functions and imports of ours that only these use: a changed gate trains nothing again. Everything
-else counts, such as a model, an augmentation, and any statement that does something on import.
+functions under `@recipes.register` and `@pipelines.register` don't count, and neither do constants,
+functions and harmless imports that only these use: a changed gate trains nothing again. A metric
+counts for code that computes metrics only: a new one does not train anything again either.
+Everything else counts, such as a model, an augmentation, and statements with an effect on import.
 
 Standard library only; nothing that is read here is imported.
 """
@@ -11,14 +12,19 @@ Standard library only; nothing that is read here is imported.
 import ast
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from trainers import plugins
 from trainers.identity.code_facts import VERSION, CodeFacts, tree_facts
 from trainers.identity.file_index import FileIndex
 
 _VALUES = ("recipes", "pipelines")
+_METRICS = "metrics"
+# Importing these has no effect besides the names.
+_INERT = {*sys.stdlib_module_names, "numpy", "scipy", "sklearn"}
 _OURS = ("trainers", "serving", "components", "tfx_pipeline", "core")
 # Of configurations; a dotted name here would count as an import of it.
 _CONFIGURATION = (("trainers", "config"), ("tfx_pipeline", "config"))
@@ -27,15 +33,22 @@ _MAKERS = {"dict", "list", "tuple", "set", "frozenset", "range", "float", "int",
 _KIND = f"plugin-{VERSION}-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}"
 
 
-def plugin_code(index: FileIndex) -> dict[str, CodeFacts]:
+def plugin_code(index: FileIndex, *, metrics: bool = False) -> dict[str, CodeFacts]:
     """Label -> facts of every plugin file, as far as its code counts.
 
     Args:
       index: keeps what is known of each file between processes.
+      metrics: whether metrics count.
     """
     found: dict[str, CodeFacts] = {}
+    kind = f"{_KIND}-{_METRICS}" if metrics else _KIND
+
+    def read(file: Path) -> dict[str, Any] | None:
+        facts = read_plugin(file, metrics=metrics)
+        return facts and facts.to_json()
+
     for label, file in _sources():
-        raw = index.fact(file, _KIND, lambda one: (facts := read_plugin(one)) and facts.to_json())
+        raw = index.fact(file, kind, read)
         if raw:
             found[label] = CodeFacts.from_json(raw)
     return found
@@ -46,14 +59,18 @@ def counted_files() -> list[Path]:
     return [one for one in plugins.files() if any(map(read_plugin, _below(one)))]
 
 
-def read_plugin(file: Path) -> CodeFacts | None:
+def read_plugin(file: Path, *, metrics: bool = False) -> CodeFacts | None:
     """The facts of what counts in one source file; None where nothing does.
+
+    Args:
+      file: of a plugin.
+      metrics: whether metrics count.
 
     Raises:
       SyntaxError: it is not Python of this version.
     """
     tree = ast.parse(file.read_bytes(), filename=str(file))
-    tree.body = _counted(tree.body)
+    tree.body = _counted(tree.body, (*_VALUES, *(() if metrics else (_METRICS,))))
     return tree_facts(tree, package="") if tree.body else None
 
 
@@ -79,11 +96,17 @@ def _below(top: Path) -> list[Path]:
     return [top] if top.is_file() else sorted(top.rglob("*.py"))
 
 
-def _counted(body: list[ast.stmt]) -> list[ast.stmt]:
-    """The statements that do something on import, and the definitions that these reach by name."""
+def _counted(body: list[ast.stmt], ignored: tuple[str, ...]) -> list[ast.stmt]:
+    """The statements that do something on import, and the definitions that these reach by name.
+
+    Args:
+      body: of a module.
+      ignored: registries whose entries don't count.
+    """
+    body = [one for one in body if not _is_text(one) and not _registers(one, ignored)]
     ours = _imported_from_us(body)
-    idle = [_is_definition(one, ours) for one in body]
-    counted = {at for at, one in enumerate(idle) if not one and not _is_text(body[at])}
+    idle = [_is_definition(one, ours, ignored) for one in body]
+    counted = {at for at, one in enumerate(idle) if not one}
     while True:
         names = {name for at in counted for name in _used(body[at])}
         more = {at for at in range(len(body)) if idle[at] and names & _bound(body[at])}
@@ -96,17 +119,23 @@ def _is_text(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
-def _is_definition(statement: ast.stmt, ours: set[str]) -> bool:
+def _registers(statement: ast.stmt, registries: tuple[str, ...]) -> bool:
+    """Whether it is `metrics.register("name")(...)`, for one of `registries`."""
+    called = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(called, ast.Call) and _is_register(called.func, registries)
+
+
+def _is_definition(statement: ast.stmt, ours: set[str], ignored: tuple[str, ...]) -> bool:
     """Whether it only gives a name to something of which nothing else comes."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        return all(map(_is_value, statement.decorator_list))
+        return all(_is_register(one, ignored) for one in statement.decorator_list)
     if isinstance(statement, ast.ClassDef):
         return not statement.decorator_list and not statement.keywords
     if isinstance(statement, ast.Import):
-        return all(alias.name.partition(".")[0] in _OURS for alias in statement.names)
+        return all(alias.name.partition(".")[0] in (*_OURS, *_INERT) for alias in statement.names)
     if isinstance(statement, ast.ImportFrom):
         top = (statement.module or "").partition(".")[0]
-        return not statement.level and top in (*_OURS, "__future__", "typing", "pathlib")
+        return not statement.level and top in (*_OURS, *_INERT)
     if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         calls = [one for one in ast.walk(statement.value) if isinstance(one, ast.Call)]
@@ -115,13 +144,13 @@ def _is_definition(statement: ast.stmt, ours: set[str]) -> bool:
     return False
 
 
-def _is_value(decorator: ast.expr) -> bool:
-    """`recipes.register(...)` and `pipelines.register(...)`."""
-    called = decorator.func if isinstance(decorator, ast.Call) else None
+def _is_register(call: ast.expr, registries: tuple[str, ...]) -> bool:
+    """Whether it is `recipes.register(...)`, for one of `registries`."""
+    called = call.func if isinstance(call, ast.Call) else None
     if not (isinstance(called, ast.Attribute) and called.attr == "register"):
         return False
     owner = called.value
-    return (owner.id if isinstance(owner, ast.Name) else getattr(owner, "attr", "")) in _VALUES
+    return (owner.id if isinstance(owner, ast.Name) else getattr(owner, "attr", "")) in registries
 
 
 def _imported_from_us(body: list[ast.stmt]) -> set[str]:

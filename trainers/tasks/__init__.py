@@ -1,4 +1,4 @@
-"""What differs from task to task, behind one protocol; the loop knows nothing else of a task."""
+"""The tasks, such as classification, behind one protocol that the training loop uses."""
 
 from typing import Any, Protocol
 
@@ -25,9 +25,9 @@ class Task(Protocol):
         ...
 
     def scores(self, outputs: Any) -> np.ndarray:
-        """Raw outputs of a batch as what the exported model answers."""
+        """Raw outputs of a batch as the exported model returns them."""
         ...
 
     def evaluate(self, predictions: Predictions) -> dict[str, float]:
-        """Metrics over whole predictions, among them `top1` (to select by) and `loss`."""
+        """Validation figures over whole predictions: `top1`, to select by, and `loss`."""
         ...

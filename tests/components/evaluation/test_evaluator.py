@@ -4,12 +4,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
-from components.evaluation.averaged_metrics import (
-    class_counts,
-    macro_f1,
-    macro_precision,
-    macro_recall,
-)
 from components.evaluation.eval_config import EvalSettings, make_eval_config
 from components.evaluation.evaluator import analyze
 from components.gates import Verdict
@@ -17,18 +11,6 @@ from components.gates.significance_gate import tfma_gates
 from trainers.evaluation.predictions import Predictions, write_table
 
 CLASSES = tuple(str(digit) for digit in range(10))
-
-
-def test_averages_of_a_matrix_are_scikit_learns():
-    rng = np.random.default_rng(1)
-    labels, guess = rng.integers(0, 4, 200), rng.integers(0, 5, 200)
-    matrix: dict[tuple[int, int], float] = {}
-    for pair in zip(labels.tolist(), guess.tolist(), strict=True):
-        matrix[pair] = matrix.get(pair, 0) + 1
-    counts = class_counts(matrix)
-    expected = precision_recall_fscore_support(labels, guess, average="macro", zero_division=0)
-    found = (macro_precision(counts), macro_recall(counts), macro_f1(counts))
-    assert found == pytest.approx(expected[:3])
 
 
 @pytest.fixture(scope="module")
@@ -51,49 +33,49 @@ def evaluated(tmp_path_factory):
         )
     path = folder / "Split-test" / "data_tfrecord-00000-of-00001"
     write_table(path, table, CLASSES)
-    config = make_eval_config(list(table), EvalSettings(("slice/brightness",), min_top1=0.5))
+    config = make_eval_config(list(table), EvalSettings(("slice/brightness",), min_top1=0.5), 10)
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
         analyze(pipeline, path, str(folder / "tfma"), config)
     return folder / "tfma", table
 
 
 @pytest.mark.parametrize("variant", ["none_fp32", "ptq_int8"])
-def test_tfma_counts_as_scikit_learn(evaluated, variant):
+def test_tfma_agrees_with_scikit_learn(evaluated, variant):
     import tensorflow_model_analysis as tfma
 
     folder, table = evaluated
-    answers = table[variant]
-    guess = answers.scores.argmax(axis=1)
+    predictions = table[variant]
+    guess = predictions.scores.argmax(axis=1)
     result = tfma.load_eval_result(str(folder), model_name=variant)
     metrics = {k: v["doubleValue"] for k, v in result.get_metrics_for_slice().items()}
     expected = precision_recall_fscore_support(
-        answers.labels, guess, average="macro", zero_division=0
+        predictions.labels, guess, average="macro", zero_division=0
     )
     assert metrics["example_count"] == 101
-    assert metrics["top1"] == pytest.approx((guess == answers.labels).mean())
+    assert metrics["top1"] == pytest.approx((guess == predictions.labels).mean())
     assert metrics["macro_precision"] == pytest.approx(expected[0])
     assert metrics["macro_recall"] == pytest.approx(expected[1])
     assert metrics["macro_f1"] == pytest.approx(expected[2])
-    truth = answers.scores[np.arange(101), answers.labels]
+    truth = predictions.scores[np.arange(101), predictions.labels]
     assert metrics["cross_entropy"] == pytest.approx(-np.log(truth).mean(), rel=1e-5)
 
 
-def test_slices_hold_their_own_examples(evaluated):
+def test_slices_contain_their_own_examples(evaluated):
     import tensorflow_model_analysis as tfma
 
     folder, table = evaluated
-    answers = table["ptq_int8"]
+    predictions = table["ptq_int8"]
     result = tfma.load_eval_result(str(folder), model_name="ptq_int8")
     found = dict(result.slicing_metrics)
     dark = found[(("slice/brightness", "dark"),)][""][""]
-    chosen = answers.slices["slice/brightness"] == "dark"
+    chosen = predictions.slices["slice/brightness"] == "dark"
     assert dark["example_count"]["doubleValue"] == chosen.sum()
-    correct = answers.scores.argmax(axis=1) == answers.labels
+    correct = predictions.scores.argmax(axis=1) == predictions.labels
     assert dark["top1"]["doubleValue"] == pytest.approx(correct[chosen].mean())
     assert (("image/class/text", "3"),) in found
 
 
-def test_the_gate_sees_when_tfma_and_the_table_disagree(evaluated):
+def test_the_gate_fails_if_tfma_and_the_table_disagree(evaluated):
     folder, table = evaluated
     agreed = tfma_gates(str(folder), table)
     assert [gate.name for gate in agreed].count("tfma/agrees") == 2
@@ -105,7 +87,7 @@ def test_the_gate_sees_when_tfma_and_the_table_disagree(evaluated):
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
-    """Columns that ship and columns that do not, most of them below the threshold of 0.95."""
+    """Columns that ship and that do not ship, most of them below the threshold of 0.95."""
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -130,7 +112,7 @@ def others(tmp_path_factory):
     }
     path = folder / "Split-test" / "data_tfrecord-00000-of-00001"
     write_table(path, table, CLASSES)
-    config = make_eval_config(list(table), EvalSettings((), min_top1=0.95))
+    config = make_eval_config(list(table), EvalSettings((), min_top1=0.95), 10)
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
         analyze(pipeline, path, str(folder / "tfma"), config)
     return str(folder / "tfma"), table
@@ -141,12 +123,12 @@ def thresholds_gate(uri, table):
     return gate
 
 
-def test_only_what_ships_is_held_to_tfmas_threshold(others):
+def test_the_threshold_of_tfma_applies_to_shipped_variants_only(others):
     uri, table = others
     gate = thresholds_gate(uri, table)
-    # Not the live model, nor the best ever pushed, nor the collapsed variant that is left out.
+    # Without the live model, the best one ever pushed and the collapsed variant.
     assert (gate.verdict, gate.detail) == (Verdict.FAILED, "prune_fp32")
-    # Without it the candidate is better than everything there, and nothing refuses it.
+    # Without prune, the candidate is better than all other models and is not refused.
     shipping = {name: found for name, found in table.items() if "prune" not in name}
     assert thresholds_gate(uri, shipping).verdict is Verdict.HELD
 

@@ -1,12 +1,19 @@
-"""The live model's answers beside a candidate's: paired by example and by class name."""
+"""Predictions of reference models, matched with a candidate's by example and class name."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from components.evaluation.predict_variants import BASELINE, BEST, answer
-from components.evaluation.references import UNKNOWN, align, fingerprint, known, paired, references
+from components.evaluation.predict_variants import BASELINE, BEST, predict_variant
+from components.evaluation.references import (
+    UNKNOWN,
+    align,
+    fingerprint,
+    known,
+    paired,
+    predict_references,
+)
 from components.live import Live, find_live, write_live
 from core import bundle as bundles
 from core.lineage import Lineage, write_lineage
@@ -120,7 +127,7 @@ def test_kept_predictions_serve_where_they_are_of_these_images(store, live, colo
     scores = [[0.1, 0.2, 0.7], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.3, 0.4, 0.3]]
     shuffled = predictions(candidate.labels[order], scores, candidate.ids[order])
     store(*RGB, kept=shuffled)
-    found = references(live(), candidate, RGB, data, "test")
+    found = predict_references(live(), candidate, RGB, data, "test")
     assert found.how == {BASELINE: "predictions of its push"}
     assert found.columns.keys() == {BASELINE}
     # Each image's own scores, in the candidate's order.
@@ -136,9 +143,9 @@ def test_a_bundle_predicts_again_without_predictions_of_these_images(
     ids = ["other", "images"]
     store("blue", "red", "green", kept=predictions([0, 1], np.eye(3)[:2], ids) if kept else None)
     looked = live()
-    labels = answer(looked.bundle(1), "none_fp32", data, "test").labels
+    labels = predict_variant(looked.bundle(1), "none_fp32", data, "test").labels
     candidate = predictions(labels, np.eye(3)[labels], [str(i) for i in range(4)])
-    found = references(looked, candidate, RGB, data, "test")
+    found = predict_references(looked, candidate, RGB, data, "test")
     why = "it was pushed with another test split" if kept else "no lineage was kept"
     assert f"predicted again: {why}" in found.how[BASELINE]
     # The bundle's classes are blue, red, green; it is right about every image all the same.
@@ -150,11 +157,11 @@ def test_a_live_model_that_lacks_a_class_predicts_again(store, live, color_recor
     store("green", "red", "not blue")
     candidate = predictions([0, 1, 2, 0], np.eye(3)[[0, 1, 2, 0]], [str(i) for i in range(4)])
     looked = live(("green", "red", "not blue"))
-    (column,) = references(looked, candidate, RGB, data, "test").columns.values()
+    (column,) = predict_references(looked, candidate, RGB, data, "test").columns.values()
     assert column.scores.argmax(1)[[0, 1, 3]].tolist() == [0, 1, 0]
     np.testing.assert_array_equal(column.scores[:, 2], -1)
     with pytest.raises(DatasetError, match=r"does not know 1 of the 3 classes .*'blue'"):
-        answer(looked.bundle(1), "none_fp32", data, "test")
+        predict_variant(looked.bundle(1), "none_fp32", data, "test")
 
 
 def test_the_best_ever_is_left_out_where_it_is_no_better(store, live, color_records):
@@ -167,7 +174,7 @@ def test_the_best_ever_is_left_out_where_it_is_no_better(store, live, color_reco
     looked = live()
     assert (looked.baseline, looked.contenders) == (3, (1,))
     candidate = predictions([0, 1, 2, 0], np.eye(3)[[0, 1, 2, 0]])
-    assert references(looked, candidate, RGB, data, "test").columns.keys() == {BASELINE}
+    assert predict_references(looked, candidate, RGB, data, "test").columns.keys() == {BASELINE}
 
 
 def test_the_best_ever_was_better_on_these_images(store, live, color_records):
@@ -176,13 +183,13 @@ def test_the_best_ever_was_better_on_these_images(store, live, color_records):
     wrong = dataclasses.replace(candidate, scores=np.eye(3, dtype=np.float32)[[0, 1, 2, 1]])
     store(*RGB, kept=candidate, top1=1.0)
     store(*RGB, kept=wrong, top1=0.75)
-    found = references(live(), candidate, RGB, data, "test")
+    found = predict_references(live(), candidate, RGB, data, "test")
     assert found.versions == {BASELINE: 2, BEST: 1}
     assert found.columns[BASELINE].scores.argmax(1).tolist() == [0, 1, 2, 1]
     assert found.columns[BEST].scores.argmax(1).tolist() == [0, 1, 2, 0]
 
 
 def test_without_a_live_model_there_are_no_references(tmp_path, color_records):
-    found = references(Live("m", {}), predictions([0], [[1.0]]), RGB, tmp_path, "test")
+    found = predict_references(Live("m", {}), predictions([0], [[1.0]]), RGB, tmp_path, "test")
     assert not found.columns
     assert not found.versions

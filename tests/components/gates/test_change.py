@@ -1,4 +1,4 @@
-"""Against the live model and the best ever pushed, constant answers and collapsed variants."""
+"""Gates against the live model and the best ever pushed; constant and collapsed variants."""
 
 import numpy as np
 import pytest
@@ -104,7 +104,7 @@ def test_no_series_of_pushes_leads_downhill(settings):
             settings=settings,
         )
         pushed.append(found["blessed"])
-        live = worse  # Even if somebody pushed it by hand.
+        live = worse  # Even after a manual push.
     assert pushed == [False] * 6
 
 
@@ -139,7 +139,7 @@ def test_the_verdict_says_which_drop_the_test_images_can_exclude():
     assert 0.03 < found["excluded"]["baseline"] < 0.071
 
 
-# Constant answers and collapse.
+# Constant predictions and collapse.
 
 
 @pytest.mark.parametrize("images", [18, 50, 400])
@@ -151,7 +151,7 @@ def test_the_defaults_refuse_a_constant_answer(images):
     assert not accepted["blessed"]
 
 
-def test_the_floor_is_the_share_of_the_commonest_class():
+def test_the_least_accuracy_is_the_share_of_the_most_common_class():
     labels = np.where(np.arange(400) < 380, 0, np.arange(400) % 9 + 1)
     rare = np.flatnonzero(labels)
     # 95.5 % right looks well, and 95 % are had for nothing.

@@ -24,8 +24,8 @@ CLASSES = tuple(str(digit) for digit in range(10))
 IMAGES = 400
 
 
-def table(answers, **accuracies):
-    return {name: answers(value) for name, value in accuracies.items()}
+def table(predictions_of, **accuracies):
+    return {name: predictions_of(value) for name, value in accuracies.items()}
 
 
 def failed(verdict):
@@ -38,7 +38,7 @@ def gate_of(verdict, name):
 
 
 def changed(found, rows, to=None):
-    """`found` with the answers of `rows` replaced: wrong ones, or the given class."""
+    """`found` with other predictions for `rows`: a wrong class, or the given one."""
     guess = found.scores.argmax(axis=1)
     guess[rows] = (found.labels[rows] + 1) % 10 if to is None else to
     return from_guess(guess, found)
@@ -55,9 +55,9 @@ def shortened(found, images):
     return Predictions(found.ids[:images], found.labels[:images], found.scores[:images], slices)
 
 
-def test_a_good_model_is_blessed_and_the_smallest_of_the_fast_variants_chosen(answers):
+def test_a_good_model_is_blessed_and_the_smallest_of_the_fast_variants_chosen(predictions_of):
     found = judge(
-        table(answers, saved_model=0.99, none_fp32=0.99, ptq_int8=0.99, pqat_int8=0.99),
+        table(predictions_of, saved_model=0.99, none_fp32=0.99, ptq_int8=0.99, pqat_int8=0.99),
         FIGURES,
         GateSettings(min_top1=0.95, min_slice_top1=0.9),
         classes=CLASSES,
@@ -69,8 +69,10 @@ def test_a_good_model_is_blessed_and_the_smallest_of_the_fast_variants_chosen(an
     assert found["variants"]["pqat_int8"]["metrics"]["top1"][0] == pytest.approx(0.99)
 
 
-def test_without_a_sound_variant_the_float_file_ships(answers):
-    accuracies = table(answers, saved_model=0.99, none_fp32=0.99, ptq_int8=0.9, pqat_int8=0.9)
+def test_without_a_sound_variant_the_float_file_ships(predictions_of):
+    accuracies = table(
+        predictions_of, saved_model=0.99, none_fp32=0.99, ptq_int8=0.9, pqat_int8=0.9
+    )
     found = judge(accuracies, FIGURES, GateSettings(), classes=CLASSES)
     assert found["recommended"] == "none_fp32"
     assert "no compressed variant" in found["reason"]
@@ -85,17 +87,17 @@ def test_without_a_sound_variant_the_float_file_ships(answers):
         ({"max_size_bytes": 10}, "budget/size_bytes"),
     ],
 )
-def test_each_gate_refuses(answers, settings, gate):
-    accuracies = table(answers, saved_model=0.97, none_fp32=0.97)
+def test_each_gate_refuses(predictions_of, settings, gate):
+    accuracies = table(predictions_of, saved_model=0.97, none_fp32=0.97)
     found = judge(accuracies, FIGURES, GateSettings(**settings), classes=CLASSES)
     assert not found["blessed"]
     assert found["verdict"] == "failed"
     assert failed(found) == {gate}
 
 
-def test_checks_from_elsewhere_count(answers):
+def test_checks_from_elsewhere_count(predictions_of):
     bad = Gate("serving/round_trip", 1.0, "<= 1e-5", Verdict.FAILED)
-    accuracies = table(answers, saved_model=0.99, none_fp32=0.99)
+    accuracies = table(predictions_of, saved_model=0.99, none_fp32=0.99)
     found = judge(accuracies, FIGURES, GateSettings(), classes=CLASSES, checks=[bad])
     assert failed(found) == {"serving/round_trip"}
 
@@ -130,16 +132,16 @@ def test_settings_out_of_range_are_refused(settings):
         GateSettings(**settings)
 
 
-def test_compare_is_paired(answers):
-    found = compare(answers(0.9), answers(0.95))
+def test_compare_is_paired(predictions_of):
+    found = compare(predictions_of(0.9), predictions_of(0.95))
     assert found["top1"][0] == pytest.approx(-0.05)
     # 20 images changed sides, all in one direction: exact binomial, two-sided.
     assert found["mcnemar_p"] == pytest.approx(2 * 0.5**20)
     assert found["agreement"] == pytest.approx(0.95)
 
 
-def test_slices_cover_every_example_once_a_key(answers):
-    rows = slice_rows(answers(0.9), CLASSES)
+def test_slices_cover_every_example_once_a_key(predictions_of):
+    rows = slice_rows(predictions_of(0.9), CLASSES)
     for key in ("class", "slice/brightness"):
         mine = [row for row in rows if row["key"] == key]
         assert sum(row["examples"] for row in mine) == 400
@@ -170,13 +172,13 @@ def swapped(found, row):
 @pytest.mark.parametrize(
     ("gap", "expected"), [(2e-6, (0, 1)), (5e-6, (0, 1)), (1e-4, (1, 0)), (0.3, (1, 0))]
 )
-def test_a_tie_between_two_runtimes_is_no_difference(answers, gap, expected):
-    first = tied(answers(1.0), 7, gap)
+def test_a_tie_between_two_runtimes_is_no_difference(predictions_of, gap, expected):
+    first = tied(predictions_of(1.0), 7, gap)
     assert differing(first, swapped(first, 7)) == expected
 
 
-def test_one_tie_among_fewer_than_1000_images_does_not_refuse_the_saved_model(answers):
-    first = tied(answers(0.99), 7, 2e-6)
+def test_one_tie_among_fewer_than_1000_images_does_not_refuse_the_saved_model(predictions_of):
+    first = tied(predictions_of(0.99), 7, 2e-6)
     accuracies = {"saved_model": swapped(first, 7), "none_fp32": first}
     found = judge(accuracies, FIGURES, GateSettings(), classes=CLASSES)
     assert found["blessed"], failed(found)
@@ -184,17 +186,17 @@ def test_one_tie_among_fewer_than_1000_images_does_not_refuse_the_saved_model(an
 
 
 @pytest.mark.parametrize("images", [1, 16])
-def test_a_saved_model_that_disagrees_with_tflite_is_refused(answers, images):
-    accuracies = table(answers, none_fp32=0.97)
+def test_a_saved_model_that_disagrees_with_tflite_is_refused(predictions_of, images):
+    accuracies = table(predictions_of, none_fp32=0.97)
     accuracies["saved_model"] = changed(accuracies["none_fp32"], np.arange(images), to=3)
     assert (accuracies["saved_model"].labels[:images] != 3).any()
     found = judge(accuracies, FIGURES, GateSettings(), classes=CLASSES)
     assert failed(found) == {"agreement/saved_model"}
 
 
-def test_a_retrained_variant_is_compared_with_its_own_float_pass(answers):
+def test_a_retrained_variant_is_compared_with_its_own_float_pass(predictions_of):
     # Better than the float model by 4 points, on other images: 92 % agreement with it.
-    float_file = answers(0.90)
+    float_file = predictions_of(0.90)
     wrong = np.flatnonzero(float_file.scores.argmax(1) != float_file.labels)
     right = np.flatnonzero(float_file.scores.argmax(1) == float_file.labels)
     guess = float_file.scores.argmax(1)
@@ -217,12 +219,12 @@ def test_a_retrained_variant_is_compared_with_its_own_float_pass(answers):
     assert judge(columns, FIGURES, GateSettings(), classes=CLASSES)["recommended"] == "none_fp32"
 
 
-def test_recommend_ignores_a_variant_that_disagrees_with_its_float_pass(answers):
-    accuracies = table(answers, saved_model=0.9, none_fp32=0.9, ptq_int8=0.9, pqat_int8=0.9)
-    wrong = np.flatnonzero(accuracies["none_fp32"].scores.argmax(1) != answers(0.9).labels)
+def test_recommend_ignores_a_variant_that_disagrees_with_its_float_pass(predictions_of):
+    accuracies = table(predictions_of, saved_model=0.9, none_fp32=0.9, ptq_int8=0.9, pqat_int8=0.9)
+    wrong = np.flatnonzero(accuracies["none_fp32"].scores.argmax(1) != predictions_of(0.9).labels)
     guess = accuracies["none_fp32"].scores.argmax(1)
-    guess[wrong] = (answers(0.9).labels[wrong] + 2) % 10  # Wrong as well, and another class.
-    accuracies["ptq_int8"] = from_guess(guess, answers(0.9))
+    guess[wrong] = (predictions_of(0.9).labels[wrong] + 2) % 10  # Wrong as well, and another class.
+    accuracies["ptq_int8"] = from_guess(guess, predictions_of(0.9))
     chosen = recommend(accuracies, FIGURES, GateSettings(min_agreement=0.95)).variant
     assert chosen == "pqat_int8"
     assert (
@@ -238,26 +240,32 @@ def test_recommend_ignores_a_variant_that_disagrees_with_its_float_pass(answers)
 # Agreement over all images excludes a drop that the test split cannot.
 
 
-def test_a_post_training_variant_of_a_small_set_is_judged_by_all_images(answers):
-    few = {name: shortened(answers(0.95), 40) for name in ("saved_model", "none_fp32", "ptq_int8")}
+def test_a_post_training_variant_of_a_small_set_is_judged_by_all_images(predictions_of):
+    few = {
+        name: shortened(predictions_of(0.95), 40)
+        for name in ("saved_model", "none_fp32", "ptq_int8")
+    }
     alone = judge(few, FIGURES, GateSettings(), classes=CLASSES)
     assert alone["recommended"] == "none_fp32"
     counted = AllImages(images=300, total=300, differing={"ptq_int8": 0})
-    found = judge(few, FIGURES, GateSettings(), classes=CLASSES, everything=counted)
+    found = judge(few, FIGURES, GateSettings(), classes=CLASSES, all_images=counted)
     assert found["recommended"] == "ptq_int8"
     gate = gate_of(found, "compression/top1_drop")
     # 1 - 0.025^(1/300), the exact bound of no disagreement among 300.
     assert (gate["verdict"], "any drop is at most 0.0122" in gate["detail"]) == ("held", True)
-    # 3 of 300 are a bound of 2.9 points; and weights of its own have no such evidence.
+    # 3 of 300 give a bound of 2.9 points; a variant with new weights has no such bound.
     for name, differing_images in (("ptq_int8", 3), ("pqat_int8", 0)):
         columns = {**few, name: few["ptq_int8"]}
         counts = AllImages(images=300, total=300, differing={name: differing_images})
-        other = judge(columns, FIGURES, GateSettings(), classes=CLASSES, everything=counts)
+        other = judge(columns, FIGURES, GateSettings(), classes=CLASSES, all_images=counts)
         assert other["recommended"] == "none_fp32"
 
 
-def test_an_undecided_variant_ships_only_when_accepted_and_not_lower(answers):
-    few = {name: shortened(answers(0.95), 40) for name in ("saved_model", "none_fp32", "qat_int8")}
+def test_an_undecided_variant_ships_only_when_accepted_and_not_lower(predictions_of):
+    few = {
+        name: shortened(predictions_of(0.95), 40)
+        for name in ("saved_model", "none_fp32", "qat_int8")
+    }
     accept = GateSettings(undecided="accept")
     assert judge(few, FIGURES, GateSettings(), classes=CLASSES)["recommended"] == "none_fp32"
     found = judge(few, FIGURES, accept, classes=CLASSES)
@@ -272,11 +280,11 @@ def test_an_undecided_variant_ships_only_when_accepted_and_not_lower(answers):
 # Chosen on validation, confirmed on test.
 
 
-def test_the_variant_is_chosen_on_validation(answers):
+def test_the_variant_is_chosen_on_validation(predictions_of):
     names = ("saved_model", "none_fp32", "ptq_int8", "pqat_int8")
-    test = table(answers, **dict.fromkeys(names, 0.97))
-    validation = table(answers, **dict.fromkeys(names, 0.97))
-    validation["pqat_int8"] = answers(0.80)
+    test = table(predictions_of, **dict.fromkeys(names, 0.97))
+    validation = table(predictions_of, **dict.fromkeys(names, 0.97))
+    validation["pqat_int8"] = predictions_of(0.80)
     assert recommend(test, FIGURES, GateSettings()).variant == "pqat_int8"
     choice = recommend(test, FIGURES, GateSettings(), validation=validation)
     assert (choice.variant, choice.split) == ("ptq_int8", "validation")
@@ -284,10 +292,10 @@ def test_the_variant_is_chosen_on_validation(answers):
     assert "no validation split" in recommend(test, FIGURES, GateSettings()).reason
 
 
-def test_the_test_split_takes_a_choice_back_and_says_so(answers):
+def test_the_test_split_takes_a_choice_back_and_says_so(predictions_of):
     names = ("saved_model", "none_fp32", "ptq_int8", "pqat_int8")
-    validation = table(answers, **dict.fromkeys(names, 0.97))
-    test = {**validation, "pqat_int8": answers(0.90)}
+    validation = table(predictions_of, **dict.fromkeys(names, 0.97))
+    test = {**validation, "pqat_int8": predictions_of(0.90)}
     found = judge(test, FIGURES, GateSettings(), classes=CLASSES, validation=validation)
     assert found["blessed"]
     assert found["recommended"] == "ptq_int8"
@@ -295,15 +303,15 @@ def test_the_test_split_takes_a_choice_back_and_says_so(answers):
     assert "pqat_int8 was preferred, but the test split does not confirm it" in found["reason"]
 
 
-def test_the_fastest_model_among_those_as_good_as_the_best_is_recommended(answers):
-    models = {"a": answers(0.99), "b": answers(0.985), "c": answers(0.90)}
+def test_the_fastest_model_among_those_as_good_as_the_best_is_recommended(predictions_of):
+    models = {"a": predictions_of(0.99), "b": predictions_of(0.985), "c": predictions_of(0.90)}
     latency = {"a": 3.0, "b": 2.0, "c": 1.0}
     chosen, reason = recommend_model(models, latency, GateSettings(), "validation")
     assert chosen == "b"
     assert "none more than 2 points below a (99.0% of 400 validation images)" in reason
     assert "provably less accurate: c" in reason
     few = {name: shortened(found, 60) for name, found in models.items()}
-    few["c"] = few["a"] = shortened(answers(1.0), 60)
+    few["c"] = few["a"] = shortened(predictions_of(1.0), 60)
     few["b"] = changed(few["a"], [3])
     chosen, reason = recommend_model(few, latency, GateSettings(), "test")
     assert (chosen, "not decided on these images: b, c" in reason) == ("a", True)

@@ -21,7 +21,7 @@ def live(*classes, **about):
     return Live("m", {}, served=4, baseline=4, versions={4: one}, **about)
 
 
-def answered(labels, guesses, classes):
+def predicted(labels, guesses, classes):
     scores = np.full((len(labels), len(classes)), 0.01, np.float32)
     scores[np.arange(len(labels)), guesses] = 0.9
     ids = np.array([str(i) for i in range(len(labels))], object)
@@ -31,9 +31,9 @@ def answered(labels, guesses, classes):
 def gates(theirs, ours, *, new_classes="refuse"):
     """The verdict on a perfect candidate of `ours` beside a perfect live model of `theirs`."""
     labels = np.arange(600) % len(ours)
-    perfect = answered(labels, labels, ours)
+    perfect = predicted(labels, labels, ours)
     table = {"saved_model": perfect, "none_fp32": perfect}
-    other = answered(
+    other = predicted(
         labels, [(theirs.index(ours[i]) if ours[i] in theirs else 0) for i in labels], theirs
     )
     aligned = align(other, theirs, perfect, ours)
@@ -92,9 +92,9 @@ def test_a_worse_model_is_found_among_the_classes_in_common():
     labels = np.arange(400) % 4
     # Wrong about a tenth of a and b, always right about c and d.
     guesses = np.where((labels < 2) & (np.arange(400) % 10 < 2), 1 - labels, labels)
-    candidate = answered(labels, guesses, ours)
+    candidate = predicted(labels, guesses, ours)
     before = align(
-        answered(labels, np.where(labels < 2, labels, 0), theirs), theirs, candidate, ours
+        predicted(labels, np.where(labels < 2, labels, 0), theirs), theirs, candidate, ours
     )
     table = {"saved_model": candidate, "none_fp32": candidate, BASELINE: before}
     settings = GateSettings(new_classes="accept")

@@ -1,4 +1,4 @@
-"""No worse than a linear probe, and better than the commonest class, on tables made by hand."""
+"""Gates against a linear probe and the most common class, on handmade tables."""
 
 import numpy as np
 import pytest
@@ -109,7 +109,7 @@ def test_a_model_that_ignores_the_image_is_refused_unless_that_is_accepted():
 
 
 @pytest.mark.parametrize("right", [45, 50, 55, 60, 70])
-def test_the_share_of_the_commonest_class_must_be_exceeded_for_certain(right):
+def test_the_lead_over_the_most_common_class_must_be_significant(right):
     """Beside the exact binomial test of the same count against a known share of one half."""
     labels = np.arange(90) % 2
     guess = labels.copy()

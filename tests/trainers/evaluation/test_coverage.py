@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from trainers.evaluation import metric_intervals, metrics, stats
+from trainers.evaluation import metrics, stats
+from trainers.evaluation.macro import class_counts, mean_share_interval
+from trainers.evaluation.metrics import cross_entropy, ece, macro_f1
 
 PROMISE = 0.93
 MOST = -np.log(1e-7)
@@ -22,7 +24,7 @@ def assert_covered(hits, trials, what):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 10, 30, 50, 180, 360, 2000])
-def test_a_share_is_covered_whatever_it_is(size):
+def test_every_share_is_covered(size):
     # Exact: the probability of each count whose interval holds the share, share by share.
     counts = np.arange(size + 1)
     found = [stats.bootstrap_interval(counts[:size] < right) for right in counts]
@@ -77,12 +79,12 @@ def test_a_paired_difference_is_covered_everywhere(size, differ, won):
     _paired_coverage(size, differ, won)
 
 
-# Confidence and accuracy of groups of answers, and their shares: the truth is in closed form.
+# Confidence and accuracy of groups of examples, and their shares: the truth has a closed form.
 GROUPS = {
     "calibrated": ([0.3, 0.5, 0.7, 0.9, 0.97, 0.995], [0.3, 0.5, 0.7, 0.9, 0.97, 0.995]),
     "overconfident": ([0.5, 0.7, 0.9, 0.97, 0.995, 0.9999], [0.35, 0.5, 0.7, 0.8, 0.9, 0.97]),
     "underconfident": ([0.2, 0.3, 0.5, 0.6, 0.8, 0.9], [0.4, 0.6, 0.8, 0.95, 0.99, 0.999]),
-    # All right, so that the numbers of answers in the bins are what varies.
+    # All correct, so that only the numbers of examples in the bins vary.
     "certain": ([0.3, 0.5, 0.7, 0.85, 0.95, 0.99], [0.999] * 6),
     "mixed": ([0.3, 0.5, 0.7, 0.9, 0.97, 0.9999], [0.5, 0.4, 0.85, 0.8, 0.99, 0.99]),
 }
@@ -100,9 +102,7 @@ def test_the_calibration_error_is_covered_and_holds_its_value(kind, size):
     for _ in range(trials):
         drawn = generator.choice(6, size, p=SHARES)
         right = generator.random(size) < accuracies[drawn]
-        found = metric_intervals.calibration_interval(
-            confidences[drawn], right, bins[drawn], level=0.95
-        )
+        found = ece.calibration_interval(confidences[drawn], right, bins[drawn], level=0.95)
         assert found.low <= found.value <= found.high
         hits += found.low <= truth <= found.high
     assert_covered(hits, trials, f"{kind}, {size} images")
@@ -114,7 +114,7 @@ def test_the_published_case_holds_its_value():
     scores = generator.dirichlet(np.full(10, 0.15), size=1500)
     labels = np.array([generator.choice(10, p=row) for row in scores])
     found = metrics.metrics_with_intervals(scores, labels, resamples=100)["ece"]
-    assert found.value == pytest.approx(metrics.expected_calibration_error(scores, labels))
+    assert found.value == pytest.approx(ece.expected_calibration_error(scores, labels))
     assert found.low <= found.value <= found.high
     assert found.low < 0.002  # The truth is 0.
 
@@ -135,7 +135,7 @@ def test_the_loss_is_covered_with_few_errors_and_none(size, wrong, scale):
         right = generator.random(size) >= wrong
         tail = np.minimum(0.7 + generator.exponential(scale, size), MOST)
         losses = np.where(right, generator.exponential(0.05, size), tail)
-        found = metric_intervals.cross_entropy_interval(
+        found = cross_entropy.cross_entropy_interval(
             losses, right, most=MOST, resamples=200, seed=trial
         )
         assert 0 <= found.low <= found.value <= found.high <= MOST
@@ -166,7 +166,12 @@ def _macro_coverage(classes, accuracy, rarest, size, trials=400):
         cells = generator.choice(classes * classes, size, p=joint.ravel())
         labels, guess = cells // classes, cells % classes
         seen = np.union1d(labels, guess)
-        found = metric_intervals.macro_intervals(labels, guess, classes, level=0.95)
+        counted, actual, predicted = class_counts(labels, guess)
+        found = [
+            mean_share_interval(counted, predicted, 0.95),
+            mean_share_interval(counted, actual, 0.95),
+            macro_f1.interval(counted, actual, predicted, 0.95),
+        ]
         for which, (one, true) in enumerate(zip(found, truth[:, seen].mean(axis=1), strict=True)):
             assert one.low <= one.value <= one.high
             hits[which] += one.low - 1e-9 <= true <= one.high + 1e-9

@@ -1,4 +1,4 @@
-"""The predictions table: each example once, and what is written is read."""
+"""The predictions table: each example once, written and read."""
 
 import numpy as np
 import pytest
@@ -29,12 +29,12 @@ def batches(examples, size):
 
 
 def forward(images):
-    """Scores that tell which image was asked."""
+    """Scores that identify each image."""
     return np.stack([images[:, 0, 0, 0], np.zeros(len(images)), np.ones(len(images))], axis=1)
 
 
 @pytest.mark.parametrize("size", [1, 4, 10, 64])
-def test_every_example_is_answered_once_in_order(size):
+def test_every_example_is_predicted_once_in_order(size):
     found = predict(forward, batches(10, size))
     assert found.ids.tolist() == [f"id{n}" for n in range(10)]
     np.testing.assert_array_equal(found.labels, np.arange(10) % 3)
@@ -44,11 +44,11 @@ def test_every_example_is_answered_once_in_order(size):
 
 
 def test_nothing_to_predict_is_an_error():
-    with pytest.raises(ValueError, match="holds no example"):
+    with pytest.raises(ValueError, match="has no examples"):
         predict(forward, [])
 
 
-def answers(seed, ids=("a", "b", "c", "d")):
+def predicted(seed, ids=("a", "b", "c", "d")):
     scores = np.random.default_rng(seed).dirichlet(np.ones(3), len(ids)).astype(np.float32)
     labels = np.array([0, 1, 2, 2], np.int32)[: len(ids)]
     slices = {"slice/size": np.array(["small", "big", "größer", ""][: len(ids)], dtype=object)}
@@ -57,7 +57,7 @@ def answers(seed, ids=("a", "b", "c", "d")):
 
 def test_what_is_written_is_read(tmp_path):
     path = tmp_path / "deep" / "table"
-    written = {"saved_model": answers(0), "ptq_int8": answers(1), "prune_fp32": answers(2)}
+    written = {"saved_model": predicted(0), "ptq_int8": predicted(1), "prune_fp32": predicted(2)}
     write_table(path, written, CLASSES)
     read = read_table(path)
     assert sorted(read) == sorted(written)
@@ -70,7 +70,7 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_others_read_it_as_plain_examples(tmp_path):
-    write_table(tmp_path / "t", {"saved_model": answers(0)}, CLASSES)
+    write_table(tmp_path / "t", {"saved_model": predicted(0)}, CLASSES)
     records = list(tf.data.TFRecordDataset(str(tmp_path / "t")).as_numpy_iterator())
     feature = tf.train.Example.FromString(records[2]).features.feature
     assert feature["id"].bytes_list.value == [b"c"]
@@ -80,9 +80,9 @@ def test_others_read_it_as_plain_examples(tmp_path):
 
 
 @pytest.mark.parametrize("ids", [("a", "b", "d", "c"), ("a", "b", "c")])
-def test_variants_must_have_answered_the_same_examples(tmp_path, ids):
-    with pytest.raises(ValueError, match="variant 'other' answered other examples"):
-        write_table(tmp_path / "t", {"first": answers(0), "other": answers(1, ids)}, CLASSES)
+def test_variants_must_have_the_same_examples(tmp_path, ids):
+    with pytest.raises(ValueError, match="variant 'other' has predictions of other examples"):
+        write_table(tmp_path / "t", {"first": predicted(0), "other": predicted(1, ids)}, CLASSES)
     assert list(tmp_path.iterdir()) == []
 
 

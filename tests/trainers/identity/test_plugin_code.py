@@ -149,3 +149,57 @@ def test_nodes_that_look_at_data_stay_as_they_are(file, monkeypatch):
     assert {"Trainer", "Tuner", "Compressor"} <= changed
     data = {"LiveModel", "StatisticsGen", "SchemaGen", "StatisticsValidator", "ImageValidator"}
     assert changed.isdisjoint({*data, "DataGate"})
+
+
+METRIC = '''"""A figure that a user adds."""
+
+import math
+
+import numpy as np
+
+from trainers.evaluation.metric import Metric, guesses
+from trainers.registry import metrics
+
+POWER = 2
+
+
+def share(labels, guess):
+    """Of the labels that are right."""
+    return float(np.mean(labels == guess)) ** POWER
+
+
+metrics.register("squared")(Metric(share, "squared top-1", guesses))
+'''
+
+
+@pytest.mark.parametrize(("old", "new"), [("POWER = 2", "POWER = 3"), ('"squared"', '"square"')])
+def test_a_metric_counts_for_what_computes_metrics_and_trains_nothing_again(file, old, new):
+    def digests():
+        modules = {kind: NODE_MODULES[kind] for kind in NODE_MODULES if NODE_MODULES[kind]}
+        return {kind: code_of(*names, index=INDEX).digest for kind, names in modules.items()}
+
+    file.write_text(PROJECT + MODEL)
+    without, trained = digests(), trainer().digest
+    file.write_text(PROJECT + MODEL + METRIC)
+    with_metric = digests()
+    changed = {kind for kind in without if without[kind] != with_metric[kind]}
+    assert changed == {"Evaluator", "SignificanceGate", "CardWriter"}
+    file.write_text(PROJECT + MODEL + METRIC.replace(old, new))
+    edited = digests()
+    assert {kind for kind in edited if edited[kind] != with_metric[kind]} == changed
+    assert trainer().digest == trained
+
+
+def test_a_trained_model_does_not_need_a_plugin_of_metrics(file):
+    file.write_text(METRIC)
+    assert counted_files() == []
+    file.write_text(METRIC + MODEL)
+    assert counted_files() == [file]
+
+
+def test_what_a_model_shares_with_a_metric_counts(file):
+    shared = METRIC.replace("POWER = 2", "POWER = 2\n") + MODEL.replace("x * WIDTH", "x * POWER")
+    file.write_text(shared)
+    before = trainer().digest
+    file.write_text(shared.replace("POWER = 2", "POWER = 4"))
+    assert trainer().digest != before

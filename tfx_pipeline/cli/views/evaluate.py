@@ -111,10 +111,10 @@ def _trained(model: Path, data: Path, split: str) -> dict[str, Any]:
 
 
 def _bundle(bundle: Bundle, data: Path, split: str, variant: str) -> dict[str, Any]:
-    from components.evaluation.predict_variants import answer
+    from components.evaluation.predict_variants import predict_variant
 
     names = [variant] if variant else [SAVED_MODEL, *(v.name for v in bundle.manifest.variants)]
-    return {name: answer(bundle, name, data, split) for name in names}
+    return {name: predict_variant(bundle, name, data, split) for name in names}
 
 
 def evaluation_table(found: Mapping[str, Mapping[str, list[float]]]) -> Table:

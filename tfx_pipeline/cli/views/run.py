@@ -102,12 +102,18 @@ def read_summary(layout: Layout, run: str) -> dict[str, Any]:
 
 def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
     """Prints the run's table and the gates that did not hold; returns the exit status."""
-    from tfx_pipeline.report import REPORT_FILE, console_gates, console_table, view
+    from tfx_pipeline.report import (
+        REPORT_FILE,
+        console_gates,
+        console_metrics,
+        console_table,
+        view,
+    )
 
     console.print(console_table(summary))
-    gates = console_gates(summary)
-    if gates is not None:
-        console.print(gates)
+    for table in (console_metrics(summary), console_gates(summary)):
+        if table is not None:
+            console.print(table)
     for model in view.withdrawn(summary):
         console.print(
             f"withdrawn    {model['name']}: version {model['version']} holds the same and was put "
