@@ -129,8 +129,8 @@ def test_checkpoints_keep_their_name(old, config):
     (folder,) = (old / "stopped/checkpoints").iterdir()
     identity = identify(config, DatasetInfo.load(old / "data"), None, FileIndex())
     assert identity.old_name(EPOCHS) == folder.name, (
-        "a configuration key that decides the weights is new: add it to YOUNG_KEYS of "
-        "trainers/config_keys.py"
+        "a configuration key that decides the weights is new: state in trainers/config.py what "
+        "runs without it did, as `before=...`"
     )
 
 

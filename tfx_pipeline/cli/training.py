@@ -49,6 +49,14 @@ def _list_recipes(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _list_keys(wanted: bool) -> None:
+    if wanted:
+        from tfx_pipeline.cli.views.train import keys_table
+
+        console.print(keys_table())
+        raise typer.Exit
+
+
 @app.command(epilog="Example: sightline train digits_cnn train.epochs=5 --data data/digits")
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe, e.g. digits_cnn.")],
@@ -65,6 +73,10 @@ def train(
     _: Annotated[
         bool,
         typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List recipes."),
+    ] = False,
+    __: Annotated[
+        bool,
+        typer.Option("--keys", is_eager=True, callback=_list_keys, help="List configuration keys."),
     ] = False,
 ) -> None:
     """Train a recipe; a run that was stopped resumes where it was."""

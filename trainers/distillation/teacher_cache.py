@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.config import Config, ConfigError
+from trainers.config_keys import values_with
 from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
 from trainers.data.parallel import ready
@@ -30,9 +30,6 @@ from trainers.identity.code_digest import code_digest
 from trainers.identity.data import training_digest
 from trainers.identity.file_index import INDEX_FILE, FileIndex
 from trainers.training.checkpoint import write_json
-
-# What of `data` decides neither which images come nor how they look.
-_NOT_PICTURES = {"dir", "mean", "std", "cache_dir", "cache_mb", "max_boxes", "host_sharding"}
 
 
 def cached_logits(
@@ -116,13 +113,10 @@ def with_teacher(
 
 def _about(config: Config, info: DatasetInfo, teacher: Teacher, index: FileIndex) -> dict[str, Any]:
     """What decides the answers, as JSON."""
-    data = {k: v for k, v in asdict(config.data).items() if k not in _NOT_PICTURES}
     return {
         "teacher": teacher.digest,
         "data": training_digest(Path(config.data.dir), info, index, splits=("train",)),
-        "preparation": data,
-        "seed": config.train.seed,
-        "global_batch": config.train.global_batch,
+        "config": values_with(config, "images"),
         "code": code_digest(__name__, index=index),
     }
 

@@ -14,6 +14,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from core import bundle
 from trainers.config import Config, config_hash, to_dict
+from trainers.config_keys import values_with
 from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.orientation import UPRIGHT
@@ -114,7 +115,7 @@ def write_warmup(encoded: list[bytes], name: str, out: Path) -> None:
 
 def describe_variant(path: Path, name: str, *, sparsity: float = 0.0) -> bundle.Variant:
     """Measures one TFLite file for the manifest."""
-    method, _, dtype = name.partition("_")
+    method, _, dtype = name.rpartition("_")
     return bundle.Variant(
         name=name,
         method=method,
@@ -130,16 +131,16 @@ def seal_draft(
 ) -> bundle.Manifest:
     """Copies the recommended variant to `model.tflite` and writes `manifest.json`, last of all."""
     config, info = trained.config, trained.info
+    pixels = values_with(config, "pixels")["data"]
+    height, width = pixels.pop("image_size")
     manifest = bundle.Manifest(
         name=config.name,
         task=config.task,
         num_classes=info.num_classes,
         input={
-            "height": config.data.image_size[0],
-            "width": config.data.image_size[1],
-            "crop_fraction": config.data.crop_fraction,
-            "resize": config.data.resize,
-            "fit": config.data.fit,
+            "height": height,
+            "width": width,
+            **pixels,
             "exif": info.exif,
         },
         top_k=min(config.export.top_k, info.num_classes),

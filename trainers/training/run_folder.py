@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainers.config import Config, ConfigError, from_dict, to_dict
-from trainers.config_keys import YOUNG_KEYS
+from trainers.config_keys import keys_of, values_with
 from trainers.data.augment import split_names
 from trainers.data.features import DatasetInfo
 from trainers.distillation.teacher import Teacher
@@ -33,14 +33,6 @@ IDENTITY_FILE = "identity.json"
 #: The option that resumes a state that would not be resumed by itself.
 RESUME_ANYWAY = "--resume-anyway"
 
-# What may change between two starts of one run: locations, caches, devices, how often it is saved.
-_SECTIONS = ("compress", "export", "eval")
-_KEYS = {
-    "data": ("dir", "cache", "cache_dir", "cache_mb"),
-    "model": ("init",),
-    "train": ("early_stop", "save_steps", "tensorboard", "strategy", "devices", "tpu"),
-    "distill": ("teacher", "cache_dir"),
-}
 # Epochs that a folder without `identity.json` may have been meant for.
 _MOST_EPOCHS = 2000
 _FOLDER = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}(-[0-9a-f]{8})?")
@@ -76,7 +68,7 @@ class Identity:
     @property
     def facts(self) -> dict[str, Any]:
         """What decides the weights, besides data, code and the number of epochs."""
-        facts = _facts(self.config)
+        facts = values_with(self.config, "identity")
         del facts["train"]["epochs"]
         crop, _ = split_names(self.config.data.augment)
         # A cache keeps the image that a crop is taken from at a lower resolution.
@@ -88,11 +80,12 @@ class Identity:
 
         Empty where a key that they did not have is set to what they could not do.
         """
-        facts = _facts(replace(self.config, train=replace(self.config.train, epochs=epochs)))
-        for section, keys in YOUNG_KEYS.items():
-            for key, then in keys.items():
-                if facts[section].pop(key) != then:
-                    return ""
+        facts = values_with(self.config, "identity")
+        facts["train"]["epochs"] = epochs
+        for name, key in keys_of(Config).items():
+            section, _, own = name.partition(".")
+            if key.identity and key.is_young and facts[section].pop(own) != key.before:
+                return ""
         facts |= {"teacher": self.teacher, "init": self.init}
         return f"{_short(facts)[:16]}-{self.fingerprint[:8]}"
 
@@ -273,16 +266,6 @@ def _rates(config: Config, epochs: int, *, epoch: int, step: int, each: int) -> 
         f"{last:.3g} at the last step done, that of train.epochs={wanted} has {then:.3g} there and "
         f"continues with {next_rate:.3g}"
     )
-
-
-def _facts(config: Config) -> dict[str, Any]:
-    facts = to_dict(config)
-    for section in _SECTIONS:
-        del facts[section]
-    for section, keys in _KEYS.items():
-        for key in keys:
-            del facts[section][key]
-    return facts
 
 
 def _short(facts: dict[str, Any]) -> str:

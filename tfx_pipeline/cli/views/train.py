@@ -3,18 +3,21 @@
 import json
 import shutil
 import tempfile
+import typing
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from core.bundle import BundleError, open_bundle, push, seal
 from tfx_pipeline.cli.views.live import LOG_EVERY_S, ProgressLog, progress_line
 from trainers.config import Config
+from trainers.config_keys import keys_of
 from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
 
 if TYPE_CHECKING:
@@ -131,6 +134,19 @@ def recipes_table() -> Table:
         recipe = recipes.get(name)
         first = (recipe.__doc__ or "").strip().splitlines()[0]
         shown.add_row(name, recipe().model.name, first)
+    return shown
+
+
+def keys_table() -> Table:
+    """Every configuration key with its type, range, default and documentation."""
+    shown = Table(box=None, pad_edge=False)
+    for column in ("key", "type", "default", "allowed", "meaning"):
+        shown.add_column(column, overflow="fold")
+    for name, key in keys_of(Config).items():
+        kind = (typing.get_origin(key.kind) or key.kind).__name__
+        kind = {"tuple": "list", "dict": "mapping"}.get(kind, kind)
+        default = "required" if key.default is MISSING else json.dumps(key.default)
+        shown.add_row(*map(escape, (name, kind, default, key.allowed, key.doc)))
     return shown
 
 
