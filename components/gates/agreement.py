@@ -10,7 +10,6 @@ from typing import Any
 
 from components.gates.columns import (
     FLOAT,
-    SAME_WEIGHTS,
     Table,
     differing,
     own_float,
@@ -18,6 +17,7 @@ from components.gates.columns import (
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
 from core.bundle import SAVED_MODEL
+from trainers.compression import keeps_weights
 from trainers.evaluation.noninferiority import disagreement_bound
 
 # The float file and the SavedModel hold one network: one image in a thousand may differ.
@@ -70,7 +70,7 @@ def counted(variant: str, table: Table, everything: AllImages) -> tuple[int, int
     if not against:
         return 0, 0, 0, ""
     count, ties = differing(table[variant], table[against])
-    if variant.partition("_")[0] in SAME_WEIGHTS and variant in everything.differing:
+    if keeps_weights(variant) and variant in everything.differing:
         return everything.differing[variant], ties, everything.images, against
     return count, ties, len(table[variant].labels), against
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.gates import Verdict
 from core import bundle, figures
+from trainers.compression import method_title
 
 _METRICS = ("top1", "top5", "macro_f1", "cross_entropy", "ece")
 _ORIENTATION = {
@@ -20,14 +21,6 @@ _ORIENTATION = {
 }
 # Below this many examples a slice's figure is an anecdote.
 _FEW_EXAMPLES = 30
-
-_METHODS = {
-    "none": "as trained",
-    "ptq": "quantised after training",
-    "prune": "pruned",
-    "qat": "trained for quantisation",
-    "pqat": "pruned, then trained for quantisation",
-}
 
 
 def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
@@ -97,9 +90,7 @@ def _variants(manifest: bundle.Manifest) -> list[dict[str, Any]]:
     named: list[tuple[str, str, bundle.Variant | None]] = [
         (bundle.SAVED_MODEL, "the float model, for TF Serving", None)
     ]
-    named += [
-        (v.name, f"{_METHODS.get(v.method, v.method)}, {v.dtype}", v) for v in manifest.variants
-    ]
+    named += [(v.name, f"{method_title(v.method)}, {v.dtype}", v) for v in manifest.variants]
     return [_variant(manifest, *entry) for entry in named]
 
 

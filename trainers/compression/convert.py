@@ -24,9 +24,8 @@ import tensorflow as tf
 
 from core.bundle import SIGNATURE_TENSOR, gzip_size
 from core.processes import module_command
+from trainers.compression import DTYPES
 from trainers.keras import keras
-
-DTYPES = ("fp32", "dynamic", "int8")
 
 _REASON_LINES = 6
 

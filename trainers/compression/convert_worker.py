@@ -1,7 +1,7 @@
 """The process that runs the TFLite converter: `python -m trainers.compression.convert_worker JOBS`.
 
-`trainers.compression.convert` starts it and says what JOBS holds. A job that raises is reported and
-the next one runs; a job that kills the process leaves no report, which tells the parent.
+`trainers.compression.convert` starts it and writes JOBS. A job that raises is reported and the next
+one runs; a job that kills the process leaves no report, from which the parent process knows.
 """
 
 import json
@@ -37,7 +37,7 @@ def _convert(job: dict[str, Any]) -> dict[str, int]:
     if job["dtype"] == "int8" and set(kernels) != {"int8"}:
         raise ValueError(
             f"not a full int8 model, its kernels are {kernels}; annotate the layers in front of "
-            "them for quantisation, or give calibration images"
+            "them for quantization, or give calibration images"
         )
     if job["dtype"] == "int8" and job["calibration"] is not None:
         content = _refined(content, job)
@@ -73,19 +73,21 @@ def _converter(job: dict[str, Any], dtype: str) -> Any:
     if dtype != "fp32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if dtype == "int8":
-        aware = _is_quantisation_aware(job["saved_model"])
+        aware = _is_quantization_aware(job["saved_model"])
         if aware == (job["calibration"] is not None):
             raise ValueError(
-                "a quantisation-aware trained model brings its ranges: leave `calibration` out"
+                "a model with FakeQuant operations brings its ranges: leave `calibration` out; its "
+                "compression method sets needs_calibration=False"
                 if aware
-                else "int8 of a float model needs `calibration`, an .npy file of uint8 images"
+                else "int8 of a float model needs `calibration`, an .npy file of uint8 images; its "
+                "compression method sets needs_calibration=True"
             )
         if not aware:
             converter.representative_dataset = _representative(job["calibration"])
     return converter
 
 
-def _is_quantisation_aware(saved_model: str) -> bool:
+def _is_quantization_aware(saved_model: str) -> bool:
     from tensorflow.core.protobuf import saved_model_pb2
 
     saved = saved_model_pb2.SavedModel()

@@ -5,14 +5,14 @@ Zeros are scattered, so a pruned file is smaller after gzip and not faster.
 
 import tensorflow_model_optimization as tfmot
 
-from trainers.compression import FLOAT, FineTune, Method, is_prunable
+from trainers.compression import FineTune, Method, is_prunable
 from trainers.config import CompressConfig
 from trainers.keras import keras
 from trainers.registry import compressors
 
-# The last part of the run heals the network at its final sparsity.
+# The rest of the run trains the network at its final sparsity.
 _SCHEDULE_FRACTION = 0.6
-# How many times the masks are chosen anew over the schedule.
+# How many times the masks are chosen over the schedule.
 _MASK_UPDATES = 40
 
 
@@ -68,5 +68,5 @@ def copy_weights(source: keras.Model, wrapped: keras.Model) -> None:
 
 
 compressors.register("prune")(
-    Method("prune", start=FLOAT, dtypes=("fp32", "int8"), run=prune),
+    Method("prune", dtypes=("fp32", "int8"), run=prune, needs_calibration=True, title="pruned")
 )

@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
-from trainers.compression import FLOAT, FineTune, Method
+from trainers.compression import FineTune, Method
 from trainers.config import CompressConfig
 from trainers.keras import keras
 from trainers.registry import compressors
@@ -190,5 +190,7 @@ def _pqat(model: keras.Model, fine_tune: FineTune, settings: CompressConfig) -> 
     return aware
 
 
-compressors.register("qat")(Method("qat", start=FLOAT, dtypes=("int8",), run=_qat))
-compressors.register("pqat")(Method("pqat", start="prune", dtypes=("int8",), run=_pqat))
+compressors.register("qat")(Method("qat", run=_qat, title="trained for quantization"))
+compressors.register("pqat")(
+    Method("pqat", start="prune", run=_pqat, title="pruned, then trained for quantization")
+)

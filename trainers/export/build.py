@@ -63,7 +63,7 @@ def build_bundle(
     """
     _check_classes(trained)
     say = announce or (lambda step: None)
-    wanted = [compressors.get(name) for name in _in_order(methods)]
+    wanted = [_method(name) for name in _in_order(methods)]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         draft, work = Path(scratch) / "draft", Path(scratch) / "work"
@@ -73,9 +73,9 @@ def build_bundle(
         count = trained.config.export.warmup_requests
         write_warmup(_some_images(trained, count), trained.config.name, draft)
         models = _compressed(trained, wanted, report, say)
-        for name, model in models.items():
-            if on_model is not None and model is not trained.model:
-                on_model(name, model)
+        for method in wanted:
+            if on_model is not None and not method.has_trained_weights:
+                on_model(method.name, models[method.name])
         say("convert")
         variants = _converted(trained, models, wanted, ptq, draft=draft, work=work)
         manifest = seal_draft(draft, trained, variants=variants, recommended=FLOAT_VARIANT)
@@ -110,6 +110,16 @@ def _in_order(methods: Iterable[str]) -> list[str]:
     return ordered
 
 
+def _method(name: str) -> Method:
+    method = compressors.get(name)
+    if method.name != name:
+        raise ValueError(
+            f"the compression method registered as {name!r} ({compressors.origin(name)}) calls "
+            f"itself {method.name!r}; give both the same name"
+        )
+    return method
+
+
 def _compressed(
     trained: Trained, wanted: list[Method], report: Report | None, say: Callable[[str], None]
 ) -> dict[str, keras.Model]:
@@ -122,7 +132,19 @@ def _compressed(
         keras.utils.set_random_seed(trained.config.train.seed)
         start = models[method.start]
         models[method.name] = method.run(start, fine_tune, settings)
+        if not method.changes_weights and not _same_weights(models[method.name], start):
+            raise ValueError(
+                f"the compression method {method.name!r} changed weights, and its variants would "
+                "be compared with the wrong model; state changes_weights=True in its Method"
+            )
     return models
+
+
+def _same_weights(model: keras.Model, other: keras.Model) -> bool:
+    pairs = zip(model.get_weights(), other.get_weights(), strict=False)
+    return model is other or (
+        len(model.weights) == len(other.weights) and all(np.array_equal(*pair) for pair in pairs)
+    )
 
 
 def _converted(
@@ -135,13 +157,19 @@ def _converted(
     work: Path,
 ) -> tuple[bundle.Variant, ...]:
     plan = [("none", "fp32", FLOAT), *(("ptq", dtype, FLOAT) for dtype in ptq)]
-    # `none` and `ptq` are methods too: asked for by name, they add nothing twice.
+    # `none` and `ptq` are methods too: listed in `wanted`, they add nothing twice.
     plan += [(m.name, dtype, m.name) for m in wanted for dtype in m.dtypes]
     plan = list({(method, dtype): (method, dtype, key) for method, dtype, key in plan}.values())
     saved = {key: save_for_conversion(model, work / key) for key, model in models.items()}
+    calibrated = {
+        (method, dtype)
+        for method, dtype, _ in plan
+        if dtype == "int8" and compressors.get(method).needs_calibration
+    }
     calibration = work / "calibration.npy"
-    images = trained.config.compress.calibration_images
-    np.save(calibration, pipeline.calibration_images(trained.config, trained.info, images))
+    if calibrated:
+        images = trained.config.compress.calibration_images
+        np.save(calibration, pipeline.calibration_images(trained.config, trained.info, images))
     jobs = [
         ConversionJob(
             name=f"{method}_{dtype}",
@@ -149,8 +177,7 @@ def _converted(
             dtype=dtype,
             output=draft / bundle.tflite_file(f"{method}_{dtype}"),
             labels=trained.info.classes,
-            # Quantisation-aware models bring their own ranges.
-            calibration=calibration if method in ("ptq", "prune") and dtype == "int8" else None,
+            calibration=calibration if (method, dtype) in calibrated else None,
         )
         for method, dtype, key in plan
     ]
