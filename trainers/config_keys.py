@@ -91,7 +91,7 @@ class Key:
             return False
         if self.choices and not all(part in self.choices for part in parts):
             return False
-        if self.matches and not re.fullmatch(self.matches, value):
+        if self.matches and not re.fullmatch(self.matches, str(value)):
             return False
         return not self.within or all(_inside(part, self.within) for part in parts)
 

@@ -1,4 +1,4 @@
-"""`validate` checks the values of a configuration, alone and together."""
+"""Checks the values of a configuration, alone and together."""
 
 from trainers.config import Config, ConfigError
 from trainers.config_keys import keys_of

@@ -12,7 +12,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.gates import Verdict
 from core import bundle, figures
-from trainers.compression import method_title
 
 _METRICS = ("top1", "top5", "macro_f1", "cross_entropy", "ece")
 _ORIENTATION = {
@@ -90,7 +89,10 @@ def _variants(manifest: bundle.Manifest) -> list[dict[str, Any]]:
     named: list[tuple[str, str, bundle.Variant | None]] = [
         (bundle.SAVED_MODEL, "the float model, for TF Serving", None)
     ]
-    named += [(v.name, f"{method_title(v.method)}, {v.dtype}", v) for v in manifest.variants]
+    named += [
+        (v.name, f"{manifest.methods.get(v.method) or v.method}, {v.dtype}", v)
+        for v in manifest.variants
+    ]
     return [_variant(manifest, *entry) for entry in named]
 
 

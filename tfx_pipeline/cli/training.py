@@ -14,12 +14,9 @@ Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; the recipe's if no
 
 
 def _config(recipe: str, overrides: list[str] | None, data: Path | None) -> Config:
-    from trainers.config import override
-    from trainers.config_rules import validate
-    from trainers.registry import recipes
+    from trainers import load_recipe
 
-    assignments = [*(overrides or []), *([f"data.dir={data}"] if data else [])]
-    return validate(override(recipes.get(recipe)(), assignments))
+    return load_recipe(recipe, *(overrides or ()), *([f"data.dir={data}"] if data else ()))
 
 
 def _config_on(recipe: str, overrides: list[str] | None, data: str | None) -> Config:

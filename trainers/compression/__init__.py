@@ -6,8 +6,8 @@ A method is one file, `trainers/compression/mymethod.py` or a plugin:
     compressors.register("mymethod")(Method("mymethod", dtypes=("int8",), run=run))
 
 A method takes the model of its `start` and returns a new one with the same input and output;
-`trainers.compression.convert` makes a TFLite file of it for each of `dtypes`. The attributes of
-`Method` are all that building, gates and the model card know about it.
+`trainers.compression.convert` makes a TFLite file of it for each of `dtypes`. Building and gates
+use the attributes of `Method` only, never a list of names.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trainers.config import CompressConfig
     from trainers.keras import keras
 
-__all__ = ["DTYPES", "FLOAT", "FineTune", "Method", "keeps_weights", "method_title", "sparsity"]
+__all__ = ["DTYPES", "FLOAT", "FineTune", "Method", "keeps_weights", "sparsity"]
 
 #: The `start` of a method that begins with the trained float model.
 FLOAT = "float"
@@ -32,11 +32,11 @@ _PIXEL_CHANNELS = 3
 
 
 class FineTune(Protocol):
-    """Short training of a model that compression changed, on the recipe's own data and augment."""
+    """Short training of a compressed model, on the data and augmentation of the recipe."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps that one epoch takes."""
+        """Optimizer steps per epoch."""
         ...
 
     def __call__(
@@ -118,11 +118,6 @@ def keeps_weights(variant: str) -> bool:
     return name in compressors.names() and compressors.get(name).has_trained_weights
 
 
-def method_title(name: str) -> str:
-    """The title of a method; the name of one that has none or is not registered here."""
-    return (compressors.get(name).title if name in compressors.names() else "") or name
-
-
 def is_prunable(kernel: Any) -> bool:
     """Whether pruning applies: to Conv2D and Dense kernels, except those that read pixels.
 
@@ -134,9 +129,9 @@ def is_prunable(kernel: Any) -> bool:
 
 
 def sparsity(model: "keras.Model") -> float:
-    """Fraction of zero weights over all prunable kernels, in [0, 1]; 0 where there are none.
+    """Fraction of zero weights over all prunable kernels, in [0, 1]; 0 without any.
 
-    Works on a float model and on what pruning or quantisation wrappers hold.
+    Works on a float model and on models with pruning or quantization wrappers.
     """
     zeros = total = 0
     for weight in model.weights:

@@ -16,12 +16,12 @@ _REASON_CHARACTERS = 2000
 
 
 def main(arguments: list[str]) -> int:
-    """Does every job of the JSON file named in `arguments`; 0 even when jobs failed."""
+    """Runs every job of the JSON file named in `arguments`; returns 0 even if jobs failed."""
     (request,) = arguments
     for job in json.loads(Path(request).read_text(encoding="utf-8")):
         try:
             report = {"error": "", "kernels": _convert(job)}
-        except Exception as error:  # Whatever the converter raises is that job's result.
+        except Exception as error:  # Any error of the converter is the result of the job.
             reason = f"{type(error).__name__}: {error}"
             report = {"error": reason[-_REASON_CHARACTERS:]}
         _write_whole(Path(job["report"]), json.dumps(report).encode())
@@ -48,7 +48,7 @@ def _convert(job: dict[str, Any]) -> dict[str, int]:
 
 
 def _refined(content: bytes, job: dict[str, Any]) -> bytes:
-    """The calibrated int8 model, closer to the float one; quantization-aware training needs none.
+    """The calibrated int8 model with smaller errors against the float one.
 
     Returns:
       The file with pixels normalized in float and its biases corrected.
@@ -103,7 +103,7 @@ def _representative(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
 
 
 def _calibration_images(path: str) -> Any:
-    """(M, H, W, 3) uint8, at least one, read from disk as they are used."""
+    """At least one image, (M, H, W, 3) uint8, memory-mapped."""
     import numpy as np
 
     images = np.load(path, mmap_mode="r")
@@ -115,7 +115,7 @@ def _calibration_images(path: str) -> Any:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Writes under a temporary name, then renames: a reader sees all of it or nothing."""
+    """Writes under a temporary name, then renames: readers never see a partial file."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         temporary.write_bytes(content)

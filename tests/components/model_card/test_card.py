@@ -19,6 +19,7 @@ MANIFEST = Manifest(
         Variant("pqat_int8", "pqat", "int8", 45_000, 14_100, 0.8),
     ),
     recommended="pqat_int8",
+    methods={"pqat": "pruned, then trained for quantization"},
     config={"name": "digits_cnn", "model": {"name": "cnn"}},
     config_hash="0123456789abcdef",
     git_commit="c0ffee",

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from trainers.compression import DTYPES, FLOAT, Method, is_prunable, keeps_weights, sparsity
-from trainers.compression.qat import annotate, quantisation_aware
+from trainers.compression.qat import annotate, quantization_aware
 from trainers.config import CompressConfig, Config, DataConfig, ModelConfig
 from trainers.keras import keras
 from trainers.models import build_model
@@ -199,8 +199,8 @@ def test_a_batch_norm_goes_into_its_convolution_whatever_reads_it():
 
 
 @pytest.mark.slow
-def test_quantisation_changes_the_output_by_little(trained, digits, fine_tune):
-    aware = quantisation_aware(trained)
+def test_quantization_changes_the_output_by_little(trained, digits, fine_tune):
+    aware = quantization_aware(trained)
     fine_tune(aware, epochs=1, learning_rate=1e-6)  # finds ranges, moves next to nothing
     images = digits[0][-200:].astype(np.float32)
     difference = aware(images).numpy() - trained(images).numpy()

@@ -1,4 +1,4 @@
-"""From a trained model to a bundle: compress, export, convert, describe.
+"""Builds a draft bundle from a trained model: SavedModel, TFLite variants, manifest.
 
 build_bundle(load_trained(Path("work/digits_cnn")), Path("draft"), methods=("prune", "qat"))
 """
@@ -13,16 +13,16 @@ import numpy as np
 import tensorflow as tf
 
 from core import bundle
-from trainers.compression import FLOAT, Method, sparsity
-from trainers.compression.convert import ConversionJob, convert_all, require, save_for_conversion
-from trainers.data import pipeline
-from trainers.data.features import IMAGE, DatasetError, DatasetInfo
-from trainers.export.saved_model import (
+from trainers.bundles.saved_model import (
     describe_variant,
     seal_draft,
     write_saved_model,
     write_warmup,
 )
+from trainers.compression import FLOAT, Method, sparsity
+from trainers.compression.convert import ConversionJob, convert_all, require, save_for_conversion
+from trainers.data import pipeline
+from trainers.data.features import IMAGE, DatasetError, DatasetInfo
 from trainers.keras import keras
 from trainers.loop import FineTuner
 from trainers.optim import compression_rate
@@ -30,7 +30,7 @@ from trainers.registry import compressors
 from trainers.training.epoch import Report
 from trainers.training.trained import Trained
 
-#: The float TFLite file, which every bundle has; all others are compared with it.
+#: The float TFLite file of every bundle; all others are compared with it.
 FLOAT_VARIANT = "none_fp32"
 
 
@@ -44,21 +44,21 @@ def build_bundle(
     announce: Callable[[str], None] | None = None,
     on_model: Callable[[str, keras.Model], None] | None = None,
 ) -> bundle.Manifest:
-    """Writes a draft bundle of `trained` to `out`, whole or not at all.
+    """Writes a draft bundle of `trained` to `out`, complete or not at all.
 
     Args:
-      trained: its `config.data.dir` still holds the records, for fine-tuning and calibration.
-      out: the draft's folder; what is there is replaced.
-      methods: registered compression methods; one that starts from another runs that one too.
-      ptq: post-training quantised variants, of `dynamic` and `int8`.
+      trained: its `config.data.dir` contains the records, for fine-tuning and calibration.
+      out: the folder of the draft; an existing one is replaced.
+      methods: registered compression methods; if one starts from another, that one runs too.
+      ptq: dtypes of variants that are quantized after training, of `dynamic` and `int8`.
       report: training progress while fine-tuning.
       announce: called with the name of each step.
-      on_model: called with the name and the Keras model of each method that trains weights of its
-        own, before they are converted: what its variants compute, in float.
+      on_model: called with the name and the Keras model of each method that changes weights,
+        before conversion: the float forward pass of its variants.
 
     Raises:
       UnknownNameError: no such method.
-      DatasetError: the records are of other classes, or another order, than the model.
+      DatasetError: the classes of the records, or their order, differ from those of the model.
       ConversionError: TFLite refused a variant; names it and the reason.
     """
     _check_classes(trained)
@@ -85,17 +85,17 @@ def build_bundle(
 
 
 def _check_classes(trained: Trained) -> None:
-    """Nothing, when fine-tuning would read labels as training did."""
+    """Checks that labels of the records mean the same classes as in training."""
     now = DatasetInfo.load(Path(trained.config.data.dir))
     if (now.classes, now.label_offset) != (trained.info.classes, trained.info.label_offset):
         raise DatasetError(
-            f"{trained.config.data.dir} holds other classes, or the same in another order, than "
+            f"{trained.config.data.dir} has other classes, or the same in another order, than "
             f"when {trained.config.name} was trained; train it again, or restore those records"
         )
 
 
 def _in_order(methods: Iterable[str]) -> list[str]:
-    """`methods` and what they start from, each after its start."""
+    """`methods` and the methods that they start from, each after its start."""
     ordered: list[str] = []
 
     def add(name: str) -> None:

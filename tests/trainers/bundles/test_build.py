@@ -9,12 +9,12 @@ from scipy.special import softmax
 
 from core import bundle
 from serving.engines.engine import open_engine
+from trainers.bundles import build
+from trainers.bundles.build import build_bundle
 from trainers.compression import Method
 from trainers.compression.convert import ConversionError, ConversionResult
 from trainers.config import config_hash, from_dict, override
 from trainers.data.pipeline import eval_batches
-from trainers.export import build
-from trainers.export.build import build_bundle
 from trainers.keras import keras
 from trainers.registry import UnknownNameError, compressors
 from trainers.training.trained import Trained
