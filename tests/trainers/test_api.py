@@ -3,10 +3,13 @@
 import contextlib
 import io
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -14,7 +17,8 @@ import serving
 import trainers
 from core.bundle import open_bundle
 from serving.server.lifecycle.server_process import ServerProcess
-from trainers.data.features import IMAGE
+from trainers.data.features import DATASET_FILE, IMAGE
+from trainers.data.pipeline import eval_batches
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -45,6 +49,28 @@ def test_the_page_lists_every_public_name():
         assert set(listed) == PUBLIC[module.__name__]
         with pytest.raises(AttributeError, match="has no attribute 'unknown'"):
             _ = module.unknown
+
+
+@pytest.mark.onednn
+def test_evaluation_counts_every_image_of_the_split_once(trained, tmp_path):
+    right = []
+    for batch in eval_batches(trained.config, trained.info, "test", batch=1):
+        logits = trained.model(batch.images, training=False).numpy()
+        right.append(int(logits.argmax()) == int(batch.labels[0]))
+    found = trainers.evaluate(trained)["top1"]
+    assert found.value == pytest.approx(np.mean(right))
+    assert found.low < found.value < found.high
+    # Labels are paired by name where the records list the classes in another order.
+    data = shutil.copytree(trained.config.data.dir, tmp_path / "data")
+    info = replace(trained.info, classes=trained.info.classes[::-1])
+    (data / DATASET_FILE).write_text(info.to_json(), encoding="utf-8")
+    moved = trainers.evaluate(trained, "validation", data=data)["top1"].value
+    batches = eval_batches(trained.config, trained.info, "validation", batch=1)
+    mirrored = [
+        int(trained.model(one.images, training=False).numpy().argmax()) == 9 - int(one.labels[0])
+        for one in batches
+    ]
+    assert moved == pytest.approx(np.mean(mirrored))
 
 
 @pytest.mark.onednn

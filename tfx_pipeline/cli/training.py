@@ -192,7 +192,8 @@ def compress(
     trained: Annotated[Path, typer.Argument(help="A folder of `sightline train`.")],
     out: Annotated[Path, typer.Option(help="The draft bundle to write.")],
     method: Annotated[
-        list[str] | None, typer.Option(help="prune, qat or pqat; may be repeated.")
+        list[str] | None,
+        typer.Option(help="A registered method: prune, qat, pqat, ...; may be repeated."),
     ] = None,
     ptq: Annotated[str, typer.Option(help="Post-training: dynamic, int8.")] = "dynamic,int8",
     data: ModelData = None,

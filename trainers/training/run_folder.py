@@ -67,7 +67,7 @@ class Identity:
     @property
     def facts(self) -> dict[str, Any]:
         """Everything that decides the weights, except data, code and the number of epochs."""
-        facts = values_with(self.config, "identity")
+        facts = _facts(self.config)
         del facts["train"]["epochs"]
         crop, _ = split_names(self.config.data.augment)
         # A cache stores the image that a crop is taken from at a lower resolution.
@@ -79,7 +79,7 @@ class Identity:
 
         Empty if a key that they did not have is set to a value that they could not produce.
         """
-        facts = values_with(self.config, "identity")
+        facts = _facts(self.config)
         facts["train"]["epochs"] = epochs
         for name, key in keys_of(Config).items():
             section, _, own = name.partition(".")
@@ -267,6 +267,10 @@ def _rates(config: Config, epochs: int, *, epoch: int, step: int, each: int) -> 
         f"{last:.3g} at the last step done, that of train.epochs={wanted} has {then:.3g} there and "
         f"continues with {next_rate:.3g}"
     )
+
+
+def _facts(config: Config) -> dict[str, Any]:
+    return values_with(config, "identity")
 
 
 def _short(facts: dict[str, Any]) -> str:
