@@ -55,7 +55,7 @@ class Variant:
 
     Attributes:
       name: `<method>_<dtype>`, e.g. `pqat_int8`; the file is `model_<name>.tflite`.
-      method: `none`, `ptq`, `prune`, `qat` or `pqat` (prune-preserving QAT).
+      method: a compression method, e.g. `ptq` or `qat`; `none` is the trained model.
       dtype: `fp32`, `dynamic` or `int8`.
       size_bytes: of the file.
       gzip_bytes: of the file after gzip -9, what a download costs.
@@ -85,6 +85,7 @@ class Manifest:
         preprocessing, see `serving/PIXELS.md`; without two, `bilinear` and `stretch`.
       top_k: how many classes `serving_default` returns.
       recommended: name of the variant copied to `model.tflite`.
+      methods: compression method of a variant -> its title; empty in earlier versions.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
       benchmark: variant -> figures of `serving.benchmark.variants`.
       gates: of the run: `verdict`, `not_held` (gate -> why it was let through all the same), and
@@ -111,6 +112,7 @@ class Manifest:
     weights_origin: dict[str, str] = field(default_factory=dict)
     linear_probe: dict[str, Any] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
+    methods: dict[str, str] = field(default_factory=dict)
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)

@@ -21,14 +21,6 @@ _ORIENTATION = {
 # Below this many examples a slice's figure is an anecdote.
 _FEW_EXAMPLES = 30
 
-_METHODS = {
-    "none": "as trained",
-    "ptq": "quantised after training",
-    "prune": "pruned",
-    "qat": "trained for quantisation",
-    "pqat": "pruned, then trained for quantisation",
-}
-
 
 def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
     """The card's text: self-contained, offline, without a script.
@@ -99,7 +91,8 @@ def _variants(manifest: bundle.Manifest, metrics: dict[str, Any]) -> list[dict[s
         (bundle.SAVED_MODEL, "the float model, for TF Serving", None)
     ]
     named += [
-        (v.name, f"{_METHODS.get(v.method, v.method)}, {v.dtype}", v) for v in manifest.variants
+        (v.name, f"{manifest.methods.get(v.method) or v.method}, {v.dtype}", v)
+        for v in manifest.variants
     ]
     return [
         {**_variant(manifest, *entry), "metrics": _metrics(manifest, entry[0], metrics)}

@@ -186,17 +186,6 @@ def fill_inputs(request: Any, inputs: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"input {name!r}: {error}") from error
 
 
-def to_tensor(array: np.ndarray) -> Any:
-    """A `Tensor` message of any of the types above; see `fill_tensor`.
-
-    Raises:
-      ValueError: the type cannot be sent.
-    """
-    tensor = message("Tensor")()
-    fill_tensor(tensor, array)
-    return tensor
-
-
 def fill_tensor(tensor: Any, array: np.ndarray) -> None:
     """Writes an array into an empty `Tensor` message; object arrays have bytes or text.
 

@@ -1,4 +1,4 @@
-"""The training loop on 120 real digits: choosing, counting, refusing; test_resume.py goes on."""
+"""The training loop on 120 real digits: selection, counting, errors; see also test_resume.py."""
 
 import csv
 import hashlib
@@ -178,7 +178,7 @@ def test_a_run_announces_a_warm_up_that_it_shortens_or_that_is_long(config, tmp_
     said.clear()
     fit(override(wild, ["optim.warmup_limit=0.4"]), tmp_path, announce=said.append)
     assert said == [
-        "warm-up: 1 in place of the recipe's 2 steps, 40% of the run's 3; optim.warmup_steps sets "
+        "warm-up: 1 instead of the recipe's 2 steps, 40% of the run's 3; optim.warmup_steps sets "
         "another number"
     ]
 

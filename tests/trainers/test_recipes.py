@@ -78,7 +78,7 @@ def test_fine_tuning_leaves_its_warm_up_on_small_data(name, images):
     note = warmup_note(recipe.optim, total, global_batch=batch)
     wanted = recipe.optim.warmup_steps * recipe.optim.reference_batch // batch
     assert (
-        f" {total // 10} in place of the recipe's {wanted} steps, 10% of the run's {total}" in note
+        f" {total // 10} instead of the recipe's {wanted} steps, 10% of the run's {total}" in note
     )
 
 

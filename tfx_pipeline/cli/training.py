@@ -14,12 +14,9 @@ Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; the recipe's if no
 
 
 def _config(recipe: str, overrides: list[str] | None, data: Path | None) -> Config:
-    from trainers.config import override
-    from trainers.config_rules import validate
-    from trainers.registry import recipes
+    from trainers import load_recipe
 
-    assignments = [*(overrides or []), *([f"data.dir={data}"] if data else [])]
-    return validate(override(recipes.get(recipe)(), assignments))
+    return load_recipe(recipe, *(overrides or ()), *([f"data.dir={data}"] if data else ()))
 
 
 def _config_on(recipe: str, overrides: list[str] | None, data: str | None) -> Config:
@@ -49,6 +46,14 @@ def _list_recipes(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _list_keys(wanted: bool) -> None:
+    if wanted:
+        from tfx_pipeline.cli.views.train import keys_table
+
+        console.print(keys_table())
+        raise typer.Exit
+
+
 @app.command(epilog="Example: sightline train digits_cnn train.epochs=5 --data data/digits")
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe, e.g. digits_cnn.")],
@@ -65,6 +70,10 @@ def train(
     _: Annotated[
         bool,
         typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List recipes."),
+    ] = False,
+    __: Annotated[
+        bool,
+        typer.Option("--keys", is_eager=True, callback=_list_keys, help="List configuration keys."),
     ] = False,
 ) -> None:
     """Train a recipe; a run that was stopped resumes where it was."""
@@ -183,7 +192,8 @@ def compress(
     trained: Annotated[Path, typer.Argument(help="A folder of `sightline train`.")],
     out: Annotated[Path, typer.Option(help="The draft bundle to write.")],
     method: Annotated[
-        list[str] | None, typer.Option(help="prune, qat or pqat; may be repeated.")
+        list[str] | None,
+        typer.Option(help="A registered method: prune, qat, pqat, ...; may be repeated."),
     ] = None,
     ptq: Annotated[str, typer.Option(help="Post-training: dynamic, int8.")] = "dynamic,int8",
     data: ModelData = None,

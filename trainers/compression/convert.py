@@ -7,8 +7,8 @@ inside, `labels.txt` is attached.
     saved = save_for_conversion(model, work / "qat")
     results = convert_all([ConversionJob("qat_int8", saved, "int8", out / "model_qat_int8.tflite")])
 
-TensorFlow takes seconds to import, so one worker does all jobs; when it dies, the job in flight is
-reported and a new worker takes the remaining ones.
+TensorFlow takes seconds to import, so one worker runs all jobs; if it dies, the current job is
+reported and a new worker runs the remaining ones.
 """
 
 import json
@@ -24,9 +24,8 @@ import tensorflow as tf
 
 from core.bundle import SIGNATURE_TENSOR, gzip_size
 from core.processes import module_command
+from trainers.compression import DTYPES
 from trainers.keras import keras
-
-DTYPES = ("fp32", "dynamic", "int8")
 
 _REASON_LINES = 6
 
@@ -40,13 +39,13 @@ class ConversionJob:
     """One TFLite file to make.
 
     Attributes:
-      name: what results and errors call it, e.g. `pqat_int8`.
+      name: in results and errors, e.g. `pqat_int8`.
       saved_model: a folder that `save_for_conversion` wrote.
       dtype: `fp32`; `dynamic`, int8 kernels with float activations; `int8`, both.
       output: the file; its folder must exist.
-      labels: class names to attach, in label order; none attaches nothing.
+      labels: class names to attach, in label order; may be empty.
       calibration: an .npy file of uint8 (M, H, W, 3) images that set the ranges of `int8` and
-        correct its biases. Leave it out for a quantisation-aware trained model, which brings its
+        correct its biases. None for a model from quantization-aware training, which includes its
         ranges.
     """
 
@@ -60,14 +59,14 @@ class ConversionJob:
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
       job: the job.
       error: why there is no file; empty on success.
       size_bytes: of the file.
       gzip_bytes: of the file after gzip -9.
-      kernels: dtype -> how many convolutions and fully connected layers have it; see
+      kernels: dtype -> number of convolutions and fully connected layers; see
         `tflite_file.kernel_dtypes`.
     """
 
@@ -84,7 +83,7 @@ class ConversionResult:
 
 
 def save_for_conversion(model: keras.Model, directory: Path) -> Path:
-    """Writes the SavedModel that a worker converts: uint8 (1, H, W, 3) -> float32 (1, N) logits.
+    """Writes the SavedModel for a worker: uint8 (1, H, W, 3) -> float32 (1, N) logits.
 
     Args:
       model: as `build_model` or a compression method returns it.
@@ -108,14 +107,14 @@ def save_for_conversion(model: keras.Model, directory: Path) -> Path:
 
 
 def convert_all(jobs: Sequence[ConversionJob]) -> list[ConversionResult]:
-    """Converts each job and reports on each, in order; nothing is written for one that failed.
+    """Converts each job and returns the results in order; a failed job writes nothing.
 
     Args:
       jobs: may be empty.
 
     Returns:
-      One result a job. A failed one carries the converter's last lines, or the signal that killed
-      it, in `error`.
+      One result per job. The `error` of a failed one has the last lines of the converter, or the
+      signal that killed it.
 
     Raises:
       ValueError: a job's dtype is unknown, or two jobs write one file.
@@ -140,7 +139,7 @@ def convert_all(jobs: Sequence[ConversionJob]) -> list[ConversionResult]:
 
 
 def require(results: Sequence[ConversionResult]) -> None:
-    """Nothing, when all conversions worked.
+    """Checks that all conversions succeeded.
 
     Raises:
       ConversionError: names every job that failed, and why.
@@ -164,7 +163,7 @@ def _check(jobs: Sequence[ConversionJob]) -> None:
 
 
 def _run_worker(jobs: Sequence[ConversionJob], todo: list[int], work: Path) -> tuple[int, str]:
-    """One worker over the jobs `todo`, which reports to `work/<index>.json` as it goes.
+    """Runs a worker for the jobs `todo`, which reports each to `work/<index>.json`.
 
     Returns:
       (exit status, why it ended); a negative status is a signal.

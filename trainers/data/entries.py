@@ -123,7 +123,7 @@ def bind(entry: Entry, function: Callable[..., Any]) -> Callable[..., Any]:
             raise _wrong(entry, options, f"no option `{name}`{hint}")
         given[name] = value
     for name, value in given.items():
-        given[name], allowed = _typed(value, options[name].annotation)
+        given[name], allowed = _typed(value, options[name])
         if allowed:
             raise _wrong(entry, options, f"`{name}` must be {allowed}, got {value!r}")
     return functools.partial(function, **given) if given else function
@@ -135,11 +135,14 @@ def _options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {one.name: one for one in found if one.default is not inspect.Parameter.empty}
 
 
-def _typed(value: Any, annotation: Any) -> tuple[Any, str]:
-    """`value` as `annotation` has it, and where that cannot be, what is allowed."""
+def _typed(value: Any, option: inspect.Parameter) -> tuple[Any, str]:
+    """`value` as the option's annotation has it, and where that cannot be, what is allowed."""
+    annotation = option.annotation
     if typing.get_origin(annotation) is typing.Literal:
         allowed = typing.get_args(annotation)
         return value, "" if value in allowed else f"one of {', '.join(map(repr, allowed))}"
+    if typing.get_origin(annotation) is not typing.Annotated:
+        return _like(value, option.default)
     kind, between = typing.get_args(annotation)
     if typing.get_origin(kind) is tuple:
         fine = (
@@ -153,6 +156,14 @@ def _typed(value: Any, annotation: Any) -> tuple[Any, str]:
     fine = _is_number(value, kind) and between.low <= value <= between.high
     word = "a whole number" if kind is int else "a number"
     return (kind(value), "") if fine else (value, f"{word} {between}")
+
+
+def _like(value: Any, default: Any) -> tuple[Any, str]:
+    """As `_typed`, for an option without a range: `value` with the type of its default."""
+    if isinstance(default, float) and _is_number(value, float):
+        return float(value), ""
+    fine = default is None or type(value) is type(default)
+    return value, "" if fine else f"of type {type(default).__name__}, like {default!r}"
 
 
 def _is_number(value: Any, kind: type) -> bool:

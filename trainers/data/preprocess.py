@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from trainers.config import DataConfig
+from trainers.config_keys import keys_of
 from trainers.data.decode import decode_image
 from trainers.data.orientation import orientation_tensor, upright_tensor
 
@@ -42,7 +43,7 @@ class Preprocessing:
     @classmethod
     def of(cls, data: DataConfig) -> "Preprocessing":
         """That of a configuration."""
-        return cls(data.image_size, data.crop_fraction, data.resize, data.fit)
+        return cls(**{k: getattr(data, k) for k, key in keys_of(type(data)).items() if key.pixels})
 
 
 def eval_image(encoded: tf.Tensor, how: Preprocessing, *, upright: bool = False) -> tf.Tensor:

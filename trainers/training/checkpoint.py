@@ -1,4 +1,4 @@
-"""Training state that survives kill -9: weights, optimizer, step and history, saved together."""
+"""Training state that survives SIGKILL: weights, optimizer, step and history, saved together."""
 
 import csv
 import fcntl
@@ -42,21 +42,21 @@ def write_history(path: Path, history: list[Row]) -> None:
 
 
 class CheckpointError(RuntimeError):
-    """A state that does not fit, or cannot be kept; the message names its folder."""
+    """A state that does not fit, or cannot be saved; the message names its folder."""
 
 
 class Checkpoints:
     """The last and the best state of one training run, in `directory`.
 
     Epoch and step are variables inside the checkpoint, so that they and the weights can never
-    disagree; `history.json` is written first and cut back to that epoch on restore.
+    disagree; `history.json` is written first and truncated to that epoch on restore.
 
     Args:
-      directory: made where it is missing.
+      directory: created if missing.
       model: whose weights `best-*` holds.
       state: everything that a resumed run needs, by name; trackable by `tf.train.Checkpoint`.
-      source: what is read; another folder than `directory` for all workers but the chief, who
-        would differ if they read their own after a kill between two of them saving.
+      source: the folder to read from if not `directory`: all workers read the chief's, as their own
+        states may differ after a kill between the saves of two workers.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Checkpoints:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps `directory` to this process; a killed one lets go of it.
+        """Locks `directory` for this process; the lock ends with the process.
 
         Raises:
           CheckpointError: another process trains into it.
@@ -102,11 +102,11 @@ class Checkpoints:
 
     @property
     def step(self) -> int:
-        """Steps done of the epoch after the history that `restore` gave."""
+        """Steps done of the epoch after the history that `restore` returned."""
         return int(self._step.numpy())
 
     def restore(self) -> list[Row] | None:
-        """Loads the last state and returns the history up to it; None where there is no state.
+        """Loads the last state and returns the history up to it; None if there is no state.
 
         Raises:
           CheckpointError: it is of another network or optimizer.
@@ -119,7 +119,7 @@ class Checkpoints:
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             raise CheckpointError(
                 f"{self._source} holds the state of another network or optimizer than this version "
-                f"makes of the same configuration; delete the folder to train anew, or use the "
+                f"makes of the same configuration; delete the folder to train again, or use the "
                 f"version that made it ({str(error).splitlines()[0][:200]})"
             ) from error
         rows: list[Row] = json.loads((self._source / "history.json").read_text())
@@ -131,7 +131,7 @@ class Checkpoints:
         return tf.train.latest_checkpoint(str(self._source / "last")) is not None
 
     def adopt(self, other: Path) -> None:
-        """Copies the state in `other`, which stays as it is, into this empty folder.
+        """Copies the state in `other`, which does not change, into this empty folder.
 
         Raises:
           CheckpointError: the disk is full, or cannot be written.
@@ -140,11 +140,11 @@ class Checkpoints:
             (self.directory / "last").mkdir(exist_ok=True)
             files = [*other.glob("best-*.*"), *other.glob(f"{_PROBE}.*"), other / "history.json"]
             files += other.glob("last/ckpt-*")
-            # Last: with this one, the rest becomes a state.
+            # Last: this file makes the others a state.
             for file in [*files, other / "last" / "checkpoint"]:
                 if file.is_file():
                     shutil.copyfile(file, self.directory / file.relative_to(other))
-        # A manager knows only the checkpoints that were there when it was made.
+        # A manager knows only the checkpoints that existed when it was created.
         self._manager = tf.train.CheckpointManager(
             self._manager.checkpoint, str(self.directory / "last"), max_to_keep=_KEPT
         )
@@ -153,7 +153,7 @@ class Checkpoints:
         """Saves the state after `step` steps of the epoch that follows `history`.
 
         Raises:
-          CheckpointError: the disk is full, or cannot be written; the state before is kept.
+          CheckpointError: the disk is full, or cannot be written; the previous state is kept.
         """
         self._write(history, step)
 
@@ -162,12 +162,12 @@ class Checkpoints:
         self._write(history, 0)
 
     def save_best(self, epoch: int) -> None:
-        """Keeps the model's weights as they are now as those of `epoch`, counted from 1."""
+        """Saves the present weights of the model as those of `epoch`, counted from 1."""
         with self._writing():
             self._best.write(str(self.directory / f"best-{epoch}"))
 
     def save_probe(self, facts: Mapping[str, Any], whole: Sequence[np.ndarray] = ()) -> None:
-        """Keeps the model's weights as they are now as those of the linear probe, with `facts`.
+        """Saves the present weights of the model as those of the linear probe, with `facts`.
 
         Args:
           facts: to be read by `read_probe`.
@@ -176,21 +176,21 @@ class Checkpoints:
         with self._writing():
             self._best.write(str(self.directory / _PROBE))
             np.savez(self.directory / f"{_PROBE}.npz", *whole)
-        # Written last: a probe without it is made anew.
+        # Written last: a probe without this file is made again.
         self.keep_probe(facts)
 
     def keep_probe(self, facts: Mapping[str, Any]) -> None:
-        """Keeps other `facts` of the linear probe."""
+        """Replaces the `facts` of the linear probe."""
         with self._writing():
             write_json(self.directory / f"{_PROBE}.json", dict(facts))
 
     def read_probe(self) -> dict[str, Any] | None:
-        """The facts that `save_probe` kept; None where there is no probe."""
+        """The facts that `save_probe` saved; None if there is no probe."""
         path = self._source / f"{_PROBE}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def whole_probe(self) -> list[np.ndarray]:
-        """Kernel and bias of the probe on train and validation; empty where there is none."""
+        """Kernel and bias of the probe on train and validation; empty if there is none."""
         path = self._source / f"{_PROBE}.npz"
         if not path.is_file():
             return []
@@ -198,7 +198,7 @@ class Checkpoints:
             return [found[name] for name in found.files]
 
     def restore_probe(self) -> None:
-        """Loads the weights that `save_probe` kept."""
+        """Loads the weights that `save_probe` saved."""
         self._best.read(self.probe_prefix).expect_partial()
 
     @property
@@ -210,7 +210,7 @@ class Checkpoints:
         """Loads the weights of the best epoch so far and returns its number, counted from 1."""
         epoch = best_epoch(history)
         self._best.read(str(self._source / f"best-{epoch}")).expect_partial()
-        # TensorFlow's half-written files lie in a folder of a similar name.
+        # TensorFlow's half-written files are in a folder with a similar name.
         for stale in self.directory.glob("best-*.*"):
             if stale.name.split(".")[0] != f"best-{epoch}" and stale.is_file():
                 stale.unlink()
@@ -230,8 +230,8 @@ class Checkpoints:
         except (OSError, tf.errors.OpError) as error:
             reason = str(error).splitlines()[0][:200]
             raise CheckpointError(
-                f"the training state could not be saved in {self.directory} ({reason}); make room "
-                "there and start again: the run goes on from the state that was saved before"
+                f"the training state could not be saved in {self.directory} ({reason}); free space "
+                "there and start again: the run resumes from the state that was saved before"
             ) from error
 
 

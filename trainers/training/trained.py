@@ -27,9 +27,9 @@ class Trained:
     """A trained model: the best epoch's weights, and one row of figures an epoch.
 
     Attributes:
-      weights_origin: where the weights come from that it started from; see
-        `trainers.weights.origin`. Empty for random ones.
-      probe: the linear probe of a run that started from weights, and whether it is the model.
+      weights_origin: source of the initial weights, see `trainers.weights.origin`; empty for random
+        ones.
+      probe: the linear probe of a run with initial weights, and whether it is the model.
       probe_weights: checkpoint prefix of the probe's weights; empty without a probe.
     """
 
@@ -50,7 +50,7 @@ class Trained:
 
 
 def save_trained(trained: Trained, directory: Path) -> None:
-    """Writes what `load_trained` reads: weights, configuration, history, the chosen epoch."""
+    """Writes the folder that `load_trained` reads: weights, configuration, history, best epoch."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "trained.json").unlink(missing_ok=True)
     tf.train.Checkpoint(model=trained.model).write(weights_path(directory))
@@ -59,7 +59,7 @@ def save_trained(trained: Trained, directory: Path) -> None:
     write_json(directory / "history.json", trained.history)
     (directory / "dataset.json").write_text(trained.info.to_json(), encoding="utf-8")
     _save_probe(trained, directory)
-    # Written last: its presence says that the folder is whole.
+    # Written last: its presence means that the folder is complete.
     cost = {
         "parameters": trained.model.count_params(),
         "multiply_adds": complexity(trained.model).multiply_adds,
@@ -76,7 +76,7 @@ def save_trained(trained: Trained, directory: Path) -> None:
 def _save_probe(trained: Trained, directory: Path) -> None:
     for stale in directory.glob(f"{_PROBE}.*"):
         stale.unlink()
-    # A probe that is the model has the weights that are there already.
+    # The weights of a probe that is the model are saved already.
     if trained.probe and not trained.probe.shipped:
         source = Path(trained.probe_weights)
         for file in source.parent.glob(f"{source.name}.*"):
@@ -85,7 +85,7 @@ def _save_probe(trained: Trained, directory: Path) -> None:
 
 
 def probe_model(trained: Trained) -> keras.Model | None:
-    """The frozen backbone with the linear probe as its last layer; None where there is no probe."""
+    """The frozen backbone with the linear probe as its last layer; None without a probe."""
     if trained.probe is None or trained.probe.shipped:
         return trained.model if trained.probe else None
     model = tasks.get(trained.config.task).build(trained.config, trained.info)
@@ -95,12 +95,12 @@ def probe_model(trained: Trained) -> keras.Model | None:
 
 
 def load_trained(directory: Path) -> Trained:
-    """Reads what `save_trained` wrote.
+    """Reads the folder that `save_trained` wrote.
 
     Raises:
-      FileNotFoundError: the folder is not a trained model; names the verb that makes one.
+      FileNotFoundError: the folder is not a trained model; names the command that makes one.
       ConfigError: its configuration has a key or value that this version does not take.
-      PluginError: a plugin that it was made with is missing.
+      PluginError: a plugin that it was trained with is missing.
     """
     if not (directory / "trained.json").is_file():
         raise FileNotFoundError(

@@ -21,7 +21,7 @@ def predictions(count, label=b"four"):
         "scores": np.array([[0.75, 0.25]] * count, np.float32),
     }
     for name, array in columns.items():
-        answer.outputs.add(key=name).value.CopyFrom(wire.to_tensor(array))
+        wire.fill_tensor(answer.outputs.add(key=name).value, array)
     return answer.SerializeToString()
 
 

@@ -75,7 +75,7 @@ def test_two_processes_train_like_one_though_one_was_killed(plain, tmp_path, fig
         == tmp_path / "two"
     )
     assert {one.epoch for one in seen} == {2}
-    assert said == ["goes on at epoch 2, step 1"]
+    assert said == ["resumes at epoch 2, step 1"]
     assert not list((tmp_path / "two").glob("worker-*"))
     two, one = load_trained(tmp_path / "two"), fit(plain, tmp_path / "one")
     assert two.config.train.strategy == "multi_worker"

@@ -12,10 +12,10 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from tfx_pipeline.cli.views.evaluate import evaluate_model
+from trainers.bundles.build import build_bundle
+from trainers.bundles.saved_model import write_saved_model
 from trainers.config import ConfigError
 from trainers.data.features import DATASET_FILE, REPORT_FILE, DatasetError, DatasetInfo, SplitInfo
-from trainers.export.build import build_bundle
-from trainers.export.saved_model import write_saved_model
 from trainers.loop import fit
 from trainers.training.forward import Forward, predict_split
 

@@ -248,7 +248,7 @@ def test_training_follows_what_training_imports():
     for absent in (
         "trainers.compression",
         "trainers.recipes",
-        "trainers.export.saved_model",
-        "trainers.export.build",
+        "trainers.bundles.saved_model",
+        "trainers.bundles.build",
     ):
         assert not [name for name in found.modules if name.startswith(absent)]

@@ -13,13 +13,13 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+from trainers.bundles.saved_model import write_saved_model
 from trainers.compression import sparsity
 from trainers.compression.convert import ConversionJob, convert_all, save_for_conversion
 from trainers.compression.prune import prune
-from trainers.compression.qat import quantisation_aware
+from trainers.compression.qat import quantization_aware
 from trainers.config import CompressConfig, Config, OptimConfig
 from trainers.data.features import DatasetInfo, SplitInfo
-from trainers.export.saved_model import write_saved_model
 from trainers.keras import keras
 from trainers.models.intermediates import intermediates
 from trainers.optim import build_optimizer
@@ -114,7 +114,7 @@ def exported(model: keras.Model, config: Config, folder: Path) -> None:
 
 def jobs_of(name: str, model: keras.Model, folder: Path) -> tuple[keras.Model, list[ConversionJob]]:
     """The quantisation-aware model, and conversions of the float one and of that."""
-    aware = quantisation_aware(model)
+    aware = quantization_aware(model)
     # The statistics of two images, which is all that a momentum of 0 keeps, make chaos of noise.
     norms = [layer for layer in aware.submodules if isinstance(layer, NORM)]
     for norm in norms:

@@ -123,7 +123,7 @@ def test_a_longer_run_at_a_constant_rate_is_the_same_as_one_from_the_start(const
     found = fit(longer, tmp_path / "parts", announce=said.append, report=seen.append)
     assert said[0].startswith(f"resumes from {tmp_path}/parts/{first} (epoch 2 of 2, commit ")
     assert said[0].endswith(": the steps done so far are the same in a run of 4 epochs")
-    assert said[1:] == ["goes on at epoch 3, step 1"]
+    assert said[1:] == ["resumes at epoch 3, step 1"]
     assert {one.epoch for one in seen} == {3, 4}
     for name in ("loss", "val_loss", "learning_rate"):
         ours, theirs = ([row[name] for row in one.history] for one in (found, whole))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +95,10 @@ def _bundle_subject(model: Path) -> _Subject:
 
 
 def _trained(model: Path, data: Path, split: str) -> dict[str, Any]:
-    from trainers.training.forward import Forward, predict_split
+    from trainers.training.forward import predict_trained
     from trainers.training.trained import load_trained
 
-    trained = load_trained(model)
-    config = replace(trained.config, data=replace(trained.config.data, dir=str(data)))
-    found = predict_split(
-        Forward(trained.model, config),
-        config,
-        DatasetInfo.load(data),
-        split,
-        classes=trained.info.classes,
-    )
-    return {"trained": found}
+    return {"trained": predict_trained(load_trained(model), data, split)}
 
 
 def _bundle(bundle: Bundle, data: Path, split: str, variant: str) -> dict[str, Any]:

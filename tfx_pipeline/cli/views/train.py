@@ -1,20 +1,21 @@
 """`sightline train`, `compress` and `export`: as in a pipeline, with a progress bar."""
 
 import json
-import shutil
 import tempfile
+import typing
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from core.bundle import BundleError, open_bundle, push, seal
 from tfx_pipeline.cli.views.live import LOG_EVERY_S, ProgressLog, progress_line
 from trainers.config import Config
+from trainers.config_keys import keys_of
 from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
 
 if TYPE_CHECKING:
@@ -134,6 +135,19 @@ def recipes_table() -> Table:
     return shown
 
 
+def keys_table() -> Table:
+    """Every configuration key with its type, range, default and documentation."""
+    shown = Table(box=None, pad_edge=False)
+    for column in ("key", "type", "default", "allowed", "meaning"):
+        shown.add_column(column, overflow="fold")
+    for name, key in keys_of(Config).items():
+        kind = str((typing.get_origin(key.kind) or key.kind).__name__)
+        kind = {"tuple": "list", "dict": "mapping"}.get(kind, kind)
+        default = "required" if key.default is MISSING else json.dumps(key.default)
+        shown.add_row(*map(escape, (name, kind, default, key.allowed, key.doc)))
+    return shown
+
+
 def compress_shown(
     trained: Path,
     out: Path,
@@ -150,7 +164,7 @@ def compress_shown(
     Raises:
       DatasetError: `data` is of another task, or its classes are not the model's.
     """
-    from trainers.export.build import FLOAT_VARIANT, build_bundle
+    from trainers.bundles.build import FLOAT_VARIANT, build_bundle
     from trainers.training.trained import load_trained
 
     with Bar(console, "load") as bar:
@@ -197,25 +211,16 @@ def export_shown(source: Path, bundles: Path, variant: str, console: Console) ->
       BundleError: neither a trained folder nor a draft, no such variant, or a rollback withdrew a
         version that holds the same.
     """
-    from trainers.export.build import build_bundle
+    from trainers import compress, export
     from trainers.training.trained import load_trained
 
     with tempfile.TemporaryDirectory(prefix="sightline-export-") as scratch:
-        draft = Path(scratch) / "draft"
+        draft = source
         if (source / "trained.json").is_file():
+            draft = Path(scratch) / "draft"
             with console.status("export"):
-                build_bundle(load_trained(source), draft)
-        else:
-            shutil.copytree(open_bundle(source).path, draft)
-        manifest = open_bundle(draft).manifest
-        if variant:
-            manifest = seal(draft, replace(manifest, recommended=variant))
-        result = push(draft, bundles / manifest.name)
-    if result.withdrawn:
-        raise BundleError(
-            f"not pushed: version {result.version} of {manifest.name} holds the same and was "
-            f"withdrawn by a rollback; to serve it again: {result.way_back}"
-        )
+                compress(load_trained(source), draft)
+        result = export(draft, bundles, variant=variant)
     word = "pushed" if result.pushed else "already there:"
     console.print(f"{word} {result.path}", soft_wrap=True)
     console.print(f"next: sightline serve {bundles}", soft_wrap=True)

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from serving.deploy.rollback import rollback
 from tfx_pipeline.cli import main
 from tfx_pipeline.cli.views import live
-from tfx_pipeline.cli.views.train import Bar, recipes_table, records_of
+from tfx_pipeline.cli.views.train import Bar, keys_table, recipes_table, records_of
 from trainers.registry import recipes
 from trainers.training.epoch import Progress
 
@@ -103,3 +103,21 @@ def test_what_a_rollback_withdrew_is_no_export(write_bundle, tmp_path, capsys):
 def test_every_recipe_is_listed():
     shown = recipes_table()
     assert shown.row_count == len(recipes.names())
+
+
+def test_every_key_is_listed_with_type_range_and_default():
+    cells = [list(column.cells) for column in keys_table().columns]
+    rows = {row[0]: row[1:] for row in zip(*cells, strict=True)}
+    assert rows["train.epochs"] == (
+        "int",
+        "30",
+        "0 or more; 0 uses model.init without training",
+        "Passes over the training images.",
+    )
+    assert rows["data.mean"][:3] == ("list", "[123.675, 116.28, 103.53]", "3 values")
+    assert rows["model.options"][:2] == ("mapping", "{}")
+    assert rows["name"][1] == "required"
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(keys_table())
+    # Brackets are no markup.
+    assert "in [0, 1)" in console.export_text()

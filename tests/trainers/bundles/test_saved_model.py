@@ -8,9 +8,9 @@ from scipy.special import softmax
 from tensorflow_serving.apis import prediction_log_pb2
 
 from core import bundle
+from trainers.bundles.saved_model import git_commit, write_saved_model, write_warmup
 from trainers.config import override
 from trainers.data.pipeline import eval_batches
-from trainers.export.saved_model import git_commit, write_saved_model, write_warmup
 from trainers.identity.stack import stack
 
 pytestmark = pytest.mark.onednn

@@ -1,7 +1,7 @@
 """Writes a bundle (see `core.bundle`): decode, resize, normalize, network, softmax, labels.
 
-What the SavedModel does with bytes is `trainers.data.preprocess`, the same functions that feed
-evaluation, so that a client's pixels are evaluation's pixels, bit for bit.
+The SavedModel decodes bytes with `trainers.data.preprocess`, the same functions as evaluation, so
+that the pixels of a client's image are those of evaluation, bit for bit.
 """
 
 import datetime
@@ -14,6 +14,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from core import bundle
 from trainers.config import Config, config_hash, to_dict
+from trainers.config_keys import values_with
 from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.orientation import UPRIGHT
@@ -21,11 +22,12 @@ from trainers.data.preprocess import Preprocessing, eval_images
 from trainers.identity.plugin_code import counted_files
 from trainers.identity.stack import git_commit, stack
 from trainers.keras import keras
+from trainers.registry import compressors
 from trainers.training.trained import Trained
 
 
 class _Serving(tf.Module):
-    """The four signatures over one network; holds variables, not Keras objects."""
+    """The four signatures of one network; has variables, not Keras objects."""
 
     def __init__(self, model: keras.Model, config: Config, info: DatasetInfo, labels: Path) -> None:
         super().__init__()
@@ -38,10 +40,10 @@ class _Serving(tf.Module):
         self._upright = info.exif == UPRIGHT
 
     def _scores(self, images: tf.Tensor) -> tf.Tensor:
-        """(B,N) softmax scores of uint8 (B,H,W,3), which may hold no image."""
+        """(B,N) softmax scores of uint8 (B,H,W,3); B may be 0."""
         count = tf.shape(images)[0]
-        # oneDNN's fused convolutions fail on an empty batch, so an image of zeros stands in for it.
-        # A branch would keep them from being fused at all.
+        # Fused convolutions of oneDNN fail on an empty batch, so an image of zeros replaces it. A
+        # branch would prevent the fusion.
         blank = tf.zeros([tf.cast(count == 0, tf.int32), *images.shape[1:]], images.dtype)
         filled = tf.concat([images, blank], axis=0)
         logits = self._call()(tf.cast(filled, tf.float32), training=False)
@@ -72,7 +74,7 @@ class _Serving(tf.Module):
 
 
 def _hidden(value: Any) -> Callable[[], Any]:
-    """`value` behind a closure, which tf.Module does not track into the SavedModel."""
+    """`value` in a closure, so that tf.Module does not save it with the SavedModel."""
     return lambda: value
 
 
@@ -97,7 +99,7 @@ def write_saved_model(model: keras.Model, config: Config, info: DatasetInfo, out
 
 
 def write_warmup(encoded: list[bytes], name: str, out: Path) -> None:
-    """Writes `assets.extra/tf_serving_warmup_requests`: one Predict request an image."""
+    """Writes `assets.extra/tf_serving_warmup_requests`: one Predict request per image."""
     path = out / bundle.WARMUP_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -114,7 +116,7 @@ def write_warmup(encoded: list[bytes], name: str, out: Path) -> None:
 
 def describe_variant(path: Path, name: str, *, sparsity: float = 0.0) -> bundle.Variant:
     """Measures one TFLite file for the manifest."""
-    method, _, dtype = name.partition("_")
+    method, _, dtype = name.rpartition("_")
     return bundle.Variant(
         name=name,
         method=method,
@@ -128,18 +130,18 @@ def describe_variant(path: Path, name: str, *, sparsity: float = 0.0) -> bundle.
 def seal_draft(
     out: Path, trained: Trained, *, variants: tuple[bundle.Variant, ...], recommended: str
 ) -> bundle.Manifest:
-    """Copies the recommended variant to `model.tflite` and writes `manifest.json`, last of all."""
+    """Copies the recommended variant to `model.tflite` and writes `manifest.json` last."""
     config, info = trained.config, trained.info
+    pixels = values_with(config, "pixels")["data"]
+    height, width = pixels.pop("image_size")
     manifest = bundle.Manifest(
         name=config.name,
         task=config.task,
         num_classes=info.num_classes,
         input={
-            "height": config.data.image_size[0],
-            "width": config.data.image_size[1],
-            "crop_fraction": config.data.crop_fraction,
-            "resize": config.data.resize,
-            "fit": config.data.fit,
+            "height": height,
+            "width": width,
+            **pixels,
             "exif": info.exif,
         },
         top_k=min(config.export.top_k, info.num_classes),
@@ -152,6 +154,7 @@ def seal_draft(
         data_fingerprint=info.fingerprint,
         weights_origin=trained.weights_origin,
         plugins=list(map(str, counted_files())),
+        methods={one.method: compressors.get(one.method).title for one in variants},
         linear_probe=_linear_probe(trained),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
@@ -159,6 +162,6 @@ def seal_draft(
 
 
 def _linear_probe(trained: Trained) -> dict[str, Any]:
-    """What the manifest states of the linear probe; empty without one."""
+    """The manifest's entry about the linear probe; empty without one."""
     found = trained.probe
     return {"shipped": found.shipped, "why": found.why, "val_top1": found.val_top1} if found else {}

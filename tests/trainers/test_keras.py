@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers import conv_gradient
+import trainers.keras
 from trainers.keras import keras
 
 pytestmark = pytest.mark.onednn
@@ -121,8 +121,8 @@ def test_no_layer_reaches_the_kernel(name):
 def test_the_count_sees_what_tensorflow_does_itself():
     # Otherwise the test above proves nothing.
     with pytest.MonkeyPatch.context() as patched:
-        registry = conv_gradient.ops.gradient_registry._registry
-        patched.setitem(registry["Conv2D"], "type", conv_gradient._ORIGINALS["Conv2D"])
+        registry = trainers.keras.ops.gradient_registry._registry
+        patched.setitem(registry["Conv2D"], "type", trainers.keras._ORIGINALS["Conv2D"])
         assert strided_1x1_gradients(traced(LAYERS["conv2d"][0](), (8, 8, 4))) == 1
 
 

@@ -10,8 +10,8 @@ from ai_edge_litert.interpreter import Interpreter
 from core.bundle import open_bundle, push, tflite_file
 from serving.client import connect
 from serving.server.lifecycle.server_process import ServerProcess
+from trainers.bundles.build import FLOAT_VARIANT, build_bundle
 from trainers.config import override
-from trainers.export.build import FLOAT_VARIANT, build_bundle
 from trainers.loop import fit
 from trainers.registry import recipes
 

@@ -9,12 +9,13 @@ from scipy.special import softmax
 
 from core import bundle
 from serving.engines.engine import open_engine
+from trainers.bundles import build
+from trainers.bundles.build import build_bundle
 from trainers.compression import Method
 from trainers.compression.convert import ConversionError, ConversionResult
 from trainers.config import config_hash, from_dict, override
 from trainers.data.pipeline import eval_batches
-from trainers.export import build
-from trainers.export.build import build_bundle
+from trainers.keras import keras
 from trainers.registry import UnknownNameError, compressors
 from trainers.training.trained import Trained
 
@@ -110,7 +111,7 @@ def test_methods_get_a_rate_that_follows_the_peak(trained, change):
         given.append(settings.learning_rate)
         return model
 
-    method = Method("any", start="float", dtypes=("int8",), run=run)
+    method = Method("any", run=run)
     changes = [change, "optim.learning_rate=0.04", "optim.reference_batch=64"]
     changed = replace(trained, config=override(trained.config, changes))
     build._compressed(changed, [method], None, lambda step: None)
@@ -138,6 +139,62 @@ def test_asking_for_a_plain_variant_by_its_method_adds_nothing_twice(
     with pytest.raises(ConversionError):
         build_bundle(trained, tmp_path / "draft", methods=("none", "ptq"), ptq=("int8",))
     assert sorted(planned) == ["none_fp32", "ptq_dynamic", "ptq_int8"]
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Registers a method for one test."""
+    compressors.names()
+    monkeypatch.setattr(compressors, "_entries", dict(compressors._entries))
+    monkeypatch.setattr(compressors, "_origins", dict(compressors._origins))
+    return lambda name, method: compressors.register(name)(method)
+
+
+def test_only_methods_that_need_it_are_calibrated(trained, tmp_path, monkeypatch, registered):
+    planned = {}
+
+    def remember(jobs):
+        planned.update({job.name: job.calibration is not None for job in jobs})
+        return [ConversionResult(job, error="enough") for job in jobs]
+
+    def same(model, fine_tune, settings):
+        return model
+
+    monkeypatch.setattr(build, "convert_all", remember)
+    monkeypatch.setattr(build, "write_saved_model", lambda *args, **kwargs: None)
+    registered(
+        "with_it",
+        Method("with_it", dtypes=("dynamic", "int8"), run=same, needs_calibration=True),
+    )
+    registered("without", Method("without", run=same))
+    with pytest.raises(ConversionError):
+        build_bundle(trained, tmp_path / "draft", methods=("with_it", "without"), ptq=("int8",))
+    assert planned == {
+        "none_fp32": False,
+        "ptq_int8": True,
+        "with_it_dynamic": False,
+        "with_it_int8": True,
+        "without_int8": False,
+    }
+
+
+def test_a_method_that_changes_weights_without_saying_so_is_refused(trained, tmp_path, registered):
+    def doubled(model, fine_tune, settings):
+        copy = keras.models.clone_model(model)
+        copy.set_weights([2 * one for one in model.get_weights()])
+        return copy
+
+    method = Method("doubled", changes_weights=False, needs_calibration=True, run=doubled)
+    registered("doubled", method)
+    with pytest.raises(ValueError, match=r"'doubled' changed weights.*changes_weights=True"):
+        build_bundle(trained, tmp_path / "draft", methods=("doubled",))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_method_under_another_name_is_refused(trained, tmp_path, registered):
+    registered("one", Method("other", changes_weights=False))
+    with pytest.raises(ValueError, match=r"as 'one' \(.*test_build\.py.* calls itself 'other'"):
+        build_bundle(trained, tmp_path / "draft", methods=("one",))
 
 
 @pytest.mark.slow
