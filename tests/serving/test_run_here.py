@@ -12,8 +12,7 @@ from serving.server.errors import OverloadedError, ServingError
 from serving.server.observability.metrics import Metrics
 from serving.server.scheduling.batching import BatchingOptions
 from serving.server.scheduling.calls import EngineCall
-from serving.server.scheduling.dispatch import Dispatcher
-from serving.server.scheduling.request import Request
+from serving.server.scheduling.dispatch import Dispatcher, Request
 from serving.server.scheduling.scheduler import BatchScheduler
 
 WAIT = 20
@@ -57,7 +56,7 @@ class Caller:
 
     def _run(self, harness, timeout):
         steps = harness.steps(self.value)
-        return harness.dispatcher.run_here(steps, timeout=timeout, on_gone=self._on_gone)
+        return harness.dispatcher.run_here(steps, timeout=timeout, on_disconnect=self._on_gone)
 
     def _on_gone(self, leave):
         self._leave = leave
@@ -192,7 +191,7 @@ def test_first_come_first_served_from_threads_and_from_a_loop(start):
 
 def test_a_bounded_queue(start):
     h = start(max_queue=1)
-    assert h.dispatcher.most_requests == 2
+    assert h.dispatcher.max_requests == 2
     held = h.hold()
     waiting = h.start(1)
     h.until(lambda: h.dispatcher.waiting == 1)
@@ -322,10 +321,13 @@ def test_many_at_once_each_get_what_they_must(start, batching):
 def test_a_place_that_comes_when_nobody_waits_any_more_goes_to_other_threads():
     request = Request(iter(()), None)
     done = []
-    assert request.take(lambda: done.append("while it waits"))
-    assert request.end() is None
-    assert done == ["while it waits"], "what was given in time is done, to be passed on"
-    assert not request.take(lambda: done.append("too late"))
+    with ThreadPoolExecutor(1) as pool:
+        request.do(lambda: done.append(threading.current_thread()), pool)
+        assert request.end() is None
+        assert done == [threading.main_thread()], "a slot in time goes to the next request"
+        request.do(lambda: done.append(threading.current_thread()), pool)
+    assert len(done) == 2
+    assert done[1] is not threading.main_thread()
 
 
 @pytest.mark.parametrize(
@@ -334,5 +336,5 @@ def test_a_place_that_comes_when_nobody_waits_any_more_goes_to_other_threads():
 def test_why_a_client_has_left(timeout, code):
     """At its deadline it gives up before the server knows; until then it has changed its mind."""
     request = Request(iter(()), timeout)
-    request.leave()
+    request.disconnect()
     assert request.wait()[1].code == code

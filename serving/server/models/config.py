@@ -1,4 +1,4 @@
-"""Which models are to be served, and which of their versions."""
+"""Which models are served, and which of their versions."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -173,7 +173,7 @@ def test_many_idle_connections_give_way(monkeypatch):
     """There may be four; the one that has been idle for longest is closed for a new one."""
     from serving.limits import Limits
     from serving.server.http import rest_protocol
-    from serving.server.http.rest import RestApp
+    from serving.server.http.asgi import RestApp
     from serving.server.http.web import Response
     from serving.server.lifecycle.listeners import listen, start_rest
 

@@ -80,7 +80,8 @@ def test_a_closed_engine(tmp_path):
 def test_prefer_tflite_model(shared_data, tmp_path, name):
     """A version of TF Serving's own that is a `.tflite` alone, through the model manager."""
     from serving.server.models import inference
-    from serving.server.models.manager import ModelConfig, ModelManager
+    from serving.server.models.config import ModelConfig
+    from serving.server.models.manager import ModelManager
     from serving.server.scheduling.calls import run_now
 
     folder = f"saved_model_half_plus_two_{name}"

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from serving.server.models import inference
-from serving.server.lifecycle.background import Background
+from serving.server.models.background import Background
 from serving.server.scheduling.calls import run_now
 from serving.server.models.manager import ModelConfig, ModelManager
 

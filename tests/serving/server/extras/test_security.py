@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from serving.server.errors import ServerError
-from serving.server.extras.security import GrpcTls, read_ssl_config, rest_tls
+from serving.server.lifecycle.tls import GrpcTls, read_ssl_config, rest_tls
 
 
 def ssl_config(folder: Path, certificates, **changes):

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import grpc
 import pytest
 
-from serving.server.v2.messages import message
+from serving.server.v2.grpc_service import message
 
 WAIT = 30
 TRACE = "0123456789abcdef0123456789abcdef"

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from serving.server.errors import ServerError, ServingError, invalid
 from serving.server.extras.hooks import Exchange, Hooks
-from serving.server.extras.shadow import REPORT_PATH, Shadow, compare, read_shadow, shadow_page
+from serving.server.extras.shadow import Shadow, compare, read_shadow
+from serving.server.extras.side_thread import SideThread
 from serving.server.extras.traffic import Canary, read_split, share_point
+from serving.server.http.pages import REPORT_PATH, shadow_page
 from serving.server.observability.metrics import Metrics
-from serving.server.observability.side_thread import SideThread
 from serving.server.scheduling.calls import EngineCall
 
 WAIT = 20
@@ -101,10 +102,10 @@ def test_a_share_that_is_not_served_goes_to_the_greatest():
 def test_other_models_and_named_versions_are_left_alone():
     chooser, _ = canary("m=canary:1,stable:0")
     hooks = Hooks(canary=chooser)
-    assert hooks.steer("other", None, None, {}) == (None, None)
-    assert hooks.steer("m", 1, None, {}) == (1, None)
-    assert hooks.steer("m", None, "stable", {}) == (None, "stable")
-    assert hooks.steer("m", None, None, {}) == (None, "canary")
+    assert hooks.choose_version("other", None, None, {}) == (None, None)
+    assert hooks.choose_version("m", 1, None, {}) == (1, None)
+    assert hooks.choose_version("m", None, "stable", {}) == (None, "stable")
+    assert hooks.choose_version("m", None, None, {}) == (None, "canary")
 
 
 @pytest.mark.parametrize(

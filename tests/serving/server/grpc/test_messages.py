@@ -12,9 +12,8 @@ import grpc
 import pytest
 
 from serving.protocol import wire
-from serving.server.grpc import messages as grpc_messages
-from serving.server.grpc.messages import Messages
-from serving.server.grpc.methods import CallThreads, unary_service
+from serving.server.grpc import methods as grpc_messages
+from serving.server.grpc.methods import CallThreads, Messages, unary_service
 from serving.server.lifecycle.listeners import start_grpc
 
 WAIT = 20
@@ -26,7 +25,7 @@ HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 1, 3, 4, 6, 7
 def serving(messages, behavior, *, at_once=False):
     """A channel to a server whose one method is `/t.T/Do`, and its port."""
     threads = CallThreads(0, messages=messages)
-    call = threads.at_once(behavior) if at_once else behavior
+    call = threads.quick(behavior) if at_once else behavior
     handler = unary_service("t.T", {"Do": (call, REQUEST)}, threads)
     front = start_grpc("127.0.0.1", 0, [handler], threads=threads, max_request_bytes=10_000)
     with grpc.insecure_channel(front.url.removeprefix("grpc://")) as channel:
@@ -170,7 +169,7 @@ def test_no_message_and_one_that_is_damaged(caplog):
         none = channel.stream_unary("/t.T/Do").future(iter(()), timeout=WAIT).exception(WAIT)
         assert none.code().name == "UNIMPLEMENTED"
     assert [record.message for record in caplog.records] == [
-        "a call brings 1 bytes that are no HealthCheckRequest"
+        "a call sent 1 bytes that are not a valid HealthCheckRequest"
     ]
 
 

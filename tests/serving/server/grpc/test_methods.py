@@ -12,7 +12,7 @@ import pytest
 
 from serving.protocol import wire
 from serving.server.errors import OverloadedError, ServingError
-from serving.server.grpc.methods import CallThreads, refusing, time_left, unary_service
+from serving.server.grpc.methods import CallThreads, reporting_errors, time_left, unary_service
 from serving.server.lifecycle.listeners import start_grpc
 
 WAIT = 20
@@ -46,7 +46,10 @@ def test_a_refusal_is_told_and_nobodys_fault(caplog):
             raise OverloadedError("RESOURCE_EXHAUSTED", "too many", 3)
         raise ServingError("NOT_FOUND", "x" * 2000)
 
-    with caplog.at_level(logging.DEBUG), serving(CallThreads(1), Do=refusing(refuse)) as (call, _):
+    with (
+        caplog.at_level(logging.DEBUG),
+        serving(CallThreads(1), Do=reporting_errors(refuse)) as (call, _),
+    ):
         busy, absent = call("Do", "busy").exception(WAIT), call("Do").exception(WAIT)
     assert (busy.code().name, busy.details()) == ("RESOURCE_EXHAUSTED", "too many")
     assert dict(busy.trailing_metadata())["grpc-retry-pushback-ms"] == "3000"
@@ -94,7 +97,7 @@ def test_waiting_calls_do_not_hold_up_what_is_answered_at_once():
     methods = {
         "Do": slow,
         "Reload": threads.reloading(slow),
-        "Ask": threads.at_once(quick),
+        "Ask": threads.quick(quick),
     }
     with serving(threads, **methods) as (call, _):
         held = [call("Do") for _ in range(8)] + [call("Reload"), call("Reload")]

@@ -18,7 +18,7 @@ def talk(pieces, *, body_timeout_s, handler_s=0.0):
 
     The server answers with the body that it got.
     """
-    from serving.server.http.rest import RestApp
+    from serving.server.http.asgi import RestApp
 
     async def handle(method, path, headers, body):
         await asyncio.sleep(handler_s)
@@ -67,7 +67,7 @@ def test_the_limit_is_the_bodys_and_not_the_answers():
 
 @pytest.mark.parametrize("hangs_up", [True, False])
 def test_a_request_ends_when_its_client_hangs_up(hangs_up):
-    from serving.server.http.rest import RestApp
+    from serving.server.http.asgi import RestApp
 
     async def main():
         outcome = asyncio.get_running_loop().create_future()

@@ -171,7 +171,7 @@ def test_work_beyond_its_deadline_does_not_hold_its_place(entry):
         timer = threading.Timer(timeout, lambda: gone[0]())
         timer.start()
         return dispatcher.run_here(
-            steps, timeout=timeout, on_gone=lambda tell: gone.append(tell) or True
+            steps, timeout=timeout, on_disconnect=lambda tell: gone.append(tell) or True
         )
 
     async def scenario():

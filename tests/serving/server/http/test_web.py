@@ -8,16 +8,23 @@ import threading
 import pytest
 
 from serving.server.errors import ServerError, ServingError
-from serving.server.extras.vertex import (
+from serving.server.http.pages import health_page
+from serving.server.http.vertex import (
     VertexOptions,
     model_base_path,
     read_vertex_options,
     vertex_page,
 )
-from serving.server.http.compression import accepts_gzip, inflate, with_gzip
-from serving.server.http.cors import preflight, with_cors
-from serving.server.http.web import Response, first_of
-from serving.server.observability.health import Readiness, health_page
+from serving.server.http.web import (
+    Response,
+    accepts_gzip,
+    first_of,
+    inflate,
+    preflight,
+    with_cors,
+    with_gzip,
+)
+from serving.server.observability.health import Readiness
 
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -221,7 +228,7 @@ def test_vertex_leaves_large_bodies_to_a_thread(monkeypatch, size, headers, else
         threads.append(threading.current_thread())
         return json.loads(body)
 
-    monkeypatch.setattr("serving.server.extras.vertex.parse", parse)
+    monkeypatch.setattr("serving.server.http.vertex.parse", parse)
     body = json.dumps({"instances": ["x" * size]}).encode()
     data = gzip.compress(body) if headers else body
     rest = Rest()

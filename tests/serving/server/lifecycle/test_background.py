@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from serving.server.lifecycle.background import Background
+from serving.server.models.background import Background
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="a thread's own priority, /proc")
 
@@ -98,7 +98,7 @@ def test_what_refers_to_itself_goes_too(background):
 PROGRAM = """
 import ctypes, sys
 from pathlib import Path
-from serving.server.lifecycle.background import Background
+from serving.server.models.background import Background
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20

@@ -43,7 +43,7 @@ except FileExistsError:
         time.sleep(0.01)
 (folder / f"{os.getpid()}.loaded").touch()
 member = Member(flags["member"])
-member.wait_for_the_others()
+member.wait_for_all()
 member.watch_parent(lambda: os._exit(9))
 listener = socket.socket()
 share_port(listener)
@@ -224,7 +224,7 @@ def test_a_process_that_ends_by_itself_ends_in_peace():
     program = (
         "import time\n"
         "from serving.server.lifecycle.worker_processes import Member\n"
-        "Member('').wait_for_the_others()\n"
+        "Member('').wait_for_all()\n"
         "Member('').watch_parent(print)\n"
         "time.sleep(0.3)\n"
     )

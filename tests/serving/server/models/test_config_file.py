@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from serving.server.app import ServerOptions, _Server
+from serving.server.app import _Server
 from serving.server.errors import ServerError
-from serving.server.models.config_file import ConfigFile
-from serving.server.models.manager import ModelConfig
-from serving.server.models.source import ModelSource
+from serving.server.models.config import ModelConfig
+from serving.server.models.source import ConfigFile, ModelSource
+from serving.server.options import ServerOptions
 
 
 class Refused(Exception):

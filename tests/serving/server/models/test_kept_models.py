@@ -12,7 +12,8 @@ from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
 from core import bundle as bundles
 from serving.server.lifecycle.server_process import ServerProcess
-from serving.server.models.manager import ModelConfig, ModelManager
+from serving.server.models.config import ModelConfig
+from serving.server.models.manager import ModelManager
 from serving.server.models.source import ModelSource
 
 WAIT_S = 60

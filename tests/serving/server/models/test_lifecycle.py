@@ -9,8 +9,10 @@ import pytest
 
 from serving.engines.saved_model import EngineError
 from serving.server.errors import ServingError
-from serving.server.models.manager import ModelConfig, ModelManager, State, VersionPolicy
-from serving.server.observability.health import missing_models
+from serving.server.models.config import ModelConfig, VersionPolicy
+from serving.server.models.manager import ModelManager
+from serving.server.models.servable import State
+from serving.server.observability.health import Readiness
 
 LATEST = VersionPolicy()
 
@@ -171,10 +173,10 @@ def test_a_model_that_is_no_longer_wanted_is_not_missed(lifecycle, half_plus_two
     manager.sync()
     shutil.rmtree(tmp_path / "b" / "1")
     manager.sync()
-    assert missing_models(manager) == ["b"]
+    assert Readiness(manager).missing() == ["b"]
     configs.pop()
     manager.sync()
-    assert missing_models(manager) == []
+    assert Readiness(manager).missing() == []
     assert [status.state for status in manager.status("b")] == [State.END]
 
 

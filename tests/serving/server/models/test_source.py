@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serving.server.errors import ServerError, ServingError
-from serving.server.models.manager import ModelConfig
+from serving.server.models.config import ModelConfig
 from serving.server.models.source import ModelSource
 
 

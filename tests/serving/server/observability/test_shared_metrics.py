@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from serving.server.observability.metrics import Metrics
-from serving.server.observability.shared_metrics import SharedMetrics
+from serving.server.observability.metrics import Metrics, SharedMetrics
 
 WAIT = 20
 

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from serving.engines.saved_model import EngineError
 from serving.server.errors import ServingError
 from serving.server.observability.metrics import Metrics
-from serving.server.scheduling.batch_queue import Task
 from serving.server.scheduling.batching import BatchingOptions
 from serving.server.scheduling.calls import EngineCall
-from serving.server.scheduling.scheduler import BatchScheduler
+from serving.server.scheduling.scheduler import BatchScheduler, Task
 
 LONG = 60_000_000
 WAIT = 20

@@ -78,7 +78,7 @@ class StubModels:
 class StubHooks(Hooks):
     """Runs the engine itself; the real one checks names first, with TensorFlow's protos loaded."""
 
-    def predict(self, servable, signature, inputs, output_filter=()):
+    def call(self, api, servable, signature, inputs, output_filter=()):
         known = servable.engine.signatures[signature]
         for name in [*inputs, *output_filter]:
             if name not in {**known.inputs, **known.outputs}:

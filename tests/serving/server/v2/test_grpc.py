@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from serving.server.grpc.methods import CallThreads
-from serving.server.v2.grpc_service import open_inference_handler
-from serving.server.v2.messages import message
+from serving.server.v2.grpc_service import message, open_inference_handler
 
 
 def test_the_bytes_of_a_request_are_those_of_the_specification():
