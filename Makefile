@@ -39,9 +39,9 @@ test-onednn: setup ## run convolutions, training and signatures with oneDNN on, 
 test-zoo: setup ## put every model through the mill, an hour or more; writes zoo.tsv
 	@.venv/bin/pytest -m zoo $(ARGS)
 
-test-peers: setup ## let clients that others wrote ask our server; writes serving/server/PEERS.md
+test-peers: setup ## run third-party clients against the server; writes COMPATIBILITY.md
 	@tools/peers.sh
-	@.venv/bin/pytest -m peers -rP --peers-page serving/server/PEERS.md tests/serving/peers $(ARGS)
+	@.venv/bin/pytest -m peers -rP --peers-page serving/server/COMPATIBILITY.md tests/serving/peers $(ARGS)
 
 lint: setup ## ruff, import-linter (the one way down), basedpyright
 	@.venv/bin/ruff check && .venv/bin/ruff format --check \

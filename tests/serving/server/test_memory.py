@@ -1,4 +1,4 @@
-"""Memory after unloading, in a process of its own so that nothing else grows in it."""
+"""Memory after unloading, in a separate process, in which nothing else grows."""
 
 import subprocess
 import sys

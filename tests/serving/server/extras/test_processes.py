@@ -101,7 +101,7 @@ def test_a_reload_request_is_refused(vertex):
 
 def test_metrics_are_those_of_both(vertex):
     _, (port, _), *_ = vertex
-    # Until each process has heard of what the tests before this one asked of the other.
+    # Until each process has the counts of the earlier tests' requests to the other.
     counts = []
     while len(counts) < 5 or len(set(counts[-5:])) > 1:
         counts.append(max(count(port) for _ in range(20)))

@@ -127,7 +127,7 @@ def call(server, method, request, response, metadata=()):
 
 
 def predict(server, metadata=(), **spec):
-    """The version that answered a gRPC Predict."""
+    """The version in the response of a gRPC Predict."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 

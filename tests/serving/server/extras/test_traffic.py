@@ -135,7 +135,7 @@ def top_k(classes, scores):
 @pytest.mark.parametrize(
     ("served", "other", "rows", "wrong", "score"),
     [
-        # The second row's best classes trade places; class 1 scores 0.6 and 0.3.
+        # The second row's best classes are swapped; class 1 scores 0.6 and 0.3.
         (
             top_k([[0, 1], [1, 2]], [[0.9, 0.1], [0.6, 0.4]]),
             top_k([[0, 1], [2, 1]], [[0.8, 0.2], [0.7, 0.3]]),

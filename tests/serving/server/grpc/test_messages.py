@@ -142,7 +142,7 @@ def test_a_message_must_arrive_in_time(monkeypatch):
 
 
 def test_messages_that_arrive_give_way_when_the_process_grows():
-    """gRPC shows no part of a message: only the process's memory tells that it holds any."""
+    """gRPC shows no part of a message: only the process's memory shows that it holds any."""
     memory, looked = [1000], threading.Event()
 
     def resident():

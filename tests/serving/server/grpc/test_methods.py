@@ -155,5 +155,5 @@ def test_a_system_that_gives_no_further_thread(monkeypatch):
     ("told", "left"), [(None, None), (9.2e9, None), (2.5, 2.5), (0.0, 0.001), (-3.0, 0.001)]
 )
 def test_the_time_that_is_left(told, left):
-    """As Python's gRPC tells it: without a deadline, far away, and when it has passed."""
+    """The forms of Python's gRPC: no deadline, a distant one, and one that has passed."""
     assert time_left(SimpleNamespace(time_remaining=lambda: told)) == left

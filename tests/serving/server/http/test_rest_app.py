@@ -16,7 +16,7 @@ LENGTH = HEAD + b"Content-Length: 6\r\n\r\n"
 def talk(pieces, *, body_timeout_s, handler_s=0.0):
     """All that the server says to a client that sends the pieces, a moment apart, and then waits.
 
-    The server answers with the body that it got.
+    The server returns the body of the request.
     """
     from serving.server.http.asgi import RestApp
 

@@ -34,7 +34,7 @@ CORS = {
 
 
 class Rest:
-    """Answers with a body of that size, and remembers what it was asked."""
+    """Responds with a body of that size, and records its requests."""
 
     def __init__(self, body=b"x" * 1000, headers=None):
         self.asked = []

@@ -118,7 +118,7 @@ def answers_at_all(port):
 
 
 def answers(port, count):
-    """Who answered; a connection that the kernel gave to a process that just died is reset."""
+    """The process that responded; a connection to a process that just died is reset."""
     found = set()
     for _ in range(count):
         with contextlib.suppress(ConnectionError):
@@ -150,7 +150,7 @@ def test_all_answer_on_one_port_and_end_with_the_parent(tmp_path):
         parent.process.send_signal(signal.SIGTERM)
         assert parent.process.wait(WAIT) == 0
         assert not any(map(is_running, pids))
-        # Asked to end, so that requests under way do; not left to notice that they are alone.
+        # Signaled to end, so that running requests complete; not left to notice the parent's end.
         assert {path.stem for path in tmp_path.glob("*.terminated")} == set(map(str, pids))
 
 

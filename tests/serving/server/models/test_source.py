@@ -30,7 +30,7 @@ def model(folder, *versions):
 
 
 def code_of(source, path):
-    """What a request for a model at `path` is answered with."""
+    """The status code of a reload request for a model at `path`."""
     models = Models()
     configs = [ModelConfig("x", Path(path))]
     try:

@@ -175,7 +175,7 @@ def test_a_full_queue_drops_counts_and_never_waits(tmp_path, monkeypatch):
     assert 'status_code="RESOURCE_EXHAUSTED"} 3' in metrics.text()
     gate.set()
     log.close()
-    # What cannot be written is told, and the thread goes on.
+    # A record that cannot be written is counted, and the thread continues.
     assert 'status_code="UNKNOWN"} 3' in metrics.text()
 
 

@@ -243,7 +243,7 @@ def test_a_busy_event_loop_does_not_run_what_is_late():
         await h.until(lambda: h.engine.runs)
         late = h.start(1, timeout=0.01)
         await asyncio.sleep(0)
-        # From here on the loop cannot tell the time, as under load.
+        # From here on the loop runs late, as under load.
         time.sleep(0.05)
         h.engine.gate.set()
         while h.dispatcher.waiting:

@@ -90,7 +90,7 @@ class Harness:
 
 
 class Servable:
-    """With a class of its own, so that it can be a weak key."""
+    """A class, so that instances can be weak keys."""
 
     def __init__(self, engine):
         self.name, self.version, self.engine = "m", 1, engine
@@ -207,7 +207,7 @@ def test_splitting_fills_the_open_batch_first():
 def test_parts_whose_answers_do_not_fit_together_end_their_request_alone():
     options = {"enable_large_batch_splitting": True, "max_execution_batch_size": 2}
     with Harness(max_batch_size=10, max_enqueued_batches=9, **options) as harness:
-        # The longer a part's greatest number, the wider its answer.
+        # The longer a part's largest number, the wider its result.
         harness.engine.run_tensors = lambda feeds, fetches: dict.fromkeys(
             fetches, np.zeros((len(feeds["x"]), int(feeds["x"].max())))
         )

@@ -45,7 +45,7 @@ class StubServable:
 
 
 class StubModels:
-    """Models by name and version, with the methods of `ModelManager` that are asked for."""
+    """Models by name and version, with the methods of `ModelManager` that V2 uses."""
 
     def __init__(self):
         self.servables = {}

@@ -42,7 +42,7 @@ def test_the_bytes_of_an_answer_are_read_as_the_specification_has_them():
 
 @pytest.fixture
 def call(service):
-    """(method, request fields or message) -> answer, through a real server."""
+    """(method, request fields or message) -> response, through a real server."""
     threads = CallThreads()
     server = grpc.server(threads.calls, handlers=[open_inference_handler(service, threads)])
     port = server.add_insecure_port("127.0.0.1:0")

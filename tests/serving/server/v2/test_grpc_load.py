@@ -100,7 +100,7 @@ def test_every_call_ends_as_it_must(call, gate, metrics):
     got = [struct.unpack("<f", *answer.raw_output_contents)[0] for answer in answers]
     np.testing.assert_array_equal(got, np.arange(MAX_QUEUE - 60) / 2 + 2)
     assert [code(future) for future in held] == ["OK"] * THREADS
-    # Nobody ran for a client that had gone, was late, or was refused.
+    # No run was for a client that had left, was late, or was refused.
     assert sorted(gate.rows) == [*range(MAX_QUEUE - 60), *(1000 + n for n in range(THREADS))]
     counts = {"OK": 42, "RESOURCE_EXHAUSTED": 98, "CANCELLED": 30, "DEADLINE_EXCEEDED": 30}
     for status, count in counts.items():
