@@ -194,8 +194,8 @@ def _engines(flags: argparse.Namespace) -> EngineOptions:
 
 def _request_logs(flags: argparse.Namespace) -> dict[str, LogConfig]:
     # Reading the file imports TensorFlow's protos; the parent of several processes skips it.
-    alone = flags.model_config_file is not None and flags.processes <= 1
-    logs = read_request_logs(flags.model_config_file) if alone else {}
+    file = flags.model_config_file if flags.processes <= 1 else None
+    logs = {} if file is None else read_request_logs(file)
     if flags.request_log:
         logs[""] = LogConfig(flags.request_log, flags.request_log_sampling_rate)
     return logs

@@ -137,7 +137,7 @@ class Shadow:
         """
         self._configs = {config.model: config for config in configs}
         if len(self._configs) < len(configs):
-            raise ServerError("--shadow names a model twice; one shadow a model")
+            raise ServerError("--shadow names a model twice; one shadow per model")
         self._models = models
         self._metrics = metrics
         self._predict = predict

@@ -45,7 +45,7 @@ class Member:
         """Reports that the models are loaded, and blocks until all processes may listen.
 
         Raises:
-          ServerError: the parent is gone.
+          ServerError: the parent has ended.
         """
         print(_LOADED, flush=True)
         if sys.stdin.buffer.readline() != _GO:

@@ -9,12 +9,12 @@ from serving.server.errors import invalid
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """Which of the versions on disk are served.
+    """The selection of the versions on disk.
 
     Attributes:
       kind: `latest`, `all` or `specific`.
-      num_versions: how many of the newest, for `latest`.
-      versions: which, for `specific`.
+      num_versions: number of the newest versions, for `latest`.
+      versions: the versions, for `specific`.
     """
 
     kind: str = "latest"
@@ -46,10 +46,10 @@ class ModelConfig:
 
 
 def check_names(configs: Sequence[ModelConfig]) -> None:
-    """Refuses a list that names a model twice.
+    """Checks that each model is listed once.
 
     Raises:
-      ServingError: it does.
+      ServingError: a name is listed twice.
     """
     names = [config.name for config in configs]
     for name in names:
