@@ -62,7 +62,7 @@ def send(port, method, path, value=None):
     return answer.status, body
 
 
-def test_vertex_answers(vertex):
+def test_vertex_responses(vertex):
     _, (port, _), *_ = vertex
     assert send(port, "GET", "/ping")[0] == 200
     status, body = send(port, "POST", "/answer", {"instances": [1.0, 2.0]})

@@ -149,7 +149,7 @@ def until(condition):
         time.sleep(0.05)
 
 
-def test_the_flag_without_effect_is_told(server):
+def test_a_flag_without_effect_prints_a_warning(server):
     assert "--grpc_max_threads has no effect" in server.process.log()
 
 

@@ -93,7 +93,7 @@ def test_versions_by_number():
     assert chooser.choose("m", {}) == (3, None)
 
 
-def test_a_share_that_is_not_served_goes_to_the_greatest():
+def test_the_share_of_an_unserved_version_goes_to_the_largest():
     chooser, metrics = canary(stable=servable(1))
     assert {chooser.choose("m", {}) for _ in range(1000)} == {(None, "stable")}
     assert "canary" not in metrics.text().replace("canary_count", "")
@@ -231,7 +231,7 @@ def test_failures_are_counted_by_their_code():
     assert (report["failed"], report["errors"], report["requests"]) == (1, {"INTERNAL": 1}, 0)
 
 
-def test_a_target_that_is_not_loaded_is_told():
+def test_a_target_that_is_not_loaded_is_counted():
     shadow, _ = shadow_of()
     shadow(exchange())
     assert drained(shadow)["not_served"] == 1

@@ -92,7 +92,7 @@ class Unfinished:
         return data
 
 
-def test_messages_beyond_the_limit_are_refused_until_others_are_answered():
+def test_messages_beyond_the_limit_are_refused_until_others_end():
     entered, gate = threading.Semaphore(0), threading.Event()
 
     def slow(request, context):
@@ -125,7 +125,7 @@ def test_calls_without_a_message_do_not_keep_others_from_their_threads(at_once):
         assert do(channel, b"").result(WAIT).status == 1
 
 
-def test_a_call_without_a_message_keeps_its_thread_while_nobody_waits():
+def test_a_call_without_a_message_keeps_its_thread_while_no_call_waits():
     with serving(Messages(), ok) as (channel, port), Unfinished(port, 1) as late:
         end = time.monotonic() + grpc_messages.SLOW_S + 1
         while time.monotonic() < end:

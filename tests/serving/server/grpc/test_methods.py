@@ -40,7 +40,7 @@ def code(future):
     return future.exception(WAIT).code().name
 
 
-def test_a_refusal_is_told_and_nobodys_fault(caplog):
+def test_a_refusal_reaches_the_client_and_logs_nothing(caplog):
     def refuse(request, context):
         if request.service == "busy":
             raise OverloadedError("RESOURCE_EXHAUSTED", "too many", 3)
@@ -59,7 +59,7 @@ def test_a_refusal_is_told_and_nobodys_fault(caplog):
     assert [record for record in caplog.records if record.name.startswith("grpc")] == []
 
 
-def test_what_waits_for_a_thread_is_not_run_when_its_client_has_gone():
+def test_a_waiting_call_is_not_run_after_its_client_disconnects():
     """Five threads are taken; behind them one call is cancelled, one is late, one is patient."""
     gate, ran = threading.Event(), []
 
@@ -82,7 +82,7 @@ def test_what_waits_for_a_thread_is_not_run_when_its_client_has_gone():
     assert sorted(ran) == [*(f"held {number}" for number in range(5)), "patient"]
 
 
-def test_waiting_calls_do_not_hold_up_what_is_answered_at_once():
+def test_waiting_calls_do_not_delay_quick_methods():
     gate, entered = threading.Event(), threading.Semaphore(0)
 
     def slow(request, context):
@@ -109,7 +109,7 @@ def test_waiting_calls_do_not_hold_up_what_is_answered_at_once():
         assert [future.result(WAIT).status for future in held] == [1] * 10
 
 
-def test_stopping_loses_no_answer_and_takes_no_further_call():
+def test_stopping_completes_running_calls_and_accepts_no_more():
     gate, entered = threading.Event(), threading.Event()
 
     def slow(request, context):

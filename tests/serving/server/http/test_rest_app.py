@@ -60,7 +60,7 @@ def test_a_body_in_pieces_is_put_together():
     assert answer.endswith(b"\r\n\r\nabcdef")
 
 
-def test_the_limit_is_the_bodys_and_not_the_answers():
+def test_the_limit_applies_to_bodies_not_to_responses():
     answer = talk([LENGTH + b"abcdef"], body_timeout_s=0.2, handler_s=0.4)
     assert answer.startswith(b"HTTP/1.1 200 ")
 

@@ -146,7 +146,7 @@ def test_scans_in_an_embedded_thumbnail_are_not_counted():
 
 
 @pytest.mark.parametrize("entry", ["rest", "grpc"])
-def test_work_beyond_its_deadline_does_not_hold_its_place(entry):
+def test_work_beyond_its_deadline_does_not_keep_its_slot(entry):
     """Four pieces of work that cannot be stopped, with a single slot."""
     import threading
 

@@ -64,7 +64,7 @@ def test_preflight_wants_a_web_origin():
 
 
 @pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v2/models/m/infer", "/v2"])
-def test_cors_headers_on_every_answer_of_the_api(path):
+def test_cors_headers_on_every_response_of_the_api(path):
     handler = with_cors(Rest(headers={"Content-Type": "a/b"}))
     assert ask(handler, "POST", path).headers == {"Content-Type": "a/b", **CORS}
     origin = {"origin": "http://a"}
@@ -95,7 +95,7 @@ def test_accept_encoding(header, wanted):
 
 
 @pytest.mark.parametrize("size", [1000, 100_000])
-def test_large_answers_are_compressed_for_those_who_ask(size):
+def test_large_responses_are_compressed_where_accepted(size):
     rest = Rest(b"y" * size)
     packed = ask(with_gzip(rest, 1000), headers={"accept-encoding": "gzip"})
     assert packed.headers == {"Vary": "Accept-Encoding", "Content-Encoding": "gzip"}
@@ -105,7 +105,7 @@ def test_large_answers_are_compressed_for_those_who_ask(size):
     assert plain.headers == {"Vary": "Accept-Encoding"}
 
 
-def test_small_and_encoded_answers_are_left_alone():
+def test_small_and_encoded_responses_are_unchanged():
     asked = {"accept-encoding": "gzip"}
     assert ask(with_gzip(Rest(), 1001), headers=asked) == Response(200, b"x" * 1000)
     encoded = Rest(headers={"Content-Encoding": "br"})
@@ -138,7 +138,7 @@ def test_inflate():
         inflate(headers, packed, 99)
 
 
-def test_pages_are_asked_in_turn():
+def test_the_first_page_that_serves_a_path_is_used():
     async def page(method, path, headers, body):
         return Response(201) if path == "/mine" else None
 

@@ -39,7 +39,7 @@ def freed_in(background, *, wait):
     return seen[0]
 
 
-def test_the_first_load_is_done_where_it_is_asked(background):
+def test_the_first_load_runs_in_the_calling_thread(background):
     here = threading.get_ident()
     assert built_in(background) == here
     assert freed_in(background, wait=False) == here

@@ -78,7 +78,7 @@ def test_sightline_serve_takes_the_servers_flags(monkeypatch, flag):
     assert given == [[flag], ["bundles", flag], [flag, "--port", "0", "bundles"]]
 
 
-def test_two_places_to_serve_from_are_refused(tmp_path, capsys):
+def test_two_sources_of_models_are_refused(tmp_path, capsys):
     from serving.server.__main__ import main
 
     assert main([str(tmp_path), f"--bundles_dir={tmp_path}"]) == 1

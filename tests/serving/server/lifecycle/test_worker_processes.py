@@ -143,7 +143,7 @@ def is_running(pid):
     )
 
 
-def test_all_answer_on_one_port_and_end_with_the_parent(tmp_path):
+def test_all_serve_one_port_and_end_with_the_parent(tmp_path):
     with Parent(tmp_path) as parent:
         pids, port = parent.ready()
         assert {ask(port) for _ in range(200)} == set(pids)
@@ -154,7 +154,7 @@ def test_all_answer_on_one_port_and_end_with_the_parent(tmp_path):
         assert {path.stem for path in tmp_path.glob("*.terminated")} == set(map(str, pids))
 
 
-def test_nobody_listens_before_all_have_loaded(tmp_path):
+def test_no_process_listens_before_all_have_loaded(tmp_path):
     (tmp_path / "slow").touch()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -172,7 +172,7 @@ def test_nobody_listens_before_all_have_loaded(tmp_path):
         assert ask(port) in pids
 
 
-def test_a_dead_process_is_replaced_and_the_others_go_on(tmp_path):
+def test_a_dead_process_is_replaced_and_the_others_continue(tmp_path):
     with Parent(tmp_path) as parent:
         pids, port = parent.ready()
         os.kill(pids[0], signal.SIGKILL)
@@ -191,7 +191,7 @@ def test_it_does_not_start_when_a_process_cannot(tmp_path):
         assert "ended with 3 before all were ready" in parent.errors.read()
 
 
-def test_a_port_in_use_is_told(tmp_path):
+def test_a_port_in_use_is_an_error(tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -104,7 +104,7 @@ def test_what_is_no_config_is_never_served(followed, content):
     assert serve.calls == []
 
 
-def test_the_server_goes_on_looking_after_any_error(tmp_path):
+def test_the_server_keeps_polling_after_any_error(tmp_path):
     path = tmp_path / "models.config"
     write(path, "a")
     options = ServerOptions(config_file=path, config_poll_seconds=0.001, load_retry_seconds=0)

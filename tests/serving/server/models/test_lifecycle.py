@@ -166,7 +166,7 @@ def test_what_failed_before_is_tried_again_by_a_switch(lifecycle, half_plus_two)
     assert manager.available() == {"m": [2]}
 
 
-def test_a_model_that_is_no_longer_wanted_is_not_missed(lifecycle, half_plus_two, tmp_path):
+def test_a_model_that_is_no_longer_configured_is_not_missing(lifecycle, half_plus_two, tmp_path):
     manager, _, configs = lifecycle([1])
     copy_versions(half_plus_two, tmp_path / "b", [1])
     configs.append(ModelConfig("b", tmp_path / "b"))

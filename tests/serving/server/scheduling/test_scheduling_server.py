@@ -222,7 +222,7 @@ def adaptive(bundles_dir):
         yield process
 
 
-def test_a_variant_answers_as_the_engine_does(adaptive, bundles_dir, make_png):
+def test_a_variant_returns_the_outputs_of_its_engine(adaptive, bundles_dir, make_png):
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 
