@@ -99,7 +99,7 @@ def recover(prefix: str) -> list[Path]:
 def _recover(temporary: Path) -> Path | None:
     file = os.open(temporary, os.O_RDWR)
     try:
-        # Another process is writing a locked file: BlockingIOError is an OSError.
+        # Another's that is being written is locked: BlockingIOError is an OSError.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         size = _whole_bytes(file)
         path = temporary.with_suffix(SUFFIX)

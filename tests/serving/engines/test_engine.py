@@ -212,7 +212,7 @@ def test_a_run_beyond_the_limit_is_stopped_and_the_next_one_runs(counter):
             failures.append(error)
 
     assert count(3) == 3
-    # In a separate thread, as a run that is not stopped never ends.
+    # A thread of its own: if it is not stopped nothing else will.
     worker = threading.Thread(target=count_for_ever, daemon=True)
     worker.start()
     worker.join(60)

@@ -34,7 +34,7 @@ def no_python_loader(monkeypatch):
     """Lets nothing be loaded as before."""
 
     def refuse(*arguments):
-        raise AssertionError("TensorFlow's own loader was called")
+        raise AssertionError("TensorFlow's own loader was asked")
 
     monkeypatch.setattr(tf.compat.v1.saved_model, "load", refuse)
 
@@ -90,7 +90,7 @@ def names(engine, signature):
 
 
 def test_variables_initializer_and_assets(tmp_path, no_python_loader):
-    """All three are needed for the right result; the names are paths on disk."""
+    """All three are needed for the right answer; the names are where they are on disk."""
     words = tmp_path / "words.txt"
     words.write_text("zero\none\ntwo\n")
 
@@ -149,7 +149,7 @@ def test_functions_that_are_operations_are_left_to_tensorflows_loader(tmp_path, 
 
 
 def test_an_initializer_that_does_nothing_is_not_compiled(version):
-    """The initializers of the table and of other models run, as the results show."""
+    """Those of the table's and of other models are run: the answers show it."""
     served = read_graph(version / "saved_model.pb", SERVE)
     name = graph_import._init_op(served.meta)
     nodes = {node.name: node for node in whole(version / "saved_model.pb").graph_def.node}
