@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-#: Bytes of TFRecord around each record: length with checksum, checksum of the record.
+#: TFRecord's own bytes around each record: length and its checksum, the record's checksum.
 FRAME_BYTES = 16
 _HEAD_BYTES = 12
 OPEN_SUFFIX, SUFFIX = ".open", ".tfrecord"
