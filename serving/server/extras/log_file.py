@@ -101,7 +101,7 @@ def _recover(temporary: Path) -> Path | None:
     try:
         # Another's that is being written is locked: BlockingIOError is an OSError.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        size = _whole_bytes(file)
+        size = _complete_bytes(file)
         path = temporary.with_suffix(SUFFIX)
         _finish(temporary, path, file, size)
         return path if size else None
@@ -109,7 +109,7 @@ def _recover(temporary: Path) -> Path | None:
         os.close(file)
 
 
-def _whole_bytes(file: int) -> int:
+def _complete_bytes(file: int) -> int:
     """The bytes of the complete records."""
     size, position = os.fstat(file).st_size, 0
     while position + _HEAD_BYTES <= size:

@@ -94,10 +94,10 @@ def _decode_rows(document: Mapping[str, Any], dtypes: Mapping[str, str]) -> dict
             return {name: _to_array(rows, dtypes[name])}
         if all(_is_object(row) and row.keys() == dtypes.keys() for row in rows):
             return {name: _to_array([r[name] for r in rows], dtypes[name]) for name in dtypes}
-    except ServingError as fault:
+    except ServingError as error:
         # Some row is invalid; check them in TF Serving's order to find the first.
         _explain_rows(rows, dtypes, named)
-        raise fault
+        raise error
     _explain_rows(rows, dtypes, named)
     raise invalid("'instances' do not fit the signature")
 
@@ -150,10 +150,10 @@ def _explain_row(
     for name, value in members:
         try:
             _explain_row_value(name, value, dtypes, shapes)
-        except ServingError as fault:
+        except ServingError as error:
             key = f" key: {name}" if named else ""
             raise invalid(
-                f"Failed to process element: {index}{key} of 'instances' list. Error: {fault}"
+                f"Failed to process element: {index}{key} of 'instances' list. Error: {error}"
             ) from None
     if named and row.keys() != dtypes.keys():
         raise invalid(
@@ -190,10 +190,10 @@ def _decode_columns(value: Any, dtypes: Mapping[str, str]) -> dict[str, np.ndarr
 
 
 def _to_array(value: Any, dtype: str) -> np.ndarray:
-    """The array of nested lists; checks whole levels, and single values only after a fault."""
+    """The array of nested lists; checks whole levels, and single values only after an error."""
     array = _tensor(value, dtype)
     if array is None:
-        raise _first_fault(value, dtype)
+        raise _first_error(value, dtype)
     return array
 
 
@@ -271,7 +271,7 @@ def decode_base64(text: str) -> bytes:
     return binascii.a2b_base64(digits + "=" * missing)
 
 
-def _first_fault(value: Any, dtype: str) -> ServingError:
+def _first_error(value: Any, dtype: str) -> ServingError:
     """The error of the first invalid value, in document order.
 
     Descends one list at a time and skips valid values in chunks, so that the cost is linear in the
@@ -286,16 +286,20 @@ def _first_fault(value: Any, dtype: str) -> ServingError:
         inner = inner[0] if inner else None
     item, level = value, 0
     while True:
-        fault = _own_fault(item, level, sizes, dtype)
-        if fault is not None:
-            return fault
-        below = next(_suspects(item, level, sizes, dtype), None) if isinstance(item, list) else None
+        error = _direct_error(item, level, sizes, dtype)
+        if error is not None:
+            return error
+        below = (
+            next(_invalid_items(item, level, sizes, dtype), None)
+            if isinstance(item, list)
+            else None
+        )
         if below is None:
             return invalid("the values do not form a tensor")
         item, level = below, level + 1
 
 
-def _own_fault(item: Any, level: int, sizes: list[int], dtype: str) -> ServingError | None:
+def _direct_error(item: Any, level: int, sizes: list[int], dtype: str) -> ServingError | None:
     """The error of a value itself, regardless of its content."""
     if isinstance(item, list):
         if level >= len(sizes):
@@ -311,10 +315,10 @@ def _own_fault(item: Any, level: int, sizes: list[int], dtype: str) -> ServingEr
             f"JSON Value: {debug_text(item)} found at incorrect level: {level + 1} in the "
             f"JSON DOM. Expected at level: {len(sizes)}"
         )
-    return _leaf_fault(item, dtype)
+    return _leaf_error(item, dtype)
 
 
-def _suspects(items: list[Any], level: int, sizes: list[int], dtype: str) -> Iterator[Any]:
+def _invalid_items(items: list[Any], level: int, sizes: list[int], dtype: str) -> Iterator[Any]:
     """The values of a list that are invalid or contain invalid ones."""
     wanted = tuple(sizes[level + 1 :])
     for start in range(0, len(items), _CHUNK):
@@ -331,7 +335,7 @@ def _fits(value: Any, shape: tuple[int, ...], dtype: str) -> bool:
     return array is not None and array.shape == shape
 
 
-def _leaf_fault(leaf: Any, dtype: str) -> ServingError | None:
+def _leaf_error(leaf: Any, dtype: str) -> ServingError | None:
     name = _TYPE_TEXT.get(dtype, dtype.removeprefix("DT_").lower())
     known = dtype in _FLOATS or dtype in _INTS or dtype in ("DT_BOOL", "DT_STRING")
     if not known and not isinstance(leaf, dict):
@@ -340,8 +344,8 @@ def _leaf_fault(leaf: Any, dtype: str) -> ServingError | None:
     try:
         if known and _leaves_to_array([leaf], dtype) is not None:
             return None
-    except ServingError as fault:
-        return fault
+    except ServingError as error:
+        return error
     return invalid(
         f"JSON Value: {debug_text(leaf)} Type: {type_name(leaf)} is not of expected type: {name}"
     )

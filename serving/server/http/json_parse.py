@@ -120,7 +120,7 @@ def _double(text: str) -> float:
     return value
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     if len(text) >= len(_MANY_DIGITS):
         raise ValueError(f"{text} may be too big")
     return int(text)
@@ -135,7 +135,7 @@ _FEW_NUMBERS = 100
 _DECODER = json.JSONDecoder(object_pairs_hook=_first_wins)
 #: Calling a Python function for each number doubles the time.
 _CHECKING_DECODER = json.JSONDecoder(
-    object_pairs_hook=_first_wins, parse_float=_double, parse_int=_whole
+    object_pairs_hook=_first_wins, parse_float=_double, parse_int=_integer
 )
 
 

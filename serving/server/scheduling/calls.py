@@ -187,7 +187,7 @@ class Request:
         self.lock = threading.Lock()
         self.task: Task | None = None
         self.over = False
-        self.finish: Notify = notify or self._keep
+        self.finish: Notify = notify or self._store
         self._outcome: tuple[Any, BaseException | None] | None = None
         self._waits = notify is None
         # For the thread that waits: work, or None when the client has disconnected.
@@ -242,7 +242,7 @@ class Request:
             return None, late()
         return value, error
 
-    def _keep(self, value: Any, error: BaseException | None) -> None:
+    def _store(self, value: Any, error: BaseException | None) -> None:
         self._outcome = value, error
 
 

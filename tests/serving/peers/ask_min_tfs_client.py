@@ -31,7 +31,7 @@ check(newest.model_spec.signature_name, "serving_default")
 # Its strings are text, which no JPEG is; a BMP of ASCII bytes is both.
 image = np.array([facts.text_image])
 answer = ask(predict, "colors", {"image_bytes": image})
-check(outputs(answer), facts.answers["text_picture"])
+check(outputs(answer), facts.answers["text_image"])
 
 for code, model, inputs, version in (
     ("NOT_FOUND", "no_such_model", {"x": x}, None),
