@@ -4,7 +4,7 @@ import binascii
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from math import prod
 from typing import Any
 
@@ -289,14 +289,11 @@ def _first_error(value: Any, dtype: str) -> ServingError:
         error = _direct_error(item, level, sizes, dtype)
         if error is not None:
             return error
-        below = (
-            next(_invalid_items(item, level, sizes, dtype), None)
-            if isinstance(item, list)
-            else None
-        )
-        if below is None:
+        # A list, as the first invalid item may be None.
+        found = list(islice(_invalid_items(item, level, sizes, dtype), 1))
+        if not found:
             return invalid("the values do not form a tensor")
-        item, level = below, level + 1
+        item, level = found[0], level + 1
 
 
 def _direct_error(item: Any, level: int, sizes: list[int], dtype: str) -> ServingError | None:
@@ -318,8 +315,10 @@ def _direct_error(item: Any, level: int, sizes: list[int], dtype: str) -> Servin
     return _leaf_error(item, dtype)
 
 
-def _invalid_items(items: list[Any], level: int, sizes: list[int], dtype: str) -> Iterator[Any]:
-    """The values of a list that are invalid or contain invalid ones."""
+def _invalid_items(items: Any, level: int, sizes: list[int], dtype: str) -> Iterator[Any]:
+    """The values of a list that are invalid or contain invalid ones; none for a single value."""
+    if not isinstance(items, list):
+        return
     wanted = tuple(sizes[level + 1 :])
     for start in range(0, len(items), _CHUNK):
         chunk = items[start : start + _CHUNK]

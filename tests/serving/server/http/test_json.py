@@ -206,6 +206,8 @@ def test_base64_that_is_refused(text):
         (b"[1]", "Is not object"),
         (b'{"instances": []}', "No values in 'instances' array"),
         (b'{"instances": [null]}', "JSON Value: null Type: Null is not of expected type: float"),
+        (b'{"inputs": [1.0, null]}', "JSON Value: null Type: Null is not of expected type: float"),
+        (b'{"instances": [[null]]}', "JSON Value: null Type: Null is not of expected type: float"),
         (b'{"instances": [true]}', "JSON Value: true Type: True is not of expected type: float"),
         (b'{"instances": [1, [2]]}', "Expecting shape [] but got: [1]"),
         (b'{"instances": ' + b"[" * 40 + b"1" + b"]" * 40 + b"}", "at most 32 dimensions"),
