@@ -18,7 +18,7 @@ from serving.server.flags import make_parser, parse_flags, unused_warnings
 from serving.server.http.vertex import model_base_path
 from serving.server.lifecycle.stopping import leave
 from serving.server.lifecycle.worker_processes import Supervisor, threads_flags
-from serving.server.models.config import ModelConfig
+from serving.server.models.config import ServedModel
 from serving.server.observability import logs
 from serving.server.options import ServerOptions, read_options
 
@@ -102,7 +102,7 @@ def _serve_in_processes(
 @contextlib.contextmanager
 def _models(
     flags: argparse.Namespace, options: ServerOptions
-) -> Iterator[Path | list[ModelConfig]]:
+) -> Iterator[Path | list[ServedModel]]:
     """The models to serve, for as long as the server runs."""
     folder = flags.bundles_dir or flags.bundles
     given = [flags.bundles_dir, flags.bundles, flags.model_base_path, flags.model_config_file]
@@ -111,14 +111,14 @@ def _models(
         # A process of several may be killed: the parent removes what is left in their folder.
         parent = Path(flags.member) if flags.member else None
         with model_base_path(options.vertex.model_dir, parent) as base_path:
-            yield [ModelConfig(flags.model_name, base_path)]
+            yield [ServedModel(flags.model_name, base_path)]
         return
     if count != 1:
         raise ServerError("give one of --bundles_dir, --model_base_path and --model_config_file")
     if folder:
         yield folder
     elif flags.model_base_path is not None:
-        yield [ModelConfig(flags.model_name, flags.model_base_path)]
+        yield [ServedModel(flags.model_name, flags.model_base_path)]
     else:
         from serving.server.models.protos import read_model_config_file
 

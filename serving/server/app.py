@@ -25,7 +25,7 @@ from serving.server.lifecycle.listeners import (
 )
 from serving.server.lifecycle.stopping import CLOSE_S, StopSignals
 from serving.server.models.background import Background
-from serving.server.models.config import ModelConfig
+from serving.server.models.config import ServedModel
 from serving.server.models.manager import ModelManager
 from serving.server.models.source import ConfigFile, ModelSource
 from serving.server.observability.health import Readiness
@@ -48,7 +48,7 @@ _NOTIFY_S = 0.5
 
 
 def serve(
-    models: Path | str | Sequence[ModelConfig],
+    models: Path | str | Sequence[ServedModel],
     *,
     host: str = "127.0.0.1",
     grpc_port: int | None = GRPC_PORT,
@@ -228,7 +228,7 @@ class _Server:
             limits=options.limits,
         )
 
-    def _reload(self, models: ModelManager, configs: list[ModelConfig]) -> None:
+    def _reload(self, models: ModelManager, configs: list[ServedModel]) -> None:
         if self._options.member is not None:
             raise ServingError(
                 "UNIMPLEMENTED",

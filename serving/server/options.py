@@ -15,7 +15,7 @@ from serving.server.extras.shadow import ShadowConfig, read_shadow
 from serving.server.extras.traffic import Split, read_split
 from serving.server.http.vertex import VertexOptions, read_vertex_options
 from serving.server.lifecycle.tls import GrpcTls, RestTls, read_ssl_config, rest_tls
-from serving.server.lifecycle.worker_processes import Member
+from serving.server.lifecycle.worker_processes import WorkerProcess
 from serving.server.models.engines import EngineOptions
 from serving.server.scheduling.batching import (
     BatchingOptions,
@@ -90,7 +90,7 @@ class ServerOptions:
     config_poll_seconds: float = 0.0
     model_roots: tuple[Path, ...] | None = ()
     rest_host: str = ""
-    member: Member | None = None
+    member: WorkerProcess | None = None
     limits: Limits = DEFAULT_LIMITS
     lame_duck_s: float = 2.0
     cors: bool = False
@@ -144,7 +144,7 @@ def read_options(flags: argparse.Namespace) -> ServerOptions:
         model_roots=None if vertex else tuple(flags.model_roots),
         # Vertex AI's contract: a container that listens on the loopback address is never healthy.
         rest_host="0.0.0.0" if vertex else "",
-        member=Member(flags.member) if flags.member else None,
+        member=WorkerProcess(flags.member) if flags.member else None,
         limits=Limits(**{one.name: getattr(flags, one.name) for one in dataclasses.fields(Limits)}),
         lame_duck_s=flags.lame_duck_seconds,
         cors=flags.rest_api_enable_cors_support,

@@ -12,7 +12,7 @@ from serving.server.errors import OverloadedError, ServingError
 from serving.server.observability.metrics import Metrics
 from serving.server.scheduling.batching import BatchingOptions
 from serving.server.scheduling.calls import EngineCall
-from serving.server.scheduling.dispatch import Dispatcher, Request
+from serving.server.scheduling.dispatch import Dispatcher, ServedRequest
 from serving.server.scheduling.scheduler import BatchScheduler
 
 WAIT = 20
@@ -319,7 +319,7 @@ def test_many_at_once_each_get_what_they_must(start, batching):
 
 
 def test_a_slot_that_comes_too_late_goes_to_other_threads():
-    request = Request(iter(()), None)
+    request = ServedRequest(iter(()), None)
     done = []
     with ThreadPoolExecutor(1) as pool:
         request.do(lambda: done.append(threading.current_thread()), pool)
@@ -335,6 +335,6 @@ def test_a_slot_that_comes_too_late_goes_to_other_threads():
 )
 def test_why_a_client_has_left(timeout, code):
     """At its deadline it gives up before the server knows; until then it has changed its mind."""
-    request = Request(iter(()), timeout)
+    request = ServedRequest(iter(()), timeout)
     request.disconnect()
     assert request.wait()[1].code == code

@@ -32,7 +32,7 @@ from serving.server.grpc.methods import (
     unary_service,
 )
 from serving.server.models import inference
-from serving.server.models.config import ModelConfig
+from serving.server.models.config import ServedModel
 from serving.server.models.manager import ModelManager
 from serving.server.models.protos import model_configs, status_response
 from serving.server.models.tensors import check_examples, fill_proto, to_arrays
@@ -165,7 +165,7 @@ class ModelService:
     def __init__(
         self,
         models: ModelManager,
-        reload: Callable[[list[ModelConfig]], None],
+        reload: Callable[[list[ServedModel]], None],
         workers: Executor,
         metrics: Metrics,
     ) -> None:

@@ -34,7 +34,7 @@ _STEADY_S = 60.0
 _STOP_S = 20.0
 
 
-class Member:
+class WorkerProcess:
     """One process: reports that it has loaded, waits for the others, and ends with the parent."""
 
     def __init__(self, folder: str) -> None:

@@ -31,7 +31,7 @@ class VersionPolicy:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ServedModel:
     """A model to serve.
 
     Attributes:
@@ -45,7 +45,7 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
 
 
-def check_names(configs: Sequence[ModelConfig]) -> None:
+def check_names(configs: Sequence[ServedModel]) -> None:
     """Checks that each model is listed once.
 
     Raises:

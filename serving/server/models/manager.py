@@ -17,7 +17,7 @@ from pathlib import Path
 from serving.engines.saved_model import EngineError
 from serving.server.errors import ServingError, invalid
 from serving.server.models.background import Background
-from serving.server.models.config import ModelConfig, VersionPolicy, check_names
+from serving.server.models.config import ServedModel, check_names
 from serving.server.models.engines import (
     DEFAULT_OPTIONS,
     Engine,
@@ -25,17 +25,15 @@ from serving.server.models.engines import (
     load_engine,
     version_dirs,
 )
-from serving.server.models.servable import Record, Servable, State, VersionStatus, loaded
+from serving.server.models.servable import Servable, State, VersionRecord, VersionStatus, loaded
 from serving.server.scheduling.batching import BatchingOptions
-
-__all__ = ["ModelConfig", "ModelManager", "Servable", "State", "VersionPolicy", "VersionStatus"]
 
 _LOG = logging.getLogger(__name__)
 
 
 Prepare = Callable[[str, Path, Engine], None]
 #: Model -> version -> its state.
-_Table = dict[str, dict[int, Record]]
+_Table = dict[str, dict[int, VersionRecord]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class ModelManager:
 
     def __init__(
         self,
-        source: Callable[[], Sequence[ModelConfig]],
+        source: Callable[[], Sequence[ServedModel]],
         *,
         engines: EngineOptions = DEFAULT_OPTIONS,
         batching: Callable[[Path], BatchingOptions | None] | None = None,
@@ -97,7 +95,7 @@ class ModelManager:
         self._retry_seconds = retry_seconds
         self._versions_always_present = versions_always_present
         self._labels_for_unavailable = labels_for_unavailable
-        self._configs: dict[str, ModelConfig] = {}
+        self._configs: dict[str, ServedModel] = {}
         self._records: _Table = {}
         self._problems: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -117,7 +115,7 @@ class ModelManager:
             self._check_labels(configs, scans, self._records)
             self._commit(configs, scans, self._records)
 
-    def switch(self, configs: Sequence[ModelConfig]) -> None:
+    def switch(self, configs: Sequence[ServedModel]) -> None:
         """Serves other models, if each of them can be served.
 
         The source must return the same models from then on. Versions that failed to load before
@@ -141,14 +139,14 @@ class ModelManager:
                 raise
             self._commit(configs, scans, table)
 
-    def _load_all(self, configs: Sequence[ModelConfig], table: _Table) -> list[_Scan]:
+    def _load_all(self, configs: Sequence[ServedModel], table: _Table) -> list[_Scan]:
         """The versions that each model needs; `table` receives those that load."""
         if self._load_threads == 1 or len(configs) == 1:
             return [self._load_wanted(config, table) for config in configs]
         with ThreadPoolExecutor(self._load_threads, "load") as pool:
             return list(pool.map(lambda config: self._load_wanted(config, table), configs))
 
-    def _load_wanted(self, config: ModelConfig, table: _Table) -> _Scan:
+    def _load_wanted(self, config: ServedModel, table: _Table) -> _Scan:
         with self._lock:
             records = table.setdefault(config.name, {})
         problem, on_disk = "", {}
@@ -169,7 +167,7 @@ class ModelManager:
         return _Scan(wanted)
 
     def _commit(
-        self, configs: Sequence[ModelConfig], scans: Sequence[_Scan], table: _Table
+        self, configs: Sequence[ServedModel], scans: Sequence[_Scan], table: _Table
     ) -> None:
         """Serves `configs` from `table`, and unloads all other versions."""
         with self._lock:
@@ -193,7 +191,7 @@ class ModelManager:
                 if servable is not None and servable is not kept:
                     servable.retire()
 
-    def _kept(self, records: Mapping[int, Record], scan: _Scan) -> list[int]:
+    def _kept(self, records: Mapping[int, VersionRecord], scan: _Scan) -> list[int]:
         """The loaded versions that stay: the wanted ones, or all if none of those is loaded."""
         present = loaded(records)
         if scan.problem:
@@ -203,7 +201,7 @@ class ModelManager:
             return wanted
         return present
 
-    def _is_due(self, record: Record | None) -> bool:
+    def _is_due(self, record: VersionRecord | None) -> bool:
         if record is None:
             return True
         if record.servable is not None:
@@ -211,10 +209,10 @@ class ModelManager:
         tries_left = record.failures <= self._max_retries
         return record.failures == 0 or (tries_left and time.monotonic() >= record.retry_at)
 
-    def _load(self, name: str, version: int, path: Path, records: dict[int, Record]) -> None:
+    def _load(self, name: str, version: int, path: Path, records: dict[int, VersionRecord]) -> None:
         began = time.monotonic()
         failures = records[version].failures if version in records else 0
-        self._put(records, Record(VersionStatus(version, State.LOADING)))
+        self._put(records, VersionRecord(VersionStatus(version, State.LOADING)))
         try:
             batching = self._batching(path) if self._batching else None
             with self._background.loading():
@@ -226,11 +224,11 @@ class ModelManager:
             self._on_event(name, "failed")
             status = VersionStatus(version, State.END, code, str(error))
             retry_at = time.monotonic() + self._retry_seconds
-            self._put(records, Record(status, None, failures + 1, retry_at))
+            self._put(records, VersionRecord(status, None, failures + 1, retry_at))
             return
         status = VersionStatus(version, State.AVAILABLE)
         servable = Servable(name, version, engine, batching, background=self._background)
-        self._put(records, Record(status, servable))
+        self._put(records, VersionRecord(status, servable))
         seconds = time.monotonic() - began
         _LOG.info(
             "model %s version %d is available (%.1f s)", name, version, seconds, extra=_ALWAYS
@@ -252,14 +250,14 @@ class ModelManager:
         for version in loaded(records):
             servable = records[version].servable
             if version not in wanted and servable is not None:
-                self._put(records, Record(VersionStatus(version, State.UNLOADING)))
+                self._put(records, VersionRecord(VersionStatus(version, State.UNLOADING)))
                 servable.retire()
-                self._put(records, Record(VersionStatus(version, State.END)))
+                self._put(records, VersionRecord(VersionStatus(version, State.END)))
                 _LOG.info("model %s version %d is unloaded", name, version, extra=_ALWAYS)
                 self._on_event(name, "unloaded")
 
     def _check_served(
-        self, configs: Sequence[ModelConfig], scans: Sequence[_Scan], table: _Table
+        self, configs: Sequence[ServedModel], scans: Sequence[_Scan], table: _Table
     ) -> None:
         for config, scan in zip(configs, scans, strict=True):
             records = table[config.name]
@@ -269,7 +267,7 @@ class ModelManager:
                 raise ServingError("FAILED_PRECONDITION", reason)
 
     def _check_labels(
-        self, configs: Sequence[ModelConfig], scans: Sequence[_Scan], table: _Table
+        self, configs: Sequence[ServedModel], scans: Sequence[_Scan], table: _Table
     ) -> None:
         """Checks new and moved labels; an unchanged one may outlive its version."""
         for config, scan in zip(configs, scans, strict=True):
@@ -286,7 +284,7 @@ class ModelManager:
                         "which is not currently available for inference",
                     )
 
-    def _put(self, records: dict[int, Record], record: Record) -> None:
+    def _put(self, records: dict[int, VersionRecord], record: VersionRecord) -> None:
         with self._lock:
             records[record.status.version] = record
 
@@ -369,7 +367,7 @@ class ModelManager:
         self._background.close()
 
 
-def _why_not_served(config: ModelConfig, records: Mapping[int, Record], problem: str) -> str:
+def _why_not_served(config: ServedModel, records: Mapping[int, VersionRecord], problem: str) -> str:
     failed = [r.status for r in records.values() if r.status.error_message]
     if problem or not failed:
         return f"model {config.name}: {problem or f'{config.base_path} holds no version'}"

@@ -11,7 +11,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from serving.protocol import config_messages
 from serving.protocol.types import STATUS_CODES
 from serving.server.errors import ServerError, ServingError, invalid
-from serving.server.models.config import ModelConfig, VersionPolicy
+from serving.server.models.config import ServedModel, VersionPolicy
 from serving.server.models.servable import VersionStatus
 
 
@@ -29,7 +29,7 @@ def status_response(
     return response
 
 
-def model_configs(config: model_server_config_pb2.ModelServerConfig) -> list[ModelConfig]:
+def model_configs(config: model_server_config_pb2.ModelServerConfig) -> list[ServedModel]:
     """The models of a `ModelServerConfig`.
 
     Raises:
@@ -45,14 +45,14 @@ def model_configs(config: model_server_config_pb2.ModelServerConfig) -> list[Mod
     return [_model_config(entry) for entry in config.model_config_list.config]
 
 
-def _model_config(entry: Any) -> ModelConfig:
+def _model_config(entry: Any) -> ServedModel:
     if not entry.name or not entry.base_path:
         raise invalid(
             f"a model needs a name and a base_path, got {entry.name!r}, {entry.base_path!r}"
         )
     if entry.model_platform not in ("", "tensorflow"):
         raise invalid(f"model {entry.name}: model_platform must be tensorflow")
-    return ModelConfig(
+    return ServedModel(
         name=entry.name,
         base_path=Path(entry.base_path),
         policy=_policy(entry.model_version_policy),
@@ -69,7 +69,7 @@ def _policy(policy: Any) -> VersionPolicy:
     return VersionPolicy(kind)
 
 
-def read_model_config_file(path: Path, content: bytes | None = None) -> list[ModelConfig]:
+def read_model_config_file(path: Path, content: bytes | None = None) -> list[ServedModel]:
     """The models of the text `ModelServerConfig` of `--model_config_file`; see `read_config`.
 
     Raises:

@@ -83,7 +83,7 @@ class Servable:
 
 
 @dataclass(frozen=True)
-class Record:
+class VersionRecord:
     """The state of a version, with its loaded model.
 
     Attributes:
@@ -99,6 +99,6 @@ class Record:
     retry_at: float = 0.0
 
 
-def loaded(records: Mapping[int, Record]) -> list[int]:
+def loaded(records: Mapping[int, VersionRecord]) -> list[int]:
     """The loaded versions, ascending."""
     return sorted(v for v, record in records.items() if record.servable is not None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core import bundle as bundles
 from serving.server.errors import ServerError, ServingError, invalid
-from serving.server.models.config import ModelConfig
+from serving.server.models.config import ServedModel
 from serving.server.models.manager import ModelManager
 
 #: On every ext4 volume, readable by root alone.
@@ -38,7 +38,7 @@ class ConfigFile:
         self._refused: bytes | None = None
         self._retry_at = 0.0
 
-    def follow(self, serve: Callable[[list[ModelConfig]], object]) -> bool:
+    def follow(self, serve: Callable[[list[ServedModel]], object]) -> bool:
         """Passes the models to `serve` when the file has changed.
 
         Content that makes it raise is tried again after `retry_seconds`, other content at once.
@@ -78,7 +78,7 @@ class ModelSource:
     """The models to serve: those in a folder, or a list that a reload replaces."""
 
     def __init__(
-        self, models: Path | str | Sequence[ModelConfig], *, roots: Sequence[Path] | None = ()
+        self, models: Path | str | Sequence[ServedModel], *, roots: Sequence[Path] | None = ()
     ) -> None:
         """Creates the source without reading anything.
 
@@ -92,7 +92,7 @@ class ModelSource:
         self._own = [self._folder] if self._folder else _base_paths(self._configs)
         self._roots = roots
 
-    def __call__(self) -> list[ModelConfig]:
+    def __call__(self) -> list[ServedModel]:
         """The models to serve now, including those whose folder cannot be read.
 
         Raises:
@@ -101,10 +101,10 @@ class ModelSource:
         if self._folder is None:
             return self._configs
         entries = sorted(self._folder.iterdir())
-        return [ModelConfig(entry.name, entry) for entry in entries if _may_be_model(entry)]
+        return [ServedModel(entry.name, entry) for entry in entries if _may_be_model(entry)]
 
     def reload(
-        self, configs: list[ModelConfig], models: ModelManager, *, trusted: bool = False
+        self, configs: list[ServedModel], models: ModelManager, *, trusted: bool = False
     ) -> None:
         """Serves `configs` from now on, and returns once they are available.
 
@@ -124,7 +124,7 @@ class ModelSource:
         if trusted:
             self._own = _base_paths(configs)
 
-    def _check_paths(self, configs: Sequence[ModelConfig]) -> None:
+    def _check_paths(self, configs: Sequence[ServedModel]) -> None:
         if self._roots is None:
             raise ServingError("PERMISSION_DENIED", "this server takes no reload requests")
         for config in configs:
@@ -163,7 +163,7 @@ class ModelSource:
                         f"{config.base_path}/<integer>/{bundles.SAVED_MODEL_FILE}"
                     )
 
-    def _in_folder(self, folder: Path) -> list[ModelConfig]:
+    def _in_folder(self, folder: Path) -> list[ServedModel]:
         try:
             return self() if folder.is_dir() else []
         except OSError as error:
@@ -172,7 +172,7 @@ class ModelSource:
             ) from error
 
 
-def _base_paths(configs: Sequence[ModelConfig]) -> list[Path]:
+def _base_paths(configs: Sequence[ServedModel]) -> list[Path]:
     return [config.base_path for config in configs]
 
 

@@ -91,7 +91,7 @@ def run_now(steps: Steps[T]) -> T:
         return stop.value
 
 
-class Task:
+class BatchTask:
     """A call that waits for its batch; `done(outputs, error)` is called once, in a batch thread."""
 
     def __init__(
@@ -117,11 +117,11 @@ class Task:
         self._lock = threading.Lock()
         self._outcomes: list[Outputs | BaseException | None] = []
 
-    def split(self, sizes: Sequence[int]) -> list["Part"]:
+    def split(self, sizes: Sequence[int]) -> list["TaskPart"]:
         """Parts of these numbers of rows, which may run in different batches."""
         self._outcomes = [None] * len(sizes)
         starts = [sum(sizes[:index]) for index in range(len(sizes))]
-        return [Part(self, i, start, sizes[i]) for i, start in enumerate(starts)]
+        return [TaskPart(self, i, start, sizes[i]) for i, start in enumerate(starts)]
 
     def settle(self, index: int, outcome: Outputs | BaseException) -> None:
         """Records the outcome of one part, once for each; the last one ends the task."""
@@ -154,10 +154,10 @@ def _joined(pieces: Sequence[Outputs]) -> tuple[Outputs | None, BaseException | 
 
 
 @dataclass(eq=False)
-class Part:
+class TaskPart:
     """Rows `start` to `start + rows` of a task."""
 
-    task: Task
+    task: BatchTask
     index: int
     start: int
     rows: int
@@ -169,7 +169,7 @@ class Part:
         return {name: array[self.start : stop] for name, array in self.task.call.feeds.items()}
 
 
-class Request:
+class ServedRequest:
     """One call of `run` or `run_here`, and the thread that waits for it, if one does."""
 
     def __init__(
@@ -185,7 +185,7 @@ class Request:
         self.steps = steps
         self.deadline = time.monotonic() + timeout if timeout else math.inf
         self.lock = threading.Lock()
-        self.task: Task | None = None
+        self.task: BatchTask | None = None
         self.over = False
         self.finish: Notify = notify or self._store
         self._outcome: tuple[Any, BaseException | None] | None = None
@@ -212,7 +212,7 @@ class Request:
             self.over = True
         self._work.put(None)
 
-    def end(self) -> Task | None:
+    def end(self) -> BatchTask | None:
         """Prevents all further work; returns the task that may still wait for a batch."""
         with self.lock:
             self.over = True

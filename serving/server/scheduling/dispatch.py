@@ -24,12 +24,12 @@ from serving.server.errors import OverloadedError, ServingError
 from serving.server.observability.metrics import Metrics
 from serving.server.scheduling.calls import (
     TRANSIT_S,
+    BatchTask,
     EngineCall,
     Outputs,
-    Request,
+    ServedRequest,
     Steps,
     T,
-    Task,
     late,
 )
 from serving.server.scheduling.scheduler import BatchScheduler
@@ -77,8 +77,8 @@ class Dispatcher:
         # Results of batches must not wait behind requests that have not begun.
         self._finishers = ThreadPoolExecutor(slots, "response")
         self._lock = threading.Lock()
-        self._queue: OrderedDict[Request, None] = OrderedDict()
-        self._running: set[Request] = set()
+        self._queue: OrderedDict[ServedRequest, None] = OrderedDict()
+        self._running: set[ServedRequest] = set()
         self._busy = 0
         self._overdue = 0
         self._closed = False
@@ -111,7 +111,7 @@ class Dispatcher:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        request = Request(steps, timeout, partial(_to_loop, loop, future))
+        request = ServedRequest(steps, timeout, partial(_to_loop, loop, future))
         if self._admit(request):
             self._pool.submit(self._begin, request)
         timer = loop.call_later(timeout, self._expire, request, future) if timeout else None
@@ -145,7 +145,7 @@ class Dispatcher:
           OverloadedError: too many requests wait.
           ServingError: DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE, or an error of the steps.
         """
-        request = Request(steps, timeout)
+        request = ServedRequest(steps, timeout)
         has_slot = self._admit(request)
         try:
             if on_disconnect is not None and not on_disconnect(partial(self._disconnect, request)):
@@ -172,7 +172,7 @@ class Dispatcher:
             self._scheduler.close()
         self._finishers.shutdown(wait=False)
 
-    def _admit(self, request: Request) -> bool:
+    def _admit(self, request: ServedRequest) -> bool:
         """Whether the request has a slot at once; otherwise it waits for one."""
         with self._lock:
             refusal = self._refusal()
@@ -209,7 +209,7 @@ class Dispatcher:
         """Seconds until the requests that wait now have probably run."""
         return max(1, math.ceil(self.waiting * self._mean_s / self._slots))
 
-    def _drop(self, request: Request) -> None:
+    def _drop(self, request: ServedRequest) -> None:
         """Removes a request that is over, or whose client has left, from the queues."""
         task = request.end()
         with self._lock:
@@ -223,7 +223,7 @@ class Dispatcher:
             with contextlib.suppress(RuntimeError):
                 self._finishers.submit(request.steps.close)
 
-    def _begin(self, request: Request) -> None:
+    def _begin(self, request: ServedRequest) -> None:
         """Runs the request in its slot, and assigns the slot to the next one."""
         began = time.monotonic()
         with self._lock:
@@ -251,17 +251,17 @@ class Dispatcher:
         else:
             self._busy -= 1
 
-    def _disconnect(self, request: Request) -> None:
+    def _disconnect(self, request: ServedRequest) -> None:
         """The client of `run_here` has left, at its deadline or earlier."""
         request.disconnect()
         if time.monotonic() >= request.deadline - TRANSIT_S:
             self._release_slot(request)
 
-    def _expire(self, request: Request, future: "asyncio.Future[Any]") -> None:
+    def _expire(self, request: ServedRequest, future: "asyncio.Future[Any]") -> None:
         _resolve(future, None, late())
         self._release_slot(request)
 
-    def _release_slot(self, request: Request) -> None:
+    def _release_slot(self, request: ServedRequest) -> None:
         """Releases the slot of a running request beyond its deadline, which cannot be stopped.
 
         The number of such requests is bounded, as each of them occupies a thread.
@@ -272,7 +272,7 @@ class Dispatcher:
                 self._overdue += 1
                 self._assign_slot()
 
-    def _advance(self, request: Request, step: _Step) -> None:
+    def _advance(self, request: ServedRequest, step: _Step) -> None:
         """Runs the steps until they end or wait for a batch."""
         following: _Step | None = step
         while following is not None:
@@ -293,7 +293,7 @@ class Dispatcher:
             except Exception as error:
                 following = partial(request.steps.throw, error)
 
-    def _call(self, request: Request, call: EngineCall) -> _Step | None:
+    def _call(self, request: ServedRequest, call: EngineCall) -> _Step | None:
         """The step after a call; None when the call waits for a batch."""
         scheduler, options = self._scheduler, call.servable.batching
         if scheduler is None or options is None or not scheduler.can_batch(call, options):
@@ -321,7 +321,7 @@ class Dispatcher:
         self._record(call, seconds)
         return outputs
 
-    def _submit(self, scheduler: BatchScheduler, request: Request, call: EngineCall) -> None:
+    def _submit(self, scheduler: BatchScheduler, request: ServedRequest, call: EngineCall) -> None:
         began = time.monotonic()
 
         def done(outputs: Outputs | None, error: BaseException | None) -> None:
@@ -331,7 +331,7 @@ class Dispatcher:
             work = partial(self._advance, request, partial(step, error or outputs))
             request.do(work, self._finishers)
 
-        task = Task(call, done, deadline=request.deadline)
+        task = BatchTask(call, done, deadline=request.deadline)
         with request.lock:
             if request.over:
                 request.steps.close()

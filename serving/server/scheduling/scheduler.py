@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from serving.server.errors import ServingError, invalid
 from serving.server.observability.metrics import Metrics
 from serving.server.scheduling.batching import BatchingOptions, batch_rows, merge, share_key, split
-from serving.server.scheduling.calls import EngineCall, Outputs, Part, Task
+from serving.server.scheduling.calls import BatchTask, EngineCall, Outputs, TaskPart
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Batch:
     """Parts that run together."""
 
     opened: float
-    parts: list[Part] = field(default_factory=list)
+    parts: list[TaskPart] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -57,7 +57,7 @@ class BatchQueue:
     def _batches(self) -> list[Batch]:
         return [*self.closed, *self.open.values()]
 
-    def add(self, task: Task, rows: int) -> None:
+    def add(self, task: BatchTask, rows: int) -> None:
         """Adds a task to the open batch of its shapes, and to further batches.
 
         Raises:
@@ -110,7 +110,7 @@ class BatchQueue:
             return -math.inf
         return batch.opened + self.options.batch_timeout_micros / 1e6
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[TaskPart]:
         """Everything that waits."""
         return [part for batch in self._batches() for part in batch.parts]
 
@@ -121,7 +121,7 @@ class BatchQueue:
         key = min(self.open, key=lambda key: self._ripe_at(self.open[key]))
         return self.open.pop(key)
 
-    def remove(self, task: Task) -> None:
+    def remove(self, task: BatchTask) -> None:
         """Removes a task from every waiting batch."""
         for batch in self._batches():
             batch.parts = [part for part in batch.parts if part.task is not task]
@@ -226,7 +226,7 @@ class BatchScheduler:
         finally:
             self.end()
 
-    def submit(self, task: Task, options: BatchingOptions) -> None:
+    def submit(self, task: BatchTask, options: BatchingOptions) -> None:
         """Adds a task to the queue of its signature.
 
         Raises:
@@ -250,7 +250,7 @@ class BatchScheduler:
             self._waiting += 1
             self._wake.notify()
 
-    def withdraw(self, task: Task) -> bool:
+    def withdraw(self, task: BatchTask) -> bool:
         """Removes a task; True when it had not begun, in which case `done` is not called."""
         with self._wake:
             task.withdrawn = True
@@ -343,7 +343,7 @@ class BatchScheduler:
         if live:
             self._run(live, options)
 
-    def _run(self, parts: list[Part], options: BatchingOptions) -> None:
+    def _run(self, parts: list[TaskPart], options: BatchingOptions) -> None:
         try:
             results = self._compute(parts, options)
         except Exception as error:
@@ -364,7 +364,7 @@ class BatchScheduler:
         for part, outputs in zip(parts, results, strict=True):
             part.task.settle(part.index, outputs)
 
-    def _compute(self, parts: list[Part], options: BatchingOptions) -> list[Outputs]:
+    def _compute(self, parts: list[TaskPart], options: BatchingOptions) -> list[Outputs]:
         call = parts[0].task.call
         rows = [part.rows for part in parts]
         if options.adaptive and len(parts) == 1:

@@ -21,7 +21,7 @@ WAIT = 30
 CHILD = """
 import os, signal, socket, sys, time
 from pathlib import Path
-from serving.server.lifecycle.worker_processes import Member, share_port
+from serving.server.lifecycle.worker_processes import WorkerProcess, share_port
 
 flags = dict(word.removeprefix("--").partition("=")[::2] for word in sys.argv[1:])
 folder = Path(flags["folder"])
@@ -42,7 +42,7 @@ except FileExistsError:
     while (folder / "slow").exists():
         time.sleep(0.01)
 (folder / f"{os.getpid()}.loaded").touch()
-member = Member(flags["member"])
+member = WorkerProcess(flags["member"])
 member.wait_for_all()
 member.watch_parent(lambda: os._exit(9))
 listener = socket.socket()
@@ -223,9 +223,9 @@ def test_a_process_that_ends_by_itself_ends_in_peace():
     """The thread that watches the parent is still reading then."""
     program = (
         "import time\n"
-        "from serving.server.lifecycle.worker_processes import Member\n"
-        "Member('').wait_for_all()\n"
-        "Member('').watch_parent(print)\n"
+        "from serving.server.lifecycle.worker_processes import WorkerProcess\n"
+        "WorkerProcess('').wait_for_all()\n"
+        "WorkerProcess('').watch_parent(print)\n"
         "time.sleep(0.3)\n"
     )
     with subprocess.Popen(

@@ -6,7 +6,7 @@ import pytest
 
 from serving.server.app import _Server
 from serving.server.errors import ServerError
-from serving.server.models.config import ModelConfig
+from serving.server.models.config import ServedModel
 from serving.server.models.source import ConfigFile, ModelSource
 from serving.server.options import ServerOptions
 
@@ -108,7 +108,7 @@ def test_the_server_keeps_polling_after_any_error(tmp_path):
     path = tmp_path / "models.config"
     write(path, "a")
     options = ServerOptions(config_file=path, config_poll_seconds=0.001, load_retry_seconds=0)
-    source = ModelSource([ModelConfig("a", tmp_path / "a")])
+    source = ModelSource([ServedModel("a", tmp_path / "a")])
     server = _Server(source, ("", ""), (None, None), options)
     # Between what was read at the start and the first look.
     write(path, "b")

@@ -13,7 +13,7 @@ from serving.server.errors import ServingError
 from serving.server.observability.metrics import Metrics
 from serving.server.scheduling.batching import BatchingOptions
 from serving.server.scheduling.calls import EngineCall
-from serving.server.scheduling.scheduler import BatchScheduler, Task
+from serving.server.scheduling.scheduler import BatchScheduler, BatchTask
 
 LONG = 60_000_000
 WAIT = 20
@@ -77,7 +77,7 @@ class Harness:
     def submit(self, x, *, fetch="y", **keywords):
         outcome = Outcome()
         call = EngineCall(self.servable, {"x": np.asarray(x)}, (fetch,))
-        task = Task(call, outcome, **keywords)
+        task = BatchTask(call, outcome, **keywords)
         self.scheduler.submit(task, self.options)
         return task, outcome
 
