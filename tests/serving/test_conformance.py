@@ -272,7 +272,7 @@ def test_status_map(status_case):
 
 
 def test_url(url_case):
-    from serving.server.http.routes import parse_route
+    from serving.server.http.rest import parse_route
 
     expect = url_case["expect"]
     route = parse_route(url_case["request"]["method"], url_case["request"]["path"])

@@ -1,4 +1,4 @@
-"""The embedded server as a process of its own, on free ports, for as long as a `with` lasts.
+"""The embedded server as a child process on free ports, for the duration of a `with` block.
 
 with ServerProcess("bundles") as server:
 requests.get(f"{server.rest_url}/v1/models/digits_cnn")
@@ -39,12 +39,12 @@ class ServerProcess:
         flags: Sequence[str] = (),
         timeout_s: float = 120.0,
     ) -> None:
-        """Nothing is started before the `with`.
+        """Prepares the process, which starts with the `with` block.
 
         Args:
-          bundles_dir: every model under it is served; None when `flags` say what to serve.
+          bundles_dir: folder whose models are all served; None when `flags` name the models.
           flags: further flags of `python -m serving.server`.
-          timeout_s: to be ready in; most of it is the import of TensorFlow.
+          timeout_s: until it is ready; most of the time is the import of TensorFlow.
         """
         what = [] if bundles_dir is None else [f"--bundles_dir={bundles_dir}"]
         own = ["--port=auto", "--rest_api_port=auto", "--lame_duck_seconds=0"]
@@ -55,16 +55,16 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
+        """The id of the running process."""
         if self._process is None:
-            raise ServerError("the server is not running; use it in a `with`")
+            raise ServerError("the server is not running; use it in a `with` block")
         return self._process.pid
 
     def start(self) -> "ServerProcess":
-        """Starts it and waits until it is ready.
+        """Starts the server and waits until it is ready.
 
         Raises:
-          ServerError: it ended or did not get ready in time; the message holds the end of its log.
+          ServerError: it ended or was not ready in time; the message holds the end of its log.
         """
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._process = subprocess.Popen(
@@ -89,15 +89,15 @@ class ServerProcess:
             time.sleep(0.05)
 
     def log(self) -> str:
-        """What the server has printed so far."""
+        """The output of the server so far."""
         if self._log is None:
             return ""
-        # Not through the position: the server writes where it is, and may do so meanwhile.
+        # Not through the file position, at which the server may be writing.
         file = self._log.fileno()
         return os.pread(file, os.fstat(file).st_size, 0).decode("utf-8", "replace")
 
     def stop(self) -> int:
-        """Ends it and returns its exit status; requests under way get a few seconds."""
+        """Stops the server after its running requests; returns the exit status."""
         if self._process is None:
             return 0
         if self._process.poll() is None:

@@ -8,7 +8,7 @@ from core.bundle import BundleError
 from serving.benchmark import server
 from serving.benchmark.closed_loop import BenchmarkError
 from serving.benchmark.server import in_order, measure, things, write
-from serving.server.scheduling.batching_config import read_batching_options
+from serving.server.scheduling.batching import read_batching_options
 
 
 @pytest.mark.parametrize("batching", [True, False])

@@ -173,7 +173,7 @@ def test_idle_connections_are_closed_for_new_ones(monkeypatch):
     """The limit is four; the longest idle connection is closed for a new one."""
     from serving.limits import Limits
     from serving.server.http import rest_protocol
-    from serving.server.http.rest import RestApp
+    from serving.server.http.asgi import RestApp
     from serving.server.http.web import Response
     from serving.server.lifecycle.listeners import listen, start_rest
 

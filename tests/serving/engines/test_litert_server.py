@@ -80,14 +80,15 @@ def test_a_closed_engine(tmp_path):
 def test_prefer_tflite_model(shared_data, tmp_path, name):
     """A version of TF Serving's own that is a `.tflite` alone, through the model manager."""
     from serving.server.models import inference
-    from serving.server.models.manager import ModelConfig, ModelManager
+    from serving.server.models.config import ServedModel
+    from serving.server.models.manager import ModelManager
     from serving.server.scheduling.calls import run_now
 
     folder = f"saved_model_half_plus_two_{name}"
     with tarfile.open(shared_data / "tfserving_testdata_A.tar") as archive:
         members = [m for m in archive.getmembers() if m.name.startswith(folder + "/")]
         archive.extractall(tmp_path, members=members, filter="data")
-    models = [ModelConfig("m", tmp_path / folder)]
+    models = [ServedModel("m", tmp_path / folder)]
     plain = ModelManager(lambda: models)
     plain.sync()
     assert plain.available() == {"m": []}

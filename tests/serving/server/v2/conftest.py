@@ -47,7 +47,7 @@ class StubServable:
 
 
 class StubModels:
-    """Models by name and version, with the methods of `ModelManager` that are asked for."""
+    """Models by name and version, with the methods of `ModelManager` that V2 uses."""
 
     def __init__(self):
         self.servables = {}
@@ -80,13 +80,13 @@ class StubModels:
 class StubHooks(Hooks):
     """Runs the engine itself; the real one checks names first, with TensorFlow's protos loaded."""
 
-    def predict(self, servable, signature, inputs, output_filter=()):
+    def call(self, api, servable, signature, request, output_filter=()):
         known = servable.engine.signatures[signature]
-        for name in [*inputs, *output_filter]:
+        for name in [*request, *output_filter]:
             if name not in {**known.inputs, **known.outputs}:
                 raise invalid(f"no tensor {name}")
         wanted = tuple(output_filter) or tuple(known.outputs)
-        return (yield EngineCall(servable, inputs, wanted))
+        return (yield EngineCall(servable, request, wanted))
 
 
 def half_plus(offset):

@@ -1,7 +1,7 @@
-"""Work beside the answers: one thread behind a queue that is bounded in number and in bytes.
+"""Work besides responses: one thread with a queue that is bounded in number and in bytes.
 
-Offering never waits. What does not fit is refused, so that the requests' own time and memory do not
-depend on how fast the side work is.
+`offer` never waits. Items that do not fit are refused, so that requests need no more time or memory
+when this work is slow.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 
 
 class SideThread(Generic[Item]):
-    """Runs `work` on one item after the other."""
+    """Runs `work` on one item at a time."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class SideThread(Generic[Item]):
 
         Args:
           name: of the thread.
-          work: done in it; what it raises is logged.
-          idle: done in it after every item, and a few times a second.
+          work: its exceptions are logged.
+          idle: called after every item, and a few times a second.
           max_waiting: items that may wait.
-          max_bytes: that they may hold.
-          niceness: of this thread alone, 0 to 19, on systems that know it.
+          max_bytes: memory of the waiting items.
+          niceness: of this thread alone, 0 to 19, where the system supports it.
         """
         self._name = name
         self._work = work
@@ -54,7 +54,7 @@ class SideThread(Generic[Item]):
         self._thread.start()
 
     def offer(self, item: Item, size: int) -> bool:
-        """Puts an item of that many bytes into the queue; False when it does not fit."""
+        """Queues an item of that many bytes; False when it does not fit."""
         with self._lock:
             if self._stopping or self._bytes + size > self._max_bytes:
                 return False
@@ -66,7 +66,7 @@ class SideThread(Generic[Item]):
         return True
 
     def close(self, *, drain: bool) -> None:
-        """Ends the thread, after what waits or, if that is not drained, after the item at hand."""
+        """Ends the thread after its current item; with `drain`, after all waiting items."""
         with self._lock:
             self._stopping = True
         if not drain:
@@ -78,7 +78,7 @@ class SideThread(Generic[Item]):
 
     def _run(self) -> None:
         if self._niceness and hasattr(os, "setpriority"):
-            # On Linux the id of a thread names that thread alone.
+            # On Linux the id stands for this thread alone.
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         while True:
@@ -93,7 +93,7 @@ class SideThread(Generic[Item]):
             self._guard(self._work, item)
             with self._lock:
                 self._bytes -= size
-            # Or what it refers to would live until the next one comes.
+            # Otherwise the item would stay in memory until the next one.
             del entry, item
             self._guard(self._idle)
 

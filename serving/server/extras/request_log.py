@@ -1,8 +1,7 @@
-"""A sample of the requests and answers, as TFRecord files of `PredictionLog`.
+"""A sample of requests and responses, as TFRecord files of `PredictionLog`.
 
-TF Serving's `logging_config`: TFX and TFMA read the files as they read TF Serving's. A request only
-puts what it has into a bounded queue; one thread makes the records and writes them. A file that is
-still being written ends in `.open`; what ends in `.tfrecord` is whole.
+This is TF Serving's `logging_config`; TFX and TFMA read the files. A request only adds its arrays
+to a bounded queue; one thread creates and writes the records.
 """
 
 import logging
@@ -12,32 +11,34 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from serving.engines.saved_model import DEFAULT_SIGNATURE
 from serving.server.errors import ServerError, ServingError
-from serving.server.extras.hooks import Exchange
-from serving.server.observability.log_file import LogFile, recover
+from serving.server.extras.log_file import LogFile, recover
+from serving.server.extras.side_thread import SideThread
 from serving.server.observability.metrics import Metrics
-from serving.server.observability.side_thread import SideThread
+
+if TYPE_CHECKING:
+    from serving.server.extras.hooks import Exchange
 
 _LOG = logging.getLogger(__name__)
 
-#: Before a log that could not be written is tried again.
+#: Seconds before a log that could not be written is tried again.
 PAUSE_S = 30.0
 
 
 @dataclass(frozen=True)
 class LogConfig:
-    """Where one model's requests are logged.
+    """The log of one model's requests.
 
     Attributes:
       prefix: of the files' names, with their folder.
       sampling_rate: share of the requests, in [0, 1].
-      max_bytes: of a file, after which the next is begun.
-      max_seconds: that a file stays open, and so unread, at most.
+      max_bytes: size from which a file is ended.
+      max_seconds: age from which a file is ended.
     """
 
     prefix: str
@@ -58,7 +59,7 @@ class LogConfig:
 
 
 class RequestLog:
-    """Writes the logs of a server; called with every answered exchange, from any thread."""
+    """Writes the logs of a server; thread-safe observer of exchanges."""
 
     def __init__(
         self,
@@ -72,15 +73,15 @@ class RequestLog:
         """Starts the thread that writes.
 
         Args:
-          configs: model -> where; the name "" stands for all other models.
-          metrics: get `request_log_count` by model and status: OK, RESOURCE_EXHAUSTED for what was
-            dropped, or why it could not be written.
-          clock: seconds.
-          draw: a number in [0, 1) for each request.
-          max_waiting: requests that may wait to be written.
+          configs: model -> its log; the name "" stands for all other models.
+          metrics: count `request_log_count` by model and status: OK, RESOURCE_EXHAUSTED for
+            dropped requests, or the code of the error.
+          clock: returns seconds.
+          draw: returns a number in [0, 1) for each request.
+          max_waiting: requests that may wait for the thread.
 
         Raises:
-          ServerError: two models with one prefix, or a folder that cannot be made.
+          ServerError: two models with one prefix, or a folder that cannot be created.
         """
         prefixes = [config.prefix for config in configs.values()]
         for prefix in prefixes:
@@ -103,8 +104,8 @@ class RequestLog:
             "request log", self._write, idle=self._rotate_old, max_waiting=max_waiting
         )
 
-    def __call__(self, exchange: Exchange) -> None:
-        """Samples an exchange; never waits."""
+    def __call__(self, exchange: "Exchange") -> None:
+        """Samples an exchange, without waiting."""
         config = self._config(exchange.servable.name)
         if config is None or self._draw() >= config.sampling_rate:
             return
@@ -112,7 +113,7 @@ class RequestLog:
             self._count(exchange.servable.name, "RESOURCE_EXHAUSTED")
 
     def close(self) -> None:
-        """Writes what waits and ends the files."""
+        """Writes the waiting requests and ends the files."""
         self._writer.close(drain=True)
         for model in list(self._files):
             self._end(model)
@@ -120,7 +121,7 @@ class RequestLog:
     def _config(self, model: str) -> LogConfig | None:
         return self._configs.get(model, self._configs.get(""))
 
-    def _write(self, sampled: tuple[Exchange, float]) -> None:
+    def _write(self, sampled: tuple["Exchange", float]) -> None:
         exchange, seconds = sampled
         model = exchange.servable.name
         config = self._configs.get(model) or self._configs[""]
@@ -137,20 +138,20 @@ class RequestLog:
         except ServingError as error:
             status = error.code
         except Exception as error:
-            # A full disk, say: requests go on, and so does the log after a while.
+            # Such as a full disk: requests continue, and the log resumes later.
             status = "UNKNOWN"
             self._end(model)
             self._pause(model, config, error)
         self._count(model, status)
 
     def _is_paused(self, model: str) -> bool:
-        """Whether the disk refused a record a moment ago."""
+        """Whether the disk refused a record a short time ago."""
         return self._clock() < self._paused_until.get(model, -math.inf)
 
     def _pause(self, model: str, config: LogConfig, error: Exception) -> None:
         if model not in self._paused_until:
             _LOG.error(
-                "the request log %s cannot be written: %s; requests go on without it, and it is "
+                "the request log %s cannot be written: %s; requests continue without it, and it is "
                 "tried again every %g s",
                 config.prefix,
                 error,
@@ -169,7 +170,7 @@ class RequestLog:
             self._end(model)
 
     def _is_due(self, model: str, file: LogFile, now: float) -> bool:
-        """Whether a file is large or old enough to be ended."""
+        """Whether a file is large or old enough to end it."""
         config = self._configs.get(model) or self._configs[""]
         return now - file.began >= config.max_seconds or file.size >= config.max_bytes
 
@@ -186,13 +187,13 @@ class RequestLog:
         self._metrics.count("request_log_count", model_name=model, status_code=status)
 
 
-def prediction_log(exchange: Exchange, config: LogConfig, seconds: float) -> Any:
+def prediction_log(exchange: "Exchange", config: LogConfig, seconds: float) -> Any:
     """The `PredictionLog` of an exchange.
 
     Args:
-      exchange: answered.
+      exchange: request and response.
       config: of its model.
-      seconds: since 1970, when it was answered.
+      seconds: time of the response, since 1970.
 
     Raises:
       ServingError: UNIMPLEMENTED, an API that has no log.
@@ -204,67 +205,58 @@ def prediction_log(exchange: Exchange, config: LogConfig, seconds: float) -> Any
     log.log_metadata.sampling_config.sampling_rate = config.sampling_rate
     log.log_metadata.timestamp_secs = int(seconds)
     log.log_metadata.saved_model_tags.append("serve")
-    fill = {
-        "Predict": _fill_predict,
-        "Classify": _fill_classify,
-        "Regress": _fill_regress,
-        "MultiInference": _fill_multi_inference,
-    }.get(exchange.api)
-    if fill is None:
+    if exchange.api == "Predict":
+        _fill_predict(log.predict_log, exchange)
+    elif exchange.api == "Classify":
+        _fill_examples(log.classify_log, exchange)
+    elif exchange.api == "Regress":
+        _fill_examples(log.regress_log, exchange)
+    elif exchange.api == "MultiInference":
+        log.multi_inference_log.request.CopyFrom(exchange.request)
+        log.multi_inference_log.response.CopyFrom(exchange.response)
+    else:
         raise ServingError("UNIMPLEMENTED", f"{exchange.api} has no log")
-    fill(log, exchange)
     return log
 
 
-def _fill_predict(log: Any, exchange: Exchange) -> None:
+def _fill_predict(log: Any, exchange: "Exchange") -> None:
     from serving.server.models.tensors import fill_proto
 
-    request, response = log.predict_log.request, log.predict_log.response
-    _fill_spec(request.model_spec, exchange)
-    _fill_spec(response.model_spec, exchange)
-    request.output_filter.extend(exchange.output_filter)
+    _fill_spec(log.request.model_spec, exchange)
+    _fill_spec(log.response.model_spec, exchange)
+    log.request.output_filter.extend(exchange.output_filter)
     for name, array in exchange.request.items():
-        fill_proto(request.inputs[name], np.asarray(array))
+        fill_proto(log.request.inputs[name], np.asarray(array))
     for name, array in exchange.response.items():
-        fill_proto(response.outputs[name], array)
+        fill_proto(log.response.outputs[name], array)
 
 
-def _fill_classify(log: Any, exchange: Exchange) -> None:
-    _fill_examples(log.classify_log, exchange)
-
-
-def _fill_regress(log: Any, exchange: Exchange) -> None:
-    _fill_examples(log.regress_log, exchange)
-
-
-def _fill_examples(log: Any, exchange: Exchange) -> None:
+def _fill_examples(log: Any, exchange: "Exchange") -> None:
     _fill_spec(log.request.model_spec, exchange)
     _fill_spec(log.response.model_spec, exchange)
     log.request.input.CopyFrom(exchange.request)
     log.response.result.CopyFrom(exchange.response)
 
 
-def _fill_multi_inference(log: Any, exchange: Exchange) -> None:
-    log.multi_inference_log.request.CopyFrom(exchange.request)
-    log.multi_inference_log.response.CopyFrom(exchange.response)
-
-
-def _fill_spec(spec: Any, exchange: Exchange) -> None:
+def _fill_spec(spec: Any, exchange: "Exchange") -> None:
     spec.name = exchange.servable.name
     spec.version.value = exchange.servable.version
     spec.signature_name = exchange.signature or DEFAULT_SIGNATURE
 
 
-def read_log_configs(config: Any) -> dict[str, LogConfig]:
-    """Model -> its `logging_config`, of a `ModelServerConfig` from a file.
+def read_request_logs(path: Path) -> dict[str, LogConfig]:
+    """Model -> its `logging_config` in a model config file.
 
-    A reload request must not be read with it: it would let a client choose a path to write to.
+    Reload requests are not read: a client could choose a path to write to.
 
     Raises:
-      ServerError: a collector of another type than TFRecord files, or a bad prefix or rate.
+      ServerError: not a ModelServerConfig, a collector of another type than TFRecord files, or an
+        invalid prefix or rate.
     """
+    from serving.server.models.protos import read_config
+
     configs = {}
-    for entry in config.model_config_list.config:
+    for entry in read_config(path).model_config_list.config:
         if not entry.HasField("logging_config"):
             continue
         collector = entry.logging_config.log_collector_config

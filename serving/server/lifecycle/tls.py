@@ -1,4 +1,4 @@
-"""TLS: TF Serving's `--ssl_config_file` for gRPC, and a certificate of our own flags for REST."""
+"""TLS: TF Serving's `--ssl_config_file` for gRPC, `--rest_ssl_cert` and its key for REST."""
 
 import ssl
 from dataclasses import dataclass
@@ -11,13 +11,12 @@ from serving.server.errors import ServerError
 
 @dataclass(frozen=True)
 class GrpcTls:
-    """A server's key and certificate chain, and whether clients must show one too.
+    """The key and certificate chain of a server, and whether clients need certificates.
 
     Attributes:
       key: PEM.
       certificate: PEM.
-      client_ca: PEM of the authority that must have signed the clients' certificates; None does
-        not ask clients for one.
+      client_ca: PEM of the authority that signs the clients' certificates; None requires none.
     """
 
     key: bytes
@@ -25,7 +24,7 @@ class GrpcTls:
     client_ca: bytes | None = None
 
     def credentials(self) -> Any:
-        """As `grpc.Server.add_secure_port` takes them."""
+        """The credentials for `grpc.Server.add_secure_port`."""
         import grpc
 
         return grpc.ssl_server_credentials(
@@ -37,7 +36,7 @@ class GrpcTls:
 
 @dataclass(frozen=True)
 class RestTls:
-    """Files of a PEM certificate chain and its key."""
+    """The files of a PEM certificate chain and its key."""
 
     certificate: Path
     key: Path
@@ -47,11 +46,11 @@ def read_ssl_config(file: Path) -> GrpcTls:
     """TF Serving's `SSLConfig` in text form; the PEM texts are inside it, not paths to them.
 
     Raises:
-      ServerError: no such file, not an SSLConfig, or it lacks what it needs.
+      ServerError: no such file, not an SSLConfig, or a PEM text is missing.
     """
     try:
         config = config_messages.parse("SSLConfig", config_messages.decode(file.read_bytes()))
-    except (OSError, ValueError) as error:  # bytes that are no text are a ValueError
+    except (OSError, ValueError) as error:  # undecodable bytes are a ValueError
         raise ServerError(f"{file} is not an SSLConfig: {error}") from error
     for name in ("server_key", "server_cert", *(["custom_ca"] if config.client_verify else [])):
         if "-----BEGIN " not in getattr(config, name):
@@ -67,7 +66,7 @@ def read_ssl_config(file: Path) -> GrpcTls:
 
 
 def rest_tls(certificate: Path | None, key: Path | None) -> RestTls | None:
-    """The pair, None when neither is given.
+    """The pair of files, None when neither is given.
 
     Raises:
       ServerError: one without the other, or they cannot be loaded.
@@ -87,5 +86,5 @@ def rest_tls(certificate: Path | None, key: Path | None) -> RestTls | None:
 
 
 def _no_password() -> str:
-    # Without it OpenSSL would ask on the terminal, and a service would hang.
+    # Without this OpenSSL would prompt on the terminal, and a service would hang.
     raise ValueError("the key has a password")

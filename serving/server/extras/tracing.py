@@ -1,8 +1,8 @@
 """OpenTelemetry spans of requests: the whole, its wait for a thread, and its runs of the model.
 
-Where they go is told by OpenTelemetry's own variables, e.g. OTEL_EXPORTER_OTLP_ENDPOINT and
+OpenTelemetry's own variables set the destination, e.g. OTEL_EXPORTER_OTLP_ENDPOINT and
 OTEL_SERVICE_NAME. A client's `traceparent` (W3C), over REST or in gRPC metadata, is the parent.
-Nothing of OpenTelemetry is imported before `OpenTelemetry` is made.
+Creating an `OpenTelemetry` imports the package.
 """
 
 import time
@@ -18,10 +18,10 @@ _SERVICE = "sightline"
 
 
 class OpenTelemetry:
-    """Makes spans; `traced` may be called from any thread."""
+    """Creates spans; `traced` is thread-safe."""
 
     def __init__(self, provider: Any = None) -> None:
-        """Takes where spans go.
+        """Creates the tracer.
 
         Args:
           provider: a TracerProvider; None sends them in batches over OTLP (HTTP).
@@ -69,15 +69,15 @@ class OpenTelemetry:
         span.set_status(self._trace.StatusCode.ERROR, str(error))
 
     def close(self) -> None:
-        """Sends what waits."""
+        """Sends the remaining spans."""
         self._provider.shutdown()
 
 
 class _TracedSteps(Generator[EngineCall, Outputs, T]):
-    """Steps around steps.
+    """Steps that record other steps.
 
-    A class and not a generator function: a request that is dropped before it begins must end its
-    span, and closing a generator that has not begun runs none of its code.
+    A class, not a generator function: closing a generator that has not begun runs none of its code,
+    but a request that is dropped before it begins must end its span.
     """
 
     def __init__(self, steps: Steps[T], span: Any, tracing: OpenTelemetry) -> None:
@@ -89,7 +89,7 @@ class _TracedSteps(Generator[EngineCall, Outputs, T]):
         self._ended = False
 
     def close(self) -> None:
-        """Ends the steps where they are; nothing when they are over."""
+        """Closes the steps, unless they are over."""
         if not self._ended:
             super().close()
 
@@ -103,7 +103,7 @@ class _TracedSteps(Generator[EngineCall, Outputs, T]):
         return self._step(self._steps.throw, *error)
 
     def __del__(self) -> None:
-        # A request that is refused before it waits is dropped without a word.
+        # A request that is refused before it waits is dropped without `close`.
         self.close()
 
     def _step(self, step: Any, *values: Any) -> EngineCall:
@@ -121,7 +121,7 @@ class _TracedSteps(Generator[EngineCall, Outputs, T]):
             attributes={
                 "model.name": call.servable.name,
                 "model.version": call.servable.version,
-                # With batching it holds the wait for the batch.
+                # With batching, includes the wait for the batch.
                 "model.batched": call.servable.batching is not None,
             },
             start_time=time.time_ns(),
@@ -144,7 +144,7 @@ def _otlp_provider() -> Any:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # The environment's names come last and win.
+    # The environment overrides the name.
     resource = Resource({SERVICE_NAME: _SERVICE}).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

@@ -1,4 +1,4 @@
-"""Vertex AI's contract for a custom container: its variables, its health and predict routes.
+"""Vertex AI's contract for custom containers: variables, health and predict routes.
 
 https://cloud.google.com/vertex-ai/docs/predictions/custom-container-requirements
 """
@@ -15,10 +15,10 @@ from typing import Any
 from core import bundle as bundles
 from serving.limits import DEFAULT_LIMITS
 from serving.server.errors import ServerError, ServingError, invalid
-from serving.server.http.compression import INLINE_BYTES, inflated
 from serving.server.http.json_parse import parse
-from serving.server.http.web import Handler, Page, Response, refusal
-from serving.server.observability.health import Readiness, ready_response
+from serving.server.http.pages import ready_response
+from serving.server.http.web import INLINE_BYTES, Handler, Page, Response, error_response, inflated
+from serving.server.observability.health import Readiness
 
 _DEFAULT_PORT = 8080
 _DEFAULT_HEALTH = "/health"
@@ -28,11 +28,11 @@ _PARAMETERS = ("signature_name",)
 
 @dataclass(frozen=True)
 class VertexOptions:
-    """What Vertex AI tells a container.
+    """The settings that Vertex AI passes to a container.
 
     Attributes:
       port: to listen on.
-      health_route: answered with 200 when the model can be served.
+      health_route: 200 when the model is served.
       predict_route: takes `{"instances": [...], "parameters": {...}}`.
       model_dir: from AIP_STORAGE_URI, None when there is none.
     """
@@ -47,11 +47,11 @@ def read_vertex_options(environ: Mapping[str, str]) -> VertexOptions:
     """The options in a container's environment.
 
     Raises:
-      ServerError: a variable that makes no sense; names the remedy.
+      ServerError: an invalid variable.
     """
     mode = environ.get("AIP_MODE", "PREDICTION")
     if mode != "PREDICTION":
-        raise ServerError(f"AIP_MODE is {mode}; this container answers predictions only")
+        raise ServerError(f"AIP_MODE is {mode}; this container serves predictions only")
     port = environ.get("AIP_HTTP_PORT", str(_DEFAULT_PORT))
     if not port.isdigit() or not 0 < int(port) < 65536:
         raise ServerError(f"AIP_HTTP_PORT must be a port, 1 to 65535, got {port!r}")
@@ -87,13 +87,13 @@ def _model_dir(uri: str) -> Path | None:
 
 @contextlib.contextmanager
 def model_base_path(path: Path, parent: Path | None = None) -> Iterator[Path]:
-    """A folder of numbered versions: `path`, or for the `with` one that has it as version 1.
+    """A folder of numbered versions: `path`, or a temporary one with `path` as version 1.
 
-    Vertex copies a model's files without a version around them.
+    Vertex AI copies the files of a model without a version folder.
 
     Args:
-      path: where the model is.
-      parent: where a folder may be made; None is where temporary files are.
+      path: folder of the model.
+      parent: parent of the temporary folder; None uses the system's.
     """
     if not (path / bundles.SAVED_MODEL_FILE).is_file():
         yield path
@@ -116,8 +116,8 @@ def vertex_page(
     Args:
       options: from the environment.
       readiness: of the server.
-      rest: TF Serving's API, which answers the predictions.
-      model_of: the name of the model that is asked.
+      rest: TF Serving's API.
+      model_of: returns the name of the model.
       max_inflated_bytes: of a body in gzip.
     """
 
@@ -131,7 +131,7 @@ def vertex_page(
         try:
             document = await _document(headers, body, max_inflated_bytes)
         except ServingError as error:
-            return refusal(error)
+            return error_response(error)
         plain = {name: value for name, value in headers.items() if name != "content-encoding"}
         return await rest("POST", f"/v1/models/{model_of()}:predict", plain, document)
 
@@ -139,17 +139,17 @@ def vertex_page(
 
 
 async def _document(headers: Mapping[str, str], body: bytes, limit: int) -> bytes:
-    # What is packed may be of any size.
+    # A compressed body may inflate to any size.
     if len(body) <= INLINE_BYTES and "content-encoding" not in headers:
         return tf_serving_document(body)
     return await asyncio.to_thread(lambda: tf_serving_document(inflated(headers, body, limit)))
 
 
 def tf_serving_document(body: bytes) -> bytes:
-    """A predict request of Vertex AI as one of TF Serving, whose answer is also Vertex AI's.
+    """TF Serving's form of a predict request of Vertex AI; the responses are equal.
 
     Raises:
-      ServingError: no list of instances, or a parameter that is not known.
+      ServingError: no list of instances, or an unknown parameter.
     """
     document = parse(body)
     if not isinstance(document, dict) or not isinstance(document.get("instances"), list):
@@ -167,5 +167,5 @@ def tf_serving_document(body: bytes) -> bytes:
         text = json.dumps(kept, ensure_ascii=False)
     except RecursionError as error:
         raise invalid("the request is nested too deeply") from error
-    # Bytes that are not UTF-8 go on as they came.
+    # Bytes that are not UTF-8 are passed on unchanged.
     return text.encode("utf-8", "surrogateescape")

@@ -1,7 +1,8 @@
-"""A TFRecord file of whole records, whatever happens to the disk or to the process.
+"""TFRecord files that hold whole records, even after a full disk or a killed process.
 
-While it is written its name ends in `.open` and it is locked; then it ends in `.tfrecord`. A lock
-goes with its process, so what is open and not locked was left by one that was killed.
+A file that is being written is locked, and its name ends in `.open`; a complete one ends in
+`.tfrecord`. The system releases a lock when its process ends, so an open file without a lock
+belongs to a process that was killed.
 """
 
 import contextlib
@@ -21,16 +22,16 @@ OPEN_SUFFIX, SUFFIX = ".open", ".tfrecord"
 
 
 class LogFile:
-    """A file that is being written, under a name that no reader looks for; one thread's alone.
+    """A file that is being written, under a temporary name; for one thread.
 
     Attributes:
-      path: its name once it is ended.
-      began: as given.
+      path: its final name.
+      began: when it began.
       size: bytes of the whole records.
     """
 
     def __init__(self, prefix: str, model: str, now: float) -> None:
-        """Creates it.
+        """Creates the file.
 
         Args:
           prefix: of its name, with the folder.
@@ -38,12 +39,12 @@ class LogFile:
           now: when it begins.
 
         Raises:
-          OSError: it cannot be created.
+          OSError: the file cannot be created.
         """
         import tensorflow as tf
 
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        # Process and a random part: several processes and fast rotation share the prefix.
+        # Process and random part, for several processes and fast rotation.
         unique = f"{os.getpid()}-{random.getrandbits(32):08x}"
         name = f"{prefix}-{quote(model, safe='')}-{stamp}-{unique}"
         self.path = Path(f"{name}{SUFFIX}")
@@ -61,23 +62,23 @@ class LogFile:
             raise
 
     def write(self, record: bytes) -> None:
-        """Writes a record, and hands it to the system.
+        """Writes a record and flushes it to the system.
 
         Raises:
-          Exception: TensorFlow's, where the disk refuses; `end` leaves the records before it.
+          Exception: TensorFlow's error of a full disk; `end` keeps the records before it.
         """
         self._writer.write(record)
         self._writer.flush()
         self.size += len(record) + FRAME_BYTES
 
     def end(self) -> None:
-        """Closes it and gives it its name, once its bytes are on the disk; without any it goes.
+        """Closes the file and renames it once it is on the disk; removes an empty one.
 
         Raises:
-          OSError: the disk refuses even that.
+          OSError: the disk refuses that.
         """
         try:
-            with contextlib.suppress(Exception):  # A part of a record that did not fit.
+            with contextlib.suppress(Exception):  # An incomplete record on a full disk.
                 self._writer.close()
             _finish(self._temporary, self.path, self._file, self.size)
         finally:
@@ -85,7 +86,7 @@ class LogFile:
 
 
 def recover(prefix: str) -> list[Path]:
-    """Ends the files that killed processes left, and returns those that had whole records."""
+    """Ends the files of killed processes; returns those that have whole records."""
     found = []
     for name in sorted(glob.glob(f"{glob.escape(prefix)}-*{OPEN_SUFFIX}")):
         with contextlib.suppress(OSError):
@@ -100,7 +101,7 @@ def _recover(temporary: Path) -> Path | None:
     try:
         # Another's that is being written is locked: BlockingIOError is an OSError.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        size = _whole_bytes(file)
+        size = _complete_bytes(file)
         path = temporary.with_suffix(SUFFIX)
         _finish(temporary, path, file, size)
         return path if size else None
@@ -108,8 +109,8 @@ def _recover(temporary: Path) -> Path | None:
         os.close(file)
 
 
-def _whole_bytes(file: int) -> int:
-    """Bytes of the records that are there to their ends."""
+def _complete_bytes(file: int) -> int:
+    """The bytes of the complete records."""
     size, position = os.fstat(file).st_size, 0
     while position + _HEAD_BYTES <= size:
         (length,) = struct.unpack("<Q", os.pread(file, 8, position))
