@@ -20,7 +20,6 @@ attached as a zip member. Normalization, and softmax, live inside. Standard libr
 import gzip
 import hashlib
 import json
-import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from core import model_folder
+from core import files, model_folder
 from core.model_folder import WITHDRAWN_PREFIX, BundleError
 
 INPUT_BYTES = "image_bytes"  # of the signatures that take encoded images
@@ -276,9 +275,7 @@ def seal(path: Path, manifest: Manifest) -> Manifest:
         raise BundleError(f"{path} has no variant {manifest.recommended!r}; it has {names}")
     shutil.copyfile(recommended, path / RECOMMENDED_TFLITE)
     manifest = replace(manifest, content_digest=content_digest(path))
-    temporary = path / f".{MANIFEST_FILE}.{os.getpid()}"
-    temporary.write_text(manifest.to_json(), encoding="utf-8")
-    os.replace(temporary, path / MANIFEST_FILE)
+    files.write_text(path / MANIFEST_FILE, manifest.to_json())
     return manifest
 
 
@@ -341,14 +338,14 @@ def push(
         return found
     if not model_dir.is_dir():
         model_dir.mkdir(parents=True, exist_ok=True)
-        model_folder.sync_folder(model_dir.parent)
+        files.sync_folder(model_dir.parent)
     with model_folder.staging(model_dir) as staged:
         shutil.copytree(draft, staged)
-        model_folder.sync_tree(staged)
+        files.sync_tree(staged)
         _check_copy(staged, draft, digest)
         if lineage is not None:
             kept = shutil.copytree(lineage, staged / model_folder.LINEAGE_DIR)
-            model_folder.sync_tree(kept)
+            files.sync_tree(kept)
         with model_folder.locked(model_dir):
             # While the copy was written, another push may have brought the same.
             found = _find_content(model_dir, digest, opened.manifest)
@@ -356,7 +353,7 @@ def push(
                 check()
                 version, target = model_folder.give_number(staged, model_dir)
                 found = PushResult(path=target, version=version, pushed=True)
-                model_folder.sync_folder(model_dir)
+                files.sync_folder(model_dir)
     return found
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from core import bundle as bundles
 from core import model_folder
+from core.files import sync_tree
 from core.model_folder import LINEAGE_DIR, BundleError
 
 LINEAGE_FILE = "lineage.json"
@@ -138,7 +139,7 @@ def adopt_lineage(model_dir: Path, version: int, folder: Path) -> bool:
             copy = model_dir / LINEAGE_DIR / f".new-{version}"
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(folder, copy)
-            model_folder.sync_tree(copy)
+            sync_tree(copy)
             model_folder.place_lineage(copy, model_dir, version)
             return True
     return False

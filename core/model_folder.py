@@ -13,10 +13,11 @@ import errno
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from core.files import LockHeldError, NoLocksError, file_lock, sync_folder
 
 #: Before the number of a version that a rollback put aside; servers overlook the name.
 WITHDRAWN_PREFIX = ".withdrawn-"
@@ -31,7 +32,6 @@ LINEAGE_DIR = ".lineage"
 LOCK_WAIT_S = 60.0
 
 _LOCK_SUFFIX = ".lock"
-_LOOK_AGAIN_S = 0.05
 
 
 class BundleError(ValueError):
@@ -46,18 +46,15 @@ def locked(folder: Path) -> Iterator[None]:
       BundleError: another held it for `LOCK_WAIT_S`, or the file system has no locks.
       OSError: the folder cannot be written to.
     """
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        with _trying(folder / LOCK_FILE) as taken:
-            if taken:
-                yield
-                return
-        if time.monotonic() >= deadline:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_held(folder / LOCK_FILE, LOCK_WAIT_S))
+        except LockHeldError as error:
             raise BundleError(
-                f"another push or rollback of {folder.name} is under way and has held "
-                f"{folder / LOCK_FILE} for {LOCK_WAIT_S:.0f} s; run the same again when it is done"
-            )
-        time.sleep(_LOOK_AGAIN_S)
+                f"another push or rollback of {folder.name} is under way: {error} and was not "
+                f"released within {LOCK_WAIT_S:.0f} s; run the command again when it has finished"
+            ) from None
+        yield
 
 
 @contextlib.contextmanager
@@ -76,7 +73,7 @@ def staging(folder: Path) -> Iterator[Path]:
         # Under the folder's lock, so that nobody sweeps between the file and its lock.
         with locked(folder):
             _sweep(folder)
-            held.enter_context(_trying(lock))
+            held.enter_context(_held(lock, 0))
         try:
             yield path
         finally:
@@ -153,37 +150,6 @@ def place_lineage(source: Path, folder: Path, version: int) -> Path:
     return target
 
 
-def sync_tree(root: Path) -> None:
-    """Flushes every file and folder under `root` to disk.
-
-    Raises:
-      OSError: the disk refused.
-    """
-    for entry in [*root.rglob("*"), root]:
-        if entry.is_dir():
-            sync_folder(entry)
-        else:
-            with entry.open("rb") as handle:
-                os.fsync(handle.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Flushes the names in a folder to disk, where its file system can.
-
-    Raises:
-      OSError: the disk refused.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # What network file systems say that write names through and flush no folder.
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(descriptor)
-
-
 def _taken_numbers(folder: Path) -> list[int]:
     pattern = re.compile(f"(?:{re.escape(WITHDRAWN_PREFIX)})?([0-9]+)")
     named = (pattern.fullmatch(entry.name) for entry in folder.iterdir())
@@ -194,10 +160,9 @@ def _sweep(folder: Path) -> None:
     for entry in [*folder.glob(f"{STAGING_PREFIX}*")]:
         lock = entry if entry.name.endswith(_LOCK_SUFFIX) else _lock_of(entry)
         # Another user's, which we may not remove, is no reason to refuse a push.
-        with contextlib.suppress(OSError), _trying(lock) as free:
-            if free:
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, LockHeldError), _held(lock, 0):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def _lock_of(staged: Path) -> Path:
@@ -205,36 +170,19 @@ def _lock_of(staged: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _trying(path: Path) -> Iterator[bool]:
-    """Whether the lock on the file was free; if so, the block holds it."""
-    # Not at the top: clients take the bundle's names from here, also where there is no such module.
-    import fcntl
+def _held(path: Path, wait_s: float) -> Iterator[None]:
+    """Holds a lock file.
 
-    descriptor = _open_lock(path)
-    try:
+    Raises:
+      BundleError: the file system has no locks.
+      LockHeldError: another process still holds it after `wait_s` seconds.
+    """
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
-        except OSError as error:
+            stack.enter_context(file_lock(path, wait_s=wait_s))
+        except NoLocksError as error:
             raise BundleError(
-                f"{path} cannot be locked ({error.strerror}), so two pushes or rollbacks at once "
-                "would not be told apart; mount the folder with locks, or push to a local one"
+                f"{path} {error.strerror}, so two pushes or rollbacks at once could "
+                "overwrite each other; mount the folder with locks, or push to a local one"
             ) from error
-        yield free
-    finally:
-        # Closing is not enough: a child that was forked meanwhile has the descriptor too.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
-
-
-def _open_lock(path: Path) -> int:
-    try:
-        # To write, although nothing is written: NFS locks no file that was opened to read.
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:
-        if not path.exists():
-            raise
-        return os.open(path, os.O_RDONLY)  # Another user's; local file systems lock it as well.
+        yield

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from core import bundle as bundles
-from core import model_folder
+from core import files, model_folder
 from core.bundle import BundleError
 
 
@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_nothing(tiny_copy, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundles.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         bundles.push(tiny_copy, tmp_path / "m")
     assert visible(tmp_path / "m") == []
@@ -120,14 +120,14 @@ def drafts(write_bundle, tmp_path):
 @pytest.fixture
 def while_copying(monkeypatch):
     """`while_copying(action)`: the next push does `action(copy)` once it has written its copy."""
-    flush = model_folder.sync_tree
+    flush = files.sync_tree
 
     def prepare(action):
         def flushing(copy):
             flush(copy)
             action(copy)
 
-        monkeypatch.setattr(model_folder, "sync_tree", flushing)
+        monkeypatch.setattr(files, "sync_tree", flushing)
 
     return prepare
 

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from core import model_folder
-from core.model_folder import BundleError, give_number, locked, staging, sync_folder, sync_tree
+from core.model_folder import BundleError, give_number, locked, staging
 
 
 @pytest.fixture
@@ -174,27 +174,3 @@ def test_a_number_that_is_taken_between_look_and_rename_is_not_overwritten(tmp_p
     (tmp_path / "new").mkdir()
     assert give_number(tmp_path / "new", tmp_path)[0] == 2
     assert os.listdir(tmp_path / "1") == ["theirs"]
-
-
-def test_every_file_and_folder_is_flushed(tmp_path, monkeypatch):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "file").touch()
-    flushed = []
-    monkeypatch.setattr(model_folder.os, "fsync", lambda d: flushed.append(os.fstat(d).st_ino))
-    sync_tree(tmp_path)
-    entries = [tmp_path, *tmp_path.rglob("*")]
-    assert sorted(flushed) == sorted(entry.stat().st_ino for entry in entries)
-
-
-def test_a_folder_that_cannot_be_flushed_is_no_failure_but_a_full_disk_is(tmp_path, monkeypatch):
-    def failing(code):
-        def fsync(descriptor):
-            raise OSError(code, os.strerror(code))
-
-        monkeypatch.setattr(model_folder.os, "fsync", fsync)
-
-    failing(errno.EINVAL)
-    sync_folder(tmp_path)
-    failing(errno.ENOSPC)
-    with pytest.raises(OSError, match="No space left"):
-        sync_folder(tmp_path)
