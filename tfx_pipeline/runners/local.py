@@ -6,24 +6,19 @@ a file, and shows the events that it emits (see `trainers.training.progress`). W
 TFX's cache, so that a run which failed, or was killed, goes on where it stopped when started again.
 """
 
-import contextlib
-import ctypes
 import os
-import resource
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from core.processes import peak_memory_bytes
 from tfx_pipeline.config import RunRequest, request_from_json, run_state
 from tfx_pipeline.report.summary import Node, build_summary, write_summary
 from trainers.data.features import DatasetInfo
 from trainers.registry import nearest
 from trainers.training.progress import RESUME_ANYWAY, emit
-
-_PR_SET_PDEATHSIG = 1
 
 
 class RunError(RuntimeError):
@@ -86,7 +81,7 @@ def run(request: RunRequest) -> dict[str, Any]:
         error=_in_words(failure, nodes) if failure is not None else "",
     )
     summary["import_seconds"] = started - began
-    summary["peak_memory_mb"] = peak_memory_mb()
+    summary["peak_memory_mb"] = peak_memory_bytes(children=True) / 2**20  # In MiB.
     write_summary(summary, request.layout)
     if failure is not None:
         raise failure
@@ -109,22 +104,8 @@ def _in_words(error: BaseException, nodes: list[Node]) -> str:
     return f"{nodes[-1].name}: {type(error).__name__}: {error}"
 
 
-def peak_memory_mb() -> float:
-    """Largest resident set of this process or of one of its children so far, in MiB."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    largest = max(resource.getrusage(kind).ru_maxrss for kind in kinds)
-    return largest / (1024 if sys.platform == "linux" else 1024 * 1024)
-
-
-def _die_with_parent() -> None:
-    """Ends this process when the one that started it is killed; Linux only."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def main(request_file: str) -> int:
     """The process: 0 when the run came to its end, whatever the gates said, else 1."""
-    _die_with_parent()
     request = request_from_json(Path(request_file).read_text(encoding="utf-8"))
     try:
         summary = run(request)

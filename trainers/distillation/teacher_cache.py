@@ -8,12 +8,8 @@ is float32 (steps, B, N), 4 * B * N bytes a step; it is written under a temporar
 so that under its own name it is whole, and a lock keeps a second process from asking for the same.
 """
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from core.files import file_lock, write_json, writing
 from trainers.config import Config, ConfigError
 from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
@@ -29,7 +26,6 @@ from trainers.distillation.teacher import Teacher
 from trainers.identity.code_digest import code_digest
 from trainers.identity.data import training_digest
 from trainers.identity.file_index import INDEX_FILE, FileIndex
-from trainers.training.checkpoint import write_json
 
 # What of `data` decides neither which images come nor how they look.
 _NOT_PICTURES = {"dir", "mean", "std", "cache_dir", "cache_mb", "max_boxes", "host_sharding"}
@@ -71,7 +67,7 @@ def cached_logits(
     path = folder / f"epoch-{epoch:04d}.npy"
     shape = pipeline.steps_per_epoch(config, info), config.train.global_batch, info.num_classes
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock"):
+    with file_lock(folder / ".lock"):
         if not _is_whole(path, shape):
             write_json(folder / "about.json", about)
             _ask(config, info, teacher, epoch=epoch, path=path, shape=shape)
@@ -136,19 +132,13 @@ def _ask(
     path: Path,
     shape: tuple[int, int, int],
 ) -> None:
-    # One name for all: the lock is held, and what a killed process left is written over.
-    temporary = path.with_name(f".{path.name}")
     answer = tf.function(teacher, autograph=False)
-    try:
-        # Written, not mapped: a full disk must be an error, and ends a process that maps.
-        with temporary.open("wb") as file, pipeline.named_errors(config, info, "train"):
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for images, _ in pipeline.train_batches(config, info, epoch=epoch):
-                file.write(answer(images).numpy().tobytes())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Written, not mapped: a full disk must be an error, and ends a process that maps.
+    with writing(path) as file, pipeline.named_errors(config, info, "train"):
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for images, _ in pipeline.train_batches(config, info, epoch=epoch):
+            file.write(answer(images).numpy().tobytes())
 
 
 def _is_whole(path: Path, shape: tuple[int, int, int]) -> bool:
@@ -156,10 +146,3 @@ def _is_whole(path: Path, shape: tuple[int, int, int]) -> bool:
         return np.load(path, mmap_mode="r").shape == shape
     except (FileNotFoundError, ValueError):
         return False
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -193,7 +193,7 @@ def ended_after(seconds: float, message: str) -> Iterator[None]:
     For calls that hold Python's lock while they wait, which no thread or signal handler of ours
     could interrupt.
     """
-    command = [sys.executable, "-S", "-E", "-c", _WATCH, str(os.getpid()), str(seconds), message]
+    command = [sys.executable, "-I", "-S", "-c", _WATCH, str(os.getpid()), str(seconds), message]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as watch:
         try:
             yield

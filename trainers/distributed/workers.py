@@ -7,7 +7,6 @@ cluster. The chief's progress comes back on a pipe; when one process ends badly,
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -17,13 +16,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.processes import module_command
+from core.processes import exit_reason, module_command, start, stop, tail
 from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.distributed.cluster import check_batch, read_cluster
 from trainers.training.progress import EVENTS_FD, announce, emit, reporter
@@ -36,10 +34,8 @@ _POLL_S = 0.2
 # A worker that fails takes the others with it within moments; the first cause is looked for.
 _AFTERMATH_S = 0.5
 _LEAVE_S = 30.0
-_TAIL_LINES = 12
 # A line on a pipe is written at once up to 4 KiB.
 _MESSAGE_CHARACTERS = 1500
-_PR_SET_PDEATHSIG = 1
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -84,7 +80,7 @@ def launch(
     request = logs / "workers.json"
     train = replace(config.train, strategy="multi_worker")
     threads = max(1, _cores() // workers)
-    facts = {"out": str(out), "threads": threads, "parent": os.getpid()}
+    facts = {"out": str(out), "threads": threads}
     facts["resume_anyway"] = resume_anyway
     request.write_text(json.dumps({"config": to_dict(replace(config, train=train)), **facts}))
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
@@ -154,11 +150,8 @@ class _Team:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for process in self._processes:
-            if process.poll() is None:
-                # TensorFlow takes SIGTERM over, so nothing less ends a worker that waits.
-                process.kill()
-            process.wait()
+        # TensorFlow handles SIGTERM itself, so a worker that waits ends by SIGKILL only.
+        stop(*self._processes, grace_s=0, by=signal.SIGKILL)
         os.close(self._reading)
         with contextlib.suppress(OSError):
             os.close(self._writing)
@@ -166,12 +159,13 @@ class _Team:
     def start(self, rank: int, request: Path, environment: dict[str, str]) -> None:
         """Starts worker `rank`, whose output goes to its log."""
         with self._log(rank).open("wb") as log:
-            process = subprocess.Popen(
-                module_command("trainers.distributed.workers", str(request)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**environment, EVENTS_FD: str(self._writing)},
+            command = module_command(
+                "trainers.distributed.workers", str(request), end_with_parent=signal.SIGKILL
+            )
+            process = start(
+                command,
+                log=log,
+                changes={**environment, EVENTS_FD: str(self._writing)},
                 pass_fds=(self._writing,),
                 # Ctrl-C is for this process, which then ends them all.
                 start_new_session=True,
@@ -227,11 +221,9 @@ class _Team:
         own = [event["message"] for event in told if event["worker"] == rank]
         status = self._processes[rank].poll()
         how = "failed"
-        if status is not None and status < 0:
-            how = f"was killed by {signal.Signals(-status).name}"
-        elif not own:
-            how = f"ended with status {status}"
-        what = own[0] if own else "\n".join(["its last lines:", *_tail(self._log(rank))])
+        if status is not None and (status < 0 or not own):
+            how = exit_reason(status)
+        what = own[0] if own else "\n".join(["its last lines:", *tail(self._log(rank))])
         return (
             f"worker {rank} of {len(self._processes)} {how}: {what}\nfull log {self._log(rank)}\n"
             "the same command goes on from the last saved state"
@@ -269,17 +261,14 @@ def _receiver(
 
 def _environment(addresses: Sequence[str], rank: int, gpus: list[list[str]]) -> dict[str, str]:
     task = {"type": "worker", "index": rank}
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     own = {
         "TF_CONFIG": json.dumps({"cluster": {"worker": list(addresses)}, "task": task}),
-        "PYTHONPATH": path,
-        # gRPC would ask a proxy for the way to this very machine.
+        # gRPC would send requests to this machine through a proxy.
         "no_grpc_proxy": "127.0.0.1",
     }
     if gpus:
         own["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[rank])
-    return {**os.environ, **own}
+    return own
 
 
 def _gpus(environment: Any, workers: int) -> list[list[str]]:
@@ -312,19 +301,6 @@ def _free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in found]
 
 
-def _tail(log: Path) -> list[str]:
-    with log.open(encoding="utf-8", errors="replace") as handle:
-        return [line.rstrip() for line in deque(handle, _TAIL_LINES)]
-
-
-def _die_with(parent: int) -> None:
-    """Ends this process when the one that started it is killed; Linux only."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # It was killed before that call.
-        os._exit(1)
-
-
 def _in_words(error: Exception) -> str:
     ours = type(error).__module__.startswith("trainers.")
     text = str(error) if ours else f"{type(error).__name__}: {error}"
@@ -334,7 +310,6 @@ def _in_words(error: Exception) -> str:
 def main(arguments: Sequence[str]) -> int:
     """The process: one worker of the request file; 0 when it trained to the end."""
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    _die_with(request["parent"])
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(request["threads"])

@@ -4,14 +4,14 @@ A fact is looked up by the file's size, times of change and inode, and computed 
 them differs. Standard library only.
 """
 
-import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from core.files import file_lock, read_json, write_json
 
 #: The name of an index in the folder it is kept in.
 INDEX_FILE = "files.json"
@@ -67,21 +67,18 @@ class FileIndex:
             yield self
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_name(f".{self._path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with file_lock(self._path.with_name(f".{self._path.name}.lock")):
             self._entries = _read(self._path)
             yield self
             if self._changed:
                 self._entries = {k: v for k, v in self._entries.items() if os.path.exists(k)}
-                temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-                temporary.write_text(json.dumps(self._entries), encoding="utf-8")
-                os.replace(temporary, self._path)
+                write_json(self._path, self._entries, indent=None)
                 self._changed = False
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
         return {}
     whole = isinstance(found, dict) and all(isinstance(one, dict) for one in found.values())

@@ -1,8 +1,6 @@
 """`sightline validate`: what is wrong with a data set, before it costs a training run."""
 
-import os
 import tempfile
-import uuid
 from pathlib import Path
 
 from rich import box
@@ -12,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.data_validation.anomaly import ImageAnomalies, ValidatorSettings, blocking
+from core.files import write_text
 from tfx_pipeline.report.gallery import anomaly_rows
 from tfx_pipeline.report.page import render_images
 from trainers.data.features import DatasetInfo
@@ -130,10 +129,4 @@ def write_page(directory: Path, found: ImageAnomalies, out: Path, *, shown: int)
     with tempfile.TemporaryDirectory() as gallery:
         write_gallery(directory, found, Path(gallery), shown=shown)
         text = render_images(DatasetInfo.load(directory), Path(gallery))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(out, text, errors="backslashreplace")
