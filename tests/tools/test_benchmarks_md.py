@@ -38,7 +38,7 @@ FIGURES = {
 
 def test_ratios_are_of_the_rounds_with_their_interval():
     page = load().data_section(FIGURES)
-    assert "`sightline benchmark data images.tar`: 3 JPEGs of 1.5 kB" in page
+    assert "`sightline benchmark data pictures.tar`: 3 JPEGs of 1.5 kB" in page
     assert "224 x 192 px, 3 rounds in turns on 2 cores of Abacus" in page
     limits = stats.ttest_1samp(np.log([0.8, 0.4, 0.6]), 0.0).confidence_interval(0.95)
     low, high = np.exp(limits)

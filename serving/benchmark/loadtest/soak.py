@@ -290,7 +290,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     default: Any = SoakOptions(Path())
     parser.add_argument("model_dir", type=Path, help="a model's folder of versions")
-    parser.add_argument("--pictures", type=Path, help="to send; generated ones without it")
+    parser.add_argument(
+        "--images",
+        "--pictures",
+        dest="images",
+        type=Path,
+        help="to send; generated ones without it",
+    )
     parser.add_argument("--seconds", type=float, default=default.seconds)
     parser.add_argument("--warm-up", type=float, default=default.warm_up_s, help="seconds")
     parser.add_argument("--rate", type=float, default=default.rate, help="requests a second")

@@ -41,7 +41,7 @@ def test_options_reach_the_measurement_and_figures_the_file(tmp_path, monkeypatc
     assert result.exit_code == 0, result.output
     assert asked == {
         "bundle": "b",
-        "pictures": ["a.jpg", "c.jpg"],
+        "images": ["a.jpg", "c.jpg"],
         "variants": ["ptq_int8"],
         "seconds": 0.25,
         "rounds": 3,

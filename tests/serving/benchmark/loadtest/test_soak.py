@@ -198,9 +198,9 @@ def test_ctrl_c_is_told(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_short_soak_of_the_real_server(bundles_dir, tmp_path, capsys):
     # Two alternating versions of one model.
-    folder = tmp_path / "colours"
+    folder = tmp_path / "colors"
     for version in (1, 2):
-        shutil.copytree(bundles_dir / "colours" / "1", folder / str(version))
+        shutil.copytree(bundles_dir / "colors" / "1", folder / str(version))
     out = tmp_path / "soak.json"
     often = ["--seconds=60", "--warm-up=5", "--swap=6", "--malformed=2"]
     status = soak.main([str(folder), *often, "--answers-only", f"--out={out}"])
