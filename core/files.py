@@ -315,7 +315,7 @@ def _create(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
             if not path.parent.is_dir():
                 raise
             continue
-        with contextlib.suppress(OSError):  # Without locks, nobody removes leftovers.
+        with contextlib.suppress(OSError):  # Without locks, leftovers stay.
             _flock(descriptor, "LOCK_EX")
         # Another writer may have removed it before it was locked.
         if _is_at(descriptor, temporary):

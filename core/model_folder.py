@@ -1,11 +1,10 @@
-"""A model's folder, `<bundles>/<model name>/`, while several processes change it.
+"""Concurrent changes of a model's folder, `<bundles>/<model name>/`.
 
-A push and a rollback take turns by a lock on `.lock`, also from several machines that mount the
-folder. A version is written as `.pushing-<id>` and gets its number by one rename. While it is
-written a lock of its own, `.pushing-<id>.lock`, is held: that is how a push under way is told from
-what a killed one left. The kernel lets go of both locks when the process ends, however it ends.
-`.lineage/<version>/` holds what later models are compared with, see `core.lineage`; servers
-overlook the name. Standard library only.
+A lock on `.lock` serializes pushes and rollbacks, also from several machines that mount the folder.
+A version is written as `.pushing-<id>` and gets its number by one rename. Meanwhile its writer
+holds the lock `.pushing-<id>.lock`, which distinguishes a push in progress from the remains of a
+killed one. The kernel releases both locks at the end of the process. `.lineage/<version>/` has the
+data that later models are compared with, see `core.lineage`. Servers ignore these names.
 """
 
 import contextlib
@@ -19,31 +18,31 @@ from pathlib import Path
 
 from core.files import LockHeldError, NoLocksError, file_lock, sync_folder
 
-#: Before the number of a version that a rollback put aside; servers overlook the name.
+#: Prefix of the number of a version that a rollback withdrew.
 WITHDRAWN_PREFIX = ".withdrawn-"
-#: Before the name of a version that is still being written.
+#: Prefix of a version that is being written.
 STAGING_PREFIX = ".pushing-"
 LOCK_FILE = ".lock"
-#: As TF Serving's protos hold it.
+#: The limit of TF Serving's protos.
 MAX_VERSION = 2**63 - 1
-#: Holds `<version>/` with the training statistics and test predictions of that version.
+#: The folder of `<version>/` with training statistics and test predictions.
 LINEAGE_DIR = ".lineage"
-#: How long a push or a rollback waits for another to end, in seconds.
+#: Seconds that a push or a rollback waits for another one.
 LOCK_WAIT_S = 60.0
 
 _LOCK_SUFFIX = ".lock"
 
 
 class BundleError(ValueError):
-    """A bundle that is missing, incomplete or of another format; names the path and the remedy."""
+    """A bundle that is missing, incomplete, or of another format; names the path and the remedy."""
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a model's folder: one push or rollback of it at a time.
+    """Holds the lock of a model's folder, for one push or rollback at a time.
 
     Raises:
-      BundleError: another held it for `LOCK_WAIT_S`, or the file system has no locks.
+      BundleError: another process holds it after `LOCK_WAIT_S`, or the file system has no locks.
       OSError: the folder cannot be written to.
     """
     with contextlib.ExitStack() as stack:
@@ -59,9 +58,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A path in `folder` to write a version to; nothing is left there unless it was renamed.
+    """A path in `folder` for a new version; removed at the end unless it was renamed.
 
-    First removes what killed pushes left, whichever machine they ran on.
+    First removes the remains of killed pushes, also of those from other machines.
 
     Raises:
       BundleError: as `locked`.
@@ -70,7 +69,7 @@ def staging(folder: Path) -> Iterator[Path]:
     path = folder / f"{STAGING_PREFIX}{uuid.uuid4().hex}"
     lock = _lock_of(path)
     with contextlib.ExitStack() as held:
-        # Under the folder's lock, so that nobody sweeps between the file and its lock.
+        # Under the folder's lock: another push must not remove the file before it is locked.
         with locked(folder):
             _sweep(folder)
             held.enter_context(_held(lock, 0))
@@ -83,9 +82,9 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def numbered_dirs(model_dir: Path, prefix: str, file: str) -> dict[int, Path]:
-    """Number -> folder of the entries `<prefix><number>` that hold `file`, ascending.
+    """Number -> folder of the entries `<prefix><number>` with `file`, ascending.
 
-    One that cannot be read counts as well, a number beyond `MAX_VERSION` does not.
+    Includes unreadable entries; leaves out numbers above `MAX_VERSION`.
     """
     if not model_dir.is_dir():
         return {}
@@ -104,15 +103,14 @@ def numbered_dirs(model_dir: Path, prefix: str, file: str) -> dict[int, Path]:
 
 
 def give_number(staged: Path, folder: Path) -> tuple[int, Path]:
-    """Renames `staged` to the version after all there are; returns its number and its path.
+    """Renames `staged` to the next version; returns its number and its path.
 
-    Withdrawn versions count, and half ones: TF Serving would take any of them for a version.
-    `staged/.lineage`, where there is one, becomes `.lineage/<version>` before the version appears:
-    whoever sees the version sees its lineage. What an earlier push left under that number, killed
-    between the two renames, is removed.
+    The number is above those of withdrawn and incomplete versions, which TF Serving could load.
+    `staged/.lineage`, if it exists, becomes `.lineage/<version>` first, so a visible version has
+    its lineage; it replaces the lineage of a push that was killed between the two renames.
 
     Raises:
-      OSError: the disk refused.
+      OSError: the disk reports an error.
     """
     lineage = staged / LINEAGE_DIR
     while True:
@@ -122,8 +120,7 @@ def give_number(staged: Path, folder: Path) -> tuple[int, Path]:
         try:
             os.rename(staged, target)
         except OSError as error:
-            # Whoever writes here without the lock, such as a copy by hand, may take the number
-            # between look and rename; looking again sees it.
+            # A writer without the lock, such as a copy by hand, may have used the number meanwhile.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         else:
@@ -131,12 +128,12 @@ def give_number(staged: Path, folder: Path) -> tuple[int, Path]:
 
 
 def place_lineage(source: Path, folder: Path, version: int) -> Path:
-    """Moves `source` to `.lineage/<version>`, replacing what is there; returns the new path.
+    """Moves `source` to `.lineage/<version>`, replacing a folder there; returns the new path.
 
-    A `source` that does not exist only removes what is there.
+    If `source` does not exist, it only removes that folder.
 
     Raises:
-      OSError: the disk refused.
+      OSError: the disk reports an error.
     """
     target = folder / LINEAGE_DIR / str(version)
     if source == target:
@@ -159,7 +156,7 @@ def _taken_numbers(folder: Path) -> list[int]:
 def _sweep(folder: Path) -> None:
     for entry in [*folder.glob(f"{STAGING_PREFIX}*")]:
         lock = entry if entry.name.endswith(_LOCK_SUFFIX) else _lock_of(entry)
-        # Another user's, which we may not remove, is no reason to refuse a push.
+        # A file of another user, which cannot be removed, does not prevent a push.
         with contextlib.suppress(OSError, LockHeldError), _held(lock, 0):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
             lock.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ with as many threads, called with the same JPEG through the same signature. Two 
 gRPC's and uvicorn's own, answer at once with as many bytes: what the libraries cost by themselves.
 """
 
-import json
 import multiprocessing
 import signal
 import tempfile
@@ -153,11 +152,6 @@ def measure(
         "batching_parameters": parameters,
         "variants": found,
     }
-
-
-def write(figures: dict[str, Any], path: Path) -> None:
-    """Writes `figures` as JSON."""
-    Path(path).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def things(*, batching: bool) -> list[Thing]:

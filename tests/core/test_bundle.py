@@ -305,7 +305,7 @@ def test_open_says_what_is_missing(tiny_copy, tmp_path):
     with pytest.raises(BundleError, match="holds no version"):
         bundles.open_bundle(tmp_path / "empty")
     (tiny_copy / "assets" / "labels.txt").write_text("red\n")
-    with pytest.raises(BundleError, match="1 lines, the manifest says 2"):
+    with pytest.raises(BundleError, match="1 lines, but the manifest has 2"):
         bundles.open_bundle(tiny_copy)
     (tiny_copy / "assets" / "labels.txt").unlink()
     with pytest.raises(BundleError, match=r"labels\.txt is missing"):
@@ -317,7 +317,7 @@ def test_open_says_what_is_missing(tiny_copy, tmp_path):
     with pytest.raises(BundleError, match="upgrade sightline"):
         bundles.open_bundle(tiny_copy)
     (tiny_copy / "manifest.json").unlink()
-    with pytest.raises(BundleError, match="not a sightline bundle"):
+    with pytest.raises(BundleError, match="not a Sightline bundle"):
         bundles.open_bundle(tiny_copy)
 
 

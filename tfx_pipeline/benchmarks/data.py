@@ -9,7 +9,6 @@ that slows down slows all of them; a ratio is of (input / decoding alone in the 
 its interval over the rounds.
 """
 
-import json
 import sys
 import tarfile
 import tempfile
@@ -132,11 +131,6 @@ def ratio(figures: dict[str, Any], name: str) -> list[float]:
     if len(rates) == len(base) > 1 and name != DECODE:
         return list(ratio_over_rounds(rates, base))
     return [float(np.median(rates) / np.median(base))]
-
-
-def write(figures: dict[str, Any], path: Path) -> None:
-    """Writes `figures` as JSON."""
-    Path(path).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def _images(source: Path, limit: int) -> list[bytes]:

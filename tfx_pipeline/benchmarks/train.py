@@ -138,11 +138,6 @@ def table(figures: dict[str, Any]) -> Table:
     return shown
 
 
-def write(figures: dict[str, Any], path: Path) -> None:
-    """Writes `figures` as JSON."""
-    Path(path).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
 def _records(data: Path, work: Path) -> Path:
     if (data / DATASET_FILE).is_file():
         DatasetInfo.load(data).check_task("classification", "the benchmark of training steps")

@@ -1,7 +1,6 @@
-"""Facts about files, such as their digests, kept between processes while the files stay the same.
+"""A cache of facts about files, such as their digests, that processes share.
 
-A fact is looked up by the file's size, times of change and inode, and computed anew where one of
-them differs. Standard library only.
+A fact is valid while the file's size, times of change, and inode stay the same.
 """
 
 import os
@@ -13,11 +12,11 @@ from typing import Any
 
 from core.files import file_lock, read_json, write_json
 
-#: The name of an index in the folder it is kept in.
+#: The file name of an index.
 INDEX_FILE = "files.json"
 
-# Two changes of a file within one tick of the clock leave the same times, so a fact about a file
-# that changed just now is not kept. File systems' ticks last up to two seconds.
+# Two changes within one tick of the file system's clock (up to two seconds) have the same times, so
+# facts about a file that just changed are not stored.
 _SETTLED_NS = 2_000_000_000
 
 
@@ -25,8 +24,8 @@ class FileIndex:
     """Facts about files.
 
     Args:
-      path: the JSON file they are kept in, made with its folder where it is missing; None keeps
-        them in memory. A file that is damaged counts as empty.
+      path: the JSON file of the index, created with its folder where missing; None stores facts in
+        memory only. A damaged file is treated as empty.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -38,9 +37,9 @@ class FileIndex:
         """`compute(file)`, or what it returned when `file` last had this size, time and inode.
 
         Args:
-          file: an existing file; a link counts as what it points to.
-          kind: names the fact. Raise it when `compute` changes.
-          compute: returns something that JSON holds.
+          file: an existing file; links are followed.
+          kind: name of the fact; change it when `compute` changes.
+          compute: returns a JSON value.
 
         Raises:
           OSError: the file cannot be read.
@@ -62,7 +61,7 @@ class FileIndex:
 
     @contextmanager
     def open(self) -> Iterator["FileIndex"]:
-        """Writes what is new at the end of the block; a second process waits until then."""
+        """Locks the index and writes new facts at the end of the block."""
         if self._path is None:
             yield self
             return

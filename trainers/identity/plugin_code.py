@@ -1,11 +1,10 @@
-"""Which part of a plugin decides what training and evaluation do, read from its syntax tree.
+"""The part of a plugin's code that affects training and evaluation, read from its syntax tree.
 
-A recipe's and a pipeline's values are in the configuration, which names caches and keys already. So
-functions under `@recipes.register` and `@pipelines.register` don't count, nor do constants,
-functions and imports of ours that only these use: a changed gate trains nothing again. Everything
-else counts, such as a model, an augmentation, and any statement that does something on import.
-
-Standard library only; nothing that is read here is imported.
+The values of recipes and pipelines are in the configuration, which is part of every key already.
+Therefore functions under `@recipes.register` and `@pipelines.register` are left out, and so are the
+constants, functions, and project imports that only these use: a changed gate does not cause
+training. Everything else is included, such as models, augmentations, and statements with an effect
+on import.
 """
 
 import ast
@@ -20,18 +19,18 @@ from trainers.identity.file_index import FileIndex
 
 _VALUES = ("recipes", "pipelines")
 _OURS = ("trainers", "serving", "components", "tfx_pipeline", "core")
-# Of configurations; a dotted name here would count as an import of it.
+# As tuples, since dotted text would be followed as an import.
 _CONFIGURATION = (("trainers", "config"), ("tfx_pipeline", "config"))
-# Calls that make values and do nothing else.
+# Calls without side effects.
 _MAKERS = {"dict", "list", "tuple", "set", "frozenset", "range", "float", "int", "str", "Path"}
 _KIND = f"plugin-{VERSION}-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}"
 
 
 def plugin_code(index: FileIndex) -> dict[str, CodeFacts]:
-    """Label -> facts of every plugin file, as far as its code counts.
+    """Label -> facts of the relevant code of every plugin file.
 
     Args:
-      index: keeps what is known of each file between processes.
+      index: stores facts about files between processes.
     """
     found: dict[str, CodeFacts] = {}
     for label, file in _sources():
@@ -42,15 +41,15 @@ def plugin_code(index: FileIndex) -> dict[str, CodeFacts]:
 
 
 def counted_files() -> list[Path]:
-    """The plugin files given by path whose code counts: a trained model cannot be without them."""
+    """The plugin files given by path with relevant code, which a trained model needs."""
     return [one for one in plugins.files() if any(map(read_plugin, _below(one)))]
 
 
 def read_plugin(file: Path) -> CodeFacts | None:
-    """The facts of what counts in one source file; None where nothing does.
+    """The facts of the relevant code in one source file; None without such code.
 
     Raises:
-      SyntaxError: it is not Python of this version.
+      SyntaxError: the file is not valid for this version of Python.
     """
     tree = ast.parse(file.read_bytes(), filename=str(file))
     tree.body = _counted(tree.body)
@@ -58,7 +57,7 @@ def read_plugin(file: Path) -> CodeFacts | None:
 
 
 def _sources() -> Iterator[tuple[str, Path]]:
-    """Every source file of every plugin with a label that does not change when it is moved."""
+    """Every source file of every plugin, with a label that is independent of its folder."""
     seen: dict[str, int] = {}
     for top in plugins.files():
         for file in _below(top):
@@ -80,7 +79,7 @@ def _below(top: Path) -> list[Path]:
 
 
 def _counted(body: list[ast.stmt]) -> list[ast.stmt]:
-    """The statements that do something on import, and the definitions that these reach by name."""
+    """The statements with an effect on import, and the definitions that they use."""
     ours = _imported_from_us(body)
     idle = [_is_definition(one, ours) for one in body]
     counted = {at for at, one in enumerate(idle) if not one and not _is_text(body[at])}
@@ -97,7 +96,7 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _is_definition(statement: ast.stmt, ours: set[str]) -> bool:
-    """Whether it only gives a name to something of which nothing else comes."""
+    """Whether the statement only defines a name."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return all(map(_is_value, statement.decorator_list))
     if isinstance(statement, ast.ClassDef):
@@ -125,7 +124,7 @@ def _is_value(decorator: ast.expr) -> bool:
 
 
 def _imported_from_us(body: list[ast.stmt]) -> set[str]:
-    """Names that are imported from our configuration modules: making one has no effect."""
+    """Names imported from our configuration modules, whose calls have no side effects."""
     modules = [
         one
         for one in body
@@ -140,7 +139,7 @@ def _used(statement: ast.stmt) -> set[str]:
 
 
 def _bound(statement: ast.stmt) -> set[str]:
-    """The names that a definition gives."""
+    """The names that a statement defines."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return {statement.name}
     if isinstance(statement, (ast.Import, ast.ImportFrom)):

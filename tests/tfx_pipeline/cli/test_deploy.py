@@ -75,7 +75,7 @@ def test_rollback_says_what_it_did_and_its_undo_works(bundles, capsys):
     where = ["--bundles", bundles]
     status, printed = sightline(capsys, "rollback", "digits_cnn", *where, "--reason", "[b]ad")
     assert status == 0
-    assert "digits_cnn: version 1 is served, was 2 withdrawn: 2 undo: " in printed
+    assert "digits_cnn: now serves version 1, previously 2 withdrawn: 2 undo: " in printed
     undo = printed.partition("undo: sightline ")[2].partition(" Servers")[0].split()
     status, printed = sightline(capsys, "rollback", "digits_cnn", *where, "--list")
     assert "versions 1; withdrawn 2; served 1" in printed
@@ -113,7 +113,7 @@ def test_version_0_is_one(tmp_path, capsys):
     [
         (("rollback", "digits_cnn", "7"), ["no version 7: versions 1, 2"]),
         (("rollback", "digits"), ["digits is not a folder", "digits_cnn"]),
-        (("rollback", "../digits_cnn"), ["named by its folder"]),
+        (("rollback", "../digits_cnn"), ["must be the name of a folder"]),
         (("rollback", "digits", "--list"), ["is not a folder"]),
         (("deploy", "check", "nowhere"), ["nowhere is not a folder"]),
     ],

@@ -106,7 +106,9 @@ def test_a_worker_that_does_not_come_is_named_in_time(monkeypatch, silent):
     raw = {"cluster": {"worker": [own, silent]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(raw))
     monkeypatch.setenv("SIGHTLINE_WORKER_TIMEOUT", "0.5")
-    with pytest.raises(ClusterError, match=f"1 of 2 workers did not answer within 0.5 s: {silent}"):
+    with pytest.raises(
+        ClusterError, match=f"1 of 2 workers were not reachable within 0.5 s: {silent}"
+    ):
         make_strategy(TrainConfig(strategy="multi_worker"))
 
 
@@ -117,14 +119,14 @@ def test_a_process_that_used_tensorflow_cannot_join(monkeypatch):
         own = f"127.0.0.1:{one.getsockname()[1]}"
     raw = {"cluster": {"worker": [own]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(raw))
-    with pytest.raises(ClusterError, match="must be the first thing that a process does"):
+    with pytest.raises(ClusterError, match="must start before the process uses any device"):
         make_strategy(TrainConfig(strategy="multi_worker"))
 
 
 def test_a_gpu_that_is_not_there_is_missed(gpus):
     gpus(1)
     with pytest.raises(
-        ConfigError, match=r"devices=2 demands GPUs, and TensorFlow finds 1 CPU, 1 GPU; install"
+        ConfigError, match=r"devices=2 needs GPUs, but TensorFlow finds 1 CPU, 1 GPU; install"
     ):
         make_strategy(TrainConfig(strategy="mirrored", devices=2))
 

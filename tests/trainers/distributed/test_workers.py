@@ -64,7 +64,7 @@ def test_two_processes_train_like_one_though_one_was_killed(plain, tmp_path, fig
         launch(plain, tmp_path / "two", workers=2, report=kill)
     log = tmp_path / "two" / "logs" / "worker-1.log"
     assert str(caught.value).startswith("worker 1 of 2 was killed by SIGKILL: its last lines:")
-    assert f"full log {log}\nthe same command goes on" in str(caught.value)
+    assert f"full log {log}\nthe same command resumes" in str(caught.value)
     assert log.is_file()
     assert not workers_of(psutil.Process().pid)
     assert not (tmp_path / "two" / "trained.json").exists()
@@ -119,7 +119,7 @@ def test_an_interrupt_ends_all(plain, tmp_path):
     [
         (0, (), "--workers must be at least 1, got 0"),
         (3, (), "global_batch=32 does not divide by 3 replicas; use 30 or 33"),
-        (2, ("train.strategy=mirrored",), "and mirrored is asked for; leave one of them out"),
+        (2, ("train.strategy=mirrored",), "has train.strategy=mirrored; leave one of them out"),
     ],
 )
 def test_what_cannot_be_shared_is_refused_before_anything_starts(

@@ -1,7 +1,7 @@
-"""`sightline run`: starts the runner in a process of its own, shows it, and tells how it ended.
+"""`sightline run`: starts the runner in a child process, shows its progress, and prints the result.
 
-This side imports neither TFX nor TensorFlow: it answers at once when there is nothing to do, holds
-the lock, keeps 4,000 lines of log out of sight, and reads the verdicts.
+This process does not import TFX or TensorFlow, so a run without changes ends at once. It holds the
+pipeline's lock, writes the log to a file, and reads the verdicts.
 """
 
 import contextlib
@@ -30,19 +30,19 @@ _STOP_S = 20.0
 
 
 class LockedError(RuntimeError):
-    """Another run of this pipeline is under way; the message says whose."""
+    """Another run of this pipeline is in progress; the message names its process."""
 
 
 def run(request: RunRequest, console: Console) -> int:
-    """Runs the pipeline, or reprints the last result when nothing changed.
+    """Runs the pipeline, or prints the last result again when nothing changed.
 
     Returns:
-      0 when every model was pushed, 3 when a gate refused one or could not decide, or a rollback
-      had withdrawn it, 1 on an error.
+      0 if every model was pushed; 3 if a gate refused a model or could not decide, or a rollback
+      had withdrawn it; 1 after an error.
 
     Raises:
-      LockedError: another run of this pipeline is under way.
-      DatasetError: no records in `request.data`, or of another task than an experiment's.
+      LockedError: another run of this pipeline is in progress.
+      DatasetError: `request.data` has no records, or records of another task.
       ConfigError: the pipeline slices by a key that the records do not have.
     """
     info = DatasetInfo.load(Path(request.data))
@@ -65,10 +65,10 @@ def run(request: RunRequest, console: Console) -> int:
 
 
 def unchanged(request: RunRequest, info: DatasetInfo) -> dict[str, Any] | None:
-    """The last run's summary, if another run would do the same again.
+    """The last run's summary if another run would give the same result; otherwise None.
 
-    It came to its end with the same key, and the bundle store holds what it held then: after a
-    push, a rollback or a deletion, a run compares with another live model.
+    The last run finished with the same key, and the bundle store is unchanged: after a push, a
+    rollback, or a deletion, a run compares with another live model.
     """
     try:
         last = read_summary(request.layout, "latest")
@@ -85,7 +85,7 @@ def read_summary(layout: Layout, run: str) -> dict[str, Any]:
     """The summary of one run, or of `latest`.
 
     Raises:
-      FileNotFoundError: no such run; names the runs there are.
+      FileNotFoundError: the run does not exist; names the runs that do.
     """
     path = layout.report(run) / "summary.json"
     if not path.is_file():
@@ -97,7 +97,7 @@ def read_summary(layout: Layout, run: str) -> dict[str, Any]:
 
 
 def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
-    """Prints the run's table and the gates that did not hold; returns the exit status."""
+    """Prints the run's table and the gates that were not held; returns the exit status."""
     from tfx_pipeline.report import REPORT_FILE, console_gates, console_table, view
 
     console.print(console_table(summary))
@@ -106,8 +106,8 @@ def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
         console.print(gates)
     for model in view.withdrawn(summary):
         console.print(
-            f"withdrawn    {model['name']}: version {model['version']} holds the same and was put "
-            f"aside by a rollback; to serve it again: {model['way_back']}",
+            f"withdrawn    {model['name']}: version {model['version']} has the same content and "
+            f"was withdrawn by a rollback; to serve it again: {model['way_back']}",
             markup=False,
             soft_wrap=True,
         )
@@ -139,7 +139,7 @@ def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
 
 
 def compression_lines(summary: dict[str, Any]) -> list[str]:
-    """For each int8 variant: how much smaller than float after gzip, and the paired difference."""
+    """One line per int8 variant: compression ratio after gzip and paired difference in top-1."""
     lines = []
     for model in summary["models"]:
         variants = {v["name"]: v for v in model.get("variants", [])}
@@ -157,10 +157,10 @@ def compression_lines(summary: dict[str, Any]) -> list[str]:
 
 @contextlib.contextmanager
 def locked(layout: Layout) -> Iterator[int]:
-    """Holds the pipeline's lock; the runner inherits it, so it lasts as long as either lives.
+    """Holds the pipeline's lock; the runner inherits it, so it lasts until both have ended.
 
     Raises:
-      LockedError: another process holds it; says which, and since when.
+      LockedError: another process holds it; names the process and the time.
     """
     layout.home.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -213,5 +213,5 @@ def _run_child(request: RunRequest, layout: Layout, console: Console, lock: int)
     if not message:
         console.print(escape("\n".join(tail(log))))
     console.print(f"full log  {log}", soft_wrap=True)
-    console.print("the same command goes on from the component that failed")
+    console.print("the same command resumes from the component that failed")
     return ERROR

@@ -112,7 +112,7 @@ def test_a_withdrawn_model_is_no_success_and_the_way_back_is_printed(request_):
     assert runs.run(request_, console) == 3
     said = console.file.getvalue()
     assert "withdrawn: v1" in " ".join(said.split())
-    assert f"put aside by a rollback; to serve it again: {command}\n" in said
+    assert f"withdrawn by a rollback; to serve it again: {command}\n" in said
 
 
 def test_what_makes_a_run_necessary(request_, monkeypatch):
@@ -255,7 +255,7 @@ def test_a_runner_that_dies_is_an_error_with_the_end_of_its_log(request_, monkey
     assert runs.run(request_, console) == 1
     printed = console.file.getvalue()
     assert "its process ended with status 1" in printed
-    assert "goes on from the component that failed" in printed
+    assert "resumes from the component that failed" in printed
 
 
 def test_missing_summary_names_the_runs(request_):

@@ -49,7 +49,7 @@ def test_a_folder_of_images_is_all_it_takes(scans, tmp_path, capsys):
         "number 2",
     ]
     assert not run("train", "digits_cnn", *SMALL, *model, "--data", scans, "--out", out)
-    assert "takes the records in" in capsys.readouterr().out
+    assert "using the records in" in capsys.readouterr().out
 
 
 def test_a_mistyped_key_is_told_before_images_are_read(scans, tmp_path, capsys):
@@ -94,10 +94,10 @@ def test_what_a_rollback_withdrew_is_no_export(write_bundle, tmp_path, capsys):
     capsys.readouterr()
     assert run("export", drafts[1], bundles) == 1
     said = capsys.readouterr().err
-    assert "error: not pushed: version 2 of m holds the same and was withdrawn" in said
+    assert "error: not pushed: version 2 of m has the same content and was withdrawn" in said
     assert f"to serve it again: sightline rollback m 2 --bundles {bundles}\n" in said
     assert not run("export", drafts[0], bundles)
-    assert "already there:" in capsys.readouterr().out
+    assert "already pushed:" in capsys.readouterr().out
 
 
 def test_every_recipe_is_listed():
