@@ -154,7 +154,7 @@ def test_a_lineage_does_not_count_for_other_content(draft, tmp_path):
     other, _ = draft("other")
     shutil.copytree(other, tmp_path / "m" / "1")
     for digest in (bundles.content_digest(tmp_path / "m" / "1"), ""):
-        with pytest.raises(LineageError, match="another content"):
+        with pytest.raises(LineageError, match="other content"):
             read_lineage(tmp_path / "m", 1, digest)
 
 

@@ -39,7 +39,7 @@ FIGURES = {
 def test_ratios_are_of_the_rounds_with_their_interval():
     page = load().data_section(FIGURES)
     assert "`sightline benchmark data pictures.tar`: 3 JPEGs of 1.5 kB" in page
-    assert "224 x 192 px, 3 rounds in turns on 2 cores of Abacus" in page
+    assert "224 x 192 px, 3 interleaved rounds on 2 cores of Abacus" in page
     limits = stats.ttest_1samp(np.log([0.8, 0.4, 0.6]), 0.0).confidence_interval(0.95)
     low, high = np.exp(limits)
     assert f"| evaluation | 80 | 60 | 80 | 0.58 | {low:.2f} to {high:.2f} | >= 0.70 |" in page
@@ -158,9 +158,9 @@ def test_the_server_stands_beside_its_targets():
     }
     page = load().serving_section(figures)
     assert "`sightline benchmark serving digits`: images of 23.4 kB on average (a.jpg), 2" in page
-    assert "rounds in turns of 0.5 s on 2 cores of Abacus" in page
-    assert "the median of the 2 rounds, with the least and the greatest" in page
-    assert "| ptq_int8 | | value | 95 % (ratios) or least..greatest | asked | met |" in page
+    assert "interleaved rounds of 0.5 s on 2 cores of Abacus" in page
+    assert "the median of the 2 rounds, with their minimum and maximum" in page
+    assert "| ptq_int8 | | value | 95 % (ratios) or least..greatest | target | met |" in page
     assert "| one caller | engine, p50 | 1.050 ms | 1.000..1.100 |  |  |" in page
     assert "|  | gRPC beyond the engine | 0.300 ms | 0.200..0.400 | <= 1.00 | yes |" in page
     low, high = np.exp(stats.ttest_1samp(np.log([0.8, 0.75]), 0.0).confidence_interval(0.95))
