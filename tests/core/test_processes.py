@@ -175,10 +175,9 @@ def test_output_or_the_last_lines_of_the_error():
         processes.output_of(failing, changes={})
 
 
-MEMORY = """
-import sys
+GROW = """
+import os, sys
 from core.processes import peak_memory_bytes, resident_memory_bytes
-import os
 before = peak_memory_bytes()
 block = bytearray(int(sys.argv[1]))
 block[::4096] = b"x" * len(block[::4096])
@@ -187,18 +186,29 @@ del block
 print(before, during, peak_memory_bytes())
 """
 
+SPAWN = """
+import subprocess, sys
+from core.processes import peak_memory_bytes
+subprocess.run([sys.executable, "-c", sys.argv[2], sys.argv[1]], check=True)
+print(peak_memory_bytes(), peak_memory_bytes(children=True))
+"""
+
 
 def test_memory_is_in_bytes_and_not_that_of_the_parent():
     """256 MiB are allocated, so that the result is known without another meter."""
     size = 256 << 20
     parent = bytearray(size)  # `ru_maxrss` of a child starts at the peak of its parent.
     parent[::4096] = b"x" * len(parent[::4096])
-    found = ended([sys.executable, "-c", MEMORY, str(size)])
-    before, during, after = map(float, found.stdout.split())
+    found = ended([sys.executable, "-c", SPAWN, str(size), GROW])
+    del parent
+    grown, spawned = (list(map(float, line.split())) for line in found.stdout.splitlines())
+    before, during, after = grown
     assert before < size / 2
     assert size < during < 1.5 * size
     assert size < after < 1.5 * size
-    assert processes.peak_memory_bytes(children=True) >= after
+    own, largest = spawned
+    assert own < size / 2
+    assert size < largest < 1.5 * size
 
 
 def wait_until(holds):

@@ -168,3 +168,35 @@ def test_limits_of_drift_and_skew_can_be_set_for_one_run(tmp_path):
         with_settings(smoke(), ("statistics.drift_distnace=0.5",))
     with pytest.raises(ConfigError, match=r"statistics.skew_share must be 0 or more, got -1"):
         with_settings(smoke(), ("statistics.skew_share=-1",))
+
+
+@pytest.fixture
+def user_folder(tmp_path):
+    """A folder with modules and a package of the user, named as ours and as Python's."""
+    for name in ("core", "trainers", "serving", "random", "signal"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('imported {name}.py')\n")
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components" / "__init__.py").write_text("raise SystemExit('imported it')\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--help"], "Real-time image recognition"), (["describe", "resnet50"], "4.089 GMAC")],
+)
+def test_files_of_the_user_in_the_current_folder_are_not_imported(user_folder, arguments, words):
+    script = Path(sys.executable).with_name("sightline")
+    found = subprocess.run(
+        [script, *arguments],
+        cwd=user_folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    assert words in found.stdout
+    # Python itself imports them with `-m`.
+    module = [sys.executable, "-m", "tfx_pipeline.cli", "--help"]
+    taken = subprocess.run(module, cwd=user_folder, capture_output=True, text=True, check=False)
+    assert "imported" in taken.stderr
