@@ -1,4 +1,4 @@
-"""Children never take a file of the current folder for ours or for Python's."""
+"""Child processes: what they import, how they end, their logs and their memory."""
 
 import ast
 import os
@@ -33,7 +33,7 @@ def ended(command):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_python_itself_would_take_the_files_of_the_current_folder(folder):
+def test_python_itself_imports_files_of_the_current_folder(folder):
     taken = ended([sys.executable, "-m", "trainers.compression.convert_worker", "x"])
     assert "of the user" in taken.stderr
 
@@ -49,7 +49,7 @@ def test_python_itself_would_take_the_files_of_the_current_folder(folder):
     ],
 )
 @pytest.mark.usefixtures("folder")
-def test_children_are_ours(module, arguments, words):
+def test_children_import_our_modules(module, arguments, words):
     found = ended(module_command(module, *arguments))
     printed = found.stdout + found.stderr
     assert "took" not in printed
@@ -67,7 +67,7 @@ def test_arguments_options_and_status_are_those_of_the_module(tmp_path):
     assert ended(module_command("timeit", "--absent")).returncode == 2
 
 
-def test_no_child_is_started_with_the_current_folder_on_its_path():
+def test_no_code_starts_a_child_with_the_current_folder_on_its_path():
     found = [
         f"{file.relative_to(ROOT)}:{node.lineno}"
         for package in PACKAGES

@@ -1,4 +1,4 @@
-"""The page of figures is what the figures say."""
+"""BENCHMARKS.md matches its results."""
 
 import importlib.util
 import json
@@ -48,7 +48,7 @@ def test_ratios_are_of_the_rounds_with_their_interval():
     assert "700 MB with 320 MiB of records, 1,710 MB with ten times" in page
 
 
-def test_the_committed_page_is_the_one_of_the_committed_figures(tmp_path):
+def test_the_committed_page_matches_the_committed_results(tmp_path):
     load().main(ROOT / "benchmarks", tmp_path / "page.md")
     assert (tmp_path / "page.md").read_text() == (ROOT / "BENCHMARKS.md").read_text()
     for file in (ROOT / "benchmarks").glob("*.json"):
@@ -101,7 +101,7 @@ def test_a_study_shows_runs_and_pairs():
     assert "| x-0 - y-0 | +2.1 points | +0.1 to +4.0 | 0.031 |" in page
 
 
-def test_models_stand_beside_the_literature():
+def test_models_are_shown_with_published_figures():
     known = {"parameters": 25.557, "giga_multiply_adds": 4.09, "source": "who", "whole": False}
     row = {
         "model": "net",
@@ -142,7 +142,7 @@ def test_training_steps_show_the_ratio_with_its_interval():
     assert "| theirs | 1,000 | 1.000 |  | 0.0% | 2,000 |" in page
 
 
-def test_the_server_stands_beside_its_targets():
+def test_the_server_is_shown_with_its_targets():
     names = ["gRPC x1", "gRPC floor x1", "REST x1", "Client over gRPC x1", "Client over REST x1"]
     turn = {"p50_ms": [1.2, 1.5], "images_per_second": [80.0, 90.0], "caller_cores": [0.2, 0.1]}
     engine = {**turn, "p50_ms": [1.0, 1.1], "images_per_second": [100.0, 120.0]}
@@ -188,7 +188,7 @@ def test_a_load_test_shows_each_rate_with_its_intervals():
     assert f"| 50 | 50.0 | 3 | {cells} | 0.4 | no: late; busy |" in page
 
 
-def test_a_soak_shows_what_was_judged_and_what_was_met():
+def test_a_soak_test_shows_its_criteria_and_results():
     row = {"name": "p99", "found": "2 x", "allowed": "1.5 x"}
     figures = {
         "machine": {"cpu": "Abacus", "cores": "2"},
@@ -213,7 +213,7 @@ def test_a_soak_shows_what_was_judged_and_what_was_met():
         assert f"| p99 | 2 x | 1.5 x | {met} |" in page
 
 
-def test_small_data_sets_and_what_they_are_compared_with():
+def test_small_data_sets_are_shown_with_their_baseline():
     found = {
         "train": 300,
         "test": 430,

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: in a process of its own."""
+"""The command line in a child process."""
 
 import os
 import re
@@ -93,7 +93,7 @@ def test_every_verb_has_an_example(verb):
         (("evaluate", "nowhere"), ["nowhere is not a folder"]),
     ],
 )
-def test_errors_are_one_line_with_a_remedy(arguments, words, tmp_path, capsys, monkeypatch):
+def test_errors_have_one_line_and_a_remedy(arguments, words, tmp_path, capsys, monkeypatch):
     from tfx_pipeline import cli
 
     monkeypatch.chdir(tmp_path)
@@ -108,7 +108,7 @@ def test_errors_are_one_line_with_a_remedy(arguments, words, tmp_path, capsys, m
         assert word in message
 
 
-def test_ingest_says_what_was_found_and_lists_its_jobs(tmp_path, capsys, monkeypatch):
+def test_ingest_prints_its_findings_and_lists_its_jobs(tmp_path, capsys, monkeypatch):
     from tfx_pipeline import cli
 
     monkeypatch.chdir(tmp_path)
@@ -128,7 +128,7 @@ def test_ingest_says_what_was_found_and_lists_its_jobs(tmp_path, capsys, monkeyp
         assert re.search(rf"^{job} ", printed, re.MULTILINE)
 
 
-def test_an_error_in_a_process_of_its_own_has_status_1_and_no_trace(tmp_path):
+def test_an_error_has_status_1_and_no_stack_trace(tmp_path):
     found = sightline("run", "smok", cwd=tmp_path)
     assert found.returncode == 1
     assert found.stderr.startswith("error: unknown pipeline 'smok'")

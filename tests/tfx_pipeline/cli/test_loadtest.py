@@ -62,7 +62,7 @@ def test_rates_make_a_table_a_page_and_json(url, tmp_path):
     assert html.read_text().count("<svg") == 3
 
 
-def test_closed_loop_with_a_file_of_ones_own(url, tmp_path):
+def test_closed_loop_with_a_request_file(url, tmp_path):
     (tmp_path / "a.json").write_text('{"instances": [1]}')
     result = loadtest(url, "--model", "cats", "--closed", 2, *SHORT, "--input", tmp_path / "a.json")
     assert result.exit_code in (0, 3), result.output
@@ -70,7 +70,7 @@ def test_closed_loop_with_a_file_of_ones_own(url, tmp_path):
     assert "a.json" in result.output
 
 
-def test_a_report_keeps_what_a_header_holds_to_itself():
+def test_a_report_does_not_show_header_values():
     given = ["--header", "Authorization: Bearer 7", "--rate", "5", "--header=X-Key: secret"]
     shown = ["--header", "Authorization: ...", "--rate", "5", "--header=X-Key: ..."]
     assert public_arguments(given) == shown
@@ -97,6 +97,6 @@ def test_errors_say_what_to_do(url, arguments, words):
     assert words in str(result.exception)
 
 
-def test_an_address_that_is_none():
+def test_an_invalid_address_is_an_error():
     result = loadtest("localhost:8501", "--model", "cats")
     assert "write http://host:8501" in str(result.exception)

@@ -1,4 +1,4 @@
-"""TF_CONFIG as Kubernetes and Vertex AI write it, and workers that meet or do not."""
+"""TF_CONFIG of Kubernetes and Vertex AI, and the rendezvous of workers."""
 
 import json
 import signal
@@ -50,7 +50,7 @@ def with_task(kind, index):
 
 @pytest.fixture
 def ports():
-    """Three ports of this machine that nobody has."""
+    """Three free ports of this machine."""
     held = [socket.socket() for _ in range(3)]
     for one in held:
         one.bind(("127.0.0.1", 0))
@@ -80,7 +80,7 @@ def test_vertex_pools_are_chief_and_workers():
     assert (cluster.kind, cluster.index, cluster.rank) == ("worker", 0, 1)
 
 
-def test_tf_config_goes_before_cluster_spec():
+def test_tf_config_takes_precedence_over_cluster_spec():
     both = {"CLUSTER_SPEC": json.dumps(VERTEX), **with_task("chief", 0)}
     assert read_cluster(both).own == "job-chief-0.ml.svc:2222"
 
@@ -115,7 +115,7 @@ def test_no_cluster_is_none(environment):
         ),
     ],
 )
-def test_a_malformed_cluster_says_what_is_wrong(raw, message):
+def test_the_error_names_the_malformed_part_of_a_cluster(raw, message):
     text = raw if isinstance(raw, str) else json.dumps(raw)
     with pytest.raises(ClusterError, match=message):
         read_cluster({"TF_CONFIG": text})
@@ -134,7 +134,7 @@ def test_processes_that_do_not_train_are_rejected(kind, why):
         read_cluster(with_task(kind, 0))
 
 
-def test_workers_meet_whoever_comes_first(ports):
+def test_workers_find_each_other_in_any_order(ports):
     done = []
 
     def come(index, delay):
@@ -147,7 +147,7 @@ def test_workers_meet_whoever_comes_first(ports):
         thread.start()
     time.sleep(0.2)
     assert not done
-    # Who has met the others closes its port, and TensorFlow's server opens it: here, this one.
+    # A worker that found the others closes its port; TensorFlow's server, here this one, opens it.
     deadline = time.monotonic() + 20
     while len(done) < 3 and time.monotonic() < deadline:
         for index in list(done):
@@ -161,7 +161,7 @@ def test_workers_meet_whoever_comes_first(ports):
     assert sorted(done) == [0, 1, 2]
 
 
-def test_who_does_not_come_is_named(ports):
+def test_the_error_names_the_missing_worker(ports):
     with socket.socket() as there:
         there.bind(("127.0.0.1", ports[1]))
         there.listen()
@@ -174,7 +174,7 @@ def test_who_does_not_come_is_named(ports):
     assert "SIGHTLINE_WORKER_TIMEOUT=seconds" in message
 
 
-def test_an_own_port_that_is_taken_is_named(ports):
+def test_the_error_names_a_port_in_use(ports):
     with socket.socket() as other:
         other.bind(("", ports[0]))
         other.listen()
@@ -217,7 +217,7 @@ def test_the_timeout(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "inf", "nan"])
-def test_a_timeout_that_is_none(text):
+def test_an_invalid_timeout_is_an_error(text):
     with pytest.raises(ClusterError, match="must be a positive number of seconds, got"):
         worker_timeout({"SIGHTLINE_WORKER_TIMEOUT": text})
 

@@ -1,4 +1,4 @@
-"""Split networks answer as whole ones; two virtual processors in a process of their own."""
+"""Split networks give the results of whole ones, on two virtual devices in a child process."""
 
 import json
 import os
@@ -223,7 +223,7 @@ def test_an_error_in_a_stage_reaches_the_caller(ladder, monkeypatch, broken):
     assert pipeline(images)[1].shape == (9, 4)
 
 
-def test_what_cannot_be_split_is_told(ladder):
+def test_models_that_cannot_be_split_are_an_error(ladder):
     with pytest.raises(SplitError, match=r"can be split into 1 to \d+ stages, got 99"):
         split(ladder, 99)
     with pytest.raises(SplitError, match="got 0"):
