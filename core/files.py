@@ -162,6 +162,15 @@ def remove_leftovers(path: Path) -> None:
             _remove_unlocked(leftover)
 
 
+def file_digest(path: Path) -> str:
+    """The sha256 hex digest of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def sync_tree(root: Path) -> None:
     """Flushes every file and folder under `root` to disk.
 

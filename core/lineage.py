@@ -20,7 +20,7 @@ from typing import Any
 
 from core import bundle as bundles
 from core import model_folder
-from core.files import sync_tree, write_json
+from core.files import file_digest, sync_tree, write_json
 from core.model_folder import LINEAGE_DIR, BundleError
 
 LINEAGE_FILE = "lineage.json"
@@ -79,7 +79,7 @@ def lineage_dir(model_dir: Path, version: int) -> Path:
 
 def write_lineage(folder: Path, lineage: Lineage) -> Lineage:
     """Writes `lineage.json` with the digests of the files in `folder`; returns its content."""
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     whole = Lineage(**{**asdict(lineage), "files": files, "created": now})
     write_json(folder / LINEAGE_FILE, asdict(whole))
@@ -114,7 +114,7 @@ def read_lineage(
     if not content_digest or found.content_digest != content_digest:
         raise LineageError(f"{folder} belongs to other content of version {version}")
     for name, digest in found.files.items() if verify else ():
-        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+        if not (folder / name).is_file() or file_digest(folder / name) != digest:
             raise LineageError(f"{folder / name} is missing or was changed")
     return found
 
@@ -163,7 +163,3 @@ def store_state(model_dir: Path) -> dict[str, str]:
         state[str(version)] = digest.hexdigest()[:16]
     withdrawn = bundles.withdrawn_dirs(model_dir)
     return {**state, **{f"{bundles.WITHDRAWN_PREFIX}{version}": "" for version in withdrawn}}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

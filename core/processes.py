@@ -90,7 +90,8 @@ def start(
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL}
     if log is not None:
         streams |= {"stdout": log, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, env=environment(changes), **{**streams, **options})
+    streams |= options
+    return subprocess.Popen(command, env=environment(changes), text=False, **streams)
 
 
 def output_of(command: list[str], *, text: str = "", changes: Mapping[str, str]) -> str:
@@ -173,6 +174,13 @@ def end_with_parent(parent: int, by: int = signal.SIGKILL) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def available_cores() -> int:
+    """The number of cores that this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
 
 
 def peak_memory_bytes(*, children: bool = False) -> int:

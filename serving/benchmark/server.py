@@ -22,6 +22,7 @@ from typing import Any
 
 from core import bundle as bundles
 from core.image_header import ImageError, check_image
+from core.processes import available_cores
 from serving.benchmark import baseline
 from serving.benchmark.closed_loop import (
     BenchmarkError,
@@ -47,7 +48,6 @@ from serving.benchmark.targets import (
     turn_name,
 )
 from serving.benchmark.variants import environment
-from serving.engines.engine import available_cores
 from serving.server.lifecycle.server_process import ServerProcess
 
 #: Nobody waits for company: TensorFlow's own advice for the processor, where a run of several is

@@ -221,3 +221,12 @@ def wait_until(holds):
 def _runs(pid):
     stat = Path(f"/proc/{pid}/stat")
     return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="affinity is of Linux")
+def test_available_cores_are_those_of_the_process():
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from core.processes import available_cores; print(available_cores())"
+    )
+    assert ended([sys.executable, "-c", code]).stdout == "1\n"

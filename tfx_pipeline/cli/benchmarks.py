@@ -11,6 +11,12 @@ from typer.core import TyperGroup
 from core.files import write_json
 from tfx_pipeline.cli.shared import DATA_HELP, app, console, errors, records
 
+BundleFolder = Annotated[Path, typer.Argument(help="Bundle or model folder.")]
+JsonFile = Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")]
+ModelName = Annotated[str, typer.Argument(help="Model, e.g. resnet50.")]
+BuilderOptions = Annotated[list[str] | None, typer.Argument(help="Model options as key=value.")]
+ImageSide = Annotated[int, typer.Option(help="Image side in pixels.")]
+
 
 class _BundleByDefault(TyperGroup):
     """`sightline benchmark PATH` is `sightline benchmark bundle PATH`."""
@@ -33,7 +39,7 @@ app.add_typer(benchmarks, name="benchmark")
 
 @benchmarks.command("bundle", epilog="Example: sightline benchmark bundles/digits_cnn --runs 500")
 def benchmark_bundle(
-    bundle: Annotated[Path, typer.Argument(help="Bundle or model folder.")],
+    bundle: BundleFolder,
     runs: Annotated[int, typer.Option(help="Timed calls per variant.")] = 200,
     threads: Annotated[int, typer.Option(help="Threads per call.")] = 1,
 ) -> None:
@@ -51,7 +57,7 @@ def benchmark_bundle(
     epilog="Example: sightline benchmark serving bundles/digits_cnn --out benchmarks/serving.json",
 )
 def benchmark_serving(
-    bundle: Annotated[Path, typer.Argument(help="Bundle or model folder.")],
+    bundle: BundleFolder,
     image: Annotated[
         list[Path] | None,
         typer.Option("--image", "--picture", help="Image to send; may be repeated. [generated]"),
@@ -67,9 +73,7 @@ def benchmark_serving(
     batching: Annotated[
         bool, typer.Option(help="Also measure --enable_batching and --adaptive_batching.")
     ] = True,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the results to this JSON file.")
-    ] = None,
+    out: JsonFile = None,
 ) -> None:
     """Measure the overhead of the embedded server and its gain from batching; takes minutes."""
     from serving.benchmark.server import measure
@@ -114,9 +118,7 @@ def _turns_bar() -> Iterator[Callable[[int, int, str], None]]:
 def benchmark_data(
     source: Annotated[str, typer.Argument(help=f"{DATA_HELP}, or a folder or tar file of JPEGs.")],
     rounds: Annotated[int, typer.Option(help="Measurements of each input.")] = 5,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the results to this JSON file.")
-    ] = None,
+    out: JsonFile = None,
 ) -> None:
     """Measure images per second of ingest and data input, relative to decoding alone."""
     from tfx_pipeline.benchmarks.data import measure, table
@@ -131,19 +133,15 @@ def benchmark_data(
     epilog="Example: sightline benchmark train resnet50 variant=v1 bias=true --data data/pets",
 )
 def benchmark_train(
-    model: Annotated[str, typer.Argument(help="Model, e.g. resnet50.")],
-    options: Annotated[
-        list[str] | None, typer.Argument(help="Options of the model builder.")
-    ] = None,
+    model: ModelName,
+    options: BuilderOptions = None,
     against: Annotated[str, typer.Option(help="Baseline model of the ratios.")] = "keras_resnet50",
     data: Annotated[str, typer.Option(help=f"{DATA_HELP}, or a folder per class.")] = "data/digits",
-    size: Annotated[int, typer.Option(help="Image side in pixels.")] = 224,
+    size: ImageSide = 224,
     batch: Annotated[int, typer.Option(help="Images per step.")] = 16,
     rounds: Annotated[int, typer.Option(help="Measurements of each model.")] = 10,
     steps: Annotated[int, typer.Option(help="Steps per measurement.")] = 4,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the results to this JSON file.")
-    ] = None,
+    out: JsonFile = None,
 ) -> None:
     """Compare training steps of models: time, waiting for data, and memory."""
     from tfx_pipeline.benchmarks.train import measure, table
@@ -167,16 +165,14 @@ def benchmark_train(
 
 @benchmarks.command("model", epilog="Example: sightline benchmark vit_s16 --model-parallel 2")
 def benchmark_model(
-    model: Annotated[str, typer.Argument(help="Model, e.g. resnet50.")],
-    options: Annotated[
-        list[str] | None, typer.Argument(help="Options of the model builder.")
-    ] = None,
+    model: ModelName,
+    options: BuilderOptions = None,
     model_parallel: Annotated[
         int, typer.Option(help="Number of devices to split the model over.")
     ] = 2,
     batch: Annotated[int, typer.Option(help="Images per call.")] = 32,
     micro_batch: Annotated[int, typer.Option(help="Images per micro-batch.")] = 8,
-    size: Annotated[int, typer.Option(help="Image side in pixels.")] = 224,
+    size: ImageSide = 224,
     rounds: Annotated[int, typer.Option(help="Calls of each model.")] = 5,
 ) -> None:
     """Compare a model that is split into stages over devices with the whole model."""

@@ -11,6 +11,7 @@ from trainers.data.features import DATASET_FILE, DatasetInfo
 
 ModelData = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; defaults to the model's.")]
 Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; defaults to the recipe's.")]
+RecipeName = Annotated[str, typer.Argument(help="Recipe, e.g. digits_cnn.")]
 
 
 def _config(recipe: str, overrides: list[str] | None, data: Path | None) -> Config:
@@ -51,7 +52,7 @@ def _list_recipes(wanted: bool) -> None:
 
 @app.command(epilog="Example: sightline train digits_cnn train.epochs=5 --data data/digits")
 def train(
-    recipe: Annotated[str, typer.Argument(help="Recipe, e.g. digits_cnn.")],
+    recipe: RecipeName,
     overrides: Overrides = None,
     data: Annotated[
         str | None,
@@ -88,9 +89,7 @@ def describe(
     model: Annotated[
         str | None, typer.Argument(help="Model, recipe, trained folder, or bundle.")
     ] = None,
-    options: Annotated[
-        list[str] | None, typer.Argument(help="Options of the model builder as key=value.")
-    ] = None,
+    options: Annotated[list[str] | None, typer.Argument(help="Model options as key=value.")] = None,
     size: Annotated[
         int,
         typer.Option(help="Image side in pixels; defaults to 224 or the model's size."),
@@ -123,7 +122,7 @@ def describe(
 
 @app.command(epilog="Example: sightline lr cifar10_resnet20 --data data/cifar10")
 def lr(
-    recipe: Annotated[str, typer.Argument(help="Recipe, e.g. digits_cnn.")],
+    recipe: RecipeName,
     overrides: Overrides = None,
     data: Data = None,
     low: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
@@ -140,7 +139,7 @@ def lr(
 
 @app.command(epilog="Example: sightline tune digits_cnn 'optim.learning_rate=log(1e-3, 0.3)'")
 def tune(
-    recipe: Annotated[str, typer.Argument(help="Recipe, e.g. digits_cnn.")],
+    recipe: RecipeName,
     space: Annotated[
         list[str],
         typer.Argument(

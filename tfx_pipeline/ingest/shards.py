@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.files import replacing
+from core.files import file_digest, replacing
 from core.image_header import ImageError
 from tfx_pipeline.ingest import progress
 from tfx_pipeline.ingest.check import read_item
@@ -16,8 +16,6 @@ from tfx_pipeline.ingest.index import connect, read_item_row
 from tfx_pipeline.ingest.output import full_disk_named, writing
 from tfx_pipeline.ingest.records import make_example, serialize
 from tfx_pipeline.ingest.source import IngestError, Item
-
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -119,12 +117,3 @@ def _class_names(example: Any, item: Item) -> list[str]:
 
     values = example.features.feature[features.OBJECT_TEXT].bytes_list.value
     return [text.decode() for text in values]
-
-
-def file_digest(path: Path) -> str:
-    """Sha256 hex of a file, in constant memory."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.processes import exit_reason, module_command, start, stop, tail
+from core.processes import available_cores, exit_reason, module_command, start, stop, tail
 from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.distributed.cluster import check_batch, read_cluster
 from trainers.training.progress import EVENTS_FD, announce, emit, reporter
@@ -79,7 +79,7 @@ def launch(
     logs.mkdir(parents=True, exist_ok=True)
     request = logs / "workers.json"
     train = replace(config.train, strategy="multi_worker")
-    threads = max(1, _cores() // workers)
+    threads = max(1, available_cores() // workers)
     facts = {"out": str(out), "threads": threads}
     facts["resume_anyway"] = resume_anyway
     request.write_text(json.dumps({"config": to_dict(replace(config, train=train)), **facts}))
@@ -283,12 +283,6 @@ def _gpus(environment: Any, workers: int) -> list[list[str]]:
             ", or hide the GPUs with CUDA_VISIBLE_DEVICES="
         )
     return [found[rank::workers] for rank in range(workers)] if found else []
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _free_ports(count: int) -> list[int]:

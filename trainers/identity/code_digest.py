@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from core.files import file_digest
 from trainers.identity.code_facts import VERSION, CodeFacts, read_code
 from trainers.identity.file_index import FileIndex
 from trainers.identity.plugin_code import plugin_code
@@ -279,15 +280,6 @@ def _with_includes(names: set[str], files: dict[str, Path]) -> set[str]:
             text = files[name].read_text(encoding="utf-8", errors="replace")
             todo += [one for one in _TEMPLATE.findall(text) if one in files]
     return found
-
-
-def file_digest(file: Path) -> str:
-    """sha256 hex of the bytes of `file`."""
-    found = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
 
 
 def _installed(folder: Path) -> dict[str, list[tuple[str, str, list[str]]]]:

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+from core.files import file_digest
 from trainers.data.features import DatasetInfo
-from trainers.identity.code_digest import file_digest
 from trainers.identity.file_index import FileIndex
 
 # Descriptive keys of `dataset.json`.

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.processes import module_command, stop
+from core.processes import module_command, start, stop
 from serving.server.errors import ServerError
 
 #: What a process prints when its models are loaded, and what it then waits for.
@@ -150,7 +150,7 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         child.state, child.ready, child.started = "loading", "", time.monotonic()
-        child.process = subprocess.Popen(
+        child.process = start(
             [*self.command, *self.arguments, *self._own_arguments()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

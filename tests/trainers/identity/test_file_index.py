@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.identity.code_digest import file_digest
+from core.files import file_digest
 from trainers.identity.file_index import FileIndex
 
 ROOT = Path(__file__).resolve().parents[3]
