@@ -51,7 +51,7 @@ class LockHeldError(RuntimeError):
 
 
 def read_json(path: Path | str) -> Any:
-    """The value that a JSON file holds."""
+    """The value in a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 

@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 #: Lines of a log that an error message shows.
 TAIL_LINES = 12
@@ -43,12 +43,12 @@ def module_command(
 ) -> list[str]:
     """The command of `python -m MODULE ARGUMENTS` without the current folder on the path.
 
-    A `components/` or `random.py` of the user in the current folder is thus never imported in the
-    place of ours or of Python's.
+    Therefore `components/` or `random.py` of the user in the current folder is never imported
+    instead of ours or Python's.
 
     Args:
       module: the dotted name of an installed module.
-      arguments: what `sys.argv` holds after the module's file.
+      arguments: the rest of `sys.argv`.
       options: of the interpreter, as `-W`, `ignore`.
       end_with_parent: the signal that the child gets when this process ends, on Linux; the thread
         that starts the child must live as long as the child.
@@ -77,21 +77,33 @@ def start(
     *,
     log: IO[bytes] | None = None,
     changes: Mapping[str, str] | None = None,
-    **options: Any,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | None = None,
+    stderr: IO[bytes] | None = None,
+    pass_fds: Sequence[int] = (),
+    start_new_session: bool = False,
 ) -> "subprocess.Popen[bytes]":
-    """A started child without standard input.
+    """A started child.
 
     Args:
       command: e.g. of `module_command`.
-      log: the file for what the child prints, on both streams; None leaves the streams as they are.
+      log: the file for both output streams of the child; None uses `stdout` and `stderr`.
       changes: of the environment, see `environment`.
-      options: further ones of `subprocess.Popen`.
+      stdin: as for `subprocess.Popen`; by default, there is no input.
+      stdout: as for `subprocess.Popen`.
+      stderr: as for `subprocess.Popen`.
+      pass_fds: descriptors that the child inherits.
+      start_new_session: keep Ctrl-C of a terminal from the child.
     """
-    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL}
-    if log is not None:
-        streams |= {"stdout": log, "stderr": subprocess.STDOUT}
-    streams |= options
-    return subprocess.Popen(command, env=environment(changes), text=False, **streams)
+    return subprocess.Popen(
+        command,
+        env=environment(changes),
+        stdin=stdin,
+        stdout=stdout if log is None else log,
+        stderr=stderr if log is None else subprocess.STDOUT,
+        pass_fds=pass_fds,
+        start_new_session=start_new_session,
+    )
 
 
 def output_of(command: list[str], *, text: str = "", changes: Mapping[str, str]) -> str:

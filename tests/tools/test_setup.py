@@ -87,8 +87,8 @@ def fake_python(script, version):
         ("2.41", ["3.10", "3.11", "3.12"], {}, "3.12", "glibc 2.41 is not older"),
         ("2.36", ["3.10", "3.12"], {}, "3.10", "glibc 2.36 is older"),
         ("2.41", ["3.10"], {}, "3.10", "none of Python 3.13, 3.12, 3.11 runs here"),
-        ("2.41", ["3.10", "3.12"], {"SIGHTLINE_PYTHON": "3.10"}, "3.10", "SIGHTLINE_PYTHON says"),
-        ("2.36", ["3.10", "3.12"], {"SIGHTLINE_PYTHON": "3.12"}, "3.12", "SIGHTLINE_PYTHON says"),
+        ("2.41", ["3.10", "3.12"], {"SIGHTLINE_PYTHON": "3.10"}, "3.10", "set by SIGHTLINE_PYTHON"),
+        ("2.36", ["3.10", "3.12"], {"SIGHTLINE_PYTHON": "3.12"}, "3.12", "set by SIGHTLINE_PYTHON"),
     ],
 )
 def test_set_up_uses_that_stack_and_prints_the_reason(

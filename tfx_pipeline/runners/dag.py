@@ -65,7 +65,7 @@ def launch(graph: Graph, name: str, *, use_cache: bool = True) -> bool:
     """Runs one node; returns whether its result came from the cache.
 
     Raises:
-      Whatever the component raised.
+      Exception: any error of the component.
     """
     node = all_nodes(graph)[name]
     if not use_cache:
