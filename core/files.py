@@ -258,7 +258,7 @@ def lock_descriptor(descriptor: int, path: Path, *, wait_s: float = 0.0) -> None
                 raise LockHeldError(path, _holder(descriptor))
             time.sleep(_POLL_S)
     except OSError as error:
-        text = f"cannot be locked ({error.strerror})"
+        text = f"cannot be locked ({error.strerror}); use a file system with locks"
         raise NoLocksError(error.errno, text, str(path)) from error
 
 

@@ -179,7 +179,8 @@ def _held(path: Path, wait_s: float) -> Iterator[None]:
             stack.enter_context(file_lock(path, wait_s=wait_s))
         except NoLocksError as error:
             raise BundleError(
-                f"{path} {error.strerror}, so two pushes or rollbacks at once could "
-                "overwrite each other; mount the folder with locks, or push to a local one"
+                f"{path} cannot be locked ({os.strerror(error.errno or 0)}), so two pushes or "
+                "rollbacks could overwrite each other; mount the folder with locks, or push to a "
+                "local folder"
             ) from error
         yield

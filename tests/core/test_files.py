@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -288,6 +289,19 @@ def test_a_child_keeps_an_inherited_lock(tmp_path):
 def test_a_folder_is_locked_as_well(tmp_path):
     with file_lock(tmp_path), pytest.raises(LockHeldError), file_lock(tmp_path, wait_s=0):
         pytest.fail("two hold it")
+
+
+def test_without_locks_files_are_written_and_a_lock_is_an_error(tmp_path, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for text in ("old", "new"):
+        files.write_text(tmp_path / "a", text)
+        assert (tmp_path / "a").read_text() == text
+    words = r"cannot be locked \(No locks available\); use a file system with locks: '.*lock'"
+    with pytest.raises(files.NoLocksError, match=words), file_lock(tmp_path / "lock"):
+        pytest.fail("nothing is locked")
 
 
 def test_every_file_and_folder_is_flushed(tmp_path, monkeypatch):

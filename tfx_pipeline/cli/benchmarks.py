@@ -136,7 +136,9 @@ def benchmark_train(
     model: ModelName,
     options: BuilderOptions = None,
     against: Annotated[str, typer.Option(help="Baseline model of the ratios.")] = "keras_resnet50",
-    data: Annotated[str, typer.Option(help=f"{DATA_HELP}, or a folder per class.")] = "data/digits",
+    data: Annotated[
+        str, typer.Option(help=f"{DATA_HELP}, or a folder of class folders.")
+    ] = "data/digits",
     size: ImageSide = 224,
     batch: Annotated[int, typer.Option(help="Images per step.")] = 16,
     rounds: Annotated[int, typer.Option(help="Measurements of each model.")] = 10,

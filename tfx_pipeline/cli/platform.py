@@ -52,13 +52,13 @@ def run(
 ) -> None:
     """Run a pipeline: train, compress, evaluate, and push models.
 
-    gates.<field>=value sets a gate, statistics.<field>=value a drift or skew limit, and
-    images.<field>=value an image limit. slices, best.*, others.*, tune.*, benchmark_runs, and
-    serving_requests are pipeline settings. Other keys apply to all recipes; RECIPE:key=value
-    applies to one recipe.
+    gates.<field>=value sets a gate, statistics.<field>=value a drift or skew
+    limit, and images.<field>=value an image limit. slices, best.*, others.*,
+    tune.*, benchmark_runs, and serving_requests are pipeline settings. Other
+    keys apply to all recipes; RECIPE:key=value applies to one recipe.
 
-    Exit status: 0 if all models were pushed, 3 if a model was refused, undecided, or withdrawn by
-    a rollback, 1 after an error.
+    Exit status: 0 if all models were pushed, 3 if a model was refused,
+    undecided, or withdrawn by a rollback, 1 after an error.
     """
     import datetime
 
@@ -103,8 +103,9 @@ def run(
 def serve(context: typer.Context) -> None:
     """Serve bundles over TensorFlow Serving's REST and gRPC APIs until Ctrl-C.
 
-    BUNDLES is a folder of models. FLAGS are those of `python -m serving.server --help`, in any
-    order. The server listens on 127.0.0.1, port 8500 for gRPC and port 8501 for REST.
+    BUNDLES is a folder of models. FLAGS are those of
+    `python -m serving.server --help`, in any order. The server listens on
+    127.0.0.1, port 8500 for gRPC and port 8501 for REST.
     """
     from serving.server.__main__ import main
     from serving.server.lifecycle.stopping import leave

@@ -56,7 +56,7 @@ def train(
     overrides: Overrides = None,
     data: Annotated[
         str | None,
-        typer.Option(help=f"{DATA_HELP}, or a folder per class; defaults to the recipe's."),
+        typer.Option(help=f"{DATA_HELP}, or a folder of class folders; defaults to the recipe's."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Output folder; defaults to work/RECIPE.")
