@@ -1,7 +1,6 @@
-"""Numbers as people read them: the same digits in the console, the report and the model card.
+"""Number formatting for the console, the report, and the model card.
 
-Summaries hold a figure as a number, as `[value, low, high]`, or not at all; every function here
-takes any of these and answers a dash for what is absent.
+Functions take a number, `[value, low, high]`, or None, and return a dash for a missing value.
 """
 
 import math
@@ -12,7 +11,7 @@ DASH = "–"  # noqa: RUF001
 #: The unit of figures in [0, 1], which are shown as percentages; any other unit is a plain number.
 FRACTION = "fraction"
 
-# Columns of the predictions table, as readers know them.
+# Descriptions of the columns of the predictions table.
 _REFERENCES = {
     "none_fp32": "the float file",
     "baseline": "the live model",
@@ -22,7 +21,7 @@ _REFERENCES = {
 
 
 class Estimate(NamedTuple):
-    """A figure with its interval; `low` and `high` are None where it has none."""
+    """A value with its interval; `low` and `high` are None without an interval."""
 
     value: float
     low: float | None
@@ -30,7 +29,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(raw: Any) -> Estimate | None:
-    """`raw` as an estimate; None for what is absent or not finite."""
+    """`raw` as an estimate; None if it is missing or not finite."""
     parts = list(raw) if isinstance(raw, (list, tuple)) else [raw]
     numbers = [number(part) for part in parts]
     if not numbers or numbers[0] is None:
@@ -49,13 +48,13 @@ def number(raw: Any) -> float | None:
 
 
 def percent(raw: Any) -> str:
-    """A share of one as `98.3 %`."""
+    """A fraction in [0, 1] as `98.3 %`."""
     found = estimate(raw)
     return DASH if found is None else f"{found.value * 100:.1f} %"
 
 
 def percent_interval(raw: Any) -> str:
-    """The interval of a share of one as `97.2 to 99.2`; empty where there is none."""
+    """The interval of a fraction as `97.2 to 99.2`; empty without an interval."""
     found = estimate(raw)
     if found is None or found.low is None or found.high is None:
         return ""
@@ -63,13 +62,13 @@ def percent_interval(raw: Any) -> str:
 
 
 def points(raw: Any) -> str:
-    """A difference of shares in percentage points, signed: `-0.6`."""
+    """A difference of fractions in percentage points with a sign: `-0.6`."""
     found = estimate(raw)
     return DASH if found is None else _signed(found.value)
 
 
 def points_interval(raw: Any) -> str:
-    """The interval of a difference in points as `-1.4 to +0.3`; empty where there is none."""
+    """The interval of a difference in points as `-1.4 to +0.3`; empty without an interval."""
     found = estimate(raw)
     if found is None or found.low is None or found.high is None:
         return ""
@@ -77,7 +76,7 @@ def points_interval(raw: Any) -> str:
 
 
 def excludable_drop(raw: Any) -> str:
-    """Which drop in top-1 the test images exclude, in words; empty where that was not recorded.
+    """The drop in top-1 that the test images exclude, as a sentence; empty if not recorded.
 
     Args:
       raw: `excludable_drop` of a verdict: `images`, `at_best` and `excluded` by reference.

@@ -7,13 +7,11 @@
 records are made anew when a file of the source, the options or the code of ingest changes.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from core.files import file_lock, write_json
 from trainers.data.features import DATASET_FILE
 from trainers.identity.code_digest import code_digest
 from trainers.identity.data import file_digests
@@ -83,7 +82,8 @@ def resolve(data: str | Path, cache: Path, console: Console) -> Path:
         _check_job(source.job, str(data))  # Imports what a known source has no need of.
     own = _inputs(source, out)
     cache.mkdir(parents=True, exist_ok=True)
-    with _held(out), FileIndex(cache / INDEX_FILE).open() as index:
+    lock = out.with_name(f".{out.name}.lock")
+    with file_lock(lock), FileIndex(cache / INDEX_FILE).open() as index:
         note = _read_note(out)
         if note is not None and note["state"] == _state(source, note["inputs"], index):
             return out
@@ -95,7 +95,7 @@ def resolve(data: str | Path, cache: Path, console: Console) -> Path:
         found = _ingest(source, out, own, console)
         if found:
             state = _state(source, [*own, *found], index)
-        _write_note(out, {"source": str(data), "inputs": [*own, *found], "state": state})
+        write_json(_note(out), {"source": str(data), "inputs": [*own, *found], "state": state})
     return out
 
 
@@ -197,14 +197,6 @@ def _files(path: str) -> Iterator[str]:
                 yield file
 
 
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """One process at a time makes the records in `out`."""
-    with out.with_name(f".{out.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _note(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
 
@@ -218,9 +210,3 @@ def _read_note(out: Path) -> dict[str, Any] | None:
         return None
     whole = isinstance(found, dict) and {"inputs", "state"} <= set(found)
     return found if whole else None
-
-
-def _write_note(out: Path, facts: dict[str, Any]) -> None:
-    temporary = _note(out).with_name(f".{_note(out).name}.{os.getpid()}")
-    temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, _note(out))

@@ -4,12 +4,12 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from core.files import replacing_folder
 from trainers.data import features
 from trainers.data.features import CLASSIFICATION, DatasetError, DatasetInfo, SplitInfo
 
@@ -46,12 +46,8 @@ def sample_of(records: Path, cache: Path, *, limits: Mapping[str, int], classes:
         return records
     out = cache / f"{records.resolve().name}-sample-{_key(records, info, limits, kept)}"
     if not (out / features.DATASET_FILE).is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        work = out.with_name(f".{out.name}.{os.getpid()}")
-        shutil.rmtree(work, ignore_errors=True)
-        _write(records, work, info, limits, kept)
-        shutil.rmtree(out, ignore_errors=True)
-        work.rename(out)
+        with replacing_folder(out) as work:
+            _write(records, work, info, limits, kept)
     return out
 
 

@@ -1,10 +1,11 @@
-"""Makes tests/trainers/weights/data: tiny networks of other libraries, and what they answer.
+"""Makes tests/trainers/weights/data: tiny networks of other libraries, and their outputs.
 
     python -m venv torch && torch/bin/pip install torch torchvision timm transformers safetensors
     torch/bin/python tools/make_weight_fixtures.py
 
-Run in an environment of its own: PyTorch is no dependency of Sightline. Weights are random numbers
-that float16 holds exactly, and files are float16, so that they stay small; answers are float32.
+Run it in a separate environment, as PyTorch is not a dependency of Sightline. Weights are random
+numbers that float16 represents exactly, and files are float16 to keep them small; outputs are
+float32.
 """
 
 # The libraries are not in Sightline's environment.
@@ -54,7 +55,7 @@ HF_VIT = {
 
 
 def randomized(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """`model` in evaluation mode with random weights and statistics, none of them at its start."""
+    """`model` in evaluation mode with random weights and statistics."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.state_dict().items():
         if not value.is_floating_point():
@@ -173,7 +174,7 @@ def torchvision_models() -> dict[str, np.ndarray]:
 
 
 def jax_vit() -> dict[str, np.ndarray]:
-    """An npz as vision_transformer writes it; timm's own reader of such files answers."""
+    """An npz file as vision_transformer writes it; the outputs are those of timm's reader."""
     rng, width, heads, hidden = np.random.default_rng(30), 24, 3, 96
     shapes: dict[str, tuple[int, ...]] = {
         "cls": (1, 1, width),

@@ -10,7 +10,6 @@ with as many threads, called with the same JPEG through the same signature. Two 
 gRPC's and uvicorn's own, answer at once with as many bytes: what the libraries cost by themselves.
 """
 
-import json
 import multiprocessing
 import signal
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 
 from core import bundle as bundles
 from core.image_header import ImageError, check_image
+from core.processes import available_cores
 from serving.benchmark import baseline
 from serving.benchmark.closed_loop import (
     BenchmarkError,
@@ -48,7 +48,6 @@ from serving.benchmark.targets import (
     turn_name,
 )
 from serving.benchmark.variants import environment
-from serving.engines.engine import available_cores
 from serving.server.lifecycle.server_process import ServerProcess
 
 #: Nobody waits for company: TensorFlow's own advice for the processor, where a run of several is
@@ -153,11 +152,6 @@ def measure(
         "batching_parameters": parameters,
         "variants": found,
     }
-
-
-def write(figures: dict[str, Any], path: Path) -> None:
-    """Writes `figures` as JSON."""
-    Path(path).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def things(*, batching: bool) -> list[Thing]:

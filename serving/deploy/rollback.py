@@ -21,7 +21,8 @@ from typing import Any
 
 from core import bundle as bundles
 from core.bundle import WITHDRAWN_PREFIX, BundleError, withdrawn_dirs
-from core.model_folder import locked, sync_folder
+from core.files import sync_folder
+from core.model_folder import locked
 
 HISTORY_FILE = "rollbacks.jsonl"
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from core import bundle as bundles
+from core.processes import available_cores
 from serving.engines.saved_model import EngineError, SavedModelEngine, load_saved_model
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "EngineError",
     "LiteRtPool",
     "SavedModelEngine",
-    "available_cores",
     "check_images",
     "load_saved_model",
     "open_engine",
@@ -265,10 +265,3 @@ def _without_info_lines() -> Iterator[None]:
             rest = [line for line in captured if not line.startswith(b"INFO:")]
             if rest:
                 os.write(2, b"".join(rest))
-
-
-def available_cores() -> int:
-    """Number of cores available to this process."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -126,7 +126,7 @@ def test_a_damaged_live_model_is_reported_and_the_one_before_compared_with(store
     (model / "3" / "saved_model.pb").write_text("another model")
     found = find_live(model, CLASSES)
     assert (found.served, found.baseline) == (3, 1)
-    assert "not a sightline bundle" in found.unusable[3]
+    assert "not a Sightline bundle" in found.unusable[3]
 
 
 def test_without_a_lineage_the_manifest_or_a_new_prediction_decides(store, model):

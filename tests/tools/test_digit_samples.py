@@ -49,7 +49,7 @@ def test_each_class_once_named_after_it_with_its_own_bytes(tool, records, tmp_pa
         assert path.read_bytes() in [png for text, png in pictures if text == label]
 
 
-def test_no_more_than_asked_for_and_nothing_left_of_before(tool, records, tmp_path):
+def test_the_requested_number_of_files_without_older_ones(tool, records, tmp_path):
     out = tmp_path / "out"
     tool("digit_samples").write_samples(records[0], out)
     files = tool("digit_samples").write_samples(records[0], out, 1)

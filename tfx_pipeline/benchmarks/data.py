@@ -9,9 +9,6 @@ that slows down slows all of them; a ratio is of (input / decoding alone in the 
 its interval over the rounds.
 """
 
-import json
-import os
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -24,10 +21,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from core.processes import module_command
+from core.processes import ChildError, module_command, output_of, peak_memory_bytes
 from serving.benchmark.rounds import ratio_over_rounds
 from serving.benchmark.variants import environment
-from tfx_pipeline.benchmarks.memory import own_peak_mb
 from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
 
 #: Ceilings first; the others in the order of the table.
@@ -135,11 +131,6 @@ def ratio(figures: dict[str, Any], name: str) -> list[float]:
     if len(rates) == len(base) > 1 and name != DECODE:
         return list(ratio_over_rounds(rates, base))
     return [float(np.median(rates) / np.median(base))]
-
-
-def write(figures: dict[str, Any], path: Path) -> None:
-    """Writes `figures` as JSON."""
-    Path(path).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def _images(source: Path, limit: int) -> list[bytes]:
@@ -304,17 +295,12 @@ def _turns(inputs: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, li
 def _peak_mb(records: Path, image_size: tuple[int, int]) -> float:
     """Peak memory in MB of a process of its own that streams one training epoch."""
     arguments = [str(records), *map(str, image_size)]
-    done = subprocess.run(
-        module_command("tfx_pipeline.benchmarks.data", *arguments, options=("-W", "ignore")),
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-    if done.returncode:
-        raise DatasetError(f"streaming {records} failed: {done.stderr.strip()[-500:]}")
-    return float(done.stdout.split()[-1])
+    command = module_command("tfx_pipeline.benchmarks.data", *arguments, options=("-W", "ignore"))
+    try:
+        printed = output_of(command, changes={"TF_CPP_MIN_LOG_LEVEL": "3"})
+    except ChildError as error:
+        raise DatasetError(f"streaming {records} failed: {error}") from None
+    return float(printed.split()[-1])
 
 
 def _stream(records: Path, image_size: tuple[int, int]) -> None:
@@ -324,7 +310,7 @@ def _stream(records: Path, image_size: tuple[int, int]) -> None:
     config = _config(records, image_size, augment=AUGMENT, cache="none")
     for _ in pipeline.train_batches(config, DatasetInfo.load(records), epoch=0):
         pass
-    print(own_peak_mb())
+    print(peak_memory_bytes() / 1e6)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ them; a ratio is of two blocks of the same round.
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,10 +23,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from core.processes import module_command
+from core.processes import ChildError, module_command, output_of, peak_memory_bytes
 from serving.benchmark.rounds import ratio_over_rounds
 from serving.benchmark.variants import environment
-from tfx_pipeline.benchmarks.memory import own_peak_mb
 from trainers.config import (
     Config,
     DataConfig,
@@ -141,11 +138,6 @@ def table(figures: dict[str, Any]) -> Table:
     return shown
 
 
-def write(figures: dict[str, Any], path: Path) -> None:
-    """Writes `figures` as JSON."""
-    Path(path).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
 def _records(data: Path, work: Path) -> Path:
     if (data / DATASET_FILE).is_file():
         DatasetInfo.load(data).check_task("classification", "the benchmark of training steps")
@@ -255,24 +247,20 @@ def _times(seconds: np.ndarray) -> dict[str, Any]:
 
 def _peak_mb(config: Config) -> float:
     """Peak memory in MB of a process of its own that takes a few steps."""
-    done = subprocess.run(
-        module_command("tfx_pipeline.benchmarks.train", options=("-W", "ignore")),
-        input=json.dumps(to_dict(config)),
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-    if done.returncode:
-        raise DatasetError(f"training {config.model.name} failed: {done.stderr.strip()[-500:]}")
-    return float(done.stdout.split()[-1])
+    command = module_command("tfx_pipeline.benchmarks.train", options=("-W", "ignore"))
+    try:
+        printed = output_of(
+            command, text=json.dumps(to_dict(config)), changes={"TF_CPP_MIN_LOG_LEVEL": "3"}
+        )
+    except ChildError as error:
+        raise DatasetError(f"training {config.model.name} failed: {error}") from None
+    return float(printed.split()[-1])
 
 
 def _train_a_little(config: Config) -> None:
     """Takes a few steps and prints this process's peak memory in MB."""
     _block(_step(config), _batches(config), _MEMORY_STEPS)
-    print(own_peak_mb())
+    print(peak_memory_bytes() / 1e6)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,17 @@
 """A data set's folder appears whole or not at all; a stopped job's work is taken up again."""
 
 import contextlib
-import errno
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from core import files
 from tfx_pipeline.ingest.source import DiskFullError, IngestError
 from trainers.data.features import DATASET_FILE
 
 _LOCK = "lock"
 _OLD = "old"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -36,9 +33,7 @@ def workplace(out: Path, key: str) -> Iterator[Path]:
     _check(out)
     folder = _sibling(out, key)
     folder.mkdir(exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        if not _taken(lock):
-            raise IngestError(f"another job is writing {out}; wait for it, or give another --out")
+    with _locked(folder, out):
         for other in _siblings(out):
             if other != folder:
                 _remove_if_free(other, out)
@@ -56,9 +51,11 @@ def publish(finished: Path, out: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
         finished.rename(out)
+        files.sync_folder(out.parent)
         shutil.rmtree(old, ignore_errors=True)
     else:
         finished.rename(out)
+        files.sync_folder(out.parent)
 
 
 @contextlib.contextmanager
@@ -68,16 +65,8 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     Raises:
       IngestError: the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with full_disk_named(path):
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with full_disk_named(path), files.writing(path) as file:
+        yield file
 
 
 @contextlib.contextmanager
@@ -109,7 +98,7 @@ def full_disk_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in files.DISK_FULL:
             raise
         raise DiskFullError(
             f"{path} could not be written: {error.strerror}; free some space and run the same "
@@ -144,25 +133,30 @@ def _siblings(out: Path) -> list[Path]:
     return sorted(one for one in out.parent.iterdir() if one.name.startswith(prefix))
 
 
-def _taken(lock: object) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
-    except OSError:
-        return False
-    return True
+@contextlib.contextmanager
+def _locked(folder: Path, out: Path) -> Iterator[None]:
+    """Holds the lock of a job's folder.
+
+    Raises:
+      IngestError: another job holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.file_lock(folder / _LOCK, wait_s=0))
+        except files.LockHeldError as error:
+            raise IngestError(
+                f"another job is writing {out} ({error.holder}); wait for it, or give another --out"
+            ) from None
+        yield
 
 
 def _remove_if_free(folder: Path, out: Path) -> None:
-    """Removes the leftovers of a job with other options, unless that job still runs.
+    """Removes the leftovers of a job with other options.
 
     Raises:
-      IngestError: it does.
+      IngestError: that job still runs.
     """
-    path = folder / _LOCK
-    if path.is_file():
-        with path.open("r+") as lock:
-            if not _taken(lock):
-                raise IngestError(
-                    f"another job is writing {out}; wait for it, or give another --out"
-                )
+    if (folder / _LOCK).is_file():
+        with _locked(folder, out):
+            shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)

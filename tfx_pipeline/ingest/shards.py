@@ -2,22 +2,20 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.files import file_digest, replacing
 from core.image_header import ImageError
 from tfx_pipeline.ingest import progress
 from tfx_pipeline.ingest.check import read_item
 from tfx_pipeline.ingest.images import Facts, load_picture
 from tfx_pipeline.ingest.index import connect, read_item_row
-from tfx_pipeline.ingest.output import writing
+from tfx_pipeline.ingest.output import full_disk_named, writing
 from tfx_pipeline.ingest.records import make_example, serialize
 from tfx_pipeline.ingest.source import IngestError, Item
-
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -54,21 +52,17 @@ class ShardWriter:
         if counts.is_file() and path.is_file():
             progress.tick(json.loads(counts.read_text())["examples"])
             return
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         tally: dict[str, Any] = {"examples": 0, "objects": 0, "per_class": Counter()}
         try:
-            with tf.io.TFRecordWriter(str(temporary)) as writer:
-                self._write(writer, place, tally)
-            tally["sha256"] = file_digest(temporary)
-            _to_disk(temporary)  # Or a power cut could leave the counts without the records.
-            os.replace(temporary, path)
+            with full_disk_named(path), replacing(path) as temporary:
+                with tf.io.TFRecordWriter(str(temporary)) as writer:
+                    self._write(writer, place, tally)
+                tally["sha256"] = file_digest(temporary)
         except tf.errors.OpError as error:
             raise IngestError(
                 f"{path} could not be written: {error.message}; free some space and run the same "
                 "command again, it goes on from here"
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
         # Written last: its presence says that the shard is whole.
         with writing(counts) as file:
             file.write(json.dumps(tally).encode())
@@ -123,17 +117,3 @@ def _class_names(example: Any, item: Item) -> list[str]:
 
     values = example.features.feature[features.OBJECT_TEXT].bytes_list.value
     return [text.decode() for text in values]
-
-
-def _to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def file_digest(path: Path) -> str:
-    """Sha256 hex of a file, in constant memory."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

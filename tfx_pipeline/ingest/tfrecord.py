@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from core.files import file_digest
 from tfx_pipeline.ingest import minival, progress
 from tfx_pipeline.ingest.class_names import check_names, class_name
 from tfx_pipeline.ingest.options import bind
 from tfx_pipeline.ingest.output import publish, removed_when_refused, workplace, writing
-from tfx_pipeline.ingest.shards import file_digest, shard_path
+from tfx_pipeline.ingest.shards import shard_path
 from tfx_pipeline.ingest.source import IngestError
 from tfx_pipeline.ingest.split_words import known_words, split_in_name
 from tfx_pipeline.ingest.text_files import read_names

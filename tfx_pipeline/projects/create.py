@@ -1,8 +1,6 @@
 """`sightline new`: makes a project folder from a folder of images."""
 
 import contextlib
-import fcntl
-import os
 import re
 import shlex
 import shutil
@@ -13,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from core.files import LockHeldError, file_lock
 from tfx_pipeline.config import pipelines
 from tfx_pipeline.ingest import TFRECORD
 from tfx_pipeline.projects.find import PROJECT_FILE, ProjectError
@@ -111,12 +110,13 @@ def _staged(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.parent / f".{target.name}.new"
     work.mkdir(exist_ok=True)
-    handle = os.open(work, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ProjectError(f"{target} is being made by another process; wait for it") from None
+            stack.enter_context(file_lock(work, wait_s=0))
+        except LockHeldError:
+            raise ProjectError(
+                f"{target} is being made by another process; wait for it, or choose another name"
+            ) from None
         try:
             for one in work.iterdir():  # Of one that was killed.
                 shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
@@ -130,8 +130,6 @@ def _staged(target: Path) -> Iterator[Path]:
                 for one in parents:
                     one.rmdir()
             raise
-    finally:
-        os.close(handle)
 
 
 def _fill(

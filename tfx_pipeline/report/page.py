@@ -4,8 +4,6 @@ The page's own content security policy forbids every request, so a report can be
 and opened years later; and nothing that a data set's class names hold can run.
 """
 
-import os
-import uuid
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from core import figures
+from core.files import write_text
 from tfx_pipeline.report import charts, curves, gallery, view
 from trainers.data.features import DatasetInfo
 
@@ -37,7 +36,7 @@ class _Scale(NamedTuple):
 
 
 def write_report(summary: dict[str, Any], directory: Path) -> Path:
-    """Writes `report.html` under a temporary name, then renames it.
+    """Writes `report.html` atomically.
 
     Args:
       summary: as `summary.json` holds it; only `pipeline`, `run` and `status` must be there.
@@ -50,14 +49,8 @@ def write_report(summary: dict[str, Any], directory: Path) -> Path:
       OSError: the disk refused; an older report stays as it was.
     """
     text = render_report(summary)
-    directory.mkdir(parents=True, exist_ok=True)
     target = directory / REPORT_FILE
-    temporary = directory / f".{REPORT_FILE}.{uuid.uuid4().hex[:8]}"
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(target, text)
     return target
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from components import files
 from components.gates import GateSettings, Verdict
 from components.live import Live
+from core.files import read_json, replace_link, write_json
 from core.lineage import store_state
 from tfx_pipeline.config import Layout, RunRequest
 from trainers.config import to_dict
@@ -118,23 +119,23 @@ def _model(name: str, request: RunRequest, places: dict[tuple[str, str], str]) -
     trained = _place(places, f"Trainer.{name}", "model")
     if trained:
         folder = trained / files.SERVING_MODEL
-        facts = files.read_json(folder / "trained.json")
+        facts = read_json(folder / "trained.json")
         found |= {key: facts[key] for key in ("parameters", "multiply_adds", "best_epoch")}
         probe = facts.get("probe") or {}
         found["linear_probe"] = probe.get("why", "")
         found["saw_validation"] = bool(probe.get("shipped") and probe.get("refitted"))
         found["history"] = _history(folder / "history.csv")
         # What a search found is not in the request.
-        found["config"] = files.read_json(folder / "config.json")
+        found["config"] = read_json(folder / "config.json")
     tuned = _place(places, f"Tuner.{name}", "tuner_results")
     if tuned:
-        found["trials"] = files.read_json(tuned / "tuner_results.json")
+        found["trials"] = read_json(tuned / "tuner_results.json")
     verdict_dir = _place(places, f"SignificanceGate.{name}", "blessing")
     if verdict_dir:
-        found |= _judged(name, places, files.read_json(verdict_dir / files.VERDICT))
+        found |= _judged(name, places, read_json(verdict_dir / files.VERDICT))
     pushed = _place(places, f"BundlePusher.{name}", "pushed_model")
     if pushed:
-        found["pushed"] = files.read_json(pushed / files.PUSHED)
+        found["pushed"] = read_json(pushed / files.PUSHED)
     return found
 
 
@@ -176,9 +177,9 @@ def _judged(
     name: str, places: dict[tuple[str, str], str], verdict: dict[str, Any]
 ) -> dict[str, Any]:
     bundle = Path(places[(f"Compressor.{name}", "bundle")]) / files.SERVING_MODEL
-    manifest = files.read_json(bundle / "manifest.json")
+    manifest = read_json(bundle / "manifest.json")
     benchmark = Path(places[(f"Benchmarker.{name}", "benchmark_result")])
-    figures = files.read_json(benchmark / files.BENCHMARK)["variants"]
+    figures = read_json(benchmark / files.BENCHMARK)["variants"]
     described = {v["name"]: v for v in manifest["variants"]}
     variants = []
     for variant, facts in verdict["variants"].items():
@@ -285,7 +286,7 @@ def _place(places: dict[tuple[str, str], str], node: str, key: str) -> Path | No
 def _machine(places: dict[tuple[str, str], str]) -> dict[str, Any]:
     for (node, _), uri in places.items():
         if node.startswith("Benchmarker."):
-            return files.read_json(Path(uri) / files.BENCHMARK)["machine"]
+            return read_json(Path(uri) / files.BENCHMARK)["machine"]
     return {"cores": os.cpu_count()}
 
 
@@ -299,7 +300,7 @@ def _rejections(data: Path) -> list[str]:
     path = data / REPORT_FILE
     if not path.is_file():
         return []
-    found = files.read_json(path)["findings"].values()
+    found = read_json(path)["findings"].values()
     rejected = (one for entry in found if entry["level"] == "rejection" for one in entry["files"])
     return [f"{one['file']}: {one['detail']}" for one in itertools.islice(rejected, _NAMED)]
 
@@ -309,11 +310,7 @@ def write_summary(summary: dict[str, Any], layout: Layout) -> Path:
     from tfx_pipeline.report import write_report
 
     folder = layout.report(summary["run"])
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / SUMMARY_FILE, summary)
+    write_json(folder / SUMMARY_FILE, summary, default=str)
     write_report(summary, folder)
-    link = folder.parent / f".{LATEST}-{os.getpid()}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.name)
-    os.replace(link, folder.parent / LATEST)
+    replace_link(folder.parent / LATEST, folder.name)
     return folder

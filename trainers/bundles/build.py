@@ -4,7 +4,6 @@ build_bundle(load_trained(Path("work/digits_cnn")), Path("draft"), methods=("pru
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from core import bundle
+from core.files import replacing_folder
 from trainers.bundles.saved_model import (
     describe_variant,
     seal_draft,
@@ -64,9 +64,9 @@ def build_bundle(
     _check_classes(trained)
     say = announce or (lambda step: None)
     wanted = [_method(name) for name in _in_order(methods)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        draft, work = Path(scratch) / "draft", Path(scratch) / "work"
+    with replacing_folder(out) as draft:
+        # On the disk of `out`; the temporary folder of the system may be too small.
+        work = draft / ".work"
         work.mkdir()
         say("export")
         write_saved_model(trained.model, trained.config, trained.info, draft)
@@ -78,9 +78,8 @@ def build_bundle(
                 on_model(method.name, models[method.name])
         say("convert")
         variants = _converted(trained, models, wanted, ptq, draft=draft, work=work)
+        shutil.rmtree(work)
         manifest = seal_draft(draft, trained, variants=variants, recommended=FLOAT_VARIANT)
-        shutil.rmtree(out, ignore_errors=True)
-        draft.rename(out)
     return manifest
 
 

@@ -12,7 +12,6 @@ reported and a new worker runs the remaining ones.
 """
 
 import json
-import os
 import signal
 import subprocess
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from core.bundle import SIGNATURE_TENSOR, gzip_size
-from core.processes import module_command
+from core.processes import exit_reason, module_command, start, stop, tail
 from trainers.compression import DTYPES
 from trainers.keras import keras
 
@@ -172,21 +171,17 @@ def _run_worker(jobs: Sequence[ConversionJob], todo: list[int], work: Path) -> t
     listed = [{"report": str(work / f"{i}.json"), **asdict(jobs[i])} for i in todo]
     request.write_text(json.dumps(listed, default=str), encoding="utf-8")
     log = work / "stderr.log"
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = module_command(
+        "trainers.compression.convert_worker", str(request), end_with_parent=signal.SIGKILL
+    )
     with log.open("wb") as stderr:
-        process = subprocess.run(
-            module_command("trainers.compression.convert_worker", str(request)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            env={**os.environ, "PYTHONPATH": path},
-            check=False,
-        )
-    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    status = process.returncode
-    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    return status, "\n".join([f"the converter died: {how}", *lines[-_REASON_LINES:]])
+        process = start(command, stdout=subprocess.DEVNULL, stderr=stderr)
+        try:
+            status = process.wait()
+        finally:
+            stop(process, grace_s=0, by=signal.SIGKILL)
+    reason = f"the converter {exit_reason(status)}"
+    return status, "\n".join([reason, *tail(log, _REASON_LINES)])
 
 
 def _result(job: ConversionJob, report: dict) -> ConversionResult:

@@ -4,13 +4,12 @@
 one runs; a job that kills the process leaves no report, from which the parent process knows.
 """
 
-import json
-import os
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from core.files import read_json, write_bytes, write_json
 
 _REASON_CHARACTERS = 2000
 
@@ -18,13 +17,13 @@ _REASON_CHARACTERS = 2000
 def main(arguments: list[str]) -> int:
     """Runs every job of the JSON file named in `arguments`; returns 0 even if jobs failed."""
     (request,) = arguments
-    for job in json.loads(Path(request).read_text(encoding="utf-8")):
+    for job in read_json(request):
         try:
             report = {"error": "", "kernels": _convert(job)}
         except Exception as error:  # Any error of the converter is the result of the job.
             reason = f"{type(error).__name__}: {error}"
             report = {"error": reason[-_REASON_CHARACTERS:]}
-        _write_whole(Path(job["report"]), json.dumps(report).encode())
+        write_json(job["report"], report)
     return 0
 
 
@@ -43,7 +42,7 @@ def _convert(job: dict[str, Any]) -> dict[str, int]:
         content = _refined(content, job)
     if job["labels"]:
         content = attach_labels(content, job["labels"])
-    _write_whole(Path(job["output"]), content)
+    write_bytes(job["output"], content)
     return kernels
 
 
@@ -112,16 +111,6 @@ def _calibration_images(path: str) -> Any:
             f"{path} must hold uint8 (M, H, W, 3) images, got {images.dtype} {images.shape}"
         )
     return images
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Writes under a temporary name, then renames: readers never see a partial file."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ which records and which preprocessing it is). It is written under a temporary na
 that under its own name it is whole; a lock keeps a second process from decoding the same.
 """
 
-import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -23,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from core.files import DISK_FULL, file_lock, replacing_folder
 from trainers.config import Config
 from trainers.data import features
 from trainers.data.features import DatasetInfo
@@ -34,7 +33,6 @@ from trainers.identity.code_digest import code_digest
 
 _BATCH = 8
 _IMAGES, _FACTS, _MANIFEST = "images.npy", "facts.npz", "cache.json"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Decoded(NamedTuple):
@@ -150,7 +148,8 @@ def _from_disk(what: _Wanted, key: dict[str, Any]) -> Decoded:
     height, width = cached_size(data, whole=what.whole)
     kind = hashlib.sha256(json.dumps(key["preprocessing"]).encode()).hexdigest()[:8]
     where = root / f"{what.split}-{height}x{width}-{kind}"
-    with _errors(root, _image_bytes(data, what.records, whole=what.whole)), _lock(where):
+    lock = where.with_name(f"{where.name}.lock")
+    with _errors(root, _image_bytes(data, what.records, whole=what.whole), lock):
         if not _is_whole(where, key):
             _write(where, what, key)
         # Copy on write: DLPack takes no memory that is read only; nothing is ever written to it.
@@ -160,11 +159,8 @@ def _from_disk(what: _Wanted, key: dict[str, Any]) -> Decoded:
 
 
 def _write(where: Path, what: _Wanted, key: dict[str, Any]) -> None:
-    draft = where.with_name(f"{where.name}.tmp")
-    for old in (draft, where):  # The draft is a killed writer's: the lock is ours.
-        shutil.rmtree(old, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    shutil.rmtree(where, ignore_errors=True)  # Before the write: two may not fit on the disk.
+    with replacing_folder(where) as draft:
         shape = (what.records.examples, *cached_size(what.config.data, whole=what.whole), 3)
         facts = []
         # Written, not mapped: a full disk is then an error and not a crash.
@@ -177,9 +173,6 @@ def _write(where: Path, what: _Wanted, key: dict[str, Any]) -> None:
         np.savez(draft / _FACTS, **_packed(_joined(facts)))
         sizes = {name: (draft / name).stat().st_size for name in (_IMAGES, _FACTS)}
         (draft / _MANIFEST).write_text(json.dumps({**key, "bytes": sizes}), encoding="utf-8")
-        draft.rename(where)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _packed(facts: Examples) -> dict[str, np.ndarray]:
@@ -240,19 +233,14 @@ def _image_bytes(data: Any, records: Usable, *, whole: bool) -> int:
 
 
 @contextmanager
-def _lock(where: Path) -> Iterator[None]:
-    where.parent.mkdir(parents=True, exist_ok=True)
-    with where.with_name(f"{where.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _errors(root: Path, needed: int) -> Iterator[None]:
+def _errors(root: Path, needed: int, lock: Path) -> Iterator[None]:
+    """Holds `lock`, and names `root` in errors of the disk."""
     try:
-        yield
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(lock):
+            yield
     except OSError as error:
-        reason = "is full" if error.errno in _FULL else f"cannot be written ({error})"
+        reason = "is full" if error.errno in DISK_FULL else f"cannot be written ({error})"
         raise DataError(
             f"the cache in {root} needs {needed / 2**20:.0f} MiB and its disk {reason}; make "
             "room, set data.cache_dir to a folder elsewhere, or set data.cache=none"

@@ -5,9 +5,9 @@ before it is told to stop, so it may sleep again, and the iterator's end waits f
 training epochs took up to twice their time (TensorFlow 2.16, `Model::OptimizeLoop`).
 """
 
-import os
-
 import tensorflow as tf
+
+from core.processes import available_cores
 
 # A batch is being used, one is ready, one is on its way.
 _READY = 2
@@ -15,9 +15,7 @@ _READY = 2
 
 def parallel_calls() -> int:
     """How many calls run at a time: one for each core that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    return available_cores()
 
 
 def ready(batches: tf.data.Dataset) -> tf.data.Dataset:

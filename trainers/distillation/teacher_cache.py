@@ -8,18 +8,15 @@ float32 (steps, B, N), 4 * B * N bytes per step. It is written under a temporary
 and a lock prevents two processes from computing the same logits.
 """
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from core.files import file_lock, write_json, writing
 from trainers.config import Config, ConfigError
 from trainers.config_keys import values_with
 from trainers.data import pipeline
@@ -29,7 +26,6 @@ from trainers.distillation.teacher import Teacher
 from trainers.identity.code_digest import code_digest
 from trainers.identity.data import training_digest
 from trainers.identity.file_index import INDEX_FILE, FileIndex
-from trainers.training.checkpoint import write_json
 
 
 def cached_logits(
@@ -68,7 +64,7 @@ def cached_logits(
     path = folder / f"epoch-{epoch:04d}.npy"
     shape = pipeline.steps_per_epoch(config, info), config.train.global_batch, info.num_classes
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock"):
+    with file_lock(folder / ".lock"):
         if not _is_whole(path, shape):
             write_json(folder / "about.json", facts)
             _write_logits(config, info, teacher, epoch=epoch, path=path, shape=shape)
@@ -130,20 +126,13 @@ def _write_logits(
     path: Path,
     shape: tuple[int, int, int],
 ) -> None:
-    # One temporary name is enough: the lock is held, and leftovers of a killed process are
-    # replaced.
-    temporary = path.with_name(f".{path.name}")
     compute = tf.function(teacher, autograph=False)
-    try:
-        # Written, not mapped: a full disk must be an error, and would kill a process that maps.
-        with temporary.open("wb") as file, pipeline.named_errors(config, info, "train"):
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for images, _ in pipeline.train_batches(config, info, epoch=epoch):
-                file.write(compute(images).numpy().tobytes())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Written, not mapped: a full disk must be an error, and ends a process that maps.
+    with writing(path) as file, pipeline.named_errors(config, info, "train"):
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for images, _ in pipeline.train_batches(config, info, epoch=epoch):
+            file.write(compute(images).numpy().tobytes())
 
 
 def _is_whole(path: Path, shape: tuple[int, int, int]) -> bool:
@@ -151,10 +140,3 @@ def _is_whole(path: Path, shape: tuple[int, int, int]) -> bool:
         return np.load(path, mmap_mode="r").shape == shape
     except (FileNotFoundError, ValueError):
         return False
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -1,7 +1,4 @@
-"""What decides a data set, as one digest: its description and the bytes of its shards.
-
-Standard library only.
-"""
+"""Digests of data sets: of their description and the bytes of their shards."""
 
 import hashlib
 import json
@@ -11,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+from core.files import file_digest
 from trainers.data.features import DatasetInfo
-from trainers.identity.code_digest import file_digest
 from trainers.identity.file_index import FileIndex
 
-# Of `dataset.json`: words about where the records came from.
+# Descriptive keys of `dataset.json`.
 _WORDS = (
     "name",
     "source",
@@ -33,15 +30,15 @@ _BLOCKS = 16  # for each thread
 
 
 def data_digest(directory: Path, info: DatasetInfo, index: FileIndex) -> str:
-    """64 hex digits that change with anything in the data set, `dataset.json` included.
+    """64 hex digits that change with any part of the data set, including `dataset.json`.
 
-    Files that `index` knows, unchanged in size, times and inode, are not read again; the others
-    are read once, wherever they are. The folder may be moved or copied.
+    Files in `index` with the same size, times, and inode are not read again. The digest does not
+    depend on the location of the folder.
 
     Args:
-      directory: holds `Split-*`.
+      directory: folder of `Split-*`.
       info: of the records in it.
-      index: keeps the digests of files between processes.
+      index: stores the digests of files between processes.
 
     Raises:
       OSError: a shard cannot be read.
@@ -52,7 +49,7 @@ def data_digest(directory: Path, info: DatasetInfo, index: FileIndex) -> str:
 def training_digest(
     directory: Path, info: DatasetInfo, index: FileIndex, *, splits: Sequence[str] = _TRAINING
 ) -> str:
-    """As `data_digest`, of what decides a model's weights: no test split, no descriptive words."""
+    """As `data_digest`, without the test split and descriptive keys, which affect no weights."""
     facts = {key: value for key, value in asdict(info).items() if key not in _WORDS}
     facts["splits"] = {name: facts["splits"].get(name) for name in splits}
     return _digest(directory, facts, index, splits=splits)
@@ -77,13 +74,13 @@ def _digest(
 
 
 def file_digests(files: list[Path], index: FileIndex) -> list[str]:
-    """sha256 hex of each file; several are read at a time, which hashing leaves room for."""
+    """sha256 hex of each file; reads several files at a time."""
 
     def digest(file: Path) -> str:
         return index.fact(file, "sha256", file_digest)
 
     threads = min(_THREADS, os.cpu_count() or 1)
-    # A task for each file would cost more than looking up a digest that is known.
+    # One task per file would cost more than looking up a known digest.
     size = max(1, len(files) // (threads * _BLOCKS))
     blocks = [files[at : at + size] for at in range(0, len(files), size)]
     with ThreadPoolExecutor(threads) as pool:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from core.files import write_json
 from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.data.features import DatasetInfo
 from trainers.identity.code_digest import Code, code_of
 from trainers.identity.data import training_digest
 from trainers.identity.file_index import FileIndex
-from trainers.training.checkpoint import write_json
 from trainers.training.run_folder import IDENTITY_FILE, RESUME_ANYWAY, CodeRecord
 
 # KerasTuner writes it first and reads it to resume.

@@ -1,19 +1,18 @@
 """Training state that survives SIGKILL: weights, optimizer, step and history, saved together."""
 
 import csv
-import fcntl
+import io
 import json
-import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from core.files import LockHeldError, file_lock, write_json, write_text, writing
 from trainers.keras import keras
 
 Row = dict[str, float]
@@ -22,23 +21,15 @@ _KEPT = 2
 _PROBE = "probe"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` under a temporary name and renames it onto `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_history(path: Path, history: list[Row]) -> None:
     """Writes the epochs as CSV, one row each; nothing for an empty history."""
     if not history:
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
-    os.replace(temporary, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, text.getvalue())
 
 
 class CheckpointError(RuntimeError):
@@ -86,18 +77,14 @@ class Checkpoints:
         Raises:
           CheckpointError: another process trains into it.
         """
-        with (self.directory / ".lock").open("a+", encoding="utf-8") as handle:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                handle.seek(0)
+                stack.enter_context(file_lock(self.directory / ".lock", wait_s=0))
+            except LockHeldError as error:
                 raise CheckpointError(
-                    f"{handle.read().strip() or 'another process'} trains into {self.directory}; "
-                    "wait for it, or train into another folder"
+                    f"{error.holder} trains into {self.directory}; wait for it, or train into "
+                    "another folder"
                 ) from None
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            handle.flush()
             yield
 
     @property
@@ -175,7 +162,8 @@ class Checkpoints:
         """
         with self._writing():
             self._best.write(str(self.directory / _PROBE))
-            np.savez(self.directory / f"{_PROBE}.npz", *whole)
+            with writing(self.directory / f"{_PROBE}.npz") as file:
+                np.savez(file, *whole)
         # Written last: a probe without this file is made again.
         self.keep_probe(facts)
 
@@ -218,7 +206,7 @@ class Checkpoints:
 
     def _write(self, history: list[Row], step: int) -> None:
         with self._writing():
-            write_atomically(self.directory / "history.json", json.dumps(history))
+            write_json(self.directory / "history.json", history, indent=None)
             self._epoch.assign(len(history))
             self._step.assign(step)
             self._manager.save()
@@ -260,8 +248,3 @@ def best_epoch(history: list[Row]) -> int:
 def weights_path(directory: Path) -> str:
     """The checkpoint prefix of a trained model's weights."""
     return str(Path(directory) / "weights" / "best")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_atomically(path, json.dumps(value, indent=2) + "\n")

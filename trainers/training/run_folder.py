@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from core.files import write_json
 from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.config_keys import keys_of, values_with
 from trainers.data.augment import split_names
@@ -26,7 +27,7 @@ from trainers.identity.data import training_digest
 from trainers.identity.file_index import FileIndex
 from trainers.identity.stack import git_commit
 from trainers.optim.schedule import schedule_of
-from trainers.training.checkpoint import saved_position, write_json
+from trainers.training.checkpoint import saved_position
 from trainers.weights.start import init_file
 
 IDENTITY_FILE = "identity.json"

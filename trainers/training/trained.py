@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from core.files import write_json
 from core.renamed import current_fields
 from trainers import plugins
 from trainers.config import Config, ConfigError, from_dict, to_dict
@@ -16,7 +17,7 @@ from trainers.identity.plugin_code import counted_files
 from trainers.keras import keras
 from trainers.profiling.complexity import complexity
 from trainers.registry import tasks
-from trainers.training.checkpoint import Row, best_epoch, weights_path, write_history, write_json
+from trainers.training.checkpoint import Row, best_epoch, weights_path, write_history
 from trainers.training.probe_stage import Probe
 
 _PROBE = "probe"

@@ -5,13 +5,13 @@ nothing of theirs is imported, and nothing is downloaded at run time.
 """
 
 import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
+from core.files import file_digest
 from core.renamed import current_fields
 from trainers.config import Config, DataConfig
 from trainers.models.efficientnet_lite import VARIANTS
@@ -79,7 +79,7 @@ def find_pretrained(model: str) -> Packaged:
     path = Path(str(files[0].locate()))
     if not path.is_file():
         raise _broken(package, found.version, f"{path} is missing")
-    digest = _sha256(path)
+    digest = file_digest(path)
     recorded = files[0].hash
     # RECORD has it in URL-safe base64 without padding (PEP 376).
     written = base64.urlsafe_b64encode(bytes.fromhex(digest)).rstrip(b"=").decode()
@@ -168,7 +168,7 @@ def origin(config: Config) -> dict[str, str]:
         }
     path = Path(config.model.init)
     if path.is_file():
-        return {"file": path.name, "sha256": _sha256(path), "license": "not stated"}
+        return {"file": path.name, "sha256": file_digest(path), "license": "not stated"}
     if (path / "trained.json").is_file():
         facts = json.loads((path / "trained.json").read_text(encoding="utf-8"))
         return {"trained": path.name, **current_fields(facts.get("weights_origin", {}))}
@@ -180,11 +180,3 @@ def _broken(package: str, version: str, why: str) -> WeightsError:
         f"the package {package} {version} is damaged: {why}; install it anew with `uv sync "
         f"--reinstall-package {package} --extra weights`"
     )
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()

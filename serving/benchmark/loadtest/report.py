@@ -3,8 +3,6 @@
 import datetime
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
@@ -16,6 +14,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from core.files import write_text
 from serving.benchmark.loadtest import charts
 from serving.benchmark.loadtest.quantiles import Interval
 from serving.benchmark.loadtest.result import PERCENTS, LoadResult
@@ -133,12 +132,12 @@ def document(
 
 
 def write_json(values: Mapping[str, Any], file: Path) -> None:
-    """Writes it under a temporary name, then renames it.
+    """Writes `values` atomically.
 
     Raises:
       OSError: the disk refused; an older file stays as it was.
     """
-    _write(json.dumps(values, indent=2, allow_nan=False) + "\n", file)
+    write_text(file, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def write_html(
@@ -162,7 +161,7 @@ def write_html(
         facts=_facts(document(results, search, command=command), last),
         note=NOTE,
     )
-    _write(page, file)
+    write_text(file, page)
 
 
 def _facts(values: Mapping[str, Any], last: LoadResult) -> dict[str, str]:
@@ -183,16 +182,6 @@ def _template() -> Any:
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(
         "page.html.j2"
     )
-
-
-def _write(text: str, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _with_interval(found: Interval) -> str:

@@ -1,11 +1,10 @@
 """Runs a plan in generator processes and gathers what they saw."""
 
 import contextlib
-import os
 import pickle
 import queue
+import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from core.processes import module_command
+from core.processes import exit_reason, module_command, start, stop, tail
 from serving.benchmark.loadtest.bodies import Requests
 from serving.benchmark.loadtest.generator import Job, Progress, Samples
 from serving.benchmark.loadtest.plan import LoadError, Plan, Target, draw_requests, poisson_arrivals
@@ -27,7 +26,6 @@ _HEAD_START_S = 0.1
 _GRACE_S = 60.0
 #: Between two looks at whether the run is to be stopped.
 _LOOK_S = 0.25
-_LOG_CHARACTERS = 2000
 #: Of a closed loop, whose number of requests nobody knows beforehand.
 _CLOSED_DRAWS = 10_000
 
@@ -169,18 +167,16 @@ class _Worker:
     def __enter__(self) -> "_Worker":
         # What it prints must not reach the terminal, where a progress bar is drawn.
         self._log = tempfile.TemporaryFile("w+b")
-        self._process = subprocess.Popen(
-            module_command("serving.benchmark.loadtest.worker"),
+        self._process = start(
+            module_command("serving.benchmark.loadtest.worker", end_with_parent=signal.SIGKILL),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        stop(self._process, grace_s=0, by=signal.SIGKILL)
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 if pipe is not None:
@@ -215,6 +211,4 @@ class _Worker:
     def log(self) -> str:
         """The end of what it wrote to stderr."""
         self._process.wait(timeout=5)
-        self._log.seek(0)
-        text = self._log.read().decode("utf-8", "replace").strip()
-        return text[-_LOG_CHARACTERS:] or f"exit status {self._process.returncode}"
+        return "\n".join(tail(self._log)) or exit_reason(self._process.returncode)

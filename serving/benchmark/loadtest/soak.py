@@ -11,7 +11,6 @@ after Ctrl-C.
 import argparse
 import contextlib
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,6 +25,7 @@ import requests as http
 from rich.console import Console
 
 from core import bundle as bundles
+from core.processes import resident_memory_bytes
 from core.renamed import current_flags
 from serving.benchmark.loadtest import report, soak_report
 from serving.benchmark.loadtest.bodies import Requests, from_folder, generated
@@ -172,7 +172,7 @@ def _drive(
             while not load_began.wait(_LOOK_S) and not any(half.done() for half in halves):
                 pass
             stop.wait(options.warm_up_s)
-            start_mb = resident_mb(server.pid)
+            start_mb = _resident_mib(server.pid)
             malformed = pool.submit(Malformed(targets).send_often, options.malformed_s, stop)
             for swap in _swaps(options, versions, server, halves):
                 swaps.append(swap)
@@ -186,7 +186,7 @@ def _drive(
             swaps=tuple(swaps),
             malformed=malformed.result(),
             start_mb=start_mb,
-            end_mb=resident_mb(server.pid),
+            end_mb=_resident_mib(server.pid),
             answers_only=options.answers_only,
         )
 
@@ -219,7 +219,7 @@ def _swaps(
         done = _wait_for_swap(versions, server)
         ended = time.monotonic()
         versions.remove_old()
-        yield Swap(began, ended, resident_mb(server.pid), done)
+        yield Swap(began, ended, _resident_mib(server.pid), done)
         while time.monotonic() < began + options.swap_s and not any(h.done() for h in halves):
             time.sleep(_LOOK_S)
 
@@ -243,16 +243,8 @@ def _wait_for_swap(versions: _Versions, server: ServerProcess) -> bool:
     return False
 
 
-def resident_mb(pid: int) -> float:
-    """Memory of a process that is in RAM, in MB of 2^20 bytes; NaN where that cannot be read."""
-    status = Path(f"/proc/{pid}/status")
-    if status.is_file():
-        lines = status.read_text(encoding="ascii").splitlines()
-        found = next((line.split()[1] for line in lines if line.startswith("VmRSS:")), "nan")
-    else:
-        ps = ["ps", "-o", "rss=", "-p", str(pid)]
-        found = subprocess.run(ps, capture_output=True, text=True, check=False).stdout.strip()
-    return float(found or "nan") / 1024
+def _resident_mib(pid: int) -> float:
+    return resident_memory_bytes(pid) / 2**20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,6 @@ belongs to a process that was killed.
 """
 
 import contextlib
-import fcntl
 import glob
 import os
 import random
@@ -14,6 +13,8 @@ import struct
 import time
 from pathlib import Path
 from urllib.parse import quote
+
+from core.files import LockHeldError, lock_descriptor
 
 #: TFRecord's own bytes around each record: length and its checksum, the record's checksum.
 FRAME_BYTES = 16
@@ -52,8 +53,8 @@ class LogFile:
         self.size = 0
         self._temporary = Path(f"{name}{OPEN_SUFFIX}")
         self._file = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        with contextlib.suppress(OSError):  # A file system without locks.
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(OSError, LockHeldError):  # A file system without locks.
+            lock_descriptor(self._file, self._temporary)
         try:
             self._writer = tf.io.TFRecordWriter(str(self._temporary))
         except BaseException:
@@ -89,7 +90,7 @@ def recover(prefix: str) -> list[Path]:
     """Ends the files of killed processes; returns those that have whole records."""
     found = []
     for name in sorted(glob.glob(f"{glob.escape(prefix)}-*{OPEN_SUFFIX}")):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, LockHeldError):
             path = _recover(Path(name))
             if path is not None:
                 found.append(path)
@@ -99,8 +100,8 @@ def recover(prefix: str) -> list[Path]:
 def _recover(temporary: Path) -> Path | None:
     file = os.open(temporary, os.O_RDWR)
     try:
-        # Another's that is being written is locked: BlockingIOError is an OSError.
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A file that another process writes is locked.
+        lock_descriptor(file, temporary)
         size = _complete_bytes(file)
         path = temporary.with_suffix(SUFFIX)
         _finish(temporary, path, file, size)

@@ -8,17 +8,17 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.processes import module_command
+from core.processes import exit_reason, module_command, start, stop
 from serving.server.errors import ServerError
 
 _READY = re.compile(r"^serving .* at (https?://\S+) and grpc://(\S+)$", re.MULTILINE)
 _LOG_CHARACTERS = 2000
+_STOP_S = 15.0
 
 
 class ServerProcess:
@@ -67,12 +67,9 @@ class ServerProcess:
           ServerError: it ended or was not ready in time; the message holds the end of its log.
         """
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
-        self._process = subprocess.Popen(
-            module_command("serving.server", *self._flags),
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        self._process = start(
+            module_command("serving.server", *self._flags, end_with_parent=signal.SIGTERM),
+            log=self._log,
         )
         deadline = time.monotonic() + self._timeout_s
         while True:
@@ -82,7 +79,7 @@ class ServerProcess:
                 return self
             code = self._process.poll()
             if code is not None or time.monotonic() > deadline:
-                what = "was not ready in time" if code is None else f"ended with status {code}"
+                what = "was not ready in time" if code is None else exit_reason(code)
                 log = self.log()[-_LOG_CHARACTERS:]
                 self.stop()
                 raise ServerError(f"the server {what}; its log:\n{log}")
@@ -100,13 +97,8 @@ class ServerProcess:
         """Stops the server after its running requests; returns the exit status."""
         if self._process is None:
             return 0
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        code = self._process.wait()
+        stop(self._process, grace_s=_STOP_S)
+        code = self._process.returncode
         if self._log is not None:
             self._log.close()
             self._log = None

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.processes import module_command
+from core.processes import module_command, start, stop
 from serving.server.errors import ServerError
 
 #: A process prints the first when its models are loaded, and then waits for the second.
@@ -146,7 +146,7 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         child.state, child.ready, child.started = "loading", "", time.monotonic()
-        child.process = subprocess.Popen(
+        child.process = start(
             [*self.command, *self.arguments, *self._child_arguments()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -236,15 +236,7 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         running = [c.process for c in self._children if c.process and c.process.poll() is None]
-        for process in running:
-            process.send_signal(self._stop_signal)
-        deadline = time.monotonic() + _STOP_S + self.lame_duck_s
-        for process in running:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        stop(*running, grace_s=_STOP_S + self.lame_duck_s, by=signal.Signals(self._stop_signal))
         for child in self._children:
             if child.process and child.process.stdin:
                 with contextlib.suppress(OSError):

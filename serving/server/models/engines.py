@@ -11,7 +11,8 @@ import numpy as np
 
 from core import bundle as bundles
 from core.model_folder import MAX_VERSION
-from serving.engines.engine import available_cores, open_engine
+from core.processes import available_cores
+from serving.engines.engine import open_engine
 from serving.engines.graph_import import Build, build_here
 from serving.engines.saved_model import EngineError, load_saved_model
 from serving.engines.signatures import GraphSignature

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from core.bundle import BundleError
+from core.files import write_json
 from serving.benchmark import server
 from serving.benchmark.closed_loop import BenchmarkError
-from serving.benchmark.server import in_order, measure, things, write
+from serving.benchmark.server import in_order, measure, things
 from serving.server.scheduling.batching import read_batching_options
 
 
@@ -60,7 +61,7 @@ def test_a_real_server_against_its_engine(tiny_draft, make_png, tmp_path):
     assert {row["target"] for row in found["rows"]} == {"", "<= 1.00", "<= 2.00", ">= 0.90"}
     assert [done for done, _, what in told if "round" in what] == list(range(2 * len(plan)))
     assert {total for _, total, _ in told} == {2 * len(plan)}
-    write(figures, tmp_path / "out.json")
+    write_json(tmp_path / "out.json", figures)
     assert json.loads((tmp_path / "out.json").read_text()) == figures
     assert '"/' not in (tmp_path / "out.json").read_text()
 

@@ -8,8 +8,9 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
+from core.files import write_json
 from tfx_pipeline.benchmarks import data
-from tfx_pipeline.benchmarks.data import measure, ratio, table, write
+from tfx_pipeline.benchmarks.data import measure, ratio, table
 from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
 
 
@@ -72,7 +73,7 @@ def test_every_input_is_measured_and_shown(folder, tmp_path):
     assert len(names) == 9
     assert all(min(rates) > 0 for rates in figures["rates"].values())
     assert all(mb > 50 for mb in figures["memory_mb"].values())
-    write(figures, tmp_path / "out.json")
+    write_json(tmp_path / "out.json", figures)
     assert json.loads((tmp_path / "out.json").read_text()) == figures
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(table(figures))

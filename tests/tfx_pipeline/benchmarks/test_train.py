@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from core.files import write_json
 from tfx_pipeline.benchmarks import train
-from tfx_pipeline.benchmarks.train import measure, table, write
+from tfx_pipeline.benchmarks.train import measure, table
 from trainers.data.features import DatasetError
 from trainers.registry import UnknownNameError
 
@@ -91,5 +92,5 @@ def test_real_steps_on_ingested_images(tmp_path):
     # Sixteen times as many multiply-adds take longer, whatever the machine.
     assert found["cnn"]["multiply_adds"] > 10 * found["cnn width=4 depth=1"]["multiply_adds"]
     assert all(row["peak_mb"] > 50 and 0 <= row["stall"] < 1 for row in found.values())
-    write(figures, tmp_path / "out.json")
+    write_json(tmp_path / "out.json", figures)
     assert json.loads((tmp_path / "out.json").read_text()) == figures

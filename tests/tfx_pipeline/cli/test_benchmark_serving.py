@@ -1,4 +1,4 @@
-"""`sightline benchmark serving`: its options, its table and its file; measuring is tested apart."""
+"""`sightline benchmark serving`: its options, its table, and its file."""
 
 import json
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tfx_pipeline import report
-from tfx_pipeline.report import page, view
+from tfx_pipeline.report import view
 
 SECTIONS = [
     *("results", "gates", "trade-offs", "metrics", "slices", "confusion"),
@@ -132,7 +132,7 @@ def test_a_report_that_cannot_be_written_leaves_the_older_one(tmp_path, smoke_su
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(page.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space"):
         report.write_report(smoke_summary, tmp_path)
 

@@ -50,7 +50,7 @@ def both(data, info=INFO):
         {"splits": {**INFO.splits, "train": SplitInfo(2, 1, {})}},
     ],
 )
-def test_what_the_description_says_decides(data, change):
+def test_every_key_of_the_description_changes_the_digest(data, change):
     whole, training = both(data, replace(INFO, **change))
     assert whole != both(data)[0]
     assert training != both(data)[1]
@@ -60,7 +60,7 @@ def test_what_the_description_says_decides(data, change):
     "change",
     [{"name": "dogs"}, {"source": "moved"}, {"rejected": 7}, {"turned": 3}, {"group": "(x)"}],
 )
-def test_words_decide_a_run_and_no_weights(data, change):
+def test_descriptive_keys_do_not_change_the_training_digest(data, change):
     whole, training = both(data, replace(INFO, **change))
     assert whole != both(data)[0]
     assert training == both(data)[1]
@@ -69,7 +69,7 @@ def test_words_decide_a_run_and_no_weights(data, change):
 @pytest.mark.parametrize(
     ("split", "trains"), [("train", True), ("validation", True), ("test", False)]
 )
-def test_every_byte_of_a_shard_decides(data, split, trains):
+def test_every_byte_of_a_shard_changes_the_digest(data, split, trains):
     before = both(data)
     shard = data / f"Split-{split}" / FILE
     shard.write_bytes(shard.read_bytes()[:5] + bytes(shard.stat().st_size - 5))
@@ -78,7 +78,7 @@ def test_every_byte_of_a_shard_decides(data, split, trains):
     assert (training != before[1]) == trains
 
 
-def test_a_shard_more_or_less_decides(data):
+def test_an_added_or_removed_shard_changes_the_digest(data):
     before = both(data)
     extra = data / "Split-train/data_tfrecord-00001-of-00002"
     extra.write_bytes(b"")
@@ -92,7 +92,7 @@ def test_a_copy_is_the_same_data(data, tmp_path):
     assert both(shutil.copytree(data, tmp_path / "copy")) == both(data)
 
 
-def test_links_count_as_what_they_point_to(data, tmp_path):
+def test_links_are_followed(data, tmp_path):
     linked = tmp_path / "linked"
     for shard in data.glob("Split-*/*"):
         link = linked / shard.relative_to(data)

@@ -114,7 +114,7 @@ def test_a_crash_while_saving_loses_that_epoch_only(make, monkeypatch, when):
     if when == "before the checkpoint":
         monkeypatch.setattr(tf.train.CheckpointManager, "save", crash)
     else:
-        monkeypatch.setattr("trainers.training.checkpoint.write_atomically", crash)
+        monkeypatch.setattr("trainers.training.checkpoint.write_json", crash)
     with pytest.raises(KeyboardInterrupt):
         run(checkpoints, model, list(history), [0.95])
     monkeypatch.undo()

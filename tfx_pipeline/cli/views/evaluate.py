@@ -1,4 +1,4 @@
-"""`sightline evaluate` and `sightline benchmark`: figures of one model, as tables."""
+"""The tables of `sightline evaluate` and `sightline benchmark`."""
 
 import json
 from collections.abc import Mapping
@@ -17,17 +17,17 @@ from trainers.data.orientation import AS_STORED, UPRIGHT
 def evaluate_model(
     model: Path, data: Path | None, split: str, variant: str = ""
 ) -> dict[str, dict[str, list[float]]]:
-    """Variant -> metric -> [value, low, high], every example of `split` counted once.
+    """Variant -> metric -> [value, low, high]; every example of `split` is counted once.
 
     Args:
-      model: a bundle, or what `trainers.loop.save_trained` wrote.
-      data: the records; None is where the model's own configuration says.
-      split: which of them.
-      variant: of a bundle; empty is all of them.
+      model: a bundle, or an output folder of `sightline train`.
+      data: folder of records; None uses that of the model's configuration.
+      split: of the records.
+      variant: of a bundle; empty evaluates all variants.
 
     Raises:
-      DatasetError: records of another task, of classes that the model does not know, or whose EXIF
-        policy is not the model's; told before TensorFlow is loaded.
+      DatasetError: the records are of another task, have classes that the model does not know, or
+        have another EXIF policy; raised before TensorFlow is loaded.
     """
     subject = _trained_subject(model) or _bundle_subject(model)
     where = data or subject.data
@@ -49,7 +49,7 @@ def evaluate_model(
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is to be evaluated, by what can be read of it without TensorFlow."""
+    """The facts about a model that can be read without TensorFlow."""
 
     name: str
     task: str
@@ -59,18 +59,18 @@ class _Subject:
     bundle: Bundle | None = None
 
     def check(self, info: DatasetInfo) -> None:
-        """Nothing, when figures on these records are those of serving."""
+        """Raises DatasetError where results on these records would not be those of serving."""
         info.check_task(self.task, self.name)
         info.class_positions(self.classes, self.name)
         if info.exif == self.exif or not info.turned:
             return
-        kept, turned = "takes images as they are stored", "turns images by their EXIF orientation"
+        kept, turned = "takes images as they are stored", "rotates images by their EXIF orientation"
         policies = {AS_STORED: kept, UPRIGHT: turned}
         raise DatasetError(
-            f"{self.name} {policies.get(self.exif, self.exif)} when it serves, and the data set "
+            f"{self.name} {policies.get(self.exif, self.exif)} when it serves, but the data set "
             f"{info.name!r} was ingested with `--exif {info.exif}`: {info.turned:,} of its images "
-            "have an orientation, and figures on them would not be those of serving. Ingest the "
-            f"data again with `--exif {self.exif}`, or train and export a model on this data set"
+            "have an orientation, so results on them would differ from serving. Ingest the data "
+            f"again with `--exif {self.exif}`, or train and export a model on this data set"
         )
 
 
@@ -109,7 +109,7 @@ def _bundle(bundle: Bundle, data: Path, split: str, variant: str) -> dict[str, A
 
 
 def evaluation_table(found: Mapping[str, Mapping[str, list[float]]]) -> Table:
-    """One row a metric, one column a variant, each value with its 95 % interval."""
+    """One row per metric and one column per variant; every value has its 95 % interval."""
     table = Table("metric", box=None, pad_edge=False)
     for name in found:
         table.add_column(name, justify="right")
@@ -123,7 +123,7 @@ def evaluation_table(found: Mapping[str, Mapping[str, list[float]]]) -> Table:
 
 
 def benchmark_table(figures: Mapping[str, Figures], machine: Mapping[str, str]) -> Table:
-    """One row a variant; ratios are against the float TFLite file of the same run."""
+    """One row per variant; ratios are relative to the float TFLite file of the same run."""
     title = f"{machine['cpu']}, {machine['cores']} cores, batch 1"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in (

@@ -1,4 +1,4 @@
-"""`sightline ingest` on a console: what was written and what was found."""
+"""`sightline ingest`: runs a job and prints its summary and findings."""
 
 import inspect
 import time
@@ -29,12 +29,12 @@ def ingest_shown(
     """Runs an ingest job and prints its summary.
 
     Args:
-      job: a registered job.
-      source: what it reads.
+      job: name of a registered job.
+      source: to read.
       out: the data set's folder.
       console: to print on.
       options: of the job, as `key=value`.
-      shown: what `out` will be called when it has been moved; printed in its place.
+      shown: the path to print instead of `out`, which the caller moves there afterwards.
       settings: further arguments of `tfx_pipeline.ingest.ingest`.
     """
     started = time.perf_counter()
@@ -56,12 +56,12 @@ def ingest_shown(
         )
     if found:
         console.print(report_table(found))
-        console.print(f"each is named in {(shown or out) / features.REPORT_FILE}", soft_wrap=True)
+        console.print(f"details: {(shown or out) / features.REPORT_FILE}", soft_wrap=True)
     console.print(f"wrote {shown or out}", soft_wrap=True)
 
 
 def jobs_table() -> Table:
-    """Every job with what it does and its options."""
+    """Every job with its input and its options."""
     from tfx_pipeline.ingest.tfrecord import adopt, known_options
 
     table = Table(box=None, pad_edge=False)

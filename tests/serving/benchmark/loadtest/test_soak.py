@@ -102,7 +102,7 @@ def test_figures_as_json():
 
 
 def test_memory_of_this_process():
-    assert 10 < soak.resident_mb(os.getpid()) < 10_000
+    assert 10 < soak._resident_mib(os.getpid()) < 10_000
 
 
 def test_a_folder_without_versions(tmp_path, capsys):
