@@ -67,7 +67,7 @@ def metrics(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
         return {name: {"title": name, **plain, **mapping(one)} for name, one in recorded.items()}
     from trainers.evaluation.metrics import metric_facts
 
-    return metric_facts(len(_items(mapping(summary.get("data")).get("classes"))))
+    return metric_facts(len(_items(mapping(summary.get("data")).get("classes"))) or None)
 
 
 def _model(raw: dict[str, Any], shown: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The columns of other models in a predictions table: TFMA evaluates the candidate's alone."""
+"""Reference columns of a predictions table: TFMA evaluates only those of the candidate."""
 
 import apache_beam as beam
 import numpy as np
