@@ -1,4 +1,4 @@
-"""Configuration keys: what a section of `trainers.config` states about each, and how values parse.
+"""Configuration keys: their declaration, roles and ranges, and how values are parsed.
 
     epochs: int = key(30, "Passes over the training images.", within="[0, inf)")
 
@@ -31,7 +31,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Key:
-    """What a configuration states about a key.
+    """The declaration of a configuration key.
 
     Attributes:
       doc: what the value means.
@@ -260,7 +260,7 @@ def build_settings(kind: type[T], raw: Mapping[str, Any], prefix: str) -> T:
 
 
 def _parse(text: str, wanted: Any) -> Any:
-    """`text` as JSON; where text is wanted, a bare `1.10` or `true` stands for itself."""
+    """`text` as JSON; for a key of type text, a bare `1.10` or `true` is that text."""
     parsed = _parse_json(text)
     if wanted is str:
         return parsed if isinstance(parsed, str) else text

@@ -251,7 +251,7 @@ def _known(folder: Path, identity: Identity) -> tuple[int, str, str] | None:
 
 
 def _rates(config: Config, epochs: int, *, epoch: int, step: int, each: int) -> str:
-    """How the rates of the steps done with `epochs` differ from those of `config`; empty if not."""
+    """The difference between the rates of the steps done and those of `config`; empty if none."""
     wanted, done = config.train.epochs, epoch * each + step
     if epochs == wanted or not done:
         return ""
