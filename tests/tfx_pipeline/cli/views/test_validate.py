@@ -199,7 +199,7 @@ def test_a_series_in_two_splits_suggests_groups(tmp_path, write_dataset):
     status, printed = run(folder)
     assert status == 0
     assert re.search(r"series_split\s+note\s+2 ", printed)
-    assert "names of 2 images say" in printed
+    assert "by their names, 2 images belong" in printed
     expression = re.search(r"--group '(.*?)'", printed)
     assert expression
     assert re.search(expression[1], "019_003.png")[1] == "019"
