@@ -4,14 +4,11 @@ The sections follow Mitchell et al. 2019, "Model Cards for Model Reporting", sec
 """
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from components.gates import Verdict
-from core import bundle, figures
+from core import bundle, figures, html
 
 _METRICS = ("top1", "top5", "macro_f1", "cross_entropy", "ece")
 _ORIENTATION = {
@@ -43,26 +40,24 @@ def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
       HTML; figures that neither source has are dashes.
     """
     config = manifest.config
-    return (
-        _environment()
-        .get_template("card_template.html.j2")
-        .render(
-            name=manifest.name,
-            task=manifest.task,
-            recommended=manifest.recommended,
-            architecture=str(model.get("architecture") or config.get("model", {}).get("name", "")),
-            facts=_facts(manifest, model),
-            metric_titles=[figures.metric_title(name) for name in _METRICS],
-            variants=_variants(manifest),
-            slices=_slices(model),
-            data=_data(manifest, model),
-            contract=_contract(manifest),
-            gates=_gates(model),
-            excludable=figures.excludable_drop(model.get("excludable_drop")),
-            provenance=_provenance(manifest),
-            config=json.dumps(config, indent=2, default=str) if config else "",
-            few=_FEW_EXAMPLES,
-        )
+    return html.render(
+        Path(__file__).parent,
+        "card_template.html.j2",
+        name=manifest.name,
+        task=manifest.task,
+        recommended=manifest.recommended,
+        architecture=str(model.get("architecture") or config.get("model", {}).get("name", "")),
+        facts=_facts(manifest, model),
+        metric_titles=[figures.metric_title(name) for name in _METRICS],
+        variants=_variants(manifest),
+        slices=_slices(model),
+        data=_data(manifest, model),
+        contract=_contract(manifest),
+        gates=_gates(model),
+        excludable=figures.excludable_drop(model.get("excludable_drop")),
+        provenance=_provenance(manifest),
+        config=json.dumps(config, indent=2, default=str) if config else "",
+        few=_FEW_EXAMPLES,
     )
 
 
@@ -223,14 +218,3 @@ def _weights_origin(found: dict[str, str]) -> list[tuple[str, str]]:
     rows = [("starting weights", " ".join(found[key] for key in named if found.get(key)))]
     rows += [(f"{key} of the weights", found.get(key, "")) for key in ("sha256", "licence")]
     return rows
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -141,7 +141,7 @@ def _run(target: "Target", requests: "Requests", plan: "Plan") -> "LoadResult":
     from serving.benchmark.loadtest import run_load
 
     with _bar() as (bar, on_progress):
-        bar.start(plan.in_words)
+        bar.start(plan.summary)
         return run_load(target, requests, plan, on_progress=on_progress)
 
 

@@ -88,11 +88,11 @@ def _listed(directory: Path, found: ImageAnomalies, row: dict[str, Any]) -> dict
         {
             "detail": one.detail,
             "words": one.in_words(),
-            "pictures": [_image(directory, p) for p in (one.place, one.other) if p is not None],
+            "images": [_image(directory, p) for p in (one.place, one.other) if p is not None],
         }
         for one in found.of(row["kind"])
     ]
-    seen = [one for one in items if any(image["src"] for image in one["pictures"])]
+    seen = [one for one in items if any(image["src"] for image in one["images"])]
     shown = seen or items[:_MAX_LINES]
     more = found.counts[row["kind"]] - len(shown)
     return {**row, "items": shown, "seen": bool(seen), "more": figures.count(more) if more else ""}
@@ -103,4 +103,4 @@ def _image(directory: Path, place: Place) -> dict[str, str]:
     source = ""
     if file.is_file():
         source = "data:image/jpeg;base64," + base64.b64encode(file.read_bytes()).decode()
-    return {"src": source, "label": place.label, "name": place.short, "place": str(place)}
+    return {"src": source, "label": place.label, "name": place.short, "location": str(place)}

@@ -147,7 +147,7 @@ def variant(raw: dict[str, Any]) -> dict[str, Any]:
         "difference": figures.points(difference.get("top1")),
         "difference_interval": figures.points_interval(difference.get("top1")),
         "against": str(difference.get("against") or ""),
-        "p_value": "" if p_value is None else f"{p_value:.2g}",
+        "p_value": "" if p_value is None else figures.short(p_value, 2),
         "size": figures.size(raw.get("size_bytes")),
         "gzip": figures.size(raw.get("gzip_bytes")),
         "gzip_bytes": figures.number(raw.get("gzip_bytes")),
@@ -316,8 +316,4 @@ def _items(raw: Any) -> list[Any]:
 def _plain(raw: Any) -> str:
     if raw is None or raw == "":
         return figures.DASH
-    if isinstance(raw, float):
-        return f"{raw:.4g}"
-    if isinstance(raw, (dict, list)):
-        return json.dumps(raw, default=str)
-    return str(raw)
+    return json.dumps(raw, default=str) if isinstance(raw, (dict, list)) else figures.short(raw, 4)

@@ -182,7 +182,7 @@ class Plan:
         return self.warm_up_s + self.seconds
 
     @property
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """E.g. `200/s` or `8 clients`."""
         return f"{self.rate:g}/s" if self.rate is not None else f"{self.clients} clients"
 

@@ -6,16 +6,15 @@ import math
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from core import figures, html
 from serving.benchmark.loadtest import charts
 from serving.benchmark.loadtest.quantiles import Interval
 from serving.benchmark.loadtest.result import PERCENTS, LoadResult
@@ -60,8 +59,8 @@ def row(result: LoadResult, search: Search | None = None) -> list[str]:
     """A run's cells: load, rate, requests, latencies, the generator's lag, what to know of it."""
     p50, p90, p99, p999 = (result.percentile(percent) for percent in PERCENTS)
     return [
-        result.plan.in_words,
-        f"{result.achieved_rate:.4g}",
+        result.plan.summary,
+        figures.short(result.achieved_rate, 4),
         str(result.requests),
         _with_interval(p50),
         _ms(p90.value),
@@ -90,11 +89,11 @@ def notes(results: Sequence[LoadResult]) -> list[str]:
     """In words: each run's problems, and what the server said the first time it failed."""
     found = []
     for result in results:
-        found += [f"{result.plan.in_words}: {problem}" for problem in result.problems]
+        found += [f"{result.plan.summary}: {problem}" for problem in result.problems]
         seen = (code for code in result.errors if result.reasons.get(code))
-        found += [f"{result.plan.in_words}: {code}: {result.reasons[code]}" for code in seen]
+        found += [f"{result.plan.summary}: {code}: {result.reasons[code]}" for code in seen]
         if result.resends:
-            found.append(f"{result.plan.in_words}: {result.resends} resent: {_RESENT}")
+            found.append(f"{result.plan.summary}: {result.resends} resent: {_RESENT}")
     return found
 
 
@@ -106,9 +105,9 @@ def verdict(search: Search) -> str:
         "confidence (MLPerf's early stopping criterion)."
     )
     if not search.rate:
-        return f"No rate passed, not even {search.steps[-1].plan.in_words}. {needs}"
+        return f"No rate passed, not even {search.steps[-1].plan.summary}. {needs}"
     limited = " (the generator's limit, not the server's)" if search.is_limited_by_generator else ""
-    return f"Sustains {search.rate:.4g} requests/s at {bound}{limited}. {needs}"
+    return f"Sustains {figures.short(search.rate, 4)} requests/s at {bound}{limited}. {needs}"
 
 
 def document(
@@ -150,14 +149,16 @@ def write_html(
       OSError: the disk refused; an older file stays as it was.
     """
     last = results[-1]
-    figures = [charts.by_percentile(results), charts.over_time(last)]
+    drawn = [charts.by_percentile(results), charts.over_time(last)]
     if len({result.plan.rate for result in results}) > 1:
-        figures.insert(0, charts.over_rate(results, search.bound_ms if search else None))
-    page = _template().render(
+        drawn.insert(0, charts.over_rate(results, search.bound_ms if search else None))
+    page = html.render(
+        Path(__file__).parent,
+        "page.html.j2",
         title=f"{last.target.model} at {last.target.url}",
         verdict=verdict(search) if search else "",
         rows=[row(result, search) for result in results],
-        charts=figures,
+        charts=drawn,
         notes=notes(results),
         facts=_facts(document(results, search, command=command), last),
         note=NOTE,
@@ -177,14 +178,6 @@ def _facts(values: Mapping[str, Any], last: LoadResult) -> dict[str, str]:
     }
 
 
-@cache
-def _template() -> Any:
-    loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(
-        "page.html.j2"
-    )
-
-
 def _write(text: str, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
@@ -202,10 +195,8 @@ def _with_interval(found: Interval) -> str:
 
 def _ms(value: float) -> str:
     if math.isnan(value):
-        return "-"
-    if math.isinf(value):
-        return "failed"
-    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+        return figures.DASH
+    return "failed" if math.isinf(value) else figures.three_digits(value)
 
 
 def _version(package: str) -> str:

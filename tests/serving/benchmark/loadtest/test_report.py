@@ -87,7 +87,8 @@ def test_the_page_needs_nothing_and_escapes(tmp_path):
     assert "&lt;b&gt;full" in page
     assert "<cats>" not in page
     assert "<script" not in page
-    assert not re.search(r"(src|href|url)\s*[=(]", page)
+    assert re.findall(r"""(?:src|href)\s*=\s*(\S+?)>""", page) == ['"data:,"']
+    assert not re.search(r"url\s*\(", page)
     assert "nan" not in page.lower().replace("tenant", "")
     assert "Sustains 50 requests/s at p99 &lt;= 8 ms" in page
 
