@@ -190,7 +190,7 @@ class _Scan:
     def find_class_gaps(self) -> None:
         """Classes without an image in a split, and how unequal the training classes are."""
         offset, names = self._info.label_offset, self._info.classes
-        what = "object" if self._info.task == features.DETECTION else "picture"
+        what = "object" if self._info.task == features.DETECTION else "image"
         for split, counts in self._classes.items():
             for index, name in enumerate(names):
                 if not counts[index + offset]:

@@ -146,7 +146,7 @@ def measure(
         "machine": environment(),
         "model": opened.manifest.name,
         "source": ", ".join(Path(file).name for file in images) or "generated",
-        "pictures": len(coded),
+        "images": len(coded),
         "mean_kb": round(sum(map(len, coded)) / len(coded) / 1e3, 1),
         "seconds": seconds,
         "rounds": rounds,

@@ -62,7 +62,7 @@ def loadtest(
     from serving.benchmark.loadtest import LoadError, Plan, Target
 
     if images and input_file:
-        raise LoadError("give --pictures or --input, one of the two")
+        raise LoadError("give one of --images and --input, not both")
     if sum((rate is not None, bool(rates), closed is not None, find_max)) > 1 and not (
         find_max and rate is not None and not rates and closed is None
     ):
@@ -119,10 +119,10 @@ def public_arguments(arguments: list[str]) -> list[str]:
 def _requests(
     target: "Target", images: Path | None, input_file: Path | None, rows: int
 ) -> "Requests":
-    from serving.benchmark.loadtest import from_file, from_pictures, generated
+    from serving.benchmark.loadtest import from_file, from_folder, generated
 
     if images:
-        return from_pictures(images, target, rows=rows)
+        return from_folder(images, target, rows=rows)
     if input_file:
         return from_file(input_file, target)
     return generated(target, rows=rows)

@@ -9,8 +9,8 @@ result.percentile(99)
 from serving.benchmark.loadtest.bodies import (
     Requests,
     from_file,
+    from_folder,
     from_images,
-    from_pictures,
     generated,
 )
 from serving.benchmark.loadtest.generator import Progress
@@ -29,8 +29,8 @@ __all__ = [
     "Target",
     "find_max",
     "from_file",
+    "from_folder",
     "from_images",
-    "from_pictures",
     "generated",
     "run_load",
 ]

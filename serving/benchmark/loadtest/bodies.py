@@ -15,7 +15,7 @@ from serving.benchmark.loadtest.plan import LoadError, Target
 from serving.protocol import wire
 from serving.protocol.images import encode_png
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Requests:
             raise LoadError(f"no request to send from {self.source or 'nothing'}")
 
 
-def from_pictures(folder: Path, target: Target, *, rows: int = 1) -> Requests:
+def from_folder(folder: Path, target: Target, *, rows: int = 1) -> Requests:
     """One request for each `rows` images under a folder, or of one file.
 
     Raises:
@@ -51,9 +51,9 @@ def from_pictures(folder: Path, target: Target, *, rows: int = 1) -> Requests:
     if not folder.exists():
         raise LoadError(f"{folder} does not exist; give a folder of images or one image")
     files = [folder] if folder.is_file() else sorted(folder.rglob("*"))
-    files = [file for file in files if file.suffix.lower() in PICTURES and file.is_file()]
+    files = [file for file in files if file.suffix.lower() in _SUFFIXES and file.is_file()]
     if not files:
-        raise LoadError(f"{folder} holds no image; looked for {', '.join(PICTURES)}")
+        raise LoadError(f"{folder} holds no image; looked for {', '.join(_SUFFIXES)}")
     images = [file.read_bytes() for file in files]
     return from_images(images, target, rows=rows, source=str(folder))
 
@@ -83,7 +83,7 @@ def generated(target: Target, *, rows: int = 1, size: int = 224) -> Requests:
     for _ in range(16):
         corners = random.integers(0, 256, (4, 4, 3)).astype(np.uint8)
         images.append(encode_png(np.kron(corners, np.ones((size // 4, size // 4, 1), np.uint8))))
-    source = f"16 generated {size}x{size} PNGs; --pictures DIR sends real ones"
+    source = f"16 generated {size}x{size} PNGs; --images DIR sends real ones"
     return from_images(images, target, rows=rows, source=source)
 
 

@@ -1,6 +1,6 @@
 """A soak test: the embedded server under load while versions come and go.
 
-    python -m serving.benchmark.loadtest.soak bundles/digits_cnn --pictures images --seconds 60
+    python -m serving.benchmark.loadtest.soak bundles/digits_cnn --images photos --seconds 60
 
 It serves a copy of the model's folder, sends mixed REST and gRPC load, pushes a new version every
 few seconds (the folder's versions in turn, under growing numbers), and sends malformed requests in
@@ -27,7 +27,7 @@ from rich.console import Console
 
 from core import bundle as bundles
 from serving.benchmark.loadtest import report, soak_report
-from serving.benchmark.loadtest.bodies import Requests, from_pictures, generated
+from serving.benchmark.loadtest.bodies import Requests, from_folder, generated
 from serving.benchmark.loadtest.generator import Progress
 from serving.benchmark.loadtest.malformed import Malformed
 from serving.benchmark.loadtest.plan import LoadError, Plan, Target
@@ -191,7 +191,7 @@ def _drive(
 
 
 def _requests(options: SoakOptions, target: Target) -> Requests:
-    return from_pictures(options.images, target) if options.images else generated(target)
+    return from_folder(options.images, target) if options.images else generated(target)
 
 
 def _plan(options: SoakOptions, half: int) -> Plan:
@@ -298,7 +298,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     default: Any = SoakOptions(Path())
     parser.add_argument("model_dir", type=Path, help="a model's folder of versions")
-    parser.add_argument("--pictures", type=Path, help="to send; generated ones without it")
+    parser.add_argument("--images", type=Path, help="folder of images to send [generated images]")
     parser.add_argument("--seconds", type=float, default=default.seconds)
     parser.add_argument("--warm-up", type=float, default=default.warm_up_s, help="seconds")
     parser.add_argument("--rate", type=float, default=default.rate, help="requests a second")

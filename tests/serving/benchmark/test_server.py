@@ -49,7 +49,7 @@ def test_a_real_server_against_its_engine(tiny_draft, make_png, tmp_path):
     plan = things(batching=False)
     assert figures["machine"]["cpu"]
     assert figures["model"] == "colours"
-    assert (figures["pictures"], figures["source"]) == (2, "red.png, blue.png")
+    assert (figures["images"], figures["source"]) == (2, "red.png, blue.png")
     assert figures["batching_parameters"] == ""
     (found,) = figures["variants"].values()
     assert set(found["turns"]) == {thing.name for thing in plan}
@@ -71,7 +71,7 @@ def test_a_real_server_against_its_engine(tiny_draft, make_png, tmp_path):
         ({"rounds": 0}, "rounds must be at least 2 and seconds above 0, got 0 and 0.5"),
         ({"rounds": 1}, "rounds must be at least 2"),
         ({"seconds": 0.0}, "got 7 and 0"),
-        ({"pictures": ["absent.jpg"]}, "cannot read the image absent.jpg: No such file"),
+        ({"images": ["absent.jpg"]}, "cannot read the image absent.jpg: No such file"),
     ],
 )
 def test_what_cannot_be_measured_is_told(tiny_draft, arguments, words):

@@ -144,7 +144,7 @@ def test_the_table_says_what_is_met(turns):
         "machine": {"cpu": "Abacus", "cores": "2"},
         "model": "digits",
         "source": "seven.jpg",
-        "pictures": 1,
+        "images": 1,
         "mean_kb": 23.4,
         "seconds": 0.5,
         "rounds": 3,

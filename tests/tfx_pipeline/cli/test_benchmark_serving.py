@@ -21,7 +21,7 @@ def test_options_reach_the_measurement_and_figures_the_file(tmp_path, monkeypatc
         "machine": {"cpu": "Abacus", "cores": "2"},
         "model": "digits",
         "source": "a.jpg",
-        "pictures": 2,
+        "images": 2,
         "mean_kb": 1.5,
         "seconds": 0.25,
         "rounds": 3,
@@ -35,13 +35,13 @@ def test_options_reach_the_measurement_and_figures_the_file(tmp_path, monkeypatc
 
     monkeypatch.setattr(server, "measure", measure)
     result = run(
-        *("b", "--picture", "a.jpg", "--picture", "c.jpg", "--variant", "ptq_int8"),
+        *("b", "--image", "a.jpg", "--image", "c.jpg", "--variant", "ptq_int8"),
         *("--seconds", 0.25, "--rounds", 3, "--no-batching", "--out", tmp_path / "o.json"),
     )
     assert result.exit_code == 0, result.output
     assert asked == {
         "bundle": "b",
-        "pictures": ["a.jpg", "c.jpg"],
+        "images": ["a.jpg", "c.jpg"],
         "variants": ["ptq_int8"],
         "seconds": 0.25,
         "rounds": 3,

@@ -86,8 +86,8 @@ def test_a_report_keeps_what_a_header_holds_to_itself():
         (["--model", "cats", "--rates", "5,x"], "numbers with commas"),
         (["--model", "cats", "--header", "colonless"], "takes 'Name: value', got 'colonless'"),
         (["--model", "cats", "--rate", "-5"], "`rate` must be above 0"),
-        (["--model", "cats", "--pictures", "a", "--input", "b"], "one of the two"),
-        (["--model", "cats", "--pictures", "nowhere"], "nowhere does not exist"),
+        (["--model", "cats", "--images", "a", "--input", "b"], "not both"),
+        (["--model", "cats", "--images", "nowhere"], "nowhere does not exist"),
         (["--model", "cats", "--input", "nowhere.json"], "nowhere.json does not exist"),
     ],
 )

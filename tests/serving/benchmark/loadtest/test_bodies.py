@@ -8,8 +8,8 @@ from serving.benchmark.loadtest import (
     LoadError,
     Target,
     from_file,
+    from_folder,
     from_images,
-    from_pictures,
     generated,
 )
 from serving.protocol import wire
@@ -30,7 +30,7 @@ def test_images_of_a_folder(tmp_path):
     (tmp_path / "deep" / "a.jpg").write_bytes(b"3")
     (tmp_path / "a.jpeg").write_bytes(b"1")
     (tmp_path / "notes.txt").write_text("no image")
-    found = from_pictures(tmp_path, REST, rows=2)
+    found = from_folder(tmp_path, REST, rows=2)
     rows = [
         [base64.b64decode(row["b64"]) for row in json.loads(body)["instances"]]
         for body in found.bodies
@@ -38,7 +38,7 @@ def test_images_of_a_folder(tmp_path):
     assert rows == [[b"1", b"2"], [b"3", b"1"]]
     assert json.loads(found.bodies[0])["signature_name"] == "s"
     assert found.rows == 2
-    one = from_pictures(tmp_path / "a.jpeg", GRPC)
+    one = from_folder(tmp_path / "a.jpeg", GRPC)
     request, inputs = decoded(one.bodies[0])
     assert (request.model_spec.name, request.model_spec.version.value) == ("m", 4)
     assert inputs["image_bytes"].tolist() == [b"1"]
@@ -128,8 +128,8 @@ def test_what_cannot_be_sent(tmp_path):
     with pytest.raises(LoadError, match="does not exist"):
         from_file(tmp_path / "none.json", REST)
     with pytest.raises(LoadError, match="does not exist"):
-        from_pictures(tmp_path / "none", REST)
+        from_folder(tmp_path / "none", REST)
     with pytest.raises(LoadError, match="no image"):
-        from_pictures(tmp_path, REST)
+        from_folder(tmp_path, REST)
     with pytest.raises(LoadError, match="at least 1"):
         from_images([encode_png(np.zeros((1, 1, 3), np.uint8))], REST, rows=0)

@@ -21,7 +21,7 @@ def made(rate=100.0, *, failed=0, lag_ms=0.1, resends=0):
     reasons = {"503": "<b>full</b>"} if failed else {}
     lag = np.full(count, lag_ms)
     return LoadResult(
-        TARGET, plan, "pictures", scheduled, lag, latency, codes, reasons, resends=resends
+        TARGET, plan, "images", scheduled, lag, latency, codes, reasons, resends=resends
     )
 
 
