@@ -69,7 +69,7 @@ def benchmark_serving(
     from serving.benchmark.server import measure, write
     from serving.benchmark.targets import tables
 
-    with _turns_bar() as on_turn:
+    with _progress_bar() as on_progress:
         figures = measure(
             bundle,
             image or (),
@@ -77,7 +77,7 @@ def benchmark_serving(
             seconds=seconds,
             rounds=rounds,
             batching=batching,
-            on_turn=on_turn,
+            on_progress=on_progress,
         )
     console.print(tables(figures))
     if out:
@@ -86,7 +86,7 @@ def benchmark_serving(
 
 
 @contextmanager
-def _turns_bar() -> Iterator[Callable[[int, int, str], None]]:
+def _progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     """A line drawn between turns only: one that moves takes processor time from what is timed."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -94,10 +94,10 @@ def _turns_bar() -> Iterator[Callable[[int, int, str], None]]:
     with Progress(*columns, console=errors, transient=True, auto_refresh=False) as progress:
         task = progress.add_task("", total=None)
 
-        def on_turn(done: int, total: int, what: str) -> None:
+        def on_progress(done: int, total: int, what: str) -> None:
             progress.update(task, completed=done, total=total, description=what, refresh=True)
 
-        yield on_turn
+        yield on_progress
 
 
 @benchmarks.command("data", epilog="Example: sightline benchmark data ~/images --out rates.json")
