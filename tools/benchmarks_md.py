@@ -25,7 +25,7 @@ def data_section(figures: dict[str, Any]) -> str:
     lines = [
         "## From JPEGs to batches",
         "",
-        f"`sightline benchmark data {Path(figures['source']).name}`: {figures['images']} JPEGs "
+        f"`sightline benchmark data {Path(figures['source']).name}`: {figures['pictures']} JPEGs "
         f"of {figures['mean_kb']} kB on average to {figures['image_size'][0]} x "
         f"{figures['image_size'][1]} px, {figures['rounds']} rounds in turns on "
         f"{machine['cores']} cores of {machine['cpu']}. Images/s are the median, the least and the "

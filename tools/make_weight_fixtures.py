@@ -218,5 +218,5 @@ if __name__ == "__main__":
     answers = {**timm_models(), **hugging_face_models(), **torchvision_models(), **jax_vit()}
     for each, logits in answers.items():
         print(each, logits[0].round(3))
-    seen = {f"images_{size}": pictures(size) for size in (32, 48, 64)}
+    seen = {f"pictures_{size}": pictures(size) for size in (32, 48, 64)}
     np.savez(OUT / "answers.npz", **answers, **seen)

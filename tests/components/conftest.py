@@ -53,7 +53,7 @@ def color_bundle() -> Callable[..., Path]:
     with "not " gets the score of another color. Nothing is trained; `saved_model.pb` is a stub.
     """
 
-    def write(folder: Path, labels: tuple[str, ...], *, name: str = "colours") -> Path:
+    def write(folder: Path, labels: tuple[str, ...], *, name: str = "colors") -> Path:
         import tensorflow as tf
 
         from core import bundle as bundles

@@ -9,7 +9,7 @@ import pytest
 @pytest.fixture(scope="session")
 def tiny_draft(write_bundle, tmp_path_factory) -> Path:
     """A bundle that was never pushed; do not write into it."""
-    draft = write_bundle(tmp_path_factory.mktemp("draft") / "colours", "content")
+    draft = write_bundle(tmp_path_factory.mktemp("draft") / "colors", "content")
     (draft / "assets.extra").mkdir()
     return draft
 

@@ -15,7 +15,7 @@ from core.bundle import BundleError
 
 
 def test_push_is_idempotent(tiny_copy, tmp_path):
-    model = tmp_path / "models" / "colours"
+    model = tmp_path / "models" / "colors"
     first = bundles.push(tiny_copy, model)
     assert (first.version, first.pushed, first.path) == (1, True, model / "1")
     again = bundles.push(tiny_copy, model)
@@ -40,12 +40,12 @@ def change(draft, text):
 
 
 def test_new_content_is_the_next_version(tiny_copy, tmp_path):
-    model = tmp_path / "models" / "colours"
+    model = tmp_path / "models" / "colors"
     bundles.push(tiny_copy, model)
     change(tiny_copy, "two")
     assert bundles.push(tiny_copy, model).version == 2
     assert bundles.open_bundle(model).version == 2
-    assert bundles.find_models(tmp_path / "models") == {"colours": [1, 2]}
+    assert bundles.find_models(tmp_path / "models") == {"colors": [1, 2]}
 
 
 def test_a_manifest_without_digest_is_compared_by_its_files(tiny_copy, tmp_path):
@@ -89,7 +89,7 @@ bundle.push(Path(sys.argv[1]), Path(sys.argv[2]))
 
 
 def test_kill_in_the_middle_of_a_push(tiny_copy, tmp_path):
-    model = tmp_path / "models" / "colours"
+    model = tmp_path / "models" / "colors"
     bundles.push(tiny_copy, model)
     change(tiny_copy, "two")
     process = subprocess.Popen(

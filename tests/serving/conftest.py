@@ -106,7 +106,7 @@ def _tiny_module():
     return Tiny()
 
 
-def write_tiny_bundle(path: Path, name: str = "colours") -> Path:
+def write_tiny_bundle(path: Path, name: str = "colors") -> Path:
     """A complete bundle with the four signatures and one `.tflite`, in `path`."""
     import tensorflow as tf
 
@@ -227,7 +227,7 @@ def write_half_plus_two(path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_draft(tmp_path_factory) -> Path:
     """A bundle that was never pushed; do not write into it."""
-    return write_tiny_bundle(tmp_path_factory.mktemp("draft") / "colours")
+    return write_tiny_bundle(tmp_path_factory.mktemp("draft") / "colors")
 
 
 @pytest.fixture(scope="session")
@@ -243,7 +243,7 @@ def half_plus_two(tmp_path_factory) -> Path:
 def bundles_dir(tiny_draft, tmp_path_factory) -> Path:
     """`<dir>/colors/1`, as a push leaves it; do not write into it."""
     root = tmp_path_factory.mktemp("bundles")
-    bundles.push(tiny_draft, root / "colours")
+    bundles.push(tiny_draft, root / "colors")
     return root
 
 

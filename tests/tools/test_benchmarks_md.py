@@ -38,7 +38,7 @@ FIGURES = {
 
 def test_ratios_are_of_the_rounds_with_their_interval():
     page = load().data_section(FIGURES)
-    assert "`sightline benchmark data images.tar`: 3 JPEGs of 1.5 kB" in page
+    assert "`sightline benchmark data pictures.tar`: 3 JPEGs of 1.5 kB" in page
     assert "224 x 192 px, 3 rounds in turns on 2 cores of Abacus" in page
     limits = stats.ttest_1samp(np.log([0.8, 0.4, 0.6]), 0.0).confidence_interval(0.95)
     low, high = np.exp(limits)
@@ -164,7 +164,10 @@ def test_the_server_stands_beside_its_targets():
     assert "| one caller | engine, p50 | 1.050 ms | 1.000..1.100 |  |  |" in page
     assert "|  | gRPC beyond the engine | 0.300 ms | 0.200..0.400 | <= 1.00 | yes |" in page
     low, high = np.exp(stats.ttest_1samp(np.log([0.8, 0.75]), 0.0).confidence_interval(0.95))
-    assert f"|  | gRPC relative to the engine | 0.775 | {low:.3f} to {high:.3f} | >= 0.90 | no |" in page
+    assert (
+        f"|  | gRPC relative to the engine | 0.775 | {low:.3f} to {high:.3f} | >= 0.90 | no |"
+        in page
+    )
 
 
 def test_a_load_test_shows_each_rate_with_its_intervals():

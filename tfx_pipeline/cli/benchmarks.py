@@ -52,7 +52,8 @@ def benchmark_bundle(
 def benchmark_serving(
     bundle: Annotated[Path, typer.Argument(help="A bundle or a model's folder.")],
     image: Annotated[
-        list[Path] | None, typer.Option(help="To send; may be repeated. [one is made]")
+        list[Path] | None,
+        typer.Option("--image", "--picture", help="To send; may be repeated. [one is made]"),
     ] = None,
     variant: Annotated[
         list[str] | None,

@@ -28,7 +28,8 @@ def loadtest(
     signature: Annotated[str, typer.Option(help="Empty is serving_default.")] = "",
     verb: Annotated[str, typer.Option(help="predict, classify or regress.")] = "predict",
     images: Annotated[
-        Path | None, typer.Option(help="A folder of images, or one, to send.")
+        Path | None,
+        typer.Option("--images", "--pictures", help="A folder of images, or one, to send."),
     ] = None,
     input_file: Annotated[
         Path | None, typer.Option("--input", help="Bodies (.json, .jsonl) or arrays (.npz).")
@@ -175,7 +176,7 @@ class _Bar:
 
     def update(self, now: "Progress") -> None:
         """Shows how far the run is."""
-        rate = now.answered / now.elapsed_s if now.elapsed_s else 0.0
+        rate = now.succeeded / now.elapsed_s if now.elapsed_s else 0.0
         failed = f"{now.failed} failed" if now.failed else ""
         self._progress.update(
             self._task,

@@ -1,4 +1,4 @@
-"""Load tests of any server that speaks TF Serving's API; see README.md for what is counted how.
+"""Load tests of any server with TF Serving's API; README.md defines the figures.
 
 target = Target("http://127.0.0.1:8501", "digits_cnn")
 requests = from_images(Path("images"), target)

@@ -1,4 +1,4 @@
-"""A load test as a table for the console, as JSON, and as one HTML page."""
+"""A load test as a table for the console, as JSON, and as an HTML page."""
 
 import datetime
 import json
@@ -23,19 +23,19 @@ from serving.benchmark.variants import environment
 
 _PACKAGES = ("httptools", "grpcio", "protobuf", "sightline")
 NOTE = (
-    "Latency from the scheduled arrival; failures count as slower than any answer. In brackets, "
+    "Latency from the scheduled arrival; failures count as slower than any response. In brackets, "
     "order statistics that cover at least 95 % if requests are independent of each other; those "
     "that queue are not: close to saturation the brackets are too narrow."
 )
 
 _RESENT = (
-    "the server closed the kept-alive connection within milliseconds of the request, as one does "
-    "that was idle for too long; many of them are a server that drops requests"
+    "the server closed the kept-alive connection within milliseconds of the request, as servers do "
+    "with idle connections; if there are many, the server drops requests"
 )
 
 
 def table(results: Sequence[LoadResult], search: Search | None = None) -> Table:
-    """One row a run, in 130 columns."""
+    """One row per run, in 130 columns."""
     first = results[0]
     found = Table(
         title=Text(f"{first.target.model} at {first.target.url}", style="bold"),
@@ -55,8 +55,17 @@ def table(results: Sequence[LoadResult], search: Search | None = None) -> Table:
     return found
 
 
+def milliseconds(value: float) -> str:
+    """A latency with its unit; `failed` for infinity, a dash for NaN."""
+    return "failed" if math.isinf(value) else figures.milliseconds(value)
+
+
+def _ms(value: float) -> str:
+    return milliseconds(value).removesuffix(" ms")
+
+
 def row(result: LoadResult, search: Search | None = None) -> list[str]:
-    """A run's cells: load, rate, requests, latencies, the generator's lag, what to know of it."""
+    """The cells of a run: load, rate, requests, latencies, the generator's delay and a remark."""
     p50, p90, p99, p999 = (result.percentile(percent) for percent in PERCENTS)
     return [
         result.plan.summary,
@@ -74,7 +83,7 @@ def row(result: LoadResult, search: Search | None = None) -> list[str]:
 
 
 def remark(result: LoadResult, search: Search | None = None) -> str:
-    """What is wrong with a run, its errors and resends, and a search's verdict on it."""
+    """A run's validity, errors and resends, and whether it passed in a search."""
     parts = [f"{count} x {code}" for code, count in result.errors.items()]
     if result.resends:
         parts.append(f"{result.resends} resent")
@@ -86,7 +95,7 @@ def remark(result: LoadResult, search: Search | None = None) -> str:
 
 
 def notes(results: Sequence[LoadResult]) -> list[str]:
-    """In words: each run's problems, and what the server said the first time it failed."""
+    """Each run's problems, and the first message of each kind of failure."""
     found = []
     for result in results:
         found += [f"{result.plan.summary}: {problem}" for problem in result.problems]
@@ -98,7 +107,7 @@ def notes(results: Sequence[LoadResult]) -> list[str]:
 
 
 def verdict(search: Search) -> str:
-    """A search's answer in a sentence, with what it rests on."""
+    """A search's result in a sentence, with its evidence."""
     bound = f"p{search.percent:g} <= {search.bound_ms:g} ms"
     needs = (
         f"Each step had at least {search.min_queries} queries; passed means {bound} at 99 % "
@@ -113,12 +122,12 @@ def verdict(search: Search) -> str:
 def document(
     results: Sequence[LoadResult], search: Search | None = None, *, command: str = ""
 ) -> dict[str, Any]:
-    """All of it as JSON values: machine, versions, plan, seed, figures.
+    """The runs as JSON values, with machine, versions, plan, seed and figures.
 
     Args:
       results: the runs.
-      search: that they are the steps of.
-      command: how the test was started.
+      search: whose steps the runs are; None without one.
+      command: that started the test.
     """
     return {
         "kind": "loadtest",
@@ -132,10 +141,10 @@ def document(
 
 
 def write_json(values: Mapping[str, Any], file: Path) -> None:
-    """Writes it under a temporary name, then renames it.
+    """Writes JSON atomically.
 
     Raises:
-      OSError: the disk refused; an older file stays as it was.
+      OSError: the file cannot be written; an older one stays as it was.
     """
     _write(json.dumps(values, indent=2, allow_nan=False) + "\n", file)
 
@@ -143,10 +152,10 @@ def write_json(values: Mapping[str, Any], file: Path) -> None:
 def write_html(
     results: Sequence[LoadResult], file: Path, search: Search | None = None, *, command: str = ""
 ) -> None:
-    """One page without scripts or links: table, percentiles, latency over rate and over time.
+    """Writes a page with the table and charts of latency by percentile, over rate and over time.
 
     Raises:
-      OSError: the disk refused; an older file stays as it was.
+      OSError: the file cannot be written; an older one stays as it was.
     """
     last = results[-1]
     drawn = [charts.by_percentile(results), charts.over_time(last)]
@@ -191,12 +200,6 @@ def _write(text: str, file: Path) -> None:
 def _with_interval(found: Interval) -> str:
     low, high = (_ms(end) if end is not None else "?" for end in (found.low, found.high))
     return f"{_ms(found.value)} [{low}, {high}]"
-
-
-def _ms(value: float) -> str:
-    if math.isnan(value):
-        return figures.DASH
-    return "failed" if math.isinf(value) else figures.three_digits(value)
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs a plan in generator processes and gathers what they saw."""
+"""Runs a plan in generator processes and collects their results."""
 
 import contextlib
 import os
@@ -21,14 +21,14 @@ from serving.benchmark.loadtest.plan import LoadError, Plan, Target, draw_reques
 from serving.benchmark.loadtest.result import LoadResult
 from serving.benchmark.loadtest.worker import PROBE_S, PROGRESS, READY, REFUSED, RESULT
 
-#: Until the processes have read the start time, which must lie ahead of them all.
+#: Time for all processes to read the start time before it passes.
 _HEAD_START_S = 0.1
-#: Beyond the last deadline, for a process to hand over its samples.
+#: Time after the last deadline for a process to return its samples.
 _GRACE_S = 60.0
-#: Between two looks at whether the run is to be stopped.
-_LOOK_S = 0.25
+#: Interval of checks whether to stop the run.
+_POLL_S = 0.25
 _LOG_CHARACTERS = 2000
-#: Of a closed loop, whose number of requests nobody knows beforehand.
+#: Requests drawn for a closed loop, which cycles through them.
 _CLOSED_DRAWS = 10_000
 
 
@@ -40,18 +40,18 @@ def run_load(
     on_progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
 ) -> LoadResult:
-    """Sends the load and waits for its last answer.
+    """Sends the load and waits for the last response.
 
     Args:
       target: the server and the model.
       requests: made for this target.
-      plan: see there; arrivals and requests are drawn from its seed before anything is sent.
-      on_progress: called a few times a second, from the caller's thread.
-      stop: when another thread sets it, the run ends without a result.
+      plan: of the load; its seed determines arrivals and requests before anything is sent.
+      on_progress: called a few times per second in the caller's thread.
+      stop: ends the run without a result when another thread sets it.
 
     Raises:
-      LoadError: no server, an unknown model, a first request that is refused, a generator process
-        that broke, or `stop`; the message says which.
+      LoadError: there is no server, the model is unknown, the first request is refused, a generator
+        process failed, or `stop` was set.
     """
     stop = stop or threading.Event()
     jobs = _split(target, requests, plan)
@@ -60,17 +60,17 @@ def run_load(
         inbox: queue.Queue[tuple[int, str, Any]] = queue.Queue()
         for number, worker in enumerate(workers):
             worker.listen(number, inbox)
-        _gather(workers, inbox, READY, None, timeout_s=PROBE_S + _GRACE_S, stop=stop)
+        _collect(workers, inbox, READY, None, timeout_s=PROBE_S + _GRACE_S, stop=stop)
         start = time.monotonic() + _HEAD_START_S
         for worker in workers:
             worker.send(start)
         limit = plan.total_s + plan.timeout_s + _GRACE_S
-        samples = _gather(workers, inbox, RESULT, on_progress, timeout_s=limit, stop=stop)
+        samples = _collect(workers, inbox, RESULT, on_progress, timeout_s=limit, stop=stop)
     return _merge(target, requests, plan, start, samples)
 
 
 def _split(target: Target, requests: Requests, plan: Plan) -> list[Job]:
-    """One job a process. Every n-th arrival to each keeps their sum exactly the Poisson process."""
+    """One job per process. Each gets every n-th arrival, so that the sum is the Poisson process."""
     arrivals = np.zeros(0)
     if plan.rate is not None:
         arrivals = poisson_arrivals(plan.rate, plan.total_s, plan.seed)
@@ -83,7 +83,7 @@ def _split(target: Target, requests: Requests, plan: Plan) -> list[Job]:
             bodies=requests.bodies,
             plan=plan,
             arrivals=arrivals[k::n],
-            # One number is drawn even when nothing is due.
+            # One number is drawn even without arrivals.
             numbers=numbers[k::n] if plan.clients or count > k else numbers[:0],
             clients=len(range(k, plan.clients, n)) if plan.clients else 0,
             max_in_flight=len(range(k, plan.max_in_flight, n)),
@@ -92,7 +92,7 @@ def _split(target: Target, requests: Requests, plan: Plan) -> list[Job]:
     ]
 
 
-def _gather(
+def _collect(
     workers: Sequence["_Worker"],
     inbox: "queue.Queue[tuple[int, str, Any]]",
     wanted: str,
@@ -109,9 +109,9 @@ def _gather(
         if stop.is_set():
             raise LoadError("the load was stopped before its end")
         if time.monotonic() > deadline:
-            raise LoadError("a generator process does not answer; is the machine out of memory?")
+            raise LoadError("a generator process does not respond; is the machine out of memory?")
         try:
-            number, kind, value = inbox.get(timeout=_LOOK_S)
+            number, kind, value = inbox.get(timeout=_POLL_S)
         except queue.Empty:
             continue
         if kind == wanted:
@@ -132,7 +132,7 @@ def _sum(parts: Sequence[Progress]) -> Progress:
         max(part.elapsed_s for part in parts),
         parts[0].total_s,
         sum(part.sent for part in parts),
-        sum(part.answered for part in parts),
+        sum(part.succeeded for part in parts),
         sum(part.failed for part in parts),
     )
 
@@ -161,13 +161,13 @@ def _merge(
 
 
 class _Worker:
-    """A generator process, ended with the `with`."""
+    """A generator process that ends with its context."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
     def __enter__(self) -> "_Worker":
-        # What it prints must not reach the terminal, where a progress bar is drawn.
+        # Its output must not reach the terminal, which shows a progress bar.
         self._log = tempfile.TemporaryFile("w+b")
         self._process = subprocess.Popen(
             module_command("serving.benchmark.loadtest.worker"),
@@ -188,7 +188,7 @@ class _Worker:
         self._log.close()
 
     def listen(self, number: int, inbox: "queue.Queue[tuple[int, str, Any]]") -> None:
-        """Hands over the job; its messages go to the inbox from then on."""
+        """Sends the job and forwards all messages of the process to the inbox."""
         pipe: Any = self._process.stdout
 
         def read() -> None:
@@ -205,15 +205,15 @@ class _Worker:
         self.send(self._job)
 
     def send(self, value: Any) -> None:
-        """Writes one message."""
+        """Sends one message."""
         pipe: Any = self._process.stdin
-        # A process that ended is told by its reader, with the end of its log.
+        # The reader thread reports a process that has ended, with the end of its log.
         with contextlib.suppress(BrokenPipeError):
             pickle.dump(value, pipe)
             pipe.flush()
 
     def log(self) -> str:
-        """The end of what it wrote to stderr."""
+        """The end of its stderr."""
         self._process.wait(timeout=5)
         self._log.seek(0)
         text = self._log.read().decode("utf-8", "replace").strip()

@@ -75,7 +75,7 @@ def test_a_fingerprint_is_of_the_examples_in_any_order_of_images_and_classes():
 @pytest.fixture
 def model(tmp_path):
     """The model's folder in the store."""
-    return tmp_path / "bundles" / "colours"
+    return tmp_path / "bundles" / "colors"
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_a_real_server_against_its_engine(tiny_draft, make_png, tmp_path):
     )
     plan = contenders(batching=False)
     assert figures["machine"]["cpu"]
-    assert figures["model"] == "colours"
+    assert figures["model"] == "colors"
     assert (figures["images"], figures["source"]) == (2, "red.png, blue.png")
     assert figures["batching_parameters"] == ""
     (found,) = figures["variants"].values()

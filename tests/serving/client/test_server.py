@@ -27,7 +27,7 @@ model_config_list {{
 @pytest.fixture(scope="module")
 def server(bundles_dir, half_plus_two, tmp_path_factory):
     config = tmp_path_factory.mktemp("config") / "models.config"
-    config.write_text(CONFIG.format(colors=bundles_dir / "colours", hp2=half_plus_two))
+    config.write_text(CONFIG.format(colors=bundles_dir / "colors", hp2=half_plus_two))
     with ServerProcess(flags=[f"--model_config_file={config}"]) as process:
         yield process
 
@@ -45,27 +45,27 @@ def client(url):
 
 def test_sync_and_async_agree(client, url, bundles_dir, make_png):
     images = [make_png(color) for color in (RED, GREEN, BLUE)] * 3
-    found = client.predict(images, model="colours", batch_size=2)
+    found = client.predict(images, model="colors", batch_size=2)
 
     async def main():
         async with AsyncClient(url, max_concurrency=2) as other:
-            return await other.predict(images, model="colours", batch_size=2)
+            return await other.predict(images, model="colors", batch_size=2)
 
     assert found == asyncio.run(main())
     assert [one.label for one in found] == ["red", "green", "blue"] * 3
-    local = predict_local(bundles_dir / "colours", images)
+    local = predict_local(bundles_dir / "colors", images)
     for one, other in zip(found, local, strict=True):
         np.testing.assert_allclose(one.score, other.score, rtol=1e-5)
 
 
 def test_run(client, make_png, expected_scores):
     encoded = np.array([make_png(RED), make_png(BLUE)], object)
-    images = client.run({"image_bytes": encoded}, model="colours", signature="preprocess")["images"]
+    images = client.run({"image_bytes": encoded}, model="colors", signature="preprocess")["images"]
     assert (images.dtype, images.shape) == (np.uint8, (2, 4, 4, 3))
-    scores = client.run({"images": images}, model="colours", signature="predict_tensor")["scores"]
+    scores = client.run({"images": images}, model="colors", signature="predict_tensor")["scores"]
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected_scores(images), atol=1e-6)
-    top = client.run({"image_bytes": encoded}, model="colours")
+    top = client.run({"image_bytes": encoded}, model="colors")
     assert top["labels"].tolist() == [[b"red", b"green"], [b"blue", b"green"]]
     assert (top["classes"].dtype, top["classes"].shape) == (np.int32, (2, 2))
 
@@ -90,7 +90,7 @@ def test_labels_examples_and_readiness(client):
 
 
 def test_signatures(client):
-    found = client.signatures("colours", 1)
+    found = client.signatures("colors", 1)
     names = {"serving_default", "preprocess", "predict_tensor", "predict_examples"}
     assert names <= set(found)
     assert found["predict_tensor"].inputs == {"images": TensorInfo("DT_UINT8", (None, 4, 4, 3))}
@@ -105,5 +105,5 @@ def test_both_transports_tell_the_same_metadata(server):
         return entry
 
     with Client(server.rest_url) as rest, Client(f"grpc://{server.grpc_target}") as grpc:
-        assert without(rest.metadata("colours")) == without(grpc.metadata("colours"))
+        assert without(rest.metadata("colors")) == without(grpc.metadata("colors"))
         assert rest.status("hp2") == grpc.status("hp2")

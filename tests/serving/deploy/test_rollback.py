@@ -118,7 +118,7 @@ def test_a_name_that_is_taken_is_refused_before_anything_moves(tmp_path):
 
 
 def test_a_changed_bundle_is_refused(tiny_copy, tmp_path):
-    model = tmp_path / "bundles" / "colours"
+    model = tmp_path / "bundles" / "colors"
     bundles.push(tiny_copy, model)
     shutil.copytree(model / "1", model / "2")
     (model / "1" / bundles.LABELS_FILE).write_text("blue\ngreen\nred\n")

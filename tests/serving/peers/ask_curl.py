@@ -67,7 +67,7 @@ subprocess.run(["gzip", "--keep", str(file)], check=True)
 ask.tell(f"# photo.json is {file.stat().st_size} bytes of JSON, a JPEG in base64")
 packed = ("--data-binary", "@photo.json.gz", "-H", "Content-Encoding: gzip")
 for sent in (("--data-binary", "@photo.json"), packed):
-    check(answer("colours/versions/1:predict", *sent), {"outputs": facts.answers["photo"]})
+    check(answer("colors/versions/1:predict", *sent), {"outputs": facts.answers["photo"]})
 
 states = [one["state"] for one in answer("half_plus_two")["model_version_status"]]
 check(states, ["AVAILABLE", "AVAILABLE"])
@@ -85,5 +85,5 @@ refusal(400, "half_plus_two/labels/no_such_label:predict", *rows)
 refusal(400, "half_plus_two:predict", "-d", '{"instances": [1.0')
 refusal(400, "half_plus_two:predict", "-d", '{"instances": ["one"]}')
 refusal(400, "half_plus_two:predict", "-d", '{"instances": [[1.0], [2.0, 3.0]]}')
-refusal(400, "colours:predict", "-d", '{"inputs": [["a"], ["b"]]}')
-refusal(400, "colours:predict", "-d", '{"inputs": [{"b64": "bm8gcGljdHVyZQ=="}]}')
+refusal(400, "colors:predict", "-d", '{"inputs": [["a"], ["b"]]}')
+refusal(400, "colors:predict", "-d", '{"inputs": [{"b64": "bm8gcGljdHVyZQ=="}]}')

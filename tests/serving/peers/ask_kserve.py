@@ -61,7 +61,7 @@ def ask_v1(client):
     answer = ask(predict, base, {"instances": X}, model_name="half_plus_two")
     check(answer, {"predictions": Y})
     encoded = base64.b64encode(facts.photo).decode()
-    answer = predict(base, {"instances": [{"b64": encoded}]}, model_name="colours")
+    answer = predict(base, {"instances": [{"b64": encoded}]}, model_name="colors")
     expected = facts.answers["photo"]
     check(answer, {"predictions": [{name: rows[0] for name, rows in expected.items()}]})
     for data, model, status in (
@@ -82,8 +82,8 @@ def ask_v2_rest(client):
     for binary in (True, False):
         asked = request("half_plus_two", "x", x, "FP32", binary=binary)
         check(arrays(ask(infer, base, asked, model_name="half_plus_two")), {"y": Y})
-    asked = request("colours", "image_bytes", photo, "BYTES", binary=True)
-    check(arrays(ask(infer, base, asked, model_name="colours")), facts.answers["photo"])
+    asked = request("colors", "image_bytes", photo, "BYTES", binary=True)
+    check(arrays(ask(infer, base, asked, model_name="colors")), facts.answers["photo"])
     for model, array, datatype, status in (
         ("no_such_model", x, "FP32", 404),
         ("half_plus_two", x.astype(np.int32), "INT32", 400),
@@ -109,9 +109,9 @@ def ask_v2_grpc(client):
         check(arrays(answer), {"y": Y})
         check(answer.model_version, "124" if version == "124" else "123")
         check(answer.id, "7")
-    asked = request("colours", "image_bytes", photo, "BYTES", binary=True)
+    asked = request("colors", "image_bytes", photo, "BYTES", binary=True)
     check(arrays(ask(infer, asked)), facts.answers["photo"])
-    bent = request("colours", "image_bytes", photo.reshape(1, 1), "BYTES", binary=True)
+    bent = request("colors", "image_bytes", photo.reshape(1, 1), "BYTES", binary=True)
     for asked, code in (
         (request("no_such_model", "x", x, "FP32", binary=True), "NOT_FOUND"),
         (request("half_plus_two", "z", x, "FP32", binary=True), "INVALID_ARGUMENT"),

@@ -30,7 +30,7 @@ check(newest.model_spec.signature_name, "serving_default")
 
 # Its strings are text, which no JPEG is; a BMP of ASCII bytes is both.
 image = np.array([facts.text_image])
-answer = ask(predict, "colours", {"image_bytes": image})
+answer = ask(predict, "colors", {"image_bytes": image})
 check(outputs(answer), facts.answers["text_picture"])
 
 for code, model, inputs, version in (
@@ -38,8 +38,8 @@ for code, model, inputs, version in (
     ("NOT_FOUND", "half_plus_two", {"x": x}, 125),
     ("INVALID_ARGUMENT", "half_plus_two", {"z": x}, None),
     ("INVALID_ARGUMENT", "half_plus_two", {"x": np.array(["one"])}, None),
-    ("INVALID_ARGUMENT", "colours", {"image_bytes": np.array(["no image"])}, None),
-    ("INVALID_ARGUMENT", "colours", {"image_bytes": image.reshape(1, 1)}, None),
+    ("INVALID_ARGUMENT", "colors", {"image_bytes": np.array(["no image"])}, None),
+    ("INVALID_ARGUMENT", "colors", {"image_bytes": image.reshape(1, 1)}, None),
 ):
     refusal = ask.refused(grpc.RpcError, predict, model, inputs, model_version=version)
     check(refusal.code().name, code)

@@ -20,7 +20,7 @@ def ask_everything(client):
     for version in (123, 124):
         check(ask(client.predict, {"x": x}, "half_plus_two", version), Y)
     for sent in (facts.photo, [facts.photo]):
-        check(ask(client.predict, {"image_bytes": sent}, "colours", 1), facts.answers["photo"])
+        check(ask(client.predict, {"image_bytes": sent}, "colors", 1), facts.answers["photo"])
 
     ask.refused(ModelNotFoundError, client.predict, {"x": x}, "no_such_model", 1)
     ask.refused(ModelNotFoundError, client.predict, {"x": x}, "half_plus_two", 125)
@@ -28,8 +28,8 @@ def ask_everything(client):
     ask.refused(ModelNotFoundError, client.get_model_metadata, "no_such_model", 1)
     ask.refused(InvalidInputError, client.predict, {"z": x}, "half_plus_two", 123)
     ask.refused(InvalidInputError, client.predict, {"x": ["one"]}, "half_plus_two", 123)
-    ask.refused(InvalidInputError, client.predict, {"image_bytes": b"no image"}, "colours", 1)
-    ask.refused(InvalidInputError, client.predict, {"image_bytes": [["a"], ["b"]]}, "colours", 1)
+    ask.refused(InvalidInputError, client.predict, {"image_bytes": b"no image"}, "colors", 1)
+    ask.refused(InvalidInputError, client.predict, {"image_bytes": [["a"], ["b"]]}, "colors", 1)
 
 
 client = ask(ovmsclient.make_grpc_client, facts.grpc)

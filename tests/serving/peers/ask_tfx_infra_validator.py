@@ -102,10 +102,10 @@ def ask_half_plus_two():
 
 
 def ask_colors():
-    client = TensorFlowServingClient(facts.grpc, "colours")
+    client = TensorFlowServingClient(facts.grpc, "colors")
     ask(wait_until_model_loaded, client, seconds=30)
     rows = [{"image/encoded": facts.photo}]
-    requests = build("colours", facts.colors, rows, ["predict_examples"])
+    requests = build("colors", facts.colors, rows, ["predict_examples"])
     check(len(requests), 1)
     ask(client.SendRequests, requests)
     (answer,) = ask(send_again, client, requests)
@@ -117,7 +117,7 @@ def ask_colors():
     logged = [prediction_log_pb2.PredictionLog.FromString(record) for record in logs]
     ask(client.SendRequests, [log.predict_log.request for log in logged])
 
-    bent = predict_pb2.PredictRequest(model_spec={"name": "colours"})
+    bent = predict_pb2.PredictRequest(model_spec={"name": "colors"})
     bent.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([[b"a"], [b"b"]]))
     refusal = ask.refused(error_types.ValidationFailed, client.SendRequests, [bent])
     check(refusal.__cause__.code().name, "INVALID_ARGUMENT")

@@ -56,10 +56,10 @@ def ask_everything(api, client, model_version, **as_dict):
         check(arrays, {"y": Y})
         check(version, told)
     photo = tensor("image_bytes", photos, "BYTES")
-    arrays, _ = infer("colours", [photo], ["scores", "classes", "labels"])
+    arrays, _ = infer("colors", [photo], ["scores", "classes", "labels"])
     check(arrays, facts.answers["photo"])
     chosen = {"signature_name": "predict_tensor"}
-    arrays, _ = infer("colours", [tensor("images", pixels, "UINT8")], ["scores"], parameters=chosen)
+    arrays, _ = infer("colors", [tensor("images", pixels, "UINT8")], ["scores"], parameters=chosen)
     # A pixel's channel votes with a hundredth of its value.
     votes = np.exp(np.array([0, 2.55, 0]))
     check(arrays["scores"], [(votes / votes.sum()).tolist()])
@@ -71,8 +71,8 @@ def ask_everything(api, client, model_version, **as_dict):
         ("half_plus_two", [tensor("x", x, "FP32")], {"model_version": "125"}),
         ("half_plus_two", [tensor("z", x, "FP32")], {}),
         ("half_plus_two", [tensor("x", x.astype(np.int32), "INT32")], {}),
-        ("colours", [several], {}),
-        ("colours", [wrong], {"parameters": chosen}),
+        ("colors", [several], {}),
+        ("colors", [wrong], {"parameters": chosen}),
     )
     for model, tensors, how in refused:
         refusal = ask.refused(InferenceServerException, client.infer, model, tensors, **how)

@@ -62,7 +62,7 @@ def _bundle_in_tensorflow(saved_model: Path, image: Path) -> dict[str, list]:
 @pytest.fixture(scope="module")
 def peer_facts(peer_files, bundles_dir) -> Iterator[Path]:
     """The facts of `asking.read_facts`, in a file, while the server runs."""
-    models = {"half_plus_two": peer_files["half_plus_two"], "colours": bundles_dir / "colours"}
+    models = {"half_plus_two": peer_files["half_plus_two"], "colors": bundles_dir / "colors"}
     config = peer_files["folder"] / "models.config"
     config.write_text(_CONFIG.format(**models))
     flags = (
@@ -70,7 +70,7 @@ def peer_facts(peer_files, bundles_dir) -> Iterator[Path]:
         "--allow_version_labels_for_unavailable_models=true",
         "--open_inference",
     )
-    colors = bundles_dir / "colours" / "1"
+    colors = bundles_dir / "colors" / "1"
     answers = {
         name: _bundle_in_tensorflow(colors, peer_files[name]) for name in ("photo", "text_picture")
     }
@@ -78,7 +78,7 @@ def peer_facts(peer_files, bundles_dir) -> Iterator[Path]:
         facts = {
             **{name: str(path) for name, path in peer_files.items()},
             "half_plus_two": str(peer_files["half_plus_two"] / "00000123"),
-            "colours": str(colors),
+            "colors": str(colors),
             "warmup": str(colors / bundle.WARMUP_FILE),
             "answers": answers,
             "grpc": server.grpc_target,

@@ -35,9 +35,9 @@ PATHS = (
     "/v1/models/hp2:predict",
     "/v1/models/hp2:classify",
     "/v1/models/hp2:regress",
-    "/v1/models/colours:predict",
+    "/v1/models/colors:predict",
     "/v2/models/hp2/infer",
-    "/v2/models/colours/infer",
+    "/v2/models/colors/infer",
     "/v1/models/hp2/versions/1:predict",
     "/v1/models/%ff/metadata",
     "/",
@@ -157,7 +157,7 @@ sizes = st.one_of(st.integers(-2, 5), st.sampled_from([2**20, 2**31, 2**62, -(2*
 def requests(draw):
     """A PredictRequest of some shape and type, whole or damaged."""
     request = predict_pb2.PredictRequest()
-    request.model_spec.name = draw(st.sampled_from(["hp2", "colours", "x", ""]))
+    request.model_spec.name = draw(st.sampled_from(["hp2", "colors", "x", ""]))
     request.model_spec.signature_name = draw(
         st.sampled_from(["", "predict_tensor", "preprocess", "\x00"])
     )

@@ -31,7 +31,7 @@ RED, GREEN, BLUE = (250, 0, 0), (0, 250, 10), (3, 4, 250)
 def root(tiny_draft, tmp_path_factory):
     """A bundles folder that these tests push into."""
     folder = tmp_path_factory.mktemp("served")
-    bundles.push(tiny_draft, folder / "colours")
+    bundles.push(tiny_draft, folder / "colors")
     return folder
 
 
@@ -54,24 +54,24 @@ def test_predictions_equal_the_engines(client, root, make_png, tmp_path):
     file.write_bytes(make_png(GREEN, (7, 9)))
     pixels = np.full((5, 6, 3), BLUE, np.uint8)
     images = [make_png(RED), file, pixels]
-    served = client.predict(images, model="colours")
-    local = predict_local(root / "colours", images)
+    served = client.predict(images, model="colors")
+    local = predict_local(root / "colors", images)
     assert [p.label for p in served] == ["red", "green", "blue"]
     for one, other in zip(served, local, strict=True):
         assert [t[:2] for t in one.top] == [t[:2] for t in other.top]
         np.testing.assert_allclose([t[2] for t in one.top], [t[2] for t in other.top], rtol=1e-5)
         assert one.score == one.top[0][2]
-    assert [len(p.top) for p in client.predict(images, model="colours", top_k=1)] == [1, 1, 1]
-    assert client.predict([], model="colours") == []
+    assert [len(p.top) for p in client.predict(images, model="colors", top_k=1)] == [1, 1, 1]
+    assert client.predict([], model="colors") == []
 
 
 def test_not_an_image_is_the_clients_fault_and_the_server_lives(client, make_png):
     for junk in (b"not an image", b"", make_png(RED)[:40], b"\xff\xd8\xff\xe0 broken jpeg"):
         with pytest.raises(ClientError) as caught:
-            client.predict([make_png(RED), junk], model="colours")
+            client.predict([make_png(RED), junk], model="colors")
         assert caught.value.status in ("400", "INVALID_ARGUMENT")
         assert len(str(caught.value)) > 20
-    assert client.predict([make_png(RED)], model="colours")[0].label == "red"
+    assert client.predict([make_png(RED)], model="colors")[0].label == "red"
 
 
 @pytest.mark.shared_data
@@ -90,16 +90,16 @@ def test_every_odd_file_gets_an_answer_or_a_reason(root, extract, make_png):
             except ImageError as error:
                 expected = str(error)
             if not expected:
-                client.predict([data], model="colours")
+                client.predict([data], model="colors")
                 answered += 1
                 continue
             with pytest.raises(ClientError) as caught:
-                client.predict([data], model="colours")
+                client.predict([data], model="colors")
             assert caught.value.status == "400", path.name
             if not expected.startswith("damaged"):
                 assert f"image_bytes[0]: {expected}" in str(caught.value)
             refused += 1
-        assert client.predict([make_png(RED)], model="colours")[0].label == "red"
+        assert client.predict([make_png(RED)], model="colors")[0].label == "red"
     assert answered > 450
     assert refused > 200
 
@@ -108,16 +108,16 @@ def test_unknown_model_and_version(client, make_png):
     with pytest.raises(ClientError, match=r"Servable not found for request: Latest\(nope\)"):
         client.predict([make_png(RED)], model="nope")
     with pytest.raises(ClientError, match=r"Specific\(colors, 99\)"):
-        client.predict([make_png(RED)], model="colours", version=99)
+        client.predict([make_png(RED)], model="colors", version=99)
     with pytest.raises(ClientError, match="Could not find any versions of model nope"):
         client.status("nope")
 
 
 def test_status_and_metadata(client, server):
-    newest = client.status("colours")[0]
+    newest = client.status("colors")[0]
     assert (newest.version >= 1, newest.state, newest.error) == (True, "AVAILABLE", "")
     with Client(server.rest_url) as rest:
-        signatures = rest.metadata("colours")["metadata"]["signature_def"]["signature_def"]
+        signatures = rest.metadata("colors")["metadata"]["signature_def"]["signature_def"]
     names = ("serving_default", "preprocess", "predict_tensor", "predict_examples")
     assert set(names) <= set(signatures)
 
@@ -125,10 +125,10 @@ def test_status_and_metadata(client, server):
 def test_every_signature_over_grpc(server, make_png, expected_scores):
     encoded = np.array([make_png(RED), make_png(BLUE)], object)
     with Client(f"grpc://{server.grpc_target}") as client:
-        pixels = client.run({"image_bytes": encoded}, model="colours", signature="preprocess")
+        pixels = client.run({"image_bytes": encoded}, model="colors", signature="preprocess")
         images = pixels["images"]
         assert (images.dtype, images.shape) == (np.uint8, (2, 4, 4, 3))
-        scores = client.run({"images": images}, model="colours", signature="predict_tensor")
+        scores = client.run({"images": images}, model="colors", signature="predict_tensor")
     np.testing.assert_allclose(scores["scores"], expected_scores(images), atol=1e-6)
 
 
@@ -143,7 +143,7 @@ def raw(server, method, path, body=b"", headers=None):
 def test_gzip_request(server):
     images = np.zeros((1, 4, 4, 3), int).tolist()
     body = json.dumps({"signature_name": "predict_tensor", "instances": images}).encode()
-    path = "/v1/models/colours:predict"
+    path = "/v1/models/colors:predict"
     status, plain = raw(server, "POST", path, body)
     assert status == 200
     zipped = gzip.compress(body)
@@ -158,14 +158,14 @@ def test_paths_outside_the_api(server):
 
 
 def test_a_request_beyond_the_limit_is_refused(server, make_png):
-    status, body = raw(server, "POST", "/v1/models/colours:predict", b"x" * 1_000_001)
+    status, body = raw(server, "POST", "/v1/models/colors:predict", b"x" * 1_000_001)
     assert status == 413
     assert "larger than 1000000 bytes" in json.loads(body)["error"]
     with connect(f"grpc://{server.grpc_target}", retries=0) as client:
         with pytest.raises(ClientError) as caught:
-            client.predict([b"x" * 1_000_001], model="colours")
+            client.predict([b"x" * 1_000_001], model="colors")
         assert caught.value.status == "RESOURCE_EXHAUSTED"
-        assert client.predict([make_png(RED)], model="colours")
+        assert client.predict([make_png(RED)], model="colors")
 
 
 def test_a_client_that_hangs_up_half_way(server, make_png):
@@ -174,12 +174,12 @@ def test_a_client_that_hangs_up_half_way(server, make_png):
         head = b"POST /v1/models/colors:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n"
         connection.sendall(head + b'{"instances": [')
     with Client(server.rest_url) as client:
-        assert client.predict([make_png(RED)], model="colours")
+        assert client.predict([make_png(RED)], model="colors")
 
 
 def test_metrics_count_requests(server, make_png):
     with Client(server.rest_url) as client:
-        client.predict([make_png(RED)], model="colours")
+        client.predict([make_png(RED)], model="colors")
     _, body = raw(server, "GET", "/monitoring/prometheus/metrics")
     text = body.decode()
     assert ':tensorflow:serving:request_count{model_name="colors",status="OK"}' in text
@@ -203,7 +203,7 @@ def test_a_pushed_version_is_taken_up_without_a_failed_request(server, root, tin
         with Client(server.rest_url, retries=0) as client:
             while not done.is_set():
                 try:
-                    answers.append(client.predict([make_png(BLUE)], model="colours")[0].label)
+                    answers.append(client.predict([make_png(BLUE)], model="colors")[0].label)
                 except ClientError as error:
                     failures.append(error)
 
@@ -213,13 +213,13 @@ def test_a_pushed_version_is_taken_up_without_a_failed_request(server, root, tin
     draft = shutil.copytree(tiny_draft, root.parent / "second")
     (draft / "assets.extra" / "note.txt").write_text("second")
     rewrite_digest(draft)
-    pushed = bundles.push(draft, root / "colours")
+    pushed = bundles.push(draft, root / "colors")
     with Client(server.rest_url) as client:
         deadline = time.monotonic() + 60
-        while client.status("colours")[-1].state != "END":
+        while client.status("colors")[-1].state != "END":
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        states = {status.version: status.state for status in client.status("colours")}
+        states = {status.version: status.state for status in client.status("colors")}
     done.set()
     worker.join()
     assert states == {pushed.version: "AVAILABLE", pushed.version - 1: "END"}
@@ -340,7 +340,7 @@ def test_sigterm_under_load_ends_cleanly(server, make_png):
         with Client(server.rest_url, retries=0) as client:
             while not stop.is_set():
                 try:
-                    client.predict([make_png(RED)], model="colours")
+                    client.predict([make_png(RED)], model="colors")
                 except ClientError:
                     return
 

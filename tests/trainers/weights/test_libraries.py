@@ -36,7 +36,7 @@ def test_the_answers_are_theirs(name, make, answers, file_of):
     kind, options, size = CASES[name]
     model, config = make(kind, size, **options)
     report = initialize(model, file_of(name), config)
-    logits = model(answers[f"images_{size}"], training=False)
+    logits = model(answers[f"pictures_{size}"], training=False)
     scale = np.abs(answers[name]).max()
     np.testing.assert_allclose(logits, answers[name], atol=1e-5 * scale, rtol=1e-4)
     assert {row.ours for row in report.rows if row.ours} == {

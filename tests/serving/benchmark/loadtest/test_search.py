@@ -1,4 +1,4 @@
-"""The search against a queue in virtual time, whose answer is known in closed form."""
+"""The search against a queue in virtual time, whose maximum rate is known in closed form."""
 
 import math
 

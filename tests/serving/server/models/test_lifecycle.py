@@ -262,7 +262,7 @@ def test_warmup_records_are_replayed(tiny_draft):
     calls = []
     prepare = engine.prepare
     engine.prepare = lambda *args: calls.append(args[0]) or prepare(*args)
-    assert replay("colours", tiny_draft, engine) == 3
+    assert replay("colors", tiny_draft, engine) == 3
     assert calls == ["serving_default"] * 3
     engine.close()
 
@@ -316,10 +316,10 @@ def test_damaged_warmup_files(tiny_copy):
     file = tiny_copy / "assets.extra" / "tf_serving_warmup_requests"
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(ServingError, match="record 3") as caught:
-        replay("colours", tiny_copy, engine)
+        replay("colors", tiny_copy, engine)
     assert caught.value.code == "DATA_LOSS"
     file.unlink()
-    assert replay("colours", tiny_copy, engine) == 0
+    assert replay("colors", tiny_copy, engine) == 0
     engine.close()
 
 

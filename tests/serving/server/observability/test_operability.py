@@ -38,7 +38,7 @@ def root(half_plus_two, tiny_draft, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("operated")
     shutil.copytree(half_plus_two, folder / "hp2")
-    shutil.copytree(tiny_draft, folder / "colours" / "1")
+    shutil.copytree(tiny_draft, folder / "colors" / "1")
 
     def spin(x):
         return {"y": tf.while_loop(lambda v: v[0] >= 0, lambda v: [tf.abs(v) + 1], [x])[0]}
@@ -178,7 +178,7 @@ def test_lines_of_libjpeg_are_in_the_log_and_not_without_end(server):
     document = {"instances": [{"b64": base64.b64encode(damaged_jpeg()).decode()}]}
     start, began = len(server.log()), time.monotonic()
     for _ in range(3 * MOST_LINES):
-        assert predict(server, "colours", document) == 200
+        assert predict(server, "colors", document) == 200
     words = "WARNING native: Corrupt JPEG data: 49 extraneous bytes"
     until(lambda: words in server.log()[start:], server.log)
     lines = server.log()[start:].splitlines()

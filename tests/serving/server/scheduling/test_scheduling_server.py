@@ -229,7 +229,7 @@ def test_a_variant_answers_as_the_engine_does(adaptive, bundles_dir, make_png):
     from serving.engines.engine import open_engine
 
     encoded = [make_png((250, 3, 9), (9, 7)), make_png((3, 4, 250))]
-    with open_engine(bundles_dir / "colours", "none_fp32") as engine:
+    with open_engine(bundles_dir / "colors", "none_fp32") as engine:
         images = engine.preprocess(encoded)
         scores = engine.predict_images(images)
     feature = [
@@ -251,7 +251,7 @@ def test_a_variant_answers_as_the_engine_does(adaptive, bundles_dir, make_png):
     with predict_stub(adaptive) as predict:
         for name, (inputs, outputs) in wanted.items():
             request = predict_pb2.PredictRequest()
-            request.model_spec.name, request.model_spec.signature_name = "colours", name
+            request.model_spec.name, request.model_spec.signature_name = "colors", name
             for key, value in inputs.items():
                 request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
             answer = predict(request, timeout=WAIT_S)
@@ -277,7 +277,7 @@ def test_bad_images_fail_alone(adaptive, make_png):
         import base64
 
         instance = {"b64": base64.b64encode(data).decode()}
-        answer, body = post(adaptive, "colours", [instance])
+        answer, body = post(adaptive, "colors", [instance])
         return answer.status, body
 
     with ThreadPoolExecutor(12) as pool:
@@ -310,7 +310,7 @@ def test_odd_files_in_batches(bundles_dir, extract):
 
         def send(data):
             instance = {"b64": base64.b64encode(data).decode()}
-            return post(process, "colours", [instance])[0].status
+            return post(process, "colors", [instance])[0].status
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(send, contents)) == [expected(data) for data in contents]

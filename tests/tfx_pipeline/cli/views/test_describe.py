@@ -90,7 +90,7 @@ def test_a_recipe_for_any_data_states_the_classes_that_it_assumes(tmp_path, monk
     small = ["model.name=resnet8", "data.image_size=32,32"]
     found = describe("finetune", small, profile=False)
     assert found["classes"] == 1000
-    assert "1,000 classes assumed: no records in data/images" in found["what"]
+    assert "1,000 classes assumed: no records in data/pictures" in found["what"]
     assert "1,000 classes assumed" in text(view(found))
     info = DatasetInfo("made", "classification", ("a", "b", "c"), 0, {}, fingerprint="0")
     (tmp_path / "pets").mkdir()
