@@ -12,7 +12,7 @@ from components.data_validation.anomaly import (
     KINDS,
     WARNING,
     ImageAnomalies,
-    Place,
+    Location,
     blocking,
 )
 from components.data_validation.gallery import read_gallery, thumbnail_file
@@ -76,7 +76,7 @@ def anomaly_rows(found: ImageAnomalies) -> list[dict[str, Any]]:
                 "count": figures.count(count),
                 "limit": "any" if limit is None else figures.count(limit),
                 "over": kind in over,
-                "example": "" if first is None else first.in_words(),
+                "example": "" if first is None else first.describe(),
             }
         )
     return sorted(rows, key=lambda row: not row["over"])
@@ -87,8 +87,8 @@ def _listed(directory: Path, found: ImageAnomalies, row: dict[str, Any]) -> dict
     items = [
         {
             "detail": one.detail,
-            "words": one.in_words(),
-            "images": [_image(directory, p) for p in (one.place, one.other) if p is not None],
+            "words": one.describe(),
+            "images": [_image(directory, p) for p in (one.location, one.other) if p is not None],
         }
         for one in found.of(row["kind"])
     ]
@@ -98,9 +98,14 @@ def _listed(directory: Path, found: ImageAnomalies, row: dict[str, Any]) -> dict
     return {**row, "items": shown, "seen": bool(seen), "more": figures.count(more) if more else ""}
 
 
-def _image(directory: Path, place: Place) -> dict[str, str]:
-    file = thumbnail_file(directory, place)
+def _image(directory: Path, location: Location) -> dict[str, str]:
+    file = thumbnail_file(directory, location)
     source = ""
     if file.is_file():
         source = "data:image/jpeg;base64," + base64.b64encode(file.read_bytes()).decode()
-    return {"src": source, "label": place.label, "name": place.short, "location": str(place)}
+    return {
+        "src": source,
+        "label": location.label,
+        "name": location.short,
+        "location": str(location),
+    }

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from components.data_validation.name_series import series_of, split_series
+from components.data_validation.name_series import series_of, split_across
 
 
 def found(names, labels, splits, classes):
     series = np.array([series_of(name, [label]) for name, label in zip(names, labels, strict=True)])
-    return split_series(series, np.array(splits), classes=classes)
+    return split_across(series, np.array(splits), classes=classes)
 
 
 def test_frames_of_one_object_are_a_series():

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.data_validation.anomaly import ImageAnomalies, ValidatorSettings, blocking
+from components.data_validation.name_series import NUMBERED
 from tfx_pipeline.report.gallery import anomaly_rows
 from tfx_pipeline.report.page import render_images
 from trainers.data.features import DatasetInfo
@@ -65,7 +66,7 @@ def validate(
         console.print(
             f"series_split: the names of {found.counts['series_split']:,} images say that they are "
             "of a series, such as frames of one object, that is also in another split; if they "
-            r"are, ingest again with --group '(.+)[ _.-][0-9]+\.' or with a column of the table",
+            f"are, ingest again with --group '{NUMBERED}' or with a column of the table",
             soft_wrap=True,
             highlight=False,
             markup=False,
