@@ -204,7 +204,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def tick_texts(values: Sequence[float], *, shares: bool = False) -> list[Tick]:
-    """Evenly spaced ticks with as many digits as tell them apart.
+    """Evenly spaced ticks with as many digits as distinguish them.
 
     Args:
       values: at least two.

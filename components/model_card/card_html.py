@@ -1,4 +1,4 @@
-"""`card.html`: one page that tells whoever meets the bundle what it is, and what it is not.
+"""`card.html`: the model card of a bundle, with its intended use, metrics and limits.
 
 The sections follow Mitchell et al. 2019, "Model Cards for Model Reporting", section 4.
 """
@@ -15,29 +15,26 @@ _ORIENTATION = {
     "as_stored": "not applied: pixels are taken as stored",
     "upright": "applied: the graph turns JPEG and PNG images upright",
 }
-# Below this many examples a slice's figure is an anecdote.
+# Slices with fewer examples are marked as unreliable.
 _FEW_EXAMPLES = 30
 
 _METHODS = {
     "none": "as trained",
-    "ptq": "quantised after training",
+    "ptq": "quantized after training",
     "prune": "pruned",
-    "qat": "trained for quantisation",
-    "pqat": "pruned, then trained for quantisation",
+    "qat": "trained for quantization",
+    "pqat": "pruned, then trained for quantization",
 }
 
 
 def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
-    """The card's text: self-contained, offline, without a script.
+    """The HTML of the card, with dashes for missing figures.
 
     Args:
-      manifest: of the bundle that the card goes into.
-      model: the model's entry in the run's summary (`architecture`, `parameters`,
-        `multiply_adds`, `seed`, `slices`, `gates`, `excludable_drop`, `data`), any part of which
-        may be missing.
-
-    Returns:
-      HTML; figures that neither source has are dashes.
+      manifest: of the bundle.
+      model: entry of the model in the run's summary (`architecture`, `parameters`,
+        `multiply_adds`, `seed`, `slices`, `gates`, `excludable_drop`, `data`); any part may be
+        missing.
     """
     config = manifest.config
     return html.render(
@@ -75,7 +72,7 @@ def _facts(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, 
 
 def _pixels(side: dict[str, Any]) -> str:
     """How an image becomes the network's; bundles of earlier versions do not state the kinds."""
-    part = f"the central {side.get('crop_fraction', 1.0):.1%} of "
+    part = f"the central {figures.percent(side.get('crop_fraction', 1.0))} of "
     boxes = {
         "crop": "the largest box of the input's aspect",
         "stretch": "each side, stretched to the input's aspect",
@@ -122,7 +119,7 @@ def _variant(
 
 
 def _slices(model: dict[str, Any]) -> list[dict[str, Any]]:
-    """The slices from the worst up."""
+    """The slices with the lowest top-1."""
     found = []
     for item in model.get("slices") or []:
         top1 = figures.estimate(item.get("top1")) if isinstance(item, dict) else None
@@ -152,7 +149,7 @@ def _data(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, s
 
 
 def _gates(model: dict[str, Any]) -> dict[str, Any]:
-    """How many gates there were and held, and each that was let through without."""
+    """The numbers of gates and of gates that held, and a row for each that did not."""
     found = [gate for gate in model.get("gates") or [] if isinstance(gate, dict)]
     held = [gate for gate in found if gate.get("passed") and not gate.get("waived")]
     return {

@@ -33,17 +33,17 @@ class _Scale(NamedTuple):
 
 
 def write_report(summary: dict[str, Any], directory: Path) -> Path:
-    """Writes `report.html` under a temporary name, then renames it.
+    """Writes `report.html` atomically.
 
     Args:
-      summary: as `summary.json` holds it; only `pipeline`, `run` and `status` must be there.
-      directory: is made when absent.
+      summary: content of `summary.json`; only `pipeline`, `run` and `status` are required.
+      directory: created if necessary.
 
     Returns:
-      The report's path.
+      Path of the report.
 
     Raises:
-      OSError: the disk refused; an older report stays as it was.
+      OSError: the report cannot be written; an older one stays as it was.
     """
     text = render_report(summary)
     directory.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def write_report(summary: dict[str, Any], directory: Path) -> Path:
 
 
 def render_report(summary: dict[str, Any]) -> str:
-    """The page's text; sections whose data the run did not reach say so."""
+    """The HTML of the report; sections without data have a note instead."""
     found = view.models(summary)
     colors = {model["name"]: index for index, model in enumerate(found)}
     estimates = [variant["top1_estimate"] for model in found for variant in model["variants"]]
@@ -115,16 +115,15 @@ def render_images(info: DatasetInfo, directory: Path) -> str:
 
 
 def confusion(raw: dict[str, Any], classes: Sequence[str]) -> dict[str, Any] | None:
-    """A confusion matrix as heat and as its most confused pairs.
+    """A confusion matrix as a heat map and as its most confused pairs.
 
     Args:
       raw: `{"variant", "matrix"}`, the matrix (C, C) counts with labels as rows.
       classes: names in label order; missing ones are numbered.
 
     Returns:
-      `rows`: (name, cells) where a cell is (count, share of its row in [0, 1], class, tooltip), or
-      empty beyond 40 classes; `pairs`: (label, predicted, count, share) by count. None where there
-      is no square matrix of counts.
+      `rows`: (name, cells of `_heat`), empty for more than 40 classes; `pairs`: (label, predicted,
+      count, share) by count. None without a square matrix of counts.
     """
     counts = _square(raw.get("matrix"))
     if counts is None:
@@ -159,7 +158,7 @@ def _square(raw: Any) -> np.ndarray | None:
 
 def _heat(counts: np.ndarray, shares: np.ndarray, names: list[str]) -> list[list[dict[str, Any]]]:
     right = np.eye(len(counts), dtype=bool)
-    # Errors have their own scale: beside a diagonal of 97 % they would all be white.
+    # Errors have a separate scale: next to a diagonal of 97 % they would all be white.
     worst = np.where(right, 0, shares).max() or 1.0
     depths = np.where(right, shares, shares / worst)
 

@@ -224,7 +224,7 @@ def test_a_truncated_shard_is_reported_and_the_rest_is_read(find, tmp_path, writ
     assert found.records == {"train": 1, "test": 2}
 
 
-def test_records_without_a_single_image_are_told(find):
+def test_records_without_a_single_image_are_reported(find):
     found = find({"train": [b"nothing", {"image/class/label": 0}]})
     assert found.counts == {"broken_record": 2, "class_absent": 2}
 
@@ -380,7 +380,7 @@ def test_near_leakage_has_a_share_of_the_tested_images_for_its_limit():
         make_settings({"max_near_leakage": 5})
 
 
-def test_progress_is_told_to_the_end(tmp_path, write_dataset):
+def test_progress_is_reported_to_the_end(tmp_path, write_dataset):
     folder = write_dataset(tmp_path / "data", {"train": both()}, classes=("cat", "dog"))
     told = []
     find_anomalies(folder, report=lambda done, total: told.append((done, total)))

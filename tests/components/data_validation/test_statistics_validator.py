@@ -130,7 +130,7 @@ def test_thresholds_allow_for_small_samples():
     assert not schema.feature[0].HasField("skew_comparator")
 
 
-def test_a_large_difference_of_small_samples_is_still_told():
+def test_a_large_difference_of_small_samples_is_still_reported():
     found = check_statistics(
         {
             "train": statistics(["cat"] * 90, [5] * 90),

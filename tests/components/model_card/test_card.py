@@ -71,7 +71,7 @@ class _Reader(HTMLParser):
         self.words.append(data)
 
 
-def test_the_card_tells_what_a_stranger_asks():
+def test_the_card_has_all_figures_and_facts():
     text = _Reader(render_card(MANIFEST, MODEL)).text
 
     for shown in (
@@ -80,7 +80,7 @@ def test_the_card_tells_what_a_stranger_asks():
         "Intended use",
         "98.6 % 97.0 to 99.4",
         "0.061 0.040 to 0.080",
-        "pruned, then trained for quantisation, int8",
+        "pruned, then trained for quantization, int8",
         "45.0 kB 14.1 kB 0.051 ms 0.083 ms",
         "test examples 360",
         "predict_tensor images uint8 (B, 16, 24, 3), RGB in [0, 255] scores float32 (B, 10)",
