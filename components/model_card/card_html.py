@@ -71,7 +71,7 @@ def _facts(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, 
 
 
 def _pixels(side: dict[str, Any]) -> str:
-    """How an image becomes the network's; bundles of earlier versions do not state the kinds."""
+    """Crop and resize as text; bundles of earlier versions do not state the kinds."""
     part = f"the central {figures.percent(side.get('crop_fraction', 1.0))} of "
     boxes = {
         "crop": "the largest box of the input's aspect",
