@@ -43,5 +43,6 @@ def test_one_number_of_two_classes_is_two_series():
     assert series_of("a/00001_00002.ppm", [1]) == series_of("b/00001_00007.ppm", [1])
     assert series_of("a/00001_00002.ppm", [1]) != series_of("b/00001_00002.ppm", [2])
     assert series_of("frame.ppm", [1]) == 0
-    # Frames of a video hold other objects each.
+    assert series_of("cam 017.jpg", [1]) == series_of("cam 018.jpg", [1]) != 0
+    # Frames of a video show different objects.
     assert series_of("cam3-017.jpg", [1, 2]) == series_of("cam3-018.jpg", [])
