@@ -22,7 +22,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class Sample:
+class ValueCounts:
     """The counts of a feature's values in a sample.
 
     Attributes:
@@ -61,7 +61,7 @@ def categorical_sample(
     statistics: statistics_pb2.DatasetFeatureStatisticsList,
     feature: str,
     names: Mapping[str, str] | None = None,
-) -> Sample | None:
+) -> ValueCounts | None:
     """The counts of a feature's values; None when TFDV has none.
 
     Args:
@@ -78,20 +78,20 @@ def categorical_sample(
             name = names.get(bucket.label, bucket.label) if names else bucket.label
             counts[name] += round(bucket.sample_count)
         examples = int(found.string_stats.common_stats.num_non_missing)
-        return Sample(dict(counts), examples) if counts.total() else None
+        return ValueCounts(dict(counts), examples) if counts.total() else None
     return None
 
 
-def restricted(sample: Sample, values: set[str]) -> Sample | None:
+def restricted(sample: ValueCounts, values: set[str]) -> ValueCounts | None:
     """The sample with only these values; None when none is left."""
     kept = {value: count for value, count in sample.counts.items() if value in values}
     total = sum(kept.values())
     if not total:
         return None
-    return Sample(kept, max(1, round(total / sample.dependence)))
+    return ValueCounts(kept, max(1, round(total / sample.dependence)))
 
 
-def distance(before: Sample, after: Sample, allowed: float) -> Distance:
+def distance(before: ValueCounts, after: ValueCounts, allowed: float) -> Distance:
     """Whether `after` differs from `before` by more than `allowed` and sampling noise.
 
     The noise is estimated by 400 random reassignments of the values to both samples: the mean of

@@ -29,7 +29,7 @@ from components.data_validation.anomaly import (
 from components.data_validation.name_series import series_of, split_across
 from components.data_validation.near_duplicates import SIDE, Closest, near_duplicates
 from components.data_validation.record_checks import (
-    Facts,
+    RecordFacts,
     check_record,
     filename_of,
     label_text,
@@ -139,14 +139,14 @@ class _Scan:
             detail = f"{split} has {self._read[split]} records, dataset.json states {expected}"
             self._add("record_count", detail)
 
-    def _check_records(self, file: str) -> Iterator[tuple[int, int, Facts]]:
+    def _check_records(self, file: str) -> Iterator[tuple[int, int, RecordFacts]]:
         """(index, offset, facts) of a shard's records in order, checked by several threads.
 
         Not by `Dataset.map`, which ends at an error without naming the record. TensorFlow releases
         the interpreter lock while it decodes.
         """
         workers = os.cpu_count() or 1
-        pending: deque[tuple[int, int, Future[Facts]]] = deque()
+        pending: deque[tuple[int, int, Future[RecordFacts]]] = deque()
         with ThreadPoolExecutor(workers) as pool:
             for index, offset, record in self._records(file):
                 future = pool.submit(check_record, record, self._info, self._settings)
@@ -172,7 +172,7 @@ class _Scan:
             yield index, offset, record
             index, offset = index + 1, offset + _AROUND + len(record)
 
-    def _keep(self, index: int, offset: int, facts: Facts) -> None:
+    def _keep(self, index: int, offset: int, facts: RecordFacts) -> None:
         split = self._splits[-1]
         if facts.found:
             text = label_text(facts.labels, self._info)

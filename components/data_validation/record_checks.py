@@ -42,7 +42,7 @@ _SAME_FORMAT = {"JPG": "JPEG"}
 
 
 @dataclass
-class Facts:
+class RecordFacts:
     """The values that are kept of a record.
 
     Attributes:
@@ -62,7 +62,7 @@ class Facts:
     hash: int = 0
 
 
-def check_record(serialized: bytes, info: DatasetInfo, settings: ValidatorSettings) -> Facts:
+def check_record(serialized: bytes, info: DatasetInfo, settings: ValidatorSettings) -> RecordFacts:
     """Checks one serialized `tf.train.Example`; decodes its image and masks.
 
     Args:
@@ -73,8 +73,10 @@ def check_record(serialized: bytes, info: DatasetInfo, settings: ValidatorSettin
     try:
         feature: Any = tf.train.Example.FromString(serialized).features.feature
     except DecodeError:
-        return Facts([("broken_record", f"{len(serialized)} bytes that are not a tf.Example")])
-    facts = Facts(filename=filename_of(feature))
+        return RecordFacts(
+            [("broken_record", f"{len(serialized)} bytes that are not a tf.Example")]
+        )
+    facts = RecordFacts(filename=filename_of(feature))
     encoded = values(feature, features.IMAGE, "bytes_list")
     if len(encoded) != 1:
         have = ", ".join(sorted(feature)) or "nothing"
@@ -130,7 +132,7 @@ def _labels(feature: Any, info: DatasetInfo) -> tuple[tuple[int, ...], list[Foun
 
 
 def _check_image(
-    encoded: bytes, feature: Any, facts: Facts, settings: ValidatorSettings
+    encoded: bytes, feature: Any, facts: RecordFacts, settings: ValidatorSettings
 ) -> tuple[int, int] | None:
     """Checks header, format and pixels; returns the size if the image decodes."""
     try:
@@ -146,11 +148,11 @@ def _check_image(
     for name in values(feature, features.FORMAT, "bytes_list"):
         stated = name.decode("utf-8", "backslashreplace").upper()
         if _SAME_FORMAT.get(stated, stated) != header.format:
-            facts.found.append(("format_mismatch", f"says {stated}, is {header.format}"))
+            facts.found.append(("format_mismatch", f"stated {stated}, actual {header.format}"))
     for stated_digest in values(feature, features.ID, "bytes_list"):
         digest = hashlib.sha256(encoded).hexdigest()
         if stated_digest != digest.encode():
-            facts.found.append(("identity_mismatch", f"says {stated_digest!r}, is {digest}"))
+            facts.found.append(("identity_mismatch", f"stated {stated_digest!r}, actual {digest}"))
     try:
         with tf.device("CPU"):
             shape, constant, thumbnail = (x.numpy() for x in _measure(tf.constant(encoded)))
@@ -179,7 +181,7 @@ def _check_shape(feature: Any, height: int, width: int, settings: ValidatorSetti
     for key, real in ((features.HEIGHT, height), (features.WIDTH, width)):
         for stated in values(feature, key, "int64_list"):
             if stated != real:
-                found.append(("size_mismatch", f"{key} says {stated}, the image has {real}"))
+                found.append(("size_mismatch", f"{key} is {stated}, the image has {real}"))
     short, long = min(height, width), max(height, width)
     if short < settings.min_side:
         found.append(

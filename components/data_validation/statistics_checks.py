@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
-from components.data_validation.drift import Sample, categorical_sample, distance, restricted
+from components.data_validation.drift import ValueCounts, categorical_sample, distance, restricted
 from components.data_validation.statistics_settings import StatisticsSettings
 from trainers.data import features
 
@@ -183,14 +183,14 @@ def _drift(
         )
 
 
-def _by_name(statistics: Statistics, feature: str, names: ClassNames) -> Sample | None:
+def _by_name(statistics: Statistics, feature: str, names: ClassNames) -> ValueCounts | None:
     return categorical_sample(statistics, feature, names.by_label() if feature in _LABELS else None)
 
 
 def _compare(
     anomalies: anomalies_pb2.Anomalies,
     feature: str,
-    pair: tuple[Sample | None, Sample | None],
+    pair: tuple[ValueCounts | None, ValueCounts | None],
     allowed: float,
     words: tuple[str, str],
 ) -> None:

@@ -66,7 +66,7 @@ def _facts(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, 
         ("crop and resize", _pixels(side)),
         ("EXIF orientation", _ORIENTATION.get(side.get("exif", ""), "not applied")),
         ("parameters", figures.amount(model.get("parameters"))),
-        ("multiply-adds an image", figures.amount(model.get("multiply_adds"))),
+        ("multiply-adds per image", figures.amount(model.get("multiply_adds"))),
     ]
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from core import bundle as bundles
 from serving.benchmark.loadtest.bodies import from_images
 from serving.benchmark.loadtest.callers import PREDICT_METHOD
-from serving.benchmark.loadtest.plan import Target
+from serving.benchmark.loadtest.plan import LoadTarget
 from serving.client import Client
 from serving.client.address import grpc_proxy_options
 
@@ -164,7 +164,7 @@ def sample_jpeg(height: int, width: int) -> bytes:
 
 
 def measure_server(
-    target: Target, images: Sequence[bytes], *, prepared: bool, callers: int, seconds: float
+    target: LoadTarget, images: Sequence[bytes], *, prepared: bool, callers: int, seconds: float
 ) -> Measurement:
     """Measures a server over new connections.
 
@@ -189,7 +189,7 @@ def measure_server(
         return closed_loop(calls, seconds)
 
 
-def response_of(target: Target, image: bytes) -> bytes:
+def response_of(target: LoadTarget, image: bytes) -> bytes:
     """A server's response to one image: a message over gRPC, a body over REST.
 
     Raises:
@@ -199,19 +199,19 @@ def response_of(target: Target, image: bytes) -> bytes:
         return call()
 
 
-def _connector(target: Target) -> Callable[..., Any]:
+def _connector(target: LoadTarget) -> Callable[..., Any]:
     return _grpc if target.is_grpc else _rest
 
 
 @contextmanager
-def _client(target: Target, images: Sequence[bytes]) -> Iterator[Call]:
+def _client(target: LoadTarget, images: Sequence[bytes]) -> Iterator[Call]:
     cycled = cycle(images)
     with Client(target.url, timeout_s=_TIMEOUT_S) as client:
         yield lambda: client.predict([next(cycled)], model=target.model)
 
 
 @contextmanager
-def _grpc(target: Target, bodies: Sequence[bytes]) -> Iterator[Call]:
+def _grpc(target: LoadTarget, bodies: Sequence[bytes]) -> Iterator[Call]:
     import grpc
 
     cycled = cycle(bodies)
@@ -233,7 +233,7 @@ def _grpc(target: Target, bodies: Sequence[bytes]) -> Iterator[Call]:
 
 
 @contextmanager
-def _rest(target: Target, bodies: Sequence[bytes]) -> Iterator[Call]:
+def _rest(target: LoadTarget, bodies: Sequence[bytes]) -> Iterator[Call]:
     head = (
         f"POST {target.path} HTTP/1.1\r\nHost: {target.authority}\r\n"
         "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n"

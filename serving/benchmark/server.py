@@ -32,7 +32,7 @@ from serving.benchmark.closed_loop import (
     response_of,
     sample_jpeg,
 )
-from serving.benchmark.loadtest.plan import Target
+from serving.benchmark.loadtest.plan import LoadTarget
 from serving.benchmark.targets import (
     BASELINES,
     BATCH,
@@ -111,7 +111,7 @@ def measure(
     Returns:
       JSON values: `machine`, `model`, `source` and number of the `images` and their `mean_kb`,
       `seconds`, `rounds`, `batching_parameters` (empty without batching); `variants`, name ->
-      `rows`, plain values of `targets.Row`, and `turns`, name of a contender -> `p50_ms`,
+      `rows`, plain values of `targets.BenchmarkRow`, and `turns`, name of a contender -> `p50_ms`,
       `images_per_second` and `caller_cores`, one value per round.
 
     Raises:
@@ -242,7 +242,7 @@ class _Processes:
         """Starts the minimal servers, which return the plain server's response to `image`."""
         plain, model = self._servers[""], self._bundle.manifest.name
         over_grpc, over_rest = (
-            self._callers.submit(response_of, Target(url, model), image).result()
+            self._callers.submit(response_of, LoadTarget(url, model), image).result()
             for url in (f"grpc://{plain.grpc_target}", plain.rest_url)
         )
         found = self._baselines.submit(baseline.start, over_grpc, over_rest).result()
@@ -262,7 +262,7 @@ class _Processes:
             ).result()
         return self._callers.submit(
             measure_server,
-            Target(self._url(contender), self._bundle.manifest.name),
+            LoadTarget(self._url(contender), self._bundle.manifest.name),
             images,
             prepared=contender.system not in (GRPC_CLIENT, REST_CLIENT),
             callers=contender.callers,

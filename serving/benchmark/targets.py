@@ -46,7 +46,7 @@ DIGITS = {"ms": 3, "ratio": 3, "images/s": 1, "cores": 2}
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchmarkRow:
     """A figure of the table.
 
     Attributes:
@@ -77,7 +77,7 @@ def measurement_name(system: str, callers: int, *, rows: int = 1, batching: str 
 
 
 def rows_of(measured: Measurements) -> list[dict[str, Any]]:
-    """The figures of one variant, as plain values of `Row`.
+    """The figures of one variant, as plain values of `BenchmarkRow`.
 
     Args:
       measured: by `measurement_name`, each with `p50_ms`, `images_per_second` and `caller_cores`;
@@ -91,62 +91,68 @@ def rows_of(measured: Measurements) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def _one_caller(measured: Measurements) -> list[Row]:
+def _one_caller(measured: Measurements) -> list[BenchmarkRow]:
     part = "one caller"
     names = (ENGINE, GRPC, REST, GRPC_CLIENT, REST_CLIENT)
     p50 = {name: _values(measured, measurement_name(name, 1), "p50_ms") for name in names}
-    rows = [Row(part, f"{name}, p50", *range_over_rounds(p50[name]), "ms") for name in names]
+    rows = [
+        BenchmarkRow(part, f"{name}, p50", *range_over_rounds(p50[name]), "ms") for name in names
+    ]
     for name in names[1:]:
         found = range_over_rounds(p50[name] - p50[ENGINE])
         most = OVERHEAD_MS.get(name)
         target = _NO_TARGET if most is None else (f"<= {most:.2f}", found.value <= most)
-        rows.append(Row(part, f"{name} beyond the engine", *found, "ms", *target))
+        rows.append(BenchmarkRow(part, f"{name} beyond the engine", *found, "ms", *target))
         baseline = measurement_name(BASELINES[name], 1) if name in BASELINES else ""
         # Files of before the baselines were measured have none.
         if baseline in measured:
             alone = _values(measured, baseline, "p50_ms")
             library = range_over_rounds(alone)
-            rows.append(Row(part, f"{name} library alone, p50", *library, "ms"))
+            rows.append(BenchmarkRow(part, f"{name} library alone, p50", *library, "ms"))
             own = range_over_rounds(p50[name] - p50[ENGINE] - alone)
             target = f"<= {SERVER_MS:.2f}", own.value <= SERVER_MS
-            rows.append(Row(part, f"{name} beyond the engine and the library", *own, "ms", *target))
+            rows.append(
+                BenchmarkRow(part, f"{name} beyond the engine and the library", *own, "ms", *target)
+            )
     return rows
 
 
-def _saturation(measured: Measurements) -> list[Row]:
+def _saturation(measured: Measurements) -> list[BenchmarkRow]:
     part, rate = "all cores busy", "images_per_second"
     best = {name: _best(measured, name, CALLERS) for name in (ENGINE, GRPC, REST)}
     rows = [
-        Row(part, best[name], *range_over_rounds(_values(measured, best[name], rate)), "images/s")
+        BenchmarkRow(
+            part, best[name], *range_over_rounds(_values(measured, best[name], rate)), "images/s"
+        )
         for name in best
     ]
     for name in (GRPC, REST):
         found = _ratio(measured, best[name], best[ENGINE])
         target = (f">= {SATURATION:.2f}", found.value >= SATURATION)
-        rows.append(Row(part, f"{name} relative to the engine", *found, "ratio", *target))
+        rows.append(BenchmarkRow(part, f"{name} relative to the engine", *found, "ratio", *target))
     for name in (GRPC, REST):
         cores = range_over_rounds(_values(measured, best[name], "caller_cores"))
-        rows.append(Row(part, f"{name}: used by the callers", *cores, "cores"))
+        rows.append(BenchmarkRow(part, f"{name}: used by the callers", *cores, "cores"))
     return rows
 
 
-def _batching(measured: Measurements) -> list[Row]:
+def _batching(measured: Measurements) -> list[BenchmarkRow]:
     part = "batching"
     batched = _best(measured, ENGINE, range(1, CONCURRENT_CALLERS + 1), rows=BATCH)
     gain = _ratio(measured, batched, _best(measured, ENGINE, CALLERS))
     one = _ratio(measured, measurement_name(ENGINE, 1, rows=BATCH), measurement_name(ENGINE, 1))
     rows = [
-        Row(part, f"engine, {BATCH} images per call to 1, one caller", *one, "ratio"),
+        BenchmarkRow(part, f"engine, {BATCH} images per call to 1, one caller", *one, "ratio"),
         # With one caller the other cores are idle, and a larger call uses them. With all of them
         # busy the gain is that of the batch itself, and no server can gain more.
-        Row(part, f"engine, {BATCH} images per call to 1, all cores", *gain, "ratio"),
+        BenchmarkRow(part, f"engine, {BATCH} images per call to 1, all cores", *gain, "ratio"),
     ]
     for server in BATCHING:
         rows += _batching_server(measured, server, gains=gain.value >= BATCHING_GAIN)
     return rows
 
 
-def _batching_server(measured: Measurements, server: str, *, gains: bool) -> list[Row]:
+def _batching_server(measured: Measurements, server: str, *, gains: bool) -> list[BenchmarkRow]:
     part = "batching"
     one, many = (measurement_name(GRPC, callers) for callers in (1, CONCURRENT_CALLERS))
     batching_one, batching_many = (
@@ -159,9 +165,11 @@ def _batching_server(measured: Measurements, server: str, *, gains: bool) -> lis
     reaches = "interval reaches 1.00"
     flag = BATCHING[server]
     return [
-        Row(part, f"{flag}, 1 caller, p50", *speed, "ratio", reaches, speed.high >= 1),
-        Row(part, f"{flag}, 1 caller, images/s", *rate, "ratio", reaches, rate.high >= 1),
-        Row(part, f"{flag}, {CONCURRENT_CALLERS} callers, images/s", *gain, "ratio", *target),
+        BenchmarkRow(part, f"{flag}, 1 caller, p50", *speed, "ratio", reaches, speed.high >= 1),
+        BenchmarkRow(part, f"{flag}, 1 caller, images/s", *rate, "ratio", reaches, rate.high >= 1),
+        BenchmarkRow(
+            part, f"{flag}, {CONCURRENT_CALLERS} callers, images/s", *gain, "ratio", *target
+        ),
     ]
 
 

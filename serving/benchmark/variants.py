@@ -27,7 +27,7 @@ _PACKAGES = ("tensorflow", "ai-edge-litert", "numpy")
 
 
 @dataclass(frozen=True)
-class Figures:
+class VariantFigures:
     """The cost of one variant at batch size 1.
 
     Attributes:
@@ -60,7 +60,7 @@ def benchmark(
     runs: int = 100,
     warmup: int = 10,
     threads: int = 1,
-) -> dict[str, Figures]:
+) -> dict[str, VariantFigures]:
     """Variant -> figures, in the given order.
 
     Args:
@@ -129,10 +129,12 @@ def _time_in_rounds(
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def _figures(bundle: bundles.Bundle, variant: str, seconds: np.ndarray, threads: int) -> Figures:
+def _figures(
+    bundle: bundles.Bundle, variant: str, seconds: np.ndarray, threads: int
+) -> VariantFigures:
     files = variant_files(bundle, variant)
     p50, p90, p99 = (float(p) for p in np.percentile(seconds * 1000, [50, 90, 99]))
-    return Figures(
+    return VariantFigures(
         size_bytes=sum(file.stat().st_size for file in files),
         gzip_bytes=sum(bundles.gzip_size(file) for file in files),
         latency_ms_p50=p50,

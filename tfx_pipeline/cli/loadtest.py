@@ -12,7 +12,14 @@ import typer
 from tfx_pipeline.cli.shared import app, console, errors
 
 if TYPE_CHECKING:
-    from serving.benchmark.loadtest import LoadResult, Plan, Progress, Requests, Search, Target
+    from serving.benchmark.loadtest import (
+        LoadPlan,
+        LoadProgress,
+        LoadResult,
+        LoadTarget,
+        RateSearch,
+        Requests,
+    )
 
 _DEFAULT_RATE = 20.0
 
@@ -60,7 +67,7 @@ def loadtest(
     html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
 ) -> None:
     """Load a server, open loop with Poisson arrivals. Exit status: 0 valid, 3 not."""
-    from serving.benchmark.loadtest import LoadError, Plan, Target
+    from serving.benchmark.loadtest import LoadError, LoadPlan, LoadTarget
 
     if images and input_file:
         raise LoadError("give one of --images and --input, not both")
@@ -71,9 +78,11 @@ def loadtest(
     if find_max != (p99 is not None):
         raise LoadError("--find-max and --p99 MS go together: the rate is found under the bound")
     headers = _headers(header or [])
-    target = Target(url, model, version, signature, verb, ca_file=ca, label=label, headers=headers)
+    target = LoadTarget(
+        url, model, version, signature, verb, ca_file=ca, label=label, headers=headers
+    )
     requests = _requests(target, images, input_file, rows)
-    plan = Plan(
+    plan = LoadPlan(
         rate=None if closed else (rate if rate is not None else _DEFAULT_RATE),
         clients=closed,
         seconds=seconds,
@@ -118,7 +127,7 @@ def public_arguments(arguments: list[str]) -> list[str]:
 
 
 def _requests(
-    target: "Target", images: Path | None, input_file: Path | None, rows: int
+    target: "LoadTarget", images: Path | None, input_file: Path | None, rows: int
 ) -> "Requests":
     from serving.benchmark.loadtest import from_file, from_folder, generated
 
@@ -138,7 +147,7 @@ def _rates(text: str) -> list[float]:
         raise LoadError(f"--rates takes numbers with commas, e.g. 50,100; got {text!r}") from error
 
 
-def _run(target: "Target", requests: "Requests", plan: "Plan") -> "LoadResult":
+def _run(target: "LoadTarget", requests: "Requests", plan: "LoadPlan") -> "LoadResult":
     from serving.benchmark.loadtest import run_load
 
     with _bar() as (bar, on_progress):
@@ -147,8 +156,8 @@ def _run(target: "Target", requests: "Requests", plan: "Plan") -> "LoadResult":
 
 
 def _search(
-    target: "Target", requests: "Requests", plan: "Plan", *, bound_ms: float, percent: float
-) -> "Search":
+    target: "LoadTarget", requests: "Requests", plan: "LoadPlan", *, bound_ms: float, percent: float
+) -> "RateSearch":
     from serving.benchmark.loadtest import find_max
 
     with _bar() as (bar, on_progress):
@@ -174,7 +183,7 @@ class _Bar:
         """Begins a run; the one before it stays, finished."""
         self._task = self._progress.add_task(name, total=None, rate="", failed="")
 
-    def update(self, now: "Progress") -> None:
+    def update(self, now: "LoadProgress") -> None:
         """Shows how far the run is."""
         rate = now.succeeded / now.elapsed_s if now.elapsed_s else 0.0
         failed = f"{now.failed} failed" if now.failed else ""
@@ -204,7 +213,7 @@ def _bar() -> Iterator[tuple[_Bar, Any]]:
 
 
 def _show(
-    results: "list[LoadResult]", search: "Search | None", *, out: Path | None, html: Path | None
+    results: "list[LoadResult]", search: "RateSearch | None", *, out: Path | None, html: Path | None
 ) -> None:
     from serving.benchmark.loadtest import report
 

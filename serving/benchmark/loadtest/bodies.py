@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.bundle import INPUT_BYTES
-from serving.benchmark.loadtest.plan import LoadError, Target
+from serving.benchmark.loadtest.plan import LoadError, LoadTarget
 from serving.protocol import wire
 from serving.protocol.images import encode_png
 
@@ -42,7 +42,7 @@ class Requests:
             raise LoadError(f"no request to send from {self.source or 'nothing'}")
 
 
-def from_folder(folder: Path, target: Target, *, rows: int = 1) -> Requests:
+def from_folder(folder: Path, target: LoadTarget, *, rows: int = 1) -> Requests:
     """One request for every `rows` images of a folder and its subfolders, or for one image.
 
     Raises:
@@ -59,7 +59,7 @@ def from_folder(folder: Path, target: Target, *, rows: int = 1) -> Requests:
 
 
 def from_images(
-    images: Sequence[bytes], target: Target, *, rows: int = 1, source: str = "given images"
+    images: Sequence[bytes], target: LoadTarget, *, rows: int = 1, source: str = "given images"
 ) -> Requests:
     """One request for every `rows` encoded images; the last is filled up with the first images.
 
@@ -76,7 +76,7 @@ def from_images(
     return Requests(tuple(make(group, target) for group in groups), rows, source)
 
 
-def generated(target: Target, *, rows: int = 1, size: int = 224) -> Requests:
+def generated(target: LoadTarget, *, rows: int = 1, size: int = 224) -> Requests:
     """Sixteen generated images, for a first test without image files."""
     random = np.random.default_rng(0)
     images = []
@@ -87,7 +87,7 @@ def generated(target: Target, *, rows: int = 1, size: int = 224) -> Requests:
     return from_images(images, target, rows=rows, source=source)
 
 
-def from_file(file: Path, target: Target) -> Requests:
+def from_file(file: Path, target: LoadTarget) -> Requests:
     """Requests of a file: one JSON body, one a line (`.jsonl`), or the arrays of an `.npz`.
 
     Raises:
@@ -122,7 +122,7 @@ def _read_text(file: Path) -> str:
         raise LoadError(f"{file}, line {line}: not UTF-8 text ({error.reason})") from error
 
 
-def _body(text: str, target: Target, file: Path, line: int) -> bytes:
+def _body(text: str, target: LoadTarget, file: Path, line: int) -> bytes:
     document = _parse(text, file, line)
     named = document.get("signature_name", target.signature)
     if target.signature and named != target.signature:
@@ -150,7 +150,7 @@ def _parse(text: str, file: Path, line: int) -> dict[str, Any]:
     return document
 
 
-def _from_arrays(file: Path, target: Target) -> Requests:
+def _from_arrays(file: Path, target: LoadTarget) -> Requests:
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -185,23 +185,23 @@ def _to_json(array: np.ndarray) -> Any:
     return nested.reshape(array.shape).tolist()
 
 
-def _rest_images(images: Sequence[bytes], target: Target) -> bytes:
+def _rest_images(images: Sequence[bytes], target: LoadTarget) -> bytes:
     coded = [{"b64": base64.b64encode(image).decode()} for image in images]
     return _rest_body(target, {"instances": coded})
 
 
-def _rest_body(target: Target, document: dict[str, Any]) -> bytes:
+def _rest_body(target: LoadTarget, document: dict[str, Any]) -> bytes:
     named = {"signature_name": target.signature} if target.signature else {}
     return json.dumps({**named, **document}).encode()
 
 
-def _grpc_images(images: Sequence[bytes], target: Target) -> bytes:
+def _grpc_images(images: Sequence[bytes], target: LoadTarget) -> bytes:
     array = np.empty(len(images), object)
     array[:] = list(images)
     return _predict_request({INPUT_BYTES: array}, target)
 
 
-def _predict_request(inputs: dict[str, np.ndarray], target: Target) -> bytes:
+def _predict_request(inputs: dict[str, np.ndarray], target: LoadTarget) -> bytes:
     request = wire.model_request(
         "PredictRequest",
         target.model,

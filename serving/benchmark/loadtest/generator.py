@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.benchmark.loadtest.callers import OK, Caller, Response
-from serving.benchmark.loadtest.plan import Plan, Target
+from serving.benchmark.loadtest.callers import OK, Caller, Outcome
+from serving.benchmark.loadtest.plan import LoadPlan, LoadTarget
 
 NOT_SENT = "not sent"
 
@@ -34,9 +34,9 @@ class Job:
       max_in_flight: of this process.
     """
 
-    target: Target
+    target: LoadTarget
     bodies: tuple[bytes, ...]
-    plan: Plan
+    plan: LoadPlan
     arrivals: np.ndarray
     numbers: np.ndarray
     clients: int
@@ -44,7 +44,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Progress:
+class LoadProgress:
     """Progress of a run.
 
     Attributes:
@@ -71,7 +71,7 @@ class Samples:
         client's previous response.
       lag_ms: (N,) float64 delay of sending.
       latency_ms: (N,) float64, from the scheduled time to the response or failure.
-      codes: N codes of `serving.benchmark.loadtest.callers.Response`, or `not sent`.
+      codes: N codes of `serving.benchmark.loadtest.callers.Outcome`, or `not sent`.
       reasons: code -> message of the first such failure.
       resends: number of requests that were sent twice, see
         `serving.benchmark.loadtest.callers.RestCaller`.
@@ -110,7 +110,7 @@ def precise_loop() -> asyncio.AbstractEventLoop:
 class Generator:
     """Runs a job once."""
 
-    def __init__(self, job: Job, caller: Caller, report: Callable[[Progress], None]) -> None:
+    def __init__(self, job: Job, caller: Caller, report: Callable[[LoadProgress], None]) -> None:
         self._job = job
         self._caller = caller
         self._report = report
@@ -158,7 +158,7 @@ class Generator:
             if len(in_flight) >= self._job.max_in_flight:
                 now = time.monotonic()
                 reason = f"more than {self._job.max_in_flight} in flight"
-                self._record(start, start + at, now, Response(NOT_SENT, reason, now))
+                self._record(start, start + at, now, Outcome(NOT_SENT, reason, now))
                 continue
             task = asyncio.create_task(self._send(start, start + at, number))
             in_flight.add(task)
@@ -184,7 +184,7 @@ class Generator:
         response = await self._caller.call(number, due + self._job.plan.timeout_s)
         self._record(start, due, sent, response)
 
-    def _record(self, start: float, due: float, sent: float, response: Response) -> None:
+    def _record(self, start: float, due: float, sent: float, response: Outcome) -> None:
         self._sent += 1
         self._good += response.code == OK
         self._resends += response.resent
@@ -198,10 +198,10 @@ class Generator:
             await asyncio.sleep(_REPORT_S)
             self._report(self._progress(start))
 
-    def _progress(self, start: float) -> Progress:
+    def _progress(self, start: float) -> LoadProgress:
         elapsed = max(time.monotonic() - start, 0.0)
         total = self._job.plan.total_s
-        return Progress(elapsed, total, self._sent, self._good, self._sent - self._good)
+        return LoadProgress(elapsed, total, self._sent, self._good, self._sent - self._good)
 
 
 def _cpu_s() -> float:

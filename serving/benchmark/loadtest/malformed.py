@@ -9,7 +9,7 @@ import requests as http
 
 from serving.benchmark.loadtest.bodies import from_images
 from serving.benchmark.loadtest.callers import PREDICT_METHOD
-from serving.benchmark.loadtest.plan import Target
+from serving.benchmark.loadtest.plan import LoadTarget
 from serving.client.address import grpc_proxy_options
 from serving.client.connections import Session
 
@@ -41,7 +41,7 @@ class Refusals:
 class MalformedSender:
     """Sends malformed requests to the targets, round-robin."""
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    def __init__(self, targets: Sequence[LoadTarget]) -> None:
         self._targets = targets
         self._sent = 0
 
@@ -64,7 +64,7 @@ class MalformedSender:
         return _by_grpc(target) if target.is_grpc else _by_rest(target, number)
 
 
-def _by_rest(target: Target, number: int) -> tuple[str, str]:
+def _by_rest(target: LoadTarget, number: int) -> tuple[str, str]:
     body = _BODIES[number % len(_BODIES)]
     try:
         with Session() as session:
@@ -75,7 +75,7 @@ def _by_rest(target: Target, number: int) -> tuple[str, str]:
     return str(response.status_code), response.text[:200]
 
 
-def _by_grpc(target: Target) -> tuple[str, str]:
+def _by_grpc(target: LoadTarget) -> tuple[str, str]:
     import grpc
 
     body = from_images([b"not an image"], target).bodies[0]

@@ -19,7 +19,7 @@ class LoadError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Target:
+class LoadTarget:
     """The server and the model of a load test.
 
     Attributes:
@@ -129,7 +129,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadPlan:
     """The shape of the load.
 
     Open loop: requests arrive as a Poisson process of `rate`, independent of the server. Closed
@@ -188,7 +188,7 @@ class Plan:
         """The load as text: `200/s` or `8 clients`."""
         return f"{self.rate:g}/s" if self.rate is not None else f"{self.clients} clients"
 
-    def at(self, rate: float, *, seconds: float | None = None) -> "Plan":
+    def at(self, rate: float, *, seconds: float | None = None) -> "LoadPlan":
         """This plan as an open loop at another rate."""
         length = self.seconds if seconds is None else seconds
         return replace(self, rate=rate, clients=None, seconds=length)

@@ -14,7 +14,7 @@ import numpy as np
 CLAIM_CONFIDENCE = 0.99
 
 
-class Interval(NamedTuple):
+class PercentileInterval(NamedTuple):
     """A percentile and the order statistics around it.
 
     Attributes:
@@ -40,7 +40,9 @@ def percentile(ordered: np.ndarray, percent: float) -> float:
     return float(ordered[_rank(percent, len(ordered)) - 1])
 
 
-def interval(ordered: np.ndarray, percent: float, *, confidence: float = 0.95) -> Interval:
+def interval(
+    ordered: np.ndarray, percent: float, *, confidence: float = 0.95
+) -> PercentileInterval:
     """A percentile with its confidence interval by order statistics, for independent values.
 
     The ends are the l-th and u-th smallest values with at most half of 1 - `confidence` of the
@@ -59,10 +61,10 @@ def interval(ordered: np.ndarray, percent: float, *, confidence: float = 0.95) -
 
     count, share, outside = len(ordered), percent / 100, (1 - confidence) / 2
     if count == 0:
-        return Interval(math.nan, None, None)
+        return PercentileInterval(math.nan, None, None)
     low = int(stats.binom.ppf(outside, count, share))
     high = int(stats.binom.ppf(1 - outside, count, share)) + 1
-    return Interval(
+    return PercentileInterval(
         percentile(ordered, percent),
         float(ordered[low - 1]) if low >= 1 else None,
         float(ordered[high - 1]) if high <= count else None,

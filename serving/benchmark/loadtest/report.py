@@ -16,9 +16,9 @@ from rich.text import Text
 
 from core import figures, html
 from serving.benchmark.loadtest import charts
-from serving.benchmark.loadtest.quantiles import Interval
+from serving.benchmark.loadtest.quantiles import PercentileInterval
 from serving.benchmark.loadtest.result import PERCENTS, LoadResult
-from serving.benchmark.loadtest.search import Search
+from serving.benchmark.loadtest.search import RateSearch
 from serving.benchmark.variants import environment
 
 _PACKAGES = ("httptools", "grpcio", "protobuf", "sightline")
@@ -34,7 +34,7 @@ _RESENT = (
 )
 
 
-def table(results: Sequence[LoadResult], search: Search | None = None) -> Table:
+def table(results: Sequence[LoadResult], search: RateSearch | None = None) -> Table:
     """One row per run, in 130 columns."""
     first = results[0]
     found = Table(
@@ -64,7 +64,7 @@ def _ms(value: float) -> str:
     return milliseconds(value).removesuffix(" ms")
 
 
-def row(result: LoadResult, search: Search | None = None) -> list[str]:
+def row(result: LoadResult, search: RateSearch | None = None) -> list[str]:
     """The cells of a run: load, rate, requests, latencies, the generator's delay and a remark."""
     p50, p90, p99, p999 = (result.percentile(percent) for percent in PERCENTS)
     return [
@@ -82,7 +82,7 @@ def row(result: LoadResult, search: Search | None = None) -> list[str]:
     ]
 
 
-def remark(result: LoadResult, search: Search | None = None) -> str:
+def remark(result: LoadResult, search: RateSearch | None = None) -> str:
     """A run's validity, errors and resends, and whether it passed in a search."""
     parts = [f"{count} x {code}" for code, count in result.errors.items()]
     if result.resends:
@@ -106,7 +106,7 @@ def notes(results: Sequence[LoadResult]) -> list[str]:
     return found
 
 
-def verdict(search: Search) -> str:
+def verdict(search: RateSearch) -> str:
     """A search's result in a sentence, with its evidence."""
     bound = f"p{search.percent:g} <= {search.bound_ms:g} ms"
     needs = (
@@ -120,7 +120,7 @@ def verdict(search: Search) -> str:
 
 
 def document(
-    results: Sequence[LoadResult], search: Search | None = None, *, command: str = ""
+    results: Sequence[LoadResult], search: RateSearch | None = None, *, command: str = ""
 ) -> dict[str, Any]:
     """The runs as JSON values, with machine, versions, plan, seed and figures.
 
@@ -150,7 +150,11 @@ def write_json(values: Mapping[str, Any], file: Path) -> None:
 
 
 def write_html(
-    results: Sequence[LoadResult], file: Path, search: Search | None = None, *, command: str = ""
+    results: Sequence[LoadResult],
+    file: Path,
+    search: RateSearch | None = None,
+    *,
+    command: str = "",
 ) -> None:
     """Writes a page with the table and charts of latency by percentile, over rate and over time.
 
@@ -197,7 +201,7 @@ def _write(text: str, file: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _with_interval(found: Interval) -> str:
+def _with_interval(found: PercentileInterval) -> str:
     low, high = (_ms(end) if end is not None else "?" for end in (found.low, found.high))
     return f"{_ms(found.value)} [{low}, {high}]"
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from core.figures import milliseconds
 from serving.benchmark.loadtest.callers import OK
-from serving.benchmark.loadtest.plan import Plan, Target
-from serving.benchmark.loadtest.quantiles import Interval, interval, percentile
+from serving.benchmark.loadtest.plan import LoadPlan, LoadTarget
+from serving.benchmark.loadtest.quantiles import PercentileInterval, interval, percentile
 
 PERCENTS = (50.0, 90.0, 99.0, 99.9)
 
@@ -42,8 +42,8 @@ class LoadResult:
         was closed as they were sent; their latency includes both attempts.
     """
 
-    target: Target
-    plan: Plan
+    target: LoadTarget
+    plan: LoadPlan
     source: str
     scheduled_s: np.ndarray
     lag_ms: np.ndarray
@@ -104,7 +104,7 @@ class LoadResult:
         """Maximum latency of successful requests; NaN without any."""
         return float(self.ordered_ms[self.good - 1]) if self.good else math.nan
 
-    def percentile(self, percent: float) -> Interval:
+    def percentile(self, percent: float) -> PercentileInterval:
         """A percentile with its interval for independent requests; see `quantiles.interval`."""
         return interval(self.ordered_ms, percent)
 
@@ -167,7 +167,7 @@ class LoadResult:
         }
 
 
-def _interval_dict(found: Interval) -> dict[str, float | None]:
+def _interval_dict(found: PercentileInterval) -> dict[str, float | None]:
     return {name: _finite(value) for name, value in found._asdict().items()}
 
 

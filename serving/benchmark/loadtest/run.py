@@ -16,8 +16,14 @@ import numpy as np
 
 from core.processes import module_command
 from serving.benchmark.loadtest.bodies import Requests
-from serving.benchmark.loadtest.generator import Job, Progress, Samples
-from serving.benchmark.loadtest.plan import LoadError, Plan, Target, draw_requests, poisson_arrivals
+from serving.benchmark.loadtest.generator import Job, LoadProgress, Samples
+from serving.benchmark.loadtest.plan import (
+    LoadError,
+    LoadPlan,
+    LoadTarget,
+    draw_requests,
+    poisson_arrivals,
+)
 from serving.benchmark.loadtest.result import LoadResult
 from serving.benchmark.loadtest.worker import PROBE_S, PROGRESS, READY, REFUSED, RESULT
 
@@ -33,11 +39,11 @@ _CLOSED_DRAWS = 10_000
 
 
 def run_load(
-    target: Target,
+    target: LoadTarget,
     requests: Requests,
-    plan: Plan,
+    plan: LoadPlan,
     *,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[LoadProgress], None] | None = None,
     stop: threading.Event | None = None,
 ) -> LoadResult:
     """Sends the load and waits for the last response.
@@ -69,7 +75,7 @@ def run_load(
     return _merge(target, requests, plan, start, samples)
 
 
-def _split(target: Target, requests: Requests, plan: Plan) -> list[Job]:
+def _split(target: LoadTarget, requests: Requests, plan: LoadPlan) -> list[Job]:
     """One job per process. Each gets every n-th arrival, so that the sum is the Poisson process."""
     arrivals = np.zeros(0)
     if plan.rate is not None:
@@ -96,14 +102,14 @@ def _collect(
     workers: Sequence["_Worker"],
     inbox: "queue.Queue[tuple[int, str, Any]]",
     wanted: str,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[LoadProgress], None] | None,
     *,
     timeout_s: float,
     stop: threading.Event,
 ) -> list[Any]:
     """One message of the wanted kind from each worker, in their order."""
     found: dict[int, Any] = {}
-    progress: dict[int, Progress] = {}
+    progress: dict[int, LoadProgress] = {}
     deadline = time.monotonic() + timeout_s
     while len(found) < len(workers):
         if stop.is_set():
@@ -127,8 +133,8 @@ def _collect(
     return [found[number] for number in range(len(workers))]
 
 
-def _sum(parts: Sequence[Progress]) -> Progress:
-    return Progress(
+def _sum(parts: Sequence[LoadProgress]) -> LoadProgress:
+    return LoadProgress(
         max(part.elapsed_s for part in parts),
         parts[0].total_s,
         sum(part.sent for part in parts),
@@ -138,7 +144,7 @@ def _sum(parts: Sequence[Progress]) -> Progress:
 
 
 def _merge(
-    target: Target, requests: Requests, plan: Plan, start: float, samples: Sequence[Samples]
+    target: LoadTarget, requests: Requests, plan: LoadPlan, start: float, samples: Sequence[Samples]
 ) -> LoadResult:
     scheduled = np.concatenate([part.scheduled_s for part in samples])
     order = np.argsort(scheduled, kind="stable")

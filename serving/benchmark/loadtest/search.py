@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.benchmark.loadtest.bodies import Requests
-from serving.benchmark.loadtest.generator import Progress
-from serving.benchmark.loadtest.plan import LoadError, Plan, Target
+from serving.benchmark.loadtest.generator import LoadProgress
+from serving.benchmark.loadtest.plan import LoadError, LoadPlan, LoadTarget
 from serving.benchmark.loadtest.quantiles import meets_bound, queries_for_claim, queries_for_margin
 from serving.benchmark.loadtest.result import LoadResult
 from serving.benchmark.loadtest.run import run_load
@@ -28,7 +28,7 @@ _PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
-class Search:
+class RateSearch:
     """The result of a search.
 
     Attributes:
@@ -72,16 +72,16 @@ class Search:
 
 
 def find_max(
-    target: Target,
+    target: LoadTarget,
     requests: Requests,
-    plan: Plan,
+    plan: LoadPlan,
     *,
     bound_ms: float,
     percent: float = 99.0,
     tolerance: float = 0.05,
     on_step: Callable[[float], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> Search:
+    on_progress: Callable[[LoadProgress], None] | None = None,
+) -> RateSearch:
     """Doubles the rate until the bound breaks, then bisects.
 
     Args:
@@ -104,7 +104,7 @@ def find_max(
             f"got {bound_ms}, {percent} and {tolerance}"
         )
     steps: list[LoadResult] = []
-    search = Search(0.0, bound_ms, percent, ())
+    search = RateSearch(0.0, bound_ms, percent, ())
     rate = plan.rate
     if rate is None:
         rate = max(run_load(target, requests, plan, on_progress=on_progress).achieved_rate / 4, 0.1)

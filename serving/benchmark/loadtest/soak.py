@@ -28,9 +28,9 @@ from rich.console import Console
 from core import bundle as bundles
 from serving.benchmark.loadtest import report, soak_report
 from serving.benchmark.loadtest.bodies import Requests, from_folder, generated
-from serving.benchmark.loadtest.generator import Progress
+from serving.benchmark.loadtest.generator import LoadProgress
 from serving.benchmark.loadtest.malformed import MalformedSender
-from serving.benchmark.loadtest.plan import LoadError, Plan, Target
+from serving.benchmark.loadtest.plan import LoadError, LoadPlan, LoadTarget
 from serving.benchmark.loadtest.result import LoadResult
 from serving.benchmark.loadtest.run import run_load
 from serving.benchmark.loadtest.soak_report import SoakResult, Swap
@@ -85,7 +85,7 @@ class SoakOptions:
 
 
 def run_soak(
-    options: SoakOptions, *, on_progress: Callable[[Progress, int], None] | None = None
+    options: SoakOptions, *, on_progress: Callable[[LoadProgress, int], None] | None = None
 ) -> SoakResult:
     """Runs a soak test.
 
@@ -141,17 +141,17 @@ def _drive(
     options: SoakOptions,
     versions: _Versions,
     server: ServerProcess,
-    on_progress: Callable[[Progress, int], None] | None,
+    on_progress: Callable[[LoadProgress, int], None] | None,
 ) -> SoakResult:
     targets = [
-        Target(server.rest_url, versions.model),
-        Target(f"grpc://{server.grpc_target}", versions.model),
+        LoadTarget(server.rest_url, versions.model),
+        LoadTarget(f"grpc://{server.grpc_target}", versions.model),
     ]
     swaps: list[Swap] = []
     stop = threading.Event()
     load_began = threading.Event()
 
-    def on_load_progress(now: Progress) -> None:
+    def on_load_progress(now: LoadProgress) -> None:
         load_began.set()
         if on_progress is not None:
             on_progress(now, len(swaps))
@@ -193,12 +193,12 @@ def _drive(
         )
 
 
-def _requests(options: SoakOptions, target: Target) -> Requests:
+def _requests(options: SoakOptions, target: LoadTarget) -> Requests:
     return from_folder(options.images, target) if options.images else generated(target)
 
 
-def _plan(options: SoakOptions, half: int) -> Plan:
-    return Plan(
+def _plan(options: SoakOptions, half: int) -> LoadPlan:
+    return LoadPlan(
         rate=options.rate / 2,
         seconds=options.seconds,
         warm_up_s=options.warm_up_s,
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     with console.status("starting the server") as status:
 
-        def show(now: Progress, swaps: int) -> None:
+        def show(now: LoadProgress, swaps: int) -> None:
             status.update(f"{now.elapsed_s:.0f} of {now.total_s:.0f} s, {swaps} swaps")
 
         try:

@@ -14,7 +14,7 @@ from rich.text import Text
 from serving.benchmark.loadtest import report
 from serving.benchmark.loadtest.callers import OK
 from serving.benchmark.loadtest.malformed import Refusals
-from serving.benchmark.loadtest.quantiles import Interval, interval
+from serving.benchmark.loadtest.quantiles import PercentileInterval, interval
 from serving.benchmark.loadtest.result import LoadResult
 
 MAX_P99_RATIO = 1.5
@@ -105,7 +105,7 @@ class SoakResult:
         return np.sort(np.concatenate(during)), np.sort(np.concatenate(steady))
 
     @cached_property
-    def p99_ms(self) -> tuple[Interval, Interval]:
+    def p99_ms(self) -> tuple[PercentileInterval, PercentileInterval]:
         """p99 of requests due during swaps and of others, as if they were independent."""
         during, steady = self._latencies_ms
         return interval(during, 99), interval(steady, 99)

@@ -13,9 +13,9 @@ import sys
 import time
 from typing import Any, BinaryIO
 
-from serving.benchmark.loadtest.callers import CONNECTION, DEADLINE, OK, Response, make_caller
+from serving.benchmark.loadtest.callers import CONNECTION, DEADLINE, OK, Outcome, make_caller
 from serving.benchmark.loadtest.generator import Generator, Job, precise_loop
-from serving.benchmark.loadtest.plan import Target
+from serving.benchmark.loadtest.plan import LoadTarget
 
 READY = "ready"
 REFUSED = "refused"
@@ -70,7 +70,7 @@ def _write(out: BinaryIO, kind: str, value: Any) -> None:
     out.flush()
 
 
-def _refusal(target: Target, response: Response) -> str:
+def _refusal(target: LoadTarget, response: Outcome) -> str:
     if response.code in (CONNECTION, "UNAVAILABLE"):
         return (
             f"no server at {target.url}: {response.reason}; is `sightline serve` running there? "

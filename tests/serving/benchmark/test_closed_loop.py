@@ -18,7 +18,7 @@ from serving.benchmark.closed_loop import (
     measure_server,
     sample_jpeg,
 )
-from serving.benchmark.loadtest.plan import Target
+from serving.benchmark.loadtest.plan import LoadTarget
 from serving.client import ClientError
 from serving.engines.saved_model import EngineError
 from serving.protocol import wire
@@ -124,7 +124,7 @@ def http_response(status, body):
 def test_rest_callers_cycle_through_the_images(rest):
     stub = rest(http_response("200 OK", b'{"predictions": []}' * 5))
     found = measure_server(
-        Target(stub.url, "m"), [b"one", b"two"], prepared=True, callers=1, seconds=0.0
+        LoadTarget(stub.url, "m"), [b"one", b"two"], prepared=True, callers=1, seconds=0.0
     )
     assert found.images_per_second > 0
     assert len(stub.requests) == 6
@@ -143,7 +143,7 @@ def test_rest_callers_cycle_through_the_images(rest):
     ],
 )
 def test_rest_responses_that_are_errors(rest, response, words):
-    target = Target(rest(response).url, "m")
+    target = LoadTarget(rest(response).url, "m")
     with pytest.raises(BenchmarkError, match=words):
         measure_server(target, [b"one"], prepared=True, callers=1, seconds=0.0)
 
@@ -151,7 +151,7 @@ def test_rest_responses_that_are_errors(rest, response, words):
 def test_no_server():
     with pytest.raises(BenchmarkError, match=r"no server at http://127\.0\.0\.1:1: "):
         measure_server(
-            Target("http://127.0.0.1:1", "m"), [b"x"], prepared=True, callers=1, seconds=0.0
+            LoadTarget("http://127.0.0.1:1", "m"), [b"x"], prepared=True, callers=1, seconds=0.0
         )
 
 
@@ -179,13 +179,13 @@ def over_grpc():
 
 def test_grpc_sends_prepared_requests(over_grpc):
     requested, url = over_grpc
-    found = measure_server(Target(url, "m"), [b"one"], prepared=True, callers=2, seconds=0.0)
+    found = measure_server(LoadTarget(url, "m"), [b"one"], prepared=True, callers=2, seconds=0.0)
     assert found.images_per_second > 0
     assert requested == [("m", b"one")] * 12
 
 
 def test_grpc_errors_are_raised(over_grpc):
-    target = Target(over_grpc[1], "other")
+    target = LoadTarget(over_grpc[1], "other")
     with pytest.raises(BenchmarkError, match="returned NOT_FOUND: no such model"):
         measure_server(target, [b"one"], prepared=True, callers=1, seconds=0.0)
     with pytest.raises(ClientError, match="no such model"):

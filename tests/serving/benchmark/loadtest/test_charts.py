@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from serving.benchmark.loadtest import LoadResult, Plan, Target
+from serving.benchmark.loadtest import LoadPlan, LoadResult, LoadTarget
 from serving.benchmark.loadtest.charts import by_percentile, over_rate, over_time
 
 
@@ -14,11 +14,11 @@ def result(rate, latency_ms, *, failed=0):
     count = len(latency_ms)
     codes = np.full(count, "OK", dtype="<U3")
     codes[count - failed :] = "503"
-    plan = Plan(rate=rate, seconds=10.0, warm_up_s=0.0)
+    plan = LoadPlan(rate=rate, seconds=10.0, warm_up_s=0.0)
     scheduled = np.linspace(0, 10, count, endpoint=False)
     lag = np.zeros(count)
     return LoadResult(
-        Target("http://h", "m"), plan, "", scheduled, lag, np.float64(latency_ms), codes
+        LoadTarget("http://h", "m"), plan, "", scheduled, lag, np.float64(latency_ms), codes
     )
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from serving.benchmark.loadtest import LoadError, Plan, Requests, Target
+from serving.benchmark.loadtest import LoadError, LoadPlan, LoadTarget, Requests
 from serving.benchmark.loadtest.plan import draw_requests, poisson_arrivals
 from serving.benchmark.loadtest.run import _split
 
@@ -36,13 +36,13 @@ def test_the_seed_decides():
 
 
 def test_processes_share_one_schedule():
-    target = Target("http://h", "m")
-    jobs = _split(target, Requests((b"a", b"b")), Plan(rate=100, seconds=3, processes=3))
+    target = LoadTarget("http://h", "m")
+    jobs = _split(target, Requests((b"a", b"b")), LoadPlan(rate=100, seconds=3, processes=3))
     together = np.sort(np.concatenate([job.arrivals for job in jobs]))
     assert (together == poisson_arrivals(100, 5, 0)).all()
     assert all(len(job.arrivals) == len(job.numbers) for job in jobs)
     assert sum(job.max_in_flight for job in jobs) == 512
-    closed = _split(target, Requests((b"a",)), Plan(clients=5, processes=2))
+    closed = _split(target, Requests((b"a",)), LoadPlan(clients=5, processes=2))
     assert [job.clients for job in closed] == [3, 2]
 
 
@@ -62,7 +62,7 @@ def test_processes_share_one_schedule():
 )
 def test_plans_out_of_range(options, words):
     with pytest.raises(LoadError, match=words):
-        Plan(**options)
+        LoadPlan(**options)
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_plans_out_of_range(options, words):
 )
 def test_targets_that_cannot_be(url, options, words):
     with pytest.raises(LoadError, match=words):
-        Target(**{"url": url, "model": "m", **options})
+        LoadTarget(**{"url": url, "model": "m", **options})
 
 
 def test_addresses():
-    assert Target("http://[::1]", "a/b", version=3).authority == "[::1]:8501"
-    assert Target("http://h:1", "a/b", version=3).path == "/v1/models/a%2Fb/versions/3:predict"
-    assert Target("grpc://h", "m").port == Target("grpcs://h", "m").port == 8500
-    assert Target("grpcs://h", "m").is_grpc
-    assert Target("http://h", "m", label="a/b").path == "/v1/models/m/labels/a%2Fb:predict"
+    assert LoadTarget("http://[::1]", "a/b", version=3).authority == "[::1]:8501"
+    assert LoadTarget("http://h:1", "a/b", version=3).path == "/v1/models/a%2Fb/versions/3:predict"
+    assert LoadTarget("grpc://h", "m").port == LoadTarget("grpcs://h", "m").port == 8500
+    assert LoadTarget("grpcs://h", "m").is_grpc
+    assert LoadTarget("http://h", "m", label="a/b").path == "/v1/models/m/labels/a%2Fb:predict"

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from serving.benchmark.loadtest import LoadResult, Plan, Search, Target, report
+from serving.benchmark.loadtest import LoadPlan, LoadResult, LoadTarget, RateSearch, report
 
-TARGET = Target("http://h:1", "<cats>")
+TARGET = LoadTarget("http://h:1", "<cats>")
 
 
 def made(rate=100.0, *, failed=0, lag_ms=0.1, resends=0):
-    plan = Plan(rate=rate, seconds=10.0, warm_up_s=2.0)
+    plan = LoadPlan(rate=rate, seconds=10.0, warm_up_s=2.0)
     count = int(rate * plan.total_s)
     scheduled = np.linspace(0, plan.total_s, count, endpoint=False)
     codes = np.full(count, "OK", dtype="<U20")
@@ -79,7 +79,7 @@ def test_json_has_the_context_of_each_number(tmp_path):
 
 def test_the_page_is_self_contained_and_escapes(tmp_path):
     results = [made(50.0), made(200.0, failed=5)]
-    search = Search(50.0, 8.0, 99.0, tuple(results))
+    search = RateSearch(50.0, 8.0, 99.0, tuple(results))
     report.write_html(results, tmp_path / "page.html", search, command="a <b>")
     page = (tmp_path / "page.html").read_text()
     assert page.count("<svg") == 3
@@ -100,9 +100,9 @@ def test_a_page_with_failures_only(tmp_path):
 
 def test_verdicts():
     steps = (made(),)
-    assert "Sustains 100 requests/s" in report.verdict(Search(100.0, 50, 99, steps))
-    assert "No rate passed, not even 100/s" in report.verdict(Search(0.0, 5, 99, steps))
-    limited = Search(100.0, 50, 99, steps, is_limited_by_generator=True)
+    assert "Sustains 100 requests/s" in report.verdict(RateSearch(100.0, 50, 99, steps))
+    assert "No rate passed, not even 100/s" in report.verdict(RateSearch(0.0, 5, 99, steps))
+    limited = RateSearch(100.0, 50, 99, steps, is_limited_by_generator=True)
     assert "the generator's limit" in report.verdict(limited)
     assert "at least 1307 queries" in report.verdict(limited)
-    assert "passed" in printed(steps, Search(100.0, 50, 99, steps))
+    assert "passed" in printed(steps, RateSearch(100.0, 50, 99, steps))

@@ -13,14 +13,14 @@ import pytest
 
 from serving.benchmark.loadtest import (
     LoadError,
-    Plan,
+    LoadPlan,
+    LoadTarget,
     Requests,
-    Target,
     from_images,
     run_load,
     worker,
 )
-from serving.benchmark.loadtest.callers import Response, RestCaller
+from serving.benchmark.loadtest.callers import Outcome, RestCaller
 from serving.benchmark.loadtest.generator import Job
 from serving.benchmark.loadtest.plan import poisson_arrivals
 from serving.protocol import wire
@@ -30,18 +30,18 @@ OK = b"{}"
 
 
 def plan(**options):
-    return Plan(**{"seconds": 1.0, "warm_up_s": 0.2, "max_lag_ms": 1000, **options})
+    return LoadPlan(**{"seconds": 1.0, "warm_up_s": 0.2, "max_lag_ms": 1000, **options})
 
 
 def load(url, options, model="m"):
-    return run_load(Target(url, model), Requests((BODY,)), options)
+    return run_load(LoadTarget(url, model), Requests((BODY,)), options)
 
 
 def test_every_scheduled_request_is_sent_and_recorded(rest_stub):
     stub, url = rest_stub()
     seen = []
     options = plan(rate=100)
-    target = Target(url, "m")
+    target = LoadTarget(url, "m")
     result = run_load(target, Requests((BODY,)), options, on_progress=seen.append)
     schedule = poisson_arrivals(100, 1.2, 0)
     np.testing.assert_allclose(result.scheduled_s, schedule, atol=1e-6)
@@ -96,7 +96,7 @@ def test_a_request_is_sent_twice_at_most(rest_stub):
     stub, url = rest_stub(lambda number: (0.2, 200, OK, ""))
 
     async def main():
-        caller = RestCaller(Target(url, "m"), (BODY,))
+        caller = RestCaller(LoadTarget(url, "m"), (BODY,))
         deadline = time.monotonic() + 20
         await asyncio.gather(*(caller.call(0, deadline) for _ in range(3)))
         stub.response = lambda number: (0.0, None, b"", "")
@@ -203,7 +203,7 @@ def test_several_processes_send_the_one_schedule(rest_stub):
 def test_a_run_that_is_stopped(rest_stub):
     stub, url = rest_stub()
     stop = threading.Event()
-    target, requests = Target(url, "m"), Requests((BODY,))
+    target, requests = LoadTarget(url, "m"), Requests((BODY,))
     with pytest.raises(LoadError, match="stopped before its end"):
         # Most of the run is still ahead at the first report of progress.
         run_load(
@@ -249,7 +249,7 @@ def test_grpc(grpc_stub):
         return b""
 
     url = grpc_stub(predict)
-    target = Target(url, "m")
+    target = LoadTarget(url, "m")
     requests = from_images([b"image"], target)
     result = run_load(target, requests, plan(rate=60, channels=3, warm_up_s=0.0))
     assert {request for request, _, _ in calls} == {requests.bodies[0]}
@@ -273,7 +273,7 @@ def test_grpcs_with_headers_and_a_label(grpc_stub, certificate):
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), file.read_bytes())])
     headers = (("Authorization", "Bearer 7"),)
     url = grpc_stub(predict, credentials)
-    target = Target(url, "m", ca_file=str(file), label="canary", headers=headers)
+    target = LoadTarget(url, "m", ca_file=str(file), label="canary", headers=headers)
     requests = from_images([b"image"], target)
     result = run_load(target, requests, plan(rate=20, seconds=0.5))
     assert result.errors == {}
@@ -289,7 +289,7 @@ def test_headers_over_rest(rest_stub):
     headers = (("Authorization", "Bearer 7"), ("Host", "models.example.com"))
 
     async def main():
-        caller = RestCaller(Target(url, "m", label="can/ary", headers=headers), (BODY,))
+        caller = RestCaller(LoadTarget(url, "m", label="can/ary", headers=headers), (BODY,))
         response = await caller.call(0, time.monotonic() + 20)
         await caller.close()
         return response
@@ -334,14 +334,14 @@ def test_the_first_requests_share_one_deadline(monkeypatch):
     class Busy:
         async def call(self, number, deadline):
             deadlines.append(deadline)
-            return Response("429" if len(deadlines) < 4 else "INTERNAL", "broken", 0.0)
+            return Outcome("429" if len(deadlines) < 4 else "INTERNAL", "broken", 0.0)
 
         async def close(self):
             pass
 
     monkeypatch.setattr(worker, "make_caller", lambda *arguments: Busy())
     nothing = np.zeros(0, int)
-    job = Job(Target("grpc://h", "m"), (b"",), plan(rate=1, channels=4), nothing, nothing, 0, 1)
+    job = Job(LoadTarget("grpc://h", "m"), (b"",), plan(rate=1, channels=4), nothing, nothing, 0, 1)
     out = io.BytesIO()
     asyncio.run(worker._work(job, io.BytesIO(), out))
     kind, words = pickle.loads(out.getvalue())

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from serving.benchmark.loadtest import LoadError, LoadResult, Plan, Target, soak, soak_report
+from serving.benchmark.loadtest import (
+    LoadError,
+    LoadPlan,
+    LoadResult,
+    LoadTarget,
+    soak,
+    soak_report,
+)
 from serving.benchmark.loadtest.malformed import MalformedSender, Refusals
 from serving.benchmark.loadtest.soak_report import SoakResult, Swap
 
@@ -35,9 +42,9 @@ def made(
         latency[inside] = swap_ms
     codes = np.full(len(scheduled), "OK", dtype="<U20")
     codes[:failed] = "503"
-    plan = Plan(rate=100, seconds=90, warm_up_s=10)
+    plan = LoadPlan(rate=100, seconds=90, warm_up_s=10)
     load = LoadResult(
-        Target("http://h", "m"),
+        LoadTarget("http://h", "m"),
         plan,
         "",
         scheduled,
@@ -121,7 +128,7 @@ def test_malformed_requests_are_sent_to_the_targets_round_robin(rest_stub, grpc_
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no image")
 
     stub, url = rest_stub(lambda number: (0.0, 400, b'{"error": "no"}', ""))
-    sender = MalformedSender([Target(url, "m"), Target(grpc_stub(predict), "m")])
+    sender = MalformedSender([LoadTarget(url, "m"), LoadTarget(grpc_stub(predict), "m")])
     responses = [sender.send() for _ in range(10)]
     assert [code for code, _ in responses] == ["400", "INVALID_ARGUMENT"] * 5
     assert len({body for _, body in stub.requests}) == 5
