@@ -278,19 +278,3 @@ def limits_of(settings: ValidatorSettings, records: Mapping[str, int]) -> dict[s
     """Kind -> limit for kinds with a limit, given the number of records per split."""
     found = {kind: settings.limit(kind, records) for kind in KINDS}
     return {kind: limit for kind, limit in found.items() if limit is not None}
-
-
-__all__ = [
-    "ERROR",
-    "KINDS",
-    "NOTE",
-    "WARNING",
-    "Anomaly",
-    "ImageAnomalies",
-    "Location",
-    "ValidatorSettings",
-    "blocking",
-    "blocking_table",
-    "limits_of",
-    "make_settings",
-]

@@ -23,7 +23,6 @@ from components.data_validation.anomaly import (
     ImageAnomalies,
     Location,
     ValidatorSettings,
-    blocking,
     limits_of,
 )
 from components.data_validation.name_series import series_of, split_across
@@ -38,8 +37,6 @@ from components.data_validation.record_checks import (
 from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.records_check import shard_files
-
-__all__ = ["ImageAnomalies", "ValidatorSettings", "blocking", "find_anomalies", "read_record"]
 
 #: Called with the number of records read and their total.
 Report = Callable[[int, int], None]

@@ -96,14 +96,14 @@ def benchmark(
     return {name: _figures(bundle, name, seconds[name], threads) for name in engines}
 
 
-def environment() -> dict[str, str]:
-    """The machine of a measurement: CPU model, cores, system, Python and package versions."""
+def environment(*packages: str) -> dict[str, str]:
+    """CPU model, cores, system, and versions of Python, basic packages and `packages`."""
     return {
         "cpu": _cpu_model(),
         "cores": str(os.cpu_count() or 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: _version(name) for name in (*_PACKAGES, *packages)},
     }
 
 

@@ -26,6 +26,9 @@ class Requests:
       bodies: JSON for REST, a serialized PredictRequest for gRPC; at least one.
       rows: images or examples per body; throughput counts requests, not rows.
       source: origin of the bodies, for the report.
+
+    Raises:
+      LoadError: there is no body.
     """
 
     bodies: tuple[bytes, ...]
@@ -33,11 +36,6 @@ class Requests:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Checks that there are bodies.
-
-        Raises:
-          LoadError: there are none.
-        """
         if not self.bodies:
             raise LoadError(f"no request to send from {self.source or 'nothing'}")
 

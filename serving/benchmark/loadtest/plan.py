@@ -31,6 +31,10 @@ class LoadTarget:
       ca_file: PEM certificates to trust for https and grpcs, instead of the system's.
       label: instead of a version, e.g. `canary`.
       headers: (name, value) pairs of every request; metadata over gRPC.
+
+    Raises:
+      LoadError: an invalid address, verb or header, both a version and a label, or a missing file
+        of certificates.
     """
 
     url: str
@@ -43,12 +47,6 @@ class LoadTarget:
     headers: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks the address and the options.
-
-        Raises:
-          LoadError: an invalid address, verb or header, both a version and a label, or a missing
-            file of certificates.
-        """
         parts = urlsplit(self.url)
         try:
             wrong = parts.scheme not in PORTS or not parts.hostname or (parts.port or 1) < 1
@@ -147,6 +145,9 @@ class LoadPlan:
       processes: number of generator processes.
       max_lag_ms: a run is invalid when the p99 of the generator's delay is above this and above a
         tenth of the p99 latency.
+
+    Raises:
+      LoadError: a value is out of range.
     """
 
     rate: float | None = None
@@ -161,11 +162,6 @@ class LoadPlan:
     max_lag_ms: float = 1.0
 
     def __post_init__(self) -> None:
-        """Checks the ranges.
-
-        Raises:
-          LoadError: a value out of range; names it.
-        """
         if (self.rate is None) == (self.clients is None):
             raise LoadError("give either a rate (open loop) or clients (closed loop)")
         for name in ("rate", "clients", "seconds", "timeout_s", "max_in_flight", "channels"):

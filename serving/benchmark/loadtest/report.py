@@ -6,7 +6,6 @@ import math
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,7 @@ def document(
         "kind": "loadtest",
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": command,
-        "machine": {**environment(), **{name: _version(name) for name in _PACKAGES}},
+        "machine": environment(*_PACKAGES),
         "note": NOTE,
         "runs": [result.to_dict() for result in results],
         "search": None if search is None else search.to_dict(),
@@ -204,10 +203,3 @@ def _write(text: str, file: Path) -> None:
 def _with_interval(found: PercentileInterval) -> str:
     low, high = (_ms(end) if end is not None else "?" for end in (found.low, found.high))
     return f"{_ms(found.value)} [{low}, {high}]"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

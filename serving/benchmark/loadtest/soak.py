@@ -61,6 +61,9 @@ class SoakOptions:
       seed: of the arrivals.
       answers_only: only the responses must meet their criteria; latency and memory, which on a
         shared machine also depend on other programs, are shown.
+
+    Raises:
+      LoadError: a value is out of range.
     """
 
     model_dir: Path
@@ -74,11 +77,6 @@ class SoakOptions:
     answers_only: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the ranges.
-
-        Raises:
-          LoadError: a value out of range; names it.
-        """
         for name in ("seconds", "rate", "swap_s", "malformed_s"):
             if not getattr(self, name) > 0:
                 raise LoadError(f"`{name}` must be above 0, got {getattr(self, name)}")
