@@ -1,6 +1,7 @@
-"""Number formatting for the console, the report, and the model card.
+"""The number formats of the console, the pages and the model card.
 
-Functions take a number, `[value, low, high]`, or None, and return a dash for a missing value.
+A summary holds a figure as a number, as `[value, low, high]`, or not at all. The functions accept
+all of these and return a dash for a missing figure.
 """
 
 import math
@@ -76,7 +77,7 @@ def points_interval(raw: Any) -> str:
 
 
 def excludable_drop(raw: Any) -> str:
-    """The drop in top-1 that the test images exclude, as a sentence; empty if not recorded.
+    """A sentence on the drop in top-1 that the test images exclude; empty where none is recorded.
 
     Args:
       raw: `excludable_drop` of a verdict: `images`, `at_best` and `excluded` by reference.
@@ -123,14 +124,14 @@ def size(raw: Any) -> str:
     for unit in ("kB", "MB", "GB"):
         found /= 1000
         if found < 999.5 or unit == "GB":
-            return f"{_three_digits(found)} {unit}"
+            return f"{three_digits(found)} {unit}"
     raise AssertionError("unreachable")
 
 
 def milliseconds(raw: Any) -> str:
     """Milliseconds to three digits, `0.087 ms` or `12.4 ms`."""
     found = number(raw)
-    return DASH if found is None else f"{_three_digits(found)} ms"
+    return DASH if found is None else f"{three_digits(found)} ms"
 
 
 def duration(raw: Any) -> str:
@@ -159,16 +160,27 @@ def amount(raw: Any) -> str:
         return DASH
     for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(found) >= scale:
-            return f"{_three_digits(found / scale)} {unit}"
+            return f"{three_digits(found / scale)} {unit}"
     return f"{found:g}"
 
 
-def _three_digits(value: float) -> str:
+def three_digits(value: float) -> str:
+    """`value` to three digits: `0.087`, `5.50`, `12.4`, `310`."""
     if value >= 99.95:
         return f"{value:.0f}"
     if value >= 9.995:
         return f"{value:.1f}"
     return f"{value:.2f}" if value >= 0.9995 or value == 0 else f"{value:.3f}"
+
+
+def short(raw: Any, digits: int = 3) -> str:
+    """A float with up to `digits` significant digits, without trailing zeros; other values as text.
+
+    Args:
+      raw: a float of any size, infinity and NaN included, or another value.
+      digits: at least 1.
+    """
+    return f"{raw:.{digits}g}" if isinstance(raw, float) else str(raw)
 
 
 def _signed(value: float) -> str:

@@ -79,7 +79,7 @@ def benchmark_serving(
     from serving.benchmark.server import measure
     from serving.benchmark.targets import tables
 
-    with _turns_bar() as on_turn:
+    with _progress_bar() as on_progress:
         figures = measure(
             bundle,
             image or (),
@@ -87,7 +87,7 @@ def benchmark_serving(
             seconds=seconds,
             rounds=rounds,
             batching=batching,
-            on_turn=on_turn,
+            on_progress=on_progress,
         )
     console.print(tables(figures))
     _save(figures, out)
@@ -100,7 +100,7 @@ def _save(figures: dict[str, Any], out: Path | None) -> None:
 
 
 @contextmanager
-def _turns_bar() -> Iterator[Callable[[int, int, str], None]]:
+def _progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     """A progress line that is drawn between measurements only, to leave them undisturbed."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -108,10 +108,10 @@ def _turns_bar() -> Iterator[Callable[[int, int, str], None]]:
     with Progress(*columns, console=errors, transient=True, auto_refresh=False) as progress:
         task = progress.add_task("", total=None)
 
-        def on_turn(done: int, total: int, what: str) -> None:
+        def on_progress(done: int, total: int, what: str) -> None:
             progress.update(task, completed=done, total=total, description=what, refresh=True)
 
-        yield on_turn
+        yield on_progress
 
 
 @benchmarks.command("data", epilog="Example: sightline benchmark data ~/images --out rates.json")

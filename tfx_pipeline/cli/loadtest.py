@@ -12,7 +12,14 @@ import typer
 from tfx_pipeline.cli.shared import app, console, errors
 
 if TYPE_CHECKING:
-    from serving.benchmark.loadtest import LoadResult, Plan, Progress, Requests, Search, Target
+    from serving.benchmark.loadtest import (
+        LoadPlan,
+        LoadProgress,
+        LoadResult,
+        LoadTarget,
+        RateSearch,
+        Requests,
+    )
 
 _DEFAULT_RATE = 20.0
 
@@ -79,7 +86,7 @@ def loadtest(
     ] = None,
 ) -> None:
     """Load-test a server with Poisson arrivals. Exit status: 3 if a run is not valid."""
-    from serving.benchmark.loadtest import LoadError, Plan, Target
+    from serving.benchmark.loadtest import LoadError, LoadPlan, LoadTarget
 
     if images and input_file:
         raise LoadError("give either --images or --input")
@@ -92,9 +99,11 @@ def loadtest(
     if find_max != (p99 is not None):
         raise LoadError("--find-max needs --p99 MS, and --p99 needs --find-max")
     headers = _headers(header or [])
-    target = Target(url, model, version, signature, verb, ca_file=ca, label=label, headers=headers)
+    target = LoadTarget(
+        url, model, version, signature, verb, ca_file=ca, label=label, headers=headers
+    )
     requests = _requests(target, images, input_file, rows)
-    plan = Plan(
+    plan = LoadPlan(
         rate=None if closed else (rate if rate is not None else _DEFAULT_RATE),
         clients=closed,
         seconds=seconds,
@@ -139,7 +148,7 @@ def public_arguments(arguments: list[str]) -> list[str]:
 
 
 def _requests(
-    target: "Target", images: Path | None, input_file: Path | None, rows: int
+    target: "LoadTarget", images: Path | None, input_file: Path | None, rows: int
 ) -> "Requests":
     from serving.benchmark.loadtest import from_file, from_folder, generated
 
@@ -159,17 +168,17 @@ def _rates(text: str) -> list[float]:
         raise LoadError(f"--rates takes numbers with commas, e.g. 50,100; got {text!r}") from error
 
 
-def _run(target: "Target", requests: "Requests", plan: "Plan") -> "LoadResult":
+def _run(target: "LoadTarget", requests: "Requests", plan: "LoadPlan") -> "LoadResult":
     from serving.benchmark.loadtest import run_load
 
     with _bar() as (bar, on_progress):
-        bar.start(plan.in_words)
+        bar.start(plan.summary)
         return run_load(target, requests, plan, on_progress=on_progress)
 
 
 def _search(
-    target: "Target", requests: "Requests", plan: "Plan", *, bound_ms: float, percent: float
-) -> "Search":
+    target: "LoadTarget", requests: "Requests", plan: "LoadPlan", *, bound_ms: float, percent: float
+) -> "RateSearch":
     from serving.benchmark.loadtest import find_max
 
     with _bar() as (bar, on_progress):
@@ -195,9 +204,9 @@ class _Bar:
         """Adds a run below the finished ones."""
         self._task = self._progress.add_task(name, total=None, rate="", failed="")
 
-    def update(self, now: "Progress") -> None:
+    def update(self, now: "LoadProgress") -> None:
         """Shows the progress of the current run."""
-        rate = now.answered / now.elapsed_s if now.elapsed_s else 0.0
+        rate = now.succeeded / now.elapsed_s if now.elapsed_s else 0.0
         failed = f"{now.failed} failed" if now.failed else ""
         self._progress.update(
             self._task,
@@ -225,7 +234,7 @@ def _bar() -> Iterator[tuple[_Bar, Any]]:
 
 
 def _show(
-    results: "list[LoadResult]", search: "Search | None", *, out: Path | None, html: Path | None
+    results: "list[LoadResult]", search: "RateSearch | None", *, out: Path | None, html: Path | None
 ) -> None:
     from serving.benchmark.loadtest import report
 

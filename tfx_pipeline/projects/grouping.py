@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from components.data_validation.name_series import NUMBERED
 from components.data_validation.near_duplicates import SIDE, difference
 from tfx_pipeline.ingest.file_names import with_slashes
 from tfx_pipeline.ingest.options import bind
@@ -25,7 +26,7 @@ from tfx_pipeline.ingest.sources.csv_file import columns
 from tfx_pipeline.projects.sources import Found
 
 # What precedes the last number of a name, as in `<track>_<frame>.ppm`, and folders in a class.
-_BY_NAME = (r"(.+)[_.-][0-9]+\.[^./]+$", r"(.+/.+)/[^/]+$")
+_BY_NAME = (NUMBERED, r"(.+/.+)/[^/]+$")
 _PAIRS = 200
 # Fewer groups give several pairs each, up to so many in all.
 _FEW_PAIRS = 40

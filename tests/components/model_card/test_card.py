@@ -72,7 +72,7 @@ class _Reader(HTMLParser):
         self.words.append(data)
 
 
-def test_the_card_tells_what_a_stranger_asks():
+def test_the_card_has_all_figures_and_facts():
     text = _Reader(render_card(MANIFEST, MODEL)).text
 
     for shown in (
@@ -179,10 +179,10 @@ def test_the_card_names_the_starting_weights_and_their_license():
 @pytest.mark.parametrize(
     ("stated", "words"),
     [
-        ({}, "the central 100.0% of each side, stretched to the input's aspect; bilinear without"),
+        ({}, "the central 100.0 % of each side, stretched to the input's aspect; bilinear without"),
         (
             {"crop_fraction": 0.875, "resize": "antialias", "fit": "crop"},
-            "the central 87.5% of the largest box of the input's aspect; antialiased (triangle",
+            "the central 87.5 % of the largest box of the input's aspect; antialiased (triangle",
         ),
         (
             {"resize": "antialias", "fit": "stretch"},

@@ -15,7 +15,7 @@ def run(*arguments):
 
 
 def test_options_reach_the_measurement_and_figures_the_file(tmp_path, monkeypatch):
-    asked = {}
+    options_given = {}
     row = {"part": "one caller", "name": "engine, p50", "unit": "ms", "target": "", "met": None}
     figures = {
         "machine": {"cpu": "Abacus", "cores": "2"},
@@ -28,9 +28,9 @@ def test_options_reach_the_measurement_and_figures_the_file(tmp_path, monkeypatc
         "variants": {"ptq_int8": {"rows": [{**row, "value": 4.0, "low": 3.5, "high": 4.5}]}},
     }
 
-    def measure(bundle, images, *, on_turn, **options):
-        asked.update(options, bundle=str(bundle), images=[str(file) for file in images])
-        on_turn(1, 6, "ptq_int8: round 1, gRPC x1")
+    def measure(bundle, images, *, on_progress, **options):
+        options_given.update(options, bundle=str(bundle), images=[str(file) for file in images])
+        on_progress(1, 6, "ptq_int8: round 1, gRPC x1")
         return figures
 
     monkeypatch.setattr(server, "measure", measure)
@@ -39,7 +39,7 @@ def test_options_reach_the_measurement_and_figures_the_file(tmp_path, monkeypatc
         *("--seconds", 0.25, "--rounds", 3, "--no-batching", "--out", tmp_path / "o.json"),
     )
     assert result.exit_code == 0, result.output
-    assert asked == {
+    assert options_given == {
         "bundle": "b",
         "images": ["a.jpg", "c.jpg"],
         "variants": ["ptq_int8"],

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from PIL import Image, ImageDraw
 
 from components.data_validation.drawing import draw_record, font
-from components.data_validation.record_facts import filename_of, label_text, labels_of
+from components.data_validation.record_checks import filename_of, label_text, labels_of
 from core.files import writing
 from core.image_header import ImageError
 from trainers.data import features

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from core.bundle import SAVED_MODEL, Bundle, open_bundle
-from serving.benchmark.variants import Figures
+from serving.benchmark.variants import VariantFigures
 from trainers.data.features import DatasetError, DatasetInfo
 from trainers.data.orientation import AS_STORED, UPRIGHT
 
@@ -122,7 +122,7 @@ def evaluation_table(found: Mapping[str, Mapping[str, list[float]]]) -> Table:
     return table
 
 
-def benchmark_table(figures: Mapping[str, Figures], machine: Mapping[str, str]) -> Table:
+def benchmark_table(figures: Mapping[str, VariantFigures], machine: Mapping[str, str]) -> Table:
     """One row per variant; ratios are relative to the float TFLite file of the same run."""
     title = f"{machine['cpu']}, {machine['cores']} cores, batch 1"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.data_validation.anomaly import ImageAnomalies, ValidatorSettings, blocking
+from components.data_validation.name_series import NUMBERED
 from core.files import write_text
 from tfx_pipeline.report.gallery import anomaly_rows
 from tfx_pipeline.report.page import render_images
@@ -64,7 +65,7 @@ def validate(
         console.print(
             f"series_split: by their names, {found.counts['series_split']:,} images belong to a "
             "series, such as frames of one object, that is also in another split; if so, "
-            r"ingest again with --group '(.+)[ _.-][0-9]+\.' or with a column of the table",
+            f"ingest again with --group '{NUMBERED}' or with a column of the table",
             soft_wrap=True,
             highlight=False,
             markup=False,

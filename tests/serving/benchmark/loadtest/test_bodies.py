@@ -6,7 +6,7 @@ import pytest
 
 from serving.benchmark.loadtest import (
     LoadError,
-    Target,
+    LoadTarget,
     from_file,
     from_folder,
     from_images,
@@ -15,8 +15,8 @@ from serving.benchmark.loadtest import (
 from serving.protocol import wire
 from serving.protocol.images import encode_png
 
-REST = Target("http://h", "m", signature="s")
-GRPC = Target("grpc://h", "m", version=4)
+REST = LoadTarget("http://h", "m", signature="s")
+GRPC = LoadTarget("grpc://h", "m", version=4)
 
 
 def decoded(body):
@@ -79,10 +79,10 @@ def test_a_file_goes_to_the_signature_that_is_asked_for(tmp_path):
         json.loads(body)["signature_name"] for body in from_file(tmp_path / "a.jsonl", REST).bodies
     ]
     assert named == ["s", "s"]
-    plain = from_file(tmp_path / "a.jsonl", Target("http://h", "m")).bodies
+    plain = from_file(tmp_path / "a.jsonl", LoadTarget("http://h", "m")).bodies
     assert [json.loads(body).get("signature_name") for body in plain] == [None, "s"]
     with pytest.raises(LoadError, match=r"line 2: .* signature 's', and --signature is 't'"):
-        from_file(tmp_path / "a.jsonl", Target("http://h", "m", signature="t"))
+        from_file(tmp_path / "a.jsonl", LoadTarget("http://h", "m", signature="t"))
 
 
 def test_lines_end_at_line_feeds_only(tmp_path):
