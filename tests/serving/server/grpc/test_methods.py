@@ -68,14 +68,18 @@ def test_a_waiting_call_is_not_run_after_its_client_disconnects():
         assert gate.wait(WAIT)
         return RESPONSE(status=1)
 
-    with serving(CallThreads(1), Do=slow) as (call, _):
+    threads = CallThreads(1)
+    quick = threads.quick(lambda request, context: RESPONSE(status=1))
+    with serving(threads, Do=slow, Quick=quick) as (call, _):
         held = [call("Do", f"held {number}") for number in range(5)]
         while len(ran) < 5:
             threading.Event().wait(0.001)
         gone, late = call("Do", "gone"), call("Do", "late", timeout=0.05)
-        patient = call("Do", "patient")
         gone.cancel()
         assert code(late) == "DEADLINE_EXCEEDED"
+        # Events of one connection are in order: after this call the server knows that both ended.
+        assert call("Quick").result(WAIT).status == 1
+        patient = call("Do", "patient")
         gate.set()
         assert [future.result(WAIT).status for future in (*held, patient)] == [1] * 6
         assert gone.cancelled()
