@@ -80,14 +80,14 @@ def measure(
             f"{rounds}, {images}, {limit}, {memory_mib}"
         )
     with tempfile.TemporaryDirectory(prefix="sightline-benchmark-") as work:
-        pictures = _images(Path(source), limit)
-        records, ingest_rate = _ingested(pictures, Path(work))
+        jpegs = _images(Path(source), limit)
+        records, ingest_rate = _ingested(jpegs, Path(work))
         # Beyond the shuffle buffer, which fills with the data until it is full.
-        size = sum(len(one) for one in pictures)
+        size = sum(len(one) for one in jpegs)
         once = _repeated(records, Path(work) / "once", -(-memory_mib * 2**20 // size))
-        times = -(-max(images, 2 * _BATCH) // len(pictures))
+        times = -(-max(images, 2 * _BATCH) // len(jpegs))
         larger = _repeated(records, Path(work) / "larger", times)
-        inputs = _inputs(pictures, times, larger, image_size)
+        inputs = _inputs(jpegs, times, larger, image_size)
         rates = {"ingest": [ingest_rate], **_turns(inputs, rounds)}
         memory = {
             "1x": _peak_mb(once, image_size),
@@ -96,8 +96,8 @@ def measure(
     return {
         "machine": environment(),
         "source": str(source),
-        "pictures": len(pictures),
-        "mean_kb": round(float(np.mean([len(one) for one in pictures])) / 1e3, 1),
+        "pictures": len(jpegs),
+        "mean_kb": round(float(np.mean([len(one) for one in jpegs])) / 1e3, 1),
         "image_size": list(image_size),
         "rounds": rounds,
         "rates": rates,
@@ -187,21 +187,21 @@ def _recorded(source: Path) -> Iterator[bytes]:
             yield feature[features.IMAGE].bytes_list.value[0]
 
 
-def _ingested(pictures: list[bytes], work: Path) -> tuple[Path, float]:
+def _ingested(jpegs: list[bytes], work: Path) -> tuple[Path, float]:
     """A data set of the images, all for training, and how many were ingested a second."""
     from tfx_pipeline.ingest import ingest
 
-    folder, records = _folder_of(pictures, work / "pictures"), work / "records"
+    folder, records = _folder_of(jpegs, work / "jpegs"), work / "records"
     # Beam and TensorFlow load in the first job.
-    few = _folder_of(pictures[:2], work / "few")
+    few = _folder_of(jpegs[:2], work / "few")
     ingest("folder", work / "warm", where=few, split="train", shards=1)
     began = time.perf_counter()
     ingest("folder", records, where=folder, split="train", shards=4)
-    return records, len(pictures) / (time.perf_counter() - began)
+    return records, len(jpegs) / (time.perf_counter() - began)
 
 
-def _folder_of(pictures: list[bytes], folder: Path) -> Path:
-    for number, data in enumerate(pictures):
+def _folder_of(jpegs: list[bytes], folder: Path) -> Path:
+    for number, data in enumerate(jpegs):
         file = folder / _CLASSES[number % 2] / f"{number:06d}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
@@ -234,7 +234,7 @@ def _config(records: Path, image_size: tuple[int, int], **data: Any) -> Any:
 
 
 def _inputs(
-    pictures: list[bytes], times: int, records: Path, image_size: tuple[int, int]
+    jpegs: list[bytes], times: int, records: Path, image_size: tuple[int, int]
 ) -> dict[str, Callable[[int], Any]]:
     """Name -> from the round's number, batches to take all of."""
     import tensorflow as tf
@@ -243,7 +243,7 @@ def _inputs(
     from trainers.data.parallel import parallel_calls, ready
 
     info = DatasetInfo.load(records)
-    in_memory = tf.data.Dataset.from_tensor_slices(pictures).repeat(times)
+    in_memory = tf.data.Dataset.from_tensor_slices(jpegs).repeat(times)
 
     def decoded(_: int) -> tf.data.Dataset:
         # Sizes, as images of different sizes make no batch.

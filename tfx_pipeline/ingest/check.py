@@ -20,7 +20,7 @@ from tfx_pipeline.ingest.frames import (
     frame_size,
     record_labels,
 )
-from tfx_pipeline.ingest.images import Facts, Picture, load_picture, name_differs
+from tfx_pipeline.ingest.images import Facts, StoredImage, load_stored, name_differs
 from tfx_pipeline.ingest.index import read_chunk
 from tfx_pipeline.ingest.output import writing
 from tfx_pipeline.ingest.source import Item
@@ -76,7 +76,7 @@ class Checker:
     def check(self, row: int, item: Item) -> Verdict:
         """The verdict on one item; a bad file is named, never an exception."""
         try:
-            image = load_picture(read_item(item), exif=self.exif)
+            image = load_stored(read_item(item), exif=self.exif)
         except ImageTooLargeError as error:
             return self._rejected(row, Finding("too_large", item.name, str(error)))
         except ImageError as error:
@@ -87,7 +87,7 @@ class Checker:
             progress.tick()
         return self._judged(row, item, image)
 
-    def _judged(self, row: int, item: Item, image: Picture) -> Verdict:
+    def _judged(self, row: int, item: Item, image: StoredImage) -> Verdict:
         facts, found = image.facts, list(image.found)
         differs = name_differs(item.name, image.source_format)
         if differs:

@@ -68,7 +68,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Picture:
+class StoredImage:
     """Bytes that the exported graph decodes, their facts, and (kind, detail) of what was found.
 
     `source_format` is that of the given bytes, before any transcoding; empty where unknown.
@@ -90,7 +90,7 @@ class _Details:
     orientation: int = 1
 
 
-def load_picture(data: bytes, *, exif: str = AS_STORED) -> Picture:
+def load_stored(data: bytes, *, exif: str = AS_STORED) -> StoredImage:
     """The image in a file's bytes.
 
     Args:
@@ -133,7 +133,7 @@ def _image(
     *,
     exif: str,
     transcoded: bool,
-) -> Picture:
+) -> StoredImage:
     found = [*found, *_notes(details)]
     orientation = details.orientation
     if orientation != 1 and exif == UPRIGHT:
@@ -160,7 +160,7 @@ def _image(
         slices=slices(pixels),
     )
     source_format = "JPEG" if details.format == "MPO" else details.format
-    return Picture(encoded, facts, source_format, tuple(found))
+    return StoredImage(encoded, facts, source_format, tuple(found))
 
 
 def _notes(details: _Details) -> list[tuple[str, str]]:

@@ -44,7 +44,7 @@ from trainers.data.features import DatasetInfo, SplitInfo
 from trainers.identity.code_digest import code_digest
 
 # At ImageNet's 110 kB an image, about 110 MB a shard.
-_PICTURES_PER_SHARD = 1000
+_IMAGES_PER_SHARD = 1000
 _LISTING = "listing.json"
 _FAILED = "failed"
 _DECODERS_LOG = "decoders.log"
@@ -112,7 +112,7 @@ def run(
         with removed_when_refused(work):
             counts = _merge_and_place(plan, source, listing, work)
         folder = work / "out"
-        shards = plan.shards or max(1, round(listing.items / _PICTURES_PER_SHARD))
+        shards = plan.shards or max(1, round(listing.items / _IMAGES_PER_SHARD))
         for split in features.SPLITS:
             (folder / f"Split-{split}").mkdir(parents=True, exist_ok=True)
         tasks = _writes(plan, source, work, shards=shards, total=sum(counts.values()))
@@ -262,7 +262,7 @@ def _merge_and_place(plan: Plan, source: Source, listing: Listing, work: Path) -
     counts = place(
         index,
         fractions=plan.fractions or source.fractions or splits.DEFAULT_FRACTIONS,
-        shards=plan.shards or max(1, round(listing.items / _PICTURES_PER_SHARD)),
+        shards=plan.shards or max(1, round(listing.items / _IMAGES_PER_SHARD)),
         everything=plan.everything,
         every_class=source.every_class,
     )

@@ -11,7 +11,7 @@ from typing import Any
 from core.image_header import ImageError
 from tfx_pipeline.ingest import progress
 from tfx_pipeline.ingest.check import read_item
-from tfx_pipeline.ingest.images import Facts, load_picture
+from tfx_pipeline.ingest.images import Facts, load_stored
 from tfx_pipeline.ingest.index import connect, read_item_row
 from tfx_pipeline.ingest.output import writing
 from tfx_pipeline.ingest.records import make_example, serialize
@@ -94,7 +94,7 @@ class ShardWriter:
         try:
             data = read_item(item)
             if facts.transcoded:
-                data = load_picture(data, exif=self.exif).encoded
+                data = load_stored(data, exif=self.exif).encoded
         except (ImageError, OSError) as error:
             raise IngestError(
                 f"{item.name} changed while it was ingested: {error}; run the same command again"

@@ -123,7 +123,7 @@ def train_batches(
             f"start_step must be in 0..{steps}, the steps of an epoch, got {start_step}"
         )
     epoch_of = _Epoch(config, info, share, epoch, steps, start_step)
-    pictures = _prepared(epoch_of)
+    preprocess = _prepared(epoch_of)
     chunks = share.replica_batch // chunk_size(share.replica_batch)
 
     @tf.autograph.experimental.do_not_convert
@@ -139,7 +139,7 @@ def train_batches(
         soft = tf.one_hot(labels, info.num_classes)
         return apply_mixes(images, soft, seeds, config.data.augment)
 
-    batches = pictures.batch(chunks, drop_remainder=True)
+    batches = preprocess.batch(chunks, drop_remainder=True)
     return ready(batches.map(train_batch, parallel_calls(), deterministic=True))
 
 
@@ -322,12 +322,12 @@ def _chunked(epoch: _Epoch, dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _preparer(epoch: _Epoch) -> Any:
-    pictures = train_images(epoch.config.data)
+    preprocess = train_images(epoch.config.data)
 
     @tf.autograph.experimental.do_not_convert
     def prepare(positions: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
         record = parse_records(serialized, info=epoch.info)
-        return pictures(record.encoded, epoch.seeds(positions)), record.label, positions
+        return preprocess(record.encoded, epoch.seeds(positions)), record.label, positions
 
     return prepare
 
@@ -336,12 +336,12 @@ def _from_cache(
     epoch: _Epoch, records: Usable, part: tuple[int, int], *, whole: bool
 ) -> tf.data.Dataset:
     kept, counts = cache.decoded(epoch.config, epoch.info, "train", records=records, whole=whole)
-    pictures = train_cached(epoch.config.data, whole=whole)
+    preprocess = train_cached(epoch.config.data, whole=whole)
 
     @tf.autograph.experimental.do_not_convert
     def prepare(positions: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, ...]:
         pixels, sizes = tf.gather(kept.images, at), tf.gather(kept.sizes, at)
-        images = pictures(pixels, sizes, epoch.seeds(positions))
+        images = preprocess(pixels, sizes, epoch.seeds(positions))
         return images, tf.gather(kept.labels, at), positions
 
     order = read_indices(records, counts, seed=epoch.order, part=part)
@@ -349,13 +349,13 @@ def _from_cache(
 
 
 def _from_service(epoch: _Epoch, records: Usable, part: tuple[int, int]) -> tf.data.Dataset:
-    pictures = train_images(epoch.config.data)
+    preprocess = train_images(epoch.config.data)
 
     @tf.autograph.experimental.do_not_convert
     def prepare(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         record = parse_records(serialized, info=epoch.info)
         numbers = tf.strings.to_hash_bucket_fast(record.id, 2**62)
-        return pictures(record.encoded, epoch.seeds(numbers)), record.label
+        return preprocess(record.encoded, epoch.seeds(numbers)), record.label
 
     # Each image by itself: a chunk would be cut off where a worker's part ends.
     serialized = read_serialized(records, seed=epoch.order, part=part, total=False).batch(1, True)

@@ -130,7 +130,7 @@ def train_images(data: DataConfig) -> Callable[..., tf.Tensor]:
     # Evaluation filters whole images: only what it does not smooth has ever been shrunk here.
     shrink_for = data.image_size if data.resize == BILINEAR else None
 
-    def picture(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def preprocess(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if crop is None:
             return eval_image(encoded, Preprocessing.of(data))
         image = decode_crop(encoded, _boxes(crop, seed), shrink_for=shrink_for)
@@ -139,7 +139,7 @@ def train_images(data: DataConfig) -> Callable[..., tf.Tensor]:
     @tf.function(autograph=False)
     def prepare(encoded: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         rows = zip(tf.unstack(encoded), tf.unstack(seeds), strict=True)
-        return tf.stack([augment(picture(one, seed), seed) for one, seed in rows])
+        return tf.stack([augment(preprocess(one, seed), seed) for one, seed in rows])
 
     return prepare
 
@@ -154,7 +154,7 @@ def train_cached(data: DataConfig, *, whole: bool) -> Callable[..., tf.Tensor]:
     crop, augmentations = split_names(data.augment)
     augment = _augmenter(data)
 
-    def picture(pixels: tf.Tensor, size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def preprocess(pixels: tf.Tensor, size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if crop is not None and whole:
             part = _scaled_crop(pixels, size, _boxes(crop, seed)(size))
             pixels = resize_crop(part, image_size=data.image_size, resize=data.resize)
@@ -165,7 +165,7 @@ def train_cached(data: DataConfig, *, whole: bool) -> Callable[..., tf.Tensor]:
         if not whole and not augmentations:
             return pixels
         rows = zip(tf.unstack(pixels), tf.unstack(sizes), tf.unstack(seeds), strict=True)
-        return tf.stack([picture(*row) for row in rows])
+        return tf.stack([preprocess(*row) for row in rows])
 
     return prepare
 
@@ -210,13 +210,13 @@ def kept_as(data: DataConfig, *, whole: bool) -> Preprocessing:
 def _evaluator(how: Preprocessing, slices: bool) -> Callable[..., Any]:
     """`encoded (k,) -> images, sizes (k, 2), slices`, traced once a process."""
 
-    def picture(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+    def preprocess(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         image = decode_image(encoded)
         return eval_pixels(image, how), tf.shape(image)[:2], slice_tensors(image) if slices else {}
 
     @tf.function(autograph=False)
     def decode(encoded: tf.Tensor) -> Any:
-        parts = [picture(one) for one in tf.unstack(encoded)]
+        parts = [preprocess(one) for one in tf.unstack(encoded)]
         return tf.nest.map_structure(lambda *rows: tf.stack(rows), *parts)
 
     return decode

@@ -11,7 +11,7 @@ from trainers.config import (
 )
 from trainers.registry import recipes
 
-_DATA = DataConfig(dir="data/pictures", augment=("random_resized_crop", "flip"))
+_DATA = DataConfig(dir="data/images", augment=("random_resized_crop", "flip"))
 
 
 @recipes.register("finetune")

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from tfx_pipeline.ingest.check import Checker
 from tfx_pipeline.ingest.frames import SHOWN, STORED
-from tfx_pipeline.ingest.images import load_picture
+from tfx_pipeline.ingest.images import load_stored
 from tfx_pipeline.ingest.masks import encode_gray_png
 from tfx_pipeline.ingest.records import make_example
 from tfx_pipeline.ingest.source import Item, Objects
@@ -45,7 +45,7 @@ def red(pixels):
 
 
 def record(item, data, exif):
-    image = load_picture(data, exif=exif)
+    image = load_stored(data, exif=exif)
     return make_example(item, image.facts, image.encoded, classes=("a",)).features.feature
 
 

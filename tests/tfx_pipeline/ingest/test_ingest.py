@@ -220,8 +220,8 @@ def test_turned_images_are_kept_or_made_upright_by_policy(extract, tmp_path, rec
     for number in range(1, 9):
         target = tmp_path / "views" / ("odd" if number % 2 else "even") / f"{number}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(source / f"Landscape_{number}.jpg") as picture:
-            picture.reduce(8).save(target, quality=95, exif=picture.getexif())
+        with Image.open(source / f"Landscape_{number}.jpg") as opened:
+            opened.reduce(8).save(target, quality=95, exif=opened.getexif())
     settings = {"where": tmp_path / "views", "split": "test", "shards": 1}
     ingest("folder", tmp_path / "stored", **settings)
     ingest("folder", tmp_path / "upright", exif="upright", **settings)

@@ -42,9 +42,9 @@ def started(config, classes=1000):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_answers_are_those_of_their_own_library(name, lite):
+def test_the_logits_are_those_of_the_original_library(name, lite):
     model, report = started(config_of(name))
-    logits = model(lite["pictures"], training=False).numpy()
+    logits = model(lite["images"], training=False).numpy()
     np.testing.assert_allclose(logits, lite[name], atol=2e-5 * np.abs(lite[name]).max(), rtol=1e-4)
     assert all(row.theirs for row in report.rows if row.ours)
     assert f"(model.name={name})" in report.source
@@ -58,7 +58,7 @@ def test_timms_names_are_known_too(name, lite, weights_data, monkeypatch):
     renamed = dict(zip(theirs, file.tensors.values(), strict=True))
     monkeypatch.setattr("trainers.weights.read", lambda path: WeightsFile(path, "torch", renamed))
     model, report = started(config)
-    logits = model(lite["pictures"], training=False).numpy()
+    logits = model(lite["images"], training=False).numpy()
     np.testing.assert_allclose(logits, lite[name], atol=2e-5 * np.abs(lite[name]).max(), rtol=1e-4)
     assert "timm names" in report.source
 
@@ -95,7 +95,7 @@ def test_the_pixels_are_those_of_the_weights_and_others_are_refused():
 def test_another_deviation_is_folded_exactly(lite):
     config = config_of(data={"mean": (127.0,) * 3, "std": (1.0, 64.0, 255.0)})
     model, _ = started(config)
-    logits = model(lite["pictures"], training=False).numpy()
+    logits = model(lite["images"], training=False).numpy()
     expected = lite["efficientnet_lite0"]
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max(), rtol=1e-3)
 

@@ -55,12 +55,12 @@ def test_floats_become_float32_and_the_file_is_closed(torch_data, tmp_path):
     assert file.tensors["float32"].shape == (4, 6)
 
 
-def test_a_checkpoint_of_a_training_script_starts_a_model(torch_data, make, answers):
+def test_a_checkpoint_of_a_training_script_starts_a_model(torch_data, make, their_logits):
     model, config = make("resnet18", 64, width=4)
     report = initialize(model, torch_data / "checkpoint.pth.tar", config)
-    logits = model(answers["pictures_64"], training=False)
-    scale = np.abs(answers["torchvision_resnet18"]).max()
-    np.testing.assert_allclose(logits, answers["torchvision_resnet18"], atol=1e-5 * scale)
+    logits = model(their_logits["images_64"], training=False)
+    scale = np.abs(their_logits["torchvision_resnet18"]).max()
+    np.testing.assert_allclose(logits, their_logits["torchvision_resnet18"], atol=1e-5 * scale)
     assert report.notes[0] == (
         "read from 'state_dict'; left out beside it: epoch, arch, best_acc1, optimizer"
     )

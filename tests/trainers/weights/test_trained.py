@@ -49,7 +49,7 @@ def data_folder(folder, classes):
     return str(folder)
 
 
-def test_the_same_network_answers_the_same(saved):
+def test_the_same_network_has_the_same_logits(saved):
     folder, model, config = saved
     new = build_model(config, 3)
     report = initialize(new, folder, config)
@@ -58,7 +58,7 @@ def test_the_same_network_answers_the_same(saved):
     assert "trained by Sightline as 'old'" in looks_like(folder)
 
 
-def test_another_normalization_and_dropout_do_not_change_the_answer(saved):
+def test_another_normalization_and_dropout_do_not_change_the_logits(saved):
     folder, model, config = saved
     data = replace(config.data, mean=(1.0, 2.0, 3.0), std=(40.0, 50.0, 60.0))
     other = replace(config, data=data, model=replace(config.model, dropout=0.5))

@@ -28,8 +28,8 @@ from tfx_pipeline.ingest.frames import checked_frame
 from tfx_pipeline.ingest.objects import without_repeats
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, Values, jobs
 from tfx_pipeline.ingest.sources.coco_index import (
+    IMAGE,
     PANOPTIC,
-    PICTURE,
     SEMANTIC,
     CocoIndex,
     CocoReader,
@@ -153,14 +153,14 @@ class _Reader:
 
     def _item(self, reader: CocoReader, number: int, entry: ImageEntry) -> Item | Finding:
         part = self._parts[number]
-        name = f"{part.pictures.stem}/{entry.name}"
-        place, near, by_name = reader.file(number, PICTURE, entry.name), None, None
+        name = f"{part.images.stem}/{entry.name}"
+        place, near, by_name = reader.file(number, IMAGE, entry.name), None, None
         if place is None:
             place = near = reader.file_spelt_otherwise(number, entry.name)
         if place is None:
             place = by_name = reader.file_of_elsewhere(number, entry.name)
         if place is None:
-            what = f"image {entry.id} of {part.instances.name}: {part.pictures} has no {entry.name}"
+            what = f"image {entry.id} of {part.instances.name}: {part.images} has no {entry.name}"
             return Finding("image_missing", name, what)
         found, attributes = self._attributes(reader, number, entry)
         every = [*(("annotation_invalid", one) for one in entry.faults), *found]
@@ -243,9 +243,9 @@ def _unlisted(reader: CocoReader, number: int, part: Part) -> Iterator[Finding]:
         if name == part.instances.name:
             continue
         # In archives the names often begin with the folder's.
-        below = name.removeprefix(f"{part.pictures.stem}/")
+        below = name.removeprefix(f"{part.images.stem}/")
         what = f"not listed in {part.instances.name}"
-        yield Finding("label_missing", f"{part.pictures.stem}/{below}", what)
+        yield Finding("label_missing", f"{part.images.stem}/{below}", what)
 
 
 def _png(place: Member | None, name: str) -> bytes:
@@ -261,8 +261,8 @@ def _png(place: Member | None, name: str) -> bytes:
 
 def _load(writer: CocoWriter, part: Part, semantic: Path | None) -> None:
     number = writer.add_instances(part.instances)
-    if not writer.add_files(number, PICTURE, members(part.pictures)):
-        raise IngestError(f"{part.pictures} holds no images; {part.instances} is about them")
+    if not writer.add_files(number, IMAGE, members(part.images)):
+        raise IngestError(f"{part.images} holds no images; {part.instances} is about them")
     if part.captions:
         writer.add_captions(number, part.captions)
     if part.panoptic:

@@ -20,7 +20,7 @@ from tfx_pipeline.ingest.source import IngestError
 from tfx_pipeline.ingest.sources.json_stream import Document, read_list
 
 #: What a file is to a part: an image, its panoptic PNG, or its semantic PNG.
-PICTURE, PANOPTIC, SEMANTIC = range(3)
+IMAGE, PANOPTIC, SEMANTIC = range(3)
 
 _MAX_INTEGER = 2**63
 _TABLES = """
@@ -284,7 +284,7 @@ class CocoReader:
         """As `file`, where capitals, the Unicode form of letters and `%20` do not count."""
         for written in dict.fromkeys(spellings(name)):
             wanted = _bytes(folded(written))
-            rows = self._files(part, PICTURE, "near", _near(written))
+            rows = self._files(part, IMAGE, "near", _near(written))
             same = (row for row in rows if _same_end(_bytes(folded(_text(row[1]))), wanted))
             found = list(islice(same, 2))
             if len(found) == 1:
@@ -299,7 +299,7 @@ class CocoReader:
         if not is_of_elsewhere(name):
             return None
         base = _base(_last(name))
-        found = list(islice(self._files(part, PICTURE, "base", base), 2))
+        found = list(islice(self._files(part, IMAGE, "base", base), 2))
         query = "SELECT COUNT(*) FROM images WHERE part = ? AND base = ?"
         named = self._database.execute(query, (part, base)).fetchone()[0]
         return self._used(found[0]) if len(found) == 1 and named == 1 else None
@@ -316,7 +316,7 @@ class CocoReader:
     def unused(self, part: int) -> Iterator[str]:
         """Names of images that no image asked for so far."""
         query = "SELECT name FROM files WHERE part = ? AND kind = ? AND used = 0 ORDER BY name"
-        for (name,) in self._database.execute(query, (part, PICTURE)):
+        for (name,) in self._database.execute(query, (part, IMAGE)):
             yield _text(name)
 
 

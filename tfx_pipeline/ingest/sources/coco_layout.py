@@ -37,7 +37,7 @@ class Part:
 
     split: str
     instances: Document
-    pictures: Path
+    images: Path
     captions: Document | None = None
     panoptic: tuple[Document, Path] | None = None
     own: bool = False
@@ -88,14 +88,14 @@ def parts_of(folder: Path, *, val: str, year: str, only: str, wishes: Wishes) ->
                 f"of {tag} are there; put it there, or annotations_trainval{number}.zip beside "
                 f"{tag}, or say only={'val' if kind == 'train' else 'train'}"
             )
-        pictures = _place(folder, tag)
-        if pictures is None:
+        folder_of_images = _place(folder, tag)
+        if folder_of_images is None:
             raise IngestError(
                 f"{folder} has {instances.name} but no {tag}/, {tag}.zip or {tag}.tar; put the "
                 f"images there, or say only={'val' if kind == 'train' else 'train'}"
             )
         split = val if kind == "val" else split_of_word(kind) or ""
-        part = Part(split, instances, pictures, own=True, published=True)
+        part = Part(split, instances, folder_of_images, own=True, published=True)
         parts.append(_with_wishes(part, documents, wishes))
     if not parts:
         raise IngestError(f"{folder} has no annotations of {only or 'COCO'}; give {LAYOUT}")
@@ -169,7 +169,7 @@ def named_part(request: Request, given: tuple[str, str, str], val: str, wishes: 
     if split and split_of_word(split) is None:
         raise IngestError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     split = split_of_word(split) or ""
-    path, pictures = (_existing(request, one) for one in (annotations, images))
+    path, folder_of_images = (_existing(request, one) for one in (annotations, images))
     tag = _TAG.search(path.name)
     if tag and not split:
         split = val if tag.group(1) == "val" else split_of_word(tag.group(1)) or ""
@@ -177,7 +177,7 @@ def named_part(request: Request, given: tuple[str, str, str], val: str, wishes: 
         stem = path.name.removesuffix(".json")
         split = split_of_word(stem) or split_of_word(path.parent.name) or ""
     beside = {one.name: Document(one) for one in sorted(path.parent.glob("*.json"))}
-    return _with_wishes(Part(split, Document(path), pictures), beside, wishes)
+    return _with_wishes(Part(split, Document(path), folder_of_images), beside, wishes)
 
 
 def _existing(request: Request, given: str) -> Path:
@@ -197,13 +197,13 @@ def _with_wishes(part: Part, documents: Mapping[str, Document], wishes: Wishes) 
         captions = _wished(part, documents, f"captions_{stem}.json", "captions=true")
     if wishes.panoptic:
         document = _wished(part, documents, f"panoptic_{stem}.json", "panoptic=true")
-        pictures = _place(document.path.parent, f"panoptic_{stem}")
-        if pictures is None:
+        pngs = _place(document.path.parent, f"panoptic_{stem}")
+        if pngs is None:
             raise IngestError(
                 f"{document.path.parent} has no panoptic_{stem}/ or panoptic_{stem}.zip with the "
                 "PNGs; unpack panoptic_annotations there, or leave panoptic=true out"
             )
-        panoptic = (document, pictures)
+        panoptic = (document, pngs)
     return replace(part, captions=captions, panoptic=panoptic)
 
 

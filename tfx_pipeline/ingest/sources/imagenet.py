@@ -34,7 +34,7 @@ _SYNSET = re.compile(r"n\d{8}(?!\d)")
 _SPLIT = re.compile(rf"(?:^|[/_])({ANY_WORD})(?=[/_.]|$)", re.IGNORECASE)
 _SPLITS = {"train": "train", "validation": "test", "test": "unlabelled"}
 _VAL_NUMBER = re.compile(r"_val_(\d{8})\.")
-_PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|gif)$", re.IGNORECASE)
+_IMAGE_FILE = re.compile(r"\.(jpe?g|png|webp|bmp|gif)$", re.IGNORECASE)
 _CLASS_LISTS = ("imagenet_class_index.json", "LOC_synset_mapping.txt", "synset_words.txt")
 _VAL_LABELS = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt")
 
@@ -137,7 +137,7 @@ class _Reader:
 
 
 def _images(path: Path) -> Iterator[Member]:
-    return (one for one in members_within(path) if _PICTURE.search(one.name))
+    return (one for one in members_within(path) if _IMAGE_FILE.search(one.name))
 
 
 def _synset_of(member: Member) -> str:

@@ -127,7 +127,7 @@ def _keys(builder: Any, image: str, label: str) -> _Keys:
         if isinstance(one, tfds.features.Image) and not isinstance(one, tfds.features.LabeledImage)
     ]
     labels = [key for key, one in features.items() if isinstance(one, tfds.features.ClassLabel)]
-    found = _choose(builder.name, "picture", images, image)
+    found = _choose(builder.name, "image", images, image)
     stored = np.dtype(features[found].np_dtype)
     if stored not in _STORED:
         raise IngestError(
@@ -153,7 +153,7 @@ def _choose(name: str, what: str, have: list[str], wanted: str) -> str:
         return wanted or have[0]
     if not have:
         raise IngestError(f"{name} has no {what} among its features; it cannot be ingested")
-    option = "image" if what == "picture" else "label"
+    option = "image" if what == "image" else "label"
     raise IngestError(f"{name} has several {what}s: say {option}= one of {', '.join(have)}")
 
 

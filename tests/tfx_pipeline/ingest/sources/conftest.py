@@ -30,7 +30,7 @@ def _image(ident, **other):
     return {"id": ident, "file_name": f"{ident}.png", "height": HEIGHT, "width": WIDTH, **other}
 
 
-def _coco(folder, tag="train2017", *, images=(1, 2), annotations=None, pictures=None, **other):
+def _coco(folder, tag="train2017", *, images=(1, 2), annotations=None, files=None, **other):
     """Writes one part of a data set in COCO's layout; the content of its JSON."""
     if annotations is None:
         numbers = [one["id"] if isinstance(one, dict) else one for one in images]
@@ -44,7 +44,7 @@ def _coco(folder, tag="train2017", *, images=(1, 2), annotations=None, pictures=
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     (folder / "annotations" / f"instances_{tag}.json").write_text(json.dumps(content))
     (folder / tag).mkdir(exist_ok=True)
-    for one in images if pictures is None else pictures:
+    for one in images if files is None else files:
         name = one["file_name"] if isinstance(one, dict) else f"{one}.png"
         (folder / tag / name).write_bytes(_png())
     return content

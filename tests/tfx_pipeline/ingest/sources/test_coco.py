@@ -65,7 +65,7 @@ class TestWhatIsRead:
     def test_a_base_name_in_another_folder_is_another_image(
         self, folder, asked, stored, found, coco, png, read, image
     ):
-        coco(folder, images=[image(1, file_name=asked)], pictures=())
+        coco(folder, images=[image(1, file_name=asked)], files=())
         target = folder / "train2017" / stored
         target.parent.mkdir()
         target.write_bytes(png())
@@ -175,14 +175,14 @@ class TestFindings:
         assert [one.name for one in found[1:]] == ["train2017/1.png"]
 
     def test_an_image_without_a_file(self, folder, coco, read):
-        coco(folder, images=(1, 2), pictures=(2,))
+        coco(folder, images=(1, 2), files=(2,))
         _, found = read(folder)
         what = f"image 1 of instances_train2017.json: {folder / 'train2017'} has no 1.png"
         assert found[0] == Finding("image_missing", "train2017/1.png", what)
         assert found[1].name == "train2017/2.png"
 
     def test_a_file_without_an_image(self, folder, coco, read):
-        coco(folder, pictures=(1, 2, 3))
+        coco(folder, files=(1, 2, 3))
         _, found = read(folder)
         assert found[2] == Finding(
             "label_missing", "train2017/3.png", "not listed in instances_train2017.json"
@@ -232,7 +232,7 @@ class TestRefusals:
         )
 
     def test_no_images(self, folder, coco, read):
-        coco(folder, pictures=())
+        coco(folder, files=())
         self.refuses(read, folder, r"train2017 holds no images")
         (folder / "train2017").rmdir()
         self.refuses(read, folder, r"no train2017/, train2017\.zip or train2017\.tar.*only=val")
@@ -288,7 +288,7 @@ class TestRefusals:
         )
 
     def test_an_image_without_a_name(self, folder, coco, read):
-        coco(folder, images=[{"id": 3, "file_name": ""}], pictures=(3,))
+        coco(folder, images=[{"id": 3, "file_name": ""}], files=(3,))
         self.refuses(read, folder, "an image has id 3 and file_name ''")
 
     @pytest.mark.parametrize("at", [0, 1, 300, -1])

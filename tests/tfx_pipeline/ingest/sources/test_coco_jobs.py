@@ -95,16 +95,16 @@ class TestRoundTrip:
 def test_the_evaluation_kit_through_records_gives_cocos_figures(extract, tmp_path, png):
     kit = extract("coco_eval_kit_A")
     truth = json.loads((kit / "instances_val2014_100.json").read_text())
-    pictures = tmp_path / "val2014"
-    pictures.mkdir()
+    files = tmp_path / "val2014"
+    files.mkdir()
     for one in truth["images"]:
-        (pictures / one["file_name"]).write_bytes(png(one["height"], one["width"]))
+        (files / one["file_name"]).write_bytes(png(one["height"], one["width"]))
     ingest(
         "coco",
         tmp_path / "records",
         options={
             "annotations": str(kit / "instances_val2014_100.json"),
-            "images": str(pictures),
+            "images": str(files),
             "split": "test",
         },
     )
@@ -136,7 +136,7 @@ def test_every_kind_of_bad_annotation_through_the_whole_job(
         annotation(13, 5),
     ]
     images = (1, 2, 3, image(4, height=HEIGHT + 1), 5)
-    coco(folder, images=images, annotations=annotations, pictures=(1, 2, 4, 5))
+    coco(folder, images=images, annotations=annotations, files=(1, 2, 4, 5))
     coco(folder, "val2017", images=(9,), annotations=[annotation(100, 9)])
     with pytest.raises(IngestError, match=r"8 of 11 objects .* dropped \(7\) or clipped \(1\)"):
         ingest("coco", tmp_path / "out", where=folder)

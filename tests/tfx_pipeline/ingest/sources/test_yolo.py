@@ -128,10 +128,10 @@ def test_a_listed_image_that_is_not_there(tmp_path):
 
 
 def test_a_path_elsewhere(tmp_path):
-    write(tmp_path / "pictures", PLAIN)
+    write(tmp_path / "photos", PLAIN)
     write(tmp_path / "about", {}, None)
     (tmp_path / "about").mkdir()
-    (tmp_path / "about" / "pets.yaml").write_text(yaml.safe_dump(NAMES | {"path": "../pictures"}))
+    (tmp_path / "about" / "pets.yaml").write_text(yaml.safe_dump(NAMES | {"path": "../photos"}))
     assert len(read(tmp_path / "about")[1]) == 2
 
 
