@@ -1,4 +1,4 @@
-"""Every recipe that the registry finds: whole, in range, buildable, and the papers' figures."""
+"""All registered recipes: complete, in range, buildable, with the figures of the papers."""
 
 import inspect
 import math
@@ -19,7 +19,7 @@ from trainers.registry import compressors, models, recipes, tasks
 NAMES = recipes.names()
 IMAGENET = 1_281_167
 TRAIN_IMAGES = {"data/imagenet": IMAGENET, "data/digits": 1072}
-# Those whose network a test can build at the recipe's own size in a second or two.
+# Recipes whose network can be built at full size in a second or two.
 SMALL = [name for name in NAMES if name.startswith(("cifar10_", "digits_"))]
 
 

@@ -46,7 +46,7 @@ ProjectRoot = Annotated[
     Path | None,
     typer.Option(help="Holds runs/, bundles/ and data/; a project's folder, or the current one."),
 ]
-#: What every `--data` takes; see `tfx_pipeline.data_source`.
+#: What every `--data` takes; see `tfx_pipeline.request.data_source`.
 DATA_HELP = "Records, or JOB:SOURCE of an ingest job, e.g. tfrecord:~/imagenet"
 ResumeAnyway = Annotated[
     bool,
@@ -64,6 +64,6 @@ def records(data: str | Path, root: Path = Path()) -> Path:
       DataSourceError: `data` names no job, or a source that is not there.
       IngestError: the job cannot use the source.
     """
-    from tfx_pipeline.data_source import CACHE, resolve
+    from tfx_pipeline.request.data_source import CACHE, resolve
 
     return resolve(data, root / CACHE, console)

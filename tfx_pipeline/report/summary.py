@@ -16,7 +16,7 @@ from components import files
 from components.gates import GateSettings, Verdict
 from components.live import Live
 from core.lineage import store_state
-from tfx_pipeline.config import Layout, RunRequest
+from tfx_pipeline.request.run import Layout, RunRequest
 from trainers.config import to_dict
 from trainers.data.features import REPORT_FILE, DatasetInfo
 from trainers.identity.stack import git_commit, stack
@@ -61,7 +61,7 @@ def build_summary(
       info: the data.
       nodes: what ran, in order.
       outputs: `tfx_pipeline.runners.dag.Output`s of the run.
-      state: `tfx_pipeline.config.run_state` when the run began.
+      state: `tfx_pipeline.request.run.run_state` when the run began.
       seconds: of all nodes.
       error: why the run stopped; empty when it did not.
     """

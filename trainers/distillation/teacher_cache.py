@@ -23,11 +23,11 @@ import tensorflow as tf
 
 from trainers.config import Config, ConfigError
 from trainers.data import pipeline
+from trainers.data.digest import training_digest
 from trainers.data.features import DatasetInfo
 from trainers.data.parallel import ready
 from trainers.distillation.teacher import Teacher
 from trainers.identity.code_digest import code_digest
-from trainers.identity.data import training_digest
 from trainers.identity.file_index import INDEX_FILE, FileIndex
 from trainers.training.checkpoint import write_json
 

@@ -1,1 +1,1 @@
-"""One function per published row, each returning a whole `Config`."""
+"""Recipes: functions that return a complete `Config`, mostly for a published result."""

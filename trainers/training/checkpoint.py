@@ -257,11 +257,6 @@ def best_epoch(history: list[Row]) -> int:
     return ranked + 1
 
 
-def weights_path(directory: Path) -> str:
-    """The checkpoint prefix of a trained model's weights."""
-    return str(Path(directory) / "weights" / "best")
-
-
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, atomically."""
     write_atomically(path, json.dumps(value, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""A split network against the whole one; a process of its own has the devices."""
+"""A split network compared with the whole one, in a child process with virtual devices."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def test_a_split_network_beside_the_whole_one():
     assert 0 <= figures["difference"] < 1e-5 * figures["largest"]
     assert figures["virtual"] is True
     assert [stage["device"][-5:] for stage in figures["stages"]] == ["CPU:0", "CPU:1"]
-    # Three micro-batches through two stages: of four turns each stage rests in one.
+    # Three micro-batches through two stages take four steps, and each stage is idle in one.
     assert figures["bubble"] == pytest.approx(1 / 4)
     for key in ("whole_images_per_second", "split_images_per_second"):
         assert len(figures[key]) == 4

@@ -1,4 +1,4 @@
-"""Boxes and masks of images that EXIF turns, on the pixels of their records."""
+"""Boxes and masks of images that EXIF rotates."""
 
 import hashlib
 import io
@@ -17,14 +17,14 @@ from tfx_pipeline.ingest.records import make_example
 from tfx_pipeline.ingest.source import Item, Objects
 from trainers.data import features
 
-# (height, width) as shown, and a red box in it: xmin, ymin, xmax, ymax.
+# Displayed (height, width), and a red box in it: xmin, ymin, xmax, ymax.
 SHOWN_SIZE, BOX = (64, 48), (8, 4, 40, 20)
 QUARTERS = (5, 6, 7, 8)
 UNDONE = {6: 8, 8: 6}
 
 
 def scene(orientation, size=SHOWN_SIZE):
-    """PNG bytes whose pixels, turned as EXIF says, have the red box at `BOX`."""
+    """PNG bytes whose pixels, rotated by EXIF, have the red box at `BOX`."""
     pixels = np.full((*size, 3), 128, np.uint8)
     pixels[BOX[1] : BOX[3], BOX[0] : BOX[2]] = (255, 0, 0)
     shown = Image.fromarray(pixels)

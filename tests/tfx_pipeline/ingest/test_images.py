@@ -69,7 +69,7 @@ def test_16_bit_tiff_and_pgm_keep_the_high_byte_as_16_bit_png_does():
         (b"plain text", "not an image"),
         (save(RGB, "PNG")[:500], "damaged PNG"),
         (save(RGB, "JPEG")[:500], "damaged JPEG"),
-        (save(RGB, "TIFF")[:500], "nor can Pillow read it"),
+        (save(RGB, "TIFF")[:500], "Pillow cannot read it either"),
         (save(np.ones((4, 4), np.float32), "TIFF"), "floating-point"),
         (save(np.full((4, 4), 2**20, np.int32), "TIFF"), "32-bit"),
         (b"P5 9000 9000 255 ", "over the limit"),
@@ -86,7 +86,7 @@ def test_formats_outside_the_list_are_not_tried(kind):
         load_stored(save(RGB, kind))
 
 
-def test_a_bomb_is_told_by_its_header():
+def test_a_bomb_is_rejected_by_its_header():
     bomb = save(RGB, "PNG")
     bomb = bomb[:16] + (60_000).to_bytes(4, "big") * 2 + bomb[24:]
     with pytest.raises(ImageTooLargeError, match="over the limit"):
@@ -98,7 +98,7 @@ def test_a_gif_whose_first_frame_is_smaller_is_redrawn_on_its_canvas():
     data = save(frame, "GIF")
     canvas = (80).to_bytes(2, "little") + (60).to_bytes(2, "little")
     data = data[:6] + canvas + data[10:]
-    # What TensorFlow would return: the frame alone, of another size than the header says.
+    # TensorFlow would return only the frame, with another size than the header.
     assert tf.io.decode_image(data, expand_animations=False).shape == (40, 50, 3)
     stored = load_stored(data)
     assert (stored.facts.height, stored.facts.width) == (60, 80)
@@ -169,7 +169,7 @@ def test_names_that_say_another_format(name, kind, said):
 
 @pytest.mark.shared_data
 def test_all_of_ingest_training_and_serving_agree_on_every_odd_file(extract):
-    """One verdict: what ingest keeps as it is, the graph decodes; what it changes, it refuses."""
+    """Ingest keeps what the graph decodes, and transcodes or rejects the rest."""
     from core.image_header import check_image
 
     kept = changed = refused = 0
@@ -209,7 +209,7 @@ def test_broken_exif_does_not_cost_the_image():
 
 
 def test_a_jpeg_of_too_many_scans_is_rejected_and_not_decoded():
-    """Pillow would take as long as the graph: it is not transcoded either."""
+    """It is not transcoded either, because Pillow would take as long as the graph."""
     data = save(RGB, "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     with pytest.raises(ImageTooLargeError, match="more than 64 scans"):

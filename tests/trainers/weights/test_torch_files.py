@@ -1,4 +1,4 @@
-"""Files that PyTorch saved: read as PyTorch reads them, and never run."""
+"""Files of PyTorch are read with the same values, without running code."""
 
 import contextlib
 import io
@@ -61,9 +61,7 @@ def test_a_checkpoint_of_a_training_script_starts_a_model(torch_data, make, thei
     logits = model(their_logits["images_64"], training=False)
     scale = np.abs(their_logits["torchvision_resnet18"]).max()
     np.testing.assert_allclose(logits, their_logits["torchvision_resnet18"], atol=1e-5 * scale)
-    assert report.notes[0] == (
-        "read from 'state_dict'; left out beside it: epoch, arch, best_acc1, optimizer"
-    )
+    assert report.notes[0] == ("read from 'state_dict'; skipped: epoch, arch, best_acc1, optimizer")
 
 
 def test_parameters_are_tensors(torch_data):
@@ -163,7 +161,7 @@ def test_the_tests_own_files_are_read(tmp_path):
 
 
 class Shell:
-    """What `pickle.load` would run."""
+    """Code that `pickle.load` would run."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -335,29 +333,29 @@ def test_other_files_are_named_for_what_they_are(content, message, tmp_path):
 def test_what_holds_no_state_dict_says_what_it_holds(tmp_path):
     with pytest.raises(WeightsError, match="holds a tensor, not a state dict"):
         read_torch(legacy(tmp_path / "a.pth", tensor()))
-    with pytest.raises(WeightsError, match="holds no tensors by name; it holds epoch, lr"):
+    with pytest.raises(WeightsError, match="has no named tensors, only epoch, lr"):
         read_torch(legacy(tmp_path / "b.pth", {"epoch": 3, "lr": 0.1}, counts=(), keys=()))
     for name in ("model_ema", "ema", "weights", "state_dict_ema"):
         found, notes = read_torch(legacy(tmp_path / "d.pth", {name: {"w": tensor()}, "epoch": 1}))
         assert list(found) == ["w"]
-        assert notes == (f"read from {name!r}; left out beside it: epoch",)
+        assert notes == (f"read from {name!r}; skipped: epoch",)
     looped = {"w": tensor()}
     nested = {"model": {"state_dict": looped, "epoch": 1}, "ema": {"w": tensor()}}
     found, notes = read_torch(legacy(tmp_path / "c.pth", nested))
     assert list(found) == ["w"]
     assert notes == (
-        "read from 'model'; left out beside it: ema",
-        "read from 'state_dict'; left out beside it: epoch",
+        "read from 'model'; skipped: ema",
+        "read from 'state_dict'; skipped: epoch",
     )
     mixed = {"w": tensor(), "version": 2}
     assert read_torch(legacy(tmp_path / "d.pth", mixed))[1] == (
-        "left out, as they are no tensors: version",
+        "skipped, as they are not tensors: version",
     )
 
 
 def test_a_dictionary_that_holds_itself_ends(tmp_path):
     looped = b"\x80\x02}q\x00U\x05modelh\x00s."
-    with pytest.raises(WeightsError, match="holds no tensors by name; it holds model"):
+    with pytest.raises(WeightsError, match="has no named tensors, only model"):
         read_torch(legacy(tmp_path / "a.pth", None, raw=looped, counts=(), keys=()))
 
 

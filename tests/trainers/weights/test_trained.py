@@ -1,4 +1,4 @@
-"""Starting from a model that Sightline trained: another size, other classes, another version."""
+"""Initialization from a trained model: another size, other classes, another version."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def test_the_same_network_has_the_same_logits(saved):
     new = build_model(config, 3)
     report = initialize(new, folder, config)
     np.testing.assert_array_equal(new(IMAGES), model(IMAGES))
-    assert report.summary().endswith(f"{len(model.weights)} weights taken, 0 fresh")
+    assert report.summary().endswith(f"{len(model.weights)} weights loaded, 0 random")
     assert "trained by Sightline as 'old'" in looks_like(folder)
 
 

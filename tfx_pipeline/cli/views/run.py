@@ -23,8 +23,8 @@ from rich.markup import escape
 from core.lineage import store_state
 from core.processes import module_command
 from tfx_pipeline.cli.views.live import LiveView
-from tfx_pipeline.config import Layout, RunRequest, request_to_json, run_state
-from tfx_pipeline.slicing import slice_keys
+from tfx_pipeline.config import slice_keys
+from tfx_pipeline.request.run import Layout, RunRequest, request_to_json, run_state
 from trainers.data.features import DatasetInfo
 from trainers.training.progress import EVENTS_FD
 

@@ -60,19 +60,19 @@ def _read(folder, **options):
 
 @pytest.fixture(scope="session")
 def png():
-    """`png(height, width)`: the bytes of a gray image like no other."""
+    """`png(height, width)`: the bytes of a unique gray image."""
     return _png
 
 
 @pytest.fixture(scope="session")
 def annotation():
-    """`annotation(id, image_id, **other)`: an object as COCO's JSON has it."""
+    """`annotation(id, image_id, **other)`: an object in COCO's JSON."""
     return _annotation
 
 
 @pytest.fixture(scope="session")
 def image():
-    """`image(id, **other)`: an image as COCO's JSON has it."""
+    """`image(id, **other)`: an image in COCO's JSON."""
     return _image
 
 
@@ -90,5 +90,5 @@ def read():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where a test has its data set; not made yet."""
+    """The folder for the data set of a test; it does not exist yet."""
     return tmp_path / "coco"

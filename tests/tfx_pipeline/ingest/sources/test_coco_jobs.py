@@ -1,4 +1,4 @@
-"""COCO through the whole job: nothing is lost or added, and its evaluation kit agrees."""
+"""COCO end to end: nothing is lost or added, and pycocotools agrees."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ HEIGHT, WIDTH = 30, 40
 
 @pytest.fixture(scope="session")
 def coco_records(extract, tmp_path_factory):
-    """Records of the real subset, through the whole job."""
+    """Records of the real subset, from a complete job."""
     out = tmp_path_factory.mktemp("records") / "coco"
     return out, ingest("coco", out, where=extract("coco_subset_A"))
 
@@ -176,7 +176,7 @@ def test_every_kind_of_bad_annotation_through_the_whole_job(
 
 
 def write_large(folder, image, png, *, images, annotations):
-    """An instances file of COCO's proportions and an archive of as many tiny images."""
+    """An instances file with COCO's proportions and an archive of tiny images."""
     corners = [round(20 + 0.37 * step, 2) for step in range(40)]
     body = json.dumps(
         {"segmentation": [corners], "area": 702.1057499999998, "iscrowd": 0},
@@ -200,7 +200,7 @@ def write_large(folder, image, png, *, images, annotations):
             archive.writestr(f"train2017/{number}.png", png())
 
 
-# Not getrusage: what it gives a child begins with the size of its parent.
+# Not getrusage, whose value in a child starts at the size of its parent.
 _PEAK = """
 import re, sys, time
 from pathlib import Path
