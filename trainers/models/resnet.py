@@ -1,7 +1,7 @@
 """Residual networks (He et al. 2016, arXiv 1512.03385) with ImageNet and CIFAR depths.
 
 `resnet18/34/50/101/152` follow table 1: a 7x7 stem, max pooling, and four stages.
-`resnet8/14/20/32/ 44/56` follow section 4.2 (6n + 2 layers): a 3x3 stem and three stages, for
+`resnet8/14/20/32/44/56` follow section 4.2 (6n + 2 layers): a 3x3 stem and three stages, for
 images of 16 to 64 pixels. Shortcuts are projections (option B), because the padded channels of
 option A cannot be quantized. Blocks are post-activation.
 """

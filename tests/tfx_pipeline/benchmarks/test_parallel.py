@@ -49,7 +49,7 @@ def test_a_split_network_beside_the_whole_one():
     assert [value, low, high] == pytest.approx([stats.gmean(ratios), *np.exp(limits)])
     shown = " ".join(shown.split())
     assert f"ratio {value:.2f} (95 % interval {low:.2f} to {high:.2f}) over 4 rounds" in shown
-    assert "devices are virtual ones of one processor" in shown
+    assert "the devices are virtual devices of one processor" in shown
 
 
 @pytest.mark.parametrize(("batch", "rounds"), [(0, 5), (4, 1)])

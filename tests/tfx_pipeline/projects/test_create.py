@@ -120,7 +120,7 @@ def test_records_are_used_where_they_are(home):
     project = home / "deep" / "er" / "pets"
     assert sorted(one.name for one in project.iterdir()) == ["README.md", "pipeline.py"]
     assert find(str(project)).data == str(home / "records")
-    with pytest.raises(ProjectError, match=r"is a data set already, so that label=x changes"):
+    with pytest.raises(ProjectError, match=r"is already a data set, so label=x has no effect"):
         create(NewProject("more", home / "records", options=("label=x",)), quiet())
 
 
@@ -141,7 +141,10 @@ def test_foreign_shards_are_linked_not_copied(home):
     ("counts", "words"),
     [
         ({"cat": 1, "dog": 1}, ["has 2 images", "at least 10", "add images"]),
-        ({"cat": 12, "dog": 1}, ["'dog' (1)", "one is needed to train", "leave the class out"]),
+        (
+            {"cat": 12, "dog": 1},
+            ["'dog' (1)", "training and tests need one each", "remove the class"],
+        ),
         ({"cat": 12}, ["only one class, 'cat'", "add a second class folder"]),
         ({"cat": 0, "dog": 0}, ["no file", "<class>/*.jpg"]),
     ],
@@ -158,10 +161,10 @@ def test_too_little_is_refused_before_anything_is_written(home, counts, words):
 def test_what_cannot_be_a_project_is_refused(home):
     source = photos(home / "photos", {"cat": 12, "dog": 12})
     for name, words in {
-        "smoke": "'smoke' is a pipeline already",
-        "digits_cnn": "'digits_cnn' is a recipe already",
-        "a/b": "--out gives the folder",
-        "pets.py": "does not end in .py",
+        "smoke": "there already is a pipeline 'smoke'",
+        "digits_cnn": "there already is a recipe 'digits_cnn'",
+        "a/b": "use --out for the parent folder",
+        "pets.py": "not end in .py",
     }.items():
         with pytest.raises(ProjectError, match=words):
             create(NewProject(name, source), quiet())
@@ -178,7 +181,7 @@ def test_what_cannot_be_a_project_is_refused(home):
     (home / "loose" / "labels.csv").write_text("file,label\na.jpg,1\n")
     with pytest.raises(ProjectError, match=r"did you mean the table .*labels\.csv\?"):
         create(NewProject("signs", home / "loose"), quiet())
-    with pytest.raises(ProjectError, match="An archive must be unpacked first"):
+    with pytest.raises(ProjectError, match="Unpack an archive first"):
         create(NewProject("signs", home / "loose" / "a.jpg"), quiet())
 
 

@@ -134,7 +134,7 @@ def test_what_is_neither_is_refused_with_the_remedy(home):
     with pytest.raises(ProjectError, match=r"empty has no pipeline\.py; .*sightline new"):
         find("empty")
     project(home, name="smoke")
-    with pytest.raises(ProjectError, match=r"write \./smoke for the folder"):
+    with pytest.raises(ProjectError, match=r"use \./smoke for the folder"):
         find("smoke")
     assert find("./smoke").file == home / "smoke" / "pipeline.py"
 
@@ -178,16 +178,16 @@ def test_searches_can_be_given():
     [
         (
             "gate.min_top1=0.9",
-            r"unknown config key 'gate\.min_top1': no 'gate'; did you mean gates",
+            r"unknown config key 'gate\.min_top1': no section 'gate'; did you mean gates",
         ),
-        ("bench_runs=3", "no 'bench_runs'; did you mean benchmark_runs"),
-        ("trian.epochs=3", "no 'trian'; did you mean train"),
+        ("bench_runs=3", "no section 'bench_runs'; did you mean benchmark_runs"),
+        ("trian.epochs=3", "no section 'trian'; did you mean train"),
         ("best.method=qat", r"no 'method'; did you mean methods"),
         ("best.ptq=int4", r"best\.ptq: unknown dtype 'int4'; did you mean int8"),
         ("images.limits.near_leakag=1", "unknown kind 'near_leakag'.*near_leakage"),
         ("images.max_near_leakage=2", r"max_near_leakage must be in \[0, 1\], got 2"),
         ("benchmark_runs=0", "benchmark_runs must be at least 1, got 0"),
-        ("tune.digits_cnn=3", r"a search is set with tune\.<model>\.trials=5"),
+        ("tune.digits_cnn=3", r"the keys of a search are tune\.<model>\.trials=5"),
         ("tune.digits_cnn.trials=3", r"tune\.digits_cnn has no space; set one"),
     ],
 )

@@ -48,7 +48,7 @@ def home(tmp_path, write_dataset):
     (tmp_path / "mine.py").write_text(PLUGIN)
     counts = {"train": range(32), "validation": range(32, 40), "test": range(40, 48)}
     records = {split: [record(number) for number in counts[split]] for split in counts}
-    write_dataset(tmp_path / "colours", records, classes=("red", "blue"), slices=())
+    write_dataset(tmp_path / "colors", records, classes=("red", "blue"), slices=())
     return tmp_path
 
 
@@ -60,13 +60,13 @@ def sightline(home, *arguments):
 
 @pytest.mark.onednn
 def test_a_trained_folder_knows_its_plugin(home):
-    trained = sightline(home, "train", "tiny_colours", "--plugins", "mine.py")
+    trained = sightline(home, "train", "tiny_colors", "--plugins", "mine.py")
     assert trained.returncode == 0, trained.stdout + trained.stderr
-    described = sightline(home, "describe", "work/tiny_colours", "--json")
+    described = sightline(home, "describe", "work/tiny_colors", "--json")
     # 4 filters of 3 x 3 x 3 and biases; 4 x 2 weights and biases.
     assert '"parameters": 122' in described.stdout, described.stderr
     (home / "mine.py").rename(home / "moved.py")
-    missed = sightline(home, "evaluate", "work/tiny_colours")
+    missed = sightline(home, "evaluate", "work/tiny_colors")
     assert missed.returncode == 1
     line = " ".join(missed.stderr.split())
     # TensorFlow may write lines before it.

@@ -159,7 +159,7 @@ def test_files_that_a_table_lists_are_watched_too(table, tmp_path):
 def test_a_source_that_went_away_is_an_error_that_names_its_records(pets, tmp_path):
     out, _ = made(f"folder:{pets}", tmp_path / "data")
     shutil.rmtree(pets)
-    with pytest.raises(DataSourceError, match=f"does not exist; its records .* {out}"):
+    with pytest.raises(DataSourceError, match=f"does not exist; the records .* {out}"):
         resolve(f"folder:{pets}", tmp_path / "data", quiet())
 
 

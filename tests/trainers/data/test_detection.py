@@ -322,7 +322,7 @@ def test_random_crops_overlap_some_object_enough(monkeypatch):
     centered = detection_augment._centered
     monkeypatch.setattr(
         detection_augment,
-        "_centred",
+        "_centered",
         lambda sample, patch: (patches.append(tuple(patch.numpy())), centered(sample, patch))[1],
     )
     for least in (0.0, 0.6):

@@ -67,7 +67,10 @@ def test_an_entry_without_values_is_the_function_itself():
         ("example(fill='white')", r"`fill` must be one of 'black', 'noise', got 'white'"),
         ("example(amont=1)", r"no option `amont`; did you mean amount\?"),
         ("example(0.1, amount=0.2)", r"`amount` is set twice"),
-        ("example(0, 1, (0, 1), 'black', 5)", r"5 values for 4 options; it is example\(amount=0.5"),
+        (
+            "example(0, 1, (0, 1), 'black', 5)",
+            r"5 values for 4 options; the signature is example\(amount=0.5",
+        ),
     ],
 )
 def test_wrong_values_name_the_entry_the_range_and_the_signature(text, message):

@@ -114,7 +114,7 @@ def test_hosts_that_read_their_own_files(config, digits):
     one = batches_of(config, digits[1])
     same(one, batches_of(override(config, ["data.host_sharding=examples"]), digits[1]))
     four = override(config, ["train.global_batch=16"])
-    with pytest.raises(DataError, match=r"3 training shards for 4 hosts.*at least 4 shards"):
+    with pytest.raises(DataError, match=r"3 training shards, but 4 hosts.*at least 4 shards"):
         train_batches(four, digits[1], epoch=0, input_context=context(4, 0, 4))
 
 
@@ -173,5 +173,5 @@ def test_the_service_address_is_checked(digits, config, address):
 
 def test_too_few_shards_for_the_service_are_an_error(digits, config):
     config = override(config, ["data.service=grpc://localhost:1", "train.global_batch=16"])
-    with pytest.raises(DataError, match="3 training shards for 4 hosts"):
+    with pytest.raises(DataError, match="3 training shards, but 4 hosts"):
         train_batches(config, digits[1], epoch=0, input_context=context(4, 0, 4))

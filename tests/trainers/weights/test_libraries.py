@@ -80,7 +80,7 @@ def test_an_unknown_normalization_is_reported(make, weights_data, tmp_path):
     )
     model, config = make("deit", **VIT)
     report = initialize(model, tmp_path / "deit.safetensors", config)
-    assert any("does not say how its images were normalized" in note for note in report.notes)
+    assert any("does not declare the normalization of images" in note for note in report.notes)
 
 
 def test_other_classes_replace_the_head_and_nothing_else(make, their_logits, file_of):
@@ -155,7 +155,7 @@ def test_files_that_are_no_weights(make, tmp_path):
     model, config = make("vit", **VIT)
     for name, content, message in (
         ("model.pth", b"", "is empty"),
-        ("model.txt", b"", r"ends in .*\.h5, "),
+        ("model.txt", b"", r"must end in .*\.h5, "),
         ("cut.safetensors", b"\x10\0\0\0", "cannot be read as safetensors"),
         ("cut.npz", b"PK", "cannot be read as npz"),
         ("cut.h5", b"HDF", "cannot be read as h5"),

@@ -54,10 +54,10 @@ def refuse(path, message):
     ("content", "message"),
     [
         (b"", "is empty|cannot be read as"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "pointer of Git LFS.*git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer.*git lfs pull"),
         (b"\n<!DOCTYPE html><title>Sign in", "is a web page"),
-        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "server's error"),
-        (gzip.compress(b"weights", mtime=0), "compressed by gzip; unpack it"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "error message of a server"),
+        (gzip.compress(b"weights", mtime=0), "compressed with gzip; unpack it"),
     ],
     ids=["empty", "lfs", "html", "xml", "gzip"],
 )

@@ -109,10 +109,10 @@ def test_a_part_of_the_classes_keeps_its_rows_of_the_classifier(saved, tmp_path)
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (ModelConfig("resnet8"), "model.name is vit there and resnet8 here"),
+        (ModelConfig("resnet8"), "model.name is vit in the file and resnet8 here"),
         (
             ModelConfig("vit", options={**OPTIONS, "heads": 4}),
-            "model.options.heads is 2 there and 4 here",
+            "model.options.heads is 2 in the file and 4 here",
         ),
         (ModelConfig("vit", options={**OPTIONS, "depth": 3}), "block3_query/kernel 16x16"),
     ],

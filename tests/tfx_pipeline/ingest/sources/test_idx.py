@@ -68,5 +68,5 @@ def test_files_that_are_wrong(tmp_path):
     with pytest.raises(IngestError, match="not an IDX file of bytes with 3 dimensions"):
         read(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").unlink()
-    with pytest.raises(IngestError, match="has no labels beside it"):
+    with pytest.raises(IngestError, match="has no labels; add"):
         read(tmp_path)
