@@ -86,9 +86,9 @@ def test_the_pixels_are_those_of_the_weights_and_others_are_refused():
     assert with_input_of_weights(config) == config
     _, report = started(config)
     assert "normalizes images to (x - 127) / 128" in "\n".join(report.lines())
-    assert any("224x224 px, and data.image_size is 65x65" in note for note in report.notes)
+    assert any("224x224 px, but data.image_size is 65x65" in note for note in report.notes)
     assert len(input_notes(config_of(side=224))) == 1
-    with pytest.raises(WeightsError, match=r"takes images with data\.mean=127,127,127, got"):
+    with pytest.raises(WeightsError, match=r"needs data\.mean=127,127,127, got"):
         started(config_of(data={"mean": (120.0,) * 3}))
 
 
