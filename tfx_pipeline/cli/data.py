@@ -10,7 +10,7 @@ from tfx_pipeline.cli.shared import app, console
 
 def _list_jobs(wanted: bool) -> None:
     if wanted:
-        from tfx_pipeline.cli.views.ingest import jobs_table
+        from tfx_pipeline.ingest.console import jobs_table
 
         console.print(jobs_table())
         raise typer.Exit
@@ -54,12 +54,12 @@ def ingest(
     ] = False,
 ) -> None:
     """Convert images to sharded TFRecords; an interrupted job resumes."""
-    from tfx_pipeline.cli.views.ingest import ingest_shown
+    from tfx_pipeline.ingest.console import ingest_and_print
 
     given = list(options or ())
     if source and "=" in source and not Path(source).exists():
         given, source = [source, *given], None
-    ingest_shown(
+    ingest_and_print(
         job,
         source,
         out or Path("data") / job,

@@ -63,11 +63,11 @@ def run(
     import datetime
 
     from tfx_pipeline.cli.views.run import run as run_pipeline
-    from tfx_pipeline.config import RunRequest
-    from tfx_pipeline.data_source import CACHE
-    from tfx_pipeline.pipeline_options import with_settings
     from tfx_pipeline.projects.find import experiments_of, find
-    from tfx_pipeline.smoke_size import smoke_records, smoke_size
+    from tfx_pipeline.request.data_source import CACHE
+    from tfx_pipeline.request.run import RunRequest
+    from tfx_pipeline.request.settings import with_settings
+    from tfx_pipeline.request.smoke import smoke_records, smoke_size
 
     accepted = {"undecided": accept_undecided, "new_classes": accept_new_classes}
     target = find(pipeline, data=data, root=root)
@@ -142,9 +142,9 @@ def report(
 ) -> None:
     """Print the table of a finished run and write its HTML report again."""
     from tfx_pipeline.cli.views.run import read_summary, show
-    from tfx_pipeline.config import Layout
     from tfx_pipeline.projects.find import find
     from tfx_pipeline.report import write_report
+    from tfx_pipeline.request.run import Layout
 
     target = find(pipeline, root=root)
     layout = Layout(target.root, target.pipeline.name)

@@ -34,7 +34,9 @@ def new(
 
     Trains nothing; use `sightline run NAME` for that.
     """
-    from tfx_pipeline.projects.create import Wanted, create
+    from tfx_pipeline.projects.create import NewProject, create
 
-    wanted = Wanted(name, source, out=out, options=tuple(options or ()), group=group, exif=exif)
-    create(wanted, console)
+    project = NewProject(
+        name, source, out=out, options=tuple(options or ()), group=group, exif=exif
+    )
+    create(project, console)

@@ -50,7 +50,7 @@ ProjectRoot = Annotated[
         help="Folder of runs/, bundles/, and data/; defaults to the project or current folder."
     ),
 ]
-#: The values of every `--data`; see `tfx_pipeline.data_source`.
+#: The values of every `--data`; see `tfx_pipeline.request.data_source`.
 DATA_HELP = "Folder of records, or JOB:SOURCE of an ingest job, e.g. tfrecord:~/imagenet"
 ResumeAnyway = Annotated[
     bool,
@@ -68,6 +68,6 @@ def records(data: str | Path, root: Path = Path()) -> Path:
       DataSourceError: the job is unknown or the source does not exist.
       IngestError: the job cannot read the source.
     """
-    from tfx_pipeline.data_source import CACHE, resolve
+    from tfx_pipeline.request.data_source import CACHE, resolve
 
     return resolve(data, root / CACHE, console)

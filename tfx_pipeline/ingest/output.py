@@ -1,4 +1,4 @@
-"""A data set's folder appears whole or not at all; a stopped job's work is taken up again."""
+"""The output of a job: published atomically, and resumable after an interruption."""
 
 import contextlib
 import shutil
@@ -15,17 +15,17 @@ _OLD = "old"
 
 
 @contextlib.contextmanager
-def workplace(out: Path, key: str) -> Iterator[Path]:
-    """A hidden folder beside `out` for a job's files; it stays when the job is stopped.
+def work_folder(out: Path, key: str) -> Iterator[Path]:
+    """A hidden folder beside `out` for the files of a job; it remains if the job is stopped.
 
-    The same `key` finds the same folder again; folders of other keys are removed.
+    The same `key` returns the same folder; folders with other keys are removed.
 
     Args:
       out: the data set's folder, which may exist.
-      key: of everything that decides the result, as letters and digits.
+      key: digest of everything that decides the result, as letters and digits.
 
     Raises:
-      IngestError: `out` is a file or a folder with other contents, or another job writes to it.
+      IngestError: `out` is a file or a folder with other content, or another job is writing to it.
     """
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -41,9 +41,9 @@ def workplace(out: Path, key: str) -> Iterator[Path]:
 
 
 def publish(finished: Path, out: Path) -> None:
-    """Moves the folder `finished` to `out`; an older data set there is replaced.
+    """Moves the folder `finished` to `out`, replacing an older data set.
 
-    If the process dies between the two renames, the next job puts the old one back.
+    If the process dies between the two renames, the next job restores the old data set.
     """
     out = out.absolute()
     if out.exists():
@@ -60,7 +60,7 @@ def publish(finished: Path, out: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes its name when the block ends well, and leaves nothing otherwise.
+    """A file that appears at `path` when the block succeeds; on an error, nothing remains.
 
     Raises:
       IngestError: the disk is full.
@@ -71,11 +71,11 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def removed_when_refused(folder: Path, *, unless: Path | None = None) -> Iterator[None]:
-    """Removes a job's folder when its source is refused, so that a refused job leaves nothing.
+    """Removes the folder of a job if the block raises IngestError, except for a full disk.
 
     Args:
-      folder: from `workplace`.
-      unless: a file that says that the folder holds work worth keeping.
+      folder: from `work_folder`.
+      unless: a file whose existence means that the folder holds work to keep.
     """
     keep = unless is not None and unless.exists()
     try:
@@ -90,7 +90,7 @@ def removed_when_refused(folder: Path, *, unless: Path | None = None) -> Iterato
 
 @contextlib.contextmanager
 def full_disk_named(path: Path) -> Iterator[None]:
-    """Turns the system's error about a full disk into one that names the remedy.
+    """Converts the system's error about a full disk to one with a remedy.
 
     Raises:
       IngestError: the disk is full, or a quota or file-size limit is reached.
@@ -102,7 +102,7 @@ def full_disk_named(path: Path) -> Iterator[None]:
             raise
         raise DiskFullError(
             f"{path} could not be written: {error.strerror}; free some space and run the same "
-            "command again, it goes on from here"
+            "command again; it resumes here"
         ) from error
 
 
@@ -110,11 +110,11 @@ def _check(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise IngestError(f"{out} is a file; give a folder that is absent, empty or a data set")
+        raise IngestError(f"{out} is a file; choose a new or empty folder, or a data set")
     if any(out.iterdir()) and not (out / DATASET_FILE).is_file():
         raise IngestError(
             f"{out} holds files but no {DATASET_FILE}, so it is not a data set and is not "
-            "overwritten; give another folder or remove it"
+            "overwritten; choose another folder or remove it"
         )
 
 
@@ -151,10 +151,10 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
 
 
 def _remove_if_free(folder: Path, out: Path) -> None:
-    """Removes the leftovers of a job with other options.
+    """Removes the files of a job with other options, unless that job is still running.
 
     Raises:
-      IngestError: that job still runs.
+      IngestError: the job is still running.
     """
     if (folder / _LOCK).is_file():
         with _locked(folder, out):

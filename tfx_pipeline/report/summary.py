@@ -18,7 +18,7 @@ from components.live import Live
 from core.figures import percent, percent_interval, short
 from core.files import read_json, replace_link, write_json
 from core.lineage import store_state
-from tfx_pipeline.config import Layout, RunRequest
+from tfx_pipeline.request.run import Layout, RunRequest
 from trainers.config import to_dict
 from trainers.data.features import REPORT_FILE, DatasetInfo
 from trainers.identity.stack import git_commit, stack
@@ -63,7 +63,7 @@ def build_summary(
       info: the data set.
       nodes: in order of execution.
       outputs: `tfx_pipeline.runners.dag.Output`s of the run.
-      state: `tfx_pipeline.config.run_state` at the start of the run.
+      state: `tfx_pipeline.request.run.run_state` when the run began.
       seconds: of all nodes.
       error: why the run stopped; empty without an error.
     """

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from core.processes import peak_memory_bytes
-from tfx_pipeline.config import RunRequest, request_from_json, run_state
 from tfx_pipeline.report.summary import Node, build_summary, write_summary
+from tfx_pipeline.request.run import RunRequest, request_from_json, run_state
 from trainers.data.features import DatasetInfo
 from trainers.registry import nearest
 from trainers.training.progress import RESUME_ANYWAY, emit

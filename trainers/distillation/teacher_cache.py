@@ -20,11 +20,11 @@ from core.files import file_lock, write_json, writing
 from trainers.config import Config, ConfigError
 from trainers.config_keys import values_with
 from trainers.data import pipeline
+from trainers.data.digest import training_digest
 from trainers.data.features import DatasetInfo
 from trainers.data.parallel import ready
 from trainers.distillation.teacher import Teacher
 from trainers.identity.code_digest import code_digest
-from trainers.identity.data import training_digest
 from trainers.identity.file_index import INDEX_FILE, FileIndex
 
 

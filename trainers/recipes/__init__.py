@@ -1,4 +1,4 @@
-"""One function per published row, each returning a whole `Config`."""
+"""Recipes: functions that return a complete `Config`, mostly for a published result."""
 
 from trainers.config import Config, override
 from trainers.config_rules import validate

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from core.files import write_json
 from trainers.config import Config, ConfigError, from_dict, to_dict
+from trainers.data.digest import training_digest
 from trainers.data.features import DatasetInfo
 from trainers.identity.code_digest import Code, code_of
-from trainers.identity.data import training_digest
 from trainers.identity.file_index import FileIndex
 from trainers.training.run_folder import IDENTITY_FILE, RESUME_ANYWAY, CodeRecord
 
@@ -27,7 +27,7 @@ class Search:
       config: common to all trials.
       space: configuration key -> source of its values.
       trials: number of trials.
-      data: `trainers.identity.data.training_digest`.
+      data: `trainers.data.digest.training_digest`.
       fingerprint: of `dataset.json`, which names searches without `identity.json`.
       code: of the tuner.
     """

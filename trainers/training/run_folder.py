@@ -19,11 +19,11 @@ from core.files import write_json
 from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.config_keys import keys_of, values_with
 from trainers.data.augment import split_names
+from trainers.data.digest import training_digest
 from trainers.data.entries import former_spelling
 from trainers.data.features import DatasetInfo
 from trainers.distillation.teacher import Teacher
 from trainers.identity.code_digest import Code, code_of
-from trainers.identity.data import training_digest
 from trainers.identity.file_index import FileIndex
 from trainers.identity.stack import git_commit
 from trainers.optim.schedule import schedule_of
@@ -48,7 +48,7 @@ class Identity:
       config: of the run.
       teacher: digest of the teacher; empty without one.
       init: digest of the weights to start from; empty without any.
-      data: `trainers.identity.data.training_digest`.
+      data: `trainers.data.digest.training_digest`.
       fingerprint: of `dataset.json`, which names folders without `identity.json`.
       code: of the training loop.
     """

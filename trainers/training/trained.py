@@ -17,8 +17,9 @@ from trainers.identity.plugin_code import counted_files
 from trainers.keras import keras
 from trainers.profiling.complexity import complexity
 from trainers.registry import tasks
-from trainers.training.checkpoint import Row, best_epoch, weights_path, write_history
+from trainers.training.checkpoint import Row, best_epoch, write_history
 from trainers.training.probe_stage import Probe
+from trainers.weights.trained import weights_path
 
 _PROBE = "probe"
 

@@ -160,7 +160,7 @@ def test_a_live_model_without_a_class_predicts_again(store, live, color_records)
     (column,) = predict_references(looked, candidate, RGB, data, "test").columns.values()
     assert column.scores.argmax(1)[[0, 1, 3]].tolist() == [0, 1, 0]
     np.testing.assert_array_equal(column.scores[:, 2], -1)
-    with pytest.raises(DatasetError, match=r"does not know 1 of the 3 classes .*'blue'"):
+    with pytest.raises(DatasetError, match=r"lacks 1 of the 3 classes .*'blue'"):
         predict_variant(looked.bundle(1), "none_fp32", data, "test")
 
 

@@ -23,7 +23,7 @@ def jpeg(level, side=40):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six JPEGs at two depths, and a text."""
+    """Six JPEGs at two depths, and a text file."""
     target = tmp_path / "in"
     for number in range(6):
         file = target / str(number % 2) / f"{number}.jpg"
@@ -47,7 +47,7 @@ def test_unusable_sources_are_named(tmp_path):
     (tmp_path / "one.jpg").write_bytes(jpeg(0))
     with pytest.raises(DatasetError, match="has 1 JPEGs, and measuring takes at least 2"):
         measure(tmp_path)
-    with pytest.raises(DatasetError, match="neither a folder nor a tar"):
+    with pytest.raises(DatasetError, match="is not a folder or a tar"):
         measure(tmp_path / "one.jpg")
     with pytest.raises(ValueError, match="rounds and images must be at least 1"):
         measure(tmp_path, rounds=0)

@@ -1,4 +1,4 @@
-"""Training steps in turns: what is compared, how ratios are made, and one real run."""
+"""The benchmark of training steps: contenders, ratios, and one real run."""
 
 import io
 import json
@@ -60,10 +60,10 @@ def test_the_table_has_a_row_a_contender():
     assert row == "cnn width=8 20.0 200.0 0.500 0.400 to 0.625 4.8 % 812 4.10"
 
 
-def test_what_cannot_be_measured_is_told(tmp_path):
+def test_invalid_arguments_are_errors(tmp_path):
     with pytest.raises(ValueError, match="rounds must be at least 2 and steps at least 1, got 1"):
         measure("cnn", against="resnet8", data=tmp_path, rounds=1)
-    with pytest.raises(DatasetError, match="is no folder; give records"):
+    with pytest.raises(DatasetError, match="is not a folder; use records"):
         measure("cnn", against="resnet8", data=tmp_path / "absent")
 
 

@@ -88,7 +88,7 @@ def test_an_entry_without_values_is_the_function_itself():
         ("example(True)", r"got True"),
         ("example('0.5')", r"got '0.5'"),
         ("example(1e999)", r"got inf"),
-        ("example(times=1.5)", r"`times` must be a whole number in \[1, 3\], got 1.5"),
+        ("example(times=1.5)", r"`times` must be an integer in \[1, 3\], got 1.5"),
         ("example(times=4)", r"got 4"),
         (
             "example(span=0.5)",
@@ -99,8 +99,11 @@ def test_an_entry_without_values_is_the_function_itself():
         ("example(span=(0, 3))", r"got \(0, 3\)"),
         ("example(fill='white')", r"`fill` must be one of 'black', 'noise', got 'white'"),
         ("example(amont=1)", r"no option `amont`; did you mean amount\?"),
-        ("example(0.1, amount=0.2)", r"`amount` is given twice"),
-        ("example(0, 1, (0, 1), 'black', 5)", r"5 values for 4 options; it is example\(amount=0.5"),
+        ("example(0.1, amount=0.2)", r"`amount` is set twice"),
+        (
+            "example(0, 1, (0, 1), 'black', 5)",
+            r"5 values for 4 options; the signature is example\(amount=0.5",
+        ),
     ],
 )
 def test_wrong_values_name_the_entry_the_range_and_the_signature(text, message):

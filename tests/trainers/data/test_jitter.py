@@ -90,7 +90,7 @@ def erased(image):
 FLAT = np.full((40, 48, 3), 100, np.uint8)
 
 
-def test_erasing_paints_a_box_of_the_asked_area_and_aspect():
+def test_erasing_fills_a_box_of_the_given_area_and_aspect():
     entry = "random_erasing(1, area=(0.05, 0.3), aspect=(0.5, 2), fill='black')"
     boxes = np.array([erased(made(entry, seed, FLAT)) for seed in SEEDS])
     area = boxes[:, 2] * boxes[:, 3] / (40 * 48)

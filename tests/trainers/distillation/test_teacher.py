@@ -229,7 +229,7 @@ def test_a_teacher_of_other_classes_is_refused(folder, config, trained):
     with pytest.raises(ConfigError, match=r"has 10 classes \('?digit 0.*data set 'digits' 9 \('?d"):
         load(config, nine, folder)
     renamed = replace(trained.info, classes=(*trained.info.classes[:8], "digit 9", "eight"))
-    with pytest.raises(ConfigError, match=r"does not know 1 of the 10 classes .*: 'eight'"):
+    with pytest.raises(ConfigError, match=r"lacks 1 of the 10 classes .*: 'eight'"):
         load(config, renamed, folder)
 
 

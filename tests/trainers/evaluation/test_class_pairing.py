@@ -86,7 +86,7 @@ def test_unknown_names_are_refused_regardless_of_their_number(built, records, tm
     raw = json.loads((folder / DATASET_FILE).read_text())
     raw["classes"][3] = "three"
     (folder / DATASET_FILE).write_text(json.dumps(raw))
-    with pytest.raises(DatasetError, match=r"does not know 1 of the 10 classes .*: 'three'"):
+    with pytest.raises(DatasetError, match=r"lacks 1 of the 10 classes .*: 'three'"):
         evaluate_model(built[0], folder, "test")
 
 
@@ -123,7 +123,9 @@ def test_data_of_another_task_are_refused_before_tensorflow_loads(built, tmp_pat
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "is for classification, the data set 'boxes' holds images with objects" in done.stderr
+    assert (
+        "is for classification, but the data set 'boxes' holds images with objects" in done.stderr
+    )
     assert done.stdout.split() == ["False"]
 
 

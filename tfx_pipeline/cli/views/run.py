@@ -19,8 +19,8 @@ from core.files import LockHeldError, file_lock, read_json, write_text
 from core.lineage import store_state
 from core.processes import exit_reason, module_command, start, stop, tail
 from tfx_pipeline.cli.views.live import LiveView
-from tfx_pipeline.config import Layout, RunRequest, request_to_json, run_state
-from tfx_pipeline.slicing import slice_keys
+from tfx_pipeline.config import slice_keys
+from tfx_pipeline.request.run import Layout, RunRequest, request_to_json, run_state
 from trainers.data.features import DatasetInfo
 from trainers.training.progress import EVENTS_FD
 

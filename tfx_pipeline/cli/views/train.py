@@ -73,9 +73,9 @@ def records_of(data: Path, out: Path, console: Console) -> Path:
     if (records / DATASET_FILE).is_file():
         console.print(f"using the records in {records}; delete them to read {data} again")
         return records
-    from tfx_pipeline.cli.views.ingest import ingest_shown
+    from tfx_pipeline.ingest.console import ingest_and_print
 
-    ingest_shown("folder", str(data), records, console)
+    ingest_and_print("folder", str(data), records, console)
     return records
 
 

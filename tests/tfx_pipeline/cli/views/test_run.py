@@ -17,20 +17,12 @@ from rich.console import Console
 
 from core.lineage import store_state
 from serving.deploy.rollback import rollback
-from tfx_pipeline import config as settings
 from tfx_pipeline.cli.views import run as runs
 from tfx_pipeline.cli.views.live import LiveView
-from tfx_pipeline.config import (
-    Layout,
-    PipelineConfig,
-    Tuning,
-    make_experiments,
-    pipelines,
-    request_from_json,
-    request_to_json,
-    run_state,
-)
+from tfx_pipeline.config import PipelineConfig, Tuning, make_experiments, pipelines
 from tfx_pipeline.pipelines.smoke import smoke
+from tfx_pipeline.request import run as run_request
+from tfx_pipeline.request.run import Layout, request_from_json, request_to_json, run_state
 from trainers.config import ConfigError
 from trainers.data.features import DatasetInfo
 from trainers.registry import UnknownNameError
@@ -79,7 +71,9 @@ def test_a_request_with_searches_round_trip(request_, tmp_path):
     tuned = replace(request_, pipeline=shape, experiments=make_experiments(shape, tmp_path))
     assert request_from_json(request_to_json(tuned)) == tuned
     assert tuned.key({}) != request_.key({})
-    with pytest.raises(ConfigError, match="smoke tunes 'digits_rnn', which it has not; digits_cnn"):
+    with pytest.raises(
+        ConfigError, match=r"smoke tunes 'digits_rnn', but has no such model \(known: digits_cnn"
+    ):
         make_experiments(replace(shape, tune={"digits_rnn": search}), tmp_path)
 
 
@@ -122,7 +116,7 @@ def test_changes_that_make_a_run_necessary(request_, monkeypatch):
     assert runs.unchanged(replace(request_, resume_anyway=True), info) is not None
     other = make_experiments(smoke(), Path(request_.data), ("train.seed=1",))
     assert runs.unchanged(replace(request_, experiments=other), info) is None
-    monkeypatch.setattr(settings, "code_digest", lambda *modules, index: "changed")
+    monkeypatch.setattr(run_request, "code_digest", lambda *modules, index: "changed")
     assert runs.unchanged(request_, info) is None
     monkeypatch.undo()
     assert runs.unchanged(request_, info) is not None
@@ -229,7 +223,7 @@ def test_the_lock_of_a_killed_run_is_free(request_):
     code = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from tfx_pipeline.config import Layout
+        from tfx_pipeline.request.run import Layout
         from tfx_pipeline.cli.views.run import locked
         with locked(Layout(Path({request_.root!r}), "smoke")):
             print("held", flush=True)

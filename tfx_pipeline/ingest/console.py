@@ -1,4 +1,4 @@
-"""`sightline ingest`: runs a job and prints its summary and findings."""
+"""Ingest on a console: runs a job and prints its summary and findings; lists the jobs."""
 
 import inspect
 import time
@@ -11,12 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from tfx_pipeline.ingest import TFRECORD, ingest, jobs
+from tfx_pipeline.ingest.findings import REJECTION, REPAIR
 from tfx_pipeline.ingest.options import describe
-from tfx_pipeline.ingest.report import KindCount, report_table
+from tfx_pipeline.ingest.report import KindCount
 from trainers.data import features
 
 
-def ingest_shown(
+def ingest_and_print(
     job: str,
     source: str | None,
     out: Path,
@@ -34,7 +35,7 @@ def ingest_shown(
       out: the data set's folder.
       console: to print on.
       options: of the job, as `key=value`.
-      shown: the path to print instead of `out`, which the caller moves there afterwards.
+      shown: the final name of `out`, to print if `out` will be renamed.
       settings: further arguments of `tfx_pipeline.ingest.ingest`.
     """
     started = time.perf_counter()
@@ -55,13 +56,34 @@ def ingest_shown(
             highlight=False,
         )
     if found:
-        console.print(report_table(found))
-        console.print(f"details: {(shown or out) / features.REPORT_FILE}", soft_wrap=True)
+        console.print(_findings_table(found))
+        console.print(
+            f"all findings are listed in {(shown or out) / features.REPORT_FILE}", soft_wrap=True
+        )
     console.print(f"wrote {shown or out}", soft_wrap=True)
 
 
+def _findings_table(summary: list[KindCount]) -> Table:
+    """One row per kind of finding, the worst level first, with an example."""
+    table = Table(title_justify="left", box=None, pad_edge=False)
+    for name in ("", "kind", "what", "e.g."):
+        table.add_column(name, overflow="fold")
+    table.add_column("count", justify="right")
+    colors = {REJECTION: "red", REPAIR: "yellow"}
+    for one in summary:
+        example = f"{one.first.file}: {one.first.detail}"[:90]
+        table.add_row(
+            f"[{colors.get(one.level, 'dim')}]{one.level}[/]",
+            one.kind,
+            one.meaning,
+            escape(example.encode("utf-8", "backslashreplace").decode()),
+            f"{one.count:,}",
+        )
+    return table
+
+
 def jobs_table() -> Table:
-    """Every job with its input and its options."""
+    """Every job with the first line of its documentation and its options."""
     from tfx_pipeline.ingest.tfrecord import adopt, known_options
 
     table = Table(box=None, pad_edge=False)

@@ -1,12 +1,12 @@
-"""The digest of a data set: any change in it, and nothing else."""
+"""The digest of a data set depends on its content only."""
 
 import shutil
 from dataclasses import replace
 
 import pytest
 
+from trainers.data.digest import data_digest, training_digest
 from trainers.data.features import DatasetInfo, SplitInfo
-from trainers.identity.data import data_digest, training_digest
 from trainers.identity.file_index import FileIndex
 
 FILE = "data_tfrecord-00000-of-00001"

@@ -1,10 +1,10 @@
-"""What `--data` takes: records, or an ingest job and its source, ingested once into a cache.
+"""Resolves `--data`: a folder of records, or an ingest job whose records are cached.
 
     folder = resolve("tfrecord:/data/imagenet", Path("data"), console)
     folder = resolve("csv:faces.csv label=gender slices=race,age", Path("data"), console)
 
-`JOB:SOURCE` and options after spaces are what `sightline ingest JOB SOURCE OPTIONS` takes. The
-records are made anew when a file of the source, the options or the code of ingest changes.
+`JOB:SOURCE` and options after spaces are the arguments of `sightline ingest JOB SOURCE OPTIONS`.
+The source is ingested again when one of its files, the options or the code of ingest change.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.files import file_lock, write_json
+from trainers.data.digest import file_digests
 from trainers.data.features import DATASET_FILE
 from trainers.identity.code_digest import code_digest
-from trainers.identity.data import file_digests
 from trainers.identity.file_index import INDEX_FILE, FileIndex
 
-#: Where records are kept that were made of a source, below `--root` or the working folder.
+#: The folder for cached records, in `--root` or the current folder.
 CACHE = "data"
 _TFDS = "tfds"
 _SPELLING = re.compile(r"([A-Za-z][\w-]+):(.*)", re.DOTALL)
@@ -34,17 +34,17 @@ _CODE = ("tfx_pipeline.ingest.job", "tfx_pipeline.ingest.tfrecord")
 
 
 class DataSourceError(ValueError):
-    """`--data` names nothing that can be read; the message gives the remedy."""
+    """`--data` cannot be resolved; the message contains the remedy."""
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """An ingest job and what it reads.
+    """An ingest job with its arguments.
 
     Attributes:
       job: a registered ingest job.
-      where: its source: a folder, a file or a name.
-      options: of the job, each `key=value`.
+      where: the SOURCE argument: a folder, a file or a name.
+      options: options of the job, each `key=value`.
     """
 
     job: str
@@ -53,7 +53,7 @@ class DataSource:
 
     @property
     def folder(self) -> str:
-        """Name of its folder in a cache; another one for another source or other options."""
+        """The name of its folder in a cache; depends on the source and the options."""
         own = [self.job, os.path.abspath(Path(self.where).expanduser()), *self.options]
         if self.job == _TFDS:
             own[1] = self.where
@@ -63,15 +63,15 @@ class DataSource:
 
 
 def resolve(data: str | Path, cache: Path, console: Console) -> Path:
-    """The folder that `--data` means, which holds records where it names an ingest job.
+    """The folder of records for `--data`; runs the ingest job if necessary.
 
     Args:
-      data: a path, or `JOB:SOURCE` with options after it.
-      cache: records of a job become a folder in it.
-      console: shows the summary of a job that runs.
+      data: a path, or `JOB:SOURCE` followed by options.
+      cache: the folder for the records of jobs.
+      console: for the summary of a job.
 
     Raises:
-      DataSourceError: no such job, a job without a source, or a source that is not there.
+      DataSourceError: no such job, a job without a source, or a missing source.
       IngestError: the job cannot use the source.
     """
     source = parse(str(data))
@@ -79,7 +79,7 @@ def resolve(data: str | Path, cache: Path, console: Console) -> Path:
         return Path(data)
     out = cache / source.folder
     if not (out / DATASET_FILE).is_file():
-        _check_job(source.job, str(data))  # Imports what a known source has no need of.
+        _check_job(source.job, str(data))  # Loads modules that a cached source does not need.
     own = _inputs(source, out)
     cache.mkdir(parents=True, exist_ok=True)
     lock = out.with_name(f".{out.name}.lock")
@@ -90,7 +90,7 @@ def resolve(data: str | Path, cache: Path, console: Console) -> Path:
         if note is not None:
             what = f"{escape(source.where)}, or the code of ingest, changed: ingesting it again"
             console.print(what, highlight=False, soft_wrap=True)
-        # Taken before: what changes while the job runs is seen by the next one.
+        # Computed before the job, so that the next run notices changes during it.
         state = _state(source, own, index)
         found = _ingest(source, out, own, console)
         if found:
@@ -100,7 +100,7 @@ def resolve(data: str | Path, cache: Path, console: Console) -> Path:
 
 
 def parse(data: str) -> DataSource | None:
-    """`data` as an ingest job and its source; None where it is a path.
+    """`data` as an ingest job with its source; None if it is a path.
 
     Raises:
       DataSourceError: a job without a source.
@@ -112,14 +112,14 @@ def parse(data: str) -> DataSource | None:
     where, *options = _OPTION.split(rest.strip())
     if not where or _OPTION.match(f" {where}"):
         raise DataSourceError(
-            f"--data {data!r} names the ingest job {job!r} without a source; write "
-            f"{job}:SOURCE, and options after it, e.g. 'csv:faces.csv label=gender'"
+            f"--data {data!r} names the ingest job {job!r} without a source; use {job}:SOURCE, "
+            "followed by options, e.g. 'csv:faces.csv label=gender'"
         )
     return DataSource(job, where, tuple(sorted(options)))
 
 
 def _check_job(job: str, data: str) -> None:
-    """Raises DataSourceError where there is no such job."""
+    """Raises DataSourceError if there is no such job."""
     from tfx_pipeline.ingest import TFRECORD, jobs
     from trainers.registry import nearest
 
@@ -127,43 +127,43 @@ def _check_job(job: str, data: str) -> None:
     if job not in known:
         raise DataSourceError(
             f"--data {data!r}: there is no ingest job {job!r}, and no such path; "
-            f"{nearest(job, known)}. Give a folder of records, or JOB:SOURCE, e.g. "
+            f"{nearest(job, known)}. Use a folder of records, or JOB:SOURCE, e.g. "
             "tfrecord:/data/imagenet"
         )
 
 
 def _ingest(source: DataSource, out: Path, own: Sequence[str], console: Console) -> list[str]:
-    """Runs the job; returns the files and folders besides `own` that decide its records."""
-    from tfx_pipeline.cli.views.ingest import ingest_shown
+    """Runs the job; returns the input files and folders that are not in `own`."""
+    from tfx_pipeline.ingest.console import ingest_and_print
 
     found: list[str] = []
-    ingest_shown(
+    ingest_and_print(
         source.job, source.where, out, console, options=source.options, on_inputs=found.extend
     )
     return sorted({one for one in map(os.path.abspath, found) if not _below(one, own)})
 
 
 def _inputs(source: DataSource, out: Path) -> list[str]:
-    """The source's own path, and those among its options.
+    """The path of the source, and paths in its options.
 
     Raises:
-      DataSourceError: the source is not there, or the cache lies within it.
+      DataSourceError: the source does not exist, or contains the cache.
     """
     if source.job == _TFDS:
-        return []  # The job names what it reads; its `data_dir` holds other data sets as well.
+        return []  # The job reports its inputs; `data_dir` also has other data sets.
     values = [one.partition("=")[2] for one in source.options]
     paths = [os.path.abspath(Path(one).expanduser()) for one in values if one]
     options = [path for path in paths if os.path.exists(path)]
     where = Path(source.where).expanduser()
     if not where.exists():
-        made = f"; its records of an earlier run are in {out}" if out.is_dir() else ""
+        made = f"; the records of an earlier run are in {out}" if out.is_dir() else ""
         raise DataSourceError(
             f"--data {source.job}:{source.where}: {where.absolute()} does not exist{made}"
         )
     if out.resolve().is_relative_to(where.resolve()):
         raise DataSourceError(
-            f"--data {source.job}:{source.where}: its records would be kept in {out}, which lies "
-            "within the source; start from another folder or give another --root"
+            f"--data {source.job}:{source.where}: the records would be stored in {out}, inside the "
+            "source; run from another folder or use another --root"
         )
     return [os.path.abspath(where), *options]
 
@@ -173,7 +173,7 @@ def _below(path: str, folders: Iterable[str]) -> bool:
 
 
 def _state(source: DataSource, inputs: Sequence[str], index: FileIndex) -> str:
-    """Hex digits that change with a file of the source, its options or the code of ingest."""
+    """Hex digits that depend on the files of the source, its options and the code of ingest."""
     files = sorted({file for one in inputs for file in _files(one)})
     digests = file_digests([Path(one) for one in files], index)
     code = [code_digest(module, index=index) for module in _CODE]
@@ -187,7 +187,7 @@ def _files(path: str) -> Iterator[str]:
     seen: set[str] = set()
     for folder, inner, names in os.walk(path, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # A link to a folder above it would be followed for ever.
+        if real in seen:  # A link to a parent folder would be followed forever.
             inner.clear()
             continue
         seen.add(real)

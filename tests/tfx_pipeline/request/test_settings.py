@@ -1,4 +1,4 @@
-"""`gates.<field>=value` and `--accept-undecided`, as a user types them."""
+"""`gates.<field>=value` and `--accept-undecided` on the command line."""
 
 import os
 import subprocess
@@ -10,11 +10,11 @@ import pytest
 
 from components.gates import GateSettings
 from tfx_pipeline.config import make_experiments
-from tfx_pipeline.pipeline_options import with_settings
 from tfx_pipeline.pipelines.smoke import smoke
+from tfx_pipeline.request.settings import with_settings
 from trainers.config import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_every_gate_can_be_set_and_the_rest_goes_to_the_experiments(tmp_path):
@@ -70,7 +70,7 @@ def test_a_mistyped_gate_ends_the_command_before_anything_runs(tmp_path):
 
 def test_the_gates_load_nothing_heavy():
     code = (
-        "import sys; import tfx_pipeline.pipeline_options\n"
+        "import sys; import tfx_pipeline.request.settings\n"
         "heavy = {'tensorflow', 'tfx', 'apache_beam', 'numpy', 'scipy', 'tf_keras'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )

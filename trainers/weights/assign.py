@@ -1,4 +1,4 @@
-"""Puts translated weights into a model, or says what is in the way."""
+"""Assigns translated weights to a model, or reports why they do not fit."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -11,13 +11,13 @@ from trainers.config import Config
 from trainers.keras import keras
 from trainers.models import HEADS
 from trainers.weights.folding import fold_normalization
-from trainers.weights.report import Report, Row, WeightsError, listing, shape_text
-from trainers.weights.rules import Facts, Piece, Translation
+from trainers.weights.report import WeightsError, WeightsReport, WeightsRow, listing, shape_text
+from trainers.weights.rules import TensorPiece, Translation, WeightsFacts
 from trainers.weights.slots import Slot, slot_name, slots
 from trainers.weights.vit_names import grid_of
 
-#: What a network may have or not: in words, part of the layer's name, the weight, and what to set
-#: for a file with it and for one without.
+#: Optional parts of networks: text, part of the layer name, weight, and the settings for a file
+#: with and without the part.
 _OPTIONAL = (
     (
         "convolution biases",
@@ -41,22 +41,25 @@ _OPTIONAL = (
         "a distillation token",
         "distill_token",
         "token",
-        ("model.name=deit_... of that size", "model.name=vit_... of that size"),
+        ("model.name=deit_... of the same size", "model.name=vit_... of the same size"),
     ),
 )
 
 
-def place(model: keras.Model, translation: Translation, config: Config, *, source: str) -> Report:
-    """Assigns every weight of `model`, or none.
+def assign(
+    model: keras.Model, translation: Translation, config: Config, *, source: str
+) -> WeightsReport:
+    """Assigns all weights of `model`, or none on an error.
 
     Args:
-      model: gets the values.
-      translation: of the file.
-      config: of the run; `data.mean` and `data.std` decide what is folded into the first kernel.
+      model: the model to fill.
+      translation: the translated file.
+      config: configuration of the run; `data.mean` and `data.std` decide the folding.
       source: the file, for messages.
 
     Raises:
-      WeightsError: names every tensor and weight left over, and what to set.
+      WeightsError: weights do not fit; lists all unmatched tensors and weights, and settings to
+        use.
     """
     variables, facts = slots(model), translation.facts
     pieces = {(piece.layer, piece.weight): piece for piece in translation.pieces}
@@ -69,18 +72,20 @@ def place(model: keras.Model, translation: Translation, config: Config, *, sourc
         variables[slot].assign(piece.value)
     rows = _rows(variables, pieces, replaced, translation)
     notes = [*_head_notes(variables, pieces, replaced), *facts.notes, *notes]
-    return Report(f"{source} holds {facts.architecture}, {facts.naming} names", rows, tuple(notes))
+    return WeightsReport(
+        f"{source} holds {facts.architecture}, {facts.naming} names", rows, tuple(notes)
+    )
 
 
 def _without_other_heads(
-    pieces: Mapping[Slot, Piece], variables: Mapping[Slot, Any], *, every: bool
-) -> tuple[dict[Slot, Piece], dict[Slot, Piece]]:
-    """The pieces to place, and those of classifiers for other classes.
+    pieces: Mapping[Slot, TensorPiece], variables: Mapping[Slot, Any], *, every: bool
+) -> tuple[dict[Slot, TensorPiece], dict[Slot, TensorPiece]]:
+    """(pieces to assign, pieces of classifiers for other classes).
 
     Args:
-      pieces: by slot.
-      variables: of the model.
-      every: the classes are known to be others; else their number shows it.
+      pieces: slot -> piece.
+      variables: slot -> variable of the model.
+      every: whether the classes differ; otherwise their number decides.
     """
     replaced = {}
     for head in HEADS:
@@ -91,7 +96,7 @@ def _without_other_heads(
             every
             or pieces[slot].value.shape[-1] != variables[slot].shape[-1]
             or (
-                # Another width too, as VGG's, whose hidden layers we do not build.
+                # The width may also differ, as for VGG, whose hidden layers are not built here.
                 pieces[slot].value.shape[0] != variables[slot].shape[0]
             )
         ):
@@ -100,8 +105,10 @@ def _without_other_heads(
     return kept, replaced
 
 
-def _fitted(piece: Piece, slot: Slot, model: keras.Model, variables: Mapping[Slot, Any]) -> Piece:
-    """A table of positions resized to the model's grid, another piece as it is."""
+def _fitted(
+    piece: TensorPiece, slot: Slot, model: keras.Model, variables: Mapping[Slot, Any]
+) -> TensorPiece:
+    """A table of positions, resized to the grid of the model; other pieces are unchanged."""
     if slot != ("positions", "table") or slot not in variables:
         return piece
     value = piece.value.reshape(1, *piece.value.shape[-2:])
@@ -123,10 +130,10 @@ def _fitted(piece: Piece, slot: Slot, model: keras.Model, variables: Mapping[Slo
 
 
 def resample(table: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
-    """Positions of a grid on another one, bicubic with antialiasing, as timm does.
+    """A table of positions, resized to another grid, bicubic with antialiasing, as in timm.
 
     Args:
-      table: (1, h*w, D) row by row, without the tokens'.
+      table: (1, h*w, D) in row-major order, without positions of tokens.
       old: (h, w).
       new: (height, width).
 
@@ -138,8 +145,8 @@ def resample(table: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> n
     return resized.numpy().reshape(1, new[0] * new[1], -1)
 
 
-def _same_variance(piece: Piece, model: keras.Model, facts: Facts) -> Piece:
-    """The moving variance changed by what their normalization adds more than ours."""
+def _same_variance(piece: TensorPiece, model: keras.Model, facts: WeightsFacts) -> TensorPiece:
+    """The moving variance, adjusted for a different epsilon of the normalization."""
     if piece.weight != "moving_variance" or facts.epsilon is None:
         return piece
     more = facts.epsilon - model.get_layer(piece.layer).epsilon
@@ -151,8 +158,8 @@ def _same_variance(piece: Piece, model: keras.Model, facts: Facts) -> Piece:
 def _check(
     model: keras.Model,
     translation: Translation,
-    pieces: Mapping[Slot, Piece],
-    replaced: Mapping[Slot, Piece],
+    pieces: Mapping[Slot, TensorPiece],
+    replaced: Mapping[Slot, TensorPiece],
     *,
     source: str,
     name: str,
@@ -182,38 +189,38 @@ def _check(
                 f"it does not fit model.name={name}",
                 *problems,
                 *_hints(pieces, absent, variables),
-                *listing("tensors of the file without a place in the model", left),
-                *listing("weights of the model that the file does not have", missing),
-                *listing("tensors of another shape", other),
+                *listing("tensors of the file that the model lacks", left),
+                *listing("weights of the model that the file lacks", missing),
+                *listing("tensors with a different shape", other),
             ]
         )
     )
 
 
-def _named(piece: Piece) -> str:
+def _named(piece: TensorPiece) -> str:
     return f"{piece.source} {shape_text(piece.value.shape)}"
 
 
-def _contradictions(model: keras.Model, facts: Facts, *, fits: bool) -> list[str]:
-    """What shapes do not show: attention heads, and where a bottleneck strides."""
+def _contradictions(model: keras.Model, facts: WeightsFacts, *, fits: bool) -> list[str]:
+    """Contradictions that shapes do not show: attention heads, and strides of bottlenecks."""
     found = []
     heads = {layer.heads for layer in model.layers if hasattr(layer, "heads")}
     if facts.heads and heads and heads != {facts.heads}:
         found.append(
-            f"its attention has {facts.heads} heads, the model {max(heads)}: set "
+            f"its attention has {facts.heads} heads, but the model {max(heads)}: set "
             f"model.options.heads={facts.heads}"
         )
     ours = _variant(model)
     if fits and facts.variant and ours and ours != facts.variant:
         found.append(
-            f"its bottlenecks stride as variant {facts.variant}, the model's as {ours}: set "
-            f"model.options.variant={facts.variant}"
+            f"its bottlenecks have the strides of variant {facts.variant}, the model those of "
+            f"{ours}: set model.options.variant={facts.variant}"
         )
     return found
 
 
 def _variant(model: keras.Model) -> str:
-    """`v1`, `v1.5` or `d` of a residual network of bottlenecks, else empty."""
+    """The variant of a network with bottlenecks: `v1`, `v1.5` or `d`; empty for others."""
     layers = {layer.name: layer for layer in model.layers}
     if "stage2_block1_3_conv" not in layers:
         return ""
@@ -223,19 +230,21 @@ def _variant(model: keras.Model) -> str:
 
 
 def _hints(given: Iterable[Slot], absent: list[Slot], variables: Mapping[Slot, Any]) -> list[str]:
-    """Options that would make some of it fit."""
+    """Options with which more weights would fit."""
     extra = [slot for slot in given if slot not in variables]
     found = []
     for what, part, weight, (with_it, without) in _OPTIONAL:
         if any(part in slot[0] and slot[1] == weight for slot in extra):
-            found.append(f"the file has {what}, the model has not: set {with_it}")
+            found.append(f"the file has {what}, the model does not: set {with_it}")
         if any(part in slot[0] and slot[1] == weight for slot in absent):
-            found.append(f"the model has {what}, the file has not: set {without}")
+            found.append(f"the model has {what}, the file does not: set {without}")
     return found
 
 
 def _head_notes(
-    variables: Mapping[Slot, Any], pieces: Mapping[Slot, Piece], replaced: Mapping[Slot, Piece]
+    variables: Mapping[Slot, Any],
+    pieces: Mapping[Slot, TensorPiece],
+    replaced: Mapping[Slot, TensorPiece],
 ) -> list[str]:
     notes = []
     for slot in variables:
@@ -246,30 +255,32 @@ def _head_notes(
             theirs = replaced[slot].value.shape[-1]
             other = " other" if theirs == ours else ""
             notes.append(
-                f"{slot[0]} starts fresh: {theirs}{other} classes in the file, {ours} here"
+                f"{slot[0]} has random weights: {theirs}{other} classes in the file, {ours} here"
             )
         else:
-            notes.append(f"{slot[0]} starts fresh: the file has no classifier for it")
+            notes.append(f"{slot[0]} has random weights: the file has no classifier for it")
     return notes
 
 
 def _rows(
     variables: Mapping[Slot, Any],
-    pieces: Mapping[Slot, Piece],
-    replaced: Mapping[Slot, Piece],
+    pieces: Mapping[Slot, TensorPiece],
+    replaced: Mapping[Slot, TensorPiece],
     translation: Translation,
-) -> tuple[Row, ...]:
+) -> tuple[WeightsRow, ...]:
     rows = []
     for slot, variable in variables.items():
         shape = tuple(variable.shape)
         if slot in pieces:
-            row = Row(pieces[slot].source, slot_name(slot), shape, pieces[slot].action)
+            row = WeightsRow(pieces[slot].source, slot_name(slot), shape, pieces[slot].action)
         elif slot in replaced:
             was = shape_text(replaced[slot].value.shape)
             action = f"head replaced, {was} in the file"
-            row = Row(replaced[slot].source, slot_name(slot), shape, action)
+            row = WeightsRow(replaced[slot].source, slot_name(slot), shape, action)
         else:
-            row = Row("", slot_name(slot), shape, "fresh")
+            row = WeightsRow("", slot_name(slot), shape, "fresh")
         rows.append(row)
-    unused = [Row(name, "", (), f"not used: {why}") for name, why in translation.ignored.items()]
+    unused = [
+        WeightsRow(name, "", (), f"not used: {why}") for name, why in translation.ignored.items()
+    ]
     return (*rows, *unused)

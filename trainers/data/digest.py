@@ -1,4 +1,7 @@
-"""Digests of data sets: of their description and the bytes of their shards."""
+"""Digests of a data set: its description and the bytes of its shards.
+
+Standard library only.
+"""
 
 import hashlib
 import json
@@ -12,8 +15,8 @@ from core.files import file_digest
 from trainers.data.features import DatasetInfo
 from trainers.identity.file_index import FileIndex
 
-# Descriptive keys of `dataset.json`.
-_WORDS = (
+# Fields of `dataset.json` that only describe the origin of the records.
+_DESCRIPTIVE = (
     "name",
     "source",
     "rejected",
@@ -26,19 +29,19 @@ _WORDS = (
 )
 _TRAINING = ("train", "validation")
 _THREADS = 8
-_BLOCKS = 16  # for each thread
+_BLOCKS = 16  # per thread
 
 
 def data_digest(directory: Path, info: DatasetInfo, index: FileIndex) -> str:
-    """64 hex digits that change with any part of the data set, including `dataset.json`.
+    """64 hex digits that depend on everything in the data set, including `dataset.json`.
 
-    Files in `index` with the same size, times, and inode are not read again. The digest does not
+    Files in `index` with the same size, times and inode are not read again. The digest does not
     depend on the location of the folder.
 
     Args:
-      directory: folder of `Split-*`.
-      info: of the records in it.
-      index: stores the digests of files between processes.
+      directory: the folder with `Split-*`.
+      info: description of the records.
+      index: the cache of digests of files.
 
     Raises:
       OSError: a shard cannot be read.
@@ -49,8 +52,8 @@ def data_digest(directory: Path, info: DatasetInfo, index: FileIndex) -> str:
 def training_digest(
     directory: Path, info: DatasetInfo, index: FileIndex, *, splits: Sequence[str] = _TRAINING
 ) -> str:
-    """As `data_digest`, without the test split and descriptive keys, which affect no weights."""
-    facts = {key: value for key, value in asdict(info).items() if key not in _WORDS}
+    """Like `data_digest`, without the test split and descriptive fields."""
+    facts = {key: value for key, value in asdict(info).items() if key not in _DESCRIPTIVE}
     facts["splits"] = {name: facts["splits"].get(name) for name in splits}
     return _digest(directory, facts, index, splits=splits)
 
@@ -74,7 +77,7 @@ def _digest(
 
 
 def file_digests(files: list[Path], index: FileIndex) -> list[str]:
-    """sha256 hex of each file; reads several files at a time."""
+    """sha256 hex of each file; files are hashed in parallel, which releases the GIL."""
 
     def digest(file: Path) -> str:
         return index.fact(file, "sha256", file_digest)

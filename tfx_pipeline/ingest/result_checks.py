@@ -1,37 +1,31 @@
-"""Whether what came of a source can stand for it: images of every class and split, objects kept."""
+"""Checks a job before it writes shards: images per class and split, and lost objects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tfx_pipeline.ingest.findings import OBJECT_LOSSES, REJECTION
 from tfx_pipeline.ingest.index import connect
+from tfx_pipeline.ingest.plan import IngestPlan
 from tfx_pipeline.ingest.report import count_files, first_of, summarize
 from tfx_pipeline.ingest.source import IngestError, Source
 from trainers.data import features
 
-if TYPE_CHECKING:
-    from tfx_pipeline.ingest.job import Plan
-
-#: Of all objects, the share that may be dropped or clipped.
-MAX_REPAIRED = 0.2
-
-# Fewer are told one by one; of them no share says anything.
-_FEW_REPAIRED = 4
-# Names of classes in a message.
+# Below this number of dropped and clipped objects, their share is too noisy to check.
+_MIN_REPAIRED = 4
+# Most class names in a message.
 _SHOWN = 10
 _CLIPPED = "box_clipped"
 
 
 @dataclass(frozen=True)
 class ObjectCounts:
-    """What became of a source's objects.
+    """Numbers of objects of a source by outcome.
 
     Attributes:
-      kept: that are in records.
-      dropped: see `OBJECT_LOSSES`.
-      clipped: of those kept.
+      kept: written to records.
+      dropped: dropped, by the kinds of `OBJECT_LOSSES`.
+      clipped: kept, with a clipped box.
     """
 
     kept: int
@@ -40,12 +34,12 @@ class ObjectCounts:
 
     @property
     def repaired_share(self) -> float:
-        """Dropped and clipped ones among all; 0 for none at all."""
+        """Share of dropped and clipped objects among all; 0 without objects."""
         return (self.dropped + self.clipped) / max(self.kept + self.dropped, 1)
 
 
 def count_objects(index_path: Path) -> ObjectCounts:
-    """What became of the objects of an index, after `merge`."""
+    """Numbers of objects by outcome, after `merge`."""
     marks = ",".join("?" * len(OBJECT_LOSSES))
     with connect(index_path) as index:
         kept = index.execute("SELECT COALESCE(SUM(objects), 0) FROM facts").fetchone()[0]
@@ -57,20 +51,20 @@ def count_objects(index_path: Path) -> ObjectCounts:
 
 
 def count_turned(index_path: Path) -> int:
-    """How many images had an EXIF orientation other than 1."""
+    """Number of images whose EXIF orientation was not 1."""
     query = "SELECT COUNT(*) FROM facts WHERE json_extract(facts, '$.source_orientation') != 1"
     with connect(index_path) as index:
         return index.execute(query).fetchone()[0]
 
 
-def check_counts(plan: "Plan", source: Source, index: Path, counts: Mapping[str, int]) -> None:
-    """Nothing, when the records can be trained on.
+def check_counts(plan: IngestPlan, source: Source, index: Path, counts: Mapping[str, int]) -> None:
+    """Checks that a model can be trained on the records.
 
     Args:
-      plan: of the job.
-      source: what was read.
-      index: after images were placed.
-      counts: records of each split.
+      plan: the plan of the job.
+      source: the source of the job.
+      index: the index, after every image has its split.
+      counts: split -> number of records.
 
     Raises:
       IngestError: no image or no object is left, too many objects were dropped or clipped, or a
@@ -85,7 +79,7 @@ def check_counts(plan: "Plan", source: Source, index: Path, counts: Mapping[str,
         _check_classes(source, index, counts, refused)
 
 
-def _check_objects(plan: "Plan", source: Source, index: Path) -> None:
+def _check_objects(plan: IngestPlan, source: Source, index: Path) -> None:
     found = count_objects(index)
     repaired = found.dropped + found.clipped
     example = first_of(index, (*OBJECT_LOSSES, _CLIPPED))
@@ -96,10 +90,8 @@ def _check_objects(plan: "Plan", source: Source, index: Path) -> None:
             f"{found.dropped:,} had to be dropped{reason}"
         )
     if not found.kept and not rejected_text(index):
-        raise IngestError(
-            f"{source.description} has no object at all; nothing can be learned of it"
-        )
-    if repaired >= _FEW_REPAIRED and found.repaired_share > plan.max_repaired:
+        raise IngestError(f"{source.description} has no objects, so nothing can be learned from it")
+    if repaired >= _MIN_REPAIRED and found.repaired_share > plan.max_repaired:
         raise IngestError(
             f"{repaired:,} of {found.kept + found.dropped:,} objects of {source.description} had "
             f"to be dropped ({found.dropped:,}) or clipped ({found.clipped:,}), more than "
@@ -109,7 +101,7 @@ def _check_objects(plan: "Plan", source: Source, index: Path) -> None:
 
 
 def rejected_text(index: Path) -> str:
-    """How many files were rejected and the first of them, as the end of a message."""
+    """The end of a message: how many files were rejected, with an example; empty for none."""
     rejected = [one for one in summarize(index) if one.level == REJECTION]
     if not rejected:
         return ""
@@ -121,7 +113,7 @@ def rejected_text(index: Path) -> str:
 
 
 def _has_open_images(index: Path) -> bool:
-    """Whether the source has images for training, and not only those that it keeps for tests."""
+    """Whether any image is not declared as a validation or test image."""
     query = "SELECT 1 FROM items WHERE split NOT IN ('validation', 'test') LIMIT 1"
     with connect(index) as opened:
         return opened.execute(query).fetchone() is not None
@@ -145,11 +137,11 @@ def _check_classes(source: Source, index: Path, counts: Mapping[str, int], refus
         groups = opened.execute("SELECT COUNT(DISTINCT grp) FROM items WHERE grp != x''").fetchone()
     if groups[0]:
         raise IngestError(
-            f"no group fell into {empty!r} of {source.description}{refused}: its images are of "
-            f"{groups[0]:,} groups, each of which stays in one split; name groups that are "
-            "smaller, or more of them, with --group"
+            f"the split {empty!r} of {source.description} has no image{refused}: the images form "
+            f"{groups[0]:,} groups, and a group is never divided; use a --group that makes more, "
+            "smaller groups"
         )
     raise IngestError(
-        f"no image fell into {empty!r} of {source.description}{refused}; add images, give it a "
-        f"larger fraction, or add a folder {empty!r}"
+        f"the split {empty!r} of {source.description} has no image{refused}; add images, give "
+        f"the split a larger fraction, or add a folder {empty!r}"
     )

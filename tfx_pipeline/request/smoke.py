@@ -1,4 +1,9 @@
-"""A small data set from a large one: the first images of each class, as they are stored."""
+"""`sightline run PIPELINE --smoke`: the whole graph of a pipeline at a size for two cores.
+
+A smoke run trains on a sample of the records: the first images of each class, as they are stored.
+Its pipeline and models have separate names, `<pipeline>_smoke` and `<model>_smoke`, so that it
+cannot replace a model in production.
+"""
 
 import hashlib
 import json
@@ -10,32 +15,85 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from core.files import replacing_folder
+from tfx_pipeline.config import PipelineConfig, pipelines
+from trainers.config import ConfigError
 from trainers.data import features
 from trainers.data.features import CLASSIFICATION, DatasetError, DatasetInfo, SplitInfo
+from trainers.registry import recipes
+
+_SUFFIX = "_smoke"
+
+
+def smoke_size(pipeline: PipelineConfig) -> tuple[PipelineConfig, tuple[str, ...]]:
+    """`pipeline` at its smoke size, and the overrides of its experiments.
+
+    Raises:
+      ConfigError: it has no smoke size; names the pipelines that have one.
+    """
+    size = pipeline.smoke
+    if size is None:
+        have = [name for name in pipelines.names() if pipelines.get(name)().smoke is not None]
+        raise ConfigError(
+            f"the pipeline {pipeline.name} has no smoke size; these have: {', '.join(have)}"
+        )
+    smaller = replace(
+        pipeline,
+        name=pipeline.name + _SUFFIX,
+        gates=size.gates,
+        model_gates={},
+        images=size.validator,
+        statistics=size.statistics,
+        best=size.best,
+        others=size.others,
+        benchmark_runs=size.benchmark_runs,
+        serving_requests=size.serving_requests,
+        tune={},
+    )
+    names = {one: recipes.get(one)().name for one in pipeline.experiments}
+    renamed = [f"{one}:name={name}{_SUFFIX}" for one, name in names.items()]
+    return smaller, (*size.overrides, *renamed)
+
+
+def smoke_records(pipeline: PipelineConfig, records: Path, cache: Path) -> Path:
+    """The folder of the sample that a smoke run of `pipeline` trains on.
+
+    Args:
+      pipeline: at its smoke size.
+      records: the folder of the whole data set.
+      cache: the folder in which the sample is created.
+
+    Raises:
+      DatasetError: `records` holds no data set.
+    """
+    size = pipeline.smoke
+    if size is None:
+        return records
+    return sample_of(records, cache, limits=size.images, classes=size.classes)
 
 
 def sample_of(records: Path, cache: Path, *, limits: Mapping[str, int], classes: int = 0) -> Path:
-    """The folder of a sample of a classification data set; made once while the records stay.
+    """The folder of a sample of a classification data set, cached until the records change.
 
-    Each class gives as many images as any other, as far as it has them, in stored order. Shards
-    are read until there are enough.
+    All classes have the same number of images if possible, in stored order. Shards are read until
+    there are enough images.
 
     Args:
       records: folder of the data set.
-      cache: the sample becomes a folder in it.
-      limits: split -> about how many images of it, at least one a class; others are taken whole.
-      classes: only the first so many classes, where they have the images; 0 takes all.
+      cache: the folder in which the sample is created.
+      limits: split -> approximate number of images, at least one per class; other splits are copied
+        whole.
+      classes: number of classes, the first ones, if they have enough images; 0 for all.
 
     Returns:
-      `records` itself where the sample would be all of it.
+      `records` if the sample would include everything.
 
     Raises:
-      DatasetError: `records` holds no data set, or one of objects.
+      DatasetError: `records` holds no data set, or one that is not for classification.
     """
     info = DatasetInfo.load(records)
     if info.task != CLASSIFICATION:
         raise DatasetError(
-            f"--smoke takes a sample of images with one class each; {records} is for {info.task}"
+            f"--smoke needs images with one class each; {records} is for {info.task}"
         )
     kept = _classes(info, limits, classes)
     if kept == info.num_classes and all(
@@ -52,7 +110,7 @@ def sample_of(records: Path, cache: Path, *, limits: Mapping[str, int], classes:
 
 
 def _classes(info: DatasetInfo, limits: Mapping[str, int], wanted: int) -> int:
-    """How many classes, from the first, to keep: `wanted` where they fill every limited split."""
+    """Number of classes to keep: `wanted` if they fill every limited split, otherwise all."""
     if not 0 < wanted < info.num_classes:
         return info.num_classes
     for split, limit in limits.items():
@@ -63,7 +121,7 @@ def _classes(info: DatasetInfo, limits: Mapping[str, int], wanted: int) -> int:
 
 
 def _key(records: Path, info: DatasetInfo, limits: Mapping[str, int], classes: int) -> str:
-    """Hex digits that change with the records and with what is taken of them."""
+    """Hex digits that depend on the records and the sample's size."""
     found = [
         (str(file), os.stat(file)) for split in info.splits for file in _shards(records, split)
     ]
@@ -109,14 +167,14 @@ def _write(
 
 
 def _quota(split: SplitInfo, limit: int, classes: int) -> int:
-    """Images a class; so many that nothing is left out where there is no limit."""
+    """Images per class; large enough for all images without a limit."""
     return max(1, math.ceil(limit / classes)) if limit else max(1, split.examples)
 
 
 def _taken(
     records: Path, split: str, info: DatasetInfo, quota: int, classes: int
 ) -> Iterator[tuple[bytes, int]]:
-    """(the serialized example, its class) of the first `quota` images of each class."""
+    """(serialized example, class) of the first `quota` images of each class."""
     import tensorflow as tf
 
     from trainers.data.reader import raw_examples

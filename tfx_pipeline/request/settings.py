@@ -1,4 +1,4 @@
-"""A pipeline's own settings on the command line, e.g. `gates.min_top1=0.9`; loads nothing heavy."""
+"""Overrides of the settings of a pipeline, e.g. `gates.min_top1=0.9`, without TensorFlow or TFX."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from components.data_validation.anomaly import ValidatorSettings, make_settings
 from components.data_validation.statistics_settings import StatisticsSettings
 from components.gates import GateSettings
 from components.gates.settings import ACCEPT
-from tfx_pipeline.config import PipelineConfig, Plan, Tuning
+from tfx_pipeline.config import CompressionPlan, PipelineConfig, Tuning
 from trainers.config import Config, ConfigError, build_settings, override
 from trainers.registry import nearest
 
@@ -20,14 +20,14 @@ _PTQ = ("dynamic", "int8")
 
 @dataclass(frozen=True)
 class _Settings:
-    """What can be set of a pipeline besides its experiments and searches."""
+    """The settings of a pipeline, without experiments and searches."""
 
     gates: GateSettings
     images: ValidatorSettings
     statistics: StatisticsSettings
     slices: tuple[str, ...]
-    best: Plan
-    others: Plan
+    best: CompressionPlan
+    others: CompressionPlan
     benchmark_runs: int
     serving_requests: int
 
@@ -38,18 +38,18 @@ _SECTIONS = (*(one.name for one in fields(_Settings)), _TUNE)
 def with_settings(
     pipeline: PipelineConfig, overrides: Iterable[str], *, accept: Iterable[str] = ()
 ) -> tuple[PipelineConfig, tuple[str, ...]]:
-    """`pipeline` with the overrides of its own settings applied, and all other overrides.
+    """`pipeline` with its overrides applied, and the overrides of experiments.
 
     Args:
-      pipeline: as it is registered.
-      overrides: `key=value`; a pipeline's keys are `gates.<field>` of `GateSettings`,
+      pipeline: the registered pipeline.
+      overrides: `key=value`; the keys of a pipeline are `gates.<field>` of `GateSettings`,
         `images.<field>` of `ValidatorSettings`, `statistics.<field>` of `StatisticsSettings`,
         `slices`, `best.methods`, `best.ptq`, `others.*`, `benchmark_runs`, `serving_requests`,
         `tune.<model>.trials`, `tune.<model>.epochs` and `tune.<model>.space.<key>`.
       accept: fields of `GateSettings` to set to `accept`.
 
     Raises:
-      ConfigError: no such key (the nearest are named), or a value of another type or range.
+      ConfigError: an unknown key (names the nearest ones), or a value of a wrong type or range.
     """
     mine, searches, others = [], [], []
     for assignment in overrides:
@@ -67,15 +67,18 @@ def with_settings(
 
 
 def settings_of(pipeline: PipelineConfig) -> _Settings:
-    """What `pipeline` says of itself, checked.
+    """The settings of `pipeline`, checked.
 
     Raises:
-      ConfigError: an unknown key (the nearest are named), or a value of another type or range.
+      ConfigError: an unknown key (names the nearest ones), or a value of a wrong type or range.
     """
     raw = {one.name: getattr(pipeline, one.name) for one in fields(_Settings)}
     for key in ("best", "others"):
-        if not isinstance(raw[key], Plan):
-            raise ConfigError(f"{key} takes a Plan, e.g. Plan(ptq=('int8',)), got {raw[key]!r}")
+        if not isinstance(raw[key], CompressionPlan):
+            raise ConfigError(
+                f"{key} takes a CompressionPlan, e.g. CompressionPlan(ptq=('int8',)), "
+                f"got {raw[key]!r}"
+            )
         raw[key] = asdict(raw[key])
     for model, search in pipeline.tune.items():
         if not isinstance(search, Tuning):
@@ -90,7 +93,7 @@ def settings_of(pipeline: PipelineConfig) -> _Settings:
 
 
 def _checked(found: _Settings) -> _Settings:
-    """`found`, when its values are in range.
+    """`found`, if its values are in range.
 
     Raises:
       ConfigError: names the key.
@@ -116,7 +119,7 @@ def _replaced(pipeline: PipelineConfig, found: _Settings) -> PipelineConfig:
 
 
 def _for_all(pipeline: PipelineConfig, assignments: list[str]) -> PipelineConfig:
-    """`pipeline` without the gates of single models that `assignments` set for every model."""
+    """`pipeline` without the gates of single models that `assignments` set for all models."""
     keys = [assignment.partition("=")[0].strip() for assignment in assignments]
     given = {key.partition(".")[2] for key in keys if key.startswith("gates.")}
     own = {
@@ -127,11 +130,13 @@ def _for_all(pipeline: PipelineConfig, assignments: list[str]) -> PipelineConfig
 
 
 def _check_section(section: str, assignment: str) -> None:
-    """Nothing, when an assignment is for a known section, or for one experiment."""
+    """Raises ConfigError unless an assignment is for a known section or for one experiment."""
     known = [*_SECTIONS, *(one.name for one in fields(Config))]
     key = assignment.partition("=")[0].strip()
     if "=" in assignment and ":" not in key and section not in known:
-        raise ConfigError(f"unknown config key {key!r}: no {section!r}; {nearest(section, known)}")
+        raise ConfigError(
+            f"unknown config key {key!r}: no section {section!r}; {nearest(section, known)}"
+        )
 
 
 def _tuned(pipeline: PipelineConfig, assignments: list[str]) -> PipelineConfig:
@@ -142,7 +147,7 @@ def _tuned(pipeline: PipelineConfig, assignments: list[str]) -> PipelineConfig:
         found = _TUNE_KEY.fullmatch(key)
         if not (found and separator):
             raise ConfigError(
-                f"{assignment!r}: a search is set with tune.<model>.trials=5, "
+                f"{assignment!r}: the keys of a search are tune.<model>.trials=5, "
                 "tune.<model>.epochs=3 and tune.<model>.space.<key>=log(1e-4, 1e-1)"
             )
         search = tune.get(found["model"], Tuning(space={}))
@@ -159,11 +164,11 @@ def _tuned(pipeline: PipelineConfig, assignments: list[str]) -> PipelineConfig:
 def _check_tuning(model: str, search: Tuning) -> None:
     if not search.space:
         raise ConfigError(
-            f"tune.{model} has no space; give one, e.g. "
+            f"tune.{model} has no space; set one, e.g. "
             f"tune.{model}.space.optim.learning_rate=log(1e-4, 1e-1)"
         )
     if search.trials < 1 or search.epochs < 0:
         raise ConfigError(
-            f"tune.{model} needs trials of at least 1 and epochs of 0 (the recipe's) or more, got "
+            f"tune.{model} needs at least 1 trial and 0 (the recipe's epochs) or more epochs, got "
             f"{search.trials} and {search.epochs}"
         )

@@ -1,4 +1,4 @@
-"""`--data JOB:SOURCE`: ingested once, found again, made anew when a file of the source changes."""
+"""`--data JOB:SOURCE`: ingested once, cached, and ingested again when the source changes."""
 
 import io
 import json
@@ -15,20 +15,20 @@ from rich.console import Console
 
 from tfx_pipeline.cli import main
 from tfx_pipeline.cli.views.train import _reading
-from tfx_pipeline.data_source import DataSource, DataSourceError, _files, parse, resolve
 from tfx_pipeline.ingest import IngestError
+from tfx_pipeline.request.data_source import DataSource, DataSourceError, _files, parse, resolve
 from trainers.data.features import DatasetError, DatasetInfo
 from trainers.registry import recipes
 from trainers.training.trained import Trained
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def image(file, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file)
-    # Files that change within seconds of each other are read anew, whatever their times say.
+    # Files that change within seconds are read again, regardless of their times.
     os.utime(file, (1e9 + seed, 1e9 + seed))
 
 
@@ -57,7 +57,7 @@ def quiet():
 
 
 def made(data, cache):
-    """The folder, and whether it was ingested now."""
+    """The folder, and whether the job ran."""
     console = quiet()
     found = resolve(data, cache, console)
     return found, "wrote" in console.file.getvalue()
@@ -94,7 +94,7 @@ def test_a_folder_whose_name_looks_like_a_source_is_a_folder(tmp_path, monkeypat
         ("foldr:/x", "no ingest job 'foldr'.*did you mean folder"),
         ("csv:", "without a source"),
         ("csv: label=gender", "without a source"),
-        ("folder:/no/such/place", "/no/such/place does not exist"),
+        ("folder:/no/such/folder", "/no/such/folder does not exist"),
     ],
 )
 def test_errors_say_what_to_give(tmp_path, text, message):
@@ -103,7 +103,7 @@ def test_errors_say_what_to_give(tmp_path, text, message):
 
 
 def test_a_cache_within_the_source_is_refused(pets):
-    with pytest.raises(DataSourceError, match="lies within the source"):
+    with pytest.raises(DataSourceError, match="inside the source"):
         resolve(f"folder:{pets}", pets / "data", quiet())
 
 
@@ -121,14 +121,14 @@ def test_it_is_ingested_once_and_again_when_a_file_changes(pets, tmp_path):
     assert out.name.startswith("pets-")
     first = json.loads((out / "dataset.json").read_text())
     assert made(text, cache) == (out, False)
-    # An image whose pixels change, with the size and the time of its file kept.
+    # An image whose pixels change, but not the size and the time of its file.
     other = bytearray((pets / "cat" / "0.png").read_bytes())
     image(pets / "cat" / "0.png", 4242)
     assert made(text, cache) == (out, True)
     changed = json.loads((out / "dataset.json").read_text())
     assert changed["fingerprint"] != first["fingerprint"]
     assert made(text, cache) == (out, False)
-    # The old image again gives the old records again; a new one and a lost one are seen as well.
+    # The old image yields the old records; added and removed images are noticed, too.
     (pets / "cat" / "0.png").write_bytes(other)
     assert made(text, cache) == (out, True)
     assert json.loads((out / "dataset.json").read_text())["fingerprint"] == first["fingerprint"]
@@ -136,7 +136,7 @@ def test_it_is_ingested_once_and_again_when_a_file_changes(pets, tmp_path):
     assert made(text, cache) == (out, True)
     (pets / "dog" / "new.png").unlink()
     assert made(text, cache) == (out, True)
-    # Other options are another data set; a touched file is none.
+    # Other options make another data set; a touched file does not.
     assert made(f"{text} test=0.3", cache)[0] != out
     (pets / "cat" / "2.png").touch()
     assert made(text, cache) == (out, False)
@@ -159,7 +159,7 @@ def test_files_that_a_table_lists_are_watched_too(table, tmp_path):
 def test_a_source_that_went_away_is_an_error_that_names_its_records(pets, tmp_path):
     out, _ = made(f"folder:{pets}", tmp_path / "data")
     shutil.rmtree(pets)
-    with pytest.raises(DataSourceError, match=f"does not exist; its records .* {out}"):
+    with pytest.raises(DataSourceError, match=f"does not exist; the records .* {out}"):
         resolve(f"folder:{pets}", tmp_path / "data", quiet())
 
 
@@ -208,7 +208,7 @@ def test_what_is_known_needs_no_ingest_code(pets, tmp_path):
     made(f"folder:{pets}", tmp_path / "data")
     code = (
         "import io, sys; from pathlib import Path; from rich.console import Console\n"
-        "from tfx_pipeline.data_source import resolve\n"
+        "from tfx_pipeline.request.data_source import resolve\n"
         f"resolve({f'folder:{pets}'!r}, Path({str(tmp_path / 'data')!r}), Console())\n"
         "heavy = {'numpy', 'tensorflow', 'apache_beam', 'tensorflow_datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
