@@ -107,7 +107,8 @@ def compare(work: Path, data: Path) -> dict[str, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from trainers.config import override
     from trainers.data.features import DatasetInfo
-    from trainers.evaluation.stats import bootstrap_interval, mcnemar, paired_difference
+    from trainers.evaluation.noninferiority import pair
+    from trainers.evaluation.stats import bootstrap_interval, paired_difference
     from trainers.training.forward import Forward, predict_split
     from trainers.training.trained import load_trained
 
@@ -136,10 +137,8 @@ def compare(work: Path, data: Path) -> dict[str, Any]:
     for one, other in PAIRS:
         if one in right and other in right:
             gain = paired_difference(right[one], right[other])
-            test = mcnemar(right[one], right[other])
-            pairs.append(
-                {"a": one, "b": other, "difference": gain.as_list(), "p_value": test.p_value}
-            )
+            p_value = pair(right[one], right[other]).mcnemar_p
+            pairs.append({"a": one, "b": other, "difference": gain.as_list(), "p_value": p_value})
     info = DatasetInfo.load(data)
     counts = {split: found.examples for split, found in info.splits.items()}
     machine = {"cores": os.cpu_count(), "cpu": cpu_name()}

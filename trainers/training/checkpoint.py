@@ -243,8 +243,3 @@ def best_epoch(history: list[Row]) -> int:
         range(len(history)), key=lambda i: (history[i]["val_top1"], -history[i]["val_loss"])
     )
     return ranked + 1
-
-
-def weights_path(directory: Path) -> str:
-    """The checkpoint prefix of a trained model's weights."""
-    return str(Path(directory) / "weights" / "best")
