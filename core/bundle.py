@@ -81,8 +81,7 @@ class Manifest:
     Attributes:
       name: model name, e.g. `digits_cnn`; also its folder and its name on a server.
       input: `{"height", "width", "crop_fraction", "resize", "fit", "exif"}` of the evaluation
-        preprocessing, see `serving/PIXELS.md`; `resize` and `fit` default to `bilinear` and
-        `stretch`.
+        preprocessing (`serving/PIXELS.md`); `resize` defaults to `bilinear`, `fit` to `stretch`.
       top_k: number of classes that `serving_default` returns.
       recommended: name of the variant copied to `model.tflite`.
       methods: compression method of a variant -> its title; empty in earlier versions.

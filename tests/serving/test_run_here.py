@@ -1,4 +1,4 @@
-"""`Dispatcher.run_here`: in the caller's thread, and beside what an event loop asks for."""
+"""`Dispatcher.run_here`: in the caller's thread, next to requests of an event loop."""
 
 import asyncio
 import threading
@@ -47,7 +47,7 @@ class Servable:
 
 
 class Caller:
-    """One request in a thread of its own; `leave` is what its client does."""
+    """One request in its own thread; `leave` disconnects its client."""
 
     def __init__(self, harness, value, timeout, *, is_gone):
         self.value, self.is_gone, self._leave = value, is_gone, None
@@ -119,7 +119,7 @@ class Harness:
 
 @pytest.fixture
 def start():
-    """`(threads, batching, max_queue) -> Harness`; all its places are free again at the end."""
+    """`(threads, batching, max_queue) -> Harness`; all its slots are free again at the end."""
     made = []
 
     def build(threads=1, batching=None, max_queue=None):
@@ -297,7 +297,7 @@ def test_closing_fails_what_waits(start):
 
 @pytest.mark.parametrize("batching", MODES)
 def test_many_at_once_each_get_what_they_must(start, batching):
-    """Patient ones are answered, impatient ones and those that leave do not run; none is lost."""
+    """Requests with time left run; expired and disconnected ones do not; none is lost."""
     h = start(threads=2, batching=batching, max_queue=200)
     held = [h.start(-1), h.start(-2)]
     h.engine.gate.clear()
