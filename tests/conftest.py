@@ -152,7 +152,7 @@ def extract(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 
 @pytest.fixture(scope="session")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`earlier("b54914a")`: files of that version, unpacked again for each call; see tests/fixtures."""
+    """`earlier("b54914a")`: files of that version, unpacked for each call; see tests/fixtures."""
 
     def unpack(version: str) -> Path:
         target = tmp_path_factory.mktemp(version)
