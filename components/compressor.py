@@ -10,7 +10,7 @@ from components import files
 from components.artifacts import Selection
 from components.evaluation.float_passes import FloatPasses
 from components.evaluation.predict_variants import PROBE
-from trainers.export.build import build_bundle
+from trainers.bundles.build import build_bundle
 from trainers.training.progress import emit, reporter
 from trainers.training.trained import load_trained, probe_model
 

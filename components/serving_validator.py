@@ -17,8 +17,8 @@ from core.bundle import Bundle, open_bundle
 from serving.client import connect
 from serving.engines.engine import open_engine
 from serving.server.lifecycle.server_process import ServerProcess
+from trainers.bundles.build import record_image
 from trainers.data import pipeline
-from trainers.export.build import record_image
 
 #: Largest difference of a score, since REST sends decimal text.
 TOLERANCE = 1e-5

@@ -1,8 +1,8 @@
-"""The bundle: what a run hands to the world, and the only thing servers and clients need to know.
+"""The bundle: the output of a run, and the contract with servers and clients.
 
     <bundles>/<model name>/<integer version>/
       saved_model.pb variables/ fingerprint.pb       the float model, for TF Serving
-      assets/labels.txt                              one class name a line, in label order
+      assets/labels.txt                              one class name per line, in label order
       assets.extra/tf_serving_warmup_requests        TFRecord of PredictionLog
       model.tflite                                   the recommended variant, TF Serving's file name
       model_<method>_<dtype>.tflite                  every variant, e.g. model_ptq_int8.tflite
@@ -14,13 +14,12 @@ Signatures of the SavedModel (classification):
   predict_tensor    images uint8 (B,H,W,3)    -> scores f32 (B,N): softmax over all classes
   predict_examples  examples string (B,)      -> as serving_default
 TFLite: one input uint8 (1,H,W,3) RGB in [0, 255], one output f32 (1,N) softmax, labels.txt
-attached as a zip member. Normalization, and softmax, live inside. Standard library only.
+attached as a zip member. The model includes normalization and softmax.
 """
 
 import gzip
 import hashlib
 import json
-import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -28,8 +27,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from core import model_folder
+from core import files, model_folder
 from core.model_folder import WITHDRAWN_PREFIX, BundleError
+from core.renamed import current_fields
 
 INPUT_BYTES = "image_bytes"  # of the signatures that take encoded images
 MANIFEST_FILE = "manifest.json"
@@ -38,7 +38,7 @@ LABELS_FILE = "assets/labels.txt"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 RECOMMENDED_TFLITE = "model.tflite"
 SAVED_MODEL_FILE = "saved_model.pb"
-# What may change about a bundle without changing the model it holds.
+# Files that may change without a change of the model.
 _NOT_CONTENT = {MANIFEST_FILE, CARD_FILE}
 SIGNATURE_BYTES = "serving_default"
 SIGNATURE_PREPROCESS = "preprocess"
@@ -54,10 +54,10 @@ class Variant:
 
     Attributes:
       name: `<method>_<dtype>`, e.g. `pqat_int8`; the file is `model_<name>.tflite`.
-      method: `none`, `ptq`, `prune`, `qat` or `pqat` (prune-preserving QAT).
+      method: a compression method, e.g. `ptq` or `qat`; `none` is the trained model.
       dtype: `fp32`, `dynamic` or `int8`.
       size_bytes: of the file.
-      gzip_bytes: of the file after gzip -9, what a download costs.
+      gzip_bytes: of the file after gzip -9, about the size of a download.
       sparsity: fraction of zero weights in the pruned layers, in [0, 1).
     """
 
@@ -70,29 +70,30 @@ class Variant:
 
     @property
     def file(self) -> str:
-        """The file's name inside the bundle."""
+        """The file name inside the bundle."""
         return tflite_file(self.name)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The text of `manifest.json`; see the module's first lines for the contract it describes.
+    """The content of `manifest.json`; the module docstring describes the bundle.
 
     Attributes:
-      name: the model's name, e.g. `digits_cnn`; also its folder and its name on a server.
+      name: model name, e.g. `digits_cnn`; also its folder and its name on a server.
       input: `{"height", "width", "crop_fraction", "resize", "fit", "exif"}` of the evaluation
-        preprocessing, see `serving/PIXELS.md`; without two, `bilinear` and `stretch`.
-      top_k: how many classes `serving_default` returns.
+        preprocessing (`serving/PIXELS.md`); `resize` defaults to `bilinear`, `fit` to `stretch`.
+      top_k: number of classes that `serving_default` returns.
       recommended: name of the variant copied to `model.tflite`.
+      methods: compression method of a variant -> its title; empty in earlier versions.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
-      benchmark: variant -> figures of `serving.benchmark.variants`.
-      gates: of the run: `verdict`, `not_held` (gate -> why it was let through all the same), and
+      benchmark: variant -> results of `serving.benchmark.variants`.
+      gates: of the run: `verdict`, `not_held` (gate -> reason for passing it anyway), and
         `excludable_drop`; empty for a bundle that was pushed without gates.
-      weights_origin: `package`, `version`, `file`, `sha256` and `licence` of the weights that
-        training started from, as far as they are known; empty for random ones.
-      linear_probe: of a model that started from weights: `shipped`, whether it is the frozen
-        backbone with a linear probe as its last layer, `why`, and the probe's `val_top1`.
-      plugins: files of the user that hold code of the model; serving needs none of them.
+      weights_origin: `package`, `version`, `file`, `sha256`, and `license` of the initial weights,
+        as far as known; empty for random weights.
+      linear_probe: for a model with initial weights: `shipped` (whether it is the frozen backbone
+        with a linear probe as its last layer), `why`, and the probe's `val_top1`.
+      plugins: files of the user with code of the model; serving does not need them.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Manifest:
     weights_origin: dict[str, str] = field(default_factory=dict)
     linear_probe: dict[str, Any] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
+    methods: dict[str, str] = field(default_factory=dict)
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
@@ -126,7 +128,7 @@ class Manifest:
         """Parses `text`; `source` names it in errors.
 
         Raises:
-          BundleError: not JSON, a field is missing, or a newer format.
+          BundleError: `text` is not JSON, a field is missing, or the format is newer.
         """
         try:
             raw = json.loads(text)
@@ -136,6 +138,7 @@ class Manifest:
                     "sightline reads 1; upgrade sightline"
                 )
             raw["variants"] = tuple(Variant(**v) for v in raw["variants"])
+            raw["weights_origin"] = current_fields(raw.get("weights_origin", {}))
             known = {f.name for f in fields(cls)}
             return cls(**{key: value for key, value in raw.items() if key in known})
         except BundleError:
@@ -146,7 +149,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: `path` is the version's folder, `labels` are in label order."""
+    """An opened bundle; `path` is the version's folder, and `labels` are in label order."""
 
     path: Path
     manifest: Manifest
@@ -154,14 +157,14 @@ class Bundle:
 
     @property
     def version(self) -> int:
-        """The version from the folder's name; 0 for a draft that was never pushed."""
+        """The version number; 0 for a draft."""
         return int(self.path.name) if self.path.name.isdigit() else 0
 
     def tflite_path(self, variant: str) -> Path:
         """The file of `variant`.
 
         Raises:
-          BundleError: the bundle has no such variant; the message lists those it has.
+          BundleError: the bundle has no such variant; lists the variants.
         """
         names = [v.name for v in self.manifest.variants]
         if variant not in names:
@@ -179,25 +182,25 @@ def tflite_file(variant: str) -> str:
 def version_dirs(model_dir: Path) -> dict[int, Path]:
     """Version -> folder of the complete versions under a model's folder, ascending.
 
-    Temporary folders and withdrawn versions do not count. `00000123` is 123, as in TF Serving; of
-    two spellings the first by name is taken. One that cannot be read counts: opening it says why.
-    Numbers beyond `model_folder.MAX_VERSION` do not count.
+    Leaves out temporary folders, withdrawn versions, and numbers above `model_folder.MAX_VERSION`.
+    `00000123` is 123, as in TF Serving; of two spellings, the first by name is used. Includes
+    unreadable versions: opening one raises the error.
     """
     return model_folder.numbered_dirs(model_dir, "", SAVED_MODEL_FILE)
 
 
 def withdrawn_dirs(model_dir: Path) -> dict[int, Path]:
-    """Version -> folder of the versions that a rollback put aside, ascending."""
+    """Version -> folder of the versions that a rollback withdrew, ascending."""
     return model_folder.numbered_dirs(model_dir, WITHDRAWN_PREFIX, SAVED_MODEL_FILE)
 
 
 def versions(model_dir: Path) -> list[int]:
-    """The complete versions under a model's folder, ascending; temporary folders do not count."""
+    """The complete versions under a model's folder, ascending."""
     return list(version_dirs(model_dir))
 
 
 def find_models(bundles_dir: Path) -> dict[str, list[int]]:
-    """Model name -> versions for every model under `bundles_dir` that has a version."""
+    """Model name -> versions of every model under `bundles_dir` with at least one version."""
     if not bundles_dir.is_dir():
         return {}
     entries = sorted(bundles_dir.iterdir())
@@ -208,7 +211,7 @@ def open_bundle(path: Path | str) -> Bundle:
     """Opens a version's folder, or the newest version of a model's folder.
 
     Raises:
-      BundleError: no such folder, no version in it, or the manifest or labels do not fit.
+      BundleError: the folder or a version does not exist, or manifest and labels do not match.
     """
     path = Path(path)
     if not path.is_dir():
@@ -223,12 +226,12 @@ def open_bundle(path: Path | str) -> Bundle:
         path = found[max(found)]
     manifest_path = path / MANIFEST_FILE
     if not manifest_path.is_file():
-        raise BundleError(f"{manifest_path} is missing: a SavedModel, but not a sightline bundle")
+        raise BundleError(f"{manifest_path} is missing: a SavedModel, but not a Sightline bundle")
     manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"), str(manifest_path))
     labels = read_labels(path)
     if len(labels) != manifest.num_classes:
         raise BundleError(
-            f"{path / LABELS_FILE} has {len(labels)} lines, the manifest says "
+            f"{path / LABELS_FILE} has {len(labels)} lines, but the manifest has "
             f"{manifest.num_classes} classes"
         )
     return Bundle(path=path, manifest=manifest, labels=labels)
@@ -247,7 +250,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def content_digest(path: Path) -> str:
-    """Sha256 hex over names and bytes of what makes the model; manifest and card do not count."""
+    """Sha256 hex over names and bytes of all files except the manifest and the card."""
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         name = file.relative_to(path).as_posix()
@@ -260,15 +263,15 @@ def content_digest(path: Path) -> str:
 
 
 def gzip_size(path: Path) -> int:
-    """Bytes of the file after gzip -9: what a download costs."""
+    """Bytes of the file after gzip -9, about the size of a download."""
     return len(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
 
 
 def seal(path: Path, manifest: Manifest) -> Manifest:
-    """Makes the folder `path` a whole bundle: `model.tflite`, digest, and last the manifest.
+    """Completes the bundle in `path`: writes `model.tflite`, and last the manifest with the digest.
 
     Raises:
-      BundleError: `manifest.recommended` is no variant of it.
+      BundleError: the bundle has no variant `manifest.recommended`.
     """
     recommended = path / tflite_file(manifest.recommended)
     if not recommended.is_file():
@@ -276,21 +279,19 @@ def seal(path: Path, manifest: Manifest) -> Manifest:
         raise BundleError(f"{path} has no variant {manifest.recommended!r}; it has {names}")
     shutil.copyfile(recommended, path / RECOMMENDED_TFLITE)
     manifest = replace(manifest, content_digest=content_digest(path))
-    temporary = path / f".{MANIFEST_FILE}.{os.getpid()}"
-    temporary.write_text(manifest.to_json(), encoding="utf-8")
-    os.replace(temporary, path / MANIFEST_FILE)
+    files.write_text(path / MANIFEST_FILE, manifest.to_json())
     return manifest
 
 
 @dataclass(frozen=True)
 class PushResult:
-    """Where a push left the bundle.
+    """The result of a push.
 
     Attributes:
       path: the version's folder.
       version: its number.
-      pushed: False when that content was in the model's folder already.
-      withdrawn: True when it is there, but put aside by a rollback: no server takes it.
+      pushed: False if the model's folder already had this content.
+      withdrawn: True if a rollback withdrew the version with this content; no server loads it.
     """
 
     path: Path
@@ -300,7 +301,7 @@ class PushResult:
 
     @property
     def way_back(self) -> str:
-        """The command that makes a withdrawn version the served one again."""
+        """The command that serves a withdrawn version again."""
         model_dir = self.path.parent
         arguments = [model_dir.name, str(self.version), "--bundles", str(model_dir.parent)]
         return shlex.join(["sightline", "rollback", *arguments])
@@ -313,23 +314,24 @@ def push(
     lineage: Path | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> PushResult:
-    """Copies `draft`, or its newest version, to the next one of `model_dir`, atomically and once.
+    """Copies `draft`, or its newest version, to the next version, atomically and once.
 
-    The copy is written under a temporary name, flushed to disk, read again, and renamed: a server
-    polling the folder sees the whole bundle or nothing. A content digest that a version there
-    already has, with the same gates waived, is not pushed again; neither is that of a withdrawn
-    one, or a re-run would undo a rollback. The next number is above withdrawn ones as well.
+    The copy is written under a temporary name, flushed to disk, read again, and renamed, so a
+    server that polls the folder sees the complete bundle or nothing. Content that a version already
+    has, with the same gates waived, is not pushed again, and neither is that of a withdrawn
+    version: a rerun would otherwise undo a rollback. The new number is above all withdrawn ones.
 
     Args:
       draft: the bundle.
       model_dir: `<bundles>/<model name>`.
-      lineage: a folder of `core.lineage.write_lineage` that appears together with the version.
-      check: called under the model's lock before a version appears; what it raises stops the push.
+      lineage: a folder of `core.lineage.write_lineage`, which is published with the version.
+      check: called under the model's lock before the version is published; an exception stops the
+        push.
 
     Raises:
-      BundleError: `draft` is not a complete bundle, the copy is not what `draft` is, or another
-        push or rollback of the model does not come to its end.
-      OSError: the disk refused; no half version is left, and the same push again finishes.
+      BundleError: `draft` is not a complete bundle, the copy differs from it, or another push or
+        rollback of the model does not finish.
+      OSError: the disk reports an error; no partial version remains, and the push can be repeated.
     """
     opened = open_bundle(draft)
     draft, stated = opened.path, opened.manifest.content_digest
@@ -341,22 +343,22 @@ def push(
         return found
     if not model_dir.is_dir():
         model_dir.mkdir(parents=True, exist_ok=True)
-        model_folder.sync_folder(model_dir.parent)
+        files.sync_folder(model_dir.parent)
     with model_folder.staging(model_dir) as staged:
         shutil.copytree(draft, staged)
-        model_folder.sync_tree(staged)
+        files.sync_tree(staged)
         _check_copy(staged, draft, digest)
         if lineage is not None:
             kept = shutil.copytree(lineage, staged / model_folder.LINEAGE_DIR)
-            model_folder.sync_tree(kept)
+            files.sync_tree(kept)
         with model_folder.locked(model_dir):
-            # While the copy was written, another push may have brought the same.
+            # Another push may have published the same content meanwhile.
             found = _find_content(model_dir, digest, opened.manifest)
             if found is None:
                 check()
                 version, target = model_folder.give_number(staged, model_dir)
                 found = PushResult(path=target, version=version, pushed=True)
-                model_folder.sync_folder(model_dir)
+                files.sync_folder(model_dir)
     return found
 
 
@@ -370,7 +372,7 @@ def _check_copy(staged: Path, draft: Path, digest: str) -> None:
 
 
 def _find_content(model_dir: Path, digest: str, manifest: Manifest) -> PushResult | None:
-    """The newest version, not damaged, of that content and those waived gates, else a withdrawn."""
+    """The newest intact version with that content and those waived gates, or a withdrawn one."""
     wanted = [(one, set(manifest.gates.get("not_held", {}))) for one in ("", digest)]
     for number, path in sorted(version_dirs(model_dir).items(), reverse=True):
         if _stated(path) in wanted and _digest_of_files(path) == digest:
@@ -382,7 +384,7 @@ def _find_content(model_dir: Path, digest: str, manifest: Manifest) -> PushResul
 
 
 def _stated(path: Path) -> tuple[str | None, set[str]]:
-    """Content digest (None: no manifest that can be read) and waived gates of a version."""
+    """The content digest (None without a readable manifest) and waived gates of a version."""
     try:
         found = Manifest.from_json((path / MANIFEST_FILE).read_text("utf-8"), str(path))
     except (OSError, ValueError):
@@ -391,7 +393,7 @@ def _stated(path: Path) -> tuple[str | None, set[str]]:
 
 
 def _digest_of_files(path: Path) -> str:
-    """`content_digest`, empty for what is renamed or cannot be read."""
+    """`content_digest`; empty if a file was renamed or cannot be read."""
     try:
         return content_digest(path)
     except OSError:

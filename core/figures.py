@@ -1,7 +1,7 @@
-"""Numbers as people read them: the same digits in the console, the report and the model card.
+"""The number formats of the console, the pages and the model card.
 
-Summaries hold a figure as a number, as `[value, low, high]`, or not at all; every function here
-takes any of these and answers a dash for what is absent.
+A summary holds a figure as a number, as `[value, low, high]`, or not at all. The functions accept
+all of these and return a dash for a missing figure.
 """
 
 import math
@@ -12,7 +12,7 @@ DASH = "–"  # noqa: RUF001
 #: The unit of figures in [0, 1], which are shown as percentages; any other unit is a plain number.
 FRACTION = "fraction"
 
-# Columns of the predictions table, as readers know them.
+# Descriptions of the columns of the predictions table.
 _REFERENCES = {
     "none_fp32": "the float file",
     "baseline": "the live model",
@@ -22,7 +22,7 @@ _REFERENCES = {
 
 
 class Estimate(NamedTuple):
-    """A figure with its interval; `low` and `high` are None where it has none."""
+    """A value with its interval; `low` and `high` are None without an interval."""
 
     value: float
     low: float | None
@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(raw: Any) -> Estimate | None:
-    """`raw` as an estimate; None for what is absent or not finite."""
+    """`raw` as an estimate; None if it is missing or not finite."""
     parts = list(raw) if isinstance(raw, (list, tuple)) else [raw]
     numbers = [number(part) for part in parts]
     if not numbers or numbers[0] is None:
@@ -49,13 +49,13 @@ def number(raw: Any) -> float | None:
 
 
 def percent(raw: Any) -> str:
-    """A share of one as `98.3 %`."""
+    """A fraction in [0, 1] as `98.3 %`."""
     found = estimate(raw)
     return DASH if found is None else f"{found.value * 100:.1f} %"
 
 
 def percent_interval(raw: Any) -> str:
-    """The interval of a share of one as `97.2 to 99.2`; empty where there is none."""
+    """The interval of a fraction as `97.2 to 99.2`; empty without an interval."""
     found = estimate(raw)
     if found is None or found.low is None or found.high is None:
         return ""
@@ -63,13 +63,13 @@ def percent_interval(raw: Any) -> str:
 
 
 def points(raw: Any) -> str:
-    """A difference of shares in percentage points, signed: `-0.6`."""
+    """A difference of fractions in percentage points with a sign: `-0.6`."""
     found = estimate(raw)
     return DASH if found is None else _signed(found.value)
 
 
 def points_interval(raw: Any) -> str:
-    """The interval of a difference in points as `-1.4 to +0.3`; empty where there is none."""
+    """The interval of a difference in points as `-1.4 to +0.3`; empty without an interval."""
     found = estimate(raw)
     if found is None or found.low is None or found.high is None:
         return ""
@@ -77,7 +77,7 @@ def points_interval(raw: Any) -> str:
 
 
 def excludable_drop(raw: Any) -> str:
-    """Which drop in top-1 the test images exclude, in words; empty where that was not recorded.
+    """A sentence on the drop in top-1 that the test images exclude; empty where none is recorded.
 
     Args:
       raw: `excludable_drop` of a verdict: `images`, `at_best` and `excluded` by reference.
@@ -124,14 +124,14 @@ def size(raw: Any) -> str:
     for unit in ("kB", "MB", "GB"):
         found /= 1000
         if found < 999.5 or unit == "GB":
-            return f"{_three_digits(found)} {unit}"
+            return f"{three_digits(found)} {unit}"
     raise AssertionError("unreachable")
 
 
 def milliseconds(raw: Any) -> str:
     """Milliseconds to three digits, `0.087 ms` or `12.4 ms`."""
     found = number(raw)
-    return DASH if found is None else f"{_three_digits(found)} ms"
+    return DASH if found is None else f"{three_digits(found)} ms"
 
 
 def duration(raw: Any) -> str:
@@ -160,16 +160,27 @@ def amount(raw: Any) -> str:
         return DASH
     for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(found) >= scale:
-            return f"{_three_digits(found / scale)} {unit}"
+            return f"{three_digits(found / scale)} {unit}"
     return f"{found:g}"
 
 
-def _three_digits(value: float) -> str:
+def three_digits(value: float) -> str:
+    """`value` to three digits: `0.087`, `5.50`, `12.4`, `310`."""
     if value >= 99.95:
         return f"{value:.0f}"
     if value >= 9.995:
         return f"{value:.1f}"
     return f"{value:.2f}" if value >= 0.9995 or value == 0 else f"{value:.3f}"
+
+
+def short(raw: Any, digits: int = 3) -> str:
+    """A float with up to `digits` significant digits, without trailing zeros; other values as text.
+
+    Args:
+      raw: a float of any size, infinity and NaN included, or another value.
+      digits: at least 1.
+    """
+    return f"{raw:.{digits}g}" if isinstance(raw, float) else str(raw)
 
 
 def _signed(value: float) -> str:

@@ -1,7 +1,7 @@
-"""What an encoded image's first bytes say: format, size, channels, and whether to decode it.
+"""Format, size, and channels of an encoded image, and checks before it is decoded.
 
-Standard library only: a verdict before any decoder allocates memory, cheap enough for every
-request. `trainers.data.decode.load_image` adds the decoder's own verdict.
+The checks run before a decoder allocates memory and are cheap enough for every request.
+`trainers.data.decode.load_image` adds the errors of the decoder.
 """
 
 import re
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-#: 64 megapixels: 192 MB as uint8 RGB, above any camera in the field and below a bomb.
+#: 64 megapixels, 192 MB as uint8 RGB: above common cameras and below decompression bombs.
 MAX_PIXELS = 64 * 1024 * 1024
-#: Of one JPEG; encoders write about 10. A decoder goes through all pixels for each.
+#: Per JPEG; encoders write about 10. A decoder processes all pixels for each scan.
 MAX_SCANS = 64
 #: Pixels times scans: 16 scans of the largest image, a few seconds of decoding.
 MAX_SCANNED_PIXELS = 16 * MAX_PIXELS
@@ -29,16 +29,16 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 
 class ImageError(ValueError):
-    """Bytes that are not an image the exported graph decodes; the message says why."""
+    """Bytes that the exported graph cannot decode as an image; the message has the reason."""
 
 
 class ImageTooLargeError(ImageError):
-    """More work than a decoder should be given: a bomb, or an image to be made smaller."""
+    """An image that takes too much memory or time to decode."""
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the header declares.
+    """The content of an image header.
 
     Attributes:
       format: `JPEG`, `PNG`, `BMP` or `GIF`, from the content and never from a file name.
@@ -54,19 +54,19 @@ class ImageHeader:
 
 
 def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """The header of an encoded image, when its format and size are ones the graph takes.
+    """The header of an encoded image that the graph can decode.
 
-    A damaged body passes: only a decoder can tell.
+    Does not detect a damaged body; only a decoder can.
 
     Args:
       data: the encoded bytes.
-      max_pixels: largest height times width.
+      max_pixels: maximum of height times width.
 
     Raises:
       ImageTooLargeError: more than `max_pixels`, or more scans than `MAX_SCANS` and
         `MAX_SCANNED_PIXELS` allow.
-      ImageError: empty, another format, a broken header, a BMP flavor that TensorFlow would
-        misread (palette, RLE, unusual masks), or a GIF whose first frame is smaller than it.
+      ImageError: the data is empty, has another format or a broken header, or is a BMP that
+        TensorFlow would misread (palette, RLE, unusual masks) or a GIF with a smaller first frame.
     """
     if not data:
         raise ImageError("empty: 0 bytes; send the bytes of a JPEG, PNG, BMP or GIF image")
@@ -93,7 +93,7 @@ def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
 
 
 def _check_scans(data: bytes, header: ImageHeader) -> None:
-    """Refuses a JPEG of so many scans that a small file takes minutes to decode."""
+    """Rejects a JPEG with so many scans that a small file takes minutes to decode."""
     limit = max(1, min(MAX_SCANS, MAX_SCANNED_PIXELS // (header.height * header.width)))
     scans = sum(1 for _ in islice(_jpeg_scans(data), limit + 1))
     if scans > limit:
@@ -104,7 +104,7 @@ def _check_scans(data: bytes, header: ImageHeader) -> None:
 
 
 def _jpeg_scans(data: bytes) -> Iterator[int]:
-    """Where each scan begins; stops where the file is damaged."""
+    """The start of each scan; stops where the file is damaged."""
     position = 2
     while True:
         # Within a scan ff is followed by 00 or a restart marker.
@@ -156,7 +156,7 @@ def _png(data: bytes) -> ImageHeader:
 
 
 def _gif(data: bytes) -> ImageHeader:
-    """Refuses a first frame that does not fill the canvas: TensorFlow then returns the frame."""
+    """Rejects a first frame smaller than the canvas, which TensorFlow returns at its own size."""
     width, height = struct.unpack_from("<HH", data, 6)
     pixels = 0
     for number, (left, top, frame_width, frame_height) in enumerate(_gif_frames(data)):
@@ -181,7 +181,7 @@ def _gif(data: bytes) -> ImageHeader:
 
 
 def _gif_frames(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Left, top, width and height of each frame, up to where the file ends."""
+    """Left, top, width, and height of each frame up to the end of the file."""
     position = 13 + _color_table_bytes(data[10])
     while position < len(data) and data[position] in (_GIF_EXTENSION, _GIF_FRAME):
         if data[position] == _GIF_FRAME:
@@ -202,7 +202,7 @@ def _color_table_bytes(flags: int) -> int:
 
 
 def _bmp(data: bytes) -> ImageHeader:
-    """Refuses a palette or odd masks: TensorFlow takes 8 bits as gray, 32 as BGRA, regardless."""
+    """Rejects palettes and unusual masks: TensorFlow reads 8 bits as gray and 32 as BGRA."""
     size, width, height, _, bits, compression = struct.unpack_from("<IiiHHI", data, 14)
     if size < 40:
         raise ImageError(f"BMP with an OS/2 header ({size} bytes) is not decoded; save it as PNG")
@@ -228,7 +228,7 @@ def _gray_palette(data: bytes, header_size: int) -> bool:
 
 
 def _guess(data: bytes) -> str:
-    """A name for well-known contents that are not decoded."""
+    """The name of a known format that is not supported."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return " (WebP)"
     if data[:4] in (b"II*\0", b"MM\0*"):

@@ -1,13 +1,13 @@
-"""What later models are compared with, kept beside each pushed version; standard library only.
+"""The lineage of a pushed version: the data that later models are compared with.
 
     <bundles>/<model name>/.lineage/<version>/
-      lineage.json            whose it is: digest of the bundle's content, class names, test metrics
+      lineage.json            digest of the bundle's content, class names, test metrics
       statistics.pb           TFDV statistics of the training split
       predictions.tfrecord    the recommended variant's predictions on the test split
 
-Servers ignore the folder. A lineage counts only for the content it was written for: what a killed
-push left has another digest, and so has a version that was copied by hand over the number. Bundles
-pushed by `sightline export` have none.
+Servers ignore the folder. A lineage is valid only for the content digest it was written for, which
+excludes the remains of a killed push and versions that were replaced by hand. Bundles pushed by
+`sightline export` have no lineage.
 """
 
 import datetime
@@ -20,6 +20,7 @@ from typing import Any
 
 from core import bundle as bundles
 from core import model_folder
+from core.files import file_digest, sync_tree, write_json
 from core.model_folder import LINEAGE_DIR, BundleError
 
 LINEAGE_FILE = "lineage.json"
@@ -28,21 +29,21 @@ PREDICTIONS_FILE = "predictions.tfrecord"
 
 
 class LineageError(BundleError):
-    """A version has no lineage that counts; the message says why."""
+    """A version without a valid lineage; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """The text of `lineage.json`.
+    """The content of `lineage.json`.
 
     Attributes:
-      content_digest: of the bundle that it belongs to.
-      recommended: the variant whose predictions are kept.
+      content_digest: of its bundle.
+      recommended: the variant of the predictions.
       classes: names, in label order; the columns of the predictions.
-      label_offset: of the records that the statistics count: label = offset + position.
+      label_offset: of the records in the statistics: label = offset + position.
       metrics: metric -> value, or `[value, low, high]`, of the recommended variant on test.
       test_fingerprint: of the test split's identities and class names.
-      test_examples: how many they are.
+      test_examples: number of test examples.
       run: the run that pushed it.
       created: UTC, ISO 8601.
       files: file name -> sha256 hex of its bytes.
@@ -72,33 +73,32 @@ def metric_value(metric: Any) -> float | None:
 
 
 def lineage_dir(model_dir: Path, version: int) -> Path:
-    """Where the lineage of a version lies, whether it exists or not."""
+    """The lineage folder of a version, which may not exist."""
     return model_dir / LINEAGE_DIR / str(version)
 
 
 def write_lineage(folder: Path, lineage: Lineage) -> Lineage:
-    """Writes `lineage.json` beside the files in `folder`, with their digests; returns it whole."""
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    """Writes `lineage.json` with the digests of the files in `folder`; returns its content."""
+    files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     whole = Lineage(**{**asdict(lineage), "files": files, "created": now})
-    text = json.dumps(asdict(whole), indent=2) + "\n"
-    (folder / LINEAGE_FILE).write_text(text, encoding="utf-8")
+    write_json(folder / LINEAGE_FILE, asdict(whole))
     return whole
 
 
 def read_lineage(
     model_dir: Path, version: int, content_digest: str, *, verify: bool = True
 ) -> Lineage:
-    """The lineage of a version whose content has that digest.
+    """The lineage of a version.
 
     Args:
       model_dir: `<bundles>/<model name>`.
       version: its number.
       content_digest: of the version's files.
-      verify: read every file beside `lineage.json` and compare its digest.
+      verify: compare the digest of every file of the lineage.
 
     Raises:
-      LineageError: there is none, it belongs to other content, or a file of it was changed.
+      LineageError: it does not exist, belongs to other content, or a file was changed.
     """
     folder = lineage_dir(model_dir, version)
     path = folder / LINEAGE_FILE
@@ -112,21 +112,21 @@ def read_lineage(
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise LineageError(f"{path} cannot be read: {error}") from error
     if not content_digest or found.content_digest != content_digest:
-        raise LineageError(f"{folder} belongs to another content of version {version}")
+        raise LineageError(f"{folder} belongs to other content of version {version}")
     for name, digest in found.files.items() if verify else ():
-        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+        if not (folder / name).is_file() or file_digest(folder / name) != digest:
             raise LineageError(f"{folder / name} is missing or was changed")
     return found
 
 
 def adopt_lineage(model_dir: Path, version: int, folder: Path) -> bool:
-    """Keeps `folder` as the lineage of a version that has none; whether it had none.
+    """Copies `folder` as the lineage of a version without one; returns whether it did.
 
     For content that was pushed before, by `sightline export` or an older release.
 
     Raises:
-      BundleError: another push or rollback of the model does not come to its end.
-      OSError: the disk refused.
+      BundleError: another push or rollback of the model does not finish.
+      OSError: the disk reports an error.
     """
     text = (folder / LINEAGE_FILE).read_text(encoding="utf-8")
     digest = json.loads(text)["content_digest"]
@@ -134,21 +134,21 @@ def adopt_lineage(model_dir: Path, version: int, folder: Path) -> bool:
         try:
             read_lineage(model_dir, version, digest)
         except LineageError:
-            # A copy first: the folder may lie on another disk, from which nothing can be renamed.
+            # Copied first, since a rename from another disk is not possible.
             copy = model_dir / LINEAGE_DIR / f".new-{version}"
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(folder, copy)
-            model_folder.sync_tree(copy)
+            sync_tree(copy)
             model_folder.place_lineage(copy, model_dir, version)
             return True
     return False
 
 
 def store_state(model_dir: Path) -> dict[str, str]:
-    """What decides a comparison with the pushed versions: version -> short digest, by name.
+    """Version -> short digest of the data that comparisons with it use.
 
-    Complete versions with the bytes of their manifest and lineage; withdrawn ones with nothing, for
-    no comparison uses them, but a push does look at them. Empty for a folder that is not there.
+    The digest covers manifest and lineage. It is empty for withdrawn versions, which no comparison
+    uses but a push checks. The result is empty where `model_dir` does not exist.
     """
     state = {}
     for version, path in bundles.version_dirs(model_dir).items():
@@ -163,7 +163,3 @@ def store_state(model_dir: Path) -> dict[str, str]:
         state[str(version)] = digest.hexdigest()[:16]
     withdrawn = bundles.withdrawn_dirs(model_dir)
     return {**state, **{f"{bundles.WITHDRAWN_PREFIX}{version}": "" for version in withdrawn}}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

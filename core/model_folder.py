@@ -1,11 +1,10 @@
-"""A model's folder, `<bundles>/<model name>/`, while several processes change it.
+"""Concurrent changes of a model's folder, `<bundles>/<model name>/`.
 
-A push and a rollback take turns by a lock on `.lock`, also from several machines that mount the
-folder. A version is written as `.pushing-<id>` and gets its number by one rename. While it is
-written a lock of its own, `.pushing-<id>.lock`, is held: that is how a push under way is told from
-what a killed one left. The kernel lets go of both locks when the process ends, however it ends.
-`.lineage/<version>/` holds what later models are compared with, see `core.lineage`; servers
-overlook the name. Standard library only.
+A lock on `.lock` serializes pushes and rollbacks, also from several machines that mount the folder.
+A version is written as `.pushing-<id>` and gets its number by one rename. Meanwhile its writer
+holds the lock `.pushing-<id>.lock`, which distinguishes a push in progress from the remains of a
+killed one. The kernel releases both locks at the end of the process. `.lineage/<version>/` has the
+data that later models are compared with, see `core.lineage`. Servers ignore these names.
 """
 
 import contextlib
@@ -13,58 +12,55 @@ import errno
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Before the number of a version that a rollback put aside; servers overlook the name.
+from core.files import LockHeldError, NoLocksError, file_lock, sync_folder
+
+#: Prefix of the number of a version that a rollback withdrew.
 WITHDRAWN_PREFIX = ".withdrawn-"
-#: Before the name of a version that is still being written.
+#: Prefix of a version that is being written.
 STAGING_PREFIX = ".pushing-"
 LOCK_FILE = ".lock"
-#: As TF Serving's protos hold it.
+#: The limit of TF Serving's protos.
 MAX_VERSION = 2**63 - 1
-#: Holds `<version>/` with the training statistics and test predictions of that version.
+#: The folder of `<version>/` with training statistics and test predictions.
 LINEAGE_DIR = ".lineage"
-#: How long a push or a rollback waits for another to end, in seconds.
+#: Seconds that a push or a rollback waits for another one.
 LOCK_WAIT_S = 60.0
 
 _LOCK_SUFFIX = ".lock"
-_LOOK_AGAIN_S = 0.05
 
 
 class BundleError(ValueError):
-    """A bundle that is missing, incomplete or of another format; names the path and the remedy."""
+    """A bundle that is missing, incomplete, or of another format; names the path and the remedy."""
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a model's folder: one push or rollback of it at a time.
+    """Holds the lock of a model's folder, for one push or rollback at a time.
 
     Raises:
-      BundleError: another held it for `LOCK_WAIT_S`, or the file system has no locks.
+      BundleError: another process holds it after `LOCK_WAIT_S`, or the file system has no locks.
       OSError: the folder cannot be written to.
     """
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        with _trying(folder / LOCK_FILE) as taken:
-            if taken:
-                yield
-                return
-        if time.monotonic() >= deadline:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_held(folder / LOCK_FILE, LOCK_WAIT_S))
+        except LockHeldError as error:
             raise BundleError(
-                f"another push or rollback of {folder.name} is under way and has held "
-                f"{folder / LOCK_FILE} for {LOCK_WAIT_S:.0f} s; run the same again when it is done"
-            )
-        time.sleep(_LOOK_AGAIN_S)
+                f"another push or rollback of {folder.name} is under way: {error} and was not "
+                f"released within {LOCK_WAIT_S:.0f} s; run the command again when it has finished"
+            ) from None
+        yield
 
 
 @contextlib.contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A path in `folder` to write a version to; nothing is left there unless it was renamed.
+    """A path in `folder` for a new version; removed at the end unless it was renamed.
 
-    First removes what killed pushes left, whichever machine they ran on.
+    First removes the remains of killed pushes, also of those from other machines.
 
     Raises:
       BundleError: as `locked`.
@@ -73,10 +69,10 @@ def staging(folder: Path) -> Iterator[Path]:
     path = folder / f"{STAGING_PREFIX}{uuid.uuid4().hex}"
     lock = _lock_of(path)
     with contextlib.ExitStack() as held:
-        # Under the folder's lock, so that nobody sweeps between the file and its lock.
+        # Under the folder's lock: another push must not remove the file before it is locked.
         with locked(folder):
             _sweep(folder)
-            held.enter_context(_trying(lock))
+            held.enter_context(_held(lock, 0))
         try:
             yield path
         finally:
@@ -86,9 +82,9 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def numbered_dirs(model_dir: Path, prefix: str, file: str) -> dict[int, Path]:
-    """Number -> folder of the entries `<prefix><number>` that hold `file`, ascending.
+    """Number -> folder of the entries `<prefix><number>` with `file`, ascending.
 
-    One that cannot be read counts as well, a number beyond `MAX_VERSION` does not.
+    Includes unreadable entries; leaves out numbers above `MAX_VERSION`.
     """
     if not model_dir.is_dir():
         return {}
@@ -107,15 +103,14 @@ def numbered_dirs(model_dir: Path, prefix: str, file: str) -> dict[int, Path]:
 
 
 def give_number(staged: Path, folder: Path) -> tuple[int, Path]:
-    """Renames `staged` to the version after all there are; returns its number and its path.
+    """Renames `staged` to the next version; returns its number and its path.
 
-    Withdrawn versions count, and half ones: TF Serving would take any of them for a version.
-    `staged/.lineage`, where there is one, becomes `.lineage/<version>` before the version appears:
-    whoever sees the version sees its lineage. What an earlier push left under that number, killed
-    between the two renames, is removed.
+    The number is above those of withdrawn and incomplete versions, which TF Serving could load.
+    `staged/.lineage`, if it exists, becomes `.lineage/<version>` first, so a visible version has
+    its lineage; it replaces the lineage of a push that was killed between the two renames.
 
     Raises:
-      OSError: the disk refused.
+      OSError: the disk reports an error.
     """
     lineage = staged / LINEAGE_DIR
     while True:
@@ -125,8 +120,7 @@ def give_number(staged: Path, folder: Path) -> tuple[int, Path]:
         try:
             os.rename(staged, target)
         except OSError as error:
-            # Whoever writes here without the lock, such as a copy by hand, may take the number
-            # between look and rename; looking again sees it.
+            # A writer without the lock, such as a copy by hand, may have used the number meanwhile.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         else:
@@ -134,12 +128,12 @@ def give_number(staged: Path, folder: Path) -> tuple[int, Path]:
 
 
 def place_lineage(source: Path, folder: Path, version: int) -> Path:
-    """Moves `source` to `.lineage/<version>`, replacing what is there; returns the new path.
+    """Moves `source` to `.lineage/<version>`, replacing a folder there; returns the new path.
 
-    A `source` that does not exist only removes what is there.
+    If `source` does not exist, it only removes that folder.
 
     Raises:
-      OSError: the disk refused.
+      OSError: the disk reports an error.
     """
     target = folder / LINEAGE_DIR / str(version)
     if source == target:
@@ -153,37 +147,6 @@ def place_lineage(source: Path, folder: Path, version: int) -> Path:
     return target
 
 
-def sync_tree(root: Path) -> None:
-    """Flushes every file and folder under `root` to disk.
-
-    Raises:
-      OSError: the disk refused.
-    """
-    for entry in [*root.rglob("*"), root]:
-        if entry.is_dir():
-            sync_folder(entry)
-        else:
-            with entry.open("rb") as handle:
-                os.fsync(handle.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Flushes the names in a folder to disk, where its file system can.
-
-    Raises:
-      OSError: the disk refused.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # What network file systems say that write names through and flush no folder.
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(descriptor)
-
-
 def _taken_numbers(folder: Path) -> list[int]:
     pattern = re.compile(f"(?:{re.escape(WITHDRAWN_PREFIX)})?([0-9]+)")
     named = (pattern.fullmatch(entry.name) for entry in folder.iterdir())
@@ -193,11 +156,10 @@ def _taken_numbers(folder: Path) -> list[int]:
 def _sweep(folder: Path) -> None:
     for entry in [*folder.glob(f"{STAGING_PREFIX}*")]:
         lock = entry if entry.name.endswith(_LOCK_SUFFIX) else _lock_of(entry)
-        # Another user's, which we may not remove, is no reason to refuse a push.
-        with contextlib.suppress(OSError), _trying(lock) as free:
-            if free:
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                lock.unlink(missing_ok=True)
+        # A file of another user, which cannot be removed, does not prevent a push.
+        with contextlib.suppress(OSError, LockHeldError), _held(lock, 0):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def _lock_of(staged: Path) -> Path:
@@ -205,36 +167,20 @@ def _lock_of(staged: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _trying(path: Path) -> Iterator[bool]:
-    """Whether the lock on the file was free; if so, the block holds it."""
-    # Not at the top: clients take the bundle's names from here, also where there is no such module.
-    import fcntl
+def _held(path: Path, wait_s: float) -> Iterator[None]:
+    """Holds a lock file.
 
-    descriptor = _open_lock(path)
-    try:
+    Raises:
+      BundleError: the file system has no locks.
+      LockHeldError: another process still holds it after `wait_s` seconds.
+    """
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
-        except OSError as error:
+            stack.enter_context(file_lock(path, wait_s=wait_s))
+        except NoLocksError as error:
             raise BundleError(
-                f"{path} cannot be locked ({error.strerror}), so two pushes or rollbacks at once "
-                "would not be told apart; mount the folder with locks, or push to a local one"
+                f"{path} cannot be locked ({os.strerror(error.errno or 0)}), so two pushes or "
+                "rollbacks could overwrite each other; mount the folder with locks, or push to a "
+                "local folder"
             ) from error
-        yield free
-    finally:
-        # Closing is not enough: a child that was forked meanwhile has the descriptor too.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
-
-
-def _open_lock(path: Path) -> int:
-    try:
-        # To write, although nothing is written: NFS locks no file that was opened to read.
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:
-        if not path.exists():
-            raise
-        return os.open(path, os.O_RDONLY)  # Another user's; local file systems lock it as well.
+        yield

@@ -1,4 +1,4 @@
-"""What every room's tests share: the shared data, quiet TensorFlow, and no way out to a network."""
+"""Fixtures of all tests: shared data, quiet TensorFlow, and no network access."""
 
 import contextlib
 import fcntl
@@ -93,7 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
-    parser.addoption("--peers-page", help="the file that gets what the peers were answered")
+    parser.addoption("--peers-page", help="file for the responses of third-party clients")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -102,7 +102,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if "zoo" not in wanted:
         reasons["zoo"] = "every model there is; `make test-zoo` runs it"
     if "peers" not in wanted:
-        reasons["peers"] = "environments of their own; `make test-peers` runs it"
+        reasons["peers"] = "needs separate environments; run `make test-peers`"
     if "slow" not in wanted and not config.getoption("--slow"):
         reasons["slow"] = "slow; --slow or `make test-slow` runs it"
     for item in items:
@@ -152,7 +152,7 @@ def extract(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 
 @pytest.fixture(scope="session")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`earlier("b54914a")`: what that version wrote, unpacked anew; see tests/fixtures."""
+    """`earlier("b54914a")`: files of that version, unpacked for each call; see tests/fixtures."""
 
     def unpack(version: str) -> Path:
         target = tmp_path_factory.mktemp(version)

@@ -20,7 +20,7 @@ from trainers.data.preprocess import Preprocessing, eval_images
 from trainers.identity.file_index import FileIndex
 from trainers.loop import fit
 from trainers.optim import compression_rate, schedule_of
-from trainers.training.run_folder import find_origin, identify
+from trainers.training.run_folder import find_resumable, identify
 from trainers.training.trained import load_trained
 
 VERSION = "b54914a"
@@ -122,15 +122,15 @@ def test_a_newer_resize_is_another_run(old, config):
     newer = override(config, ["data.resize=antialias"])
     identity = identify(newer, DatasetInfo.load(old / "data"), None, FileIndex())
     assert identity.old_name(EPOCHS) == ""
-    assert find_origin(folder.parent, identity, steps_per_epoch=12) is None
+    assert find_resumable(folder.parent, identity, steps_per_epoch=12) is None
 
 
 def test_checkpoints_keep_their_name(old, config):
     (folder,) = (old / "stopped/checkpoints").iterdir()
     identity = identify(config, DatasetInfo.load(old / "data"), None, FileIndex())
     assert identity.old_name(EPOCHS) == folder.name, (
-        "a configuration key that decides the weights is new: add it to YOUNG_KEYS of "
-        "trainers/config_keys.py"
+        "a configuration key that decides the weights is new: state in trainers/config.py what "
+        "runs without it did, as `before=...`"
     )
 
 
@@ -158,7 +158,7 @@ def test_a_stopped_run_is_resumed_when_the_user_says_so(old, config, tmp_path):
         "--resume-anyway demands, although it was made by unknown code",
         said[0],
     )
-    assert said[1:] == ["goes on at epoch 35, step 5"]
+    assert said[1:] == ["resumes at epoch 35, step 5"]
     assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     # The run that was not stopped, by the version of then; seconds differ, figures hardly.
     whole = json.loads((old / "trained/history.json").read_text())

@@ -1,29 +1,25 @@
-"""What a pipeline is, and where a run keeps its files. Standard library only."""
+"""What a pipeline is: experiments, gates and compression. Loads the standard library only."""
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trainers.config import Config, ConfigError, from_dict, override, to_dict
 from trainers.config_rules import validate
 from trainers.data.features import DatasetInfo
-from trainers.identity.code_digest import code_digest
-from trainers.identity.data import data_digest
-from trainers.identity.file_index import INDEX_FILE, FileIndex
-from trainers.identity.stack import stack
-from trainers.registry import Registry, recipes
-
-# What a run executes, down to the summary; a change anywhere in it makes a run necessary.
-_RUNNER = "tfx_pipeline.runners.local"
-_PLANS = ("best", "others")
+from trainers.registry import Registry, nearest, recipes
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Compression of one architecture: registered methods, and post-training dtypes."""
+class CompressionPlan:
+    """Compression of one architecture.
+
+    Attributes:
+      methods: registered compression methods, e.g. `prune`.
+      ptq: dtypes of post-training quantization, `dynamic` or `int8`.
+    """
 
     methods: tuple[str, ...] = ()
     ptq: tuple[str, ...] = ("dynamic",)
@@ -34,9 +30,9 @@ class Tuning:
     """A search before training, see `trainers.search.tuner`.
 
     Attributes:
-      space: configuration key -> where its values come from, e.g. `log(1e-4, 1e-1)`.
-      trials: how many runs of the search.
-      epochs: of a trial; 0 is as many as the recipe has.
+      space: configuration key -> the distribution of its values, e.g. `log(1e-4, 1e-1)`.
+      trials: number of trials.
+      epochs: epochs of a trial; 0 means as many as the recipe has.
     """
 
     space: dict[str, str]
@@ -46,21 +42,21 @@ class Tuning:
 
 @dataclass(frozen=True)
 class SmokeSize:
-    """A size at which two cores run a pipeline in a few minutes; see `tfx_pipeline.smoke_size`.
+    """A size at which two cores run a pipeline in a few minutes; see `tfx_pipeline.request.smoke`.
 
     Attributes:
-      overrides: `key=value` for all experiments or `recipe:key=value` for one, applied before those
-        of the command line.
-      images: split -> how many of its images a run takes; a split that is not named is taken whole.
-      classes: a run takes this many classes, the first by label, where they have enough images; 0
-        takes all.
-      gates: in place of the pipeline's.
-      validator: in place of the pipeline's `images`.
-      statistics: in place of the pipeline's.
-      best: in place of the pipeline's.
-      others: likewise.
-      benchmark_runs: likewise.
-      serving_requests: likewise.
+      overrides: `key=value` for all experiments or `recipe:key=value` for one, applied before the
+        overrides of the command line.
+      images: split -> number of images that a run uses; other splits are used whole.
+      classes: number of classes, the first ones by label, where they have enough images; 0 means
+        all.
+      gates: replaces `gates` of the pipeline.
+      validator: replaces `images` of the pipeline.
+      statistics: replaces `statistics`.
+      best: replaces `best`.
+      others: replaces `others`.
+      benchmark_runs: replaces `benchmark_runs`.
+      serving_requests: replaces `serving_requests`.
     """
 
     overrides: tuple[str, ...] = ()
@@ -69,8 +65,8 @@ class SmokeSize:
     gates: dict[str, Any] = field(default_factory=dict)
     validator: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
-    best: Plan = Plan()
-    others: Plan = Plan()
+    best: CompressionPlan = CompressionPlan()
+    others: CompressionPlan = CompressionPlan()
     benchmark_runs: int = 20
     serving_requests: int = 4
 
@@ -81,22 +77,22 @@ class PipelineConfig:
 
     Attributes:
       name: the registered name; also the folder under `runs/`.
-      experiments: recipe names; each becomes a bundle if its gates pass.
-      data: the folder of the records, relative to the pipeline's file, that `--data` overrides.
-      slices: feature keys that the records must have to slice evaluation by. It is also sliced by
-        the class and by every other key that the data set declares.
+      experiments: recipe names; each becomes a bundle if it passes its gates.
+      data: the folder of the records, relative to the pipeline's file; `--data` overrides it.
+      slices: feature keys to slice the evaluation by, which the records must have. The class and
+        all other slice keys of the data set are added.
       gates: fields of `components.gates.GateSettings`.
-      model_gates: model name -> fields of `gates` that are different for it.
-      images: fields of `components.data_validation.anomaly.ValidatorSettings`: limits of the image
-      validator.
-      statistics: fields of `components.data_validation.statistics_settings.StatisticsSettings`:
-      drift and skew.
-      best: compression of the best architecture by validation.
-      others: compression of the rest.
+      model_gates: model name -> fields of `gates` that differ for this model.
+      images: limits of the image validator, fields of
+        `components.data_validation.anomaly.ValidatorSettings`.
+      statistics: limits of drift and skew, fields of
+        `components.data_validation.statistics_settings.StatisticsSettings`.
+      best: compression of the architecture that is best on the validation split.
+      others: compression of the other architectures.
       benchmark_runs: timed calls of each variant.
-      serving_requests: images sent to the server before a model may ship.
-      tune: model name -> the search whose best values it is trained with; most have none.
-      smoke: the size of `sightline run --smoke`; None where the pipeline has none.
+      serving_requests: images sent to the server before a model may be pushed.
+      tune: model name -> a search whose best values the model is trained with.
+      smoke: the size for `sightline run --smoke`; None if the pipeline has none.
     """
 
     name: str
@@ -107,8 +103,8 @@ class PipelineConfig:
     model_gates: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, float] = field(default_factory=dict)
-    best: Plan = Plan()
-    others: Plan = Plan()
+    best: CompressionPlan = CompressionPlan()
+    others: CompressionPlan = CompressionPlan()
     benchmark_runs: int = 200
     serving_requests: int = 8
     tune: dict[str, Tuning] = field(default_factory=dict)
@@ -123,118 +119,41 @@ class PipelineConfig:
 pipelines: Registry[Callable[[], PipelineConfig]] = Registry("pipeline", "tfx_pipeline.pipelines")
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where a pipeline's runs live, under one root."""
-
-    root: Path
-    pipeline: str
-
-    @property
-    def home(self) -> Path:
-        """Everything but the bundles."""
-        return self.root / "runs" / self.pipeline
-
-    @property
-    def metadata(self) -> Path:
-        """The ML Metadata store."""
-        return self.home / "mlmd.sqlite"
-
-    @property
-    def artifacts(self) -> Path:
-        """TFX's pipeline root."""
-        return self.home / "artifacts"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Training state, outside the artifacts, so that a killed training goes on."""
-        return self.home / "checkpoints"
-
-    @property
-    def bundles(self) -> Path:
-        """Where models are pushed."""
-        return self.root / "bundles"
-
-    @property
-    def index(self) -> Path:
-        """Digests of data and code files, which are read again only when they change."""
-        return self.home / INDEX_FILE
-
-    @property
-    def lock(self) -> Path:
-        """Held by the run that is under way."""
-        return self.home / "lock"
-
-    def logs(self, run: str) -> Path:
-        """Full logs of one run."""
-        return self.home / "logs" / run
-
-    def report(self, run: str) -> Path:
-        """Summary and report of one run; `latest` links to the newest."""
-        return self.home / "reports" / run
+def __getattr__(name: str) -> Any:
+    """The former name of `CompressionPlan`, which projects of earlier versions import."""
+    if name != "Plan":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        "tfx_pipeline.config.Plan is called CompressionPlan now; the old name will be removed in "
+        "the next release",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return CompressionPlan
 
 
-@dataclass(frozen=True)
-class RunRequest:
-    """What one run is asked to do; travels as JSON from the command line to the runner.
-
-    Attributes:
-      run: the run's name, a time stamp.
-      pipeline: what to run.
-      experiments: model name -> the whole configuration.
-      data: folder of the records.
-      root: of the `Layout`.
-      start: id prefix of the node from which on nothing is taken from the cache; empty is none.
-      force: take nothing from the cache.
-      resume_anyway: training resumes a state that other code made; decides no result by itself.
-    """
-
-    run: str
-    pipeline: PipelineConfig
-    experiments: dict[str, Config]
-    data: str
-    root: str
-    start: str = ""
-    force: bool = False
-    resume_anyway: bool = False
-
-    @property
-    def layout(self) -> Layout:
-        """Where this run keeps its files."""
-        return Layout(Path(self.root), self.pipeline.name)
-
-    def key(self, state: Mapping[str, Any]) -> str:
-        """What decides the result, as one sha256: the request and `run_state`."""
-        parts = {
-            # Data count by their content, in `state`.
-            "pipeline": {**asdict(self.pipeline), "data": ""},
-            "experiments": {name: to_dict(config) for name, config in self.experiments.items()},
-            **state,
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def run_state(request: RunRequest, info: DatasetInfo) -> dict[str, Any]:
-    """What decides a run's result besides the request: data, code and installed versions.
-
-    Take it before a run begins: what changes while it runs is then seen by the next one.
+def slice_keys(pipeline: PipelineConfig, info: DatasetInfo) -> tuple[str, ...]:
+    """The `slice/*` keys that TFMA slices by, one at a time: the pipeline's, then the data set's.
 
     Raises:
-      OSError: a record file cannot be read.
+      ConfigError: the pipeline names a key that the records do not have.
     """
-    with FileIndex(request.layout.index).open() as index:
-        return {
-            "data": data_digest(Path(request.data), info, index),
-            "code": code_digest(_RUNNER, index=index),
-            "stack": stack(),
-        }
+    for key in pipeline.slices:
+        if key not in info.slices:
+            raise ConfigError(
+                f"the pipeline {pipeline.name} slices by {key!r}, which the data set {info.name!r} "
+                f"does not have; {nearest(key, list(info.slices))}. `sightline ingest csv ... "
+                "slices=COLUMN` records slice/COLUMN"
+            )
+    return tuple(dict.fromkeys((*pipeline.slices, *info.slices)))
 
 
 def default_data(pipeline: PipelineConfig) -> str:
     """The folder of records that the pipeline's first recipe reads.
 
     Raises:
-      ConfigError, UnknownNameError: no recipe, or one that does not exist; the nearest are named.
+      ConfigError: the pipeline has no recipe.
+      UnknownNameError: the recipe does not exist; names the nearest ones.
     """
     _check_experiments(pipeline)
     return checked_recipe(pipeline.experiments[0]).data.dir
@@ -256,8 +175,9 @@ def make_experiments(
       overrides: `key=value` for all, or `recipe:key=value` for one.
 
     Raises:
-      ConfigError, UnknownNameError: a recipe or a key that does not exist (the nearest are named),
-        a value of a wrong type or range, or two experiments of one name.
+      UnknownNameError: a recipe does not exist; names the nearest ones.
+      ConfigError: an unknown key, a value of a wrong type or range, or two experiments with one
+        name.
     """
     _check_experiments(pipeline)
     found: dict[str, Config] = {}
@@ -272,7 +192,9 @@ def make_experiments(
                 mine.append(rest)
             elif target not in pipeline.experiments:
                 known = ", ".join(pipeline.experiments)
-                raise ConfigError(f"{assignment!r}: {pipeline.name} has no {target!r}, but {known}")
+                raise ConfigError(
+                    f"{assignment!r}: {pipeline.name} has no experiment {target!r} (known: {known})"
+                )
         config = validate(override(checked_recipe(name), mine))
         if config.name in found:
             raise _same_name(pipeline, config.name, (made_by[config.name], name), overrides)
@@ -280,7 +202,7 @@ def make_experiments(
     for name in pipeline.tune:
         if name not in found:
             raise ConfigError(
-                f"{pipeline.name} tunes {name!r}, which it has not; {', '.join(found)}"
+                f"{pipeline.name} tunes {name!r}, but has no such model (known: {', '.join(found)})"
             )
     return found
 
@@ -288,18 +210,18 @@ def make_experiments(
 def _same_name(
     pipeline: PipelineConfig, name: str, made_by: tuple[str, str], overrides: tuple[str, ...]
 ) -> ConfigError:
-    """Of two experiments with one name, whose second model would take the place of the first."""
+    """The error about two experiments with one name: the second model would replace the first."""
     first, second = made_by
     shared = any(one.partition("=")[0].strip() == "name" for one in overrides)
     example = f"{first}:name={name}" if shared else f"{second}:name={name}_2"
     return ConfigError(
-        f"{pipeline.name} has two experiments called {name!r}, of the recipes {first} and "
-        f"{second}, and each becomes a bundle of its own name; name one of them, e.g. {example}"
+        f"{pipeline.name} has two experiments named {name!r}, from the recipes {first} and "
+        f"{second}; each needs a different bundle name: rename one, e.g. {example}"
     )
 
 
 def checked_recipe(recipe: str) -> Config:
-    """A recipe's configuration, with the types of its values checked: a user may have written it.
+    """The configuration of a recipe, with the types of its values checked.
 
     Raises:
       ConfigError: a wrong type; names the recipe and the key.
@@ -311,38 +233,3 @@ def checked_recipe(recipe: str) -> Config:
         return from_dict(to_dict(config))
     except ConfigError as error:
         raise ConfigError(f"the recipe {recipe!r}: {error}") from error
-
-
-def request_to_json(request: RunRequest) -> str:
-    """`request` as the runner's process reads it."""
-    return json.dumps(
-        {**asdict(request), "experiments": {k: to_dict(v) for k, v in request.experiments.items()}}
-    )
-
-
-def request_from_json(text: str) -> RunRequest:
-    """The inverse of `request_to_json`."""
-    raw = json.loads(text)
-    shape = raw["pipeline"]
-    pipeline = PipelineConfig(
-        **{
-            **shape,
-            "experiments": tuple(shape["experiments"]),
-            "slices": tuple(shape["slices"]),
-            "tune": {name: Tuning(**search) for name, search in shape["tune"].items()},
-            "smoke": _smoke_from(shape["smoke"]),
-            **_plans_from(shape),
-        }
-    )
-    experiments = {name: from_dict(config) for name, config in raw["experiments"].items()}
-    return RunRequest(**{**raw, "pipeline": pipeline, "experiments": experiments})
-
-
-def _smoke_from(raw: dict[str, Any] | None) -> SmokeSize | None:
-    if raw is None:
-        return None
-    return SmokeSize(**{**raw, "overrides": tuple(raw["overrides"]), **_plans_from(raw)})
-
-
-def _plans_from(raw: dict[str, Any]) -> dict[str, Plan]:
-    return {key: Plan(**{k: tuple(v) for k, v in raw[key].items()}) for key in _PLANS}

@@ -1,4 +1,4 @@
-"""The pipeline, top to bottom.
+"""The TFX pipeline.
 
     LiveModel of each architecture
     Records -> StatisticsGen -> SchemaGen -> StatisticsValidator -> ImageValidator -> DataGate
@@ -7,9 +7,9 @@
       -> per architecture: Compressor -> Predictor -> PredictionEvaluator (TFMA) -> Benchmarker
            -> ServingValidator -> SignificanceGate -> CardWriter -> BundlePusher
 
-LiveModel, one for each architecture, is what the bundle store serves now. The StatisticsValidator
-compares the data with the statistics of all of them, Predictor and SignificanceGate a candidate
-with its own. No node looks at earlier runs.
+LiveModel is the model of an architecture that the bundle store serves now. The StatisticsValidator
+compares the data with the statistics of all live models; Predictor and SignificanceGate compare a
+candidate with the live model of its architecture. No node depends on earlier runs.
 """
 
 import json
@@ -37,23 +37,23 @@ from components.model_selector import ModelSelector
 from components.predictor import Predictor
 from components.serving_validator import ServingValidator
 from core.lineage import store_state
-from tfx_pipeline.config import RunRequest
+from tfx_pipeline.config import slice_keys
 from tfx_pipeline.node_code import node_digest, run_data_digest
-from tfx_pipeline.slicing import slice_keys
+from tfx_pipeline.request.run import RunRequest
 from trainers.config import to_dict
 from trainers.data.features import DatasetInfo
 
-# The same in every run: a change of Beam's arguments changes every cache key. FnApiRunner by name,
-# because the default runner first tries to download another one.
+# Constant, because a change of Beam's arguments changes every cache key. The default runner first
+# tries to download another runner.
 BEAM_ARGS = ["--runner=FnApiRunner"]
 
 
 def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
-    """The graph of one run.
+    """The TFX pipeline of one run.
 
     Args:
-      request: configuration and places.
-      info: of the records in `request.data`.
+      request: configuration and folders.
+      info: description of the records in `request.data`.
     """
     layout = request.layout
     records = _records(request, info)
@@ -66,7 +66,7 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
         name: _trainer(name, request, examples, tuners.get(name)) for name in request.experiments
     }
     for node in (*tuners.values(), *trainers.values()):
-        # Bad data is told before it costs a training run.
+        # Bad data is reported before training starts.
         node.add_upstream_node(validation["gate"])
     selector = ModelSelector(
         models=union([t.outputs["model"] for t in trainers.values()])
@@ -99,7 +99,7 @@ def create_pipeline(request: RunRequest, info: DatasetInfo) -> tfx.dsl.Pipeline:
 
 
 def _records(request: RunRequest, info: DatasetInfo) -> Importer:
-    """Our own `Split-*` records, registered in place; the digest changes with any part of them."""
+    """The records in their folder; the digest depends on their content."""
     splits = [name for name, split in info.splits.items() if split.examples]
     return Importer(
         source_uri=request.data,
@@ -110,7 +110,7 @@ def _records(request: RunRequest, info: DatasetInfo) -> Importer:
 
 
 def _live(name: str, request: RunRequest, info: DatasetInfo) -> Any:
-    """What the bundle store serves of one architecture; the store's state is in the cache key."""
+    """The live model of one architecture; the state of the bundle store is in the cache key."""
     model_dir = request.layout.bundles / request.experiments[name].name
     return LiveModel(
         model_dir=str(model_dir),
@@ -123,7 +123,7 @@ def _live(name: str, request: RunRequest, info: DatasetInfo) -> Any:
 def _validation(
     request: RunRequest, info: DatasetInfo, examples: Any, lives: dict[str, Any]
 ) -> dict[str, Any]:
-    """What looks at the data before training; `gate` is the last of it."""
+    """The nodes that check the data before training; `gate` is the last one."""
     statistics = tfx.components.StatisticsGen(examples=examples, stats_options=statistics_options())
     statistics.exec_properties["code_digest"] = node_digest("StatisticsGen")
     schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"])
@@ -141,7 +141,7 @@ def _validation(
         ),
         code_digest=node_digest("StatisticsValidator"),
     )
-    # Made here too, so that a mistyped setting is told before anything runs.
+    # Created here, so that an invalid setting is reported before anything runs.
     settings = json.dumps(asdict(make_settings(request.pipeline.images)))
     image_validator = ImageValidator(
         examples=examples, settings=settings, code_digest=node_digest("ImageValidator")
@@ -162,7 +162,7 @@ def _validation(
 
 
 def _training_config(kind: str, name: str, request: RunRequest) -> dict[str, Any]:
-    """`custom_config` of what trains, a `Tuner` or a `Trainer`; both share checkpoints."""
+    """`custom_config` of a `Tuner` or `Trainer`, which share checkpoints."""
     return {
         "config": to_dict(request.experiments[name]),
         "work_dir": str(request.layout.checkpoints / name),
@@ -198,7 +198,7 @@ def _trainer(name: str, request: RunRequest, examples: Any, tuner: Any) -> tfx.c
 def _after_training(
     name: str, request: RunRequest, info: DatasetInfo, inputs: dict[str, Any]
 ) -> list[Any]:
-    """Compression, evaluation, gates and push of one architecture, in this order."""
+    """The nodes for compression, evaluation, gates and push of one architecture, in order."""
     pipeline, gates = request.pipeline, request.pipeline.gates_of(name)
     compressor = Compressor(
         model=inputs["model"],

@@ -1,19 +1,19 @@
-"""The code behind each node of the graph, as TFX's cache has to see it.
+"""The digest of the code of each node, for the cache of TFX.
 
-TFX knows our components by name only. Each node gets a digest of the modules that it runs as one
-of its parameters, so that it runs again when they change, and only then.
+TFX identifies components by name only. Each node has a digest of the modules that it runs as a
+parameter, so that it runs again if and only if they change.
 """
 
 import functools
 from pathlib import Path
 
-from tfx_pipeline.config import RunRequest
+from tfx_pipeline.request.run import RunRequest
+from trainers.data.digest import data_digest
 from trainers.data.features import DatasetInfo
 from trainers.identity.code_digest import code_digest
-from trainers.identity.data import data_digest
 from trainers.identity.file_index import FileIndex
 
-#: Kind of node -> the modules of ours that it runs; what they import is found from there.
+#: Kind of node -> the modules that it runs; their imports are found from there.
 NODE_MODULES: dict[str, tuple[str, ...]] = {
     "LiveModel": ("components.live_model",),
     "StatisticsGen": ("components.data_validation.statistics_checks",),
@@ -33,7 +33,7 @@ NODE_MODULES: dict[str, tuple[str, ...]] = {
     "CardWriter": ("components.model_card.card_writer",),
     "BundlePusher": ("components.bundle_pusher",),
 }
-# Packages that TFX's own components run, which no module of ours imports for them.
+# Packages of TFX's standard components, which our modules do not import.
 _PACKAGES = {
     "StatisticsGen": ("tfx", "tensorflow_data_validation", "tfx_bsl"),
     "SchemaGen": ("tfx", "tensorflow_data_validation"),
@@ -44,11 +44,11 @@ _PACKAGES = {
 
 @functools.lru_cache
 def node_digest(kind: str) -> str:
-    """Digest of the code that nodes of this kind run, with the packages that it imports."""
+    """Digest of the code that nodes of this kind run, including the packages it imports."""
     return code_digest(*NODE_MODULES[kind], packages=_PACKAGES.get(kind, ()))
 
 
 def run_data_digest(request: RunRequest, info: DatasetInfo) -> str:
-    """`trainers.identity.data.data_digest` of the run's records."""
+    """`trainers.data.digest.data_digest` of the run's records."""
     with FileIndex(request.layout.index).open() as index:
         return data_digest(Path(request.data), info, index)

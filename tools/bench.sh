@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# `make bench`: the way from JPEGs to batches, the models' cost, training steps, the server of one
-# bundle, and every variant of every bundle that the demo pushed. PICTURES=DIR_OR_TAR and CLASSES=TAR
-# (of class folders) measure other pictures than those beside the checkout, BUNDLE=DIR another server.
+# `make bench`: the data input from JPEGs to batches, the models' cost, training steps, the server of
+# one bundle, and every variant of every bundle that the demo pushed. IMAGES=DIR_OR_TAR and CLASSES=TAR
+# (of class folders) replace the images of ../shared/data, BUNDLE=DIR the served bundle.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-pictures=${PICTURES:-../shared/data/imagenet_sample_A.tar}
+images=${IMAGES:-../shared/data/imagenet_sample_A.tar}
 mkdir -p benchmarks
-if [ -e "$pictures" ]; then
-  .venv/bin/sightline benchmark data "$pictures" --out benchmarks/data.json
+if [ -e "$images" ]; then
+  .venv/bin/sightline benchmark data "$images" --out benchmarks/data.json
 else
-  echo "$pictures does not exist; PICTURES=DIR make bench measures pictures of your own" >&2
+  echo "$images does not exist; set IMAGES=DIR_OR_TAR to measure the data input" >&2
 fi
 
 classes=${CLASSES:-../shared/data/cats_dogs_A.tar}
@@ -21,15 +21,15 @@ if [ -e "$classes" ]; then
   .venv/bin/sightline benchmark train resnet50 variant=v1 bias=true --against keras_resnet50 \
     --data "$unpacked" --size 224 --batch 16 --rounds 10 --out benchmarks/train.json
 else
-  echo "$classes does not exist; CLASSES=TAR make bench trains on pictures of your own" >&2
+  echo "$classes does not exist; set CLASSES=TAR to measure training steps" >&2
 fi
 served=${BUNDLE:-demo/bundles/digits_resnet}
 if [ -e "$served" ]; then
   .venv/bin/sightline benchmark serving "$served" --out benchmarks/serving.json
 else
-  echo "$served does not exist; \`make demo\` pushes it, BUNDLE=DIR serves one of your own" >&2
+  echo "$served does not exist; run \`make demo\` first, or set BUNDLE=DIR" >&2
 fi
-# The packages beside the checkout, as no other photos come with it.
+# These photos are optional: they are not part of the repository.
 if [ -e ../shared/data/imagenet_sample_A.tar ]; then
   photos=$(mktemp -d)
   trap 'rm -rf "${unpacked:-}" "$photos"' EXIT
@@ -47,7 +47,7 @@ fi
 shopt -s nullglob
 bundles=(demo/bundles/*/)
 if [ ${#bundles[@]} -eq 0 ]; then
-  echo "demo/bundles is empty; \`make demo\` fills it" >&2
+  echo "demo/bundles is empty; run \`make demo\` first" >&2
   exit 1
 fi
 for bundle in "${bundles[@]}"; do

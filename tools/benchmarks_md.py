@@ -1,4 +1,4 @@
-"""BENCHMARKS.md from the figures in benchmarks/*.json; `make bench` runs it, nobody types it."""
+"""Generates BENCHMARKS.md from the results in benchmarks/*.json; `make bench` runs it."""
 
 import json
 import statistics
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from core.renamed import current_fields
 from serving.benchmark.rounds import ratio_over_rounds
 from serving.benchmark.targets import DIGITS, SPREAD, rows_of, spread_of
 from trainers.evaluation.stats import proportion_interval
@@ -20,32 +21,32 @@ _TARGETS = {
 
 
 def data_section(figures: dict[str, Any]) -> str:
-    """Markdown of what `sightline benchmark data --out` wrote."""
+    """The Markdown section for the output of `sightline benchmark data --out`."""
     machine = figures["machine"]
     lines = [
         "## From JPEGs to batches",
         "",
-        f"`sightline benchmark data {Path(figures['source']).name}`: {figures['pictures']} JPEGs "
+        f"`sightline benchmark data {Path(figures['source']).name}`: {figures['images']} JPEGs "
         f"of {figures['mean_kb']} kB on average to {figures['image_size'][0]} x "
-        f"{figures['image_size'][1]} px, {figures['rounds']} rounds in turns on "
-        f"{machine['cores']} cores of {machine['cpu']}. Images/s are the median, the least and the "
-        "greatest of the rounds. A ratio is of images/s to those of decoding alone, from memory, "
-        "in the same round: the geometric mean, with its 95 % interval by Student's t on the "
+        f"{figures['image_size'][1]} px, {figures['rounds']} interleaved rounds on "
+        f"{machine['cores']} cores of {machine['cpu']}. Images/s are the median, minimum, and "
+        "maximum of the rounds. A ratio is relative to decoding alone, from memory, in the same "
+        "round: the geometric mean, with its 95 % interval by Student's t on the "
         "logarithms.",
         "",
-        "| | images/s | least | greatest | of decoding | interval | asked |",
+        "| | images/s | minimum | maximum | of decoding | interval | target |",
         "|---|---|---|---|---|---|---|",
     ]
     base = figures["rates"][_DECODE]
     for name, rates in figures["rates"].items():
-        # Decoding alone is what the others are compared with; ingest is measured once.
+        # Decoding alone is the baseline; ingest is measured once.
         paired = len(rates) == len(base) > 1 and name != _DECODE
         middles = [statistics.median(rates) / statistics.median(base)]
         found = ratio_over_rounds(rates, base) if paired else middles
         ratio, *ends = (f"{part:.2f}" for part in found)
         cells = [f"{value:,.0f}" for value in (statistics.median(rates), min(rates), max(rates))]
-        asked = f">= {_TARGETS[name]:.2f}" if name in _TARGETS else ""
-        row = [name, *cells, ratio, " to ".join(ends), asked]
+        target = f">= {_TARGETS[name]:.2f}" if name in _TARGETS else ""
+        row = [name, *cells, ratio, " to ".join(ends), target]
         lines.append(f"| {' | '.join(row)} |")
     memory = figures["memory_mb"]
     lines += [
@@ -57,7 +58,7 @@ def data_section(figures: dict[str, Any]) -> str:
 
 
 def replicas_section(figures: dict[str, Any]) -> str:
-    """Markdown of what `tools/replica_curves.py` wrote."""
+    """The Markdown section for the output of `tools/replica_curves.py`."""
     config = figures["config"]
     epochs = len(next(iter(figures["runs"].values())))
     lines = [
@@ -65,7 +66,7 @@ def replicas_section(figures: dict[str, Any]) -> str:
         "",
         f"Training loss of each epoch: `{config['model']['name']}` on {config['data']['dir']}, "
         f"global batch {config['train']['global_batch']}, seed {config['train']['seed']}. The last "
-        "column is the greatest relative difference of any training or validation loss from one "
+        "column is the maximum relative difference of any training or validation loss from one "
         "device.",
         "",
         f"| | {' | '.join(f'epoch {number + 1}' for number in range(epochs))} | difference |",
@@ -79,15 +80,15 @@ def replicas_section(figures: dict[str, Any]) -> str:
 
 
 def small_data_section(figures: dict[str, Any]) -> str:
-    """Markdown of what `tools/small_data.py` wrote."""
+    """The Markdown section for the output of `tools/small_data.py`."""
     machine = figures["machine"]
     lines = [
         "## Small data sets",
         "",
         "`python tools/small_data.py ../shared/data`: trained with what is suggested for the data, "
         f"on {machine['cores']} cores of {machine['cpu']}. Test top-1 is the mean over the splits, "
-        "its 95 % interval that of all test images (Clopper & Pearson). Seconds are of the clock, "
-        "and of the processor, for ingest and training of a split; other programs ran meanwhile.",
+        "its 95 % interval that of all test images (Clopper & Pearson). Seconds are wall-clock "
+        "and processor time of ingest and training for one split, beside other programs.",
         "",
         "| set | training images | splits | test images | top-1 | interval | seconds | processor |",
         "|---|---|---|---|---|---|---|---|",
@@ -119,7 +120,7 @@ def small_data_section(figures: dict[str, Any]) -> str:
 
 
 def models_section(rows: list[dict[str, Any]]) -> str:
-    """Markdown of what `sightline describe --table --json` wrote."""
+    """The Markdown section for the output of `sightline describe --table --json`."""
     lines = [
         "## Models",
         "",
@@ -145,7 +146,7 @@ def models_section(rows: list[dict[str, Any]]) -> str:
 
 
 def study_section(figures: dict[str, Any]) -> str:
-    """Markdown of what `tools/study.py` wrote."""
+    """The Markdown section for the output of `tools/study.py`."""
     counts, machine = figures["examples"], figures["machine"]
     lines = [
         "## CIFAR-10 on two cores",
@@ -154,8 +155,8 @@ def study_section(figures: dict[str, Any]) -> str:
         f"{counts['test']:,} test images of 32 x 32 px, on {machine['cores']} cores of "
         f"{machine['cpu']}. Test top-1 with its 95 % interval over the choice of test images "
         "(Clopper & Pearson; differences: 1,000 resamples of the pairs); the epoch was chosen by "
-        "validation. Minutes are of the clock, and of the processor divided by the cores, as other "
-        "programs ran meanwhile.",
+        "validation. Minutes are wall-clock time, and processor time divided by the cores; other "
+        "programs ran at the same time.",
         "",
         "| run | M parameters | MMAC | epochs | test top-1 | interval | minutes | processor |",
         "|---|---|---|---|---|---|---|---|",
@@ -183,22 +184,22 @@ def study_section(figures: dict[str, Any]) -> str:
 
 
 def training_section(figures: dict[str, Any]) -> str:
-    """Markdown of what `sightline benchmark train --out` wrote."""
+    """The Markdown section for the output of `sightline benchmark train --out`."""
     lines = [
         "## Training steps",
         "",
         f"{figures['model']} against {figures['against']}: {figures['image_size']} px, batches of "
-        f"{figures['batch']}, {figures['rounds']} rounds of {figures['steps']} steps in turns, in "
-        f"the same loop and from the same input, on {figures['machine']['cores']} cores of "
+        f"{figures['batch']}, {figures['rounds']} interleaved rounds of {figures['steps']} steps "
+        f"in the same loop with the same input, on {figures['machine']['cores']} cores of "
         f"{figures['machine']['cpu']}. A ratio is the geometric mean over the rounds, with its "
         "95 % interval by Student's t on the logarithms; below 1 is faster.",
         "",
-        "| | ms a step | ratio | interval | waits for data | peak MB |",
+        "| | ms/step | ratio | interval | waits for data | peak MB |",
         "|---|---|---|---|---|---|",
     ]
     against = figures["contenders"][figures["against"]]["step_seconds"]
     for name, found in figures["contenders"].items():
-        # From the rounds, as figures of an older version hold another interval.
+        # Computed from the rounds, as results of older versions have another interval.
         ratio = ratio_over_rounds(found["step_seconds"], against)
         value, low, high = (f"{part:.3f}" for part in ratio)
         cells = [
@@ -213,27 +214,27 @@ def training_section(figures: dict[str, Any]) -> str:
 
 
 def serving_section(figures: dict[str, Any]) -> str:
-    """Markdown of what `sightline benchmark serving --out` wrote."""
+    """The Markdown section for the output of `sightline benchmark serving --out`."""
     machine = figures["machine"]
     lines = [
         "## The embedded server",
         "",
         f"`sightline benchmark serving {figures['model']}`: images of {figures['mean_kb']} kB "
-        f"on average ({figures['source']}), {figures['rounds']} rounds in turns of "
-        f"{figures['seconds']:g} s on {machine['cores']} cores of {machine['cpu']}, the callers' "
-        "process on the same ones. Differences and ratios are of two turns of one round. A ratio "
+        f"on average ({figures['source']}), {figures['rounds']} interleaved rounds of "
+        f"{figures['seconds']:g} s on {machine['cores']} cores of {machine['cpu']}, shared with "
+        "the client process. Differences and ratios compare two measurements of one round. A ratio "
         "is the geometric mean over the rounds, with its 95 % interval (low to high) by Student's "
-        f"t on the logarithms; anything else is the median of the {figures['rounds']} rounds, with "
-        "the least and the greatest of them (least..greatest), which is not an interval.",
+        f"t on the logarithms; other values are the median of the {figures['rounds']} rounds, with "
+        "their minimum and maximum (least..greatest), which is not an interval.",
     ]
     for variant, found in figures["variants"].items():
         lines += [
             "",
-            f"| {variant} | | value | {SPREAD} | asked | met |",
+            f"| {variant} | | value | {SPREAD} | target | met |",
             "|---|---|---|---|---|---|",
         ]
         part = ""
-        # From the turns, as figures of an older version hold other intervals.
+        # Computed from the rounds, as results of older versions have other intervals.
         for row in rows_of(found["turns"]):
             unit = "" if row["unit"] == "ratio" else f" {row['unit']}"
             digits = DIGITS[row["unit"]]
@@ -248,7 +249,7 @@ def serving_section(figures: dict[str, Any]) -> str:
 
 
 def loadtest_section(figures: dict[str, Any]) -> str:
-    """Markdown of what `sightline loadtest --out` wrote."""
+    """The Markdown section for the output of `sightline loadtest --out`."""
     machine, first = figures["machine"], figures["runs"][0]
     lines = [
         "## Under load",
@@ -258,7 +259,7 @@ def loadtest_section(figures: dict[str, Any]) -> str:
         f"independent, too narrow close to saturation; {first['source']}; server and generator "
         f"on the same {machine['cores']} cores of {machine['cpu']}.",
         "",
-        "| asked/s | good/s | errors | p50 ms | p90 ms | p99 ms | p99.9 ms | lag p99 ms | valid |",
+        "| target/s | good/s | errors | p50 ms | p90 ms | p99 ms | p99.9 ms | lag p99 ms | valid |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for run in figures["runs"]:
@@ -282,11 +283,11 @@ def _milliseconds(found: dict[str, float | None]) -> str:
 
 
 def soak_section(figures: dict[str, Any]) -> str:
-    """Markdown of what `python -m serving.benchmark.loadtest.soak --out` wrote."""
+    """The Markdown section for the output of `python -m serving.benchmark.loadtest.soak --out`."""
     machine, options = figures["machine"], figures["options"]
     swaps = figures["swap_seconds"]
     lines = [
-        "## A soak",
+        "## Soak test",
         "",
         f"`python -m serving.benchmark.loadtest.soak {Path(options['model_dir']).name}`: "
         f"{options['seconds']:g} s of {options['rate']:g} requests/s, half REST and half gRPC, a "
@@ -305,7 +306,7 @@ def soak_section(figures: dict[str, Any]) -> str:
 
 
 def agreement_section(figures: dict[str, Any]) -> str:
-    """Markdown of what `tools/int8_agreement.py --out` wrote."""
+    """The Markdown section for the output of `tools/int8_agreement.py --out`."""
     machine = figures["machine"]
     lines = [
         "## Int8 after training",
@@ -343,11 +344,14 @@ _SECTIONS = {
 
 
 def main(folder: Path, out: Path) -> None:
-    """Writes `out` from the JSON files in `folder` that there are."""
+    """Writes `out` from the JSON files that exist in `folder`."""
     parts = ["# Benchmarks", "Written by `make bench` from `benchmarks/*.json`; ratios of one run."]
     for name, render in _SECTIONS.items():
         if (folder / name).is_file():
-            parts.append(render(json.loads((folder / name).read_text(encoding="utf-8"))))
+            figures = json.loads((folder / name).read_text(encoding="utf-8"))
+            if isinstance(figures, dict):
+                figures = current_fields(figures)
+            parts.append(render(figures))
     out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -1,19 +1,17 @@
-"""`make demo`: from nothing to a served model that answers real images, with the times it took.
+"""`make demo`: from nothing to a served model that classifies real images, with timings.
 
     .venv/bin/python tools/demo.py [SECONDS_OF_SET_UP]
 
-Where there are photographs of ImageNet, a network with packaged weights classifies four of them as
-well: `PHOTOS` names a folder or a tar of files called `n01440764_*.JPEG` that holds
-`imagenet_class_index.json`.
+With photographs of ImageNet, a network with packaged weights also classifies four of them: `PHOTOS`
+is a folder or a tar file of `n01440764_*.JPEG` files with `imagenet_class_index.json`.
 
-Everything is written under `demo/`. The exit status is that of the pipeline: 0 all pushed, 3 a
-gate refused a model or a rollback withdrew it, 1 an error.
+All output is below `demo/`. Exit status, as of the pipeline: 0 if all models were pushed, 3 if a
+gate refused a model or a rollback withdrew it, 1 after an error.
 """
 
 import contextlib
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -25,7 +23,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-#: The server is on this machine: no proxy of the environment can reach it.
+from core.processes import peak_memory_bytes, stop
+
+#: Without the proxies of the environment, which cannot reach a server on this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 SIGHTLINE = str(Path(sys.executable).with_name("sightline"))
 HOME = Path("demo")
@@ -42,7 +42,7 @@ SERVER_STOP_S = 20
 
 
 class DemoError(RuntimeError):
-    """A step that did not end well; the message says which and what to look at."""
+    """A failed step; the message names it and its output."""
 
 
 def step(title: str, *command: str, allowed: tuple[int, ...] = (0,), quiet: bool = False) -> int:
@@ -63,24 +63,23 @@ def step(title: str, *command: str, allowed: tuple[int, ...] = (0,), quiet: bool
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on."""
+    """A free TCP port of the loopback interface."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 def peak_memory_mb() -> float:
-    """MiB resident in the largest process that this one, or one of its children, waited for."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 2**20
+    """Peak memory of this process or of one of its children, in MiB."""
+    return peak_memory_bytes(children=True) / 2**20
 
 
 @contextlib.contextmanager
 def server(model: str) -> Iterator[str]:
-    """A server process for the demo's bundles; gives its REST address once `model` is loaded.
+    """A server process for the demo's bundles; yields its REST address once `model` is loaded.
 
     Raises:
-      DemoError: it ended, or was not ready in time; the message holds what it printed.
+      DemoError: it ended, or was not ready in time; the message has its output.
     """
     rest, grpc = free_port(), free_port()
     url = f"http://127.0.0.1:{rest}"
@@ -93,12 +92,7 @@ def server(model: str) -> Iterator[str]:
             _wait_until_ready(f"{url}/v1/models/{model}", process, log_path)
             yield url
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(SERVER_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process, grace_s=SERVER_STOP_S)
 
 
 def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -116,19 +110,19 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -
 
 
 def pushed_model() -> str:
-    """The model to ask: the favorite if it was pushed, else any other.
+    """The model for the requests: the preferred one if it was pushed, or else any other.
 
     Raises:
       DemoError: no model was pushed.
     """
     names = sorted(path.name for path in BUNDLES.glob("*") if path.is_dir())
     if not names:
-        raise DemoError(f"{BUNDLES} is empty: every model was refused, see the table above")
+        raise DemoError(f"{BUNDLES} is empty: every model was refused; see the table above")
     return FAVORITE if FAVORITE in names else names[0]
 
 
 def photographs() -> Path | None:
-    """The folder of photographs that `PHOTOS` names, a tar extracted; None where there are none.
+    """The folder of photographs in `PHOTOS`, extracted from a tar file; None without `PHOTOS`.
 
     Raises:
       DemoError: `PHOTOS` names nothing, or there is no class list.
@@ -146,12 +140,12 @@ def photographs() -> Path | None:
         with tarfile.open(source) as archive:
             archive.extractall(folder, filter="data")
     if not (folder / CLASS_LIST).is_file():
-        raise DemoError(f"{source} has no {CLASS_LIST}, from which classes get their names")
+        raise DemoError(f"{source} has no {CLASS_LIST} with the class names")
     return folder
 
 
 def classify_photographs(folder: Path) -> None:
-    """Exports a network with ImageNet's weights, without training, and classifies photographs."""
+    """Exports a network with ImageNet weights, without training, and classifies photographs."""
     data, trained = HOME / "data" / "photos", HOME / "work" / PRETRAINED
     if not (data / "dataset.json").is_file():
         step("", "ingest", "imagenet", str(folder), "--out", str(data))
@@ -175,7 +169,7 @@ def demo(setup_s: float) -> int:
     """
     began = time.monotonic()
     if (DATA / "dataset.json").is_file():
-        print(f"1. Real scanned digits are in {DATA} already", flush=True)
+        print(f"1. Real scanned digits are already in {DATA}", flush=True)
     else:
         step("1. Real scanned digits become TFRecords", "ingest", "digits", "--out", str(DATA))
     ingest_s = seconds(began)
@@ -226,7 +220,7 @@ def demo(setup_s: float) -> int:
 
 
 def main() -> int:
-    """The demo with one screen of error at most."""
+    """Runs the demo and prints errors without a stack trace."""
     setup_s = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

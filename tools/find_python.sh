@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the path of a Python that runs, for the stack that this machine can have:
-#   find_python.sh UV [VERSION...]   the first VERSION that is there; by default those of
+# Prints the path of a working Python for the stack of this machine:
+#   find_python.sh UV [VERSION...]   the first available VERSION; defaults to those of
 #                                    stack_versions.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,8 +12,8 @@ if [ $# -eq 0 ]; then
   set -- "${versions[@]}"
 fi
 
-# A version manager's shim may be on PATH and refuse to run, or run only in some folders: every
-# candidate is tried, and its real path is what counts.
+# The shim of a version manager on PATH may not run, or run only in some folders: every candidate is
+# started, and the result is its real path.
 if_wanted() {
   "$1" - "$2" 2>/dev/null <<'PYTHON'
 import sys
@@ -23,7 +23,7 @@ print(sys.executable)
 PYTHON
 }
 
-# Another one that was asked for by its path comes before a newer one.
+# A version that was requested takes precedence over a newer one.
 for wanted in "$@"; do
   [ -n "${PYTHON:-}" ] && if_wanted "$PYTHON" "$wanted" && exit
 done
@@ -33,7 +33,7 @@ for wanted in "$@"; do
     command -v "$candidate" >/dev/null 2>&1 && if_wanted "$candidate" "$wanted" && exit
   done
 done
-# Where the network allows it, uv brings a Python of its own.
+# With network access, uv downloads a Python.
 if "$uv" python install --no-bin "$1" >/dev/null 2>&1 &&
   fetched=$("$uv" python find --managed-python --no-project "$1" 2>/dev/null); then
   echo "$fetched"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Prints the path of a usable uv: the one on PATH when it is new enough, else one of our own,
-# installed into .tools/uv (nothing outside this folder is touched).
+# Prints the path of a usable uv: the one on PATH if it is new enough, or else one that it installs in
+# .tools/uv. Changes nothing outside of this folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 pinned=0.13.9
-oldest=0.9 # older ones do not read this revision of uv.lock
+oldest=0.9 # older versions cannot read this revision of uv.lock
 own=.tools/uv
 
 new_enough() {
@@ -24,7 +24,7 @@ if [ -x "$own/bin/uv" ] && new_enough "$own/bin/uv"; then
   exit
 fi
 
-# Any Python 3.8 or newer will do here; version managers leave shims on PATH that only complain.
+# Any Python 3.8 or newer; shims of version managers on PATH may not run.
 mkdir -p "${own%/*}"
 log=${own%/*}/uv-install.log
 : >"$log"

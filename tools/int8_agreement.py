@@ -1,4 +1,4 @@
-"""How often the TFLite variants of packaged weights predict the class that float predicts.
+"""Measures how often TFLite variants of packaged weights agree with the float network.
 
     python tools/int8_agreement.py --calibrate ~/photos/train ~/photos/train ~/photos/other
 
@@ -35,13 +35,13 @@ from trainers.weights.report import WeightsError
 
 DTYPES = ("fp32", "dynamic", "int8")
 _RECIPE = "efficientnet_lite0_imagenet"
-_SUFFIXES = {".jpg", ".jpeg"}  # PNG files beside photos are masks more often than photos
+_SUFFIXES = {".jpg", ".jpeg"}  # PNG files beside photos are usually masks
 _CLASSES = 1000
 _BATCH = 16
 
 
 def photos(folder: Path) -> list[Path]:
-    """Every JPEG below `folder`, in order of their names.
+    """Every JPEG below `folder`, sorted by name.
 
     Raises:
       ValueError: there is none.
@@ -53,7 +53,7 @@ def photos(folder: Path) -> list[Path]:
 
 
 def config_of(model: str) -> Config:
-    """The recipe of packaged weights, for the Lite network `model` at its own image size."""
+    """The recipe of packaged weights for the Lite network `model` at its image size."""
     config = recipes.get(_RECIPE)()
     side = VARIANTS[model].image_size
     return with_input_of_weights(
@@ -66,7 +66,7 @@ def config_of(model: str) -> Config:
 
 
 def pixels(files: Sequence[Path], config: Config) -> np.ndarray:
-    """(M, H, W, 3) uint8: the images that the network sees for `files`."""
+    """(M, H, W, 3) uint8: the preprocessed images of `files`."""
     how = Preprocessing.of(config.data)
     rows = []
     for start in range(0, len(files), _BATCH):
@@ -76,7 +76,7 @@ def pixels(files: Sequence[Path], config: Config) -> np.ndarray:
 
 
 def measure(model: str, calibrate: Path, folders: Sequence[Path]) -> dict[str, Any]:
-    """The figures that `main` prints.
+    """The results that `main` prints.
 
     Args:
       model: `efficientnet_lite0`, 1 or 2.
@@ -140,7 +140,7 @@ def _converted(network: keras.Model, images: np.ndarray, folder: Path) -> dict[s
 
 
 def _labels(network: keras.Model, images: np.ndarray) -> np.ndarray:
-    """(M,) classes that the float network gives."""
+    """(M,) classes predicted by the float network."""
     rows = [
         network(tf.cast(images[start : start + _BATCH], tf.float32), training=False).numpy()
         for start in range(0, len(images), _BATCH)
@@ -149,21 +149,21 @@ def _labels(network: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def _litert_labels(file: Path, images: np.ndarray) -> np.ndarray:
-    """(M,) classes that a TFLite file gives."""
+    """(M,) classes predicted by a TFLite file."""
     interpreter = Interpreter(model_path=str(file), num_threads=1)
     runner = interpreter.get_signature_runner("predict_tensor")
     return np.array([runner(images=image[None])["scores"][0].argmax() for image in images])
 
 
 def main() -> int:
-    """The command line; 1 where a folder or the weights are missing."""
+    """The command line; returns 1 if a folder or the weights are missing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", type=Path, nargs="+", help="images to compare on")
     parser.add_argument("--calibrate", type=Path, required=True, help="calibration images")
     parser.add_argument("--model", default="efficientnet_lite0", choices=list(VARIANTS)[:3])
-    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
     options = parser.parse_args()
     try:
         figures = measure(options.model, options.calibrate, options.folders)

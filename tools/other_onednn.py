@@ -1,6 +1,6 @@
-"""Prints the other value of `TF_ENABLE_ONEDNN_OPTS` than the current one: 0 where oneDNN is on.
+"""Prints the value of `TF_ENABLE_ONEDNN_OPTS` that differs from the default: 0 where oneDNN is on.
 
-Without that variable TensorFlow decides by the CPU: oneDNN is on where it has AVX-512 VNNI.
+Without that variable, oneDNN is on for CPUs with AVX-512 VNNI.
 """
 
 import os

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Gives every client that others wrote an environment of its own, for `make test-peers`.
-#   peers.sh               makes .tools/peers/NAME from NAME.txt, where it is not there or out of date
-#   peers.sh lock [DATE]   resolves NAME.txt from NAME.in, of what was released before DATE
+# Creates an environment for every third-party client, for `make test-peers`.
+#   peers.sh               creates .tools/peers/NAME from NAME.txt where it is missing or out of date
+#   peers.sh lock [DATE]   resolves NAME.txt from NAME.in with releases before DATE
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ uv=$(tools/find_uv.sh)
 if [ "${1:-}" = lock ]; then
   date=${2:-2026-11-01}
   for wanted in "$files"/*.in; do
-    # Without the project's settings: its platforms would stand behind every line.
+    # Without the project's settings, which would add platforms to every line.
     UV_CUSTOM_COMPILE_COMMAND="tools/peers.sh lock $date" "$uv" pip compile --quiet --no-config \
       --universal --no-annotate --python-version 3.10 --exclude-newer "$date" \
       "$wanted" -o "${wanted%.in}.txt"

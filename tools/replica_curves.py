@@ -1,4 +1,4 @@
-"""The same run on one device, on two virtual processors and in two processes, side by side.
+"""Compares a run on one device, on two virtual devices, and in two processes.
 
     python tools/replica_curves.py data/cifar10 benchmarks/replicas.json --epochs 3
 
@@ -29,12 +29,12 @@ from trainers.config import (
 from trainers.data.features import DATASET_FILE
 
 _KEPT = ("loss", "top1", "val_loss", "val_top1")
-# Devices are fixed once TensorFlow has started: each run has a process of its own.
+# Devices are fixed once TensorFlow has started, so each run has its own process.
 _LOCAL = "local"
 
 
 def config_of(data: Path, epochs: int) -> Config:
-    """What is trained: 32x32 images, 4 blocks of width 96, 128 images a step."""
+    """The configuration: 32x32 images, 4 blocks of width 96, 128 images per step."""
     return Config(
         name="replicas",
         data=DataConfig(dir=str(data), image_size=(32, 32), crop_fraction=1.0, augment=("flip",)),
@@ -45,7 +45,7 @@ def config_of(data: Path, epochs: int) -> Config:
 
 
 def curves(data: Path, epochs: int) -> dict[str, Any]:
-    """The three histories, and how far apart they are.
+    """The three histories and their differences.
 
     Returns:
       `config`; `runs`, a name to rows of loss and top-1; `greatest_difference`, of any loss,
@@ -98,7 +98,7 @@ def _rows(out: Path) -> list[dict[str, float]]:
 
 
 def _train(out: Path, devices: int) -> None:
-    """The process of one run: its configuration comes on stdin."""
+    """Runs one configuration from stdin in this process."""
     import tensorflow as tf
 
     from trainers.distributed.workers import train_here
@@ -116,8 +116,8 @@ def main() -> None:
         _train(Path(sys.argv[2]), int(sys.argv[3]))
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("data", type=Path, help="records of `sightline ingest`")
-    parser.add_argument("out", type=Path, help="the JSON to write")
+    parser.add_argument("data", type=Path, help="folder of records from `sightline ingest`")
+    parser.add_argument("out", type=Path, help="JSON file to write")
     parser.add_argument("--epochs", type=int, default=3)
     given = parser.parse_args()
     found = curves(given.data.resolve(), given.epochs)

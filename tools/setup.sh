@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv match uv.lock: every extra and the development tools. Asked for by `make setup`,
-# which calls it only when the lock, the project file or this script is newer than the last time.
+# Synchronizes .venv with uv.lock: every extra and the development tools. `make setup` runs it when
+# the lock, the project file, or this script has changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS
@@ -9,7 +9,7 @@ uv=$(tools/find_uv.sh)
 stamp=.venv/.sightline-stamp
 kept=$(cat "$stamp" 2>/dev/null || true)
 if [ -n "${SIGHTLINE_PYTHON:-}" ]; then
-  versions=$SIGHTLINE_PYTHON why="as SIGHTLINE_PYTHON says"
+  versions=$SIGHTLINE_PYTHON why="as set by SIGHTLINE_PYTHON"
 elif [ -n "$kept" ]; then
   versions=$kept why="as .venv has it; \`make clean setup\` chooses again"
 else
@@ -48,9 +48,8 @@ header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/
 
 echo "set-up: $why"
 echo "set-up: $("$python" --version) at $python, $("$uv" --version | cut -d' ' -f1,2), $compiler"
-# A resolver of its own mind is not wanted here: the lock decides, or set-up fails.
-# Bytecode for everything, once: importing TFX without it costs half a minute, in every process where
-# writing it is switched off.
+# With --locked, an outdated lock is an error. Bytecode is compiled now, since importing TFX without it
+# takes half a minute in every process that does not write bytecode.
 "$uv" sync --quiet --locked --all-extras --compile-bytecode --python "$python"
 "$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' >"$stamp"
 echo "set-up: .venv/bin/sightline is ready after $((SECONDS - started)) s"

@@ -1,10 +1,9 @@
-"""Small data sets with what is suggested for them: cats and dogs, CIFAR-10, traffic signs.
+"""Trains the suggested configurations on small data sets: cats and dogs, CIFAR-10, traffic signs.
 
     .venv/bin/python tools/small_data.py ../shared/data
 
-Each set is ingested and trained with `sightline`, with what `tfx_pipeline.projects.suggest` gives
-and
-nothing else: 180 photos of cats and dogs; 10 images of each CIFAR-10 class; 430 crops of traffic
+Each set is ingested and trained by `sightline` with the values of `tfx_pipeline.projects.suggest`:
+180 photos of cats and dogs; 10 images of each CIFAR-10 class; 430 crops of traffic
 signs in five splits (70 % train, 10 % validation, 20 % test) that keep the frames of one sign
 together. Signs are compared, image by image, with a logistic regression on histograms of gradients
 and colors that is fitted on train and validation. Writes benchmarks/small_data.json; finished runs
@@ -37,18 +36,24 @@ _STRENGTHS = (1.0, 10.0, 100.0)
 
 
 def main() -> None:
-    """Runs the sets that are named and writes their figures."""
-    parser = argparse.ArgumentParser(description="Train what is suggested for small data sets.")
-    parser.add_argument("archives", type=Path, help="folder with cats_dogs_A.tar and others")
-    parser.add_argument("sets", nargs="*", help=f"of {', '.join(_SETS)}; all if none")
+    """Runs the selected data sets and writes their results."""
+    parser = argparse.ArgumentParser(
+        description="Train the suggested configurations on small data sets."
+    )
+    parser.add_argument(
+        "archives", type=Path, help="folder of cats_dogs_A.tar and the other archives"
+    )
+    parser.add_argument("sets", nargs="*", help=f"data sets of {', '.join(_SETS)}; defaults to all")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "small_data")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "small_data.json")
-    parser.add_argument("--splits", type=int, default=_SPLITS, help="of the signs, at most 5")
+    parser.add_argument(
+        "--splits", type=int, default=_SPLITS, help="number of splits of the signs, at most 5"
+    )
     given = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     unknown = sorted(set(given.sets) - set(_SETS))
     if unknown:
-        parser.error(f"no set {unknown[0]!r}; there are {', '.join(_SETS)}")
+        parser.error(f"no data set named {unknown[0]!r}; known: {', '.join(_SETS)}")
     figures: dict[str, Any] = {"sets": {}}
     if given.out.is_file():
         figures = json.loads(given.out.read_text(encoding="utf-8"))
@@ -60,7 +65,7 @@ def main() -> None:
 
 
 def cats_dogs(given: argparse.Namespace) -> dict[str, Any]:
-    """The photos as they are split in the archive; validation is carved from train."""
+    """The photos with the archive's splits; validation is a part of train."""
     source = unpacked(given, "cats_dogs_A")
     return pooled([trained(given.work / "cats_dogs", "folder", source)])
 
@@ -119,7 +124,7 @@ def signs(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def unpacked(given: argparse.Namespace, name: str) -> Path:
-    """The folder of an archive's files."""
+    """The folder with the files of an archive."""
     folder = given.work / name
     if not folder.is_dir():
         with tarfile.open(given.archives / f"{name}.tar") as archive:
@@ -128,7 +133,7 @@ def unpacked(given: argparse.Namespace, name: str) -> Path:
 
 
 def trained(work: Path, job: str, source: Path, *options: str) -> dict[str, Any]:
-    """Ingests, trains what is suggested, and returns the test figures, image by image."""
+    """Ingests, trains the suggested configuration, and returns the test results per image."""
     done = work / "figures.json"
     if not done.is_file():
         from tfx_pipeline.projects.suggest import suggest
@@ -150,7 +155,7 @@ def trained(work: Path, job: str, source: Path, *options: str) -> dict[str, Any]
 
 
 def pooled(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of one or more splits: mean top-1, and the interval over all test images."""
+    """The results of one or more splits: mean top-1 and its interval over all test images."""
     from trainers.evaluation.stats import proportion_interval
 
     right = [one for run in runs for one in run["right"]]
@@ -195,7 +200,7 @@ def describe_image(path: Path) -> np.ndarray:
 def baseline(
     features: np.ndarray, labels: np.ndarray, groups: list[str], split: np.ndarray
 ) -> np.ndarray:
-    """(M,) bool: which images a logistic regression on `features` gets right.
+    """(M,) bool: whether a logistic regression on `features` classifies each image correctly.
 
     Its penalty is the best of a grouped cross-validation on what it is fitted on.
     """

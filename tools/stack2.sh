@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The newer stack (Python 3.11 to 3.13, TFX 1.21, TensorFlow 2.21; its wheels need glibc 2.39) on
-# any Linux. Where the machine is new enough, this runs on the machine itself, in .venv. Where it is
-# older, and one is root, in a Debian trixie root in a temporary folder, with the same uv.lock.
+# any Linux. On a recent machine, it runs on the machine itself, in .venv. On an older machine, as
+# root, it runs in a Debian trixie root in a temporary folder, with the same uv.lock.
 #   tools/stack2.sh test [ARGS]    the tests (what `make stack2` runs)
 #   tools/stack2.sh smoke          the demo
 #   tools/stack2.sh run CMD...     any command, from the project's folder
 #   tools/stack2.sh clean          removes the root
-# The root is kept and used again, by one run at a time; SIGHTLINE_STACK2 moves it from
+# The root is reused, by one run at a time; SIGHTLINE_STACK2 sets its folder, by default
 # ${TMPDIR:-/tmp}/sightline-stack2.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,7 +22,7 @@ fail() {
   exit 1
 }
 
-# The host's own Debian mirror, when it has one; debootstrap knows a default.
+# The Debian mirror of the host, if any; debootstrap has a default.
 mirror() {
   [ "$(. /etc/os-release && echo "$ID")" = debian ] || return 0
   cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list \
@@ -48,7 +48,7 @@ build_root() {
   touch "$base/complete"
 }
 
-# Name resolution, certificates and package index settings are the machine's, so they go along.
+# Name resolution, certificates, and package index settings are those of the machine.
 copy_settings() {
   local file
   for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/uv/uv.toml \
@@ -62,15 +62,15 @@ copy_settings() {
 
 copy_tree() {
   mkdir -p "$root/sightline" "$root/shared"
-  rm -rf "$root/clone" # of a run that was ended
-  # What was made there stays, so that a second call is quick; everything else is replaced.
+  rm -rf "$root/clone" # of an interrupted run
+  # Build results stay, so that a second call is fast; all other files are replaced.
   find "$root/sightline" -mindepth 1 -maxdepth 1 ! -name .venv ! -name .tools ! -name demo \
     -exec rm -rf {} +
   if git rev-parse --git-dir >/dev/null 2>&1; then
     git ls-files -z --cached --others --exclude-standard |
       tar --null --ignore-failed-read -T - -cf - 2>/dev/null | tar -xf - -C "$root/sightline"
-    # Models carry the commit they were made at. A clone, as a work tree's .git is a file that points
-    # elsewhere; its index is of the commit, its files are those of this folder.
+    # Models record their commit. A clone, since the .git of a work tree is a file with a path of the
+    # host; its index is that of the commit, and its files are those of this folder.
     git clone --quiet --no-checkout . "$root/clone"
     mv "$root/clone/.git" "$root/sightline/.git"
     rm -rf "$root/clone"
@@ -81,7 +81,7 @@ copy_tree() {
   fi
 }
 
-# Runs a command in the root. Mounts and processes live in namespaces of their own and end with it.
+# Runs a command in the root; mounts and processes are in separate namespaces and end with it.
 inside() {
   local name settings=()
   while read -r name; do
@@ -101,7 +101,7 @@ inside() {
     SIGHTLINE_PYTHON=$python "$@"
 }
 
-# The machine's own .venv, with the first Python of the newer stack that is there.
+# The .venv of the machine, with the first available Python of the newer stack.
 on_this_machine() {
   local version
   version=$("$(tools/find_python.sh "$(tools/find_uv.sh)")" -c \
@@ -117,7 +117,7 @@ in_root() {
     "Linux and chroot, so: sudo make stack2"
   mkdir -p "$base"
   exec 9>"$base/lock"
-  flock --nonblock 9 || fail "stack 2: another run uses $root; wait for its end, or name another" \
+  flock --nonblock 9 || fail "stack 2: another run uses $root; wait for it, or set another folder" \
     "folder:  SIGHTLINE_STACK2=/a/folder make stack2"
   build_root
   copy_settings

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Prints the versions of Python that set-up may take on this machine, best first, and in a second
-# line why:
+# Prints the Python versions that set-up can use on this machine, best first, and the reason on a
+# second line:
 #   3.13 3.12 3.11
 #   TFX 1.21 and TensorFlow 2.21, as glibc 2.41 is not older than 2.39
 set -euo pipefail
 
 newest="3.13 3.12 3.11"
-needed=2.39 # by the wheels of ML Metadata and TFX 1.17 and newer
+needed=2.39 # for the wheels of ML Metadata and TFX 1.17 and newer
 
 # $1 >= $2, as versions.
 at_least() {
@@ -26,7 +26,7 @@ case "$(uname -s)/$(uname -m)" in
     fi
     ;;
   *)
-    echo "set-up knows no stack for $(uname -s) on $(uname -m): it needs Linux on x86_64, or a Mac with Apple silicon" >&2
+    echo "set-up has no stack for $(uname -s) on $(uname -m): it needs Linux on x86_64, or a Mac with Apple silicon" >&2
     exit 1
     ;;
 esac

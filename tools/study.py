@@ -2,10 +2,9 @@
 
     .venv/bin/python tools/study.py ../shared/data/cifar10_A.tar
 
-Ingests the archive, trains every recipe of `RUNS` with `sightline train`, each in a process of its
-own, and writes benchmarks/cifar10.json: test top-1 with its interval, time and CPU time of every
-run, and paired tests on the same test images. A run that was stopped goes on when this is started
-again, and a finished one is not repeated.
+Ingests the archive, trains every recipe of `RUNS` with `sightline train` in its own process, and
+writes benchmarks/cifar10.json: test top-1 with its interval, time and CPU time of every run, and
+paired tests on the same test images. Interrupted runs resume, and finished runs are not repeated.
 """
 
 import argparse
@@ -21,14 +20,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SIGHTLINE = ROOT / ".venv" / "bin" / "sightline"
 
-#: (recipe, seeds, the run that teaches it).
+#: (recipe, seeds, run of its teacher).
 RUNS: tuple[tuple[str, tuple[int, ...], str], ...] = (
     ("cifar10_resnet20", (0, 1, 2), ""),
     ("cifar10_vit", (0,), ""),
     ("cifar10_hybrid", (0,), ""),
     ("cifar10_vit_distilled", (0,), "cifar10_resnet20-0"),
 )
-#: Pairs of runs whose answers are compared on the same images.
+#: Pairs of runs whose predictions are compared on the same images.
 PAIRS = (
     ("cifar10_vit_distilled-0", "cifar10_vit-0"),
     ("cifar10_hybrid-0", "cifar10_resnet20-0"),
@@ -39,15 +38,19 @@ PAIRS = (
 def main() -> None:
     """Runs the study and writes its figures."""
     parser = argparse.ArgumentParser(description="Train and compare the CIFAR-10 recipes.")
-    parser.add_argument("pictures", type=Path, help="cifar10_A.tar, or a folder like it")
+    parser.add_argument("images", type=Path, help="cifar10_A.tar, or a folder with its layout")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "study")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "cifar10.json")
-    parser.add_argument("--only", default="", help="run only these, e.g. cifar10_vit-0,...")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="comma-separated runs to restrict the study to, e.g. cifar10_vit-0",
+    )
     given = parser.parse_args()
     data = given.work / "data"
     if not (data / "dataset.json").is_file():
         source = unpacked(given.images, given.work)
-        # A tenth for validation: every training image counts.
+        # A tenth for validation, which leaves the rest for training.
         command = ["ingest", "folder", source, "validation=0.1", "--out", data, "--name", "cifar10"]
         subprocess.run([SIGHTLINE, *map(str, command)], check=True)
     wanted = set(filter(None, given.only.split(",")))
@@ -62,12 +65,12 @@ def main() -> None:
 
 
 def unpacked(images: Path, work: Path) -> Path:
-    """The folder of class folders in `images`, a tar or a folder."""
+    """The folder of class folders in `images`, which is a tar file or a folder."""
     if images.is_dir():
         return images
-    folder = work / "pictures"
+    folder = work / "images"
     if not folder.is_dir():
-        half = work / ".pictures"
+        half = work / ".images"
         half.mkdir(parents=True, exist_ok=True)
         subprocess.run(["tar", "-xf", str(images), "-C", str(half)], check=True)
         half.rename(folder)
@@ -75,7 +78,7 @@ def unpacked(images: Path, work: Path) -> Path:
 
 
 def train(recipe: str, seed: int, teacher: str, *, data: Path, work: Path) -> None:
-    """Trains one run, unless it is there, and adds its time to what earlier tries took."""
+    """Trains one run unless it exists; adds its time to those of earlier attempts."""
     out = work / f"{recipe}-{seed}"
     spent = out / "time.json"
     if (out / "trained.json").is_file():
@@ -100,11 +103,12 @@ def train(recipe: str, seed: int, teacher: str, *, data: Path, work: Path) -> No
 
 
 def compare(work: Path, data: Path) -> dict[str, Any]:
-    """Every finished run's test figures, and the paired tests that its answers allow."""
+    """The test results of every finished run, and the paired tests of their predictions."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from trainers.config import override
     from trainers.data.features import DatasetInfo
-    from trainers.evaluation.stats import bootstrap_interval, mcnemar, paired_difference
+    from trainers.evaluation.noninferiority import pair
+    from trainers.evaluation.stats import bootstrap_interval, paired_difference
     from trainers.training.forward import Forward, predict_split
     from trainers.training.trained import load_trained
 
@@ -133,10 +137,8 @@ def compare(work: Path, data: Path) -> dict[str, Any]:
     for one, other in PAIRS:
         if one in right and other in right:
             gain = paired_difference(right[one], right[other])
-            test = mcnemar(right[one], right[other])
-            pairs.append(
-                {"a": one, "b": other, "difference": gain.as_list(), "p_value": test.p_value}
-            )
+            p_value = pair(right[one], right[other]).mcnemar_p
+            pairs.append({"a": one, "b": other, "difference": gain.as_list(), "p_value": p_value})
     info = DatasetInfo.load(data)
     counts = {split: found.examples for split, found in info.splits.items()}
     machine = {"cores": os.cpu_count(), "cpu": cpu_name()}
@@ -144,7 +146,7 @@ def compare(work: Path, data: Path) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name, as the kernel gives it."""
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

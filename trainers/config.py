@@ -2,352 +2,368 @@
 
     config = override(recipe("digits_cnn"), ["train.epochs=5", "optim.learning_rate=0.02"])
 
-Standard library only: reading a configuration never loads TensorFlow.
+Each key is declared here only: type, default, documentation, range and role, see
+`trainers.config_keys`. Standard library only: reading a configuration never loads TensorFlow.
 """
 
 import hashlib
 import json
-import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from trainers.config_keys import comma_parts, implied, with_young_keys
-from trainers.registry import nearest
+from trainers.config_keys import (
+    ConfigError,
+    build_settings,
+    key,
+    keys_of,
+    override,
+    required,
+    section,
+)
 
-_Settings = TypeVar("_Settings")
-
-
-class ConfigError(ValueError):
-    """A key or value the configuration does not take; the message gives the remedy."""
+__all__ = ["ConfigError", "build_settings", "override"]
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is read and how it becomes pixels.
+    """The images that are read and their preprocessing."""
 
-    Attributes:
-      dir: folder holding `dataset.json` and `Split-*`.
-      image_size: (height, width) in pixels that the network sees.
-      crop_fraction: evaluation keeps this central part of each side, in (0, 1], then resizes; with
-        `fit=crop`, of each side of the largest box of the network's aspect.
-      resize: `antialias` (triangle filter, as Pillow's BILINEAR) or `bilinear` (four pixels each,
-        as versions before this key), in training, evaluation and the exported graph.
-      fit: how images of another aspect than `image_size` fit: `crop` or `stretch`.
-      mean: per-channel mean on the [0, 255] scale, subtracted inside the model's graph.
-      std: per-channel deviation on the same scale, divided by inside the model's graph.
-      augment: training augmentations in order, e.g. `flip` or `rotate(15)`; `mixup(0.2)` and
-        `cutmix(1.0)` mix pairs of images and make the labels soft.
-      on_error: `raise` stops at a bad record, `skip` counts it.
-      max_skipped: with `skip`, more than this many bad records is an error after all.
-      cache: where decoded uint8 images are kept between epochs: `auto` (in memory where they fit
-        `cache_mb` and no random crop needs the original), `memory`, `disk` or `none`.
-      cache_dir: for `disk`; `.cache` in `dir` where empty.
-      cache_mb: the budget of `auto`, in MiB.
-      host_sharding: with several hosts, `examples` (every host reads all bytes and decodes its
-        part; the global batch is the same for any number of hosts) or `files` (every host reads
-        its own shards only).
-      service: address of a tf.data service, e.g. `grpc://host:5050`, that prepares training
-        batches; empty prepares them in the trainer's process.
-      max_boxes: detection batches hold this many objects an image.
-    """
-
-    dir: str = ""
-    image_size: tuple[int, int] = (224, 224)
-    crop_fraction: float = 0.875
-    resize: str = "antialias"
-    fit: str = "crop"
-    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    std: tuple[float, ...] = (58.395, 57.12, 57.375)
-    augment: tuple[str, ...] = ()
-    on_error: str = "raise"
-    max_skipped: int = 10
-    cache: str = "auto"
-    cache_dir: str = ""
-    cache_mb: int = 256
-    host_sharding: str = "examples"
-    service: str = ""
-    max_boxes: int = 100
+    dir: str = key("", "Folder of the records, with `dataset.json`.", identity=False, images=False)
+    image_size: tuple[int, int] = key(
+        (224, 224), "Network input (height, width) in pixels.", within="[1, inf)", pixels=True
+    )
+    crop_fraction: float = key(
+        0.875,
+        "Evaluation keeps this central part of each side, then resizes; with `fit=crop`, of each "
+        "side of the largest box with the network's aspect ratio.",
+        within="(0, 1]",
+        pixels=True,
+    )
+    resize: str = key(
+        "antialias",
+        "Resizing in training, evaluation and the exported graph: `antialias` (triangle filter, as "
+        "Pillow's BILINEAR) or `bilinear` (the four nearest pixels).",
+        choices=("antialias", "bilinear"),
+        pixels=True,
+        before="bilinear",
+    )
+    fit: str = key(
+        "crop",
+        "How an image with another aspect ratio than `image_size` is fitted.",
+        choices=("crop", "stretch"),
+        pixels=True,
+        before="stretch",
+    )
+    mean: tuple[float, ...] = key(
+        (123.675, 116.28, 103.53),
+        "Mean per channel in [0, 255], subtracted inside the model's graph.",
+        length=3,
+        images=False,
+    )
+    std: tuple[float, ...] = key(
+        (58.395, 57.12, 57.375),
+        "Standard deviation per channel on that scale, divided by inside the model's graph.",
+        length=3,
+        within="(0, inf)",
+        images=False,
+    )
+    augment: tuple[str, ...] = key(
+        (),
+        "Training augmentations in order, e.g. `flip` or `rotate(15)`; `mixup(0.2)` and "
+        "`cutmix(1.0)` mix pairs of images and make the labels soft.",
+    )
+    on_error: str = key("raise", "Stop at a bad record, or count it.", choices=("raise", "skip"))
+    max_skipped: int = key(
+        10, "With `on_error=skip`, more bad records than this are an error.", within="[0, inf)"
+    )
+    cache: str = key(
+        "auto",
+        "Where decoded images are kept between epochs; `auto` is memory if they fit into "
+        "`cache_mb` and no random crop needs the original image, else none.",
+        choices=("auto", "memory", "disk", "none"),
+        identity=False,
+    )
+    cache_dir: str = key(
+        "", "Folder of `cache=disk`; `.cache` in `dir` if empty.", identity=False, images=False
+    )
+    cache_mb: int = key(
+        256, "Limit of `cache=auto` in MiB.", within="[0, inf)", identity=False, images=False
+    )
+    host_sharding: str = key(
+        "examples",
+        "What each of several hosts reads: all bytes, of which it decodes its share of the "
+        "`examples`, so that batches do not depend on the number of hosts; or its own `files`.",
+        choices=("examples", "files"),
+        images=False,
+    )
+    service: str = key(
+        "", "tf.data service that prepares training batches, e.g. `grpc://host:5050`."
+    )
+    max_boxes: int = key(
+        100, "Objects per image in detection batches.", within="[1, inf)", images=False
+    )
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network.
+    """The network."""
 
-    Attributes:
-      name: a registered model, e.g. `cnn`, `resnet20`, `resnet50`, `vit_s16`.
-      dropout: rate before the classifier, in [0, 1).
-      init: weights to start from: `pretrained` (ImageNet's, from a package of the extra `weights`),
-        a folder of `sightline train`, or a `.safetensors`, `.npz`, `.pth` or `.h5` file of an
-        architecture that matches; empty starts from random weights.
-      options: further keyword arguments of that model's builder, e.g. `{"width": 32}`.
-    """
-
-    name: str = "cnn"
-    dropout: float = 0.0
-    init: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
+    name: str = key("cnn", "Registered model, e.g. `cnn`, `resnet20`, `resnet50` or `vit_s16`.")
+    dropout: float = key(0.0, "Dropout rate before the classifier.", within="[0, 1)")
+    init: str = key(
+        "",
+        "Initial weights: `pretrained` (ImageNet weights from a package of the extra `weights`), a "
+        "folder of `sightline train`, or a `.safetensors`, `.npz`, `.pth` or `.h5` file of a "
+        "matching architecture; random if empty.",
+        identity=False,  # The digest of the file is: a file may move.
+    )
+    options: dict[str, Any] = key({}, "Keyword arguments of the model's builder.")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimizer and schedule.
+    """Optimizer and learning-rate schedule."""
 
-    Attributes:
-      name: `sgd` (with momentum), `adam`, `adamw` or `lamb`.
-      learning_rate: peak, for `reference_batch` images a step.
-      reference_batch: the global batch that `learning_rate` and `warmup_steps` are stated for; both
-        are scaled when `train.global_batch` differs, as `scaling` says. 0 takes them as they are.
-      scaling: `linear` (Goyal et al. 2017, s2.1) or `sqrt` (You et al. 2020, s4 of LAMB).
-      momentum: of sgd, and the first moment's decay of the others.
-      beta_2: the second moment's decay of adam, adamw and lamb.
-      epsilon: added to the root of the second moment.
-      nesterov: sgd looks ahead.
-      schedule: `step` (divide by 10 at each of `step_fractions`), `cosine` or `constant`.
-      step_fractions: fractions of the run after which `step` divides by 10.
-      final_fraction: the part of the peak where `cosine` ends.
-      warmup_steps: linear from 0 to the peak.
-      warmup_limit: the warm-up is shortened to this part of the run where `warmup_steps` is more;
-        an override of `warmup_steps` alone sets it to 1, which shortens nothing.
-      weight_decay: decoupled for adamw and lamb, L2 in the loss for sgd and adam.
-      decay_all: decay biases, norms, positions and tokens too, which recipes rarely want.
-      layer_decay: each layer's rate is this factor of the one above it, 1 is off (Clark et al.
-        2020; Bao et al. 2022, s3.2): for fine-tuning.
-      clip_norm: global gradient norm limit; 0 is off.
-    """
-
-    name: str = "sgd"
-    learning_rate: float = 0.1
-    reference_batch: int = 0
-    scaling: str = "linear"
-    momentum: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-7
-    nesterov: bool = False
-    schedule: str = "cosine"
-    step_fractions: tuple[float, ...] = (0.3, 0.6, 0.9)
-    final_fraction: float = 0.0
-    warmup_steps: int = 0
-    warmup_limit: float = 0.1
-    weight_decay: float = 5e-4
-    decay_all: bool = False
-    layer_decay: float = 1.0
-    clip_norm: float = 0.0
+    name: str = key("sgd", "Optimizer.", choices=("sgd", "adam", "adamw", "lamb"))
+    learning_rate: float = key(
+        0.1, "Peak learning rate, for `reference_batch` images per step.", within="(0, inf)"
+    )
+    reference_batch: int = key(
+        0,
+        "Batch for which `learning_rate` and `warmup_steps` are stated; they are scaled if "
+        "`train.global_batch` differs.",
+        within="[0, inf)",
+        hint="0 does not scale",
+    )
+    scaling: str = key(
+        "linear",
+        "Scaling of the learning rate with the batch (Goyal et al. 2017, s2.1; You et al. 2020).",
+        choices=("linear", "sqrt"),
+    )
+    momentum: float = key(
+        0.9, "Momentum of sgd; decay of the first moment of the others.", within="[0, 1)"
+    )
+    beta_2: float = key(0.999, "Decay of the second moment.", within="[0, 1)")
+    epsilon: float = key(1e-7, "Added to the root of the second moment.", within="(0, inf)")
+    nesterov: bool = key(False, "Use Nesterov momentum with sgd.")
+    schedule: str = key(
+        "cosine",
+        "Learning rate over the run; `step` divides it by 10 at each of `step_fractions`.",
+        choices=("step", "cosine", "constant"),
+    )
+    step_fractions: tuple[float, ...] = key(
+        (0.3, 0.6, 0.9), "Fractions of the run for `schedule=step`.", within="(0, 1)"
+    )
+    final_fraction: float = key(
+        0.0, "Final rate of `schedule=cosine`, as a fraction of the peak.", within="[0, 1]"
+    )
+    warmup_steps: int = key(
+        0,
+        "Steps of a linear warm-up from 0 to the peak.",
+        within="[0, inf)",
+        # A user who overrides the steps gets these steps, whatever the recipe's limit is.
+        sets={"optim.warmup_limit": 1},
+    )
+    warmup_limit: float = key(
+        0.1,
+        "A longer warm-up is shortened to this fraction of the run.",
+        within="[0, 1]",
+        hint="1 shortens nothing",
+        before=1.0,
+    )
+    weight_decay: float = key(
+        5e-4, "Decoupled for adamw and lamb, L2 in the loss for sgd and adam.", within="[0, inf)"
+    )
+    decay_all: bool = key(False, "Decay biases, norms, positions and tokens too.")
+    layer_decay: float = key(
+        1.0,
+        "Learning rate of each layer as a factor of the one above it, for fine-tuning (Clark et "
+        "al. 2020; Bao et al. 2022, s3.2).",
+        within="(0, 1]",
+        hint="1 is off",
+    )
+    clip_norm: float = key(
+        0.0, "Limit of the global gradient norm.", within="[0, inf)", hint="0 is off"
+    )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop.
+    """The training loop."""
 
-    Attributes:
-      epochs: passes over the training images; 0 takes the weights of `model.init` as they are.
-      global_batch: images a step over all replicas.
-      accumulate: a step's gradient is summed over this many equal parts of each replica's batch, so
-        that a batch that memory does not hold can be trained; batch norm sees one part.
-      loss: `softmax` cross-entropy, or `bce`, one sigmoid a class (Wightman et al. 2021, s3.1).
-      label_smoothing: in [0, 1).
-      ema: decay a step of the moving average of weights that is evaluated and kept; 0 is off.
-      seed: of weights, order, augmentation and dropout.
-      early_stop: stop after this many epochs without a better validation top-1; 0 never.
-      freeze_epochs: train only the classifier at first, for this many epochs.
-      head: the classifier that training starts from where `model.init` has none for these classes:
-        `fresh` (random) or `probe` (a linear probe on the frozen features, see
-        `trainers.training.probe_stage`; then fine-tuning that could not be better than it is skipped).
-      save_steps: keep the state within an epoch every so many steps; 0 only at its end.
-      deterministic: bitwise equal reruns on the same machine, slower.
-      precision: `float32`, `bfloat16` or `float16` (with loss scaling) arithmetic; weights stay
-        float32.
-      xla: compile the step with XLA.
-      sync_batch_norm: batch norms take their statistics over all replicas, so that the number of
-        replicas changes nothing.
-      tensorboard: write event files beside the checkpoints.
-      strategy: `one` (one device), `mirrored`, `multi_worker` or `tpu`.
-      devices: how many GPUs to demand (0 takes what is there, CPUs too).
-      tpu: the TPU's name or address.
-    """
-
-    epochs: int = 30
-    global_batch: int = 128
-    accumulate: int = 1
-    loss: str = "softmax"
-    label_smoothing: float = 0.0
-    ema: float = 0.0
-    seed: int = 0
-    early_stop: int = 0
-    freeze_epochs: int = 0
-    head: str = "fresh"
-    save_steps: int = 500
-    deterministic: bool = False
-    precision: str = "float32"
-    xla: bool = False
-    sync_batch_norm: bool = False
-    tensorboard: bool = False
-    strategy: str = "one"
-    devices: int = 0
-    tpu: str = ""
+    epochs: int = key(
+        30,
+        "Passes over the training images.",
+        within="[0, inf)",
+        hint="0 uses model.init without training",
+    )
+    global_batch: int = key(
+        128, "Images per step over all replicas.", within="[1, inf)", images=True
+    )
+    accumulate: int = key(
+        1,
+        "Parts of each replica's batch that are computed one after the other, for batches that do "
+        "not fit into memory; batch norm sees one part.",
+        within="[1, inf)",
+    )
+    loss: str = key(
+        "softmax",
+        "Cross-entropy, or one sigmoid per class (Wightman et al. 2021, s3.1).",
+        choices=("softmax", "bce"),
+    )
+    label_smoothing: float = key(0.0, "Probability spread over all classes.", within="[0, 1)")
+    ema: float = key(
+        0.0,
+        "Decay per step of the moving average of weights that is evaluated and kept.",
+        within="[0, 1)",
+        hint="0 is off",
+    )
+    seed: int = key(0, "Seed of weights, order, augmentation and dropout.", images=True)
+    early_stop: int = key(
+        0,
+        "Stop after this many epochs without a better validation top-1.",
+        within="[0, inf)",
+        hint="0 is never",
+        identity=False,
+    )
+    freeze_epochs: int = key(
+        0, "Epochs at the start that train only the classifier.", within="[0, inf)"
+    )
+    head: str = key(
+        "fresh",
+        "Initial classifier if `model.init` has none for these classes: random, or a linear probe "
+        "on the frozen features; fine-tuning that could not improve on the probe is skipped.",
+        choices=("fresh", "probe"),
+        before="fresh",
+    )
+    save_steps: int = key(
+        500,
+        "Save the training state after every so many steps.",
+        within="[0, inf)",
+        hint="0 saves at the end of an epoch only",
+        identity=False,
+    )
+    deterministic: bool = key(False, "Make reruns on one machine bitwise equal; slower.")
+    precision: str = key(
+        "float32",
+        "Arithmetic of a step; weights stay float32, and `float16` scales the loss.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    xla: bool = key(False, "Compile the step with XLA.")
+    sync_batch_norm: bool = key(False, "Take batch norm statistics over all replicas.")
+    tensorboard: bool = key(False, "Write event files beside the checkpoints.", identity=False)
+    strategy: str = key(
+        "one",
+        "Distribution strategy; `one` is one device.",
+        choices=("one", "mirrored", "multi_worker", "tpu"),
+        identity=False,
+    )
+    devices: int = key(
+        0,
+        "GPUs that must be present.",
+        within="[0, inf)",
+        hint="0 uses the devices that are there, CPUs too",
+        identity=False,
+    )
+    tpu: str = key("", "Name or address of the TPU.", identity=False)
 
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Learning from a teacher (Hinton et al. 2015, arXiv 1503.02531).
+    """Learning from a teacher (Hinton et al. 2015, arXiv 1503.02531)."""
 
-    Attributes:
-      teacher: a bundle's version folder or a folder of `sightline train`; empty is no teacher.
-      mode: `soft` (the teacher's softened probabilities), `hard` (its decision) or `token` (its
-        decision, for the distillation token of a `deit_*`: Touvron et al. 2021, s4).
-      weight: of the teacher's part of the loss, in [0, 1]; the labels have the rest.
-      temperature: softens both sides of `soft`, above 0.
-      cache_dir: keeps the teacher's answers for runs with the same data, seed and augmentation;
-        empty asks the teacher at every step.
-    """
-
-    teacher: str = ""
-    mode: str = "soft"
-    weight: float = 0.5
-    temperature: float = 3.0
-    cache_dir: str = ""
+    teacher: str = key(
+        "",
+        "Version folder of a bundle, or folder of `sightline train`; no teacher if empty.",
+        identity=False,  # The digest of the teacher is: a folder may move.
+    )
+    mode: str = key(
+        "soft",
+        "Target: the teacher's softened probabilities, its top class, or its top class for the "
+        "distillation token of a `deit_*` (Touvron et al. 2021, s4).",
+        choices=("soft", "hard", "token"),
+    )
+    weight: float = key(
+        0.5, "Weight of the teacher in the loss; the labels have the rest.", within="[0, 1]"
+    )
+    temperature: float = key(3.0, "Softens both sides of `mode=soft`.", within="(0, inf)")
+    cache_dir: str = key(
+        "",
+        "Keeps the teacher's logits for runs with the same data, seed and augmentation; if empty, "
+        "the teacher runs at every step.",
+        identity=False,
+    )
 
 
 @dataclass(frozen=True)
 class CompressConfig:
-    """What compression methods get.
+    """Settings of compression methods."""
 
-    Attributes:
-      sparsity: final fraction of zero weights for `prune` and `pqat`, in [0, 1).
-      prune_epochs: epochs of fine-tuning while pruning.
-      qat_epochs: epochs of quantisation-aware fine-tuning.
-      rate_fraction: peak of the fine-tuning schedules (cosine, same optimizer), as a fraction of
-        the peak that training had.
-      learning_rate: that peak itself; 0 takes `rate_fraction`. An override of `rate_fraction`
-        alone sets it to 0.
-      calibration_images: training images that calibrate int8 ranges.
-    """
-
-    sparsity: float = 0.8
-    prune_epochs: int = 8
-    qat_epochs: int = 4
-    rate_fraction: float = 0.1
-    learning_rate: float = 0.0
-    calibration_images: int = 256
+    sparsity: float = key(
+        0.8,
+        "Final fraction of zero weights of `prune` and `pqat`.",
+        within="[0, 1)",
+        hint="80 % is written 0.8",
+    )
+    prune_epochs: int = key(8, "Epochs of fine-tuning while pruning.", within="[1, inf)")
+    qat_epochs: int = key(4, "Epochs of quantization-aware fine-tuning.", within="[1, inf)")
+    rate_fraction: float = key(
+        0.1,
+        "Peak learning rate of fine-tuning (cosine, same optimizer), as a fraction of training's.",
+        within="(0, 1]",
+        # A user who overrides the fraction does not want an absolute rate.
+        sets={"compress.learning_rate": 0},
+    )
+    learning_rate: float = key(
+        0.0,
+        "Peak learning rate of fine-tuning.",
+        within="[0, inf)",
+        hint="0 uses compress.rate_fraction",
+    )
+    calibration_images: int = key(
+        256, "Training images that calibrate int8 ranges.", within="[1, inf)"
+    )
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What the bundle offers.
+    """The exported bundle."""
 
-    Attributes:
-      top_k: classes that `serving_default` returns, capped at the number of classes.
-      warmup_requests: how many evaluation images become warm-up requests.
-    """
-
-    top_k: int = 5
-    warmup_requests: int = 4
+    top_k: int = key(
+        5, "Classes that `serving_default` returns, at most all of them.", within="[1, inf)"
+    )
+    warmup_requests: int = key(
+        4, "Validation images that become warm-up requests.", within="[0, inf)"
+    )
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How evaluation runs; the batch size never changes a metric."""
+    """Evaluation."""
 
-    batch: int = 256
+    batch: int = key(256, "Images per batch; does not change any metric.", within="[1, inf)")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a trained model. `name` is also the bundle's name."""
+    """Everything that decides a trained model."""
 
-    name: str
-    task: str = "classification"
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    distill: DistillConfig = field(default_factory=DistillConfig)
-    compress: CompressConfig = field(default_factory=CompressConfig)
-    export: ExportConfig = field(default_factory=ExportConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-
-
-def override(config: _Settings, assignments: Iterable[str]) -> _Settings:
-    """`config` with `section.key=value` assignments applied, values as JSON or bare words.
-
-    Args:
-      config: a `Config`, or any other dataclass whose sections are dataclasses.
-      assignments: applied in order; `trainers.config_keys` says which keys set another one too.
-
-    Raises:
-      ConfigError: not of that form, an unknown key (the nearest are named), or a wrong type.
-    """
-    for assignment in implied(assignments):
-        key, separator, text = assignment.partition("=")
-        if not separator:
-            raise ConfigError(f"{assignment!r} is not `key=value`, e.g. train.epochs=5")
-        config = _assign(config, key.strip().split("."), text.strip(), key.strip())
-    return config
-
-
-def _assign(node: Any, path: list[str], text: str, whole: str) -> Any:
-    names = [f.name for f in fields(node)]
-    if path[0] not in names:
-        raise ConfigError(
-            f"unknown config key {whole!r}: no {path[0]!r}; {nearest(path[0], names)}"
+    name: str = field(
+        metadata=required(
+            "Name of the run, the model and its bundle.",
+            matches=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+            allowed="a folder name of letters, digits, `.`, `_` and `-`",
         )
-    current = getattr(node, path[0])
-    if len(path) > 1:
-        if isinstance(current, dict):
-            return replace(node, **{path[0]: {**current, ".".join(path[1:]): _parse(text)}})
-        if not is_dataclass(current):
-            raise ConfigError(f"config key {whole!r}: {path[0]!r} has no parts")
-        return replace(node, **{path[0]: _assign(current, path[1:], text, whole)})
-    if is_dataclass(current):
-        inner = [f"{whole}.{f.name}" for f in fields(current)]
-        raise ConfigError(f"config key {whole!r} is a section; set one of {', '.join(inner)}")
-    wanted = typing.get_type_hints(type(node))[path[0]]
-    return replace(node, **{path[0]: _typed(_value(text, wanted), wanted, whole)})
-
-
-def _value(text: str, wanted: Any) -> Any:
-    """`text` as JSON; where text is wanted, a bare `1.10` or `true` stands for itself."""
-    parsed = _parse(text)
-    if wanted is str:
-        return parsed if isinstance(parsed, str) else text
-    if typing.get_origin(wanted) is tuple:
-        return parsed if isinstance(parsed, (list, str)) else text
-    return parsed
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _typed(value: Any, wanted: Any, key: str) -> Any:
-    """`value` as `wanted`: int, float, str, dict or a tuple of one of those."""
-    origin = typing.get_origin(wanted)
-    if origin is tuple:
-        inner, *rest = typing.get_args(wanted)
-        items = _items(value, inner, key)
-        if rest and rest[0] is not Ellipsis and len(items) != 1 + len(rest):
-            raise ConfigError(f"{key} takes {1 + len(rest)} values, got {value!r}")
-        return tuple(_typed(item, inner, key) for item in items)
-    if origin in (dict, Mapping):
-        wanted = dict
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        raise ConfigError(f"{key} takes {wanted.__name__}, got {value!r}")
-    return value
-
-
-def _items(value: Any, inner: Any, key: str) -> list[Any]:
-    """The parts of a list, or of text with commas."""
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    if not isinstance(value, str):
-        raise ConfigError(f"{key} takes a list or text with commas, got {value!r}")
-    parts = comma_parts(value) if value.strip() else []
-    return parts if inner is str else [_parse(part) for part in parts]
+    )
+    task: str = key("classification", "Registered task.")
+    data: DataConfig = section(DataConfig, images=True)
+    model: ModelConfig = section(ModelConfig)
+    optim: OptimConfig = section(OptimConfig)
+    train: TrainConfig = section(TrainConfig)
+    distill: DistillConfig = section(DistillConfig)
+    compress: CompressConfig = section(CompressConfig, identity=False)
+    export: ExportConfig = section(ExportConfig, identity=False)
+    eval: EvalConfig = section(EvalConfig, identity=False)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -359,32 +375,18 @@ def from_dict(raw: dict[str, Any]) -> Config:
     """The inverse of `to_dict`; keys that files of earlier versions lack mean what they did then.
 
     Raises:
-      ConfigError: an unknown key (the nearest are named) or a wrong type.
+      ConfigError: an unknown key (the nearest are named), a wrong type, or no `name`.
     """
-    return build_settings(Config, with_young_keys(raw), "")
-
-
-def build_settings(kind: type[_Settings], raw: Mapping[str, Any], prefix: str) -> _Settings:
-    """The dataclass `kind` of plain values; `prefix`, as `gates.`, goes before keys in errors.
-
-    Raises:
-      ConfigError: an unknown key (the nearest are named) or a wrong type.
-    """
-    hints = typing.get_type_hints(kind)
-    values: dict[str, Any] = {}
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"config section {prefix.rstrip('.')!r} takes a mapping, got {raw!r}")
-    if kind is Config and "name" not in raw:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"a config is a mapping, got {raw!r}")
+    if "name" not in raw:
         raise ConfigError("a config needs a `name`, which becomes the bundle's name")
-    for key, value in raw.items():
-        if key not in hints:
-            raise ConfigError(f"unknown config key {prefix + key!r}; {nearest(key, list(hints))}")
-        wanted = hints[key]
-        if isinstance(wanted, type) and is_dataclass(wanted):
-            values[key] = build_settings(wanted, value, f"{prefix}{key}.")
-        else:
-            values[key] = _typed(value, wanted, prefix + key)
-    return kind(**values)
+    filled = dict(raw)
+    for name, one in keys_of(Config).items():
+        group, _, own = name.rpartition(".")
+        if one.is_young and isinstance(raw.get(group), dict):
+            filled[group] = {own: one.before, **filled[group]}
+    return build_settings(Config, filled, "")
 
 
 def config_hash(config: Config) -> str:

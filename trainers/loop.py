@@ -4,9 +4,9 @@
     result = fit(config, Path("work/digits_cnn"))
 
 An epoch trains on the train split, evaluates every validation example exactly once, and saves;
-within long epochs the state is saved too. A run that was killed goes on from its last saved step,
-sees the data it would have seen and ends with the same figures. The best epoch is chosen by
-validation, never by test.
+within long epochs the state is saved too. A run that was killed resumes at its last saved step, on
+the same data and with the same result as without the interruption. The best epoch is chosen on the
+validation split, never on the test split.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,13 +31,12 @@ from trainers.optim import build_optimizer, warmup_note
 from trainers.profiling.complexity import complexity
 from trainers.profiling.hardware import peak_flops
 from trainers.registry import models, tasks
+from trainers.training.arithmetic import in_float32, precision, synchronized
 from trainers.training.checkpoint import Checkpoints, Row, best_epoch
 from trainers.training.epoch import EpochJob, Progress, Report, TrainingError, diverged, run_epoch
 from trainers.training.forward import Forward, predict_split
-from trainers.training.model_copies import in_float32, synchronized
-from trainers.training.precision import precision
 from trainers.training.probe_stage import ProbeStage
-from trainers.training.run_folder import Identity, find_origin, identify
+from trainers.training.run_folder import Identity, find_resumable, identify
 from trainers.training.step import TrainStep
 from trainers.training.trained import Trained
 from trainers.weights.start import origin_of, prepared, start
@@ -64,10 +63,10 @@ def fit(
       work_dir: checkpoints live here, in a folder for each combination of configuration, data and
         code; see `trainers.training.run_folder`.
       report: called about twice a second with the progress.
-      announce: called with lines worth printing, e.g. which weights a run starts from.
-      resume_anyway: resumes a state of the same configuration and data that other code made, or
-        whose learning rates were those of another number of epochs; otherwise the run starts over
-        and `announce` gets a line that says so.
+      announce: called with lines for the user, e.g. which weights a run starts from.
+      resume_anyway: resumes a state of the same configuration and data even if other code made it
+        or its learning rates belong to another number of epochs; otherwise the run starts over and
+        `announce` gets a line about it.
       index: file that keeps digests of data and code; `files.json` in `work_dir` if not given.
 
     Raises:
@@ -81,7 +80,7 @@ def fit(
     """
     config = prepared(validate(config))
     task = tasks.get(config.task)
-    models.get(config.model.name)  # A mistyped name is told before any data is read.
+    models.get(config.model.name)  # Reports a mistyped name before any data is read.
     origin = origin_of(config)
     info = DatasetInfo.load(Path(config.data.dir))
     info.check_task(config.task, config.name)
@@ -102,12 +101,12 @@ def fit(
     with run.checkpoints.held():
         history = run.begin(announce or (lambda line: None), resume_anyway=resume_anyway)
         if not history and (not config.train.epochs or run.probing.ships_untrained):
-            run.take_as_they_are(history)
+            run.keep_initial_weights(history)
         while not run.is_over(history):
             run.epoch(history)
-        # Nobody reads the best weights before the chief has written them.
+        # Workers wait until the chief has written the best weights.
         from_chief(strategy, [0.0])
-        best = run.choose(history, announce or (lambda line: None))
+        best = run.restore_best(history, announce or (lambda line: None))
     step.freeze(False)
     if config.train.precision != "float32":
         model = in_float32(model, config, info, strategy)
@@ -122,7 +121,7 @@ def _optimizer(config: Config, info: DatasetInfo, model: keras.Model) -> Any:
 
 
 class _Run:
-    """One run from its first to its last epoch."""
+    """One training run, epoch by epoch."""
 
     def __init__(
         self,
@@ -151,7 +150,7 @@ class _Run:
             config,
             info,
             epoch=0,
-            report=self._heard if report or self._log else None,
+            report=self._on_progress if report or self._log else None,
             peak_flops=peak_flops(step.strategy, config.train.precision),
             step_flops=2.0
             * _STEP_PASSES
@@ -159,24 +158,24 @@ class _Run:
             * config.train.global_batch,
         )
 
-    def _heard(self, progress: Progress) -> None:
+    def _on_progress(self, progress: Progress) -> None:
         if self._log is not None:
             self._log.progress(progress)
         if self._report is not None:
             self._report(progress)
 
     def begin(self, announce: Callable[[str], None], *, resume_anyway: bool) -> list[Row]:
-        """Restores the last state, or loads `model.init`; the history up to it."""
+        """Restores the last state, or loads `model.init`; returns the history so far."""
         if is_chief(self.step.strategy):
-            self._take_over(announce, anyway=resume_anyway)
-        # Nobody reads the chief's state before it is there.
+            self._adopt_other_state(announce, anyway=resume_anyway)
+        # Workers wait until the chief's state is there.
         from_chief(self.step.strategy, [0.0])
         history = self.checkpoints.restore()
-        self._agree(history)
+        self._check_same_position(history)
         if history is not None:
             self.probing.resume()
             if not self.is_over(history):
-                announce(f"goes on at epoch {len(history) + 1}, step {self.checkpoints.step + 1}")
+                announce(f"resumes at epoch {len(history) + 1}, step {self.checkpoints.step + 1}")
             return history
         if note := self._warmup_note():
             announce(note)
@@ -187,25 +186,25 @@ class _Run:
         return []
 
     def _warmup_note(self) -> str:
-        train, steps = self.config.train, pipeline.steps_per_epoch(*self._of)
+        train, steps = self.config.train, pipeline.steps_per_epoch(self.config, self.info)
         return warmup_note(self.config.optim, steps * train.epochs, global_batch=train.global_batch)
 
-    def _take_over(self, announce: Callable[[str], None], *, anyway: bool) -> None:
-        """Copies the state of another folder where that is right, and announces what it does."""
+    def _adopt_other_state(self, announce: Callable[[str], None], *, anyway: bool) -> None:
+        """Copies the state of another folder if it can be resumed, and announces what it does."""
         if self.checkpoints.is_started:
             return
         steps = pipeline.steps_per_epoch(self.config, self.info)
-        origin = find_origin(self._work_dir, self._identity, steps_per_epoch=steps)
-        about: dict[str, Any] = {}
-        if origin is not None:
-            announce(origin.line(anyway=anyway, epochs=self.config.train.epochs))
-            if anyway or not origin.reasons:
-                about = {**asdict(origin), "folder": origin.folder.name}
-                self.checkpoints.adopt(origin.folder)
-        self._identity.write(self.checkpoints.directory, resumed_from=about)
+        found = find_resumable(self._work_dir, self._identity, steps_per_epoch=steps)
+        source: dict[str, Any] = {}
+        if found is not None:
+            announce(found.line(anyway=anyway, epochs=self.config.train.epochs))
+            if anyway or not found.reasons:
+                source = {**asdict(found), "folder": found.folder.name}
+                self.checkpoints.adopt(found.folder)
+        self._identity.write(self.checkpoints.directory, resumed_from=source)
 
-    def _agree(self, history: list[Row] | None) -> None:
-        """Checks that every worker goes on where the chief does."""
+    def _check_same_position(self, history: list[Row] | None) -> None:
+        """Checks that every worker resumes at the chief's position."""
         own = [float(len(history or ())), float(self.checkpoints.step)]
         chief = from_chief(self.step.strategy, own)
         if chief != own:
@@ -216,7 +215,7 @@ class _Run:
             )
 
     def is_over(self, history: list[Row]) -> bool:
-        """All epochs are done, or too many in a row brought nothing better."""
+        """Whether all epochs are done, or too many in a row did not improve."""
         patience = self.config.train.early_stop
         waited = len(history) - best_epoch(history) if history else 0
         if history and self.probing.ships_untrained:
@@ -239,41 +238,39 @@ class _Run:
             save=lambda done: self.checkpoints.save_within(history, done),
         )
         row = run_epoch(self.step, self._batches(number, start), job)
-        self.step.settle()
+        self.step.average_statistics()
         with self.step.evaluated():
-            history.append(row | self._validated(number))
+            history.append(row | self._validation_row(number))
             if best_epoch(history) == len(history):
                 self.checkpoints.save_best(len(history))
         self.checkpoints.save(history)
         if self._log is not None:
-            self._log.write(history[-1], len(history) * pipeline.steps_per_epoch(*self._of))
+            self._log.write(
+                history[-1], len(history) * pipeline.steps_per_epoch(self.config, self.info)
+            )
 
-    def take_as_they_are(self, history: list[Row]) -> None:
-        """Evaluates and keeps the weights that a run without epochs starts from, and adds a row."""
+    def keep_initial_weights(self, history: list[Row]) -> None:
+        """Evaluates and saves the weights of a run without epochs, and adds a row."""
         with self.step.evaluated():
-            history.append({"epoch": 0, **self._validated(0)})
+            history.append({"epoch": 0, **self._validation_row(0)})
             self.checkpoints.save_best(len(history))
         self.checkpoints.save(history)
 
-    def choose(self, history: list[Row], announce: Callable[[str], None]) -> int:
-        """Loads the weights to keep, of the best epoch or of the probe; returns that epoch."""
+    def restore_best(self, history: list[Row], announce: Callable[[str], None]) -> int:
+        """Loads the weights of the best epoch or of the probe; returns that epoch."""
         best = self.checkpoints.restore_best(history)
-        self.probing.decide(self._validation_answers, announce, epochs=len(history))
+        self.probing.decide(self._predict_validation, announce, epochs=len(history))
         return best
 
-    @property
-    def _of(self) -> tuple[Config, DatasetInfo]:
-        return self.config, self.info
-
-    def _validated(self, epoch: int) -> Row:
-        answers = self._validation_answers()
-        if not np.isfinite(answers.scores).all():
+    def _validation_row(self, epoch: int) -> Row:
+        predictions = self._predict_validation()
+        if not np.isfinite(predictions.scores).all():
             raise diverged(self.config, epoch, "the validation scores are not finite")
-        found = self._task.evaluate(answers)
+        found = self._task.evaluate(predictions)
         loss, top1 = from_chief(self.step.strategy, [found["loss"], found["top1"]])
         return {"val_loss": loss, "val_top1": top1}
 
-    def _validation_answers(self) -> Predictions:
+    def _predict_validation(self) -> Predictions:
         return predict_split(self._forward, self.config, self.info, "validation")
 
     def _batches(self, epoch: int, start: int) -> Any:
@@ -313,13 +310,13 @@ class FineTuner:
         learning_rate: float,
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> None:
-        """Trains for `epochs` with a cosine schedule from `learning_rate`, the last epoch kept."""
-        config = self._short(epochs, learning_rate)
+        """Trains for `epochs` with a cosine schedule from `learning_rate`; keeps the last epoch."""
+        config = self._fine_tuning_config(epochs, learning_rate)
         step = self._step(model, config)
-        step.hooks = hooks = keras.callbacks.CallbackList(list(callbacks), model=model)
+        step.callbacks = hooks = keras.callbacks.CallbackList(list(callbacks), model=model)
         hooks.on_train_begin()
         for epoch in range(epochs):
-            # Epochs after the recipe's own, so that the order of images is a new one.
+            # Epochs after those of the recipe, so that the order of images is new.
             batches = pipeline.train_batches(
                 config, self.info, epoch=self.config.train.epochs + epoch
             )
@@ -331,7 +328,7 @@ class FineTuner:
             hooks.on_epoch_end(epoch)
         hooks.on_train_end()
 
-    def _short(self, epochs: int, learning_rate: float) -> Config:
+    def _fine_tuning_config(self, epochs: int, learning_rate: float) -> Config:
         optim = replace(
             self.config.optim,
             learning_rate=learning_rate,
@@ -354,28 +351,28 @@ class FineTuner:
             self.config, optim=optim, train=train, distill=replace(self.config.distill, teacher="")
         )
 
-    def _step(self, model: keras.Model, config: Config) -> "_HookedStep":
+    def _step(self, model: keras.Model, config: Config) -> "_CallbackStep":
         task = tasks.get(config.task)
         optimizer = _optimizer(config, self.info, model)
-        # Callbacks look at the model's optimizer.
+        # Callbacks read the model's optimizer.
         model.compile(optimizer=optimizer)
         on = tf.distribute.get_strategy()
-        return _HookedStep(model, optimizer, task.loss(config), config, on)
+        return _CallbackStep(model, optimizer, task.loss(config), config, on)
 
 
-class _HookedStep(TrainStep):
-    """A step that Keras callbacks are told of."""
+class _CallbackStep(TrainStep):
+    """A step that runs Keras callbacks before and after."""
 
-    hooks: keras.callbacks.CallbackList
+    callbacks: keras.callbacks.CallbackList
 
     def __call__(self, batch: tuple[Any, ...]) -> None:
         number = int(self.optimizer.iterations.numpy())
-        self.hooks.on_train_batch_begin(number)
+        self.callbacks.on_train_batch_begin(number)
         super().__call__(batch)
-        self.hooks.on_train_batch_end(number)
+        self.callbacks.on_train_batch_end(number)
 
 
 def _event_log(directory: Path) -> Any:
-    from trainers.training.event_log import EventLog  # TensorBoard's writer, which few runs need.
+    from trainers.training.event_log import EventLog  # TensorBoard's writer: few runs need it.
 
     return EventLog(directory / "events")

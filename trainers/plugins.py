@@ -1,11 +1,11 @@
-"""Models, recipes, pipelines and the rest from a user's own files and from installed packages.
+"""Plugins: models, recipes, pipelines and more from files of a user and installed packages.
 
     sightline --plugins my_models.py train my_recipe --data data/pets
 
-A plugin is a Python file, or a folder with an `__init__.py`, that registers what it adds; or a
-package that names a module in the entry point group `sightline.plugins`. Files are loaded by their
-path under a private name: their folder is never on `sys.path`, so that a user's `components/` or
-`core.py` cannot stand for ours. The files are listed in an environment variable, so that every
+A plugin is a Python file, or a folder with an `__init__.py`, that registers objects; or a package
+that names a module in the entry point group `sightline.plugins`. Files are loaded by their path
+under a private name: their folder is never on `sys.path`, so that a user's `components/` or
+`core.py` does not replace ours. The files are listed in an environment variable, so that every
 child process has the same plugins. Standard library only.
 """
 
@@ -29,7 +29,7 @@ OPTION = "--plugins"
 #: Installed packages name their modules in this entry point group.
 GROUP = "sightline.plugins"
 
-#: Key of `trained.json`: the plugin files that hold code of the model.
+#: Key of `trained.json`: the plugin files that contain code of the model.
 RECORDED = "plugins"
 
 _PREFIX = "_sightline_plugin"
@@ -40,40 +40,40 @@ class PluginError(ValueError):
 
 
 def files() -> tuple[Path, ...]:
-    """The plugin files of this process and of its children, in the order they were given."""
+    """The plugin files of this process and its children, in the order they were added."""
     listed = os.environ.get(VARIABLE, "").split(os.pathsep)
     return tuple(dict.fromkeys(canonical(Path(one)) for one in listed if one))
 
 
 def canonical(file: Path) -> Path:
-    """The one path that a plugin file is known by: absolute, links followed."""
+    """The canonical path of a plugin file: absolute, with links resolved."""
     return Path(os.path.realpath(file.expanduser()))
 
 
 def add(*given: Path) -> None:
-    """Makes files plugins of this process and of the children that it starts from now on.
+    """Adds plugin files to this process and to the children that it starts from now on.
 
     Raises:
-      PluginError: there is no such file, or its path holds the separator of the variable.
+      PluginError: there is no such file, or its path contains the separator of the variable.
     """
     found = [canonical(one) for one in given]
     for one in found:
         _source(one)
         if os.pathsep in str(one):
-            raise PluginError(f"{one}: a plugin's path must not hold {os.pathsep!r}; rename it")
+            raise PluginError(f"{one}: a plugin's path must not contain {os.pathsep!r}; rename it")
     known = dict.fromkeys([*files(), *found])
     if known:  # Absolute from here on: a child may start in another folder.
         os.environ[VARIABLE] = os.pathsep.join(map(str, known))
 
 
 def require(recorded: Iterable[str], owner: str) -> None:
-    """Makes the plugins that a run recorded plugins of this process.
+    """Adds the plugins that a run recorded to this process.
 
-    A file that was moved can be given with `--plugins`: one of the same name takes its place.
+    A file that was moved can be given with `--plugins`: it replaces one of the same name.
 
     Args:
       recorded: their paths.
-      owner: what recorded them, for the message.
+      owner: the folder that recorded them, for the message.
 
     Raises:
       PluginError: one is missing; the message names it.
@@ -90,7 +90,7 @@ def require(recorded: Iterable[str], owner: str) -> None:
 
 
 def require_of(trained: Path) -> None:
-    """`require` for what a folder of `sightline train` recorded; earlier versions had none.
+    """`require` for the plugins of a folder of `sightline train`; earlier versions recorded none.
 
     Raises:
       PluginError: one is missing; the message names it.
@@ -100,13 +100,13 @@ def require_of(trained: Path) -> None:
 
 
 def installed() -> list[metadata.EntryPoint]:
-    """Entry points of installed packages, each of which names a module."""
+    """The entry points of installed packages; each names a module."""
     return _installed(tuple(sys.path))
 
 
 @functools.lru_cache
 def _installed(_: tuple[str, ...]) -> list[metadata.EntryPoint]:
-    """Read once for a path: it looks into every installed package."""
+    """The entry points for one `sys.path`, read once: it searches every installed package."""
     return sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name)
 
 
@@ -131,7 +131,7 @@ def load_all() -> None:
 
 
 def load(file: Path) -> ModuleType:
-    """The module of a plugin file, loaded once a process.
+    """The module of a plugin file, loaded once per process.
 
     Raises:
       PluginError: there is no such file, or its code fails; the message has the line.
@@ -162,13 +162,13 @@ def load(file: Path) -> ModuleType:
 
 
 def located(error: Exception, file: Path, *, line: int = 0, hint: str = "") -> PluginError:
-    """`error` with the file and the line of the plugin's code that it comes from.
+    """`error` with the file and line of the plugin's code that raised it.
 
     Args:
-      error: as it was caught.
+      error: the caught exception.
       file: the plugin.
-      line: where its code did not raise the error itself.
-      hint: what to do, if the error itself does not say.
+      line: used if the code of the plugin did not raise the error.
+      hint: what to do, if the error does not state it.
     """
     if isinstance(error, PluginError) and str(error).startswith(str(file)):
         return error
@@ -184,7 +184,7 @@ def located(error: Exception, file: Path, *, line: int = 0, hint: str = "") -> P
     elif isinstance(error, ImportError):
         text = (
             f"{error}; install what is missing into this environment. A plugin's own folder is "
-            f"not searched: give a second file as a plugin of its own with {OPTION}, or make a "
+            f"not searched: add a second file as a separate plugin with {OPTION}, or make a "
             "folder with an __init__.py that imports it as `from . import NAME`"
         )
     elif type(error).__module__ == "builtins":
@@ -194,10 +194,10 @@ def located(error: Exception, file: Path, *, line: int = 0, hint: str = "") -> P
 
 
 class _Uncached(SourceFileLoader):
-    """Compiles a file each time: a cache would stay in the user's folder, and miss quick edits."""
+    """Compiles a file each time: a cache would stay in the user's folder and miss quick edits."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """The code of the file as it is now."""
+        """The compiled content of the file."""
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
 
@@ -207,7 +207,7 @@ def _within(name: str, file: Path) -> bool:
 
 
 def _source(file: Path) -> Path:
-    """The file that Python runs: the plugin itself, or a folder's `__init__.py`."""
+    """The file to run: the plugin itself, or the `__init__.py` of a folder."""
     if file.is_file():
         return file
     if (file / "__init__.py").is_file():
@@ -228,7 +228,7 @@ def _load_entry(entry: metadata.EntryPoint) -> None:
 
 
 class _State:
-    """What this process has loaded."""
+    """The plugins that this process has loaded."""
 
     def __init__(self) -> None:
         self.seen: str | None = None

@@ -1,6 +1,6 @@
-"""Names to builders. A new model, recipe or compressor is one new file, listed nowhere by hand.
+"""Registries of builders by name. A new model, recipe or compression method is one new file.
 
-The file is a module of ours, or a plugin of the user's (`trainers.plugins`).
+The file is a module of a registry's package, or a plugin (`trainers.plugins`).
 """
 
 import difflib
@@ -18,27 +18,27 @@ T = TypeVar("T")
 
 
 class UnknownNameError(ValueError):
-    """A name that is not registered; the message gives the nearest ones."""
+    """A name that is not registered; the message has the nearest ones."""
 
 
 class TakenNameError(ValueError):
-    """A name that is registered twice; the message names both places."""
+    """A name that is registered twice; the message has both locations."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a name was registered."""
+    """The location where a name was registered."""
 
     file: Path
     line: int
 
     def __str__(self) -> str:
-        """For messages."""
+        """The location as shown in messages."""
         return f"{self.file}, line {self.line}"
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A remedy for a mistyped name: the closest three of `known`, or all of a short list."""
+    """A hint for a mistyped name: the closest three of `known`, or all if none is close."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {', '.join(close)}?"
@@ -56,15 +56,15 @@ class Registry(Generic[T]):
         self._loaded = False
 
     def register(self, *names: str) -> Callable[[T], T]:
-        """A decorator that files what it decorates under `names`.
+        """A decorator that registers the decorated object under `names`.
 
         Raises:
-          TakenNameError: a name is taken already; names both places.
+          TakenNameError: a name is registered already; has both locations.
         """
         caller = sys._getframe(1)
         origin = Origin(Path(caller.f_code.co_filename), caller.f_lineno)
 
-        def file_under(entry: T) -> T:
+        def add(entry: T) -> T:
             for name in names:
                 if name in self._entries:
                     raise TakenNameError(
@@ -75,13 +75,13 @@ class Registry(Generic[T]):
                 self._origins[name] = origin
             return entry
 
-        return file_under
+        return add
 
     def get(self, name: str) -> T:
-        """What was registered as `name`.
+        """The object registered as `name`.
 
         Raises:
-          UnknownNameError: nothing was; the message names the nearest three.
+          UnknownNameError: there is none; the message has the nearest three names.
         """
         self._load()
         if name not in self._entries:
@@ -96,16 +96,16 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
     def origin(self, name: str) -> Origin:
-        """Where `name` was registered.
+        """The location where `name` was registered.
 
         Raises:
-          UnknownNameError: it is not.
+          UnknownNameError: it is not registered.
         """
         self.get(name)
         return self._origins[name]
 
     def registered_in(self, file: Path) -> dict[str, Origin]:
-        """Name -> place, of what `file` registered; `file` is absolute."""
+        """Name -> location of everything that `file`, an absolute path, registered."""
         self._load()
         return {name: one for name, one in self._origins.items() if one.file == file}
 

@@ -1,10 +1,10 @@
 """The TFX adapter: `Trainer(run_fn="trainers.run_fn.run_fn")` -> Config -> fit -> weights.
 
-Everything arrives in `custom_config`, which is part of TFX's cache key: `config` (nested, as
+All arguments are in `custom_config`, which is part of TFX's cache key: `config` (nested, as
 `trainers.config.to_dict` writes it), `work_dir` (checkpoints, outside the artifact, so that a
-killed run resumes), `index` (file with digests of data and code, optional) and `code_digest`. The
-best values of a Tuner, where the graph has one, come in `hyperparameters` and override the
-configuration's. `SIGHTLINE_RESUME_ANYWAY` in the environment does what `--resume-anyway` does.
+killed run resumes), `index` (file with digests of data and code, optional) and `code_digest`. If
+the graph has a Tuner, its best values are in `hyperparameters` and override the configuration.
+`SIGHTLINE_RESUME_ANYWAY` in the environment has the effect of `--resume-anyway`.
 """
 
 import json

@@ -1,7 +1,6 @@
-"""What can be wrong with the images of a data set, as value objects; standard library only.
+"""Anomalies of the images of a data set and their limits; standard library only.
 
-`components.data_validation.image_anomalies` finds them, gates judge them by limits, reports show
-them.
+`components.data_validation.image_anomalies` finds them; gates compare them with the limits.
 """
 
 from collections.abc import Mapping
@@ -14,65 +13,67 @@ from trainers.registry import nearest
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
-#: Kind -> (severity, what it means), the worst first. Errors have the limit 0, the others none,
-#: unless `ValidatorSettings.limits` says otherwise.
+#: Kind -> (severity, meaning), the worst first. By default errors have the limit 0 and others none;
+#: `ValidatorSettings.limits` sets other limits.
 KINDS: dict[str, tuple[str, str]] = {
     "broken_record": (ERROR, "not a tf.Example, or without its image or label"),
-    "record_count": (ERROR, "a split holds more or fewer records than dataset.json says"),
+    "record_count": (ERROR, "a split has more or fewer records than dataset.json states"),
     "corrupt": (ERROR, "the image does not decode"),
     "format_refused": (ERROR, "a format or flavor that the exported graph refuses"),
-    "pixel_budget": (ERROR, "more pixels than may be decoded, by the header"),
+    "pixel_budget": (ERROR, "the header declares more pixels than may be decoded"),
     "leakage": (ERROR, "the same bytes in two splits"),
     "label_conflict": (ERROR, "the same bytes with different labels"),
-    "label_range": (ERROR, "a label that is none of the classes"),
+    "label_range": (ERROR, "a label outside the classes"),
     "object_lists": (ERROR, "object lists of unequal length"),
-    "box_outside": (ERROR, "a box past the image's edge, or a coordinate that is no number"),
-    "box_inverted": (ERROR, "a box whose maximum is below its minimum"),
+    "box_outside": (ERROR, "a box beyond the image's edge, or a coordinate that is not a number"),
+    "box_inverted": (ERROR, "a box with a maximum below its minimum"),
     "box_empty": (ERROR, "a box without area"),
     "mask_invalid": (ERROR, "a mask that does not decode"),
-    "mask_size": (ERROR, "a mask of another size than its image"),
+    "mask_size": (ERROR, "the sizes of a mask and its image differ"),
     "near_leakage": (WARNING, "nearly the same image in two splits"),
-    "series_split": (NOTE, "named as one of a series that is also in another split"),
+    "series_split": (NOTE, "the name belongs to a series that is also in another split"),
     "near_label_conflict": (WARNING, "nearly the same image with different labels"),
-    "format_mismatch": (WARNING, "image/format names another format than the content's"),
+    "format_mismatch": (WARNING, "image/format differs from the format of the content"),
     "size_mismatch": (WARNING, "image/height or image/width differ from the pixels"),
     "identity_mismatch": (WARNING, "image/key/sha256 is not the digest of the bytes"),
     "mask_empty": (WARNING, "a mask without a pixel"),
-    "mask_box": (WARNING, "a mask that reaches elsewhere than its box"),
+    "mask_box": (WARNING, "the extent of a mask differs from its box"),
     "class_absent": (WARNING, "a class without an image in a split"),
     "constant": (WARNING, "an image of one color"),
     "tiny": (WARNING, "an image with a very short side"),
     "duplicate": (WARNING, "the same bytes twice in a split"),
     "near_duplicate": (NOTE, "nearly the same image twice in a split"),
-    "extreme_aspect": (NOTE, "an image much longer than wide, or wider than long"),
+    "extreme_aspect": (NOTE, "an image with one side much longer than the other"),
     "imbalance": (NOTE, "far more images of one class than of another"),
 }
 
 
-# Of a handful of test images every one is a large share.
+# Of few test images, each is a large share.
 _FEW_LEAKS = 2
 
 
 @dataclass(frozen=True)
 class ValidatorSettings:
-    """What is asked of the images; the defaults suit photographs and 8 x 8 scans alike.
+    """Requirements of the images; the defaults suit both photographs and 8 x 8 scans.
 
     Attributes:
-      min_side: a shorter side below this many pixels is `tiny`.
-      max_aspect: a longer side over this many times the shorter one is an `extreme_aspect`.
-      max_pixels: height times width over this is not decoded.
-      near_bits: near duplicates differ in at most this many of 64 bits of their perceptual hash.
-      near_difference: and by at most this mean absolute gray difference of their 32 x 32
-        thumbnails, in standard deviations (`near_duplicates.difference`).
-      max_near_leakage: of the validation and test images, the share that may be nearly the same
-        as one of another split, before `near_leakage` is over its limit; 1 allows all.
-      max_imbalance: largest over smallest class of the training split, beyond is `imbalance`.
-      box_mask_px: a mask may end this many pixels away from its box; COCO's own are up to 10.
-      limits: kind -> largest allowed number, None for any; for kinds not named here errors have 0,
-        `near_leakage` has what `max_near_leakage` makes of the records, and all others None.
-      listed: anomalies of a kind that are told one by one; all are counted.
-      gallery: images, or pairs of them, that are shown for a kind.
-      stop: exceeded limits stop a run before training; otherwise no model of it is pushed.
+      min_side: an image whose shorter side has fewer pixels is `tiny`.
+      max_aspect: an image with a larger ratio of longer to shorter side is an `extreme_aspect`.
+      max_pixels: images with a larger height times width are not decoded.
+      near_bits: maximum number of the 64 bits of their perceptual hashes that near duplicates
+        differ in.
+      near_difference: maximum mean absolute gray difference of their 32 x 32 thumbnails, in
+        standard deviations (`near_duplicates.difference`).
+      max_near_leakage: maximum share of the validation and test images that are nearly the same as
+        an image of another split; 1 allows all.
+      max_imbalance: maximum ratio of the largest to the smallest class of the training split.
+      box_mask_px: maximum distance in pixels between the edges of a mask and of its box; COCO has
+        distances up to 10.
+      limits: kind -> largest allowed number, None for any. Kinds that are missing have the limit 0
+        for errors, the limit of `max_near_leakage` for `near_leakage`, and otherwise None.
+      listed: maximum number of anomalies that are listed per kind; all are counted.
+      gallery: maximum number of images, or pairs of images, that are shown per kind.
+      stop: exceeded limits stop a run before training; otherwise they only prevent the push.
     """
 
     min_side: int = 8
@@ -93,7 +94,7 @@ class ValidatorSettings:
 
         Args:
           kind: a key of `KINDS`.
-          records: split -> how many records it has; without them no share can be taken.
+          records: split -> number of records; None gives no limit that depends on them.
         """
         if kind == "near_leakage" and kind not in self.limits:
             if records is None or self.max_near_leakage >= 1:
@@ -107,7 +108,7 @@ def make_settings(raw: Mapping[str, Any]) -> ValidatorSettings:
     """Settings from plain values.
 
     Raises:
-      ConfigError: an unknown setting, an unknown kind in `limits`, or a value out of range.
+      ConfigError: a setting or a kind in `limits` is unknown, or a value is out of range.
     """
     names = [one.name for one in fields(ValidatorSettings)]
     for key in raw:
@@ -129,16 +130,16 @@ def make_settings(raw: Mapping[str, Any]) -> ValidatorSettings:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a record is.
+class Location:
+    """The location of a record.
 
     Attributes:
       split: `train`, `validation` or `test`.
-      file: the shard's file name.
+      file: name of the shard.
       index: position in the shard, from 0.
-      offset: where in the shard the record starts, in bytes.
-      filename: the image's name in its source; empty where the record has none.
-      label: its class, or for detection its objects' classes, in words.
+      offset: start of the record in the shard, in bytes.
+      filename: name of the image in its source; may be empty.
+      label: class names as text.
     """
 
     split: str
@@ -150,7 +151,7 @@ class Place:
 
     @property
     def short(self) -> str:
-        """The image's name where it has one, for tables."""
+        """The name of the image, or the position of the record without one, for tables."""
         return f"{self.filename} ({self.split} {self.index})" if self.filename else str(self)
 
     def __str__(self) -> str:
@@ -160,43 +161,43 @@ class Place:
 
 @dataclass(frozen=True)
 class Anomaly:
-    """One thing that is wrong.
+    """One anomaly.
 
     Attributes:
       kind: a key of `KINDS`.
-      detail: what exactly, with the value.
-      place: the record; None for what concerns a whole split.
-      other: the record that it is a duplicate of, else None.
+      detail: a description with the value.
+      location: of the record; None for anomalies of a whole split.
+      other: location of the record that it duplicates, else None.
     """
 
     kind: str
     detail: str
-    place: Place | None = None
-    other: Place | None = None
+    location: Location | None = None
+    other: Location | None = None
 
     @property
     def severity(self) -> str:
         """`error`, `warning` or `note`."""
         return KINDS[self.kind][0]
 
-    def in_words(self) -> str:
-        """One line for tables: which image, what is wrong, and with which other one."""
-        if self.place is None:
+    def describe(self) -> str:
+        """One line with the image, the detail, and the other image if there is one."""
+        if self.location is None:
             return self.detail
         twin = f", as {self.other.short}" if self.other else ""
-        return f"{self.place.short}: {self.detail}{twin}"
+        return f"{self.location.short}: {self.detail}{twin}"
 
 
 @dataclass(frozen=True)
 class ImageAnomalies:
-    """Everything found in a data set.
+    """All anomalies of a data set.
 
     Attributes:
-      name: the data set's.
+      name: of the data set.
       fingerprint: of the records that were read.
-      records: split -> how many records were read.
-      counts: kind -> how many there are, for kinds that there are any of; in the order of `KINDS`.
-      limits: kind -> largest allowed number, for kinds that have a limit.
+      records: split -> number of records read.
+      counts: kind -> number of anomalies above 0, in the order of `KINDS`.
+      limits: kind -> largest allowed number, for kinds with a limit.
       anomalies: the first `ValidatorSettings.listed` of each kind.
     """
 
@@ -220,11 +221,17 @@ class ImageAnomalies:
         """The inverse of `to_json`.
 
         Raises:
-          ValueError: `raw` is something else.
+          ValueError: `raw` does not have this structure.
         """
         try:
+            # Files of earlier versions have `place` instead of `location`.
             anomalies = tuple(
-                Anomaly(one["kind"], one["detail"], _place(one["place"]), _place(one["other"]))
+                Anomaly(
+                    one["kind"],
+                    one["detail"],
+                    _location(one["location"] if "location" in one else one["place"]),
+                    _location(one["other"]),
+                )
                 for one in raw["anomalies"]
             )
             return cls(**{**raw, "anomalies": anomalies})
@@ -232,18 +239,18 @@ class ImageAnomalies:
             raise ValueError(f"not image anomalies: {type(error).__name__}: {error}") from error
 
 
-def _place(raw: Mapping[str, Any] | None) -> Place | None:
-    return None if raw is None else Place(**raw)
+def _location(raw: Mapping[str, Any] | None) -> Location | None:
+    return None if raw is None else Location(**raw)
 
 
 def blocking(
     anomalies: ImageAnomalies, settings: ValidatorSettings | None = None
 ) -> dict[str, tuple[int, int]]:
-    """Kind -> (count, limit) where the count is over the limit; empty when all is well.
+    """Kind -> (count, limit) for the counts above their limit.
 
     Args:
-      anomalies: what was found.
-      settings: whose limits count; None for those it was found with.
+      anomalies: of a data set.
+      settings: with the limits; None for those in `anomalies`.
     """
     if settings is None:
         limits: Mapping[str, int | None] = anomalies.limits
@@ -258,32 +265,16 @@ def blocking(
 
 
 def blocking_table(anomalies: ImageAnomalies) -> str:
-    """The exceeded limits as lines of text, one a kind with its first example; empty when none."""
+    """The exceeded limits as text, one line per kind with its first example; may be empty."""
     lines = []
     for kind, (count, limit) in blocking(anomalies).items():
         first = next(iter(anomalies.of(kind)), None)
-        example = "" if first is None else first.in_words()
+        example = "" if first is None else first.describe()
         lines.append(f"  {kind:<18} {count:>7}  allowed {limit:>4}  {example}")
     return "\n".join(lines)
 
 
 def limits_of(settings: ValidatorSettings, records: Mapping[str, int]) -> dict[str, int]:
-    """Kind -> limit, for kinds that have one in a data set of so many records a split."""
+    """Kind -> limit for kinds with a limit, given the number of records per split."""
     found = {kind: settings.limit(kind, records) for kind in KINDS}
     return {kind: limit for kind, limit in found.items() if limit is not None}
-
-
-__all__ = [
-    "ERROR",
-    "KINDS",
-    "NOTE",
-    "WARNING",
-    "Anomaly",
-    "ImageAnomalies",
-    "Place",
-    "ValidatorSettings",
-    "blocking",
-    "blocking_table",
-    "limits_of",
-    "make_settings",
-]

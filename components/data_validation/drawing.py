@@ -1,4 +1,4 @@
-"""Images with their boxes, names and masks drawn in, for contact sheets and galleries."""
+"""Draws the boxes, class names and masks of images, for contact sheets and galleries."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -8,14 +8,13 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
-from components.data_validation.object_anomalies import values
-from components.data_validation.record_facts import label_text
+from components.data_validation.record_checks import label_text, values
 from core.image_header import ImageError
 from trainers.data import features
 from trainers.data.decode import load_image
 from trainers.data.features import DatasetInfo
 
-#: Colors that tell classes apart on most images (Tableau 10, without its gray).
+#: Colors that distinguish classes on most images (Tableau 10 without gray).
 PALETTE = (
     *((78, 121, 167), (242, 142, 43), (225, 87, 89), (118, 183, 178), (89, 161, 79)),
     *((237, 201, 72), (176, 122, 161), (255, 157, 167), (156, 117, 95)),
@@ -35,9 +34,9 @@ def draw_record(
 ) -> Image.Image:
     """A record's image with its objects, at most `side` pixels high and wide.
 
-    Small images are enlarged without smoothing, so that each pixel of a scan can be seen. A
-    crowd has a dashed box and a `*` after its name; masks are translucent. In a crowded place only
-    the larger objects are named.
+    Small images are enlarged without smoothing, so that each pixel of a scan is visible. A crowd
+    has a dashed box and a `*` after its name; masks are translucent. Where names would overlap,
+    only the larger objects have one.
 
     Args:
       example: classification or detection.
@@ -51,7 +50,7 @@ def draw_record(
     feature = example.features.feature
     encoded = values(feature, features.IMAGE, "bytes_list")
     if len(encoded) != 1:
-        raise ImageError(f"a record without {features.IMAGE!r}")
+        raise ImageError(f"the record has no {features.IMAGE!r}")
     image = Image.fromarray(load_image(encoded[0]))
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -74,32 +73,32 @@ def _draw_objects(image: Image.Image, feature: Any, info: DatasetInfo, names: bo
     objects: list[tuple[Box, str, tuple[int, int, int]]] = []
     for index, (box, label) in enumerate(zip(boxes, labels, strict=False)):
         group = index < len(crowd) and bool(crowd[index])
-        place, color = _pixels(box, image.size), colors[index]
-        _outline(draw, place, color, dashed=group)
-        objects.append((place, label_text((label,), info) + ("*" if group else ""), color))
+        pixels, color = _pixels(box, image.size), colors[index]
+        _outline(draw, pixels, color, dashed=group)
+        objects.append((pixels, label_text((label,), info) + ("*" if group else ""), color))
     if names:
-        # Once all boxes are there, so that none crosses a name; the largest have the first choice.
+        # After all boxes, so that none crosses a name; the largest objects first.
         _write_names(draw, sorted(objects, key=lambda one: -_area(one[0])), image.size)
     return image
 
 
 def _colors(labels: Sequence[int]) -> dict[int, tuple[int, int, int]]:
-    """A color for each class: the same in every image where classes in it do not collide."""
+    """A color for each class, the same in all images unless two classes of an image collide."""
     found: dict[int, tuple[int, int, int]] = {}
     for label in sorted(set(labels)):
-        wishes = [PALETTE[(label + step) % len(PALETTE)] for step in range(len(PALETTE))]
-        found[label] = next((one for one in wishes if one not in found.values()), wishes[0])
+        preferred = [PALETTE[(label + step) % len(PALETTE)] for step in range(len(PALETTE))]
+        found[label] = next((one for one in preferred if one not in found.values()), preferred[0])
     return found
 
 
 def _write_names(
     draw: ImageDraw.ImageDraw,
     objects: Sequence[tuple[Box, str, tuple[int, int, int]]],
-    room: tuple[int, int],
+    canvas: tuple[int, int],
 ) -> None:
     taken: list[Box] = []
     for box, text, color in objects:
-        plate = _plate(draw, box, text, room, taken)
+        plate = _plate(draw, box, text, canvas, taken)
         if plate is not None:
             taken.append(plate)
             _write(draw, plate, text, color)
@@ -111,7 +110,7 @@ def _area(box: Box) -> float:
 
 
 def _pixels(box: Sequence[float], size: tuple[int, int]) -> Box:
-    """The box inside the image, whatever the record says."""
+    """The box in pixels, clipped to the image."""
     ymin, xmin, ymax, xmax = np.clip(np.nan_to_num(np.array(box)), 0, 1)
     width, height = size[0] - 1, size[1] - 1
     left, right = sorted((float(xmin) * width, float(xmax) * width))
@@ -153,15 +152,15 @@ def _outline(
 
 
 def _plate(
-    draw: ImageDraw.ImageDraw, box: Box, text: str, room: tuple[int, int], taken: list[Box]
+    draw: ImageDraw.ImageDraw, box: Box, text: str, canvas: tuple[int, int], taken: list[Box]
 ) -> Box | None:
-    """A free place for a name at its box: above, inside or below; None where all are taken."""
+    """A free position for a name above, inside or below its box; None if all are taken."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font(_NAME_PX))
     width, height = right - left + 6, bottom - top + 5
-    x = min(max(box[0], 0), max(0, room[0] - width))
+    x = min(max(box[0], 0), max(0, canvas[0] - width))
     for y in (box[1] - height, box[1], box[3] - height, box[3]):
         plate = (x, y, x + width, y + height)
-        if 0 <= y <= room[1] - height and not any(_overlap(plate, other) for other in taken):
+        if 0 <= y <= canvas[1] - height and not any(_overlap(plate, other) for other in taken):
             return plate
     return None
 
@@ -180,5 +179,5 @@ def _write(draw: ImageDraw.ImageDraw, plate: Box, text: str, color: tuple[int, i
 
 @cache
 def font(size: int) -> Any:
-    """Pillow's own font at `size` pixels; no file of the machine is needed."""
+    """Pillow's built-in font at `size` pixels."""
     return ImageFont.load_default(size)

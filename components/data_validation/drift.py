@@ -1,10 +1,10 @@
-"""How far two samples' shares of values are apart, and how far chance alone moves them.
+"""The distance between the distributions of two samples, corrected for sampling noise.
 
 The distance is Le Cam's, sqrt(1/2 sum (x - y)^2 / (x + y)) over the shares x and y of each value
 (Le Cam 1986, "Asymptotic Methods in Statistical Decision Theory", section 4.2), a symmetric
-chi-squared distance in [0, 1]: between the total variation and its square root. The largest
-difference of a share misses classes that vanish where there are many; the sum over all of them
-does not, once what chance alone gives is taken off.
+chi-squared distance in [0, 1], between the total variation and its square root. The largest
+difference of a share misses missing classes when there are many classes; the sum over all values
+does not, after its expectation under sampling noise is subtracted.
 """
 
 from collections import Counter
@@ -17,18 +17,18 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 _DRAWS = 400
 _LEVEL = 0.999
-# Values that a description names.
+# Number of values in a description.
 _NAMED = 3
 
 
 @dataclass(frozen=True)
-class Sample:
-    """How often each value of a feature occurs in a sample.
+class ValueCounts:
+    """The counts of a feature's values in a sample.
 
     Attributes:
-      counts: value -> how often it occurs.
-      examples: how many examples they come from. Where one holds several values (objects), these
-        are not independent: the noise is that of as many values as there are examples.
+      counts: value -> number of occurrences.
+      examples: number of examples. Several values of one example (objects) are dependent: the noise
+        is that of as many values as there are examples.
     """
 
     counts: dict[str, int]
@@ -36,7 +36,7 @@ class Sample:
 
     @property
     def dependence(self) -> float:
-        """Values for each example, at least 1."""
+        """Values per example, at least 1."""
         return max(1.0, sum(self.counts.values()) / max(self.examples, 1))
 
 
@@ -45,10 +45,10 @@ class Distance:
     """The distance between two samples.
 
     Attributes:
-      value: with what chance alone gives taken off, in [0, 1].
-      threshold: the allowed distance with the sampling noise added.
-      exceeded: whether the samples are further apart than that.
-      changed: the values whose shares changed most, in words.
+      value: without the expectation under sampling noise, in [0, 1].
+      threshold: allowed distance plus sampling noise.
+      exceeded: whether the distance is above the threshold.
+      changed: the values whose shares changed most, as text.
     """
 
     value: float
@@ -61,14 +61,14 @@ def categorical_sample(
     statistics: statistics_pb2.DatasetFeatureStatisticsList,
     feature: str,
     names: Mapping[str, str] | None = None,
-) -> Sample | None:
-    """How often a feature's values occur, or None where TFDV counted none.
+) -> ValueCounts | None:
+    """The counts of a feature's values; None when TFDV has none.
 
     Args:
       statistics: of one data set.
       feature: a column with string statistics; integers have them where the schema given to TFDV
         marks them as categorical.
-      names: value -> its name; values without one keep theirs. None names none.
+      names: value -> name; values that are missing keep their text.
     """
     for found in statistics.datasets[0].features:
         if list(found.path.step) != [feature] or not found.HasField("string_stats"):
@@ -78,31 +78,31 @@ def categorical_sample(
             name = names.get(bucket.label, bucket.label) if names else bucket.label
             counts[name] += round(bucket.sample_count)
         examples = int(found.string_stats.common_stats.num_non_missing)
-        return Sample(dict(counts), examples) if counts.total() else None
+        return ValueCounts(dict(counts), examples) if counts.total() else None
     return None
 
 
-def restricted(sample: Sample, values: set[str]) -> Sample | None:
-    """The sample without all other values; None where nothing is left."""
+def restricted(sample: ValueCounts, values: set[str]) -> ValueCounts | None:
+    """The sample with only these values; None when none is left."""
     kept = {value: count for value, count in sample.counts.items() if value in values}
     total = sum(kept.values())
     if not total:
         return None
-    return Sample(kept, max(1, round(total / sample.dependence)))
+    return ValueCounts(kept, max(1, round(total / sample.dependence)))
 
 
-def distance(before: Sample, after: Sample, allowed: float) -> Distance:
+def distance(before: ValueCounts, after: ValueCounts, allowed: float) -> Distance:
     """Whether `after` differs from `before` by more than `allowed` and sampling noise.
 
-    The noise is that of dealing the values of both samples out anew: the mean of 400 such squared
-    distances is taken off, and the 99.9th percentile of a scaled chi-squared distribution with
-    their mean and variance is allowed on top. Samples of one distribution exceed `allowed=0` for
-    about 1 of 1,000 pairs, however many values are rare.
+    The noise is estimated by 400 random reassignments of the values to both samples: the mean of
+    their squared distances is subtracted, and the 99.9th percentile of a scaled chi-squared
+    distribution with their mean and variance is allowed in addition. Samples of one distribution
+    exceed `allowed=0` in about 1 of 1,000 pairs, regardless of the number of rare values.
 
     Args:
-      before: the sample that is compared with.
-      after: the sample that is judged.
-      allowed: distance that does not matter, in [0, 1]; 1 allows everything.
+      before: reference sample.
+      after: sample to check.
+      allowed: distance in [0, 1]; 1 allows any difference.
     """
     values = sorted({*before.counts, *after.counts})
     first, second = (np.array([s.counts.get(v, 0) for v in values]) for s in (before, after))
@@ -131,7 +131,7 @@ def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _noise(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Mean and 99.9th percentile of the squared distance when the values are dealt out anew."""
+    """Mean and 99.9th percentile of the squared distance under random reassignment of values."""
     pooled, size = first + second, int(first.sum())
     rng = np.random.default_rng(0)
     drawn = rng.multivariate_hypergeometric(pooled, size, _DRAWS)

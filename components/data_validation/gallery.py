@@ -1,13 +1,13 @@
-"""The images in question, small, beside the list of what is wrong with them.
+"""A gallery: the list of anomalies with thumbnails of their images.
 
-TensorFlow loads only to write a gallery: a report that reads one must be there at once.
+Only writing a gallery loads TensorFlow, so that a report that reads one renders at once.
 """
 
 import contextlib
 from pathlib import Path
 
 from components import files
-from components.data_validation.anomaly import ImageAnomalies, Place
+from components.data_validation.anomaly import ImageAnomalies, Location
 from core.image_header import ImageError
 from trainers.data.features import DatasetInfo
 
@@ -17,9 +17,9 @@ SIDE = 224
 _THUMBNAILS = "thumbnails"
 
 
-def thumbnail_file(directory: Path, place: Place) -> Path:
-    """Where the thumbnail of a record is, if there is one."""
-    return Path(directory) / _THUMBNAILS / f"{place.split}_{place.file}_{place.index}.jpg"
+def thumbnail_file(directory: Path, location: Location) -> Path:
+    """The path of a record's thumbnail, which may not exist."""
+    return Path(directory) / _THUMBNAILS / f"{location.split}_{location.file}_{location.index}.jpg"
 
 
 def write_gallery(data: Path, anomalies: ImageAnomalies, out: Path, *, shown: int) -> None:
@@ -28,29 +28,29 @@ def write_gallery(data: Path, anomalies: ImageAnomalies, out: Path, *, shown: in
     An image that does not decode has no thumbnail.
 
     Args:
-      data: the data set's folder.
-      anomalies: what was found in it.
-      out: is made when absent.
-      shown: of each kind.
+      data: folder of the data set.
+      anomalies: of the data set.
+      out: folder, created if necessary.
+      shown: maximum number per kind.
     """
     info = DatasetInfo.load(data)
     for kind in anomalies.counts:
         for one in anomalies.of(kind)[:shown]:
-            for place in filter(None, (one.place, one.other)):
-                _write_thumbnail(data, info, place, thumbnail_file(out, place))
+            for location in filter(None, (one.location, one.other)):
+                _write_thumbnail(data, info, location, thumbnail_file(out, location))
     files.write_json(out / files.IMAGE_ANOMALIES, anomalies.to_json())
 
 
 def read_gallery(directory: Path) -> ImageAnomalies:
-    """What `write_gallery` wrote to `directory`.
+    """The anomalies that `write_gallery` wrote to `directory`.
 
     Raises:
-      OSError, ValueError: it is not there, or something else is.
+      OSError, ValueError: the file is missing or malformed.
     """
     return ImageAnomalies.from_json(files.read_json(Path(directory) / files.IMAGE_ANOMALIES))
 
 
-def _write_thumbnail(data: Path, info: DatasetInfo, place: Place, target: Path) -> None:
+def _write_thumbnail(data: Path, info: DatasetInfo, location: Location, target: Path) -> None:
     if target.exists():
         return
     from google.protobuf.message import DecodeError
@@ -59,8 +59,9 @@ def _write_thumbnail(data: Path, info: DatasetInfo, place: Place, target: Path) 
     from components.data_validation.image_anomalies import read_record
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    shard = data / f"Split-{place.split}" / place.file
-    # What does not decode was told already; ValueError and OSError are Pillow's and a cut shard's.
+    shard = data / f"Split-{location.split}" / location.file
+    # An image that does not decode is an anomaly itself. Pillow and a truncated shard raise
+    # ValueError and OSError.
     with contextlib.suppress(ImageError, DecodeError, OSError, ValueError):
-        example = read_record(shard, place.offset)
+        example = read_record(shard, location.offset)
         draw_record(example, info, side=SIDE, names=False).save(target, "JPEG", quality=85)

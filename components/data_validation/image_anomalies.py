@@ -1,7 +1,7 @@
-"""Finds what is wrong with the images of a data set, before that costs a training run.
+"""Finds the anomalies of the images of a data set before a training run.
 
-Every record is read once and its image decoded once, in parallel; what stays of it is some 60
-bytes in memory and a 1 KB thumbnail in an unnamed file, so that a million images pass.
+Each record is read once and its image is decoded once, in parallel. About 60 bytes of it are kept
+in memory and a thumbnail of 1 KB in an unnamed file, which suffices for a million images.
 """
 
 import os
@@ -21,24 +21,27 @@ from components.data_validation.anomaly import (
     KINDS,
     Anomaly,
     ImageAnomalies,
-    Place,
+    Location,
     ValidatorSettings,
-    blocking,
     limits_of,
 )
-from components.data_validation.name_series import series_of, split_series
+from components.data_validation.name_series import series_of, split_across
 from components.data_validation.near_duplicates import SIDE, Closest, near_duplicates
-from components.data_validation.record_facts import Facts, filename_of, label_text, labels_of, look
+from components.data_validation.record_checks import (
+    RecordFacts,
+    check_record,
+    filename_of,
+    label_text,
+    labels_of,
+)
 from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.records_check import shard_files
 
-__all__ = ["ImageAnomalies", "ValidatorSettings", "blocking", "find_anomalies", "read_record"]
-
-#: Called with how many records were read, and of how many.
+#: Called with the number of records read and their total.
 Report = Callable[[int, int], None]
 
-# A TFRecord frames each record with its length and two checksums.
+# A TFRecord file has a length and two checksums around each record.
 _LENGTH, _BEFORE, _AROUND = "<Q", 12, 16
 _REPORT_EVERY = 256
 
@@ -46,15 +49,15 @@ _REPORT_EVERY = 256
 def find_anomalies(
     directory: Path, settings: ValidatorSettings | None = None, report: Report | None = None
 ) -> ImageAnomalies:
-    """Everything wrong with the records of a data set.
+    """All anomalies of a data set.
 
     Args:
       directory: holds `dataset.json` and `Split-*`.
-      settings: what is asked; the defaults where None.
-      report: progress.
+      settings: None for the defaults.
+      report: callback for progress.
 
     Raises:
-      DatasetError: no `dataset.json`, or shards are missing.
+      DatasetError: `dataset.json` or a shard is missing.
     """
     settings = settings or ValidatorSettings()
     info = DatasetInfo.load(Path(directory))
@@ -66,7 +69,7 @@ def find_anomalies(
         scan.find_class_gaps()
         scan.find_exact_duplicates()
         scan.find_near_duplicates()
-        scan.find_split_series()
+        scan.find_series_across_splits()
         return scan.result()
 
 
@@ -74,23 +77,25 @@ def read_record(path: Path, offset: int) -> tf.train.Example:
     """The record that starts at byte `offset` of a shard.
 
     Raises:
-      OSError, DecodeError: there is none.
+      OSError, DecodeError: there is no record at this offset.
     """
     with path.open("rb") as file:
         rest = os.fstat(file.fileno()).st_size - offset - _BEFORE
         file.seek(offset)
         header = file.read(_BEFORE)
         if len(header) < _BEFORE:
-            raise OSError(f"{path} is cut at byte {offset}, in the {_BEFORE} before a record")
+            raise OSError(
+                f"{path} ends at byte {offset}, within the {_BEFORE} bytes before a record"
+            )
         (length,) = struct.unpack(_LENGTH, header[:8])
-        # Asked before it is read: Python would allocate whatever a damaged length says.
+        # Checked before reading: Python would allocate the memory of a damaged length.
         if length > rest:
-            raise OSError(f"{path}: a record of {length} bytes at {offset}, {rest} are left")
+            raise OSError(f"{path}: the record at {offset} has {length} bytes, {rest} are left")
         return tf.train.Example.FromString(file.read(length))
 
 
 class _Scan:
-    """One pass over the records, and what can be told when all were seen."""
+    """One pass over the records, and the checks that need all of them."""
 
     def __init__(
         self,
@@ -106,7 +111,7 @@ class _Scan:
         self._shards: list[Path] = []
         self._read: dict[str, int] = {}
         self._classes: dict[str, Counter[int]] = {}
-        # One entry an image; parallel.
+        # Parallel arrays with one entry per image.
         self._split, self._shard, self._index = array("B"), array("I"), array("I")
         self._offset, self._label = array("Q"), array("q")
         self._digest, self._hash, self._decoded = bytearray(), array("Q"), array("B")
@@ -115,12 +120,12 @@ class _Scan:
         self._listed: dict[str, list[Anomaly]] = {kind: [] for kind in KINDS}
 
     def read(self, split: str, files: list[str]) -> None:
-        """Looks at every record of one split."""
+        """Checks every record of one split."""
         self._splits.append(split)
         self._read[split], self._classes[split] = 0, Counter()
         for file in files:
             self._shards.append(Path(file))
-            for index, offset, facts in self._look_at(file):
+            for index, offset, facts in self._check_records(file):
                 self._keep(index, offset, facts)
                 self._read[split] += 1
                 done = sum(self._read.values())
@@ -128,20 +133,20 @@ class _Scan:
                     self._report(done, self._expected)
         expected = self._info.splits[split].examples
         if self._read[split] != expected:
-            detail = f"{split} holds {self._read[split]} records, dataset.json says {expected}"
+            detail = f"{split} has {self._read[split]} records, dataset.json states {expected}"
             self._add("record_count", detail)
 
-    def _look_at(self, file: str) -> Iterator[tuple[int, int, Facts]]:
-        """(index, offset, facts) of a shard's records in order, looked at by several threads.
+    def _check_records(self, file: str) -> Iterator[tuple[int, int, RecordFacts]]:
+        """(index, offset, facts) of a shard's records in order, checked by several threads.
 
-        Threads and not a `Dataset.map`: an error in a map ends the iterator without a word on
-        which record it was. TensorFlow decodes without holding Python's lock.
+        Not by `Dataset.map`, which ends at an error without naming the record. TensorFlow releases
+        the interpreter lock while it decodes.
         """
         workers = os.cpu_count() or 1
-        pending: deque[tuple[int, int, Future[Facts]]] = deque()
+        pending: deque[tuple[int, int, Future[RecordFacts]]] = deque()
         with ThreadPoolExecutor(workers) as pool:
             for index, offset, record in self._records(file):
-                future = pool.submit(look, record, self._info, self._settings)
+                future = pool.submit(check_record, record, self._info, self._settings)
                 pending.append((index, offset, future))
                 if len(pending) >= 4 * workers:
                     first_index, first_offset, first = pending.popleft()
@@ -157,21 +162,21 @@ class _Scan:
             except StopIteration:
                 return
             except tf.errors.OpError as error:
-                detail = f"the shard cannot be read from here on: {error.message.split(' [')[0]}"
-                place = Place(self._splits[-1], Path(file).name, index, offset)
-                self._add("broken_record", detail, place)
+                detail = f"the rest of the shard cannot be read: {error.message.split(' [')[0]}"
+                location = Location(self._splits[-1], Path(file).name, index, offset)
+                self._add("broken_record", detail, location)
                 return
             yield index, offset, record
             index, offset = index + 1, offset + _AROUND + len(record)
 
-    def _keep(self, index: int, offset: int, facts: Facts) -> None:
+    def _keep(self, index: int, offset: int, facts: RecordFacts) -> None:
         split = self._splits[-1]
         if facts.found:
             text = label_text(facts.labels, self._info)
             file = self._shards[-1].name
-            place = Place(split, file, index, offset, facts.filename, text)
+            location = Location(split, file, index, offset, facts.filename, text)
             for kind, detail in facts.found:
-                self._add(kind, detail, place)
+                self._add(kind, detail, location)
         self._classes[split].update(facts.labels)
         if not facts.digest:
             return
@@ -188,7 +193,7 @@ class _Scan:
             self._thumbnails.write(facts.thumbnail.tobytes())
 
     def find_class_gaps(self) -> None:
-        """Classes without an image in a split, and how unequal the training classes are."""
+        """Finds classes without an image in a split, and imbalance of the training classes."""
         offset, names = self._info.label_offset, self._info.classes
         what = "object" if self._info.task == features.DETECTION else "image"
         for split, counts in self._classes.items():
@@ -206,7 +211,7 @@ class _Scan:
             self._add("imbalance", f"{detail}{names[least]!r}, {ratio:.0f} to 1")
 
     def find_exact_duplicates(self) -> None:
-        """Equal bytes within a split, in two splits, and with different labels."""
+        """Finds equal bytes within a split, in two splits, and with different labels."""
         digests = np.frombuffer(bytes(self._digest), dtype="S16")
         _, group, size = np.unique(digests, return_inverse=True, return_counts=True)
         same: dict[int, list[int]] = {}
@@ -231,36 +236,36 @@ class _Scan:
             first_of_split.setdefault(split, row)
             first_of_label.setdefault(label, row)
 
-    def find_split_series(self) -> None:
-        """Images of one series, by their names, in several splits of a set without groups."""
+    def find_series_across_splits(self) -> None:
+        """Finds series, by name, in several splits, unless the data set was split by groups."""
         if self._info.group or len(self._splits) < 2:
             return
         series, splits = np.asarray(self._series), np.asarray(self._split)
         classes = self._info.num_classes if self._info.task == features.CLASSIFICATION else 1
-        for row, earlier in split_series(series, splits, classes=classes).items():
-            self._pair("series_split", row, earlier, "named alike but for the last number")
+        for row, earlier in split_across(series, splits, classes=classes).items():
+            self._pair("series_split", row, earlier, "the names differ only in the last number")
 
     def find_near_duplicates(self) -> None:
-        """Nearly equal images; of each, its closest earlier relative of each kind is told."""
+        """Finds nearly equal images: of each, the most similar earlier image per kind."""
         rows = np.flatnonzero(np.frombuffer(self._decoded, np.uint8))
         if len(rows) < 2:
             return
         self._thumbnails.flush()
-        closest = self._closest_relatives(rows)
+        closest = self._most_similar(rows)
         for kind, found in closest.items():
             for position in np.flatnonzero(np.isfinite(found.apart)):
                 earlier = int(rows[found.earlier[position]])
                 detail = f"difference {found.apart[position]:.3f}"
                 self._pair(kind, int(rows[position]), earlier, detail)
 
-    def _closest_relatives(self, rows: np.ndarray) -> dict[str, Closest]:
-        """Kind -> the closest relatives of `rows`, images that decode; equal bytes are none."""
+    def _most_similar(self, rows: np.ndarray) -> dict[str, Closest]:
+        """Kind -> the most similar earlier images of `rows` that do not have the same bytes."""
         digest = np.frombuffer(bytes(self._digest), "S16")[rows]
         split = np.frombuffer(self._split, np.uint8)[rows]
         label = np.frombuffer(self._label, np.int64)[rows]
         kinds = ("near_duplicate", "near_leakage", "near_label_conflict")
         closest = {kind: Closest(len(rows)) for kind in kinds}
-        # Block by block: all pairs of a data set whose images are alike do not fit in memory.
+        # In blocks: all pairs of a data set of similar images do not fit in memory.
         for pairs, apart in near_duplicates(
             np.frombuffer(self._hash, np.uint64)[rows],
             np.memmap(self._thumbnails, np.uint8, "r", shape=(len(rows), SIDE, SIDE)),
@@ -278,17 +283,17 @@ class _Scan:
 
     def _pair(self, kind: str, row: int, earlier: int, detail: str) -> None:
         if self._counts[kind] >= self._settings.listed:
-            self._counts[kind] += 1  # Without reading two records for a place nobody will see.
+            self._counts[kind] += 1  # Avoids reading two records that would not be listed.
             return
-        place, other = self._place(row), self._place(earlier)
+        location, other = self._location(row), self._location(earlier)
         if "conflict" in kind:
-            detail = f"{detail}, {place.label or 'no label'} and {other.label or 'no label'}"
-        self._add(kind, detail, place, other)
+            detail = f"{detail}, {location.label or 'no label'} and {other.label or 'no label'}"
+        self._add(kind, detail, location, other)
 
-    def _place(self, row: int) -> Place:
+    def _location(self, row: int) -> Location:
         shard = self._shards[self._shard[row]]
         feature = read_record(shard, self._offset[row]).features.feature
-        return Place(
+        return Location(
             self._splits[self._split[row]],
             shard.name,
             self._index[row],
@@ -298,14 +303,18 @@ class _Scan:
         )
 
     def _add(
-        self, kind: str, detail: str, place: Place | None = None, other: Place | None = None
+        self,
+        kind: str,
+        detail: str,
+        location: Location | None = None,
+        other: Location | None = None,
     ) -> None:
         self._counts[kind] += 1
         if len(self._listed[kind]) < self._settings.listed:
-            self._listed[kind].append(Anomaly(kind, detail, place, other))
+            self._listed[kind].append(Anomaly(kind, detail, location, other))
 
     def result(self) -> ImageAnomalies:
-        """What was found, in the order of `KINDS`."""
+        """All anomalies, in the order of `KINDS`."""
         return ImageAnomalies(
             name=self._info.name,
             fingerprint=self._info.fingerprint,

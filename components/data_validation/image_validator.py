@@ -1,7 +1,7 @@
-"""Two nodes: one looks at every image, the other stops the run when too much is wrong.
+"""Two nodes: one finds the anomalies of all images, the other stops the run above the limits.
 
-Two, because what a failed node wrote is not kept: the list and the images that tell why a run
-stopped are the first one's, in the cache and in the run's report.
+There are two because the outputs of a failed node are not kept: the list and the thumbnails that
+show why a run stopped are outputs of the first, in the cache and in the run's report.
 """
 
 import json
@@ -22,7 +22,7 @@ from components.data_validation.image_anomalies import find_anomalies
 
 
 class DataRefusedError(ValueError):
-    """More is wrong with the data than the limits allow; the message is a table."""
+    """The data has more anomalies than the limits allow; the message has a table."""
 
 
 @component
@@ -32,7 +32,7 @@ def ImageValidator(
     settings: Parameter[str],
     code_digest: Parameter[str],
 ) -> None:
-    """Writes what is wrong with the images, and thumbnails of some; never fails for it.
+    """Writes the anomalies of the images and thumbnails of some; does not fail because of them.
 
     Args:
       examples: the records, with their `dataset.json`.
@@ -59,28 +59,28 @@ def DataGate(
       code_digest: part of the cache key.
 
     Raises:
-      DataRefusedError: the table of what is over its limit, and where the images are.
+      DataRefusedError: a limit is exceeded; the message has a table and the folder of the images.
     """
     if make_settings(json.loads(settings)).stop:
         refuse_if_blocking(read_gallery(Path(image_report.uri)), image_report.uri)
 
 
 def refuse_if_blocking(anomalies: ImageAnomalies, where: str) -> None:
-    """Raises when a limit is exceeded.
+    """Raises an error when a limit is exceeded.
 
     Args:
-      anomalies: with the limits that count.
+      anomalies: with their limits.
       where: folder of the list and the thumbnails, for the message.
 
     Raises:
-      DataRefusedError: the table of what is over its limit, and what to do.
+      DataRefusedError: a limit is exceeded; the message has a table and what to do.
     """
     count = len(blocking(anomalies))
     if count:
-        kinds = "one kind of anomaly is" if count == 1 else f"{count} kinds of anomaly are"
+        kinds = "1 kind of anomaly is" if count == 1 else f"{count} kinds of anomaly are"
         raise DataRefusedError(
             f"data set {anomalies.name!r} is refused before training, {kinds} over the limit:\n"
             f"{blocking_table(anomalies)}\n"
-            f"the list and the images are in {where}; mend the data, or raise `limits` or set "
+            f"the list and the images are in {where}; fix the data, or raise `limits` or set "
             "`stop` to false in the pipeline's `images` settings"
         )

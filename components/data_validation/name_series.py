@@ -1,6 +1,6 @@
-"""Series of images by what their names share: `00002_00012.ppm`, `cam3-017.jpg`.
+"""Series of images by their names, such as `00002_00012.ppm` or `cam3-017.jpg`.
 
-Frames of one object look too different for hashes, but cameras and video tools number them.
+Frames of one object differ too much for hashes, but cameras and video tools number them.
 """
 
 import re
@@ -8,34 +8,35 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_NUMBERED = re.compile(r"(.+)[ _.-]\d+\.\w+")
-# Fewer series, or longer ones, are what `cat.123.jpg` and `IMG_0001.jpg` are named by.
+#: Matches a numbered file name; group 1 is the name of the series.
+NUMBERED = r"(.+)[ _.-][0-9]+\.[^./]+$"
+# Names like `cat.123.jpg` and `IMG_0001.jpg` make fewer or longer series than these limits.
 _FEWEST, _LONGEST, _FEWEST_A_CLASS = 10, 1000, 2
 
 
 def series_of(filename: str, labels: Sequence[int]) -> int:
-    """A number for the series of an image; 0 where its name shows none.
+    """A number for the series of an image; 0 for a name without a number.
 
     Args:
-      filename: of the source, with or without folders.
-      labels: of the image; one class's series is not another's.
+      filename: in the source, with or without folders.
+      labels: of the image; images of different classes are in different series.
     """
-    found = _NUMBERED.fullmatch(filename.rpartition("/")[2])
+    found = re.match(NUMBERED, filename.rpartition("/")[2])
     label = tuple(labels) if len(labels) == 1 else ()
     return (hash((found.group(1), label)) or 1) if found else 0
 
 
-def split_series(series: np.ndarray, splits: np.ndarray, *, classes: int) -> dict[int, int]:
-    """Image -> the first one of its series that is in another split.
+def split_across(series: np.ndarray, splits: np.ndarray, *, classes: int) -> dict[int, int]:
+    """Position of an image -> that of the first image of its series, when their splits differ.
 
     Args:
       series: (N,) int64 of `series_of`.
       splits: (N,) integers.
-      classes: how many the data set has.
+      classes: number of classes of the data set.
 
     Returns:
-      Nothing where the names are not those of series: where these are few, or hardly more than the
-      classes, or most images are in none.
+      An empty dictionary when the names do not indicate series: when there are few of them, about
+      as many as classes, or most images are in none.
     """
     rows = np.flatnonzero(series)
     _, group, size = np.unique(series[rows], return_inverse=True, return_counts=True)

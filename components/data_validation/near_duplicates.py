@@ -1,8 +1,8 @@
-"""Near duplicates among many images: hashes propose, thumbnails decide.
+"""Near duplicates among many images: candidates by hash, confirmed by thumbnails.
 
-A perceptual hash alone calls two frames of one traffic sign, or two handwritten zeros, the same.
-So pairs whose 64-bit hashes differ in few bits are only candidates; the mean absolute difference
-of their thumbnails has the last word.
+By a perceptual hash alone, two frames of one traffic sign or two handwritten zeros are the same.
+Pairs whose 64-bit hashes differ in few bits are therefore only candidates, and the mean absolute
+difference of their thumbnails decides.
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-#: Side of the square gray thumbnails, in pixels: what the hash's cosine transform works on.
+#: Side of the square gray thumbnails in pixels, the input of the hash's cosine transform.
 SIDE = 32
 
 _BITS = 64
 # Below this standard deviation, of 255 gray levels, a thumbnail has no structure to compare.
 _MIN_CONTRAST = 4.0
-# Images that share a band of bits are compared with this many neighbors by brightness. A band
-# shared by more is one of near-empty hashes; near duplicates are neighbors in it all the same.
+# Images that share a band of bits are compared with this many neighbors by brightness. More images
+# share only the bands of near-empty hashes, where near duplicates are neighbors as well.
 _WINDOW = 512
 _CHUNK = 4096
 _POPCOUNT = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
@@ -36,23 +36,23 @@ def perceptual_hash(thumbnail: np.ndarray) -> int:
 
 
 def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N,) int: in how many bits two (N,) uint64 arrays differ."""
+    """(N,) int: number of bits in which two (N,) uint64 arrays differ."""
     differ = np.ascontiguousarray(a ^ b).view(np.uint8).reshape(-1, 8)
     return _POPCOUNT[differ].sum(axis=1, dtype=np.int64)
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Mean absolute difference of thumbnails, each brought to mean 0 and standard deviation 1.
+    """Mean absolute difference of thumbnails, standardized to mean 0 and standard deviation 1.
 
-    Brightness and contrast therefore do not count.
+    Brightness and contrast therefore do not matter.
 
     Args:
       a: (N, 32, 32) uint8 gray.
       b: the same shape.
 
     Returns:
-      (N,) float32 in [0, 2]; infinity where one varies by less than 4 gray levels (standard
-      deviation): it has no structure to compare.
+      (N,) float32 in [0, 2]; infinity when the standard deviation of a thumbnail is below 4 gray
+      levels: it has no structure to compare.
     """
     return np.where(
         _flat(a) | _flat(b), np.inf, np.abs(_standard(a) - _standard(b)).mean(axis=(1, 2))
@@ -72,15 +72,15 @@ def _standard(thumbnails: np.ndarray) -> np.ndarray:
 def candidate_pairs(
     hashes: np.ndarray, brightness: np.ndarray, max_bits: int
 ) -> Iterator[np.ndarray]:
-    """Pairs whose hashes differ in at most `max_bits` bits, without comparing all with all.
+    """Pairs whose hashes differ in at most `max_bits` bits, without comparing all pairs.
 
-    The bits are cut into `max_bits + 1` bands: two hashes that differ in `max_bits` bits agree in
-    one band at least (multi-index hashing, Norouzi et al. 2012, section 3; also Manku et al. 2007).
-    Equal hashes may make 511 pairs an image: use a block and let it go.
+    The bits are divided into `max_bits + 1` bands: two hashes that differ in `max_bits` bits agree
+    in at least one band (multi-index hashing, Norouzi et al. 2012, section 3; also Manku et al.
+    2007). Equal hashes may make 511 pairs per image, so do not keep the blocks.
 
     Args:
       hashes: (N,) uint64.
-      brightness: (N,) any number that is close for near duplicates; it orders crowded bands.
+      brightness: (N,) numbers that are close for near duplicates; they order crowded bands.
       max_bits: in 0..15.
 
     Yields:
@@ -104,7 +104,7 @@ def candidate_pairs(
 
 
 def _neighbors(band: np.ndarray, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions of all that share a band's value, at growing distance in `order`."""
+    """Pairs of positions that share a band's value, at increasing distance in `order`."""
     sorted_band = band[order]
     active = np.arange(len(order))
     for step in range(1, min(_WINDOW, len(order))):
@@ -118,18 +118,18 @@ def _neighbors(band: np.ndarray, order: np.ndarray) -> Iterator[tuple[np.ndarray
 def _were_neighbors(
     band: np.ndarray, rank: np.ndarray, one: np.ndarray, other: np.ndarray
 ) -> np.ndarray:
-    """(P,) bool: which pairs `_neighbors` gave for a band; `rank` inverts its order."""
+    """(P,) bool: whether `_neighbors` yields a pair for a band; `rank` inverts its order."""
     return (band[one] == band[other]) & (np.abs(rank[one] - rank[other]) < _WINDOW)
 
 
 def near_duplicates(
     hashes: np.ndarray, thumbnails: np.ndarray, *, max_bits: int, max_difference: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of images that are nearly the same, in blocks; none of them is flat.
+    """Pairs of images that are nearly the same, in blocks; flat images are in none.
 
     Args:
       hashes: (N,) uint64 of `perceptual_hash`.
-      thumbnails: (N, 32, 32) uint8 gray; may be a memory map, which is read where pairs are.
+      thumbnails: (N, 32, 32) uint8 gray; a memory map is read only for candidates.
       max_bits: of the hashes, in 0..15.
       max_difference: of `difference`.
 
@@ -150,7 +150,7 @@ def near_duplicates(
 def _structured(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the thumbnails that are not flat, (M,) int64, and their brightness, (M,).
 
-    Flat ones nearly all share a hash and are like no other: comparing them is for nothing.
+    Nearly all flat ones share a hash and have no duplicates, so that comparing them is useless.
     """
     rows, brightness = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
     for at in range(0, len(thumbnails), _CHUNK):
@@ -162,12 +162,11 @@ def _structured(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Closest:
-    """Of each of N images its closest earlier relative, among the pairs that were added.
+    """The most similar earlier image of each of N images, among the pairs that were added.
 
     Attributes:
-      earlier: (N,) int64 position of the relative, the lowest where several are as close; N where
-        there is none.
-      apart: (N,) float32 difference from it; infinity where there is none.
+      earlier: (N,) int64 position of that image, the lowest of several; N without one.
+      apart: (N,) float32 difference from it; infinity without one.
     """
 
     def __init__(self, count: int) -> None:
@@ -175,7 +174,7 @@ class Closest:
         self.apart = np.full(count, np.inf, np.float32)
 
     def add(self, pairs: np.ndarray, apart: np.ndarray) -> None:
-        """Takes (P, 2) positions, the lower one first, and their (P,) differences into account."""
+        """Adds pairs: (P, 2) positions, the lower one first, and their (P,) differences."""
         order = np.lexsort((pairs[:, 0], apart, pairs[:, 1]))
         later, first = np.unique(pairs[order, 1], return_index=True)
         earlier, apart = pairs[order[first], 0], apart[order[first]]

@@ -1,12 +1,11 @@
-"""TFDV's checks with two comparisons that TFX's ExampleValidator cannot make.
+"""TFDV's checks, with two comparisons that TFX's ExampleValidator does not have.
 
-Every split against the schema; the test split against the training split (skew); the training split
-against that of every live model of the pipeline (drift). A model that is live without statistics of
-its own is reported as not compared. Numbers are compared by the Jensen-Shannon divergence of their
-histograms, texts and labels by the largest difference of a value's share (L-infinity) and by a
-distance over all values (see `components.data_validation.drift`). Classes are compared by name,
-and between data
-sets over the classes that both have: new class names are judged by the gate `change/classes`.
+Each split is checked against the schema, the test split against the training split (skew), and the
+training split against that of each live model of the pipeline (drift). A live model without
+statistics is reported as not compared. Numbers are compared by the Jensen-Shannon divergence of
+their histograms, texts and labels by the largest difference of a value's share (L-infinity) and by
+a distance over all values (see `components.data_validation.drift`). Classes are compared by name;
+between data sets only those that both have, as the gate `change/classes` checks new class names.
 """
 
 from collections.abc import Sequence
@@ -16,21 +15,21 @@ from typing import Any, TypeAlias
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
-from components.data_validation.drift import Sample, categorical_sample, distance, restricted
+from components.data_validation.drift import ValueCounts, categorical_sample, distance, restricted
 from components.data_validation.statistics_settings import StatisticsSettings
 from trainers.data import features
 
-#: Features that are compared: what an image is, and what it shows.
+#: Features that are compared: properties and contents of images.
 COMPARED = (
     *(features.LABEL, features.TEXT, features.OBJECT_LABEL, features.OBJECT_TEXT),
     *(features.FORMAT, features.CHANNELS, features.HEIGHT, features.WIDTH, features.COLORSPACE),
     *features.SLICES,
     features.SLICE_OBJECTS,
 )
-# Integers that are names, not amounts.
+# Integers that are names, not quantities.
 _LABELS = (features.LABEL, features.OBJECT_LABEL)
 _CLASSES = (*_LABELS, features.TEXT, features.OBJECT_TEXT)
-# More values than any data set has classes; TFDV's default keeps the 1,000 commonest.
+# More than the classes of any data set; TFDV's default keeps the 1,000 most frequent values.
 _MOST_VALUES = 100_000
 
 # Four standard deviations of the difference of two shares near one half.
@@ -45,24 +44,24 @@ Statistics: TypeAlias = statistics_pb2.DatasetFeatureStatisticsList
 
 @dataclass(frozen=True)
 class ClassNames:
-    """The classes behind the labels of a data set."""
+    """The class names of a data set's labels."""
 
     classes: tuple[str, ...] = ()
     label_offset: int = 0
 
     def by_label(self) -> dict[str, str]:
-        """Label, as TFDV writes it -> class name."""
+        """Label as TFDV's text -> class name."""
         return {str(i + self.label_offset): name for i, name in enumerate(self.classes)}
 
 
 @dataclass(frozen=True)
-class Before:
-    """Training statistics that this run's are compared with.
+class LiveStatistics:
+    """Training statistics of a live model.
 
     Attributes:
-      name: whose they are, e.g. `digits_cnn 3`.
-      statistics: of its training split.
-      names: its classes.
+      name: model and version, e.g. `digits_cnn 3`.
+      statistics: of the training split.
+      names: of the classes.
     """
 
     name: str
@@ -71,9 +70,9 @@ class Before:
 
 
 def statistics_options() -> tfdv.StatsOptions:
-    """What TFDV counts: the compared features, labels as categories, every value of them.
+    """TFDV's options: count all values of the compared features, labels as categories.
 
-    The pixels stay out: TFDV would count 1,797 images as 1,797 distinct strings.
+    Images are excluded: TFDV would count 1,797 images as 1,797 distinct strings.
     """
     schema = schema_pb2.Schema()
     for name in _LABELS:
@@ -90,16 +89,16 @@ def check_statistics(
     splits: dict[str, Statistics],
     schema: schema_pb2.Schema,
     settings: StatisticsSettings,
-    before: Sequence[Before] = (),
+    before: Sequence[LiveStatistics] = (),
     names: ClassNames = ClassNames(),
 ) -> dict[str, anomalies_pb2.Anomalies]:
     """Anomalies of each split; skew and drift are reported with `train`.
 
     Args:
       splits: statistics by split.
-      schema: is not changed.
+      schema: of the data; not changed.
       settings: thresholds.
-      before: of the live models, if any; a difference from any of them is an anomaly.
+      before: of the live models; a difference from any of them is an anomaly.
       names: the classes of this data set.
     """
     test = splits.get("test")
@@ -119,7 +118,7 @@ def check_statistics(
 
 
 def _without_label_domains(schema: schema_pb2.Schema) -> schema_pb2.Schema:
-    """A copy without the domains that TFDV infers for labels: of strings, so no integer fits."""
+    """A copy without the string domains that TFDV infers for labels, which no integer fits."""
     copy = schema_pb2.Schema()
     copy.CopyFrom(schema)
     for feature in copy.feature:
@@ -129,7 +128,7 @@ def _without_label_domains(schema: schema_pb2.Schema) -> schema_pb2.Schema:
 
 
 def compared_features(statistics: Statistics) -> set[str]:
-    """The compared features that a data set has."""
+    """The compared features of a data set."""
     found = {".".join(one.path.step) for one in statistics.datasets[0].features}
     return found.intersection(COMPARED)
 
@@ -148,7 +147,7 @@ def _skew(
 def _drift(
     anomalies: anomalies_pb2.Anomalies,
     train: Statistics,
-    before: Before,
+    before: LiveStatistics,
     about: tuple[schema_pb2.Schema, StatisticsSettings, ClassNames],
 ) -> None:
     schema, settings, names = about
@@ -159,7 +158,7 @@ def _drift(
     anomalies.drift_skew_info.extend(found.drift_skew_info)
     for feature, info in found.anomaly_info.items():
         for reason in info.reason:
-            # The rest is the schema's, which the caller has checked, and what only one side has.
+            # Others are anomalies of the schema, which the caller checks, or missing features.
             if _TYPES.Name(reason.type) in _DIFFERENCES:
                 _add(
                     anomalies,
@@ -184,18 +183,18 @@ def _drift(
         )
 
 
-def _by_name(statistics: Statistics, feature: str, names: ClassNames) -> Sample | None:
+def _by_name(statistics: Statistics, feature: str, names: ClassNames) -> ValueCounts | None:
     return categorical_sample(statistics, feature, names.by_label() if feature in _LABELS else None)
 
 
 def _compare(
     anomalies: anomalies_pb2.Anomalies,
     feature: str,
-    pair: tuple[Sample | None, Sample | None],
+    pair: tuple[ValueCounts | None, ValueCounts | None],
     allowed: float,
     words: tuple[str, str],
 ) -> None:
-    """Adds an anomaly where the two samples are too far apart; a missing one is the schema's."""
+    """Adds an anomaly for a distance above the threshold; the schema covers missing samples."""
     one, other = pair
     if one is None or other is None:
         return
@@ -242,8 +241,8 @@ def with_thresholds(
 ) -> schema_pb2.Schema:
     """A copy of `schema` whose compared features have skew and drift thresholds.
 
-    Labels get none: they are compared by the names of their classes. With `same=False` the two
-    data sets have other classes, and class names get no drift threshold either.
+    Labels have none, because they are compared by class name. With `same=False`, for data sets
+    with different classes, class names have no drift threshold either.
     """
     limited = schema_pb2.Schema()
     limited.CopyFrom(schema)
@@ -270,6 +269,6 @@ def _limit(feature: Any, comparator: Any, limits: tuple[float, float], inverse: 
 
 
 def _inverse(one: Statistics, other: Statistics) -> float:
-    """1/n + 1/m of two samples; 0 where one is empty, which the schema check tells of."""
+    """1/n + 1/m of two samples; 0 when one is empty, which the schema check reports."""
     counts = [statistics.datasets[0].num_examples for statistics in (one, other)]
     return sum(1 / count for count in counts) if all(counts) else 0.0

@@ -1,20 +1,20 @@
-"""How far the distributions of two data sets may be apart. Standard library only."""
+"""Limits of the differences between distributions. Standard library only."""
 
 from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
 class StatisticsSettings:
-    """How far distributions may be apart; the noise of small samples is added to each.
+    """Limits of the differences between distributions; sampling noise is added to each.
 
     Attributes:
       skew_share: largest difference of a value's share between train and test, in [0, 1].
       skew_divergence: Jensen-Shannon divergence between train and test, in [0, 1] (bits).
       skew_distance: `components.data_validation.drift.distance` over all values between train and
       test, in [0, 1].
-      drift_share: as `skew_share`, between the training splits of the live model and this run.
-      drift_divergence: as `skew_divergence`, between these.
-      drift_distance: as `skew_distance`, between these.
+      drift_share: `skew_share` between the training splits of the live model and this run.
+      drift_divergence: `skew_divergence` between these splits.
+      drift_distance: `skew_distance` between these splits.
     """
 
     skew_share: float = 0.1

@@ -1,7 +1,7 @@
-"""Compares a run's statistics with the schema, between splits, and with the live models'.
+"""Compares a run's statistics with the schema, between splits, and with those of live models.
 
-The comparisons are in `components.data_validation.statistics_checks`. A live model whose push kept
-no statistics is reported in `compared.json` as not compared.
+`components.data_validation.statistics_checks` has the comparisons. `compared.json` reports a live
+model whose push kept no statistics as not compared.
 """
 
 import json
@@ -18,8 +18,8 @@ from tfx.types.standard_artifacts import ExampleAnomalies, ExampleStatistics, Sc
 
 from components import artifacts, files
 from components.data_validation.statistics_checks import (
-    Before,
     ClassNames,
+    LiveStatistics,
     Statistics,
     check_statistics,
     compared_features,
@@ -37,13 +37,13 @@ def _load(uri: str, split: str) -> Statistics:
 
 def statistics_of(
     lives: Sequence[Live], train: Statistics
-) -> tuple[list[Before], list[dict[str, Any]]]:
-    """What is compared with, and for each live model whether it is and, if not, why.
+) -> tuple[list[LiveStatistics], list[dict[str, Any]]]:
+    """The statistics of live models, and for each live model whether it is compared, or why not.
 
-    Models that were trained on the same statistics are compared with once. A feature that only one
-    of the two data sets has cannot be compared: the row's `reason` names it.
+    Models with the same statistics are compared once. A row's `reason` lists features that only one
+    of the two data sets has.
     """
-    before: dict[bytes, Before] = {}
+    before: dict[bytes, LiveStatistics] = {}
     rows = []
     for live in lives:
         row = {"model": live.model, "version": live.baseline, "compared": False, "reason": ""}
@@ -59,7 +59,7 @@ def statistics_of(
         data = path.read_bytes()
         names = ClassNames(one.classes, one.label_offset or 0)
         loaded = tfdv.load_stats_binary(str(path))
-        before.setdefault(data, Before(f"{live.model} {live.baseline}", loaded, names))
+        before.setdefault(data, LiveStatistics(f"{live.model} {live.baseline}", loaded, names))
         either = compared_features(loaded) ^ compared_features(train)
         if either:
             row["reason"] = f"only one of the two data sets has {', '.join(sorted(either))}"
@@ -134,7 +134,7 @@ def _spec(count: int) -> type[ComponentSpec]:
 
 
 class StatisticsValidator(base_component.BaseComponent):
-    """Has an input for each live model: a function component takes no list of artifacts."""
+    """Has one input per live model, because function components accept no list of artifacts."""
 
     SPEC_CLASS = ComponentSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(_Executor)

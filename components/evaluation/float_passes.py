@@ -11,8 +11,9 @@ from typing import Any
 
 from components import files
 from components.evaluation.predict_variants import OWN_FLOAT, predict_variant
-from components.gates.columns import FLOAT, SAME_WEIGHTS, Table, compressed, differing
+from components.gates.columns import FLOAT, Table, compressed, differing
 from core.bundle import Bundle
+from trainers.compression import keeps_weights
 from trainers.config import Config, from_dict
 from trainers.data.features import DatasetInfo
 from trainers.evaluation.predictions import read_table, write_table
@@ -83,11 +84,7 @@ def count_differing(
       by variant, and `splits`, the images of each.
     """
     info = DatasetInfo.load(data_dir)
-    names = [
-        name
-        for name in compressed(next(iter(tables.values())))
-        if name.partition("_")[0] in SAME_WEIGHTS
-    ]
+    names = [name for name in compressed(next(iter(tables.values()))) if keeps_weights(name)]
     splits = {split: len(table[FLOAT].labels) for split, table in tables.items()}
     parts = list(tables.values())
     batch = from_dict(bundle.manifest.config).eval.batch

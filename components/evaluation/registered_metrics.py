@@ -16,7 +16,7 @@ from trainers.evaluation.metric import Columns, Metric
 from trainers.evaluation.metrics import registered_metrics
 
 # Examples whose scores wait in memory until their columns are computed.
-_WAITING = 64
+_WAITING = 16
 
 
 class _State:

@@ -10,7 +10,6 @@ from typing import Any
 
 from components.gates.columns import (
     FLOAT,
-    SAME_WEIGHTS,
     Table,
     differing,
     own_float,
@@ -18,6 +17,7 @@ from components.gates.columns import (
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
 from core.bundle import SAVED_MODEL
+from trainers.compression import keeps_weights
 from trainers.evaluation.noninferiority import disagreement_bound
 
 # The float file and the SavedModel hold one network: one image in a thousand may differ.
@@ -69,10 +69,10 @@ def count(variant: str, table: Table, all_images: AllImages) -> tuple[int, int, 
     against = own_float(variant, table)
     if not against:
         return 0, 0, 0, ""
-    differ, ties = differing(table[variant], table[against])
-    if variant.partition("_")[0] in SAME_WEIGHTS and variant in all_images.differing:
+    count, ties = differing(table[variant], table[against])
+    if keeps_weights(variant) and variant in all_images.differing:
         return all_images.differing[variant], ties, all_images.images, against
-    return differ, ties, len(table[variant].labels), against
+    return count, ties, len(table[variant].labels), against
 
 
 def allowed(min_agreement: float, images: int) -> int:

@@ -7,15 +7,13 @@ import numpy as np
 from components.evaluation.predict_variants import OWN_FLOAT, REFERENCES
 from components.evaluation.references import paired
 from core.bundle import SAVED_MODEL
+from trainers.compression import keeps_weights
 from trainers.evaluation.noninferiority import Paired, pair
 from trainers.evaluation.predictions import Predictions
 from trainers.evaluation.scores import top_k_correct
 
 #: The float TFLite file, which every bundle has.
 FLOAT = "none_fp32"
-
-#: Methods whose variants hold the trained model's own weights.
-SAME_WEIGHTS = ("none", "ptq")
 
 # Scores this close are a tie: two runtimes may order them differently.
 _TIE = 1e-5
@@ -36,15 +34,15 @@ def compressed(table: Table) -> list[str]:
 def own_float(variant: str, table: Table) -> str:
     """The column that holds the float forward pass of a variant's own weights.
 
-    The trained model's for `none` and `ptq`; for a method with new weights, such as `qat`, the
-    method's Keras model run in float, fake quantization included. Empty if the table has none.
+    The trained model's for a method that keeps its weights, such as `ptq`; for one that changes
+    them, such as `qat`, the method's Keras model run in float, fake quantization included. Empty
+    where the table has none.
     """
-    method = variant.partition("_")[0]
     if variant == FLOAT:
         return SAVED_MODEL if SAVED_MODEL in table else ""
-    if method in SAME_WEIGHTS:
+    if keeps_weights(variant):
         return FLOAT
-    column = OWN_FLOAT + method
+    column = OWN_FLOAT + variant.rpartition("_")[0]
     return column if column in table else ""
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from components.gates.agreement import AllImages, agrees
 from components.gates.change import describe_pair, drop_gate, drop_verdict, waiver
-from components.gates.columns import FLOAT, SAME_WEIGHTS, Table, compressed, top1_correct
+from components.gates.columns import FLOAT, Table, compressed, top1_correct
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
+from trainers.compression import keeps_weights
 from trainers.evaluation.noninferiority import pair
 from trainers.evaluation.predictions import Predictions
 
@@ -57,7 +58,7 @@ def drop_from_float(
     gate = drop_gate(
         "compression/top1_drop", found, settings, variant=variant, against="the float file"
     )
-    same_weights = variant.partition("_")[0] in SAME_WEIGHTS
+    same_weights = keeps_weights(variant)
     if not same_weights or all_images.bound(variant) > settings.max_drop:
         return gate
     detail = f"{describe_pair(found, 'the float file')}; {all_images.describe(variant)}"

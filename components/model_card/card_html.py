@@ -1,69 +1,56 @@
-"""`card.html`: one page that tells whoever meets the bundle what it is, and what it is not.
+"""`card.html`: the model card of a bundle, with its intended use, metrics and limits.
 
 The sections follow Mitchell et al. 2019, "Model Cards for Model Reporting", section 4.
 """
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from components.gates import Verdict
-from core import bundle, figures
+from core import bundle, figures, html
 from trainers.evaluation.metrics import metric_facts
 
 _ORIENTATION = {
     "as_stored": "not applied: pixels are taken as stored",
     "upright": "applied: the graph turns JPEG and PNG images upright",
 }
-# Below this many examples a slice's figure is an anecdote.
+# Slices with fewer examples are marked as unreliable.
 _FEW_EXAMPLES = 30
-
-_METHODS = {
-    "none": "as trained",
-    "ptq": "quantised after training",
-    "prune": "pruned",
-    "qat": "trained for quantisation",
-    "pqat": "pruned, then trained for quantisation",
-}
 
 
 def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
-    """The card's text: self-contained, offline, without a script.
+    """The HTML of the card, with dashes for missing figures.
 
     Args:
-      manifest: of the bundle that the card goes into.
-      model: the model's entry in the run's summary (`architecture`, `parameters`,
-        `multiply_adds`, `seed`, `slices`, `gates`, `excludable_drop`, `data`, `metric_facts`), any
-        part of which may be missing.
+      manifest: of the bundle.
+      model: entry of the model in the run's summary (`architecture`, `parameters`,
+        `multiply_adds`, `seed`, `slices`, `gates`, `excludable_drop`, `data`,
+        `metric_facts`); any part may be missing.
 
     Returns:
       HTML; figures that neither source has are dashes.
     """
     config = manifest.config
     metrics = model.get("metric_facts") or metric_facts(manifest.num_classes)
-    return (
-        _environment()
-        .get_template("card_template.html.j2")
-        .render(
-            name=manifest.name,
-            task=manifest.task,
-            recommended=manifest.recommended,
-            architecture=str(model.get("architecture") or config.get("model", {}).get("name", "")),
-            facts=_facts(manifest, model),
-            metrics=metrics.values(),
-            variants=_variants(manifest, metrics),
-            slices=_slices(model),
-            data=_data(manifest, model),
-            contract=_contract(manifest),
-            gates=_gates(model),
-            excludable=figures.excludable_drop(model.get("excludable_drop")),
-            provenance=_provenance(manifest),
-            config=json.dumps(config, indent=2, default=str) if config else "",
-            few=_FEW_EXAMPLES,
-        )
+    return html.render(
+        Path(__file__).parent,
+        "card_template.html.j2",
+        name=manifest.name,
+        task=manifest.task,
+        recommended=manifest.recommended,
+        architecture=str(model.get("architecture") or config.get("model", {}).get("name", "")),
+        facts=_facts(manifest, model),
+        metrics=metrics.values(),
+        variants=_variants(manifest, metrics),
+        slices=_slices(model),
+        data=_data(manifest, model),
+        contract=_contract(manifest),
+        gates=_gates(model),
+        excludable=figures.excludable_drop(model.get("excludable_drop")),
+        provenance=_provenance(manifest),
+        config=json.dumps(config, indent=2, default=str) if config else "",
+        few=_FEW_EXAMPLES,
     )
 
 
@@ -75,13 +62,13 @@ def _facts(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, 
         ("crop and resize", _pixels(side)),
         ("EXIF orientation", _ORIENTATION.get(side.get("exif", ""), "not applied")),
         ("parameters", figures.amount(model.get("parameters"))),
-        ("multiply-adds an image", figures.amount(model.get("multiply_adds"))),
+        ("multiply-adds per image", figures.amount(model.get("multiply_adds"))),
     ]
 
 
 def _pixels(side: dict[str, Any]) -> str:
-    """How an image becomes the network's; bundles of earlier versions do not state the kinds."""
-    part = f"the central {side.get('crop_fraction', 1.0):.1%} of "
+    """Crop and resize as text; bundles of earlier versions do not state the kinds."""
+    part = f"the central {figures.percent(side.get('crop_fraction', 1.0))} of "
     boxes = {
         "crop": "the largest box of the input's aspect",
         "stretch": "each side, stretched to the input's aspect",
@@ -99,7 +86,8 @@ def _variants(manifest: bundle.Manifest, metrics: dict[str, Any]) -> list[dict[s
         (bundle.SAVED_MODEL, "the float model, for TF Serving", None)
     ]
     named += [
-        (v.name, f"{_METHODS.get(v.method, v.method)}, {v.dtype}", v) for v in manifest.variants
+        (v.name, f"{manifest.methods.get(v.method) or v.method}, {v.dtype}", v)
+        for v in manifest.variants
     ]
     return [
         {**_variant(manifest, *entry), "metrics": _metrics(manifest, entry[0], metrics)}
@@ -140,7 +128,7 @@ def _variant(
 
 
 def _slices(model: dict[str, Any]) -> list[dict[str, Any]]:
-    """The slices from the worst up."""
+    """The slices with the lowest top-1."""
     found = []
     for item in model.get("slices") or []:
         top1 = figures.estimate(item.get("top1")) if isinstance(item, dict) else None
@@ -170,7 +158,7 @@ def _data(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, s
 
 
 def _gates(model: dict[str, Any]) -> dict[str, Any]:
-    """How many gates there were and held, and each that was let through without."""
+    """The numbers of gates and of gates that held, and a row for each that did not."""
     found = [gate for gate in model.get("gates") or [] if isinstance(gate, dict)]
     held = [gate for gate in found if gate.get("passed") and not gate.get("waived")]
     return {
@@ -231,19 +219,8 @@ def _provenance(manifest: bundle.Manifest) -> list[tuple[str, str]]:
 
 
 def _weights_origin(found: dict[str, str]) -> list[tuple[str, str]]:
-    """Where the weights that training started from come from, and their licence."""
+    """Where the weights that training started from come from, and their license."""
     named = ("trained", "package", "version", "file")
     rows = [("starting weights", " ".join(found[key] for key in named if found.get(key)))]
-    rows += [(f"{key} of the weights", found.get(key, "")) for key in ("sha256", "licence")]
+    rows += [(f"{key} of the weights", found.get(key, "")) for key in ("sha256", "license")]
     return rows
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -1,4 +1,4 @@
-"""Writes what a bundle says about itself: the final manifest and the model card."""
+"""Writes the final manifest and the model card of a bundle."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ def final_manifest(
 ) -> Manifest:
     """The draft's manifest with metrics, benchmark, gates and the recommended variant.
 
-    Variants that the gates left out are in none of these.
+    Variants that the gates excluded are missing in all of them.
     """
     dropped = verdict["dropped"]
     metrics = {name: found["metrics"] for name, found in verdict["variants"].items()}
@@ -38,7 +38,7 @@ def final_manifest(
             },
             "excludable_drop": verdict["excludable_drop"],
         },
-        # Set when the bundle is put together: model.tflite is the recommended variant.
+        # Set when the bundle is assembled: model.tflite is the recommended variant.
         content_digest="",
     )
 
@@ -55,11 +55,11 @@ def CardWriter(
     """Writes `manifest.json` and `card.html`.
 
     Args:
-      model: of the Trainer, for what training knows of it.
-      bundle: a draft of the Compressor.
-      benchmark_result: its figures.
-      blessing: its verdict.
-      card: both files.
+      model: of the Trainer.
+      bundle: draft of the Compressor.
+      benchmark_result: of the Benchmarker.
+      blessing: of the gates.
+      card: output folder of both files.
       code_digest: part of the cache key.
     """
     draft = open_bundle(Path(bundle.uri) / files.SERVING_MODEL)

@@ -1,9 +1,10 @@
-"""Servers that answer at once with what they are told: what their libraries alone cost a request.
+"""Minimal servers with a fixed response, to measure the cost per request of their libraries alone.
 
-    addresses = start(b"answer over gRPC", b"answer over REST")
+    addresses = start(b"response over gRPC", b"response over REST")
 
 gRPC's thread server with a handler of bytes, and uvicorn with an ASGI application, without the
-limits that the embedded server adds to either. For a process of its own, which they end with.
+limits that the embedded server adds to either. Start them in a separate process: they run until it
+ends.
 """
 
 import asyncio
@@ -17,38 +18,38 @@ from serving.server.lifecycle.listeners import listen
 
 _HOST = "127.0.0.1"
 _THREADS = 4
-#: A server ends with its last reference.
+#: A gRPC server stops when its last reference is gone.
 _RUNNING: list[Any] = []
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the two listen: `grpc://...` and `http://...`."""
+    """Addresses of the two servers: `grpc://...` and `http://...`."""
 
     grpc_url: str
     rest_url: str
 
 
-def start(grpc_answer: bytes, rest_answer: bytes) -> Addresses:
+def start(grpc_response: bytes, rest_response: bytes) -> Addresses:
     """Starts both on free ports of the loopback address.
 
     Args:
-      grpc_answer: to every Predict request, whatever it asks.
-      rest_answer: to every HTTP request, once its body has been read.
+      grpc_response: to every Predict request.
+      rest_response: to every HTTP request, once its body has been read.
     """
     listening: Future[str] = Future()
     loop = threading.Thread(
-        target=lambda: asyncio.run(_serve_rest(rest_answer, listening)), daemon=True
+        target=lambda: asyncio.run(_serve_rest(rest_response, listening)), daemon=True
     )
     loop.start()
-    return Addresses(_start_grpc(grpc_answer), listening.result())
+    return Addresses(_start_grpc(grpc_response), listening.result())
 
 
-def _start_grpc(answer: bytes) -> str:
+def _start_grpc(response: bytes) -> str:
     import grpc
 
     service, method = PREDICT_METHOD.strip("/").split("/")
-    predict = grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
+    predict = grpc.unary_unary_rpc_method_handler(lambda request, context: response)
     handler = grpc.method_handlers_generic_handler(service, {method: predict})
     server = grpc.server(ThreadPoolExecutor(_THREADS), handlers=[handler])
     port = server.add_insecure_port(f"{_HOST}:0")
@@ -57,17 +58,17 @@ def _start_grpc(answer: bytes) -> str:
     return f"grpc://{_HOST}:{port}"
 
 
-async def _serve_rest(answer: bytes, listening: "Future[str]") -> None:
+async def _serve_rest(response: bytes, listening: "Future[str]") -> None:
     headers = [
         (b"content-type", b"application/json"),
-        (b"content-length", str(len(answer)).encode()),
+        (b"content-length", str(len(response)).encode()),
     ]
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body", False):
             pass
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+        await send({"type": "http.response.body", "body": response})
 
     import uvicorn
 

@@ -1,8 +1,8 @@
-"""Callers in a closed loop, against a bare engine or a server, as cheaply as Python calls either.
+"""Concurrent callers in a closed loop, against a bare engine or a server, with little overhead.
 
-A caller is a thread that calls again as soon as it has its answer. The same lines time both, so
-that only what is called differs. `engine_turn` and `server_turn` are made for processes of their
-own: the first keeps its model from one turn to the next, the second never loads TensorFlow.
+A caller is a thread that calls again as soon as its call returns. The same code times engines and
+servers. Run `measure_engine` and `measure_server` in separate processes: the first keeps its model
+loaded between measurements, the second never loads TensorFlow.
 """
 
 import re
@@ -22,33 +22,33 @@ import numpy as np
 from core import bundle as bundles
 from serving.benchmark.loadtest.bodies import from_images
 from serving.benchmark.loadtest.callers import PREDICT_METHOD
-from serving.benchmark.loadtest.plan import Target
+from serving.benchmark.loadtest.plan import LoadTarget
 from serving.client import Client
 from serving.client.address import grpc_proxy_options
 
 Call: TypeAlias = Callable[[], Any]
 
 _TIMEOUT_S = 60.0
-#: Of a turn's length, before it: connections, caches and threads are those of a server at work.
+#: Warm-up before a measurement, as a share of its length: fills connections, caches and threads.
 _WARM_SHARE = 0.1
-#: Of each caller, however long a call takes.
-_LEAST_CALLS = 3
+#: Per caller, regardless of how long a call takes.
+_MIN_CALLS = 3
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _MAX_REASON = 500
 
 
 class BenchmarkError(RuntimeError):
-    """What cannot be measured, with the reason and what to do."""
+    """Nothing can be measured; the message has the reason and what to do."""
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What the callers of one turn saw.
+class Measurement:
+    """The figures of one measurement.
 
     Attributes:
       p50_ms: median time of a call.
       images_per_second: of all callers together.
-      caller_cores: processor time of the callers' process over the turn's.
+      caller_cores: processor time of the callers' process over the elapsed time.
     """
 
     p50_ms: float
@@ -56,39 +56,41 @@ class Turn:
     caller_cores: float
 
 
-def closed_loop(calls: Sequence[Call], seconds: float, *, rows: int = 1) -> Turn:
-    """Calls each of `calls` from a thread of its own, over and over.
+def closed_loop(calls: Sequence[Call], seconds: float, *, rows: int = 1) -> Measurement:
+    """Calls each of `calls` repeatedly from a separate thread.
 
     Args:
-      calls: one a caller, at least one.
-      seconds: that calls are begun for; a caller makes at least three.
-      rows: images in a call.
+      calls: one per caller, at least one.
+      seconds: during which calls begin; a caller makes at least three.
+      rows: images per call.
 
     Raises:
-      BenchmarkError: and whatever else a call raises.
+      Exception: any error of a call.
     """
     with ThreadPoolExecutor(len(calls)) as threads:
-        _rally(threads, calls, _WARM_SHARE * seconds)
+        _call_in_parallel(threads, calls, _WARM_SHARE * seconds)
         began, cpu = time.perf_counter(), time.process_time()
-        taken = _rally(threads, calls, seconds)
+        taken = _call_in_parallel(threads, calls, seconds)
         elapsed = time.perf_counter() - began
         cores = (time.process_time() - cpu) / elapsed
-    # Over the whole time: answers come in clumps where requests share batches, and a window
-    # between two of them would count one clump too many.
-    return Turn(float(np.median(taken)) * 1e3, len(taken) * rows / elapsed, cores)
+    # Over the whole time: responses to one batch arrive together, and a window that ends between
+    # two batches would count one batch too many.
+    return Measurement(float(np.median(taken)) * 1e3, len(taken) * rows / elapsed, cores)
 
 
-def _rally(threads: ThreadPoolExecutor, calls: Sequence[Call], seconds: float) -> list[float]:
-    """Seconds that each call took."""
-    lists = threads.map(lambda call: _call_often(call, seconds), calls)
+def _call_in_parallel(
+    threads: ThreadPoolExecutor, calls: Sequence[Call], seconds: float
+) -> list[float]:
+    """The seconds of each call."""
+    lists = threads.map(lambda call: _call_repeatedly(call, seconds), calls)
     return [taken for one in lists for taken in one]
 
 
-def _call_often(call: Call, seconds: float) -> list[float]:
+def _call_repeatedly(call: Call, seconds: float) -> list[float]:
     taken: list[float] = []
     now = time.perf_counter()
     end = now + seconds
-    while now < end or len(taken) < _LEAST_CALLS:
+    while now < end or len(taken) < _MIN_CALLS:
         call()
         after = time.perf_counter()
         taken.append(after - now)
@@ -96,7 +98,7 @@ def _call_often(call: Call, seconds: float) -> list[float]:
     return taken
 
 
-def engine_turn(
+def measure_engine(
     version_dir: Path,
     variant: str,
     images: Sequence[bytes],
@@ -104,19 +106,19 @@ def engine_turn(
     callers: int,
     rows: int = 1,
     seconds: float,
-) -> Turn:
-    """A turn of the engine that a server would load, through `serving_default`.
+) -> Measurement:
+    """Measures the engine that a server would load, through `serving_default`.
 
     Args:
-      version_dir: of a bundle; it stays loaded in this process.
-      variant: of it.
-      images: encoded; all callers go round in them.
-      callers: threads that call.
-      rows: images in a call.
-      seconds: of the turn.
+      version_dir: of a bundle; its engine stays loaded in this process.
+      variant: of the bundle.
+      images: encoded; each caller cycles through them.
+      callers: number of threads.
+      rows: images per call.
+      seconds: length of the measurement.
 
     Raises:
-      EngineError: it cannot be loaded, or refuses an image.
+      EngineError: the engine cannot be loaded, or refuses an image.
     """
     engine = _engine(version_dir, variant)
     count = len(images)
@@ -133,16 +135,16 @@ def _engine(version_dir: Path, variant: str) -> Any:
     from serving.engines.saved_model import import_tensorflow
     from serving.server.models.engines import EngineOptions, load_engine
 
-    # Before LiteRT's engine, which takes TensorFlow's protos: here it loads without its warnings.
+    # First, because LiteRT's engine imports TensorFlow's protos; this import hides the warnings.
     import_tensorflow()
     return load_engine("", version_dir, EngineOptions(variants={"": variant}))
 
 
 def _engine_call(engine: Any, batches: Sequence[np.ndarray]) -> Call:
-    turn = cycle(batches)
+    cycled = cycle(batches)
 
     def call() -> object:
-        inputs = {bundles.INPUT_BYTES: next(turn)}
+        inputs = {bundles.INPUT_BYTES: next(cycled)}
         feeds, tensors = engine.prepare(bundles.SIGNATURE_BYTES, inputs)
         return engine.run_tensors(feeds, list(tensors.values()))
 
@@ -150,7 +152,7 @@ def _engine_call(engine: Any, batches: Sequence[np.ndarray]) -> Call:
 
 
 def sample_jpeg(height: int, width: int) -> bytes:
-    """A smooth JPEG with some noise, always the same one; made by TensorFlow, which it loads."""
+    """A smooth JPEG with some noise, the same one each time. Loads TensorFlow."""
     from serving.engines.saved_model import import_tensorflow
 
     noise = np.random.default_rng(0)
@@ -161,58 +163,58 @@ def sample_jpeg(height: int, width: int) -> bytes:
     return tf.io.encode_jpeg(pixels, quality=90).numpy()
 
 
-def server_turn(
-    target: Target, images: Sequence[bytes], *, lean: bool, callers: int, seconds: float
-) -> Turn:
-    """A turn of a server, over connections of its own.
+def measure_server(
+    target: LoadTarget, images: Sequence[bytes], *, prepared: bool, callers: int, seconds: float
+) -> Measurement:
+    """Measures a server over new connections.
 
     Args:
-      target: where, over which transport, and the model.
-      images: encoded, one a request; all callers go round in them.
-      lean: whether to send prepared bytes and look at no more than the status of what comes back;
-        otherwise callers use `serving.client.Client`.
-      callers: threads that call, each with its own connection.
-      seconds: of the turn.
+      target: address, transport and model.
+      images: encoded, one per request; each caller cycles through them.
+      prepared: send prepared bytes and check only the status of the response; otherwise callers use
+        `serving.client.Client`.
+      callers: number of threads, each with its own connection.
+      seconds: length of the measurement.
 
     Raises:
-      BenchmarkError: no connection, or an answer that is not a good one.
-      ClientError: the same, of the client.
+      BenchmarkError: no connection, or a response that is an error.
+      ClientError: the same, from the client.
     """
-    if not lean:
+    if not prepared:
         connect, contents = _client, tuple(images)
     else:
-        connect, contents = _lean(target), from_images(images, target).bodies
+        connect, contents = _connector(target), from_images(images, target).bodies
     with ExitStack() as stack:
         calls = [stack.enter_context(connect(target, contents)) for _ in range(callers)]
         return closed_loop(calls, seconds)
 
 
-def answer_of(target: Target, picture: bytes) -> bytes:
-    """What a server answers to one image: a message over gRPC, a body over REST.
+def response_of(target: LoadTarget, image: bytes) -> bytes:
+    """A server's response to one image: a message over gRPC, a body over REST.
 
     Raises:
-      BenchmarkError: no connection, or an answer that is not a good one.
+      BenchmarkError: no connection, or a response that is an error.
     """
-    with _lean(target)(target, from_images([picture], target).bodies) as call:
+    with _connector(target)(target, from_images([image], target).bodies) as call:
         return call()
 
 
-def _lean(target: Target) -> Callable[..., Any]:
+def _connector(target: LoadTarget) -> Callable[..., Any]:
     return _grpc if target.is_grpc else _rest
 
 
 @contextmanager
-def _client(target: Target, images: Sequence[bytes]) -> Iterator[Call]:
-    turn = cycle(images)
+def _client(target: LoadTarget, images: Sequence[bytes]) -> Iterator[Call]:
+    cycled = cycle(images)
     with Client(target.url, timeout_s=_TIMEOUT_S) as client:
-        yield lambda: client.predict([next(turn)], model=target.model)
+        yield lambda: client.predict([next(cycled)], model=target.model)
 
 
 @contextmanager
-def _grpc(target: Target, bodies: Sequence[bytes]) -> Iterator[Call]:
+def _grpc(target: LoadTarget, bodies: Sequence[bytes]) -> Iterator[Call]:
     import grpc
 
-    turn = cycle(bodies)
+    cycled = cycle(bodies)
     # Otherwise channels to one address share one connection.
     options = [("grpc.use_local_subchannel_pool", 1), *grpc_proxy_options(target.authority)]
     with grpc.insecure_channel(target.authority, options=options) as channel:
@@ -220,23 +222,23 @@ def _grpc(target: Target, bodies: Sequence[bytes]) -> Iterator[Call]:
 
         def call() -> object:
             try:
-                return predict(next(turn), timeout=_TIMEOUT_S)
+                return predict(next(cycled), timeout=_TIMEOUT_S)
             except grpc.RpcError as found:
                 error: Any = found
                 raise BenchmarkError(
-                    f"{target.url} answers {error.code().name}: {error.details()}"
+                    f"{target.url} returned {error.code().name}: {error.details()}"
                 ) from error
 
         yield call
 
 
 @contextmanager
-def _rest(target: Target, bodies: Sequence[bytes]) -> Iterator[Call]:
+def _rest(target: LoadTarget, bodies: Sequence[bytes]) -> Iterator[Call]:
     head = (
         f"POST {target.path} HTTP/1.1\r\nHost: {target.authority}\r\n"
         "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n"
     )
-    turn = cycle([head.format(len(body)).encode() + body for body in bodies])
+    cycled = cycle([head.format(len(body)).encode() + body for body in bodies])
     try:
         connection = socket.create_connection((target.host, target.port), _TIMEOUT_S)
     except OSError as error:
@@ -245,34 +247,34 @@ def _rest(target: Target, bodies: Sequence[bytes]) -> Iterator[Call]:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
         def call() -> object:
-            connection.sendall(next(turn))
-            return _read_answer(connection, target.url)
+            connection.sendall(next(cycled))
+            return _read_response(connection, target.url)
 
         yield call
 
 
-def _read_answer(connection: socket.socket, url: str) -> bytes:
-    """The body of a good answer.
+def _read_response(connection: socket.socket, url: str) -> bytes:
+    """The body of a response with status 200.
 
     Raises:
-      BenchmarkError: another status, no Content-Length, or the connection ended.
+      BenchmarkError: another status, no Content-Length, or a closed connection.
     """
-    answer = b""
-    while (end := answer.find(b"\r\n\r\n")) < 0:
-        answer += _receive(connection, url)
-    length = _LENGTH.search(answer, 0, end + 2)
+    response = b""
+    while (end := response.find(b"\r\n\r\n")) < 0:
+        response += _receive(connection, url)
+    length = _LENGTH.search(response, 0, end + 2)
     if length is None:
-        raise BenchmarkError(f"{url} answers without a Content-Length: {answer[:end]!r}")
-    parts = [answer[end + 4 :]]
+        raise BenchmarkError(f"{url} sent no Content-Length: {response[:end]!r}")
+    parts = [response[end + 4 :]]
     missing = int(length[1]) - len(parts[0])
     while missing > 0:
         parts.append(_receive(connection, url))
         missing -= len(parts[-1])
     body = b"".join(parts)
-    status = answer.split(b" ", 2)[1]
+    status = response.split(b" ", 2)[1]
     if status != b"200":
         reason = body[:_MAX_REASON].decode("utf-8", "replace")
-        raise BenchmarkError(f"{url} answers {status.decode()}: {reason}")
+        raise BenchmarkError(f"{url} returned {status.decode()}: {reason}")
     return body
 
 

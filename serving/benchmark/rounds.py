@@ -1,9 +1,9 @@
-"""What a few rounds of a benchmark say, for every benchmark of the project.
+"""Statistics over the few rounds of a benchmark, for every benchmark of the project.
 
-A turn of one thing and a turn of another in the same round make a ratio or a difference, so that a
-machine that slows down slows both. Rounds are few, 2 to 10, where resampling is far too narrow (BCa
-of 4 rounds covers 76 %) and order statistics are coarse. So ratios have Student's t on their
-logarithms, and everything else says how many rounds there were, with the least and the greatest.
+A ratio or difference is of two measurements of the same round, so that a machine that slows down
+affects both. There are few rounds, 2 to 10, where resampling is far too narrow (BCa of 4 rounds
+covers 76 %) and order statistics are coarse. Ratios therefore have Student's t interval on their
+logarithms, and other figures have the minimum and maximum of the rounds.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class RatioOverRounds(NamedTuple):
 
 
 class RangeOverRounds(NamedTuple):
-    """The median of the rounds, with the least and the greatest: a range, not an interval."""
+    """The median of the rounds, with their minimum and maximum: a range, not an interval."""
 
     value: float
     low: float
@@ -39,19 +39,20 @@ def ratio_over_rounds(
 ) -> RatioOverRounds:
     """The ratio of `values` to `base` with Student's t interval on its logarithm.
 
-    Covers 95 % of normal log-ratios of any number of rounds, and at least 94 % where a round in ten
-    has one of its turns held up to three times as long (conservative then, up to 98 %): what
-    happens to either turn alike makes the log-ratio symmetric, and t is too wide for long tails.
+    Covers 95 % of normal log-ratios of any number of rounds, and at least 94 % where one round in
+    ten has a measurement that takes up to three times as long (conservative then, up to 98 %):
+    delays that affect both measurements alike keep the log-ratio symmetric, and t is too wide for
+    long tails.
 
     Args:
-      values: above 0, one a round.
+      values: above 0, one per round.
       base: of the same rounds.
       level: confidence level in (0, 1).
 
     Raises:
       ValueError: fewer than two rounds, different numbers of them, or a value not above 0.
     """
-    from scipy import stats  # Processes that only call a server have no need of SciPy.
+    from scipy import stats  # Processes that only call a server do not need SciPy.
 
     above, below = (np.array(list(part), np.float64) for part in (values, base))
     rounds = len(above)
@@ -69,7 +70,7 @@ def ratio_over_rounds(
 
 
 def range_over_rounds(values: Iterable[float]) -> RangeOverRounds:
-    """The median of `values`, one a round, with the least and the greatest of them.
+    """The median of `values`, one per round, with their minimum and maximum.
 
     Raises:
       ValueError: no values.

@@ -1,13 +1,13 @@
-"""What turns of an engine and its servers say: overhead, saturation, batching, each to its target.
+"""Overhead, saturation and batching of a server from its measurements, compared with targets.
 
-Every difference or ratio is of two turns of one round, so that a machine that slows down slows
-both. A ratio has its 95 % interval over the rounds; every other figure is their median, with the
-least and the greatest (`serving.benchmark.rounds`).
+Each difference or ratio is of two measurements of the same round, so that a machine that slows down
+affects both. A ratio has a 95 % interval over the rounds; any other figure is the median of the
+rounds with their minimum and maximum (`serving.benchmark.rounds`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -16,48 +16,48 @@ from rich.table import Table
 from serving.benchmark.rounds import RatioOverRounds, range_over_rounds, ratio_over_rounds
 
 ENGINE, GRPC, REST = "engine", "gRPC", "REST"
-#: Each transport's library alone, answering at once with as many bytes.
-FLOORS = {GRPC: "gRPC floor", REST: "REST floor"}
+#: The library of each transport alone, with a fixed response of as many bytes.
+BASELINES = {GRPC: "gRPC baseline", REST: "REST baseline"}
 GRPC_CLIENT, REST_CLIENT = "Client over gRPC", "Client over REST"
-#: How the server combines requests -> flags beside a parameters file.
+#: How the server batches requests -> its flag, besides a parameters file.
 BATCHING = {"batching": "--enable_batching", "adaptive": "--adaptive_batching"}
 
-#: Callers at a time; the best of them is each thing's saturation.
+#: Numbers of concurrent callers; the best of them is the saturation of a system.
 CALLERS = (1, 2, 4, 8)
-#: Callers that batches are made of, and images in the engine's own.
-CROWD = 16
+#: Callers whose requests are batched, and images per call in batches of the engine.
+CONCURRENT_CALLERS = 16
 BATCH = 8
 
 OVERHEAD_MS = {GRPC: 1.0, REST: 2.0}
 #: Beyond the engine and the transport's library together.
-OWN_MS = 1.0
+SERVER_MS = 1.0
 SATURATION = 0.90
 BATCHING_GAIN = 1.2
 
-#: Name of a thing -> what was measured, one value a round.
-Turns = Mapping[str, Mapping[str, Sequence[float]]]
+#: Name of a contender -> field of `closed_loop.Measurement` -> one value per round.
+Measurements: TypeAlias = Mapping[str, Mapping[str, Sequence[float]]]
 
 #: Heading of what `spread_of` returns.
-SPREAD = "95 % (ratios) or least..greatest"
-#: Of a row without a target: `target` and `met`.
-_NOTHING: tuple[str, bool | None] = ("", None)
+SPREAD = "95 % (ratios) or min..max"
+#: `target` and `met` of a row without a target.
+_NO_TARGET: tuple[str, bool | None] = ("", None)
 #: Decimals by unit.
 DIGITS = {"ms": 3, "ratio": 3, "images/s": 1, "cores": 2}
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchmarkRow:
     """A figure of the table.
 
     Attributes:
-      part: of the table that it belongs to.
-      name: what it is of.
-      value: geometric mean over the rounds of a ratio, median of anything else.
-      low: of a ratio's 95 % interval; the least of the rounds of anything else.
-      high: of the interval; the greatest.
-      unit: `ms`, `images/s`, `cores`, or `ratio`, above 1 is better.
-      target: what was asked, empty where nothing was.
-      met: whether it is; None without a target.
+      part: of the table.
+      name: of the figure.
+      value: of a ratio, the geometric mean over the rounds; otherwise their median.
+      low: of a ratio's 95 % interval; otherwise the minimum of the rounds.
+      high: of a ratio's 95 % interval; otherwise the maximum of the rounds.
+      unit: `ms`, `images/s`, `cores`, or `ratio`, where above 1 is better.
+      target: as text; empty without one.
+      met: whether the target is met; None without a target.
     """
 
     part: str
@@ -70,112 +70,124 @@ class Row:
     met: bool | None = None
 
 
-def turn_name(what: str, callers: int, *, rows: int = 1, server: str = "") -> str:
-    """The name of a turn, e.g. `gRPC x4`, `engine of 8 x1`, `adaptive gRPC x16`."""
+def measurement_name(system: str, callers: int, *, rows: int = 1, batching: str = "") -> str:
+    """The name of a contender's measurements: `gRPC x4`, `engine of 8 x1`, `adaptive gRPC x16`."""
     size = f" of {rows}" if rows > 1 else ""
-    return f"{server} {what}{size} x{callers}".strip()
+    return f"{batching} {system}{size} x{callers}".strip()
 
 
-def rows_of(turns: Turns) -> list[dict[str, Any]]:
-    """The figures of one variant, as plain values of `Row`.
+def rows_of(measured: Measurements) -> list[dict[str, Any]]:
+    """The figures of one variant, as plain values of `BenchmarkRow`.
 
     Args:
-      turns: by `turn_name`, each with `p50_ms`, `images_per_second` and `caller_cores`; those of
-        batching may be left out all together.
+      measured: by `measurement_name`, each with `p50_ms`, `images_per_second` and `caller_cores`;
+        those of batching and those of the baselines are optional. Files of earlier versions name
+        the baselines `gRPC floor` and `REST floor`.
     """
-    rows = [*_one_caller(turns), *_saturation(turns)]
-    if any(name.startswith(tuple(BATCHING)) for name in turns):
-        rows += _batching(turns)
+    measured = {name.replace(" floor ", " baseline "): one for name, one in measured.items()}
+    rows = [*_one_caller(measured), *_saturation(measured)]
+    if any(name.startswith(tuple(BATCHING)) for name in measured):
+        rows += _batching(measured)
     return [asdict(row) for row in rows]
 
 
-def _one_caller(turns: Turns) -> list[Row]:
+def _one_caller(measured: Measurements) -> list[BenchmarkRow]:
     part = "one caller"
     names = (ENGINE, GRPC, REST, GRPC_CLIENT, REST_CLIENT)
-    p50 = {name: _values(turns, turn_name(name, 1), "p50_ms") for name in names}
-    rows = [Row(part, f"{name}, p50", *range_over_rounds(p50[name]), "ms") for name in names]
+    p50 = {name: _values(measured, measurement_name(name, 1), "p50_ms") for name in names}
+    rows = [
+        BenchmarkRow(part, f"{name}, p50", *range_over_rounds(p50[name]), "ms") for name in names
+    ]
     for name in names[1:]:
         found = range_over_rounds(p50[name] - p50[ENGINE])
         most = OVERHEAD_MS.get(name)
-        asked = _NOTHING if most is None else (f"<= {most:.2f}", found.value <= most)
-        rows.append(Row(part, f"{name} beyond the engine", *found, "ms", *asked))
-        floor = turn_name(FLOORS[name], 1) if name in FLOORS else ""
-        # Figures of before there were floors have none.
-        if floor in turns:
-            alone = _values(turns, floor, "p50_ms")
+        target = _NO_TARGET if most is None else (f"<= {most:.2f}", found.value <= most)
+        rows.append(BenchmarkRow(part, f"{name} beyond the engine", *found, "ms", *target))
+        baseline = measurement_name(BASELINES[name], 1) if name in BASELINES else ""
+        # Files of before the baselines were measured have none.
+        if baseline in measured:
+            alone = _values(measured, baseline, "p50_ms")
             library = range_over_rounds(alone)
-            rows.append(Row(part, f"of that {name}'s library alone, p50", *library, "ms"))
+            rows.append(BenchmarkRow(part, f"{name} library alone, p50", *library, "ms"))
             own = range_over_rounds(p50[name] - p50[ENGINE] - alone)
-            asked = f"<= {OWN_MS:.2f}", own.value <= OWN_MS
-            rows.append(Row(part, f"{name} beyond the engine and its library", *own, "ms", *asked))
+            target = f"<= {SERVER_MS:.2f}", own.value <= SERVER_MS
+            rows.append(
+                BenchmarkRow(part, f"{name} beyond the engine and the library", *own, "ms", *target)
+            )
     return rows
 
 
-def _saturation(turns: Turns) -> list[Row]:
+def _saturation(measured: Measurements) -> list[BenchmarkRow]:
     part, rate = "all cores busy", "images_per_second"
-    best = {name: _best(turns, name, CALLERS) for name in (ENGINE, GRPC, REST)}
+    best = {name: _best(measured, name, CALLERS) for name in (ENGINE, GRPC, REST)}
     rows = [
-        Row(part, best[name], *range_over_rounds(_values(turns, best[name], rate)), "images/s")
+        BenchmarkRow(
+            part, best[name], *range_over_rounds(_values(measured, best[name], rate)), "images/s"
+        )
         for name in best
     ]
     for name in (GRPC, REST):
-        found = _ratio(turns, best[name], best[ENGINE])
-        asked = (f">= {SATURATION:.2f}", found.value >= SATURATION)
-        rows.append(Row(part, f"{name} of the engine", *found, "ratio", *asked))
+        found = _ratio(measured, best[name], best[ENGINE])
+        target = (f">= {SATURATION:.2f}", found.value >= SATURATION)
+        rows.append(BenchmarkRow(part, f"{name} relative to the engine", *found, "ratio", *target))
     for name in (GRPC, REST):
-        cores = range_over_rounds(_values(turns, best[name], "caller_cores"))
-        rows.append(Row(part, f"{name}: the callers' own use", *cores, "cores"))
+        cores = range_over_rounds(_values(measured, best[name], "caller_cores"))
+        rows.append(BenchmarkRow(part, f"{name}: used by the callers", *cores, "cores"))
     return rows
 
 
-def _batching(turns: Turns) -> list[Row]:
+def _batching(measured: Measurements) -> list[BenchmarkRow]:
     part = "batching"
-    of_many = _best(turns, ENGINE, range(1, CROWD + 1), rows=BATCH)
-    gain = _ratio(turns, of_many, _best(turns, ENGINE, CALLERS))
-    one_call = _ratio(turns, turn_name(ENGINE, 1, rows=BATCH), turn_name(ENGINE, 1))
+    batched = _best(measured, ENGINE, range(1, CONCURRENT_CALLERS + 1), rows=BATCH)
+    gain = _ratio(measured, batched, _best(measured, ENGINE, CALLERS))
+    one = _ratio(measured, measurement_name(ENGINE, 1, rows=BATCH), measurement_name(ENGINE, 1))
     rows = [
-        Row(part, f"engine, {BATCH} a call to 1, one caller", *one_call, "ratio"),
-        # Of one caller the other cores are free, and a larger call uses them; with all of them
-        # busy only what the batch itself saves is left, and more a server cannot gain.
-        Row(part, f"engine, {BATCH} a call to 1, all cores", *gain, "ratio"),
+        BenchmarkRow(part, f"engine, {BATCH} images per call to 1, one caller", *one, "ratio"),
+        # With one caller the other cores are idle, and a larger call uses them. With all of them
+        # busy the gain is that of the batch itself, and no server can gain more.
+        BenchmarkRow(part, f"engine, {BATCH} images per call to 1, all cores", *gain, "ratio"),
     ]
     for server in BATCHING:
-        rows += _batching_server(turns, server, gains=gain.value >= BATCHING_GAIN)
+        rows += _batching_server(measured, server, gains=gain.value >= BATCHING_GAIN)
     return rows
 
 
-def _batching_server(turns: Turns, server: str, *, gains: bool) -> list[Row]:
+def _batching_server(measured: Measurements, server: str, *, gains: bool) -> list[BenchmarkRow]:
     part = "batching"
-    one, crowd = (turn_name(GRPC, callers) for callers in (1, CROWD))
-    other_one, other_crowd = (turn_name(GRPC, callers, server=server) for callers in (1, CROWD))
-    speed = _ratio(turns, one, other_one, "p50_ms")
-    rate = _ratio(turns, other_one, one)
-    many = _ratio(turns, other_crowd, crowd)
-    asked = (f">= {BATCHING_GAIN:.2f}", many.value >= BATCHING_GAIN) if gains else _NOTHING
+    one, many = (measurement_name(GRPC, callers) for callers in (1, CONCURRENT_CALLERS))
+    batching_one, batching_many = (
+        measurement_name(GRPC, callers, batching=server) for callers in (1, CONCURRENT_CALLERS)
+    )
+    speed = _ratio(measured, one, batching_one, "p50_ms")
+    rate = _ratio(measured, batching_one, one)
+    gain = _ratio(measured, batching_many, many)
+    target = (f">= {BATCHING_GAIN:.2f}", gain.value >= BATCHING_GAIN) if gains else _NO_TARGET
     reaches = "interval reaches 1.00"
     flag = BATCHING[server]
     return [
-        Row(part, f"{flag}, 1 caller, p50", *speed, "ratio", reaches, speed.high >= 1),
-        Row(part, f"{flag}, 1 caller, images/s", *rate, "ratio", reaches, rate.high >= 1),
-        Row(part, f"{flag}, {CROWD} callers, images/s", *many, "ratio", *asked),
+        BenchmarkRow(part, f"{flag}, 1 caller, p50", *speed, "ratio", reaches, speed.high >= 1),
+        BenchmarkRow(part, f"{flag}, 1 caller, images/s", *rate, "ratio", reaches, rate.high >= 1),
+        BenchmarkRow(
+            part, f"{flag}, {CONCURRENT_CALLERS} callers, images/s", *gain, "ratio", *target
+        ),
     ]
 
 
 def _ratio(
-    turns: Turns, name: str, base: str, quantity: str = "images_per_second"
+    measured: Measurements, name: str, base: str, quantity: str = "images_per_second"
 ) -> RatioOverRounds:
-    return ratio_over_rounds(_values(turns, name, quantity), _values(turns, base, quantity))
+    return ratio_over_rounds(_values(measured, name, quantity), _values(measured, base, quantity))
 
 
-def _best(turns: Turns, what: str, callers: Iterable[int], *, rows: int = 1) -> str:
-    """The turn of most images a second, by the median over rounds, whoever many called."""
-    names = [turn_name(what, count, rows=rows) for count in callers]
-    rates = {n: np.median(turns[n]["images_per_second"]) for n in names if n in turns}
+def _best(measured: Measurements, system: str, callers: Iterable[int], *, rows: int = 1) -> str:
+    """The name with the most images per second among numbers of callers, by their medians."""
+    names = [measurement_name(system, count, rows=rows) for count in callers]
+    rates = {n: np.median(measured[n]["images_per_second"]) for n in names if n in measured}
     return max(rates, key=lambda name: rates[name])
 
 
-def _values(turns: Turns, name: str, quantity: str) -> np.ndarray:
-    return np.array(turns[name][quantity], np.float64)
+def _values(measured: Measurements, name: str, quantity: str) -> np.ndarray:
+    return np.array(measured[name][quantity], np.float64)
 
 
 def spread_of(row: Mapping[str, Any], *, digits: int) -> str:
@@ -185,11 +197,11 @@ def spread_of(row: Mapping[str, Any], *, digits: int) -> str:
 
 
 def tables(figures: Mapping[str, Any]) -> RenderableType:
-    """One table a variant of what `serving.benchmark.server.measure` returned."""
+    """One table per variant of the figures that `serving.benchmark.server.measure` returns."""
     machine = figures["machine"]
     head = (
         f"{machine['cpu']}, {machine['cores']} cores; images: {figures['source']}, "
-        f"{figures['mean_kb']} kB on average; {figures['rounds']} rounds in turns of "
+        f"{figures['mean_kb']} kB on average; {figures['rounds']} interleaved rounds of "
         f"{figures['seconds']:g} s"
     )
     return Group(head, *(_table(figures, variant) for variant in figures["variants"]))

@@ -1,11 +1,11 @@
-"""Size and speed of a bundle's variants, as ratios of one run.
+"""Size and speed of a bundle's variants, measured in one run for their ratios.
 
     figures = benchmark("bundles/digits_cnn", runs=100, warmup=10, threads=2)
     figures["saved_model"].latency_ms_p50 / figures["ptq_int8"].latency_ms_p50
 
-Variants take turns in short rounds, so that a machine that slows down slows all of them. What is
-timed is one image through the network, pixels to scores: decoding a JPEG costs every variant the
-same.
+Variants are measured alternately in short rounds, so that a machine that slows down affects all of
+them. A timed call takes one image from pixels to scores: decoding a JPEG costs the same with every
+variant.
 """
 
 import os
@@ -21,22 +21,22 @@ import numpy as np
 from core import bundle as bundles
 from serving.engines.engine import BundleEngine, open_engine
 
-#: Calls of one variant before the next has its turn: enough to warm caches, short against drift.
+#: Consecutive calls of a variant: enough to warm caches, few enough to be insensitive to drift.
 _ROUND = 10
 _PACKAGES = ("tensorflow", "ai-edge-litert", "numpy")
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What one variant costs, at batch 1.
+class VariantFigures:
+    """The cost of one variant at batch size 1.
 
     Attributes:
       size_bytes: of the file; of graph, variables and assets for the SavedModel.
       gzip_bytes: after gzip -9, file by file.
       latency_ms_p50: median over the runs, likewise p90 and p99.
       images_per_second: runs divided by their total time.
-      runs: how many calls were timed.
-      threads: that each call may use.
+      runs: number of timed calls.
+      threads: available to each call.
     """
 
     size_bytes: int
@@ -49,7 +49,7 @@ class Figures:
     threads: int
 
     def to_dict(self) -> dict[str, float]:
-        """Plain values, as `manifest.json` holds them."""
+        """Plain values for `manifest.json`."""
         return asdict(self)
 
 
@@ -60,14 +60,14 @@ def benchmark(
     runs: int = 100,
     warmup: int = 10,
     threads: int = 1,
-) -> dict[str, Figures]:
-    """Variant -> figures, in the order asked for.
+) -> dict[str, VariantFigures]:
+    """Variant -> figures, in the given order.
 
     Args:
-      bundle_path: a bundle, or the folder of one.
-      variants: names; None is the SavedModel and every TFLite variant.
+      bundle_path: a bundle or its folder.
+      variants: names; None selects the SavedModel and every TFLite variant.
       runs: timed calls of each variant, at least 1.
-      warmup: calls before them that are not timed.
+      warmup: untimed calls before them.
       threads: for one call, at least 1.
 
     Raises:
@@ -96,14 +96,14 @@ def benchmark(
     return {name: _figures(bundle, name, seconds[name], threads) for name in engines}
 
 
-def environment() -> dict[str, str]:
-    """Where figures were measured: CPU model, cores, system, Python and package versions."""
+def environment(*packages: str) -> dict[str, str]:
+    """CPU model, cores, system, and versions of Python, basic packages and `packages`."""
     return {
         "cpu": _cpu_model(),
         "cores": str(os.cpu_count() or 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: _version(name) for name in (*_PACKAGES, *packages)},
     }
 
 
@@ -129,10 +129,12 @@ def _time_in_rounds(
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def _figures(bundle: bundles.Bundle, variant: str, seconds: np.ndarray, threads: int) -> Figures:
+def _figures(
+    bundle: bundles.Bundle, variant: str, seconds: np.ndarray, threads: int
+) -> VariantFigures:
     files = variant_files(bundle, variant)
     p50, p90, p99 = (float(p) for p in np.percentile(seconds * 1000, [50, 90, 99]))
-    return Figures(
+    return VariantFigures(
         size_bytes=sum(file.stat().st_size for file in files),
         gzip_bytes=sum(bundles.gzip_size(file) for file in files),
         latency_ms_p50=p50,
@@ -145,7 +147,7 @@ def _figures(bundle: bundles.Bundle, variant: str, seconds: np.ndarray, threads:
 
 
 def variant_files(bundle: bundles.Bundle, variant: str) -> list[Path]:
-    """The files that `variant` consists of.
+    """The files of a variant.
 
     Raises:
       BundleError: the bundle has no such variant.

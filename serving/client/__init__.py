@@ -7,13 +7,13 @@
 | file | holds |
 |---|---|
 | `sync.py`, `aio.py` | `Client` and `AsyncClient`: the same methods, on either transport |
-| `settings.py` | what both are made with |
-| `api.py`, `ready.py`, `results.py` | operations, whatever the transport |
-| `rest.py`, `rest_values.py`, `signatures.py` | REST; needs `numpy` and `requests` only |
-| `grpc_transport.py` | gRPC; needs `grpcio` and `protobuf`, and imports no TensorFlow |
-| `http.py`, `connections.py` | one HTTP request within a time; the connection pool |
-| `retry.py` | which failures are tried again, when, and until when |
-| `images.py` | paths, arrays, bytes and URLs to encoded images |
+| `settings.py`, `address.py` | their validated arguments; server addresses and TLS |
+| `api.py`, `ready.py`, `results.py` | operations, independent of the transport |
+| `rest.py`, `rest_values.py` | REST; needs only `numpy` and `requests` |
+| `grpc_transport.py` | gRPC; needs `grpcio` and `protobuf`, not TensorFlow |
+| `http.py`, `connections.py` | HTTP requests within a deadline; the connection pool |
+| `retry.py` | retries and deadlines |
+| `images.py` | encoded images from paths, arrays, bytes and URLs |
 | `local.py` | `predict_local`: a bundle without a server |
 """
 

@@ -1,25 +1,24 @@
-"""Where a server is, and how to trust it."""
+"""Server addresses and TLS settings."""
 
 import ipaddress
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from serving.client.errors import ClientError
 
-#: TF Serving's own gRPC port, for addresses that name none.
+#: TF Serving's default gRPC port.
 _GRPC_PORT = 8500
 
 
 @dataclass(frozen=True)
 class Tls:
-    """What an encrypted connection (https, grpcs) is checked against.
+    """Certificates for encrypted connections (https, grpcs).
 
     Attributes:
-      roots: PEM file of the authorities to trust; None is those that the library comes with.
-      certificate: PEM file with which the client shows who it is, where the server asks for it.
+      roots: PEM file of the trusted authorities; None is the library's default.
+      certificate: PEM file of the client's certificate, for servers that require one.
       key: PEM file of that certificate's private key.
     """
 
@@ -29,39 +28,40 @@ class Tls:
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
-            raise ValueError("`certificate` and `key` go together; give both or neither")
+            raise ValueError("give both `certificate` and `key`, or neither")
 
     def check(self, address: "Address") -> None:
-        """Looks at the files, which the libraries would do at the first call.
+        """Validates the files now rather than at the first call.
 
         Raises:
-          FileNotFoundError: one that is not there.
-          ValueError: one that is not what it is given for, or an address without encryption.
+          FileNotFoundError: a file does not exist.
+          ValueError: a file is not PEM of its kind, or the address is not encrypted.
         """
         files = [file for file in (self.roots, self.certificate, self.key) if file is not None]
         if files and not address.secure:
             raise ValueError(
-                f"`tls` is given, and {address.url} is not encrypted; write https:// or grpcs://"
+                f"`tls` has no effect on {address.url}, which is not encrypted; "
+                "use https:// or grpcs://"
             )
         for file in files:
-            # Python's TLS does not say which file it misses.
+            # Python's TLS errors do not name the missing file.
             Path(file).open("rb").close()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             if self.roots is not None:
                 context.load_verify_locations(self.roots)
             if self.certificate is not None:
-                # An empty password: without one OpenSSL asks for it on the terminal.
+                # Without a password, OpenSSL would prompt for it on the terminal.
                 context.load_cert_chain(self.certificate, self.key, password="")
         except ssl.SSLError as error:
             raise ValueError(
-                f"not PEM files of certificates and of the one's key without a password: "
+                "expected PEM files of certificates and of a key without a password, got "
                 f"{', '.join(map(str, files))} ({error})"
             ) from error
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, with or without a port, is this machine: no proxy can reach it for us."""
+    """Whether a host, with or without a port, is this machine, which no proxy can reach."""
     name = urlsplit(f"//{host}").hostname or ""
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -72,19 +72,19 @@ def is_loopback(host: str) -> bool:
 
 
 def grpc_proxy_options(target: str) -> list[tuple[str, int]]:
-    """Options of a gRPC channel that keep a loopback target from going through `http_proxy`."""
+    """Options of a gRPC channel that bypass `http_proxy` for a loopback target."""
     return [("grpc.enable_http_proxy", 0)] if is_loopback(target) else []
 
 
 @dataclass(frozen=True)
 class Address:
-    """A server's address, understood.
+    """A parsed server address.
 
     Attributes:
-      url: as errors show it, without a trailing slash.
+      url: as shown in errors, without a trailing slash.
       transport: `rest` or `grpc`.
       secure: https or grpcs.
-      target: `host:port`, as gRPC takes it; for REST the host, and the port if it was given.
+      target: `host:port` for gRPC; for REST the host, and the port if the URL has one.
     """
 
     url: str
@@ -94,46 +94,30 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """The server that a URL names.
+    """The address in a URL.
 
     Args:
       url: `http://host:8501`, `https://host/prefix`, `grpc://host:8500` or `grpcs://host:8500`.
 
     Raises:
-      ClientError: anything else.
+      ClientError: any other text.
     """
-    words = f"{url!r} is no address; write http://host:8501 or grpc://host:8500"
+    problem = f"{url!r} is not a server address; write http://host:8501 or grpc://host:8500"
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ClientError(f"{words} ({error})") from error
+        raise ClientError(f"{problem} ({error})") from error
     if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.hostname:
-        raise ClientError(f"{words}, or https:// and grpcs:// for TLS")
+        raise ClientError(f"{problem}, or https:// and grpcs:// for TLS")
     if "@" in parts.netloc:
-        raise ClientError("put no password into the address; give `headers` with Authorization")
+        raise ClientError("write no password in the address; use `headers` with Authorization")
     if parts.query or parts.fragment:
-        raise ClientError(f"{words}, without ? and #")
+        raise ClientError(f"{problem}, without ? and #")
     secure = parts.scheme.endswith("s")
     if parts.scheme.startswith("http"):
         return Address(url.rstrip("/"), "rest", secure, parts.netloc)
     if parts.path.strip("/"):
-        raise ClientError(f"{words}: gRPC has no path, got {parts.path!r}")
+        raise ClientError(f"{problem}: a gRPC address has no path, got {parts.path!r}")
     target = parts.netloc if port else f"{parts.netloc.rstrip(':')}:{_GRPC_PORT}"
     return Address(f"{parts.scheme}://{target}", "grpc", secure, target)
-
-
-def import_grpc(url: str) -> Any:
-    """The gRPC half of the client, which REST works without.
-
-    Raises:
-      ClientError: grpcio or protobuf is not installed.
-    """
-    try:
-        from serving.client import grpc_transport
-    except ModuleNotFoundError as error:
-        raise ClientError(
-            f"{url} needs grpcio and protobuf ({error}); pip install grpcio protobuf, or use "
-            "the server's http:// address"
-        ) from error
-    return grpc_transport

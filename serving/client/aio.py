@@ -11,15 +11,15 @@ import numpy as np
 
 from core import bundle as bundles
 from serving.client import results
-from serving.client.address import Tls, import_grpc
-from serving.client.api import Columns, Done, Example, Steps, Target, advance, read_signatures
-from serving.client.connections import Hold
+from serving.client.address import Tls
+from serving.client.api import Columns, Done, Example, ModelSpec, Steps, advance, read_signatures
+from serving.client.connections import ActiveRequest
 from serving.client.errors import DEADLINE_EXCEEDED, ClientError, Failure
 from serving.client.images import MAX_DOWNLOAD_BYTES
-from serving.client.ready import LOOK_TIMEOUT_S, Waiting, reason_of, why_not_ready
+from serving.client.ready import POLL_TIMEOUT_S, ReadinessPoll, reason_of, why_not_ready
 from serving.client.rest import RestApi, RestTransport
 from serving.client.retry import Deadline, Tries, finite
-from serving.client.settings import Settings
+from serving.client.settings import Settings, import_grpc
 from serving.client.tasks import in_order, within
 from serving.protocol.images import Image
 from serving.protocol.types import ClassNames, Detections, ModelVersion, Prediction, Signature
@@ -28,13 +28,12 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """Calls one server from one event loop; any number of its tasks may use one client.
+    """A client of one server for the tasks of one event loop.
 
-    Arguments, deadlines, tries, results and errors are `Client`'s, method by method. At most
-    `max_concurrency` requests are under way at a time, and a long list with a `batch_size` keeps
-    that many busy. gRPC runs on the loop; REST runs in that many threads,
-    and downloads and the reading of files in as many others. A task that is cancelled cancels its
-    call over gRPC, and closes its connection over REST.
+    Arguments, deadlines, retries, results and errors are those of `Client`. At most
+    `max_concurrency` requests are in progress at a time, also for a long list with a `batch_size`.
+    gRPC runs on the loop; REST runs in that many threads, and downloads and file reads in as many
+    others. Cancelling a task cancels its call over gRPC, and closes its connection over REST.
     """
 
     def __init__(
@@ -50,8 +49,8 @@ class AsyncClient:
     ) -> None:
         """Connects at the first call; arguments and errors are those of `Client`.
 
-        `max_concurrency` is how many requests are under way at a time; waiting for a turn counts
-        as a call's time.
+        `max_concurrency` limits the requests in progress; waiting for a slot counts toward a call's
+        timeout.
         """
         if max_concurrency < 1:
             raise ValueError(f"`max_concurrency` must be 1 or more, got {max_concurrency}")
@@ -62,10 +61,10 @@ class AsyncClient:
             tls=tls,
             max_download_bytes=max_download_bytes,
         )
-        self._width = max_concurrency
-        self._turns = asyncio.Semaphore(max_concurrency)
+        self._max_concurrency = max_concurrency
+        self._slots = asyncio.Semaphore(max_concurrency)
         self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix="sightline-client")
-        # Apart, so that images that are slow to come do not keep other calls from the server.
+        # Separate threads, so that slow downloads do not delay other calls.
         self._loaders = ThreadPoolExecutor(max_concurrency, thread_name_prefix="sightline-load")
         self._closers = AsyncExitStack()
         self._connect(headers or {})
@@ -77,15 +76,15 @@ class AsyncClient:
             self._api = RestApi()
 
             async def send(request: Any, timeout_s: float) -> Any:
-                hold = Hold(Deadline(timeout_s))
+                active = ActiveRequest(Deadline(timeout_s))
                 try:
-                    return await self._in_thread(blocking.send_held, request, hold)
+                    return await self._in_thread(blocking.send_cancelable, request, active)
                 finally:
-                    # A request that nobody waits for would keep a thread from the others.
-                    hold.give_up()
+                    # After a cancellation, the request must not occupy its thread.
+                    active.cancel()
 
             self._send: Callable[[Any, float], Awaitable[Any]] = send
-            # JSON and base64 of images are work for a thread too.
+            # Encoding images as JSON and base64 would block the loop.
             self._advance: Callable[..., Awaitable[Any]] = partial(self._in_thread, advance)
             self._closers.callback(blocking.close)
             return
@@ -101,7 +100,7 @@ class AsyncClient:
 
     @property
     def url(self) -> str:
-        """The server's, without a trailing slash."""
+        """The server's URL, without a trailing slash."""
         return self._settings.address.url
 
     async def predict(
@@ -116,12 +115,12 @@ class AsyncClient:
         timeout_s: float | None = None,
         signature: str = bundles.SIGNATURE_BYTES,
     ) -> list[Prediction]:
-        """One prediction an image, in order; see `Client.predict`."""
-        target = Target(model, version, label)
+        """One prediction per image, in order; see `Client.predict`."""
+        spec = ModelSpec(model, version, label)
         return await self._over_images(
             images,
-            target,
-            partial(results.predictions, target=target, top_k=top_k),
+            spec,
+            partial(results.predictions, spec=spec, top_k=top_k),
             batch_size=batch_size,
             timeout_s=timeout_s,
             signature=signature,
@@ -139,12 +138,12 @@ class AsyncClient:
         timeout_s: float | None = None,
         signature: str = bundles.SIGNATURE_BYTES,
     ) -> list[Detections]:
-        """The objects of each image, in order; see `Client.detect`."""
-        target = Target(model, version, label)
+        """The objects in each image, in order; see `Client.detect`."""
+        spec = ModelSpec(model, version, label)
         return await self._over_images(
             images,
-            target,
-            partial(results.detections, target=target, class_names=class_names),
+            spec,
+            partial(results.detections, spec=spec, class_names=class_names),
             batch_size=batch_size,
             timeout_s=timeout_s,
             signature=signature,
@@ -160,9 +159,9 @@ class AsyncClient:
         signature: str = bundles.SIGNATURE_BYTES,
         timeout_s: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """Any signature, arrays in and out; see `Client.run`."""
-        target = Target(model, version, label)
-        return await self._do(self._api.run(inputs, target, signature), timeout_s)
+        """The outputs of any signature, as arrays; see `Client.run`."""
+        spec = ModelSpec(model, version, label)
+        return await self._do(self._api.run(inputs, spec, signature), timeout_s)
 
     async def classify(
         self,
@@ -175,8 +174,8 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> list[list[tuple[str, float]]]:
         """(label, score) pairs of each tf.Example; see `Client.classify`."""
-        target = Target(model, version, label)
-        return await self._do(self._api.classify(examples, target, signature), timeout_s)
+        spec = ModelSpec(model, version, label)
+        return await self._do(self._api.classify(examples, spec, signature), timeout_s)
 
     async def regress(
         self,
@@ -188,15 +187,15 @@ class AsyncClient:
         signature: str = "",
         timeout_s: float | None = None,
     ) -> np.ndarray:
-        """(B,) float32, one value a tf.Example; see `Client.classify`."""
-        target = Target(model, version, label)
-        return await self._do(self._api.regress(examples, target, signature), timeout_s)
+        """(B,) float32, one value per tf.Example; see `Client.classify`."""
+        spec = ModelSpec(model, version, label)
+        return await self._do(self._api.regress(examples, spec, signature), timeout_s)
 
     async def status(
         self, model: str, version: int | None = None, *, timeout_s: float | None = None
     ) -> list[ModelVersion]:
-        """The model's versions that the server knows of, newest first."""
-        return await self._do(self._api.status(Target(model, version)), timeout_s)
+        """The model's versions on the server, newest first."""
+        return await self._do(self._api.status(ModelSpec(model, version)), timeout_s)
 
     async def metadata(
         self,
@@ -206,8 +205,8 @@ class AsyncClient:
         label: str | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """TF Serving's metadata answer: `model_spec`, and the signatures under `metadata`."""
-        return await self._do(self._api.metadata(Target(model, version, label)), timeout_s)
+        """TF Serving's metadata response: `model_spec`, and the signatures under `metadata`."""
+        return await self._do(self._api.metadata(ModelSpec(model, version, label)), timeout_s)
 
     async def signatures(
         self,
@@ -217,8 +216,10 @@ class AsyncClient:
         label: str | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Signature]:
-        """What can be asked of the model, by signature name."""
-        return await self._do(read_signatures(self._api, Target(model, version, label)), timeout_s)
+        """The model's signatures by name."""
+        return await self._do(
+            read_signatures(self._api, ModelSpec(model, version, label)), timeout_s
+        )
 
     async def is_ready(
         self,
@@ -226,10 +227,10 @@ class AsyncClient:
         version: int | None = None,
         *,
         label: str | None = None,
-        timeout_s: float = LOOK_TIMEOUT_S,
+        timeout_s: float = POLL_TIMEOUT_S,
     ) -> bool:
-        """Whether the server would answer a request to the model now; False if there is none."""
-        return not await self._why_not_ready(Target(model, version, label), timeout_s)
+        """Whether the model is ready to serve; False if the server cannot be reached."""
+        return not await self._why_not_ready(ModelSpec(model, version, label), timeout_s)
 
     async def wait_until_ready(
         self,
@@ -239,17 +240,17 @@ class AsyncClient:
         label: str | None = None,
         timeout_s: float = 60.0,
     ) -> None:
-        """Returns as soon as the server would answer a request to the model."""
-        waiting = Waiting(Target(model, version, label), timeout_s)
+        """Returns as soon as the model is ready to serve."""
+        poll = ReadinessPoll(ModelSpec(model, version, label), timeout_s)
         while True:
-            reason = await self._why_not_ready(waiting.target, waiting.look_s, known=waiting.reason)
-            pause = waiting.pause_s(reason)
+            reason = await self._why_not_ready(poll.spec, poll.timeout_s, known=poll.reason)
+            pause = poll.pause_s(reason)
             if pause is None:
                 return
             await asyncio.sleep(pause)
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         await self._closers.aclose()
         self._settings.images.close()
         for pool in (self._threads, self._loaders):
@@ -275,39 +276,39 @@ class AsyncClient:
         except RuntimeError as error:
             if isinstance(error, ClientError):
                 raise
-            # What an executor raises once it is shut down.
+            # An executor raises it once it is shut down.
             raise ClientError(f"this client is closed: {error}") from error
 
     async def _finish(self, steps: Steps[Any], deadline: Deadline, retries: int) -> Any:
-        """An operation's result, its requests sent one after the other."""
+        """The result of an operation, whose requests are sent one by one."""
         found = await within(deadline, self._advance(steps))
         while not isinstance(found, Done):
-            answer = await self._call(found, Tries(deadline, retries))
-            found = await within(deadline, self._advance(steps, answer))
+            response = await self._call(found, Tries(deadline, retries))
+            found = await within(deadline, self._advance(steps, response))
         return found.result
 
     async def _call(self, request: Any, tries: Tries) -> Any:
-        """`retry.call`, for asyncio."""
+        """`retry.call` for asyncio."""
         while True:
             left = tries.begin()
             try:
                 return await asyncio.wait_for(self._attempt(request, tries), finite(left))
             except asyncio.TimeoutError:
-                late = f"no answer from {self.url} within {left:.3g} s"
+                late = f"no response from {self.url} within {left:.3g} s"
                 wait = tries.wait_s(Failure(late, DEADLINE_EXCEEDED))
             except Failure as failure:
                 wait = tries.wait_s(failure)
             await asyncio.sleep(wait)
 
     async def _attempt(self, request: Any, tries: Tries) -> Any:
-        async with self._turns:
-            # Waiting for the turn has taken some of the time.
+        async with self._slots:
+            # Waiting for the slot has taken some of the time.
             return await self._send(request, tries.deadline.check())
 
     async def _over_images(
         self,
         images: Sequence[Image],
-        target: Target,
+        spec: ModelSpec,
         read: Callable[[Columns], list[Any]],
         *,
         batch_size: int | None,
@@ -321,20 +322,20 @@ class AsyncClient:
             try:
                 load = self._settings.images.load
                 loading = self._in(self._loaders, load, batches[index], deadline)
-                coded = await within(deadline, loading)
-                steps = self._api.images(coded, target, signature)
+                encoded = await within(deadline, loading)
+                steps = self._api.images(encoded, spec, signature)
                 columns = await self._finish(steps, deadline, self._settings.retries)
-                return results.checked(read(columns), len(batches[index]), target)
+                return results.checked(read(columns), len(batches[index]), spec)
             except ClientError as error:
                 if len(batches) == 1:
                     raise
                 raise error.within(results.span(index, batch_size, len(images))) from error
 
-        parts = await in_order(one, len(batches), self._width)
+        parts = await in_order(one, len(batches), self._max_concurrency)
         return [found for part in parts for found in part]
 
-    async def _why_not_ready(self, target: Target, timeout_s: float, *, known: str = "") -> str:
+    async def _why_not_ready(self, spec: ModelSpec, timeout_s: float, *, known: str = "") -> str:
         try:
-            return await self._finish(why_not_ready(self._api, target), Deadline(timeout_s), 0)
+            return await self._finish(why_not_ready(self._api, spec), Deadline(timeout_s), 0)
         except ClientError as error:
             return reason_of(error, known)

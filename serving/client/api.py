@@ -1,7 +1,7 @@
-"""What a transport offers the clients: each operation once, whoever waits for the answers.
+"""TF Serving's operations, written once for the blocking and the asyncio client.
 
-An operation is a generator: it yields requests, is sent their answers and returns the result. So
-`sync.py` and `aio.py` differ only in how they wait.
+An operation is a generator that yields requests, receives their responses and returns the result.
+`sync.py` and `aio.py` differ only in how they wait for a response.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -15,9 +15,9 @@ from serving.protocol.types import ModelVersion, Signature
 
 T = TypeVar("T")
 
-#: Yields requests of its transport, is sent their answers, returns the result.
+#: Yields requests of its transport, receives their responses, returns the result.
 Steps: TypeAlias = Generator[Any, Any, T]
-#: Output name -> one value an image: lists over REST, arrays over gRPC.
+#: Output name -> one value per image: lists over REST, arrays over gRPC.
 Columns: TypeAlias = Mapping[str, Sequence[Any] | np.ndarray]
 #: Values of one feature of a tf.Example: all ints, all floats, or all text or bytes.
 FeatureValue: TypeAlias = (
@@ -28,8 +28,8 @@ Example: TypeAlias = Mapping[str, FeatureValue] | bytes
 
 
 @dataclass(frozen=True)
-class Target:
-    """Which model answers: the newest version, one version, or the one with a label."""
+class ModelSpec:
+    """A model on the server: its newest version, a given version, or the version with a label."""
 
     model: str
     version: int | None = None
@@ -50,82 +50,82 @@ class Target:
 class Api(Protocol):
     """TF Serving's operations over one transport."""
 
-    def images(self, coded: list[bytes], target: Target, signature: str) -> Steps[Columns]:
+    def images(self, encoded: list[bytes], spec: ModelSpec, signature: str) -> Steps[Columns]:
         """The outputs of a signature that takes encoded images."""
         ...
 
     def run(
-        self, inputs: Mapping[str, np.ndarray], target: Target, signature: str
+        self, inputs: Mapping[str, np.ndarray], spec: ModelSpec, signature: str
     ) -> Steps[dict[str, np.ndarray]]:
         """Predict: any signature, arrays in and out."""
         ...
 
     def classify(
-        self, examples: Sequence[Example], target: Target, signature: str
+        self, examples: Sequence[Example], spec: ModelSpec, signature: str
     ) -> Steps[list[list[tuple[str, float]]]]:
         """Classify: (label, score) pairs of each example."""
         ...
 
     def regress(
-        self, examples: Sequence[Example], target: Target, signature: str
+        self, examples: Sequence[Example], spec: ModelSpec, signature: str
     ) -> Steps[np.ndarray]:
         """Regress: (B,) float32."""
         ...
 
-    def status(self, target: Target) -> Steps[list[ModelVersion]]:
-        """The versions that the server knows of, newest first."""
+    def status(self, spec: ModelSpec) -> Steps[list[ModelVersion]]:
+        """The model's versions on the server, newest first."""
         ...
 
-    def metadata(self, target: Target) -> Steps[dict[str, Any]]:
-        """TF Serving's metadata answer, as its REST API writes it."""
+    def metadata(self, spec: ModelSpec) -> Steps[dict[str, Any]]:
+        """TF Serving's metadata response, as its REST API formats it."""
         ...
 
 
 class Transport(Protocol):
-    """Sends what the API of the same transport yields."""
+    """Sends the requests that the `Api` of the same transport yields."""
 
     def send(self, request: Any, timeout_s: float) -> Any:
-        """The answer to one try; raises `errors.Failure`."""
+        """The response to one attempt; raises `errors.Failure`."""
         ...
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         ...
 
 
 @dataclass(frozen=True)
 class Done:
-    """The result of an operation that has no further request."""
+    """The result of an operation that has finished."""
 
     result: Any
 
 
-def advance(steps: Steps[Any], answer: Any = None) -> Any:
+def advance(steps: Steps[Any], response: Any = None) -> Any:
     """The operation's next request, or `Done`.
 
     Args:
       steps: the operation.
-      answer: to the request before; None at the start.
+      response: to the previous request; None at the start.
     """
     try:
-        return steps.send(answer)
+        return steps.send(response)
     except StopIteration as end:
         return Done(end.value)
 
 
 def signature_of(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The signatures' map inside a metadata answer.
+    """The map of signatures in a metadata response.
 
     Raises:
-      ClientError: it is no such answer.
+      ClientError: the response has no signatures.
     """
     try:
         return metadata["metadata"]["signature_def"]["signature_def"]
     except (KeyError, TypeError) as error:
-        raise ClientError(f"not a metadata answer: {str(metadata)[:200]}") from error
+        raise ClientError(f"not a metadata response: {str(metadata)[:200]}") from error
 
 
-def read_signatures(api: Api, target: Target) -> Steps[dict[str, Signature]]:
-    """What can be asked of the model, by signature name."""
-    found = signature_of((yield from api.metadata(target)))
+def read_signatures(api: Api, spec: ModelSpec) -> Steps[dict[str, Signature]]:
+    """The model's signatures by name."""
+    found = signature_of((yield from api.metadata(spec)))
     return {name: Signature.from_json(entry) for name, entry in found.items()}

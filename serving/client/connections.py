@@ -1,8 +1,8 @@
-"""`requests.Session`s in which one deadline holds for every read and write of a request.
+"""`requests.Session`s that apply one deadline to every read and write of a request.
 
-What requests calls a timeout is for one read: a server that sends its answer byte by byte, head or
-body, is listened to for as long as it likes. And a body has to be sent within the time for making
-the connection. Here each read and each write has what is left of the deadline, and no more.
+The timeout of requests applies to a single read, so a server that sends its response byte by byte
+is never timed out, and a body must be sent within the connect timeout. Here, each read and each
+write may take only the time that is left until the deadline.
 """
 
 import http.client
@@ -24,70 +24,70 @@ from serving.client.address import is_loopback
 from serving.client.retry import Deadline, finite
 
 
-class Hold:
-    """What one request may still do. Another thread may end it.
+class ActiveRequest:
+    """A request in progress, with a deadline; another thread may cancel it.
 
     Attributes:
-      deadline: for all of it.
+      deadline: of the whole request.
     """
 
     def __init__(self, deadline: Deadline) -> None:
         self.deadline = deadline
         self._lock = threading.Lock()
         self._socket: Any = None
-        self._is_given_up = False
+        self._is_canceled = False
 
     @contextmanager
-    def during(self) -> Iterator[None]:
-        """Holds the request that is sent and answered in this block."""
-        token = _HOLD.set(self)
+    def activate(self) -> Iterator[None]:
+        """Applies the deadline to the request that this block sends and reads."""
+        token = _ACTIVE.set(self)
         try:
             yield
         finally:
-            _HOLD.reset(token)
+            _ACTIVE.reset(token)
             with self._lock:
-                # The connection may be another request's now.
+                # The connection may already serve another request.
                 self._socket = None
 
-    def allow(self, sock: Any) -> None:
-        """Gives the next read or write of a socket the time that is left.
+    def limit(self, sock: Any) -> None:
+        """Limits the next read or write of a socket to the time that is left.
 
         Raises:
-          TimeoutError: none is.
+          TimeoutError: no time is left, or the request was canceled.
         """
         with self._lock:
             left = self.deadline.left_s()
-            if self._is_given_up or left <= 0:
-                raise TimeoutError("the deadline has passed, or nobody waits any more")
+            if self._is_canceled or left <= 0:
+                raise TimeoutError("the deadline has passed, or the request was canceled")
             self._socket = sock
         sock.settimeout(finite(left))
 
-    def give_up(self) -> None:
-        """Ends the request, which fails in its thread; from any thread."""
+    def cancel(self) -> None:
+        """Cancels the request, which then fails in its own thread; callable from any thread."""
         with self._lock:
-            self._is_given_up = True
+            self._is_canceled = True
             if isinstance(self._socket, socket.socket):
-                # The method of a TLS socket would forget its state, which the other thread uses.
+                # The method of a TLS socket would discard the state that the other thread uses.
                 with suppress(OSError):
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
-# Between a session and its connections lie two libraries that pass on a timeout, but no deadline.
-_HOLD: ContextVar[Hold] = ContextVar("hold")
+# requests and urllib3 pass a timeout from a session to its connections, but no deadline.
+_ACTIVE: ContextVar[ActiveRequest] = ContextVar("active")
 
 
 class Session(requests.Session):
-    """Goes straight to the loopback address, whatever the environment's proxies are."""
+    """Bypasses the environment's proxies for the loopback address."""
 
     def send(self, request: requests.PreparedRequest, **keywords: Any) -> requests.Response:
-        """As requests does, without proxies for this machine; a redirect comes here too."""
+        """As in requests, without proxies for this machine; also called for redirects."""
         if is_loopback(urlsplit(str(request.url)).netloc):
             keywords["proxies"] = {}
         return super().send(request, **keywords)
 
 
 def new_session() -> requests.Session:
-    """A session that knows of `Hold`."""
+    """A session that applies the deadline of an `ActiveRequest`."""
     session = Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Adapter())
@@ -95,18 +95,18 @@ def new_session() -> requests.Session:
 
 
 class _Reader(io.RawIOBase):
-    """A socket's bytes, as long as there is time."""
+    """Reads a socket until the deadline."""
 
-    def __init__(self, raw: io.RawIOBase, sock: Any, hold: Hold) -> None:
+    def __init__(self, raw: io.RawIOBase, sock: Any, active: ActiveRequest) -> None:
         self._raw = raw
         self._socket = sock
-        self._hold = hold
+        self._active = active
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._hold.allow(self._socket)
+        self._active.limit(self._socket)
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -114,33 +114,33 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-class _Answer(http.client.HTTPResponse):
+class _Response(http.client.HTTPResponse):
     def __init__(self, sock: Any, *arguments: Any, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
-        hold = _HOLD.get(None)
-        if hold is not None:
+        active = _ACTIVE.get(None)
+        if active is not None:
             raw: Any = self.fp.detach()
-            self.fp = io.BufferedReader(_Reader(raw, sock, hold))
+            self.fp = io.BufferedReader(_Reader(raw, sock, active))
 
 
-class _Held:
-    """What both kinds of connection do otherwise than urllib3's."""
+class _DeadlineConnection:
+    """Writes until the deadline; for both kinds of urllib3 connections."""
 
-    response_class = _Answer
+    response_class = _Response
     sock: Any
 
     def send(self, data: Any) -> None:
-        hold = _HOLD.get(None)
-        if self.sock is not None and hold is not None:
-            hold.allow(self.sock)
+        active = _ACTIVE.get(None)
+        if self.sock is not None and active is not None:
+            active.limit(self.sock)
         super().send(data)  # type: ignore[misc]
 
 
-class _Connection(_Held, urllib3.connection.HTTPConnection):
+class _Connection(_DeadlineConnection, urllib3.connection.HTTPConnection):
     pass
 
 
-class _SecureConnection(_Held, urllib3.connection.HTTPSConnection):
+class _SecureConnection(_DeadlineConnection, urllib3.connection.HTTPSConnection):
     pass
 
 
@@ -162,7 +162,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **options)
-        # A SOCKS proxy is reached by connections of its own kind.
+        # A SOCKS proxy needs its own kind of connections.
         if not proxy.lower().startswith("socks"):
             manager.pool_classes_by_scheme = _POOLS
         return manager

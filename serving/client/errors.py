@@ -1,17 +1,17 @@
-"""What a client raises, and what one failed try is called on the way there."""
+"""`ClientError`, and `Failure` for one failed attempt."""
 
-#: `ClientError.status` of a call that ran out of time, on either transport.
+#: `ClientError.status` of a call that timed out, on either transport.
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 
 
 class ClientError(RuntimeError):
-    """The server refused the request, could not be reached, or did not answer in time.
+    """The server rejected the request, could not be reached, or did not respond in time.
 
     Attributes:
-      status: HTTP status or gRPC code, as text; `DEADLINE_EXCEEDED` when time ran out, empty when
-        there was no answer.
+      status: HTTP status or gRPC code, as text; `DEADLINE_EXCEEDED` after a timeout, empty without
+        a response.
       tries: how often the request was sent.
-      seconds: from the first try to the end of the last.
+      seconds: from the start of the first attempt to the end of the last.
     """
 
     def __init__(
@@ -23,17 +23,17 @@ class ClientError(RuntimeError):
         self.seconds = seconds
 
     def within(self, what: str) -> "ClientError":
-        """The same error of a part of a longer call; `what` says which part."""
+        """The same error, with the part of a longer call in front of the message."""
         return ClientError(f"{what}: {self}", self.status, tries=self.tries, seconds=self.seconds)
 
 
 class Failure(Exception):
-    """One try without an answer; it stays inside the client, where `retry.Tries` judges it.
+    """One failed attempt; internal, `retry.Tries` decides whether to retry.
 
     Attributes:
       status: as in `ClientError`.
       again: whether the same request may succeed a moment later.
-      wait_s: how long the server asks to wait at least; None when it does not say.
+      wait_s: minimum wait that the server requires before a retry; None if it names none.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""TF Serving's gRPC API. It needs `grpcio` and `protobuf`, and imports no TensorFlow."""
+"""TF Serving's gRPC API; needs `grpcio` and `protobuf`, and does not import TensorFlow."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 from core import bundle as bundles
 from serving.client.address import Address, Tls, grpc_proxy_options
-from serving.client.api import Columns, Example, Steps, Target
+from serving.client.api import Columns, Example, ModelSpec, Steps
 from serving.client.errors import DEADLINE_EXCEEDED, ClientError, Failure
 from serving.client.retry import CONNECT_TIMEOUT_S, finite
 from serving.protocol import wire
@@ -23,97 +23,97 @@ _DTYPE_NAMES = {number: name for number, name, _ in DATA_TYPES}
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # `retry.Tries` is the only one to try again.
+    # Only `retry.Tries` retries.
     ("grpc.enable_retries", 0),
-    # A server that comes back is found within our waits; gRPC's own begin at a second.
+    # Reconnect as often as `retry.Tries` waits; gRPC's own back-off starts at a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # In spite of its name the time for one attempt to connect: a server that is busy may need more
-    # than a second for its half of the handshake, and would never be reached with less.
+    # Despite its name, this is the timeout of one connection attempt; a busy server may need more
+    # than a second for its half of the handshake.
     ("grpc.min_reconnect_backoff_ms", round(1000 * CONNECT_TIMEOUT_S)),
-    # Two clients of a process have a connection each.
+    # Each client of a process has its own connection.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
 
 @dataclass(frozen=True)
 class GrpcRequest:
-    """A request message, and the class of its answer."""
+    """A request message and the class of its response."""
 
     method: str
     message: Any
-    answer: Any
+    response_type: Any
 
 
 class GrpcApi:
-    """`serving.client.api.Api` as messages."""
+    """`serving.client.api.Api` over gRPC messages."""
 
-    def images(self, coded: list[bytes], target: Target, signature: str) -> Steps[Columns]:
-        """Into the input that our bundles give images to, `image_bytes`."""
-        array = np.empty(len(coded), object)
-        array[:] = coded
-        return (yield from self.run({bundles.INPUT_BYTES: array}, target, signature))
+    def images(self, encoded: list[bytes], spec: ModelSpec, signature: str) -> Steps[Columns]:
+        """Sends the images as the input `image_bytes`."""
+        array = np.empty(len(encoded), object)
+        array[:] = encoded
+        return (yield from self.run({bundles.INPUT_BYTES: array}, spec, signature))
 
     def run(
-        self, inputs: Mapping[str, np.ndarray], target: Target, signature: str
+        self, inputs: Mapping[str, np.ndarray], spec: ModelSpec, signature: str
     ) -> Steps[dict[str, np.ndarray]]:
-        """Values travel as bytes, and come back as whatever the server writes."""
-        request = _message("PredictRequest", target, signature)
+        """Sends values as bytes; the server chooses the encoding of the response."""
+        request = _message("PredictRequest", spec, signature)
         wire.fill_inputs(request, inputs)
-        answer = yield GrpcRequest(
+        response = yield GrpcRequest(
             f"{_PREDICTION}Predict", request, wire.message("PredictResponse")
         )
         try:
-            return {entry.key: wire.to_array(entry.value) for entry in answer.outputs}
+            return {entry.key: wire.to_array(entry.value) for entry in response.outputs}
         except ValueError as error:
-            raise ClientError(f"{target}: {error}") from error
+            raise ClientError(f"{spec}: {error}") from error
 
     def classify(
-        self, examples: Sequence[Example], target: Target, signature: str
+        self, examples: Sequence[Example], spec: ModelSpec, signature: str
     ) -> Steps[list[list[tuple[str, float]]]]:
-        """Scores are float32 on the way."""
-        request = _examples(examples, target, signature)
-        answer = yield GrpcRequest(
+        """Scores are transferred as float32."""
+        request = _examples(examples, spec, signature)
+        response = yield GrpcRequest(
             f"{_PREDICTION}Classify", request, wire.message("ClassificationResponse")
         )
         return [
             [(entry.label, entry.score) for entry in one.classes]
-            for one in answer.result.classifications
+            for one in response.result.classifications
         ]
 
     def regress(
-        self, examples: Sequence[Example], target: Target, signature: str
+        self, examples: Sequence[Example], spec: ModelSpec, signature: str
     ) -> Steps[np.ndarray]:
         """(B,) float32."""
-        request = _examples(examples, target, signature)
-        answer = yield GrpcRequest(
+        request = _examples(examples, spec, signature)
+        response = yield GrpcRequest(
             f"{_PREDICTION}Regress", request, wire.message("RegressionResponse")
         )
-        return np.array([entry.value for entry in answer.result.regressions], np.float32)
+        return np.array([entry.value for entry in response.result.regressions], np.float32)
 
-    def status(self, target: Target) -> Steps[list[ModelVersion]]:
+    def status(self, spec: ModelSpec) -> Steps[list[ModelVersion]]:
         """In the server's order."""
-        request = _message("GetModelStatusRequest", target)
-        answer = yield GrpcRequest(_STATUS, request, wire.message("GetModelStatusResponse"))
-        return [_version(entry) for entry in answer.model_version_status]
+        request = _message("GetModelStatusRequest", spec)
+        response = yield GrpcRequest(_STATUS, request, wire.message("GetModelStatusResponse"))
+        return [_version(entry) for entry in response.model_version_status]
 
-    def metadata(self, target: Target) -> Steps[dict[str, Any]]:
-        """The message in the words of the REST API."""
-        request = _message("GetModelMetadataRequest", target)
+    def metadata(self, spec: ModelSpec) -> Steps[dict[str, Any]]:
+        """The message in the format of the REST API."""
+        request = _message("GetModelMetadataRequest", spec)
         request.metadata_field.append("signature_def")
-        answer = yield GrpcRequest(
+        response = yield GrpcRequest(
             f"{_PREDICTION}GetModelMetadata", request, wire.message("GetModelMetadataResponse")
         )
-        packed = {entry.key: entry.value.value for entry in answer.metadata}
+        packed = {entry.key: entry.value.value for entry in response.metadata}
         found = wire.message("SignatureDefMap").FromString(packed.get("signature_def", b""))
         signatures = {entry.key: _signature(entry.value) for entry in found.signature_def}
-        spec = {
-            "name": answer.model_spec.name,
-            "signature_name": answer.model_spec.signature_name,
-            "version": str(answer.model_spec.version.value),
+        model_spec = {
+            "name": response.model_spec.name,
+            "signature_name": response.model_spec.signature_name,
+            "version": str(response.model_spec.version.value),
         }
         return {
-            "model_spec": spec,
+            "model_spec": model_spec,
             "metadata": {"signature_def": {"signature_def": signatures}},
         }
 
@@ -123,7 +123,7 @@ def _options(target: str) -> list[tuple[str, int]]:
 
 
 class GrpcTransport:
-    """Sends one try of a `GrpcRequest`. Any thread may use it: calls share one connection."""
+    """Sends a `GrpcRequest` once; calls from all threads share one connection."""
 
     def __init__(self, address: Address, tls: Tls, headers: Mapping[str, str]) -> None:
         self._url = address.url
@@ -136,10 +136,10 @@ class GrpcTransport:
             self._channel = grpc.secure_channel(address.target, credentials, options=options)
 
     def send(self, request: GrpcRequest, timeout_s: float) -> Any:
-        """The answer; `timeout_s` is told to the server as its deadline.
+        """The response; `timeout_s` is sent to the server as the deadline.
 
         Raises:
-          Failure: no answer, or a refusal.
+          Failure: no response, or an error response.
         """
         try:
             method = _method(self._channel, request)
@@ -147,16 +147,16 @@ class GrpcTransport:
         except grpc.RpcError as error:
             raise failure_of(error, self._url, timeout_s) from error
         except ValueError as error:
-            # What gRPC raises once the channel is closed.
+            # gRPC raises it once the channel is closed.
             raise ClientError(f"this client is closed: {error}") from error
 
     def close(self) -> None:
-        """Ends the connection; calls under way fail."""
+        """Closes the connection; calls in progress fail."""
         self._channel.close()
 
 
 class AioGrpcTransport:
-    """The same for asyncio. It belongs to the event loop that runs at its first use."""
+    """`GrpcTransport` for asyncio, bound to the event loop of its first use."""
 
     def __init__(self, address: Address, tls: Tls, headers: Mapping[str, str]) -> None:
         self._address = address
@@ -166,10 +166,10 @@ class AioGrpcTransport:
         self._closed = False
 
     async def send(self, request: GrpcRequest, timeout_s: float) -> Any:
-        """See `GrpcTransport.send`; a task that is cancelled cancels the call on the server.
+        """See `GrpcTransport.send`; cancelling the task cancels the call on the server.
 
         Raises:
-          Failure: no answer, or a refusal.
+          Failure: no response, or an error response.
         """
         method = _method(self._opened(), request)
         try:
@@ -180,7 +180,7 @@ class AioGrpcTransport:
             raise ClientError(f"this client is closed: {error}") from error
 
     async def close(self) -> None:
-        """Ends the connection; calls under way are cancelled."""
+        """Closes the connection and cancels calls in progress."""
         self._closed = True
         if self._channel is not None:
             await self._channel.close()
@@ -189,7 +189,7 @@ class AioGrpcTransport:
         if self._closed:
             raise ClientError("this client is closed")
         if self._channel is None:
-            # Here and not in __init__: a channel is bound to the running loop.
+            # Not in __init__, because a channel is bound to the running loop.
             asyncio.get_running_loop()
             target = self._address.target
             self._channel = (
@@ -201,14 +201,14 @@ class AioGrpcTransport:
 
 
 def failure_of(error: Any, url: str, timeout_s: float) -> Failure:
-    """What a failed call means for the next try.
+    """The failure of a call, and whether to retry it.
 
-    UNAVAILABLE is tried again, and RESOURCE_EXHAUSTED when the server says when: a full queue
-    empties, but a message over the size limit stays over it.
+    UNAVAILABLE is retried, and RESOURCE_EXHAUSTED if the server names a wait: a full queue empties,
+    but a message over the size limit stays over it.
     """
     code, details = error.code(), error.details()
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Failure(f"no answer from {url} within {timeout_s:.3g} s", DEADLINE_EXCEEDED)
+        return Failure(f"no response from {url} within {timeout_s:.3g} s", DEADLINE_EXCEEDED)
     refused, wait_s = _pushback(error.trailing_metadata() or ())
     busy = code is grpc.StatusCode.RESOURCE_EXHAUSTED and wait_s is not None
     again = not refused and (code is grpc.StatusCode.UNAVAILABLE or busy)
@@ -216,11 +216,11 @@ def failure_of(error: Any, url: str, timeout_s: float) -> Failure:
 
 
 def _pushback(trailers: Any) -> tuple[bool, float | None]:
-    """(whether the server forbids another try, the seconds it asks to wait; None if it doesn't)."""
+    """(whether the server forbids a retry, seconds to wait before it or None)."""
     found = dict(trailers)
     pushback = found.get("grpc-retry-pushback-ms")
     if pushback is not None:
-        # gRFC A6: a negative or unreadable value means never again.
+        # gRFC A6: a negative or invalid value forbids retries.
         return (False, int(pushback) / 1000) if str(pushback).isdigit() else (True, None)
     after = str(found.get("retry-after", ""))
     if after.isdigit():
@@ -238,7 +238,7 @@ def _method(channel: Any, request: GrpcRequest) -> Any:
     return channel.unary_unary(
         request.method,
         request_serializer=_serialize,
-        response_deserializer=request.answer.FromString,
+        response_deserializer=request.response_type.FromString,
     )
 
 
@@ -260,20 +260,20 @@ def _credentials(address: Address, tls: Tls) -> grpc.ChannelCredentials | None:
     return grpc.ssl_channel_credentials(roots, key, certificate)
 
 
-def _message(name: str, target: Target, signature: str = "") -> Any:
+def _message(name: str, spec: ModelSpec, signature: str = "") -> Any:
     return wire.model_request(
         name,
-        target.model,
+        spec.model,
         signature=signature,
-        version=target.version,
-        label=target.label,
+        version=spec.version,
+        label=spec.label,
     )
 
 
-def _examples(examples: Sequence[Example], target: Target, signature: str) -> Any:
-    request = _message("ExamplesRequest", target, signature)
-    coded = [one if isinstance(one, bytes) else wire.to_example(one) for one in examples]
-    request.input.example_list.examples.extend(coded)
+def _examples(examples: Sequence[Example], spec: ModelSpec, signature: str) -> Any:
+    request = _message("ExamplesRequest", spec, signature)
+    encoded = [one if isinstance(one, bytes) else wire.to_example(one) for one in examples]
+    request.input.example_list.examples.extend(encoded)
     return request
 
 

@@ -1,4 +1,4 @@
-"""One HTTP request within a time: sessions to send it with, its head, its body, its failures."""
+"""One HTTP request within a deadline: pooled sessions, sending, reading, failures."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import urllib3.exceptions
 from serving.client.errors import DEADLINE_EXCEEDED, ClientError, Failure
 from serving.client.retry import CONNECT_TIMEOUT_S, Deadline, finite
 
-#: Answers after which the same request may succeed a moment later.
+#: Statuses after which the same request may succeed a moment later.
 BUSY = frozenset({429, 502, 503, 504})
 
 _PIECE_BYTES = 65536
@@ -20,9 +20,9 @@ _IDLE_SESSIONS = 32
 
 
 class Sessions:
-    """`requests.Session`s to borrow, one a thread at a time, as requests promises no more.
+    """A pool of `requests.Session`s, each used by one thread at a time.
 
-    Each keeps its connections alive, so together they are the connection pool.
+    A session keeps its connections alive, so together they are the connection pool.
     """
 
     def __init__(self, make: Callable[[], requests.Session]) -> None:
@@ -32,10 +32,10 @@ class Sessions:
 
     @contextmanager
     def borrow(self) -> Iterator[requests.Session]:
-        """A session that nobody else uses.
+        """A session for exclusive use within the block.
 
         Raises:
-          ClientError: `close` was called.
+          ClientError: the client is closed.
         """
         if self._closed:
             raise ClientError("this client is closed")
@@ -54,7 +54,7 @@ class Sessions:
                 self.close()
 
     def close(self) -> None:
-        """Closes the idle sessions now, and the others when they are given back."""
+        """Closes idle sessions now, and borrowed ones when they are returned."""
         self._closed = True
         while True:
             try:
@@ -72,20 +72,20 @@ def send(
     body: bytes | None = None,
     redirects: bool = False,
 ) -> requests.Response:
-    """The head of the answer to one request, its body still to be read; close it.
+    """The response to one request, whose body is still to be read; close it.
 
-    To be called, read and closed in a `connections.Hold.during`, which sees to the deadline.
+    Call, read and close it within `connections.ActiveRequest.activate`, which applies the deadline.
 
     Args:
-      session: the caller's alone, of `connections.new_session`.
+      session: from `connections.new_session`, used by this thread only.
       method: GET or POST.
-      url: whole.
-      deadline: the hold's.
+      url: complete.
+      deadline: of the active request.
       body: JSON.
       redirects: whether to follow them.
 
     Raises:
-      Failure: there is no answer.
+      Failure: there is no response.
     """
     headers = {} if body is None else {"Content-Type": "application/json"}
     left = deadline.check()
@@ -101,27 +101,27 @@ def send(
             allow_redirects=redirects,
         )
     except requests.RequestException as error:
-        raise _no_answer(url, error, deadline) from error
+        raise _failure(url, error, deadline) from error
 
 
 def read_body(
-    answer: requests.Response, deadline: Deadline, *, max_bytes: int | None = None
+    response: requests.Response, deadline: Deadline, *, max_bytes: int | None = None
 ) -> bytes | None:
-    """The body, read within a time that no slow sender can stretch by its pieces.
+    """The body, read before the deadline even if the server sends it in small pieces.
 
     Args:
-      answer: of `send`, not yet read.
-      deadline: the one of `send`.
+      response: from `send`, not yet read.
+      deadline: as in `send`.
       max_bytes: of the content; None is no limit.
 
     Returns:
-      None when there is more than `max_bytes`.
+      None if the content is larger than `max_bytes`.
 
     Raises:
-      Failure: it ended early or took too long.
+      Failure: the body ended early or took too long.
     """
-    # Returns what has arrived; urllib3 before 2.2 has only the read that waits for all it asks for.
-    read = getattr(answer.raw, "read1", None) or answer.raw.read
+    # `read1` returns what has arrived; urllib3 before 2.2 only has `read`, which waits for it all.
+    read = getattr(response.raw, "read1", None) or response.raw.read
     pieces: list[bytes] = []
     size = 0
     try:
@@ -131,14 +131,14 @@ def read_body(
                 return None
             pieces.append(piece)
             if deadline.left_s() <= 0:
-                raise _too_slow(answer.url, deadline)
+                raise _too_slow(response.url, deadline)
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise _no_answer(answer.url, error, deadline) from error
+        raise _failure(response.url, error, deadline) from error
     return b"".join(pieces)
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """Seconds of a `Retry-After` header, which holds a number or a date; None if it is neither."""
+    """Seconds of a `Retry-After` header, a number or a date; None if it is neither."""
     if header is None:
         return None
     if header.strip().isdigit():
@@ -149,21 +149,23 @@ def retry_after_s(header: str | None) -> float | None:
         return None
 
 
-def _no_answer(url: str, error: Exception, deadline: Deadline) -> Failure:
+def _failure(url: str, error: Exception, deadline: Deadline) -> Failure:
     late = (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)
     if isinstance(error, late) or deadline.left_s() <= 0:
         return _too_slow(url, deadline)
     if isinstance(error, requests.exceptions.SSLError):
-        return Failure(f"no secure connection to {url}: {error}; `Tls(roots=...)` names a CA file")
+        remedy = "set the server's CA file with `Tls(roots=...)`"
+        return Failure(f"no secure connection to {url}: {error}; {remedy}")
     lost = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
     again = isinstance(error, (*lost, urllib3.exceptions.HTTPError, OSError))
-    # requests' exceptions are all OSErrors; those about the request itself stay as they are.
+    # All exceptions of requests are OSErrors; errors in the request itself are not retried.
     if isinstance(error, requests.RequestException) and not isinstance(error, lost):
         again = False
     return Failure(
-        f"no answer from {url}: {error}; is `sightline serve` running there?", again=again
+        f"no response from {url}: {error}; is `sightline serve` running there?",
+        again=again,
     )
 
 
 def _too_slow(url: str, deadline: Deadline) -> Failure:
-    return Failure(f"no answer from {url} within {deadline.timeout_s:.3g} s", DEADLINE_EXCEEDED)
+    return Failure(f"no response from {url} within {deadline.timeout_s:.3g} s", DEADLINE_EXCEEDED)

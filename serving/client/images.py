@@ -1,49 +1,49 @@
-"""Whatever a caller calls an image, to encoded bytes: `serving.protocol.images`, and URLs."""
+"""Encoded bytes of images given as paths, URLs, bytes or arrays."""
 
 import base64
 import binascii
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
-from serving.client.connections import Hold, new_session
+from serving.client.connections import ActiveRequest, new_session
 from serving.client.errors import ClientError, Failure
 from serving.client.http import BUSY, Sessions, read_body, retry_after_s, send
 from serving.client.retry import Deadline, Tries, call
 from serving.protocol.images import Image, encoded_image
 
-#: Largest image that is downloaded, in bytes; what a server takes of one is less as a rule.
+#: Largest image that is downloaded, in bytes; servers usually have a lower limit.
 MAX_DOWNLOAD_BYTES = 32 * 2**20
 
 _WEB = ("http://", "https://")
 
 
-class Pictures:
-    """Loads images; any thread may use it.
+class ImageLoader:
+    """Loads images; safe to use from several threads.
 
-    A string that begins with `http://`, `https://` or `data:` is a URL, and every other one a
-    path. Downloads go to where the URL points, redirects included: do not hand over URLs of
-    strangers from a machine that can reach what they cannot.
+    A string that starts with `http://`, `https://` or `data:` is a URL, and any other string a
+    path. Downloads follow redirects: on a machine with access to internal services, do not pass
+    URLs from untrusted sources.
     """
 
     def __init__(self, *, max_download_bytes: int = MAX_DOWNLOAD_BYTES, retries: int = 3) -> None:
         self._max_bytes = max_download_bytes
         self._retries = retries
-        # Apart from the server's: its password and its certificates are not for strangers.
+        # Not the server's sessions, whose headers and certificates must not reach other hosts.
         self._sessions = Sessions(new_session)
 
     def load(self, images: Sequence[Image], deadline: Deadline) -> list[bytes]:
         """The encoded images, in order.
 
         Raises:
-          ClientError: a URL that gives no image, is too large or too slow.
-          FileNotFoundError: a path to nothing.
-          TypeError: not an image at all.
+          ClientError: a URL does not return an image, or it is too large or too slow.
+          FileNotFoundError: a path does not exist.
+          TypeError: not an image.
           ValueError: an array that is not (H, W, 3) uint8.
         """
         return [self._load(image, deadline) for image in images]
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self._sessions.close()
 
     def _load(self, image: Image, deadline: Deadline) -> bytes:
@@ -60,7 +60,7 @@ class Pictures:
         head, comma, text = url.partition(",")
         if not comma:
             raise ClientError(f"{_short(url)} has no comma; write data:image/png;base64,...")
-        # Three bytes of text for one of content is the worst case, percent-encoded.
+        # Percent-encoding takes at most three bytes of text for one of content.
         if len(text) > 3 * self._max_bytes:
             raise self._too_large(url)
         content = unquote_to_bytes(text)
@@ -74,23 +74,23 @@ class Pictures:
         return content
 
     def _download(self, url: str, timeout_s: float) -> bytes:
-        hold = Hold(Deadline(timeout_s))
+        active = ActiveRequest(Deadline(timeout_s))
         with (
             self._sessions.borrow() as session,
-            hold.during(),
-            send(session, "GET", url, hold.deadline, redirects=True) as answer,
+            active.activate(),
+            send(session, "GET", url, active.deadline, redirects=True) as response,
         ):
-            if not answer.ok:
+            if not response.ok:
                 raise Failure(
-                    f"{_short(url)}: HTTP {answer.status_code} {answer.reason}",
-                    str(answer.status_code),
-                    again=answer.status_code in BUSY,
-                    wait_s=retry_after_s(answer.headers.get("Retry-After")),
+                    f"{_short(url)}: HTTP {response.status_code} {response.reason}",
+                    str(response.status_code),
+                    again=response.status_code in BUSY,
+                    wait_s=retry_after_s(response.headers.get("Retry-After")),
                 )
-            kind = answer.headers.get("Content-Type", "")
+            kind = response.headers.get("Content-Type", "")
             if kind.lower().startswith("text/"):
                 raise Failure(f"{_short(url)} is {kind}, not an image")
-            content = read_body(answer, hold.deadline, max_bytes=self._max_bytes)
+            content = read_body(response, active.deadline, max_bytes=self._max_bytes)
         if content is None:
             raise self._too_large(url)
         return content

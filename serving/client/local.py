@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core import bundle as bundles
-from serving.client.images import Pictures
+from serving.client.images import ImageLoader
 from serving.client.retry import Deadline
 from serving.protocol.images import Image
 from serving.protocol.types import Prediction, predictions_from_scores
@@ -25,20 +25,20 @@ def predict_local(
       bundle_path: the folder of a model or of one version.
       images: paths, http(s) and data URLs, encoded bytes, or (H, W, 3) uint8 arrays.
       variant: `saved_model` or the name of a TFLite variant.
-      top_k: None is what the bundle's server answers with.
+      top_k: number of classes; None is the bundle's own.
 
     Raises:
       BundleError: no such bundle or variant.
-      ClientError: a URL that gives no image.
-      EngineError: an image that cannot be decoded.
-      FileNotFoundError: a path to nothing.
+      ClientError: a URL does not return an image.
+      EngineError: an image cannot be decoded.
+      FileNotFoundError: a path does not exist.
     """
     from serving.engines.engine import open_engine
 
-    pictures = Pictures()
-    coded = pictures.load(images, Deadline(_DOWNLOAD_TIMEOUT_S))
-    pictures.close()
+    loader = ImageLoader()
+    encoded = loader.load(images, Deadline(_DOWNLOAD_TIMEOUT_S))
+    loader.close()
     with open_engine(bundle_path, variant) as engine:
-        scores = engine.predict_bytes(coded)
+        scores = engine.predict_bytes(encoded)
         bundle = engine.bundle
     return predictions_from_scores(scores, bundle.labels, top_k or bundle.manifest.top_k)

@@ -1,6 +1,6 @@
-"""Arrays and tf.Examples to TF Serving's JSON and back, in column form.
+"""Conversion of arrays and tf.Examples to and from TF Serving's JSON, in column format.
 
-JSON carries no types: what comes back is read by the signature's metadata. It cannot carry half
+JSON has no types: a response is read with the signature's metadata. JSON cannot represent half
 precision, bfloat16, complex numbers, or an array with an empty dimension that is not its last.
 """
 
@@ -15,8 +15,7 @@ from serving.client.api import Example
 from serving.protocol.types import DATA_TYPES, Signature, TensorInfo
 
 _NUMPY_TYPES = {name: dtype for _, name, dtype in DATA_TYPES}
-#: Kinds of arrays (`dtype.kind`) that TF Serving's JSON takes for a type: integers will do for
-#: floats, and nothing else for anything else.
+#: Kind of a type -> kinds of arrays (`dtype.kind`) that TF Serving's JSON accepts for it.
 _INPUT_KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "OSU"}
 _NOT_IN_JSON = ("DT_HALF", "DT_BFLOAT16", "DT_COMPLEX64", "DT_COMPLEX128")
 
@@ -25,7 +24,7 @@ def json_input(name: str, array: np.ndarray) -> Any:
     """An array as nested lists; strings as `{"b64": ...}`.
 
     Raises:
-      ValueError: an array that JSON cannot carry; gRPC can.
+      ValueError: JSON cannot represent the array; use gRPC.
     """
     if 0 in array.shape[:-1]:
         raise ValueError(
@@ -35,15 +34,17 @@ def json_input(name: str, array: np.ndarray) -> Any:
     if array.dtype.kind in "OSU":
         return _nested([_b64(name, value) for value in array.ravel().tolist()], array.shape)
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8 or array.dtype == np.float16:
-        raise ValueError(f"input {name!r}: JSON cannot carry {array.dtype}; use a grpc:// address")
+        raise ValueError(
+            f"input {name!r}: {array.dtype} is not possible in JSON; use a grpc:// address"
+        )
     return array.tolist()
 
 
 def json_example(example: Example) -> dict[str, Any]:
-    """A tf.Example as TF Serving's REST API takes it.
+    """A tf.Example in the format of TF Serving's REST API.
 
     Raises:
-      ValueError: a serialized one.
+      ValueError: a serialized example.
     """
     if not isinstance(example, Mapping):
         raise ValueError(
@@ -52,10 +53,10 @@ def json_example(example: Example) -> dict[str, Any]:
     return {name: _json_feature(name, value) for name, value in example.items()}
 
 
-def misfit(inputs: Mapping[str, np.ndarray], signature: Signature) -> str:
-    """Which input is of another kind than its signature's, in words; empty if none is.
+def mismatch(inputs: Mapping[str, np.ndarray], signature: Signature) -> str:
+    """The first input whose type is not the signature's, as a message; empty if all match.
 
-    What the signature does not name is left to the server.
+    Inputs that the signature does not name are left to the server.
     """
     for name, array in inputs.items():
         info = signature.inputs.get(name)
@@ -63,33 +64,33 @@ def misfit(inputs: Mapping[str, np.ndarray], signature: Signature) -> str:
         if info is None or dtype is None or info.dtype in _NOT_IN_JSON:
             continue
         if array.dtype.kind not in _INPUT_KINDS[np.dtype(dtype).kind]:
-            return f"input {name!r} is {array.dtype}, and the model takes {info.dtype}; convert it"
+            return f"input {name!r} is {array.dtype}, the model expects {info.dtype}; convert it"
     return ""
 
 
 def outputs_from_json(
     document: Any, signature: Signature, *, exact: bool = False
 ) -> dict[str, np.ndarray]:
-    """The arrays of a column answer.
+    """The arrays of a response in column format.
 
     Args:
-      document: `outputs` of the answer.
-      signature: names, types and ranks of what is in it.
-      exact: refuses integers where floats are due. TF Serving does not write those; what comes in
-        between may.
+      document: `outputs` of the response.
+      signature: names, types and ranks of the outputs.
+      exact: rejects integers where floats are expected. TF Serving does not write them, but a proxy
+        may.
 
     Returns:
       Output name -> array; strings are object arrays of bytes.
 
     Raises:
-      ValueError: the answer is not of this signature.
+      ValueError: the response does not match the signature.
     """
     if len(signature.outputs) == 1:
         # TF Serving writes a single output without its name.
         document = {next(iter(signature.outputs)): document}
     if not isinstance(document, dict) or set(document) != set(signature.outputs):
         got = sorted(document) if isinstance(document, dict) else type(document).__name__
-        raise ValueError(f"the answer holds {got}, the signature {sorted(signature.outputs)}")
+        raise ValueError(f"the response has {got}, the signature {sorted(signature.outputs)}")
     return {
         name: _array(name, document[name], info, exact=exact)
         for name, info in signature.outputs.items()
@@ -99,7 +100,7 @@ def outputs_from_json(
 def _array(name: str, value: Any, info: TensorInfo, *, exact: bool) -> np.ndarray:
     dtype = _NUMPY_TYPES.get(info.dtype)
     if dtype is None or info.dtype in _NOT_IN_JSON:
-        raise ValueError(f"output {name!r} is {info.dtype}, which JSON cannot carry")
+        raise ValueError(f"output {name!r} is {info.dtype}, which JSON cannot represent")
     try:
         shape, leaves = _flat(value)
         _check_leaves(leaves, np.dtype(dtype), exact=exact)
@@ -112,14 +113,14 @@ def _array(name: str, value: Any, info: TensorInfo, *, exact: bool) -> np.ndarra
     except (TypeError, ValueError, OverflowError, KeyError) as error:
         raise ValueError(f"output {name!r} is not {info.dtype}: {error}") from error
     if array.size == 0 and info.shape is not None:
-        # Nothing says how long the dimensions inside an empty list are, but for the signature.
+        # Only the signature has the size of the dimensions within an empty list.
         inner = [0 if size is None else size for size in info.shape[array.ndim :]]
         return array.reshape(*array.shape, *inner)
     return array
 
 
 def _flat(value: Any) -> tuple[list[int], list[Any]]:
-    """The shape of nested lists, and what is in them."""
+    """The shape of nested lists, and their values."""
     shape, leaves = [], [value]
     while leaves and isinstance(leaves[0], list):
         shape.append(len(leaves[0]))
@@ -128,7 +129,7 @@ def _flat(value: Any) -> tuple[list[int], list[Any]]:
 
 
 def _check_leaves(leaves: list[Any], dtype: np.dtype, *, exact: bool) -> None:
-    """Refuses what NumPy would make fit: 1.5 to 1, "7" to 7, None to NaN, 300 to 44."""
+    """Rejects values that NumPy would convert: 1.5 to 1, "7" to 7, None to NaN, 300 to 44."""
     allowed = {"f": {float, int}, "b": {bool}, "O": {str, dict}}.get(dtype.kind, {int})
     found = set(map(type, leaves))
     if not found <= allowed or (exact and dtype.kind == "f" and found == {int}):

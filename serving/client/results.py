@@ -1,9 +1,9 @@
-"""From a signature's outputs to what the caller asked for."""
+"""Predictions and detections from the outputs of a signature."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from serving.client.api import Columns, Target
+from serving.client.api import Columns, ModelSpec
 from serving.client.errors import ClientError
 from serving.protocol.types import (
     ClassNames,
@@ -17,16 +17,16 @@ from serving.protocol.types import (
 T = TypeVar("T")
 
 
-def predictions(columns: Columns, target: Target, *, top_k: int | None) -> list[Prediction]:
-    """One an image.
+def predictions(columns: Columns, spec: ModelSpec, *, top_k: int | None) -> list[Prediction]:
+    """One prediction per image.
 
     Args:
       columns: `labels`, `classes` and `scores`, (B, k) each.
-      target: for errors.
+      spec: for errors.
       top_k: cuts the list of classes.
 
     Raises:
-      ClientError: other outputs.
+      ClientError: the outputs are not those of a classifier.
     """
     try:
         rows = zip(columns["labels"], columns["classes"], columns["scores"], strict=True)
@@ -35,31 +35,31 @@ def predictions(columns: Columns, target: Target, *, top_k: int | None) -> list[
             for labels, classes, scores in rows
         ]
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        hint = "; it finds objects, use `detect`" if "num_detections" in columns else ""
+        hint = "; it is a detector, use `detect`" if "num_detections" in columns else ""
         raise ClientError(
-            f"{target} does not answer as a classifier, its outputs are {sorted(columns)}{hint}"
+            f"{spec} is not a classifier, its outputs are {sorted(columns)}{hint}"
         ) from error
 
 
 def detections(
-    columns: Columns, target: Target, *, class_names: ClassNames | None
+    columns: Columns, spec: ModelSpec, *, class_names: ClassNames | None
 ) -> list[Detections]:
-    """One an image; see `serving.protocol.types.detections_from_outputs`.
+    """One per image; see `serving.protocol.types.detections_from_outputs`.
 
     Raises:
-      ClientError: other outputs.
+      ClientError: the outputs are not those of a detector.
     """
     try:
         return detections_from_outputs(columns, class_names=class_names)
     except (TypeError, ValueError) as error:
-        raise ClientError(f"{target} does not answer as a detector: {error}") from error
+        raise ClientError(f"{spec} is not a detector: {error}") from error
 
 
 def batches(items: Sequence[T], size: int | None) -> list[Sequence[T]]:
-    """The items in order, `size` at a time; all at once for None.
+    """The items in order, `size` per batch; one batch for None.
 
     Raises:
-      ValueError: a size below 1.
+      ValueError: `size` is below 1.
     """
     if size is None:
         return [items] if len(items) else []
@@ -69,17 +69,17 @@ def batches(items: Sequence[T], size: int | None) -> list[Sequence[T]]:
 
 
 def span(index: int, size: int | None, count: int) -> str:
-    """Which images the request number `index` was for, in words."""
+    """The images of request `index`, for errors, e.g. `images[8:16]`."""
     first = index * (size or count)
     return f"images[{first}:{min(first + (size or count), count)}]"
 
 
-def checked(found: list[Any], asked: int, target: Target) -> list[Any]:
-    """`found`, one for each image asked about.
+def checked(found: list[Any], images: int, spec: ModelSpec) -> list[Any]:
+    """`found`, with one result per image.
 
     Raises:
-      ClientError: another number.
+      ClientError: the number of results differs.
     """
-    if len(found) != asked:
-        raise ClientError(f"{target} gave {len(found)} answers to {asked} images")
+    if len(found) != images:
+        raise ClientError(f"{spec} returned {len(found)} results for {images} images")
     return found

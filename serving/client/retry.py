@@ -1,9 +1,9 @@
-"""Tries and deadlines, for both transports and both clients.
+"""Retries and deadlines, for both transports and both clients.
 
-Every request of this API may be repeated: none changes what the server holds. A try is repeated
-when the server was not reached or says that it is busy (`errors.Failure.again`), after a random
-wait of up to 0.1 s, 0.2 s, 0.4 s ... (exponential back-off with full jitter), and never beyond the
-deadline of the whole call. What a server asks for (`Retry-After`) is the least that is waited.
+Every request of this API is idempotent. An attempt is repeated when the server was not reached or
+is busy (`errors.Failure.again`), after a random wait of up to 0.1 s, 0.2 s, 0.4 s ... (exponential
+back-off with full jitter), and never after the deadline of the whole call. A server's `Retry-After`
+is the minimum wait.
 """
 
 import math
@@ -16,7 +16,7 @@ from serving.client.errors import DEADLINE_EXCEEDED, ClientError, Failure
 
 T = TypeVar("T")
 
-#: Seconds that one try may take to connect, where the deadline allows as much.
+#: Timeout for connecting in one attempt, in seconds; the deadline may be earlier.
 CONNECT_TIMEOUT_S = 10.0
 
 _FIRST_WAIT_S = 0.1
@@ -24,7 +24,7 @@ _LONGEST_WAIT_S = 5.0
 
 
 class Deadline:
-    """A moment at which a call is over, whatever it consists of."""
+    """The moment at which a call times out."""
 
     def __init__(self, timeout_s: float) -> None:
         """Starts now.
@@ -33,7 +33,7 @@ class Deadline:
           timeout_s: seconds; `math.inf` is no deadline.
 
         Raises:
-          ValueError: not above 0.
+          ValueError: `timeout_s` is not above 0.
         """
         if not timeout_s > 0:
             raise ValueError(f"`timeout_s` must be above 0, got {timeout_s}")
@@ -41,14 +41,14 @@ class Deadline:
         self._end = time.monotonic() + timeout_s
 
     def left_s(self) -> float:
-        """Seconds; 0 or less when it is over, `math.inf` when there is no deadline."""
+        """Seconds left; 0 or less after the deadline, `math.inf` without one."""
         return self._end - time.monotonic()
 
     def check(self) -> float:
         """Seconds left, above 0.
 
         Raises:
-          ClientError: none is left.
+          ClientError: the deadline has passed.
         """
         left = self.left_s()
         if left <= 0:
@@ -56,23 +56,23 @@ class Deadline:
         return left
 
     def error(self) -> ClientError:
-        """What a call ends with that was not done in time."""
-        words = f"not done within {self.timeout_s:g} s; raise `timeout_s`"
-        return ClientError(words, DEADLINE_EXCEEDED)
+        """The error of a call that timed out."""
+        message = f"timed out after {self.timeout_s:g} s; raise `timeout_s`"
+        return ClientError(message, DEADLINE_EXCEEDED)
 
 
 class Tries:
-    """The tries of one request: counts them, and decides whether there is another."""
+    """Counts the attempts of one request and decides whether to retry."""
 
     def __init__(self, deadline: Deadline, retries: int) -> None:
-        """Nothing was tried yet.
+        """Starts now.
 
         Args:
           deadline: of the call that the request belongs to.
-          retries: how often a request that failed is sent again.
+          retries: maximum number of further attempts.
 
         Raises:
-          ValueError: `retries` below 0.
+          ValueError: `retries` is below 0.
         """
         if retries < 0:
             raise ValueError(f"`retries` must be 0 or more, got {retries}")
@@ -82,7 +82,7 @@ class Tries:
         self._began = time.monotonic()
 
     def begin(self) -> float:
-        """Counts a try; the seconds it may take, above 0.
+        """Counts an attempt; returns the seconds it may take, above 0.
 
         Raises:
           ClientError: the deadline has passed.
@@ -92,19 +92,19 @@ class Tries:
         return left
 
     def wait_s(self, failure: Failure) -> float:
-        """How long to wait before the next try.
+        """Seconds to wait before the next attempt.
 
         Raises:
-          ClientError: there is none: a refusal, too many tries, or no time for it.
+          ClientError: the failure is final, no retries are left, or there is no time for one.
         """
         if failure.status == DEADLINE_EXCEEDED or not failure.again or self._count > self._retries:
             raise self._error(failure) from failure
         ceiling = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** (self._count - 1))
-        # Jitter on top of what the server asks for: it asks everyone for the same.
+        # Jitter on top of the server's wait, which is the same for all clients.
         wait = random.uniform(0.0, ceiling) + (failure.wait_s or 0.0)
         left = self.deadline.left_s()
         if wait >= left:
-            detail = f"; the next try in {wait:.1f} s would be past the deadline"
+            detail = f"; the next attempt in {wait:.1f} s would be after the deadline"
             raise self._error(failure, detail) from failure
         return wait
 
@@ -118,14 +118,14 @@ class Tries:
 
 
 def call(attempt: Callable[[float], T], tries: Tries) -> T:
-    """What `attempt` returns, tried again while that may help.
+    """The result of `attempt`, retried as `tries` decides.
 
     Args:
-      attempt: one try; takes the seconds that are left, raises `Failure`.
-      tries: fresh.
+      attempt: takes the seconds that are left, raises `Failure`.
+      tries: not yet used.
 
     Raises:
-      ClientError: the last failure, or no time left.
+      ClientError: the last failure, or the deadline has passed.
     """
     while True:
         left = tries.begin()
@@ -137,5 +137,5 @@ def call(attempt: Callable[[float], T], tries: Tries) -> T:
 
 
 def finite(seconds: float) -> float | None:
-    """As requests, gRPC and asyncio take a timeout: None for `math.inf`."""
+    """The timeout for requests, gRPC and asyncio: None for `math.inf`."""
     return None if math.isinf(seconds) else seconds

@@ -1,18 +1,21 @@
-"""What a client was made with, looked at once: the same for `Client` and `AsyncClient`."""
+"""Validated arguments of `Client` and `AsyncClient`."""
+
+from types import ModuleType
 
 from serving.client.address import Tls, parse_address
-from serving.client.images import Pictures
+from serving.client.errors import ClientError
+from serving.client.images import ImageLoader
 from serving.client.retry import Deadline, Tries
 
 
 class Settings:
-    """Address, trust, time and tries.
+    """Address, TLS, timeout and retries of a client.
 
     Attributes:
       address: of the server.
-      tls: its files are there.
-      retries: further tries of a request.
-      images: loads what is sent; close it.
+      tls: its files exist.
+      retries: further attempts of a request.
+      images: loads the images to send; close it.
     """
 
     def __init__(
@@ -21,18 +24,34 @@ class Settings:
         """For the arguments see `Client`.
 
         Raises:
-          ClientError: an address of another kind.
-          FileNotFoundError: a file of `tls` that is not there.
-          ValueError: a number out of range, or a `tls` that is of no use.
+          ClientError: not a server address.
+          FileNotFoundError: a file of `tls` does not exist.
+          ValueError: a number is out of range, or `tls` is unusable.
         """
         self.address = parse_address(url)
         self.tls = tls or Tls()
         self.tls.check(self.address)
         self.retries = retries
         self._timeout_s = timeout_s
-        Tries(Deadline(timeout_s), retries)  # Raises now, and not at the first call.
-        self.images = Pictures(max_download_bytes=max_download_bytes, retries=retries)
+        Tries(Deadline(timeout_s), retries)  # Validates both now rather than at the first call.
+        self.images = ImageLoader(max_download_bytes=max_download_bytes, retries=retries)
 
     def deadline(self, timeout_s: float | None) -> Deadline:
-        """Of a call that begins now; None is what calls have that name no time."""
+        """The deadline of a call that starts now; None is the client's default timeout."""
         return Deadline(self._timeout_s if timeout_s is None else timeout_s)
+
+
+def import_grpc(url: str) -> ModuleType:
+    """`serving.client.grpc_transport`, which REST does not need.
+
+    Raises:
+      ClientError: grpcio or protobuf is not installed.
+    """
+    try:
+        from serving.client import grpc_transport
+    except ModuleNotFoundError as error:
+        raise ClientError(
+            f"{url} needs grpcio and protobuf ({error}); run `pip install grpcio protobuf`, or use "
+            "the server's http:// address"
+        ) from error
+    return grpc_transport

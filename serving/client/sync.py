@@ -9,34 +9,34 @@ import numpy as np
 
 from core import bundle as bundles
 from serving.client import results
-from serving.client.address import Tls, import_grpc
+from serving.client.address import Tls
 from serving.client.api import (
     Api,
     Columns,
     Done,
     Example,
+    ModelSpec,
     Steps,
-    Target,
     Transport,
     advance,
     read_signatures,
 )
 from serving.client.errors import ClientError
 from serving.client.images import MAX_DOWNLOAD_BYTES
-from serving.client.ready import LOOK_TIMEOUT_S, Waiting, reason_of, why_not_ready
+from serving.client.ready import POLL_TIMEOUT_S, ReadinessPoll, reason_of, why_not_ready
 from serving.client.rest import RestApi, RestTransport
 from serving.client.retry import Deadline, Tries, call
-from serving.client.settings import Settings
+from serving.client.settings import Settings, import_grpc
 from serving.protocol.images import Image
 from serving.protocol.types import ClassNames, Detections, ModelVersion, Prediction, Signature
 
 
 class Client:
-    """Calls one server. Any number of threads may use one client.
+    """A client of one server; safe to use from several threads.
 
-    Each call has one deadline, `timeout_s`, for everything it does: downloads, every request of a
-    long list, every try and the waits between them. gRPC tells the server what is left of it.
-    Connections are kept: one for all calls over gRPC, one for each thread at work over REST.
+    Each call has one deadline, `timeout_s`, which includes downloads, every request of a long list,
+    every retry and the waits between them. Over gRPC the deadline is sent to the server.
+    Connections are kept open: one for all calls over gRPC, one per active thread over REST.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class Client:
 
         Args:
           url: `http://host:8501`, `https://...`, `grpc://host:8500` or `grpcs://...`.
-          timeout_s: of a call that names none; `math.inf` is no deadline.
-          retries: further tries of a request after no connection, 429, 502, 503, 504, UNAVAILABLE,
-            and RESOURCE_EXHAUSTED when the server says how long to wait.
-          headers: sent along with every request, over gRPC as metadata.
-          tls: whom to trust over https and grpcs, and who we are.
-          max_download_bytes: largest image that is taken from a URL.
+          timeout_s: default timeout of a call; `math.inf` is no deadline.
+          retries: further attempts of a request after a failed connection, 429, 502, 503, 504,
+            UNAVAILABLE, and RESOURCE_EXHAUSTED if the server names a wait.
+          headers: sent with every request, over gRPC as metadata.
+          tls: trusted authorities and client certificate, for https and grpcs.
+          max_download_bytes: largest image that is downloaded from a URL.
 
         Raises:
-          ClientError: an address of another kind.
-          FileNotFoundError: a file of `tls` that is not there.
-          ValueError: `timeout_s` or `retries` out of range, or a `tls` whose files are not PEM or
-            whose address is not encrypted.
+          ClientError: not a server address.
+          FileNotFoundError: a file of `tls` does not exist.
+          ValueError: `timeout_s` or `retries` is out of range, a file of `tls` is not PEM, or the
+            address is not encrypted.
         """
         self._settings = Settings(
             url,
@@ -73,11 +73,11 @@ class Client:
             tls=tls,
             max_download_bytes=max_download_bytes,
         )
-        self._api, self._transport = _connected(self._settings, headers or {})
+        self._api, self._transport = _connect(self._settings, headers or {})
 
     @property
     def url(self) -> str:
-        """The server's, without a trailing slash."""
+        """The server's URL, without a trailing slash."""
         return self._settings.address.url
 
     def predict(
@@ -92,29 +92,29 @@ class Client:
         timeout_s: float | None = None,
         signature: str = bundles.SIGNATURE_BYTES,
     ) -> list[Prediction]:
-        """One prediction an image, in order; [] for no images.
+        """One prediction per image, in order; [] for no images.
 
         Args:
           images: paths, http(s) and data URLs, encoded bytes, or (H, W, 3) uint8 arrays, which
-            travel as PNG.
-          model: its name on the server.
-          version: None is the newest.
-          label: instead of a version, e.g. `stable`.
-          top_k: cuts the list of classes; the model decides how many there are at most.
-          batch_size: images in a request; None sends all in one.
-          timeout_s: for the whole call; None is the client's.
-          signature: one that takes encoded images.
+            are sent as PNG.
+          model: model name.
+          version: model version; None is the newest.
+          label: version label, e.g. `stable`, instead of `version`.
+          top_k: number of classes, at most as many as the model returns.
+          batch_size: images per request; None sends all in one request.
+          timeout_s: of the whole call; None is the client's default.
+          signature: a signature that takes encoded images.
 
         Raises:
-          ClientError: with the server's reason, or no answer in time.
-          FileNotFoundError: a path to nothing.
-          ValueError: an array that is no image, `version` and `label` at once.
+          ClientError: the server rejected the request or did not respond in time.
+          FileNotFoundError: a path does not exist.
+          ValueError: an array is not an image, or both `version` and `label` are given.
         """
-        target = Target(model, version, label)
+        spec = ModelSpec(model, version, label)
         return self._over_images(
             images,
-            target,
-            partial(results.predictions, target=target, top_k=top_k),
+            spec,
+            partial(results.predictions, spec=spec, top_k=top_k),
             batch_size=batch_size,
             timeout_s=timeout_s,
             signature=signature,
@@ -132,29 +132,29 @@ class Client:
         timeout_s: float | None = None,
         signature: str = bundles.SIGNATURE_BYTES,
     ) -> list[Detections]:
-        """The objects of each image, in order; [] for no images.
+        """The objects in each image, in order; [] for no images.
 
         Args:
           images: as in `predict`.
-          model: its name on the server.
-          version: None is the newest.
-          label: instead of a version.
-          class_names: by class number, for models that give no labels.
-          batch_size: images in a request; None sends all in one.
-          timeout_s: for the whole call; None is the client's.
-          signature: one that takes encoded images and returns boxes, scores, classes and
-            num_detections, with or without `detection_` in front.
+          model: model name.
+          version: model version; None is the newest.
+          label: version label, instead of `version`.
+          class_names: by class number, for models that return no labels.
+          batch_size: images per request; None sends all in one request.
+          timeout_s: of the whole call; None is the client's default.
+          signature: a signature that takes encoded images and returns boxes, scores, classes and
+            num_detections, with or without the prefix `detection_`.
 
         Raises:
-          ClientError: with the server's reason, or no answer in time.
-          FileNotFoundError: a path to nothing.
-          ValueError: an array that is no image, `version` and `label` at once.
+          ClientError: the server rejected the request or did not respond in time.
+          FileNotFoundError: a path does not exist.
+          ValueError: an array is not an image, or both `version` and `label` are given.
         """
-        target = Target(model, version, label)
+        spec = ModelSpec(model, version, label)
         return self._over_images(
             images,
-            target,
-            partial(results.detections, target=target, class_names=class_names),
+            spec,
+            partial(results.detections, spec=spec, class_names=class_names),
             batch_size=batch_size,
             timeout_s=timeout_s,
             signature=signature,
@@ -170,29 +170,31 @@ class Client:
         signature: str = bundles.SIGNATURE_BYTES,
         timeout_s: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """Any signature, arrays in and out.
+        """The outputs of any signature, as arrays.
 
-        Over gRPC values travel as bytes. REST writes them as JSON numbers, asks for the metadata
-        first (again after a minute, and when an answer does not fit), and carries no half
-        precision, no bfloat16 and no complex numbers.
+        gRPC sends values as bytes. REST sends JSON numbers, requests the metadata first (again
+        after a minute, and if a response does not match), and does not support half precision,
+        bfloat16 and complex numbers.
 
         Args:
           inputs: by name; strings are object arrays of bytes or text.
-          model: its name on the server.
-          version: None is the newest.
-          label: instead of a version.
-          signature: its name.
-          timeout_s: for the whole call; None is the client's.
+          model: model name.
+          version: model version; None is the newest.
+          label: version label, instead of `version`.
+          signature: signature name.
+          timeout_s: of the whole call; None is the client's default.
 
         Returns:
           The outputs by name; strings are object arrays of bytes.
 
         Raises:
-          ClientError: with the server's reason, or no answer in time.
-          ValueError: an array that the transport cannot carry, over REST one of another kind than
-            the signature takes; `version` and `label` at once.
+          ClientError: the server rejected the request or did not respond in time.
+          ValueError: the transport cannot represent an array, an array's type is not the
+            signature's (REST), or both `version` and `label` are given.
         """
-        return self._do(self._api.run(inputs, Target(model, version, label), signature), timeout_s)
+        return self._do(
+            self._api.run(inputs, ModelSpec(model, version, label), signature), timeout_s
+        )
 
     def classify(
         self,
@@ -207,19 +209,19 @@ class Client:
         """(label, score) pairs of each tf.Example, from a classify signature.
 
         Args:
-          examples: `{"feature": value or list}`; over gRPC serialized tf.Examples as well.
-          model: its name on the server.
-          version: None is the newest.
-          label: instead of a version.
-          signature: its name; empty is the model's default.
-          timeout_s: for the whole call; None is the client's.
+          examples: `{"feature": value or list}`; over gRPC also serialized tf.Examples.
+          model: model name.
+          version: model version; None is the newest.
+          label: version label, instead of `version`.
+          signature: signature name; empty is the model's default.
+          timeout_s: of the whole call; None is the client's default.
 
         Raises:
-          ClientError: with the server's reason, or no answer in time.
-          ValueError: a feature of mixed types, or serialized examples over REST.
+          ClientError: the server rejected the request or did not respond in time.
+          ValueError: a feature has mixed types, or serialized examples over REST.
         """
-        target = Target(model, version, label)
-        return self._do(self._api.classify(examples, target, signature), timeout_s)
+        spec = ModelSpec(model, version, label)
+        return self._do(self._api.classify(examples, spec, signature), timeout_s)
 
     def regress(
         self,
@@ -231,24 +233,24 @@ class Client:
         signature: str = "",
         timeout_s: float | None = None,
     ) -> np.ndarray:
-        """(B,) float32, one value a tf.Example, from a regress signature; see `classify`.
+        """(B,) float32, one value per tf.Example, from a regress signature; see `classify`.
 
         Raises:
-          ClientError: with the server's reason, or no answer in time.
-          ValueError: a feature of mixed types, or serialized examples over REST.
+          ClientError: the server rejected the request or did not respond in time.
+          ValueError: a feature has mixed types, or serialized examples over REST.
         """
-        target = Target(model, version, label)
-        return self._do(self._api.regress(examples, target, signature), timeout_s)
+        spec = ModelSpec(model, version, label)
+        return self._do(self._api.regress(examples, spec, signature), timeout_s)
 
     def status(
         self, model: str, version: int | None = None, *, timeout_s: float | None = None
     ) -> list[ModelVersion]:
-        """The model's versions that the server knows of, newest first.
+        """The model's versions on the server, newest first.
 
         Raises:
           ClientError: no such model or version, or no server.
         """
-        return self._do(self._api.status(Target(model, version)), timeout_s)
+        return self._do(self._api.status(ModelSpec(model, version)), timeout_s)
 
     def metadata(
         self,
@@ -258,12 +260,12 @@ class Client:
         label: str | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """TF Serving's metadata answer: `model_spec`, and the signatures under `metadata`.
+        """TF Serving's metadata response: `model_spec`, and the signatures under `metadata`.
 
         Raises:
           ClientError: no such model or version, or no server.
         """
-        return self._do(self._api.metadata(Target(model, version, label)), timeout_s)
+        return self._do(self._api.metadata(ModelSpec(model, version, label)), timeout_s)
 
     def signatures(
         self,
@@ -273,12 +275,12 @@ class Client:
         label: str | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Signature]:
-        """What can be asked of the model, by signature name.
+        """The model's signatures by name.
 
         Raises:
           ClientError: no such model or version, or no server.
         """
-        return self._do(read_signatures(self._api, Target(model, version, label)), timeout_s)
+        return self._do(read_signatures(self._api, ModelSpec(model, version, label)), timeout_s)
 
     def is_ready(
         self,
@@ -286,10 +288,10 @@ class Client:
         version: int | None = None,
         *,
         label: str | None = None,
-        timeout_s: float = LOOK_TIMEOUT_S,
+        timeout_s: float = POLL_TIMEOUT_S,
     ) -> bool:
-        """Whether the server would answer a request to the model now; False if there is none."""
-        return not self._why_not_ready(Target(model, version, label), timeout_s)
+        """Whether the model is ready to serve; False if the server cannot be reached."""
+        return not self._why_not_ready(ModelSpec(model, version, label), timeout_s)
 
     def wait_until_ready(
         self,
@@ -299,21 +301,21 @@ class Client:
         label: str | None = None,
         timeout_s: float = 60.0,
     ) -> None:
-        """Returns as soon as the server would answer a request to the model.
+        """Returns as soon as the model is ready to serve.
 
         Raises:
-          ClientError: it does not within `timeout_s`; the message says what is missing.
+          ClientError: it is not ready within `timeout_s`; the message has the reason.
         """
-        waiting = Waiting(Target(model, version, label), timeout_s)
+        poll = ReadinessPoll(ModelSpec(model, version, label), timeout_s)
         while True:
-            reason = self._why_not_ready(waiting.target, waiting.look_s, known=waiting.reason)
-            pause = waiting.pause_s(reason)
+            reason = self._why_not_ready(poll.spec, poll.timeout_s, known=poll.reason)
+            pause = poll.pause_s(reason)
             if pause is None:
                 return
             time.sleep(pause)
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self._transport.close()
         self._settings.images.close()
 
@@ -327,19 +329,19 @@ class Client:
         return self._finish(steps, self._settings.deadline(timeout_s), self._settings.retries)
 
     def _finish(self, steps: Steps[Any], deadline: Deadline, retries: int) -> Any:
-        """An operation's result, its requests sent one after the other."""
+        """The result of an operation, whose requests are sent one by one."""
         found = advance(steps)
         while not isinstance(found, Done):
             request = found
             tries = Tries(deadline, retries)
-            answer = call(lambda left, r=request: self._transport.send(r, left), tries)
-            found = advance(steps, answer)
+            response = call(lambda left, r=request: self._transport.send(r, left), tries)
+            found = advance(steps, response)
         return found.result
 
     def _over_images(
         self,
         images: Sequence[Image],
-        target: Target,
+        spec: ModelSpec,
         read: Callable[[Columns], list[Any]],
         *,
         batch_size: int | None,
@@ -351,19 +353,19 @@ class Client:
         found: list[Any] = []
         for index, batch in enumerate(batches):
             try:
-                coded = self._settings.images.load(batch, deadline)
-                steps = self._api.images(coded, target, signature)
+                encoded = self._settings.images.load(batch, deadline)
+                steps = self._api.images(encoded, spec, signature)
                 columns = self._finish(steps, deadline, self._settings.retries)
-                found += results.checked(read(columns), len(batch), target)
+                found += results.checked(read(columns), len(batch), spec)
             except ClientError as error:
                 if len(batches) == 1:
                     raise
                 raise error.within(results.span(index, batch_size, len(images))) from error
         return found
 
-    def _why_not_ready(self, target: Target, timeout_s: float, *, known: str = "") -> str:
+    def _why_not_ready(self, spec: ModelSpec, timeout_s: float, *, known: str = "") -> str:
         try:
-            return self._finish(why_not_ready(self._api, target), Deadline(timeout_s), 0)
+            return self._finish(why_not_ready(self._api, spec), Deadline(timeout_s), 0)
         except ClientError as error:
             return reason_of(error, known)
 
@@ -372,12 +374,12 @@ def connect(url: str, *, timeout_s: float = 30.0, retries: int = 3) -> Client:
     """A client for `http://host:8501`, `https://...`, `grpc://host:8500` or `grpcs://...`.
 
     Raises:
-      ClientError: another kind of address.
+      ClientError: not a server address.
     """
     return Client(url, timeout_s=timeout_s, retries=retries)
 
 
-def _connected(settings: Settings, headers: Mapping[str, str]) -> tuple[Api, Transport]:
+def _connect(settings: Settings, headers: Mapping[str, str]) -> tuple[Api, Transport]:
     address, tls = settings.address, settings.tls
     if address.transport == "rest":
         return RestApi(), RestTransport(address, tls, headers)

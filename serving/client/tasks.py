@@ -1,4 +1,4 @@
-"""Work of one asyncio task made of others': within a deadline, several at a time."""
+"""Running asyncio tasks within a deadline and several at a time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 async def within(deadline: Deadline, work: Awaitable[T]) -> T:
-    """What `work` gives, which may have to wait for a thread.
+    """The result of `work`.
 
     Raises:
-      ClientError: the deadline came first; the work is cancelled.
+      ClientError: the deadline passed first; `work` is canceled.
     """
     try:
         return await asyncio.wait_for(work, finite(max(0.0, deadline.left_s())))
@@ -22,9 +22,9 @@ async def within(deadline: Deadline, work: Awaitable[T]) -> T:
 
 
 async def in_order(work: Callable[[int], Awaitable[T]], count: int, width: int) -> list[T]:
-    """`work(0)` to `work(count - 1)`, at most `width` at a time; the first error ends the rest."""
+    """Results of `work(0)` to `work(count - 1)`, `width` at a time; an error cancels the rest."""
     found: dict[int, T] = {}
-    # Shared by the workers, so that each takes the next one: only `width` batches are in memory.
+    # One iterator for all workers, so that only `width` batches are in memory.
     waiting = iter(range(count))
 
     async def worker() -> None:

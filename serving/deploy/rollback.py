@@ -1,13 +1,12 @@
-"""The way back: makes an older pushed version the one that servers take, and forward again.
+"""Rollback of the served version of a model, and restoring a withdrawn version.
 
-TF Serving and the embedded server take the largest number in a model's folder. So every version
-above the wanted one is withdrawn: `7` is renamed to `.withdrawn-7`, a name that both overlook.
-Nothing is copied and nothing is deleted; bringing a version back is the rename the other way.
+TF Serving and the embedded server serve the largest number in a model's folder. A rollback renames
+every version above the requested one, for example `7` to `.withdrawn-7`, a name that both ignore.
+Nothing is copied or deleted; restoring a version reverses the rename.
 
-The order of the renames makes one of them the switch. Versions are withdrawn from the lowest up,
-so that the served one goes last; one that comes back does so before any goes. At every moment, and
-after a crash at any of them, the folder holds a whole version, and the same command again finishes
-the job. Standard library only.
+Withdrawn versions are restored first, then versions are withdrawn in ascending order, so that the
+served one is last and its rename is the switch. At any moment, also after a crash, the folder has a
+complete version, and running the same command again completes the rollback. Standard library only.
 """
 
 import datetime
@@ -22,28 +21,29 @@ from typing import Any
 
 from core import bundle as bundles
 from core.bundle import WITHDRAWN_PREFIX, BundleError, withdrawn_dirs
-from core.model_folder import locked, sync_folder
+from core.files import sync_folder
+from core.model_folder import locked
 
 HISTORY_FILE = "rollbacks.jsonl"
 
-# A server may have listed the folder before a version came back and look at what it found after
-# another went; this is longer than any look takes.
+# A server may list the folder before a version is restored and open what it found after another
+# was withdrawn; this is longer than a server takes for both.
 _SETTLE_S = 0.2
 
 
 @dataclass(frozen=True)
 class Rollback:
-    """One change of the served version, as `rollbacks.jsonl` keeps it.
+    """A change of the served version, as recorded in `rollbacks.jsonl`.
 
     Attributes:
-      model: its name.
-      served_before: the version that servers took, before.
-      serves: the version that they take now.
-      withdrawn: versions put aside, ascending.
-      restored: versions brought back, descending.
+      model: model name.
+      served_before: the version that was served before.
+      serves: the version that is served now.
+      withdrawn: the withdrawn versions, ascending.
+      restored: the restored versions, descending.
       at: UTC, ISO 8601.
       who: user and host.
-      why: as given, or empty.
+      why: the given reason, or empty.
       finished: False in the record that is written before the first rename.
     """
 
@@ -59,18 +59,18 @@ class Rollback:
 
     @property
     def changed(self) -> bool:
-        """Whether there was anything to do."""
+        """Whether any version was withdrawn or restored."""
         return bool(self.withdrawn or self.restored)
 
 
 @dataclass(frozen=True)
 class ModelVersions:
-    """What a model's folder holds.
+    """The versions in a model's folder.
 
     Attributes:
-      served: what a server without a pinned version takes; None when there is none.
-      present: the whole versions, ascending.
-      withdrawn: those put aside, ascending.
+      served: the version of a server without a pinned version; None if there is none.
+      present: the complete versions, ascending.
+      withdrawn: the withdrawn versions, ascending.
     """
 
     served: int | None
@@ -84,7 +84,7 @@ class ModelVersions:
 
 
 def model_versions(model_dir: Path) -> ModelVersions:
-    """What the model's folder holds now; empty for a folder that is not there."""
+    """The versions in a model's folder; empty if the folder does not exist."""
     present = tuple(bundles.versions(model_dir))
     return ModelVersions(
         served=max(present, default=None),
@@ -94,10 +94,10 @@ def model_versions(model_dir: Path) -> ModelVersions:
 
 
 def history(model_dir: Path) -> list[Rollback]:
-    """The rollbacks of a model, oldest first; one that was interrupted is not `finished`.
+    """The rollbacks of a model, oldest first; an interrupted one is not `finished`.
 
     Raises:
-      BundleError: the file holds something else.
+      BundleError: the file has a line that is not a rollback.
     """
     file = model_dir / HISTORY_FILE
     if not file.is_file():
@@ -108,47 +108,47 @@ def history(model_dir: Path) -> list[Rollback]:
         try:
             raw: dict[str, Any] = json.loads(line)
         except ValueError:
-            continue  # A crash can cut a line anywhere; it must not bar the way back.
+            continue  # A crash can truncate a line; it must not prevent a rollback.
         try:
             lists = {key: tuple(raw[key]) for key in ("withdrawn", "restored")}
             entry = Rollback(**{**raw, **lists})
         except (TypeError, KeyError) as error:
             raise BundleError(
-                f"{file} line {number} is no record of a rollback: {error}; move it away"
+                f"{file} line {number} is not a record of a rollback: {error}; move the file"
             ) from error
         found[entry.at] = entry
     return list(found.values())
 
 
 def rollback(model_dir: Path, version: int | None = None, *, why: str = "") -> Rollback:
-    """Makes `version` the one that servers take, at once and reversibly.
+    """Makes `version` the served version, atomically and reversibly.
 
     Args:
       model_dir: `<bundles>/<model>`.
-      version: a version that is there or was withdrawn; None is the one before the served one, or
-        where an interrupted rollback was to end. A withdrawn version comes back with the lower
-        ones that went in the same step.
-      why: kept in the history.
+      version: a present or withdrawn version; None is the one before the served version, or the
+        target of an interrupted rollback. A withdrawn version is restored together with the lower
+        ones that were withdrawn in the same step.
+      why: recorded in the history.
 
     Returns:
-      What was done; nothing, and no record of it, when it was served already.
+      The changes; none, and no record, if the version is already served.
 
     Raises:
-      BundleError: no such version, none before the served one, a damaged one, or another push or
-        rollback of the model that does not come to its end.
-      OSError: the disk refused; the same call again finishes what was begun.
+      BundleError: there is no such version, none before the served one, the version is damaged, or
+        another push or rollback of the model does not finish.
+      OSError: the disk failed; the same call again completes the rollback.
     """
     if not model_dir.is_dir():
         known = ", ".join(bundles.find_models(model_dir.parent)) or "no model"
-        raise BundleError(f"{model_dir} is not a folder; {model_dir.parent} holds {known}")
+        raise BundleError(f"{model_dir} is not a folder; {model_dir.parent} has {known}")
     with locked(model_dir):
         plan = _plan(model_dir, version, why)
         if plan.changed:
-            _refuse_trouble(model_dir, plan)
+            _check_renames(model_dir, plan)
             _record(model_dir, plan)
-            _carry_out(model_dir, plan)
+            _apply(model_dir, plan)
         if plan.changed or _unfinished(model_dir):
-            # Also when nothing moved: whoever names the served version gives up what was begun.
+            # A rollback to the served version also ends an interrupted one.
             plan = replace(plan, finished=True)
             _record(model_dir, plan)
     return plan
@@ -163,7 +163,7 @@ def _plan(model_dir: Path, version: int | None, why: str) -> Rollback:
         if not older:
             raise BundleError(
                 f"{model_dir.name} has no version before the served one: {now}; "
-                "name a withdrawn one to bring it back"
+                "specify a withdrawn version to restore it"
             )
         version = older[-1]
     if version not in now.present and version not in now.withdrawn:
@@ -183,9 +183,9 @@ def _plan(model_dir: Path, version: int | None, why: str) -> Rollback:
 
 
 def _interrupted(model_dir: Path, now: ModelVersions) -> int | None:
-    """What the last rollback was to make the served version, if it did not get to its end.
+    """The target of the last rollback if it was interrupted.
 
-    None also when something else has become the served version since, such as a push.
+    None also if another version has been served since, for example after a push.
     """
     last = _unfinished(model_dir)
     if last is None:
@@ -195,7 +195,7 @@ def _interrupted(model_dir: Path, now: ModelVersions) -> int | None:
 
 
 def _begun(model_dir: Path, version: int) -> Rollback | None:
-    """The last rollback, if it was to the same version and was interrupted: to be finished."""
+    """The last rollback if it was interrupted and had the same target."""
     last = _unfinished(model_dir)
     return last if last and last.serves == version else None
 
@@ -209,23 +209,23 @@ def _who() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
-        user = f"uid {os.getuid()}"  # a container's user often has no name
+        user = f"uid {os.getuid()}"  # Users of containers often have no name.
     return f"{user}@{os.uname().nodename}"
 
 
 def _to_restore(model_dir: Path, version: int, now: ModelVersions) -> tuple[int, ...]:
-    """`version` if it was withdrawn, and the lower ones that were withdrawn in the same step."""
+    """`version` if it is withdrawn, and the lower ones that were withdrawn in the same step."""
     if version in now.present:
         return ()
-    went_with = next(
+    together = next(
         (entry.withdrawn for entry in reversed(history(model_dir)) if version in entry.withdrawn),
         (),
     )
-    lower = [number for number in went_with if number < version and number in now.withdrawn]
+    lower = [number for number in together if number < version and number in now.withdrawn]
     return (version, *sorted(lower, reverse=True))
 
 
-def _carry_out(model_dir: Path, plan: Rollback) -> None:
+def _apply(model_dir: Path, plan: Rollback) -> None:
     aside = withdrawn_dirs(model_dir)
     for source in [aside[number] for number in plan.restored if number in aside]:
         os.rename(source, _numbered_name(source))
@@ -240,7 +240,7 @@ def _carry_out(model_dir: Path, plan: Rollback) -> None:
 
 
 def _numbered(model_dir: Path) -> dict[int, list[Path]]:
-    """All that TF Serving takes for a version: in every spelling, half ones, even a file."""
+    """Everything that TF Serving treats as a version: `007`, incomplete folders, even files."""
     found: dict[int, list[Path]] = {}
     for entry in sorted(model_dir.iterdir()):
         if re.fullmatch("[0-9]+", entry.name):
@@ -256,13 +256,13 @@ def _numbered_name(withdrawn: Path) -> Path:
     return withdrawn.with_name(withdrawn.name.removeprefix(WITHDRAWN_PREFIX))
 
 
-def _refuse_trouble(model_dir: Path, plan: Rollback) -> None:
-    """Looks, before anything is renamed, for what would stop the renames or the servers.
+def _check_renames(model_dir: Path, plan: Rollback) -> None:
+    """Validates the renames and the version before anything is renamed.
 
-    A bundle must still be what was pushed; any other SavedModel is taken as it is.
+    A bundle must be unchanged since its push; other SavedModels are not checked.
 
     Raises:
-      BundleError: the version's content is not what its manifest says, or a name is taken.
+      BundleError: the content does not match the manifest, or a target name exists.
     """
     aside, numbered = withdrawn_dirs(model_dir), _numbered(model_dir)
     renames = [
@@ -273,24 +273,24 @@ def _refuse_trouble(model_dir: Path, plan: Rollback) -> None:
     renames += [(aside[n], _numbered_name(aside[n])) for n in plan.restored if n in aside]
     for source, target in renames:
         if os.path.lexists(target):
-            raise BundleError(f"{source} and {target} are both there; move one of them away")
+            raise BundleError(f"{source} and {target} both exist; move one of them")
     path = bundles.version_dirs(model_dir).get(plan.serves) or aside[plan.serves]
     if not (path / bundles.MANIFEST_FILE).is_file():
         return
     digest = bundles.open_bundle(path).manifest.content_digest
     if digest and digest != bundles.content_digest(path):
-        raise BundleError(f"{path} is not what was pushed: its files were changed; choose another")
+        raise BundleError(f"the files of {path} changed after the push; choose another version")
 
 
 def _record(model_dir: Path, entry: Rollback) -> None:
     with (model_dir / HISTORY_FILE).open("a+b") as file:
-        # A crash can have left half a line, and this one must not become its end.
+        # Start a new line if a crash left an incomplete one.
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)
-        torn = size > 0 and file.read(1) != b"\n"
-        file.write(b"\n" * torn + json.dumps(asdict(entry)).encode() + b"\n")
+        is_truncated = size > 0 and file.read(1) != b"\n"
+        file.write(b"\n" * is_truncated + json.dumps(asdict(entry)).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
     if not size:
-        sync_folder(model_dir)  # A new file's name is on disk only with its folder.
+        sync_folder(model_dir)  # The name of a new file is durable only with its folder.

@@ -1,10 +1,10 @@
-"""One `predict` over two engines: the TensorFlow runtime for SavedModels, LiteRT for `.tflite`.
+"""Predictions of a bundle's variants: TensorFlow for SavedModels, LiteRT for `.tflite`.
 
     with open_engine("bundles/digits_cnn", "ptq_int8") as engine:
         scores = engine.predict_bytes([jpeg])          # (1, N)
 
-TensorFlow is imported when a SavedModel is opened, not before: a LiteRT variant fed with pixels
-never needs it.
+TensorFlow is imported when a SavedModel is opened; a LiteRT variant with pixels as input does not
+need it.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from core import bundle as bundles
+from core.processes import available_cores
 from serving.engines.saved_model import EngineError, SavedModelEngine, load_saved_model
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "EngineError",
     "LiteRtPool",
     "SavedModelEngine",
-    "available_cores",
     "check_images",
     "load_saved_model",
     "open_engine",
@@ -39,9 +39,9 @@ _QUIET = threading.Lock()
 
 
 class LiteRtPool:
-    """Interpreters of one `.tflite` file, so that several images are computed at once.
+    """Interpreters of one `.tflite` file, which compute several images in parallel.
 
-    The file is a bundle's: one uint8 (1, H, W, 3) input, one float32 (1, N) output.
+    The file has the signature of a bundle: one uint8 (1, H, W, 3) input, one float32 (1, N) output.
 
     Attributes:
       image_size: (H, W) in pixels.
@@ -49,10 +49,10 @@ class LiteRtPool:
     """
 
     def __init__(self, tflite_path: Path | str, *, size: int = 0, threads: int = 1) -> None:
-        """Loads `size` interpreters (0: one a core) of `threads` threads each, with XNNPACK.
+        """Loads `size` interpreters (0: one per core) of `threads` threads each, with XNNPACK.
 
         Raises:
-          EngineError: no such file, or not a model of that form.
+          EngineError: the file does not exist or has another signature.
         """
         path = Path(tflite_path)
         if not path.is_file():
@@ -80,7 +80,7 @@ class LiteRtPool:
           (B, N) float32; (0, N) for an empty batch.
 
         Raises:
-          EngineError: another shape or dtype.
+          EngineError: the shape or dtype is wrong.
         """
         images = check_images(images, self.image_size)
         if len(images) == 0:
@@ -101,13 +101,13 @@ class LiteRtPool:
             self._free.put(interpreter)
 
     def close(self) -> None:
-        """Stops the workers; interpreters go when they are no longer used."""
+        """Stops the workers; the interpreters are freed when they are no longer used."""
         if self._workers is not None:
             self._workers.shutdown(wait=False)
 
 
 class BundleEngine:
-    """Every class's score for images, from one variant of a bundle."""
+    """Scores of all classes for images, from one variant of a bundle."""
 
     def __init__(self, bundle: bundles.Bundle, variant: str, *, threads: int, size: int) -> None:
         self.bundle = bundle
@@ -125,7 +125,7 @@ class BundleEngine:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels that `predict_images` takes."""
+        """(height, width) in pixels of the input of `predict_images`."""
         return int(self.bundle.manifest.input["height"]), int(self.bundle.manifest.input["width"])
 
     def predict_images(self, images: np.ndarray) -> np.ndarray:
@@ -138,7 +138,7 @@ class BundleEngine:
           (B, N) float32 in [0, 1].
 
         Raises:
-          EngineError: another shape or dtype, or the model fails.
+          EngineError: the shape or dtype is wrong, or the model fails.
         """
         images = check_images(images, self.image_size)
         if self._pool is not None:
@@ -149,7 +149,7 @@ class BundleEngine:
         """(B, H, W, 3) uint8 pixels of encoded images, by the SavedModel's own graph.
 
         Raises:
-          EngineError: one of them is not a JPEG, PNG, BMP or GIF that TensorFlow decodes.
+          EngineError: an image is not a JPEG, PNG, BMP or GIF that TensorFlow decodes.
         """
         encoded = np.array([bytes(image) for image in images], dtype=object)
         outputs = self.saved_model.run(bundles.SIGNATURE_PREPROCESS, {bundles.INPUT_BYTES: encoded})
@@ -162,7 +162,7 @@ class BundleEngine:
         return self.predict_images(self.preprocess(images))
 
     def close(self) -> None:
-        """Frees what was loaded."""
+        """Frees the loaded models."""
         if self._pool is not None:
             self._pool.close()
         if "saved_model" in self.__dict__:
@@ -185,10 +185,10 @@ def open_engine(
     """The engine of one variant.
 
     Args:
-      bundle: opened, or the folder of a model or of one version.
+      bundle: an open bundle, or the folder of a model or of one version.
       variant: `saved_model` or a TFLite variant's name, e.g. `ptq_int8`.
-      threads: for one run; 0 is all cores for the SavedModel and one for each interpreter.
-      size: TFLite interpreters; 0 is one a core.
+      threads: of one run; 0 is all cores for the SavedModel and one for each interpreter.
+      size: TFLite interpreters; 0 is one per core.
 
     Raises:
       BundleError: no such bundle or variant.
@@ -199,10 +199,10 @@ def open_engine(
 
 
 def check_images(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """`images` itself, when it is (B, H, W, 3) uint8 of that size.
+    """`images` unchanged if it is (B, H, W, 3) uint8 of that size.
 
     Raises:
-      EngineError: says what was got and what is wanted.
+      EngineError: the shape or dtype is wrong.
     """
     height, width = image_size
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, 3):
@@ -213,10 +213,10 @@ def check_images(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def open_interpreter(path: Path, threads: int) -> Any:
-    """A LiteRT interpreter of the file, its tensors allocated.
+    """A LiteRT interpreter of the file with allocated tensors.
 
     Raises:
-      EngineError: not a model that LiteRT runs.
+      EngineError: LiteRT cannot run the model.
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -252,7 +252,7 @@ def _check_contract(path: Path, interpreter: Any) -> tuple[dict[str, Any], dict[
 
 @contextlib.contextmanager
 def _without_info_lines() -> Iterator[None]:
-    """Keeps LiteRT's `INFO:` lines off the console; it has no switch, and writes to fd 2 itself."""
+    """Suppresses the `INFO:` lines that LiteRT writes to file descriptor 2; it has no switch."""
     with _QUIET, tempfile.TemporaryFile() as captured:
         saved = os.dup(2)
         os.dup2(captured.fileno(), 2)
@@ -265,10 +265,3 @@ def _without_info_lines() -> Iterator[None]:
             rest = [line for line in captured if not line.startswith(b"INFO:")]
             if rest:
                 os.write(2, b"".join(rest))
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,9 +1,9 @@
-"""A SavedModel's graph put into a session by TensorFlow's C++ alone, as TF Serving does it.
+"""Imports the graph of a SavedModel into a session in C++ only, as TF Serving does.
 
-TensorFlow's Python loader makes an object for every operation and function, which costs half of a
-load and holds the interpreter's lock: no request is answered meanwhile. Here the file is cut at the
-borders of its messages, C++ reads the pieces, and what takes long (placing, optimizing, restoring)
-lets other threads run. What this reader does not know is left to that loader.
+TensorFlow's Python loader creates an object for every operation and function, which takes half of
+the load and holds the interpreter lock, so that no request is served meanwhile. This module splits
+the file at message boundaries, C++ parses the pieces, and the slow parts (placement, optimization,
+restore) release the lock. For files that it does not support, the Python loader is used.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from core import bundle as bundles
 
 Result = TypeVar("Result")
 
-#: Bytes of functions that C++ reads at a time: it holds the interpreter's lock for as long.
+#: Bytes of functions per C++ call, which holds the interpreter lock.
 _PIECE_BYTES = 32_768
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _INIT_SIGNATURE = "__saved_model_init_op"
 
-# Numbers of the fields in TensorFlow's protos.
+# Field numbers in TensorFlow's protos.
 _SAVED_MODEL_META_GRAPHS = 2
 _META_GRAPH_GRAPH_DEF, _META_GRAPH_OBJECT_GRAPH = 2, 7
 _GRAPH_NODE, _GRAPH_LIBRARY, _GRAPH_VERSIONS = 1, 2, 4
@@ -33,29 +33,29 @@ _NODE_NAME = 1
 
 
 class Build(Protocol):
-    """Runs C++ work of a load that takes long, in a thread of its choice, and waits for it."""
+    """Runs slow C++ work of a load, possibly in another thread, and waits for it."""
 
     def __call__(self, work: Callable[[], Result], /) -> Result:
-        """What `work` returns."""
+        """The result of `work`."""
         ...
 
 
 def build_here(work: Callable[[], Result], /) -> Result:
-    """What `work` returns, in this thread."""
+    """The result of `work`, run in this thread."""
     return work()
 
 
-class Unknown(Exception):
-    """A file that TensorFlow's own loader has to look at."""
+class UnsupportedGraph(Exception):
+    """A file that only TensorFlow's Python loader supports."""
 
 
 @dataclass(frozen=True)
 class ServedGraph:
-    """A meta graph as it lies in the file.
+    """A serialized meta graph.
 
     Attributes:
       meta: `MetaGraphDef` without its graph.
-      pieces: serialized `GraphDef`s that make up the graph, one after the other.
+      pieces: serialized `GraphDef`s whose concatenation is the graph.
     """
 
     meta: Any
@@ -63,7 +63,7 @@ class ServedGraph:
 
 
 class _Field(NamedTuple):
-    """A field of a message: its number, and where it, its value and what follows begin."""
+    """A field of a message: its number, its start, the start of its value, and its end."""
 
     number: int
     began: int
@@ -72,21 +72,21 @@ class _Field(NamedTuple):
 
 
 def read_graph(file: Path, tags: Sequence[str]) -> ServedGraph:
-    """The meta graph with these tags.
+    """The meta graph with exactly these tags.
 
     Args:
       file: a `saved_model.pb`.
-      tags: all it has.
+      tags: all tags of the meta graph.
 
     Raises:
-      Unknown: no such meta graph, or not a file this reader understands.
-      OSError: it cannot be read.
+      UnsupportedGraph: there is no such meta graph, or the file is not supported.
+      OSError: the file cannot be read.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 
     if sys.byteorder != "little":
-        raise Unknown("tensors lie in the file with their low bytes first")
+        raise UnsupportedGraph("the file has little-endian tensors, and this machine is big-endian")
     data = file.read_bytes()
     try:
         for outer in _fields(data, 0, len(data)):
@@ -102,15 +102,15 @@ def read_graph(file: Path, tags: Sequence[str]) -> ServedGraph:
                     break
                 return ServedGraph(meta, tuple(_pieces(data, graphs[0])))
     except (DecodeError, IndexError, ValueError) as error:
-        raise Unknown(f"not a SavedModel: {error}") from error
-    raise Unknown(f"no single graph has the tags {list(tags)}")
+        raise UnsupportedGraph(f"not a SavedModel: {error}") from error
+    raise UnsupportedGraph(f"no single graph has the tags {list(tags)}")
 
 
 def _pieces(data: bytes, graph: _Field) -> Iterator[bytes]:
-    """The nodes, then the functions they call by the handful.
+    """The nodes, then the functions in groups.
 
-    In this order C++ does not work out the shapes within functions, which takes longer than all
-    else of an import, and which nobody asks for.
+    In this order C++ does not infer the shapes within functions, which would take most of the
+    import and is not needed.
     """
     fields = list(_fields(data, graph.value, graph.end))
     yield b"".join(data[f.began : f.end] for f in fields if f.number != _GRAPH_LIBRARY)
@@ -147,7 +147,7 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[_Field]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """(value, where it ends)."""
+    """(value, end position)."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -159,7 +159,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _message(number: int, value: bytes) -> bytes:
-    """A field that holds a message or a string."""
+    """A field with a message or a string."""
     head, length = bytearray([number << 3 | _BYTES]), len(value)
     while length >= 0x80:
         head.append(length & 0x7F | 0x80)
@@ -169,21 +169,21 @@ def _message(number: int, value: bytes) -> bytes:
 
 
 def open_session(path: Path, config: Any, *, tags: Sequence[str], build: Build) -> tuple[Any, Any]:
-    """A session of a SavedModel, its variables restored and its initializer run.
+    """A session of a SavedModel, with restored variables after its initializer.
 
     Args:
       path: the model's folder.
       config: `ConfigProto` of the session.
       tags: of the meta graph.
-      build: runs what takes long.
+      build: runs the slow parts.
 
     Returns:
       (session, `MetaGraphDef` with its signatures at least).
 
     Raises:
-      tf.errors.OpError: TensorFlow refuses it, and so for the others.
-      OSError: it cannot be read.
-      RuntimeError: no such tags.
+      tf.errors.OpError: TensorFlow rejects the model.
+      OSError: a file cannot be read.
+      RuntimeError: there is no meta graph with these tags.
       ValueError: not a graph.
     """
     import tensorflow as tf
@@ -193,7 +193,7 @@ def open_session(path: Path, config: Any, *, tags: Sequence[str], build: Build) 
         served = read_graph(path / bundles.SAVED_MODEL_FILE, tags)
         _fill(session, served, path, build)
         return session, served.meta
-    except Unknown:
+    except UnsupportedGraph:
         session.close()
     except BaseException:
         session.close()
@@ -208,9 +208,9 @@ def open_session(path: Path, config: Any, *, tags: Sequence[str], build: Build) 
 
 
 class _Quiet:
-    """Keeps the logger at ERROR for as long as any thread asks for that.
+    """Sets the logger to ERROR while any thread is in the block.
 
-    What TensorFlow has for a graph session says "deprecated"; it is how TF Serving itself loads.
+    TensorFlow logs that loading into a graph session is deprecated, which is what TF Serving does.
     """
 
     def __init__(self) -> None:
@@ -242,7 +242,9 @@ def _fill(session: Any, served: ServedGraph, path: Path, build: Build) -> None:
     variables = path / "variables" / "variables"
     saver = served.meta.saver_def
     if not saver.restore_op_name and Path(f"{variables}.index").is_file():
-        raise Unknown("variables, and nothing in the graph that restores them")
+        raise UnsupportedGraph(
+            "the model has variables, and its graph has no operation that restores them"
+        )
     _import(session.graph, served.pieces)
     if saver.restore_op_name:
         feeds = {saver.filename_tensor_name: str(variables)}
@@ -267,11 +269,11 @@ def _import(graph: Any, pieces: Sequence[bytes]) -> None:
             finally:
                 c_api.TF_DeleteBuffer(buffer)
     except tf.errors.OpError as error:
-        # Such as a node whose operation is a function: Python's loader brings those along.
-        raise Unknown(error.message) from error
+        # For example, a node whose operation is a function, which the Python loader adds.
+        raise UnsupportedGraph(error.message) from error
     except (AttributeError, TypeError) as error:
-        # None of this is TensorFlow's public interface.
-        raise Unknown(str(error)) from error
+        # These are private interfaces of TensorFlow.
+        raise UnsupportedGraph(str(error)) from error
     finally:
         c_api.TF_DeleteImportGraphDefOptions(options)
 
@@ -285,7 +287,7 @@ def _run_target(session: Any, target: str, feeds: Mapping[str, str], build: Buil
 
 
 def _init_op(meta: Any) -> str:
-    """The operation to run once after the variables are there; empty when there is none."""
+    """The operation to run once after restoring the variables; empty if there is none."""
     if _INIT_SIGNATURE in meta.signature_def:
         outputs = meta.signature_def[_INIT_SIGNATURE].outputs
         return outputs[_INIT_SIGNATURE].name.partition(":")[0]
@@ -293,13 +295,13 @@ def _init_op(meta: Any) -> str:
         if name in meta.collection_def:
             names = meta.collection_def[name].node_list.value
             if len(names) != 1:
-                raise Unknown(f"{name} lists {len(names)} operations")
+                raise UnsupportedGraph(f"{name} lists {len(names)} operations")
             return names[0].partition(":")[0]
     return ""
 
 
 def _does_nothing(nodes: bytes, name: str) -> bool:
-    """Of an operation; to run one that does nothing takes as long to compile as a signature."""
+    """Whether an operation has an effect; compiling a no-op takes as long as a signature."""
     from tensorflow.core.framework.node_def_pb2 import NodeDef
 
     head = _message(_NODE_NAME, name.encode())
@@ -314,5 +316,5 @@ def _assets(meta: Any, path: Path) -> dict[str, str]:
     """Tensor of the graph -> file."""
     files = list(meta.asset_file_def)
     if not files and "saved_model_assets" in meta.collection_def:
-        raise Unknown("assets listed as TensorFlow 1 did")
+        raise UnsupportedGraph("the assets are in the format of TensorFlow 1")
     return {file.tensor_info.name: str(path / "assets" / file.filename) for file in files}

@@ -1,4 +1,4 @@
-"""LiteRT behind the interface of a SavedModel: any `.tflite`, and the variants of our bundles."""
+"""LiteRT with the interface of `SavedModelEngine`, for any `.tflite` and for bundle variants."""
 
 import contextlib
 import queue
@@ -19,27 +19,26 @@ from serving.engines.litert_memory import estimate
 from serving.engines.saved_model import (
     DEFAULT_SIGNATURE,
     EngineError,
-    Signature,
     bind_signature,
     encoded_image,
-    read_signature,
 )
+from serving.engines.signatures import GraphSignature, read_signature
 
 _PREDICT = "tensorflow/serving/predict"
-#: How early converters stored the SignatureDef.
+#: Metadata name of the SignatureDef in files of early converters.
 _METADATA = b"signature_defs_metadata"
 
 
 class LiteRtEngine:
     """Interpreters of one `.tflite` file.
 
-    Its signature is the file's, or a `serving_default` of its tensors' names.
+    The signature is the file's, or `serving_default` with the names of its tensors.
 
     Attributes:
-      path: the version's folder.
-      signatures: one, by its name.
+      path: of the version's folder.
+      signatures: one, by name.
       signature_defs: the same as `SignatureDef`.
-      runtime: what computes.
+      runtime: name of the runtime in TF Serving's metrics.
     """
 
     runtime = "TFLite"
@@ -48,7 +47,7 @@ class LiteRtEngine:
         """Loads `size` interpreters of `threads` threads each.
 
         Raises:
-          EngineError: not a model that LiteRT runs, or one of several signatures.
+          EngineError: LiteRT cannot run the model, or it has several signatures.
         """
         self.path = file.parent
         interpreters = [open_interpreter(file, threads) for _ in range(size)]
@@ -71,7 +70,7 @@ class LiteRtEngine:
         inputs: Mapping[str, np.ndarray],
         outputs: Sequence[str] | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """As of `SavedModelEngine`; refuses shapes and types that the file does not declare."""
+        """See `SavedModelEngine.bind`; rejects shapes and types that the file does not declare."""
         prepared = bind_signature(self, signature, inputs, outputs)
         self._check(prepared[0])
         return prepared
@@ -79,14 +78,14 @@ class LiteRtEngine:
     def run_tensors(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Tensor name -> array; rows of a model that takes one at a time run side by side.
+        """Tensor name -> array; a model that takes single rows computes several rows in parallel.
 
         Raises:
-          EngineError: another type or shape than the model takes, or the engine is closed.
+          EngineError: the type or shape is wrong, or the engine is closed.
         """
         if self._closed:
             raise EngineError(f"{self.path}: the model is closed", "UNAVAILABLE")
-        # Whatever path led here: LiteRT ends the process at a shape that the graph cannot take.
+        # LiteRT ends the process at a shape that the graph does not accept.
         self._check(feeds)
         if any(array.ndim and len(array) == 0 for array in feeds.values()):
             return self._empty(fetches)
@@ -97,7 +96,7 @@ class LiteRtEngine:
         return {name: np.concatenate([answer[name] for answer in answers]) for name in fetches}
 
     def _check(self, feeds: Mapping[str, np.ndarray]) -> None:
-        """Raises EngineError for the first input that no interpreter may be given."""
+        """Raises EngineError for the first input that an interpreter must not receive."""
         names = {
             info.tensor: key for s in self.signatures.values() for key, info in s.inputs.items()
         }
@@ -114,7 +113,7 @@ class LiteRtEngine:
             raise EngineError(f"the inputs have {sorted(sizes)} rows; send as many of each")
 
     def _empty(self, fetches: Sequence[str]) -> dict[str, np.ndarray]:
-        """The outputs for no rows. LiteRT is not run: some of its kernels divide by the rows."""
+        """The outputs for no rows, without LiteRT, because some kernels divide by the rows."""
         for name in fetches:
             shape = self._outputs[name].shape
             if not shape or min(shape[1:], default=0) < 0:
@@ -140,13 +139,13 @@ class LiteRtEngine:
             self._free.put(self._renewed(interpreter) if interpreter.is_used_up else interpreter)
 
     def _renewed(self, interpreter: "NamedInterpreter") -> "NamedInterpreter":
-        """Another in the place of one that was made large, or failed; it keeps its memory."""
+        """A new interpreter for one that grew or failed; LiteRT does not shrink."""
         with contextlib.suppress(EngineError):
             return NamedInterpreter(self._open(), self._memory)
         return interpreter
 
     def close(self) -> None:
-        """Frees the interpreters that no request is using."""
+        """Frees the idle interpreters."""
         self._closed = True
         self._workers.shutdown(wait=False)
         while not self._free.empty():
@@ -154,7 +153,7 @@ class LiteRtEngine:
 
 
 def _takes_one_row(interpreter: Any) -> dict[str, int]:
-    """Input -> rank when every input is declared with exactly one row; else nothing."""
+    """Input -> rank if every input is declared with exactly one row; else empty."""
     shapes = {d["name"]: d["shape_signature"] for d in interpreter.get_input_details()}
     if all(len(shape) and shape[0] == 1 for shape in shapes.values()):
         return {name: len(shape) for name, shape in shapes.items()}
@@ -162,7 +161,7 @@ def _takes_one_row(interpreter: Any) -> dict[str, int]:
 
 
 def _signature_def(file: Path, interpreter: Any) -> tuple[str, Any]:
-    """The name and the `SignatureDef` of a file, its tensors under LiteRT's names."""
+    """The signature name and `SignatureDef` of a file, with LiteRT's tensor names."""
     inputs = {detail["name"]: detail for detail in interpreter.get_input_details()}
     outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
     listed = interpreter.get_signature_list()
@@ -177,7 +176,7 @@ def _signature_def(file: Path, interpreter: Any) -> tuple[str, Any]:
     stored = _stored_signature(file)
     if stored is not None:
         infos = [*stored.inputs.items(), *stored.outputs.items()]
-        # Converters of that time dropped the ":0" of TensorFlow's tensor names.
+        # Early converters dropped the ":0" of TensorFlow's tensor names.
         aliases = {info.name.partition(":")[0]: alias for alias, info in infos}
     return name, _proto(inputs, outputs, aliases)
 
@@ -205,7 +204,7 @@ def _data_type(dtype: Any) -> int:
 
 
 def _stored_signature(file: Path) -> Any:
-    """The one `SignatureDef` in the file's metadata, None without any."""
+    """The `SignatureDef` in the file's metadata; None if there is none."""
     from ai_edge_litert import schema_py_generated as schema
     from flatbuffers import flexbuffers
 
@@ -223,21 +222,21 @@ def _stored_signature(file: Path) -> Any:
 
 
 class VariantEngine:
-    """A TFLite variant of a bundle behind the signatures of its SavedModel.
+    """A TFLite variant of a bundle with the signatures of its SavedModel.
 
-    Images are decoded by the SavedModel's own graph, so that their pixels are the same.
+    The graph of the SavedModel decodes images, so that the pixels are identical.
 
     Attributes:
-      path: the bundle's folder.
-      signatures: the bundle's four.
-      signature_defs: the SavedModel's.
-      runtime: what computes the scores.
+      path: of the bundle's folder.
+      signatures: the four of the bundle.
+      signature_defs: of the SavedModel.
+      runtime: name of the runtime in TF Serving's metrics.
     """
 
     runtime = "TFLite"
 
     def __init__(self, engine: BundleEngine) -> None:
-        """Loads the SavedModel, which decodes.
+        """Loads the SavedModel for decoding.
 
         Raises:
           EngineError: it cannot be loaded, or two of its signatures share an input.
@@ -251,7 +250,7 @@ class VariantEngine:
             bundles.SIGNATURE_TENSOR: self._tensor,
             bundles.SIGNATURE_EXAMPLES: self._examples,
         }
-        self.signatures: dict[str, Signature] = {
+        self.signatures: dict[str, GraphSignature] = {
             name: signature
             for name, signature in self._saved_model.signatures.items()
             if name in self._compute
@@ -262,7 +261,9 @@ class VariantEngine:
             for name, signature in self.signatures.items()
         }
         if len(self._by_input) != len(self.signatures):
-            raise EngineError(f"{self.path}: two signatures take one tensor", "FAILED_PRECONDITION")
+            raise EngineError(
+                f"{self.path}: two signatures share an input tensor", "FAILED_PRECONDITION"
+            )
         self._labels = np.array([label.encode() for label in engine.bundle.labels], object)
         self._top_k = min(engine.bundle.manifest.top_k, len(self._labels))
 
@@ -272,7 +273,7 @@ class VariantEngine:
         inputs: Mapping[str, np.ndarray],
         outputs: Sequence[str] | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """As of `SavedModelEngine`; checks images as it does."""
+        """See `SavedModelEngine.bind`."""
         bind_signature(self, signature, inputs, outputs)
         return self._saved_model.prepare(signature, inputs, outputs)
 
@@ -282,7 +283,7 @@ class VariantEngine:
         """Graph tensor name -> array, of one signature.
 
         Raises:
-          EngineError: an image that cannot be decoded, or pixels of another shape or type.
+          EngineError: an image cannot be decoded, or the shape or type of pixels is wrong.
         """
         ((tensor, value),) = feeds.items()
         name = self._by_input[tensor]
@@ -292,7 +293,7 @@ class VariantEngine:
 
     def _bytes(self, encoded: np.ndarray) -> dict[str, np.ndarray]:
         scores = self._engine.predict_images(self._preprocess(encoded)["images"])
-        # Of equal scores the lower class comes first, as in tf.math.top_k.
+        # The lower class is first for equal scores, as in tf.math.top_k.
         classes = np.argsort(-scores, axis=1, kind="stable")[:, : self._top_k]
         return {
             "scores": np.take_along_axis(scores, classes, axis=1),

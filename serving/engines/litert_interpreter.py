@@ -1,4 +1,4 @@
-"""One LiteRT interpreter by tensor names, and the shapes that its file declares."""
+"""A LiteRT interpreter with tensor names and declared shapes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ import numpy as np
 from serving.engines.litert_memory import MAX_TENSOR_BYTES, Estimate
 from serving.limits import MAX_ELEMENTS
 
-#: Elements of a request after which an interpreter is replaced, as it keeps its memory.
+#: Elements of a request after which an interpreter is replaced, because it never shrinks.
 _LARGE_ELEMENTS = 2**20
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output as the file declares it.
+    """A declared input or output.
 
     Attributes:
-      shape: -1 where any size is taken.
-      dtype: NumPy's; `object` for strings.
+      shape: -1 for any size.
+      dtype: of NumPy; `object` for strings.
     """
 
     shape: tuple[int, ...]
@@ -28,21 +28,21 @@ class TensorSpec:
 
     @property
     def has_rows(self) -> bool:
-        """Whether the first size is the number of rows, which a request may choose."""
+        """Whether the first size is a variable number of rows."""
         return bool(self.shape) and self.shape[0] in (-1, 1)
 
     @property
     def text(self) -> str:
-        """The shapes that are taken, e.g. `[any, 32, 32, 3]`."""
+        """The accepted shapes, e.g. `[any, 32, 32, 3]`."""
         sizes = ["any" if size < 0 else str(size) for size in self.shape]
         return f"[{', '.join(['any', *sizes[1:]] if self.has_rows else sizes)}]"
 
     def takes(self, dtype: np.dtype[Any]) -> bool:
-        """Whether values of that type can be set."""
+        """Whether values of that type are accepted."""
         return dtype.kind in "OSU" if self.dtype.kind == "O" else dtype == self.dtype
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the graph was made for that shape: rows may be missing, nothing else."""
+        """Whether the graph accepts that shape; a leading row dimension may be missing."""
         if len(shape) != len(self.shape) or prod(shape) > MAX_ELEMENTS:
             return False
         rows = 1 if self.has_rows else 0
@@ -51,10 +51,10 @@ class TensorSpec:
 
 
 class NamedInterpreter:
-    """Runs by tensor names, and takes any shape that the graph does."""
+    """Runs by tensor name, with any shape that the graph accepts."""
 
     def __init__(self, interpreter: Any, memory: Estimate | None = None) -> None:
-        """Takes LiteRT's, its tensors allocated, and what its file's inputs take in memory."""
+        """Wraps an interpreter with allocated tensors; `memory` is the estimate of its file."""
         self._interpreter = interpreter
         self._memory = memory
         self._is_broken = False
@@ -67,23 +67,25 @@ class NamedInterpreter:
 
     @property
     def is_used_up(self) -> bool:
-        """Whether it is to be replaced: LiteRT never shrinks, and crashes after failures."""
+        """Whether it must be replaced: LiteRT never shrinks, and crashes after failures."""
         return self._is_broken or sum(prod(shape) for shape in self._shapes.values()) > self._limit
 
     def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> dict[str, Any]:
         """Output tensor name -> array.
 
         Raises:
-          ValueError: a type or shape that the graph does not take, or that takes too much memory.
-          RuntimeError: likewise, found later.
-          KeyError: a name that the file lacks.
+          ValueError: the graph does not accept a type or shape, or it needs too much memory.
+          RuntimeError: likewise, from LiteRT.
+          KeyError: the file has no tensor of a name.
         """
         if self._is_broken:
-            raise RuntimeError("LiteRT failed before, and could not be loaded again; try later")
+            raise RuntimeError(
+                "LiteRT failed in an earlier request and could not be reloaded; try again later"
+            )
         changed = {k: array.shape for k, array in feeds.items() if array.shape != self._shapes[k]}
         if changed:
             self._check_memory(feeds)
-            # Until it has succeeded: an interpreter that failed at it ends the process when used.
+            # Until it succeeds, because an interpreter whose allocation failed ends the process.
             self._is_broken = True
             self._resize(changed)
             self._is_broken = False
@@ -93,13 +95,13 @@ class NamedInterpreter:
         return {name: self._interpreter.get_tensor(self._outputs[name]) for name in fetches}
 
     def _check_memory(self, feeds: Mapping[str, np.ndarray]) -> None:
-        """Raises ValueError where the graph would need too much memory for the inputs."""
+        """Raises ValueError if the graph would need too much memory for the inputs."""
         values = sum(array.size for array in feeds.values())
         if self._memory is not None and self._memory.bytes_of(values) > MAX_TENSOR_BYTES:
             shapes = ", ".join(str(list(array.shape)) for array in feeds.values())
             raise ValueError(
                 f"inputs of shape {shapes} make a tensor of more than {MAX_TENSOR_BYTES} bytes; "
-                "send smaller images, or fewer rows at a time"
+                "send smaller images or fewer rows"
             )
 
     def _resize(self, changed: Mapping[str, tuple[int, ...]]) -> None:
@@ -111,7 +113,7 @@ class NamedInterpreter:
         self._shapes.update(changed)
 
     def _check_sizes(self) -> None:
-        """Raises ValueError where the inputs are too small for the graph: a kernel would crash."""
+        """Raises ValueError if the inputs are too small for the graph, whose kernels crash."""
         for detail in self._interpreter.get_tensor_details():
             if 0 in detail["shape"]:
                 raise ValueError(f"the input is too small: {detail['name']} would be empty")
@@ -131,7 +133,7 @@ def tensor_specs(interpreter: Any) -> tuple[dict[str, TensorSpec], dict[str, Ten
 
 def _declared_shape(detail: Mapping[str, Any]) -> Sequence[int]:
     signature = detail["shape_signature"]
-    # Older files have no signature, and then every size is fixed.
+    # Older files have no signature, and all sizes are fixed.
     return signature if len(signature) else detail["shape"]
 
 

@@ -1,7 +1,7 @@
-"""How much memory a `.tflite` with open sizes takes for an input, before LiteRT allocates any.
+"""Estimates the memory of a `.tflite` with dynamic sizes before LiteRT allocates it.
 
-LiteRT says what shapes a graph has inside only once it has allocated them, and an interpreter whose
-allocation failed crashes later. So small inputs are tried, and larger ones extrapolated.
+LiteRT reports the shapes of inner tensors only after their allocation, and an interpreter whose
+allocation failed crashes later. The estimate extrapolates from small inputs.
 """
 
 from collections.abc import Mapping
@@ -11,31 +11,31 @@ from typing import Any
 
 import numpy as np
 
-#: Of the largest tensor of one run; a run takes about twice as much.
+#: Bytes of the largest tensor of one run; a run needs about twice as much.
 MAX_TENSOR_BYTES = 2**30
-#: What open sizes are tried with; of a graph that refuses those, the second pair.
+#: Pairs of values for dynamic sizes; the second is for graphs that reject the first.
 _SIZES = ((64, 128), (256, 512))
 _ROWS = (1, 2)
 
 
 class Estimate:
-    """Bytes of a graph's largest tensor as a function of the values in its inputs."""
+    """Bytes of a graph's largest tensor as a function of the number of input values."""
 
     def __init__(self, linear: float, quadratic: float) -> None:
-        """Takes the bytes for each value, and for each pair of values, as in attention."""
+        """Coefficients: bytes per value, and per pair of values, as in attention."""
         self._linear = linear
         self._quadratic = quadratic
 
     def bytes_of(self, values: int) -> float:
-        """The largest tensor's bytes for inputs of so many values together."""
+        """Bytes of the largest tensor for inputs with that many values in total."""
         return self._linear * values + self._quadratic * values**2
 
 
 def estimate(file: Path) -> Estimate | None:
-    """The estimate of a file; None where no size is open, or none of the tried ones is taken."""
+    """The estimate of a file; None if no size is dynamic, or the graph rejects the tried ones."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    # A delegate would hide the tensors inside its part of the graph.
+    # A delegate would hide the inner tensors of its part of the graph.
     plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(model_path=str(file), experimental_op_resolver_type=plain)
     details = interpreter.get_input_details()
@@ -58,7 +58,7 @@ def estimate(file: Path) -> Estimate | None:
 def _largest(
     interpreter: Any, shapes: Mapping[int, Any], *, rows: int, size: int, fixed: int
 ) -> tuple[int, int]:
-    """(Values of the inputs, bytes of the largest tensor) with open sizes of `rows` and `size`."""
+    """(number of input values, bytes of the largest tensor) for sizes `rows` and `size`."""
     values = fixed
     for index, signature in shapes.items():
         shape = [
@@ -77,7 +77,7 @@ def _item_bytes(dtype: Any) -> int:
 
 
 def _through(small: tuple[int, int], large: tuple[int, int]) -> Estimate:
-    """The curve through two points and zero; constants count as if they grew too, so from above."""
+    """The curve through zero and two points; an upper bound, because constants grow with it."""
     (x, y), (more_x, more_y) = small, large
     quadratic = max(0.0, (more_y / more_x - y / x) / (more_x - x))
     return Estimate(more_y / more_x - quadratic * more_x, quadratic)

@@ -1,7 +1,7 @@
-"""Any SavedModel, run in a graph session as TF Serving runs it.
+"""Runs any SavedModel in a graph session, as TF Serving does.
 
-TF1 and TF2 models load alike, declared shapes are left to the graph to refuse, a call costs tens
-of microseconds, and closing gives the memory back. TensorFlow is imported at the first load.
+TF1 and TF2 models load in the same way, the graph validates shapes, a call has tens of microseconds
+of overhead, and closing releases the memory. TensorFlow is imported at the first load.
 """
 
 import functools
@@ -9,7 +9,6 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,54 +16,28 @@ import numpy as np
 
 from core import bundle as bundles
 from core.image_header import ImageError, check_image
-from serving.engines.empty_batch import empty_outputs
 from serving.engines.graph_import import Build, build_here, open_session
+from serving.engines.signatures import empty_outputs, read_signature
 from serving.protocol.types import STATUS_CODES
 
-#: The signature of a request that names none.
+#: Default signature of a request.
 DEFAULT_SIGNATURE = "serving_default"
-#: Feature of `predict_examples` that holds the image.
+#: Feature of the image in `predict_examples`.
 _IMAGE_FEATURE = "image/encoded"
-#: Sets of outputs for which a compiled run is kept; beyond it the cache starts anew.
+#: Cached compiled runs, one per set of outputs; the cache is cleared beyond it.
 _MAX_CALLABLES = 64
 
 
 class EngineError(ValueError):
-    """A model that cannot be loaded or run.
+    """A model cannot be loaded or run.
 
     Attributes:
-      code: the gRPC status name of the fault, e.g. `INVALID_ARGUMENT` for a bad input.
+      code: gRPC status name, e.g. `INVALID_ARGUMENT` for a bad input.
     """
 
     def __init__(self, message: str, code: str = "INVALID_ARGUMENT") -> None:
         super().__init__(message)
         self.code = code
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output of a signature.
-
-    Attributes:
-      tensor: name in the graph, e.g. `serving_default_x:0`.
-      dtype: TensorFlow's enum name, e.g. `DT_FLOAT`.
-      shape: -1 where unknown; None for unknown rank.
-    """
-
-    tensor: str
-    dtype: str
-    shape: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
-class Signature:
-    """A named way to call a SavedModel; `proto` is its `SignatureDef`."""
-
-    name: str
-    method_name: str
-    inputs: dict[str, TensorInfo]
-    outputs: dict[str, TensorInfo]
-    proto: Any
 
 
 def load_saved_model(
@@ -76,24 +49,24 @@ def load_saved_model(
     run_timeout_ms: int = 0,
     build: Build = build_here,
 ) -> "SavedModelEngine":
-    """The SavedModel in `version_dir`, its variables restored and its initializers run.
+    """The SavedModel in `version_dir`, with restored variables after its initializers.
 
     Args:
-      version_dir: any folder with `saved_model.pb` that has the tag `serve`.
-      threads: of the model's own pool; 0 shares TensorFlow's pools with all other models.
-      intra_op: threads of the shared pool for one operation, as TF Serving's flag sets it; the
-        first model of a process decides. 0 is one a core.
-      inter_op: threads of the shared pool for operations at a time; likewise.
-      run_timeout_ms: after which a run fails; 0 sets no bound. TensorFlow stops it in a loop, such
-        as the one that decodes images; operations in a row are ended, and then it fails.
-      build: runs what takes long of the load, and later of the first run of a signature.
+      version_dir: a folder with a `saved_model.pb` with the tag `serve`.
+      threads: of a separate pool; 0 shares TensorFlow's pools with all other models.
+      intra_op: threads of the shared pool per operation, as in TF Serving's flag, set by the first
+        model of a process. 0 is one per core.
+      inter_op: threads of the shared pool for parallel operations; likewise.
+      run_timeout_ms: timeout of a run; 0 is none. TensorFlow stops within a loop, such as that of
+        image decoding; otherwise the run fails after its operations have finished.
+      build: runs the slow parts of the load, and later of the first run of a signature.
 
     Raises:
-      EngineError: nothing there, or TensorFlow refuses it; the code says which.
+      EngineError: there is no model, or TensorFlow rejects it; see `code`.
     """
     path = Path(version_dir)
     if not (path / bundles.SAVED_MODEL_FILE).is_file():
-        raise EngineError(f"{path} holds no {bundles.SAVED_MODEL_FILE}", "NOT_FOUND")
+        raise EngineError(f"{path} has no {bundles.SAVED_MODEL_FILE}", "NOT_FOUND")
     tf = import_tensorflow()
     options = tf.compat.v1.ConfigProto()
     if threads:
@@ -116,13 +89,13 @@ def load_saved_model(
 
 
 class SavedModelEngine:
-    """A loaded SavedModel; every method may be called from any thread.
+    """A loaded SavedModel; safe to use from several threads.
 
     Attributes:
-      path: the folder it came from.
-      signatures: by name, those that can be called.
-      signature_defs: every `SignatureDef` proto, the initializer's too.
-      runtime: what computes, as TF Serving's metrics name it.
+      path: of its folder.
+      signatures: callable signatures by name.
+      signature_defs: all `SignatureDef` protos, including the initializer's.
+      runtime: name of the runtime in TF Serving's metrics.
     """
 
     runtime = "TF1"
@@ -147,7 +120,7 @@ class SavedModelEngine:
         self._run_timeout_ms = run_timeout_ms
         self._build = build
         self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
-        # Another's `image_bytes` may be anything; a bundle's are what ingest and training take.
+        # Only in a bundle is `image_bytes` certain to be an encoded image.
         self._takes_images = (path / bundles.MANIFEST_FILE).is_file()
         self._lock = threading.Lock()
 
@@ -160,14 +133,14 @@ class SavedModelEngine:
         """Output name -> array of one signature.
 
         Args:
-          signature: its name, e.g. `serving_default`.
+          signature: signature name, e.g. `serving_default`.
           inputs: one array for each input of the signature, in its dtype; strings are object
             arrays of bytes.
-          outputs: names to compute; all of them when None.
+          outputs: names to compute; None is all.
 
         Raises:
-          EngineError: an unknown signature, input or output, or what the graph itself refuses,
-            e.g. bytes that are no image.
+          EngineError: an unknown signature, input or output, or the graph fails, e.g. for bytes
+            that are not an image.
         """
         feeds, tensors = self.prepare(signature, inputs, outputs)
         fetched = self.run_tensors(feeds, list(tensors.values()))
@@ -179,15 +152,15 @@ class SavedModelEngine:
         inputs: Mapping[str, np.ndarray],
         outputs: Sequence[str] | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """The two halves of what `run_tensors` takes: (graph tensor -> array, output -> tensor).
+        """Arguments of `run_tensors`: (graph tensor -> array, output name -> tensor).
 
         Args:
-          signature: as for `run`, and so are the others.
-          inputs: a bundle's images are checked here, before they may share a batch.
-          outputs: all of them when None.
+          signature: as in `run`.
+          inputs: as in `run`; images of a bundle are validated before they are batched.
+          outputs: as in `run`.
 
         Raises:
-          EngineError: an unknown signature, input or output, or an image that is none.
+          EngineError: an unknown signature, input or output, or an invalid image.
         """
         prepared = bind_signature(self, signature, inputs, outputs)
         if self._takes_images:
@@ -197,14 +170,13 @@ class SavedModelEngine:
     def run_tensors(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Graph tensor name -> array; what `run` and a server's combined requests build on.
+        """Graph tensor name -> array, for `run` and batched requests of a server.
 
         Raises:
-          EngineError: what the graph refuses, a run that was stopped for its length, or the
-            engine is closed.
+          EngineError: the graph fails, the run timed out, or the engine is closed.
         """
         tf = import_tensorflow()
-        # A session refuses to fetch one tensor twice, and two outputs may share one.
+        # A session cannot fetch one tensor twice, and two outputs may share one.
         names = tuple(dict.fromkeys(fetches))
         if self._takes_images:
             # Bundles of earlier versions fail on an empty batch where oneDNN is on.
@@ -214,9 +186,9 @@ class SavedModelEngine:
         try:
             values = self._callable(tuple(feeds), names)(*feeds.values())
         except tf.errors.DeadlineExceededError as error:
-            limit = f"a run may take {self._run_timeout_ms} ms; send fewer rows at a time"
-            words = f"{error.message}; {limit}" if self._run_timeout_ms else error.message
-            raise EngineError(words, "DEADLINE_EXCEEDED") from error
+            limit = f"the limit of a run is {self._run_timeout_ms} ms; send fewer rows per request"
+            message = f"{error.message}; {limit}" if self._run_timeout_ms else error.message
+            raise EngineError(message, "DEADLINE_EXCEEDED") from error
         except tf.errors.OpError as error:
             raise EngineError(error.message, _code_name(error)) from error
         except RuntimeError as error:
@@ -227,7 +199,7 @@ class SavedModelEngine:
 
     def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Any:
         key = (feeds, fetches)
-        # Without the lock: what is compiled already does not wait for another's compilation.
+        # Without the lock, so that compiled runs do not wait for a compilation.
         found = self._callables.get(key)
         if found is not None:
             return found
@@ -242,8 +214,8 @@ class SavedModelEngine:
                     self._callables.clear()
                 limits = RunOptions(timeout_in_ms=self._run_timeout_ms)
                 options = CallableOptions(feed=feeds, fetch=fetches, run_options=limits)
-                # Session.run would refuse shapes other than the placeholder's, which TF Serving
-                # does not, and costs five times as much a call.
+                # Session.run rejects other shapes than the placeholder's, which TF Serving does
+                # not, and a call takes five times as long.
                 self._callables[key] = self._build(
                     lambda: session._make_callable_from_options(options)
                 )
@@ -259,7 +231,7 @@ class SavedModelEngine:
 
 
 def _array(value: Any) -> np.ndarray:
-    """What a session returns, as an array: a scalar comes as a plain value."""
+    """A result of a session as an array; scalars are plain values."""
     if isinstance(value, np.ndarray):
         return value
     return np.array(value, object if isinstance(value, (bytes, str)) else None)
@@ -271,19 +243,19 @@ def bind_signature(
     inputs: Mapping[str, np.ndarray],
     outputs: Sequence[str] | None,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Inputs and outputs of a signature under their tensors' names.
+    """Inputs and outputs of a signature by tensor name.
 
     Args:
-      engine: anything with `path` and `signatures`.
-      signature: one of those.
+      engine: has `path` and `signatures`.
+      signature: name of one of them.
       inputs: input name -> array.
-      outputs: names; all of them when None.
+      outputs: names; None is all.
 
     Returns:
       (tensor -> array, output name -> tensor).
 
     Raises:
-      EngineError: an unknown signature, input or output; says which there are.
+      EngineError: an unknown signature, input or output; the message has the known ones.
     """
     if signature not in engine.signatures:
         known = ", ".join(sorted(engine.signatures))
@@ -304,10 +276,10 @@ def bind_signature(
 
 
 def _check_images(signature: str, inputs: Mapping[str, np.ndarray]) -> None:
-    """Refuses what the graph would not decode, or would decode to other pixels, before it runs.
+    """Rejects images that the graph cannot decode, or would decode to other pixels.
 
     Raises:
-      EngineError: names the first such image and the reason.
+      EngineError: the message has the first such image and the reason.
     """
     in_examples = signature == bundles.SIGNATURE_EXAMPLES
     for name, values in inputs.items():
@@ -315,7 +287,7 @@ def _check_images(signature: str, inputs: Mapping[str, np.ndarray]) -> None:
             continue
         for position, data in enumerate(np.ravel(values)):
             if not isinstance(data, bytes):
-                return  # Not strings at all; the graph says so.
+                return  # Not strings, which the graph rejects.
             where = f"{name}[{position}]"
             try:
                 check_image(encoded_image(where, data) if in_examples else data)
@@ -324,12 +296,12 @@ def _check_images(signature: str, inputs: Mapping[str, np.ndarray]) -> None:
 
 
 def encoded_image(where: str, serialized: bytes) -> bytes:
-    """The image of a serialized tf.Example, as `predict_examples` takes it.
+    """The image in a serialized tf.Example of `predict_examples`.
 
     Raises:
-      EngineError: not a tf.Example, or not one with a single image; begins with `where`.
+      EngineError: not a tf.Example, or not one image; the message starts with `where`.
     """
-    # Protobuf is no dependency of a reader of bundles.
+    # Reading a bundle must not need protobuf.
     from serving.protocol import wire
 
     try:
@@ -341,9 +313,9 @@ def encoded_image(where: str, serialized: bytes) -> bytes:
     return images[0]
 
 
-@functools.cache  # A run asks for it; filters of warnings are no work for every request.
+@functools.cache  # Called in each run, and setting warning filters is slow.
 def import_tensorflow() -> Any:
-    """TensorFlow, without the lines it and its dependencies print while they load."""
+    """TensorFlow, imported without the lines that it and its dependencies print."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -355,22 +327,3 @@ def import_tensorflow() -> Any:
 def _code_name(error: Any) -> str:
     code = error.error_code
     return STATUS_CODES[code] if 0 < code < len(STATUS_CODES) else "UNKNOWN"
-
-
-def read_signature(name: str, proto: Any) -> Signature:
-    """The `Signature` of a `SignatureDef`."""
-    return Signature(
-        name=name,
-        method_name=proto.method_name,
-        inputs={key: _tensor_info(proto.inputs[key]) for key in sorted(proto.inputs)},
-        outputs={key: _tensor_info(proto.outputs[key]) for key in sorted(proto.outputs)},
-        proto=proto,
-    )
-
-
-def _tensor_info(info: Any) -> TensorInfo:
-    from tensorflow.core.framework.types_pb2 import DataType
-
-    dims = info.tensor_shape
-    shape = None if dims.unknown_rank else tuple(int(dim.size) for dim in dims.dim)
-    return TensorInfo(tensor=info.name, dtype=DataType.Name(info.dtype), shape=shape)

@@ -1,8 +1,8 @@
-"""TF Serving's text configuration messages that no package has.
+"""TF Serving's text configuration messages that are in no package.
 
 config = parse("SSLConfig", Path("ssl.config").read_text())
 
-The server reads its flags' files with them, and `sightline deploy check` those of a deployment.
+The server and `sightline deploy check` read configuration files with them.
 """
 
 import codecs
@@ -13,7 +13,7 @@ from google.protobuf import text_format
 
 from serving.protocol.declare import Table, declare
 
-#: Byte order mark -> encoding; that of UTF-32 begins with that of UTF-16.
+#: Byte order mark -> encoding; UTF-32 is first, because its mark starts with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -50,29 +50,31 @@ _MESSAGES: Table = {
 
 
 def parse(name: str, text: str) -> Any:
-    """The message `name` that the text holds.
+    """The parsed message.
 
     Args:
       name: `BatchingParameters`, `MonitoringConfig` or `SSLConfig`.
       text: in protobuf's text format.
 
     Raises:
-      ValueError: the text is no such message; says the line and the column.
+      ValueError: the text does not parse; the message has line and column.
     """
     return parse_text(text, _classes()[name]())
 
 
 def decode(data: bytes) -> str:
-    """The text of a configuration file: UTF-8, or what its byte order mark says.
+    """The text of a configuration file in UTF-8 or the encoding of its byte order mark.
 
     Raises:
-      ValueError: it is neither; says where, and what to do.
+      ValueError: it is neither; the message has the position and what to do.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return data.removeprefix(mark).decode(encoding)
     if b"\0" in data:
-        raise ValueError("it has null bytes, as UTF-16 without a byte order mark; save it as UTF-8")
+        raise ValueError(
+            "the file has null bytes, like UTF-16 without a byte order mark; save it as UTF-8"
+        )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -80,10 +82,10 @@ def decode(data: bytes) -> str:
 
 
 def parse_text(text: str, message: Any) -> Any:
-    """`message`, filled from protobuf's text format.
+    """`message`, parsed from protobuf's text format.
 
     Raises:
-      ValueError: the text is no such message; says the line and the column.
+      ValueError: the text does not parse; the message has line and column.
     """
     try:
         return text_format.Parse(text, message)

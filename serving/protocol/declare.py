@@ -1,4 +1,4 @@
-"""Protobuf messages from a table of their field numbers, without generated code.
+"""Declares protobuf messages in a table of field numbers, without generated code.
 
 classes = declare("sightline.ssl", {"SSLConfig": {"server_key": (1, "string", False)}})
 """
@@ -10,15 +10,14 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _Field = descriptor_pb2.FieldDescriptorProto
 
-#: message -> field -> (number, type, repeated); a type in capitals is another of the messages.
+#: message -> field -> (number, type, repeated); a capitalized type is another message.
 Table: TypeAlias = Mapping[str, Mapping[str, tuple[int, str, bool]]]
 
 
 def declare(package: str, messages: Table) -> dict[str, Any]:
-    """Message name -> class, in a descriptor pool of their own.
+    """Message name -> class, in a separate descriptor pool.
 
-    Map fields are declared as the entry messages they are on the wire; a `oneof` is not told, so
-    that its fields can be asked for one by one.
+    Map fields are declared as their entry messages, and the fields of a `oneof` as separate fields.
     """
     file = descriptor_pb2.FileDescriptorProto(
         name=f"{package.replace('.', '/')}.proto", package=package, syntax="proto3"

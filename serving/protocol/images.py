@@ -1,4 +1,4 @@
-"""Whatever a caller calls an image, to encoded bytes. No imaging library needed."""
+"""Encoded bytes of images given as paths, bytes or arrays; needs no imaging library."""
 
 import struct
 import zlib
@@ -12,12 +12,12 @@ Image: TypeAlias = str | Path | bytes | np.ndarray
 
 
 def encoded_image(image: Image) -> bytes:
-    """The encoded image: a file's or the given bytes, or a PNG of an array.
+    """The content of a file, the given bytes, or a PNG of an array.
 
     Raises:
-      FileNotFoundError: a path to nothing.
-      TypeError: another kind of value.
-      ValueError: an array that is not (H, W, 3) uint8.
+      FileNotFoundError: the path does not exist.
+      TypeError: not a path, bytes or array.
+      ValueError: the array is not (H, W, 3) uint8.
     """
     if isinstance(image, (bytes, bytearray, memoryview)):
         return bytes(image)
@@ -35,12 +35,12 @@ def encode_png(pixels: np.ndarray) -> bytes:
       pixels: (H, W, 3) uint8, H and W at least 1.
 
     Raises:
-      ValueError: another shape or dtype.
+      ValueError: the shape or dtype is wrong.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise ValueError(f"pixels must be uint8 (H, W, 3), got {pixels.dtype} {pixels.shape}")
     height, width, _ = pixels.shape
-    # Each row starts with its filter type; 0 is none.
+    # Each row starts with its filter type; 0 is no filter.
     rows = np.zeros((height, 1 + width * 3), np.uint8)
     rows[:, 1:] = pixels.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)

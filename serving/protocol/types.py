@@ -1,4 +1,4 @@
-"""What clients hand out: plain values, no TensorFlow."""
+"""Plain values that clients return; needs no TensorFlow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ VERSION_STATES = {
     50: "END",
 }
 
-#: (number, name, NumPy type) of TensorFlow's DataType; None where NumPy has no such type.
+#: (number, name, NumPy type) of TensorFlow's DataType; None if NumPy has no such type.
 DATA_TYPES: tuple[tuple[int, str, Any], ...] = (
     (0, "DT_INVALID", None),
     (1, "DT_FLOAT", np.float32),
@@ -65,16 +65,16 @@ DATA_TYPES: tuple[tuple[int, str, Any], ...] = (
     (23, "DT_UINT64", np.uint64),
 )
 
-#: Class names by class number: a list, or a mapping where the numbers do not start at 0.
+#: Class names by class number: a list, or a mapping if the numbers do not start at 0.
 ClassNames: TypeAlias = Sequence[str] | Mapping[int, str]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one image.
+    """The prediction of a classifier for one image.
 
     Attributes:
-      label: the best class's name.
+      label: name of the best class.
       score: its softmax probability, in [0, 1].
       top: (label, class index, score) of the best classes, best first.
     """
@@ -86,13 +86,13 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What a detector says of one image: parallel arrays, in the model's order.
+    """The detections in one image: parallel arrays, in the model's order.
 
     Attributes:
       boxes: (N, 4) float32 ymin, xmin, ymax, xmax, as fractions of the image's height and width.
       scores: (N,) float32 in [0, 1].
-      classes: (N,) int64, as the model numbers them.
-      labels: N names; the class number as text where no name is known.
+      classes: (N,) int64, the model's class numbers.
+      labels: N names; the class number as text if its name is unknown.
     """
 
     boxes: np.ndarray
@@ -104,7 +104,7 @@ class Detections:
         return len(self.scores)
 
     def above(self, score: float) -> "Detections":
-        """Those with at least this score, in the same order."""
+        """The detections with at least this score, in the same order."""
         kept = np.flatnonzero(self.scores >= score)
         labels = tuple(self.labels[index] for index in kept)
         return Detections(self.boxes[kept], self.scores[kept], self.classes[kept], labels)
@@ -120,7 +120,7 @@ class TensorInfo:
 
     Attributes:
       dtype: TensorFlow's name, e.g. `DT_FLOAT`.
-      shape: None for any size of a dimension; None altogether where the rank is unknown.
+      shape: None for a dimension of any size; None instead of a shape if the rank is unknown.
     """
 
     dtype: str
@@ -129,7 +129,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Signature:
-    """What can be asked of a model.
+    """A signature of a model.
 
     Attributes:
       inputs: by name.
@@ -143,7 +143,7 @@ class Signature:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Signature":
-        """One signature of TF Serving's metadata answer."""
+        """A signature in TF Serving's metadata response."""
         sides = [
             {name: _tensor_info(info) for name, info in entry.get(side, {}).items()}
             for side in ("inputs", "outputs")
@@ -155,7 +155,7 @@ def _tensor_info(entry: Mapping[str, Any]) -> TensorInfo:
     shape = entry.get("tensor_shape", {})
     if shape.get("unknown_rank", False):
         return TensorInfo(entry["dtype"], None)
-    # Proto JSON writes 64-bit integers as text; -1 is any size.
+    # Proto JSON represents 64-bit integers as text; -1 is any size.
     sizes = (int(dim["size"]) for dim in shape.get("dim", []))
     return TensorInfo(entry["dtype"], tuple(None if size < 0 else size for size in sizes))
 
@@ -166,7 +166,7 @@ class ModelVersion:
 
     Attributes:
       state: `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`.
-      error: why it failed to load, as `CODE: message`; empty when it did not.
+      error: why it failed to load, as `CODE: message`; empty without a failure.
     """
 
     version: int
@@ -177,7 +177,7 @@ class ModelVersion:
 def prediction_from_top(
     labels: list[str], classes: list[int], scores: list[float], top_k: int | None
 ) -> Prediction:
-    """One image's answer of `serving_default`, cut to `top_k` classes if that is fewer."""
+    """The prediction for one image, from outputs of `serving_default`, with `top_k` classes."""
     top = tuple(zip(labels, map(int, classes), map(float, scores), strict=True))
     return Prediction(label=top[0][0], score=top[0][2], top=top[:top_k])
 
@@ -185,12 +185,12 @@ def prediction_from_top(
 def predictions_from_scores(
     scores: np.ndarray, labels: tuple[str, ...], top_k: int
 ) -> list[Prediction]:
-    """(N,) score rows to predictions; of equal scores the lower class comes first.
+    """Predictions from rows of scores; the lower class is first for equal scores.
 
     Args:
       scores: (B, N) float, softmax over all classes.
       labels: N names, in label order.
-      top_k: classes in each `top`, capped at N.
+      top_k: classes in each `top`, at most N.
     """
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
     return [
@@ -204,16 +204,16 @@ def predictions_from_scores(
 def detections_from_outputs(
     outputs: Mapping[str, Any], *, class_names: ClassNames | None = None
 ) -> list[Detections]:
-    """One `Detections` an image, from the outputs of a detection signature.
+    """One `Detections` per image, from the outputs of a detection signature.
 
     Args:
-      outputs: `boxes` (B, N, 4), `scores` (B, N), `classes` (B, N) of any number type and, if
-        there, `num_detections` (B,): how many of the N count; `labels` (B, N) names. Each may be
-        called `detection_boxes` and so on, as in the TensorFlow Object Detection API.
-      class_names: by class number; used where the model gives no labels.
+      outputs: `boxes` (B, N, 4), `scores` (B, N), `classes` (B, N) of any number type, and
+        optionally `num_detections` (B,), the number of valid ones of N, and `labels` (B, N). Names
+        may have the prefix `detection_`, as in the TensorFlow Object Detection API.
+      class_names: by class number, for models that return no labels.
 
     Raises:
-      ValueError: boxes, scores or classes are missing, or their shapes do not fit each other.
+      ValueError: boxes, scores or classes are missing, or their shapes do not match.
     """
     boxes, scores, classes = (_output(outputs, name) for name in ("boxes", "scores", "classes"))
     if boxes is None or scores is None or classes is None:
@@ -221,7 +221,7 @@ def detections_from_outputs(
     boxes, scores = np.asarray(boxes, np.float32), np.asarray(scores, np.float32)
     classes = np.asarray(classes).astype(np.int64)
     if scores.size == 0:
-        # JSON does not tell how many columns an empty list of boxes has.
+        # In JSON, an empty list of boxes has no columns.
         boxes = boxes.reshape(*scores.shape, 4)
     if boxes.shape != (*scores.shape, 4) or classes.shape != scores.shape or scores.ndim != 2:
         raise ValueError(
@@ -244,7 +244,7 @@ def detections_from_outputs(
 
 
 def text(label: str | bytes) -> str:
-    """A label as text, whichever way it travelled."""
+    """A label as text; gRPC sends bytes, and REST text."""
     return label.decode("utf-8", "replace") if isinstance(label, bytes) else label
 
 

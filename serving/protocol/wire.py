@@ -1,9 +1,9 @@
 """TF Serving's gRPC messages without TensorFlow.
 
-`tensorflow-serving-api` imports all of TensorFlow with its protos, which costs a client seconds
-and gigabytes. The messages a client of images needs are declared here again, by field number, in a
-descriptor pool of their own; the tests hold them against the real ones. Map fields are declared as
-the entry messages they are on the wire. Health, which the API package lacks, is here as well.
+The protos of `tensorflow-serving-api` import all of TensorFlow, which takes a client seconds and
+gigabytes. The messages that an image client needs are declared here by field number, in a separate
+descriptor pool; tests compare them with the original ones. Map fields are declared as their entry
+messages. The health messages, which the API package lacks, are also here.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ _MESSAGES: Table = {
         "outputs": (1, "NamedTensor", True),
         "model_spec": (2, "ModelSpec", False),
     },
-    # A tf.Example is sent as the bytes it was serialized to, which is what a message field is.
+    # A tf.Example is a bytes field here, which is equal to a message field on the wire.
     "ExampleList": {"examples": (1, "bytes", True)},
     "Input": {"example_list": (1, "ExampleList", False)},
     "ExamplesRequest": {
@@ -115,7 +115,7 @@ _MESSAGES: Table = {
     "HealthCheckResponse": {"status": (1, "int32", False)},
 }
 
-#: Field of a `Tensor` -> the types whose values it holds.
+#: Field of a `Tensor` -> the types of its values.
 _FIELDS = {
     "float_val": ("DT_FLOAT",),
     "double_val": ("DT_DOUBLE",),
@@ -129,7 +129,7 @@ _FIELDS = {
     "dcomplex_val": ("DT_COMPLEX128",),
 }
 _FIELD_OF = {name: field for field, names in _FIELDS.items() for name in names}
-#: TensorFlow's DataType number -> (NumPy type, field that holds its values).
+#: TensorFlow's DataType number -> (NumPy type, field of the values).
 _DTYPES: dict[int, tuple[Any, str]] = {
     number: (dtype, _FIELD_OF[name]) for number, name, dtype in DATA_TYPES if name in _FIELD_OF
 }
@@ -154,14 +154,14 @@ def model_request(
     version: int | None = None,
     label: str | None = None,
 ) -> Any:
-    """A request message that says which model it is for.
+    """A request message for a model.
 
     Args:
       name: of a message with a `model_spec`, e.g. `PredictRequest`.
-      model: its name on the server.
-      signature: empty is the server's choice.
-      version: None leaves it open; so does `label`.
-      label: of a version.
+      model: model name.
+      signature: empty is the server's default.
+      version: model version; None without `label` is the newest.
+      label: version label, instead of `version`.
     """
     request = message(name)()
     spec = request.model_spec
@@ -177,7 +177,7 @@ def fill_inputs(request: Any, inputs: Mapping[str, np.ndarray]) -> None:
     """Writes arrays into the inputs of a `PredictRequest`; see `fill_tensor`.
 
     Raises:
-      ValueError: a type that has no place in a request; names the input.
+      ValueError: the type cannot be sent; the message has the input.
     """
     for name, array in inputs.items():
         try:
@@ -186,22 +186,11 @@ def fill_inputs(request: Any, inputs: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"input {name!r}: {error}") from error
 
 
-def to_tensor(array: np.ndarray) -> Any:
-    """A `Tensor` message of any of the types above; see `fill_tensor`.
-
-    Raises:
-      ValueError: a type that has no place in a request.
-    """
-    tensor = message("Tensor")()
-    fill_tensor(tensor, array)
-    return tensor
-
-
 def fill_tensor(tensor: Any, array: np.ndarray) -> None:
-    """Writes an array into an empty `Tensor` message; object arrays hold bytes or text.
+    """Writes an array into an empty `Tensor` message; object arrays have bytes or text.
 
     Raises:
-      ValueError: a type that has no place in a request.
+      ValueError: the type cannot be sent.
     """
     for size in array.shape:
         tensor.tensor_shape.dim.add().size = size
@@ -212,7 +201,7 @@ def fill_tensor(tensor: Any, array: np.ndarray) -> None:
     for number, (dtype, _) in _DTYPES.items():
         if array.dtype == dtype:
             tensor.dtype = number
-            # Little endian, as every TensorFlow there is a wheel of.
+            # Little-endian, like all TensorFlow wheels.
             tensor.tensor_content = np.ascontiguousarray(array).tobytes()
             return
     raise ValueError(f"cannot send an array of {array.dtype}")
@@ -227,10 +216,10 @@ def _encoded(value: Any) -> bytes:
 def to_array(tensor: Any) -> np.ndarray:
     """The array of a `Tensor` message, writable; strings become an object array of bytes.
 
-    Of too few values the last one counts for the rest, as in TensorFlow; of none, 0.
+    As in TensorFlow, the last value fills missing ones, and 0 fills an empty list.
 
     Raises:
-      ValueError: a type not known here, or values that do not fit the shape.
+      ValueError: an unsupported type, or values that do not fit the shape.
     """
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     if tensor.dtype == _DT_STRING:
@@ -249,7 +238,7 @@ def _typed_values(values: Any, dtype: Any) -> np.ndarray:
     if dtype is np.float16:
         return np.array(values, np.uint16).view(np.float16)
     if dtype in (np.complex64, np.complex128):
-        # Real and imaginary parts take turns.
+        # Real and imaginary parts alternate.
         return np.array(values, dtype(0).real.dtype).view(dtype)
     return np.array(values, dtype)
 
@@ -273,7 +262,7 @@ def to_example(features: Mapping[str, Any]) -> bytes:
         floats; an array is flattened.
 
     Raises:
-      ValueError: values of other or of mixed types.
+      ValueError: values of unsupported or mixed types.
     """
     example = message("Example")()
     for name, value in features.items():
@@ -286,7 +275,7 @@ def to_example(features: Mapping[str, Any]) -> bytes:
 
 
 def example_strings(serialized: bytes, name: str) -> list[bytes]:
-    """The byte strings of a serialized tf.Example's feature, of every entry that has its name.
+    """The byte strings of a feature in a serialized tf.Example, of all entries with its name.
 
     Raises:
       ValueError: not a tf.Example.
@@ -294,7 +283,7 @@ def example_strings(serialized: bytes, name: str) -> list[bytes]:
     try:
         example = message("Example").FromString(serialized)
     except Exception as error:
-        # The class of protobuf's DecodeError depends on its implementation.
+        # The class of protobuf's DecodeError depends on the implementation.
         raise ValueError(f"not a tf.Example: {error}") from error
     entries = [entry.value for entry in example.features.feature if entry.key == name]
     return [value for feature in entries for value in feature.bytes_list.value]
@@ -306,7 +295,7 @@ def _fill_feature(feature: Any, name: str, values: list[Any]) -> None:
     elif all(isinstance(value, (bytes, str)) for value in values):
         feature.bytes_list.value.extend(_encoded(value) for value in values)
     elif all(isinstance(value, int) for value in values):
-        feature.int64_list.value.extend(map(int, values))  # Protobuf 6 takes no bool here.
+        feature.int64_list.value.extend(map(int, values))  # Protobuf 6 does not accept bool here.
     elif all(isinstance(value, float) for value in values):
         feature.float_list.value.extend(values)
     else:

@@ -1,6 +1,6 @@
-"""Both front ends over one set of models: REST in an event loop, gRPC in threads of its own.
+"""Runs the server: REST in an event loop and gRPC in threads, over the same models.
 
-serve("bundles")                      # every model under it, on 127.0.0.1:8500 and :8501
+serve("bundles")                      # every model in the folder, on 127.0.0.1:8500 and :8501
 """
 
 import asyncio
@@ -8,40 +8,47 @@ import contextlib
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from serving.engines.saved_model import import_tensorflow
 from serving.server.errors import ServerError, ServingError
-from serving.server.extras.features import ExtraParts
-from serving.server.lifecycle.background import Background
-from serving.server.lifecycle.listeners import GrpcFront, RestFront, listen, start_grpc, start_rest
+from serving.server.lifecycle.listeners import (
+    GrpcListener,
+    RestListener,
+    listen,
+    start_grpc,
+    start_rest,
+)
 from serving.server.lifecycle.stopping import CLOSE_S, StopSignals
-from serving.server.models.config_file import ConfigFile
-from serving.server.models.manager import ModelConfig, ModelManager
-from serving.server.models.source import ModelSource
+from serving.server.models.background import Background
+from serving.server.models.config import ServedModel
+from serving.server.models.manager import ModelManager
+from serving.server.models.source import ConfigFile, ModelSource
 from serving.server.observability.health import Readiness
-from serving.server.observability.loop_errors import AcceptErrors
-from serving.server.options import DEFAULT_OPTIONS, ServerOptions
-from serving.server.scheduling.batching import BatchingOptions
+from serving.server.observability.logs import AcceptErrors
+from serving.server.observability.metrics import Metrics, SharedMetrics
+from serving.server.options import DEFAULT_OPTIONS, GRPC_PORT, REST_PORT, ServerOptions
+from serving.server.scheduling.batching import version_batching
+from serving.server.scheduling.dispatch import Dispatcher
+from serving.server.scheduling.scheduler import BatchScheduler
 
-__all__ = ["GRPC_PORT", "REST_PORT", "ServerError", "ServerOptions", "serve"]
+if TYPE_CHECKING:
+    from serving.server.extras.hooks import Observer
+    from serving.server.http.web import Handler
+    from serving.server.v2.service import OpenInference
 
 _LOG = logging.getLogger(__name__)
 
-#: Between two looks whether the server is ready, for clients that watch.
+#: Between two checks of readiness, for clients that watch it.
 _NOTIFY_S = 0.5
-
-GRPC_PORT = 8500
-REST_PORT = 8501
 
 
 def serve(
-    models: Path | str | Sequence[ModelConfig],
+    models: Path | str | Sequence[ServedModel],
     *,
     host: str = "127.0.0.1",
     grpc_port: int | None = GRPC_PORT,
@@ -52,10 +59,10 @@ def serve(
 
     Args:
       models: a folder of models, all of which are served, new ones as they appear; or the models.
-      host: to bind; anything but the loopback address opens the server to the network.
-      grpc_port: 0 takes one that is free, None is no gRPC.
-      rest_port: likewise.
-      options: see there.
+      host: address to bind; any but the loopback address opens the server to the network.
+      grpc_port: 0 takes a free port, None disables gRPC.
+      rest_port: likewise for REST.
+      options: see `ServerOptions`.
 
     Raises:
       ServerError: a port in use, no version to serve, or none that loads.
@@ -66,10 +73,10 @@ def serve(
         raise ServerError(f"gRPC and REST cannot share port {grpc_port}; give each its own")
     source = ModelSource(models, roots=options.model_roots)
     if not options.engines.prefer_tflite:
-        # A version may then be a `.tflite` alone; what does not load is told after the first load.
+        # A version may then be a `.tflite` alone; the first load reports what does not load.
         source.check()
-    # Loading TensorFlow to learn that a port is taken would waste seconds. The ports are let go
-    # again until the models are there: a port that listens is taken for a server that is ready.
+    # A taken port is an error before TensorFlow is imported, which takes seconds. The ports are
+    # released until the models are loaded: clients take a listening server for a ready one.
     hosts = host, options.rest_host or host
     for address, port in zip(hosts, (grpc_port, rest_port), strict=True):
         if port is not None and options.member is None:
@@ -78,7 +85,7 @@ def serve(
 
 
 class _Server:
-    """The running server; made anew for every `serve`."""
+    """The server of one call of `serve`."""
 
     def __init__(
         self,
@@ -91,7 +98,7 @@ class _Server:
         self._grpc_host, self._rest_host = hosts
         self._grpc_port, self._rest_port = ports
         self._options = options
-        # Now, and not after minutes of loading: what changes until then has to be noticed.
+        # Read before the models load, which takes minutes: later changes must be noticed.
         self._config_file = options.config_file and ConfigFile(
             options.config_file, retry_seconds=options.load_retry_seconds
         )
@@ -99,58 +106,59 @@ class _Server:
         self._loader = ThreadPoolExecutor(1, "loader")
 
     async def run(self) -> None:
-        """Load, serve, and stop at a signal."""
+        """Loads the models, serves, and stops at a signal."""
         asyncio.get_running_loop().set_exception_handler(AcceptErrors())
         import_tensorflow()
-        from serving.server.models.warmup import replay
-        from serving.server.observability.metrics import Metrics
+        from serving.server.models.warmup import warm_up
 
-        metrics = Metrics()
+        options, metrics = self._options, Metrics()
         models = ModelManager(
             self._source,
-            engines=self._options.engines,
-            batching=self._batching_of(),
+            engines=options.engines,
+            batching=partial(
+                version_batching, shared=options.batching, per_model=options.per_model_batching
+            ),
             background=self._background,
-            load_threads=self._options.load_threads,
-            prepare=_warm_up(metrics, replay) if self._options.warmup else None,
+            load_threads=options.load_threads,
+            prepare=partial(warm_up, metrics) if options.warmup else None,
             on_event=lambda name, event: metrics.count(
                 "model_event_count", model_name=name, event=event
             ),
-            max_retries=self._options.max_load_retries,
-            retry_seconds=self._options.load_retry_seconds,
-            labels_for_unavailable=self._options.labels_for_unavailable,
+            max_retries=options.max_load_retries,
+            retry_seconds=options.load_retry_seconds,
+            labels_for_unavailable=options.labels_for_unavailable,
         )
         await self._first_load(models)
-        member = self._options.member
-        if member is not None:
-            await asyncio.get_running_loop().run_in_executor(None, member.wait_for_the_others)
-        await self._serve(models, metrics)
+        if options.member is not None:
+            wait = options.member.wait_for_all
+            await asyncio.get_running_loop().run_in_executor(None, wait)
+        await self._serve(_Services(models, metrics, options))
 
-    async def _serve(self, models: ModelManager, metrics: Any) -> None:
-        running = _Running(models, metrics, self._dispatcher(metrics), self._options)
-        # Only now: before, a signal should end the process and not wait for TensorFlow.
+    async def _serve(self, services: "_Services") -> None:
+        # The handlers are set after the load: a signal during it ends the process at once.
         loop = asyncio.get_running_loop()
-        stop = StopSignals(loop, running.readiness, self._options.lame_duck_s)
+        stop = StopSignals(loop, services.readiness, self._options.lame_duck_s)
         if self._options.member is not None:
             self._options.member.watch_parent(partial(loop.call_soon_threadsafe, stop.now))
-        rest = self._start_rest(running, self._rest_port) if self._rest_port is not None else None
-        grpc = self._start_grpc(running, self._grpc_port) if self._grpc_port is not None else None
-        urls = [front.url for front in (rest, grpc) if front is not None]
-        works = self._poll(models), self._reread(models), _notify(running.readiness)
-        polls = [asyncio.create_task(work) for work in works]
+        rest = self._start_rest(services, self._rest_port) if self._rest_port is not None else None
+        grpc = self._start_grpc(services, self._grpc_port) if self._grpc_port is not None else None
+        urls = [listener.url for listener in (rest, grpc) if listener is not None]
+        models = services.models
+        works = self._poll(models), self._reread(models), _notify(services.readiness)
+        tasks = [asyncio.create_task(work) for work in works]
         self._background.settle()
         print(_ready_line(models, urls), flush=True)
         try:
             await _until_stopped(stop.event, rest)
         finally:
-            running.readiness.drain()
-            for poll in polls:
-                poll.cancel()
-            for front in (rest, grpc):
-                if front is not None:
-                    await front.stop()
-            closing = loop.run_in_executor(self._loader, running.close)
-            # Work that nothing can stop must not keep the process.
+            services.readiness.drain()
+            for task in tasks:
+                task.cancel()
+            for listener in (rest, grpc):
+                if listener is not None:
+                    await listener.stop()
+            closing = loop.run_in_executor(self._loader, services.close)
+            # Work that cannot be stopped must not keep the process.
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(closing), CLOSE_S)
             self._loader.shutdown(wait=False)
@@ -169,107 +177,58 @@ class _Server:
         for line in broken:
             print(f"not served: {line}", file=sys.stderr, flush=True)
 
-    def _batching_of(self) -> Callable[[Path], BatchingOptions | None]:
-        """Version folder -> how its requests share runs."""
-        batching = self._options.batching
-        if batching is not None and self._options.per_model_batching:
-            from serving.server.scheduling.batching_config import PerModelBatching
-
-            return PerModelBatching(batching)
-        return lambda version_dir: batching
-
-    def _dispatcher(self, metrics: Any) -> Any:
-        from serving.server.scheduling.dispatch import Dispatcher
-        from serving.server.scheduling.scheduler import BatchScheduler
-
-        cores = os.cpu_count() or 1
-        batching = self._options.batching
-        scheduler = batching and BatchScheduler(
-            batching.num_batch_threads or cores, metrics=metrics, name=batching.thread_pool_name
-        )
-        return Dispatcher(
-            max(4, 2 * cores),
-            metrics=metrics,
-            scheduler=scheduler,
-            max_queue=self._options.max_queue,
-        )
-
-    def _start_rest(self, running: "_Running", port: int) -> RestFront:
-        from serving.server.http.rest import RestApp, RestHandler
+    def _start_rest(self, services: "_Services", port: int) -> RestListener:
+        from serving.server.http.asgi import RestApp
 
         options = self._options
         listener = listen(self._rest_host, port, shared=options.member is not None)
-        handler = RestHandler(
-            running.models,
-            running.metrics,
-            running.dispatcher,
-            monitoring_path=options.monitoring_path,
-            timeout_ms=options.rest_timeout_ms,
-            hooks=running.parts.hooks,
-            metrics_text=running.metrics_text,
-            limits=options.limits,
-        )
-        pages = []
-        if options.extras.open_inference:
-            from serving.server.v2.rest import open_inference_page
-
-            page = open_inference_page(
-                running.v2(),
-                timeout_ms=options.rest_timeout_ms,
-                max_inflated_bytes=options.limits.max_inflated_bytes,
-            )
-            pages.append(page)
-        site = running.parts.site(handler.handle, pages, options.limits)
         app = RestApp(
-            site,
+            services.rest_handler(),
             options.max_request_bytes,
             max_bytes_in_flight=options.limits.max_body_bytes_in_flight,
         )
-        host, tls = self._rest_host, options.extras.rest_tls
+        host, tls = self._rest_host, options.rest_tls
         return start_rest(app, listener, host=host, tls=tls, limits=options.limits)
 
-    def _start_grpc(self, running: "_Running", port: int) -> GrpcFront:
-        from serving.server.grpc.api import ModelService, PredictionService
-        from serving.server.grpc.messages import Messages
-        from serving.server.grpc.methods import CallThreads
+    def _start_grpc(self, services: "_Services", port: int) -> GrpcListener:
+        from serving.server.grpc.api import ModelService, PredictionService, health_handler
+        from serving.server.grpc.methods import CallThreads, Messages
 
-        options, extras = self._options, self._options.extras
+        options = self._options
         predictions = PredictionService(
-            running.models,
-            running.metrics,
-            running.dispatcher,
+            services.models,
+            services.metrics,
+            services.dispatcher,
             tensor_content=options.tensor_content,
-            hooks=running.parts.hooks,
+            hooks=services.hooks,
             max_repeated_bytes=options.limits.max_repeated_bytes,
         )
-        reload = partial(self._reload, running.models)
-        models = ModelService(running.models, reload, self._loader, running.metrics)
-        # Whatever its flag says, one whole message must fit.
+        reload = partial(self._reload, services.models)
+        models = ModelService(services.models, reload, self._loader, services.metrics)
+        # One whole message must fit, even where its limit is higher.
         most = max(options.limits.max_body_bytes_in_flight, options.max_request_bytes)
-        threads = CallThreads(running.dispatcher.most_requests, messages=Messages(most))
+        threads = CallThreads(services.dispatcher.max_requests, messages=Messages(most))
         handlers = [predictions.handler(threads), models.handler(threads)]
         if options.health:
-            from serving.server.grpc.health_service import health_handler
-
-            handlers.append(health_handler(threads, running.readiness))
-        if extras.open_inference:
+            handlers.append(health_handler(threads, services.readiness))
+        if options.open_inference:
             from serving.server.v2.grpc_service import open_inference_handler
 
-            handlers.append(open_inference_handler(running.v2(), threads))
+            handlers.append(open_inference_handler(services.open_inference(), threads))
         return start_grpc(
             self._grpc_host,
             port,
             handlers,
             threads=threads,
             max_request_bytes=options.max_request_bytes,
-            tls=extras.grpc_tls,
+            tls=options.grpc_tls,
             shared=options.member is not None,
-            arguments=extras.grpc_arguments,
-            socket_path=extras.grpc_socket,
+            arguments=options.grpc_arguments,
+            socket_path=options.grpc_socket,
             limits=options.limits,
         )
 
-    def _reload(self, models: ModelManager, configs: list[ModelConfig]) -> None:
+    def _reload(self, models: ModelManager, configs: list[ServedModel]) -> None:
         if self._options.member is not None:
             raise ServingError(
                 "UNIMPLEMENTED",
@@ -285,11 +244,11 @@ class _Server:
             try:
                 await loop.run_in_executor(self._loader, models.sync)
             except Exception as error:
-                # Whatever lies in the folders, the next look may find it mended.
-                _LOG.warning("looking for new versions: %s", error)
+                # The folders may be repaired before the next look.
+                _LOG.warning("cannot look for new versions: %s", error)
 
     async def _reread(self, models: ModelManager) -> None:
-        """Looks whether the model config file has changed."""
+        """Serves the models of the config file whenever it changes."""
         file, seconds = self._config_file, self._options.config_poll_seconds
         if file is None or seconds <= 0:
             return
@@ -300,18 +259,18 @@ class _Server:
             try:
                 await loop.run_in_executor(self._loader, file.follow, reload)
             except Exception as error:
-                # Whatever is wrong with the file, it may be mended.
+                # The file may be corrected before the next look.
                 _LOG.warning("the models stay as they are: %s", error)
 
 
 async def _notify(readiness: Readiness) -> None:
-    """Lets those that watch know when a model comes or goes."""
+    """Notifies clients that watch when a model comes or goes."""
     while True:
         await asyncio.sleep(_NOTIFY_S)
         readiness.notify()
 
 
-async def _until_stopped(stop: asyncio.Event, rest: RestFront | None) -> None:
+async def _until_stopped(stop: asyncio.Event, rest: RestListener | None) -> None:
     stopped = asyncio.create_task(stop.wait())
     tasks = [stopped] if rest is None else [stopped, rest.task]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -320,35 +279,96 @@ async def _until_stopped(stop: asyncio.Event, rest: RestFront | None) -> None:
         raise ServerError("the REST server ended by itself; see its log")
 
 
-class _Running:
-    """What the front ends of a running server are made of."""
+class _Services:
+    """The parts of a running server that REST and gRPC share."""
 
-    def __init__(
-        self, models: ModelManager, metrics: Any, dispatcher: Any, options: ServerOptions
-    ) -> None:
+    def __init__(self, models: ModelManager, metrics: Metrics, options: ServerOptions) -> None:
+        from serving.server.extras.hooks import Hooks
+        from serving.server.extras.request_log import RequestLog
+        from serving.server.extras.shadow import Shadow
+        from serving.server.extras.tracing import OpenTelemetry
+        from serving.server.extras.traffic import Canary
+        from serving.server.models import inference
+
         self.models = models
         self.metrics = metrics
-        self.dispatcher = dispatcher
         self.readiness = Readiness(models)
-        self.parts = ExtraParts(options.extras, models, metrics, self.readiness)
-        self.metrics_text: Callable[[], str] = metrics.text
-        self._closing = [dispatcher.close, self.parts.close, models.close]
+        self._options = options
+        self.dispatcher = _dispatcher(metrics, options)
+        self._closing: list[Callable[[], None]] = [self.dispatcher.close]
+        tracing = OpenTelemetry() if options.tracing else None
+        log = RequestLog(options.request_logs, metrics) if options.request_logs else None
+        self._shadow = (
+            Shadow(options.shadows, models, metrics, predict=inference.predict)
+            if options.shadows
+            else None
+        )
+        observers: list[Observer] = [part for part in (log, self._shadow) if part]
+        canary = Canary(options.canaries, models, metrics) if options.canaries else None
+        self.hooks = Hooks(canary=canary, observers=observers, tracer=tracing)
+        self._closing += [p.close for p in (self._shadow, log, tracing) if p is not None]
+        self._closing.append(models.close)
+        self._metrics_text: Callable[[], str] = metrics.text
         if options.member is not None:
-            from serving.server.observability.shared_metrics import SharedMetrics
-
             shared = SharedMetrics(metrics, Path(options.member.folder))
-            self.metrics_text = shared.text
+            self._metrics_text = shared.text
             self._closing.append(shared.close)
 
-    def v2(self) -> Any:
-        """The Open Inference Protocol's calls."""
+    def rest_handler(self) -> "Handler":
+        """The handler of everything that is served over HTTP."""
+        from serving.server.http.pages import health_page, shadow_page
+        from serving.server.http.rest import RestHandler
+        from serving.server.http.vertex import vertex_page
+        from serving.server.http.web import first_of, with_cors, with_gzip
+
+        options, limits = self._options, self._options.limits
+        rest = RestHandler(
+            self.models,
+            self.metrics,
+            self.dispatcher,
+            monitoring_path=options.monitoring_path,
+            timeout_ms=options.rest_timeout_ms,
+            hooks=self.hooks,
+            metrics_text=self._metrics_text,
+            limits=limits,
+        ).handle
+        pages = []
+        if options.open_inference:
+            from serving.server.v2.rest import open_inference_page
+
+            page = open_inference_page(
+                self.open_inference(),
+                timeout_ms=options.rest_timeout_ms,
+                max_inflated_bytes=limits.max_inflated_bytes,
+            )
+            pages.append(page)
+        if options.health_urls or options.open_inference or options.vertex:
+            pages.append(health_page(self.readiness))
+        if options.vertex:
+            page = vertex_page(
+                options.vertex,
+                self.readiness,
+                rest,
+                model_of=lambda: next(iter(sorted(self.models.available())), ""),
+                max_inflated_bytes=limits.max_inflated_bytes,
+            )
+            pages.append(page)
+        if self._shadow is not None:
+            pages.append(shadow_page(self._shadow))
+        handler = first_of(pages, rest)
+        if options.compression_min_bytes:
+            handler = with_gzip(handler, options.compression_min_bytes)
+        return with_cors(handler) if options.cors else handler
+
+    def open_inference(self) -> "OpenInference":
+        """The calls of the Open Inference Protocol."""
         from serving.server.v2.service import OpenInference
 
         return OpenInference(
             self.models,
             self.metrics,
             self.dispatcher,
-            hooks=self.parts.hooks,
+            hooks=self.hooks,
             readiness=self.readiness,
         )
 
@@ -358,22 +378,14 @@ class _Running:
             close()
 
 
-def _warm_up(metrics: Any, replay: Any) -> Any:
-    def prepare(name: str, path: Path, engine: Any) -> None:
-        began, status = time.monotonic(), "INTERNAL"
-        try:
-            count = replay(name, path, engine)
-            status = "OK"
-        except ServingError as error:
-            status = error.code
-            raise
-        finally:
-            seconds = time.monotonic() - began
-            metrics.observe("model_warmup_latency", seconds, model_path=str(path), status=status)
-        if count:
-            metrics.count("model_warmup_records_read", count, model_path=str(path))
-
-    return prepare
+def _dispatcher(metrics: Metrics, options: ServerOptions) -> Dispatcher:
+    cores = os.cpu_count() or 1
+    batching = options.batching
+    scheduler = batching and BatchScheduler(
+        batching.num_batch_threads or cores, metrics=metrics, name=batching.thread_pool_name
+    )
+    slots = max(4, 2 * cores)
+    return Dispatcher(slots, metrics=metrics, scheduler=scheduler, max_queue=options.max_queue)
 
 
 def _ready_line(models: ModelManager, urls: Sequence[str]) -> str:

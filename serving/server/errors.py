@@ -1,6 +1,6 @@
-"""What can go wrong: one exception for requests, one for starting, and TF Serving's code tables."""
+"""The exceptions of requests and of the start-up, and the HTTP status of each gRPC code."""
 
-#: gRPC status name -> HTTP status, as TF Serving's REST front end translates them.
+#: gRPC status name -> HTTP status, as in TF Serving's REST API.
 HTTP_STATUS = {
     "OK": 200,
     "CANCELLED": 499,
@@ -21,17 +21,17 @@ HTTP_STATUS = {
     "DATA_LOSS": 500,
 }
 
-#: TF Serving cuts gRPC messages here, and REST messages not at all.
+#: TF Serving truncates gRPC messages here, and REST messages never.
 _GRPC_MESSAGE_LIMIT = 1024
 _TRUNCATED = "...TRUNCATED"
 
 
 class ServerError(RuntimeError):
-    """The server cannot start; the message says why and what to do."""
+    """The server cannot start; the message holds the reason and the remedy."""
 
 
 class ServingError(Exception):
-    """A request that is refused, or failed.
+    """A request that is refused or has failed.
 
     Attributes:
       code: gRPC status name, e.g. `INVALID_ARGUMENT`.
@@ -50,7 +50,7 @@ class ServingError(Exception):
 
     @property
     def grpc_message(self) -> str:
-        """The message as gRPC carries it: at most 1,024 characters and a mark."""
+        """The message for gRPC: at most 1,024 characters and a mark."""
         if len(self.message) <= _GRPC_MESSAGE_LIMIT:
             return self.message
         return self.message[:_GRPC_MESSAGE_LIMIT] + _TRUNCATED
@@ -60,10 +60,10 @@ class ServingError(Exception):
 
 
 class OverloadedError(ServingError):
-    """A request that was not taken on; the same request may succeed later.
+    """A request that was not accepted; the same request may succeed later.
 
     Attributes:
-      retry_after_s: when to try again, in whole seconds, at least 1.
+      retry_after_s: whole seconds before a retry, at least 1.
     """
 
     def __init__(self, code: str, message: str, retry_after_s: int) -> None:
@@ -72,10 +72,10 @@ class OverloadedError(ServingError):
 
 
 def invalid(message: str) -> ServingError:
-    """A request that can never succeed as it is."""
+    """The error of a request that cannot succeed unchanged."""
     return ServingError("INVALID_ARGUMENT", message)
 
 
 def http_status(code: str) -> int:
-    """The HTTP status of a gRPC status name; 500 for one that is not known."""
+    """The HTTP status of a gRPC status name; 500 for an unknown one."""
     return HTTP_STATUS.get(code, 500)

@@ -1,4 +1,4 @@
-"""The pusher as TFX calls it: real artifacts, no TFX run around it."""
+"""The pusher with the real artifacts of a TFX call, without a TFX run."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ TABLE = Predictions(
 
 @pytest.fixture
 def push(tmp_path, write_bundle):
-    """`push(content)` sends a blessed bundle to `bundles`; what is recorded, and the artifact.
+    """`push(content)` pushes a blessed bundle to `bundles`; returns the record and the artifact.
 
     `meanwhile()` is called between the look at the store and the push.
     """
@@ -88,7 +88,7 @@ def test_a_blessed_bundle_is_pushed_once(push, tmp_path):
     assert (tmp_path / "bundles" / "m" / "1" / "card.html").read_text() == "<p>m</p>"
 
 
-def test_what_a_rollback_withdrew_is_recorded_as_such(push, tmp_path):
+def test_a_version_that_was_rolled_back_is_recorded_as_withdrawn(push, tmp_path):
     push("first")
     push("second")
     rollback(tmp_path / "bundles" / "m")
@@ -98,12 +98,12 @@ def test_what_a_rollback_withdrew_is_recorded_as_such(push, tmp_path):
     assert artifact.get_int_custom_property("withdrawn") == 1
 
 
-def test_what_is_not_blessed_is_not_pushed(push, tmp_path):
+def test_a_bundle_without_a_blessing_is_not_pushed(push, tmp_path):
     assert push("first", blessed=False)[0] is None
     assert not (tmp_path / "bundles").exists()
 
 
-def test_the_version_keeps_what_the_next_is_compared_with(push, tmp_path):
+def test_the_lineage_has_what_the_next_version_is_compared_with(push, tmp_path):
     push("first")
     model = tmp_path / "bundles" / "m"
     kept = read_lineage(model, 1, bundles.content_digest(model / "1"))
@@ -127,7 +127,7 @@ def test_content_that_was_pushed_without_a_lineage_gets_one(push, tmp_path):
     assert read_lineage(model, 1, bundles.content_digest(model / "1")).run == "r"
 
 
-def test_a_withdrawn_version_gets_none(push, tmp_path):
+def test_a_withdrawn_version_gets_no_lineage(push, tmp_path):
     push("first")
     push("second")
     model = tmp_path / "bundles" / "m"
@@ -138,9 +138,7 @@ def test_a_withdrawn_version_gets_none(push, tmp_path):
         read_lineage(model, 2, bundles.content_digest(model / ".withdrawn-2"))
 
 
-def test_nothing_is_pushed_when_the_store_is_not_what_was_compared_with(
-    push, tmp_path, write_bundle
-):
+def test_nothing_is_pushed_if_the_store_changed_after_the_comparison(push, tmp_path, write_bundle):
     push("first")
     model = tmp_path / "bundles" / "m"
 

@@ -1,4 +1,4 @@
-"""Which pushed versions a candidate is compared with, on real bundle stores."""
+"""The pushed versions that a candidate is compared with, on real bundle stores."""
 
 import json
 import shutil
@@ -100,14 +100,14 @@ def test_a_push_that_was_killed_or_is_incomplete_is_neither_live_nor_best(
     arguments = [sys.executable, "-c", KILLED, str(draft), str(model)]
     assert subprocess.run(arguments, check=False).returncode == -9
     assert [*model.glob(".pushing-*")]
-    # What a copy by hand that was cut leaves: a number without the file that makes it a version.
+    # An interrupted manual copy: a number without the file that makes it a version.
     (model / "7").mkdir()
     (model / "7" / "manifest.json").write_text("{}")
     found = find_live(model, CLASSES)
     assert (found.served, found.baseline, found.best) == (1, 1, 1)
 
 
-def test_a_version_that_was_deleted_is_gone(store, model):
+def test_a_deleted_version_is_not_compared_with(store, model):
     store("one", 0.99)
     store("two", 0.9)
     shutil.rmtree(model / "1")
@@ -126,7 +126,7 @@ def test_a_damaged_live_model_is_reported_and_the_one_before_compared_with(store
     (model / "3" / "saved_model.pb").write_text("another model")
     found = find_live(model, CLASSES)
     assert (found.served, found.baseline) == (3, 1)
-    assert "not a sightline bundle" in found.unusable[3]
+    assert "not a Sightline bundle" in found.unusable[3]
 
 
 def test_without_a_lineage_the_manifest_or_a_new_prediction_decides(store, model):
@@ -135,7 +135,7 @@ def test_without_a_lineage_the_manifest_or_a_new_prediction_decides(store, model
     store("three", 0.9)
     found = find_live(model, CLASSES)
     assert found.best == 1
-    # Version 1 was measured on an unknown split, version 2 never: both may be the best on today's.
+    # Version 1 was measured on an unknown split, version 2 never: both may be the best now.
     assert found.contenders == (1, 2)
     assert "no lineage was kept" in found.versions[1].no_lineage
     assert found.versions[2].top1 is None
@@ -161,7 +161,7 @@ def test_a_model_of_other_classes_is_not_the_best_but_can_be_live(store, model):
     assert (found.baseline, found.best, found.contenders) == (3, 2, (2,))
 
 
-def test_the_artifact_is_a_copy_that_outlives_the_store(store, model, tmp_path):
+def test_the_artifact_is_a_copy(store, model, tmp_path):
     store("one", 0.99)
     store("two", 0.9)
     found = find_live(model, CLASSES)
@@ -219,7 +219,7 @@ def test_the_component_refuses_a_store_that_changed_since_the_graph_was_made(
         function(**arguments, state="{}")
 
 
-def test_damaged_predictions_are_made_again_and_a_damaged_best_gives_way(store, model, tmp_path):
+def test_damaged_predictions_are_recomputed_and_a_damaged_best_is_replaced(store, model, tmp_path):
     for content, top1 in (("one", 0.97), ("two", 0.99), ("three", 0.9)):
         store(content, top1)
     (model / ".lineage" / "3" / "predictions.tfrecord").write_text("changed")

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from core import bundle as bundles
-from core import model_folder
+from core import files, model_folder
 from core.bundle import BundleError
 
 
@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_nothing(tiny_copy, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundles.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         bundles.push(tiny_copy, tmp_path / "m")
     assert visible(tmp_path / "m") == []
@@ -99,7 +99,7 @@ def test_kill_in_the_middle_of_a_push(tiny_copy, tmp_path):
         assert process.stdout.readline() == b"copying\n"
     (half,) = [path for path in model.glob(".pushing-*") if path.is_dir()]
     assert any(half.rglob("*"))
-    # While it runs, neither readers nor another push mistake it for a version or for rubbish.
+    # While it runs, readers do not see a version, and another push does not remove it.
     assert bundles.versions(model) == [1]
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -120,19 +120,21 @@ def drafts(write_bundle, tmp_path):
 @pytest.fixture
 def while_copying(monkeypatch):
     """`while_copying(action)`: the next push does `action(copy)` once it has written its copy."""
-    flush = model_folder.sync_tree
+    flush = files.sync_tree
 
     def prepare(action):
         def flushing(copy):
             flush(copy)
             action(copy)
 
-        monkeypatch.setattr(model_folder, "sync_tree", flushing)
+        monkeypatch.setattr(files, "sync_tree", flushing)
 
     return prepare
 
 
-def test_a_push_spares_another_that_is_under_way(drafts, tmp_path, while_copying, monkeypatch):
+def test_a_push_does_not_affect_another_one_in_progress(
+    drafts, tmp_path, while_copying, monkeypatch
+):
     model, others = tmp_path / "m", []
 
     def push_the_other(copy):
@@ -162,7 +164,7 @@ def test_the_same_content_pushed_by_two_at_once_is_one_version(drafts, tmp_path,
     assert visible(tmp_path / "m") == ["1"]
 
 
-def test_content_that_passes_by_a_waived_gate_is_a_version_of_its_own(drafts, tmp_path):
+def test_content_with_a_waived_gate_is_a_separate_version(drafts, tmp_path):
     model, path = tmp_path / "m", drafts[0] / bundles.MANIFEST_FILE
     held = path.read_text("utf-8")
     assert bundles.push(drafts[0], model).version == 1
@@ -173,9 +175,7 @@ def test_content_that_passes_by_a_waived_gate_is_a_version_of_its_own(drafts, tm
     assert (bundles.push(drafts[0], model).version, visible(model)) == (1, ["1", "2"])
 
 
-def test_a_push_gets_no_number_while_a_rollback_is_under_way(
-    drafts, tmp_path, while_copying, monkeypatch
-):
+def test_a_push_gets_no_number_during_a_rollback(drafts, tmp_path, while_copying, monkeypatch):
     model, held = tmp_path / "m", contextlib.ExitStack()
     while_copying(lambda copy: held.enter_context(model_folder.locked(model)))
     monkeypatch.setattr(model_folder, "LOCK_WAIT_S", 0)
@@ -199,7 +199,7 @@ def withdraw(model, version):
     (model / str(version)).rename(model / f".withdrawn-{version}")
 
 
-def test_what_was_withdrawn_is_not_pushed_and_the_way_back_is_named(drafts, tmp_path):
+def test_withdrawn_content_is_not_pushed_and_the_error_names_the_rollback_command(drafts, tmp_path):
     model = tmp_path / "my bundles" / "m"
     bundles.push(drafts[0], model)
     bundles.push(drafts[1], model)
@@ -212,14 +212,14 @@ def test_what_was_withdrawn_is_not_pushed_and_the_way_back_is_named(drafts, tmp_
     assert visible(model) == [".withdrawn-2", "1"]
 
 
-def test_of_a_model_s_folder_the_newest_version_is_pushed(drafts, tmp_path):
+def test_a_push_of_a_model_folder_takes_the_newest_version(drafts, tmp_path):
     for draft in drafts:
         bundles.push(draft, tmp_path / "m")
     pushed = bundles.push(tmp_path / "m", tmp_path / "elsewhere").path
     assert bundles.content_digest(pushed) == bundles.content_digest(drafts[2])
 
 
-def test_content_that_is_there_and_withdrawn_is_there(drafts, tmp_path):
+def test_content_that_is_both_pushed_and_withdrawn_counts_as_pushed(drafts, tmp_path):
     model = tmp_path / "m"
     bundles.push(drafts[0], model)
     bundles.shutil.copytree(model / "1", model / ".withdrawn-7")
@@ -229,7 +229,7 @@ def test_content_that_is_there_and_withdrawn_is_there(drafts, tmp_path):
 @pytest.mark.parametrize(
     "manifest", [b"", b"[]", b"\xff\xfe", b'{"format_version": 2}', None], ids=repr
 )
-def test_a_version_without_a_readable_manifest_is_no_match_and_no_crash(drafts, tmp_path, manifest):
+def test_a_version_without_a_readable_manifest_is_not_a_match(drafts, tmp_path, manifest):
     model = tmp_path / "m"
     for draft in drafts[:2]:
         bundles.push(draft, model)
@@ -240,16 +240,16 @@ def test_a_version_without_a_readable_manifest_is_no_match_and_no_crash(drafts, 
     else:
         file.write_bytes(manifest)
     assert bundles.push(drafts[0], model).version == 1
-    mended = bundles.push(drafts[1], model)
-    assert (mended.version, mended.pushed) == (3, True)
-    # A rollback took it away on purpose, so that no push mends it.
+    replaced = bundles.push(drafts[1], model)
+    assert (replaced.version, replaced.pushed) == (3, True)
+    # After a rollback, no push replaces it.
     withdraw(model, 3)
     bundles.shutil.rmtree(model / "2")
     (model / ".withdrawn-3" / bundles.MANIFEST_FILE).write_text("{")
     assert bundles.push(drafts[1], model).withdrawn
 
 
-def test_a_version_whose_files_were_changed_is_mended_by_a_push(drafts, tmp_path):
+def test_a_push_replaces_a_version_whose_files_were_changed(drafts, tmp_path):
     model = tmp_path / "m"
     bundles.push(drafts[0], model)
     (model / "1" / bundles.SAVED_MODEL_FILE).write_text("other")
@@ -267,7 +267,7 @@ def test_a_copy_that_is_not_the_draft_is_refused(drafts, tmp_path, while_copying
     assert visible(tmp_path / "m") == []
 
 
-def test_pushes_at_once_get_a_version_each(tiny_draft, tmp_path):
+def test_concurrent_pushes_get_different_versions(tiny_draft, tmp_path):
     import shutil
 
     drafts = []
@@ -298,14 +298,14 @@ def test_versions_as_tf_serving_reads_them(tmp_path):
     assert bundles.versions(tmp_path / "nowhere") == []
 
 
-def test_open_says_what_is_missing(tiny_copy, tmp_path):
+def test_open_names_missing_files(tiny_copy, tmp_path):
     with pytest.raises(BundleError, match="not a folder"):
         bundles.open_bundle(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError, match="holds no version"):
         bundles.open_bundle(tmp_path / "empty")
     (tiny_copy / "assets" / "labels.txt").write_text("red\n")
-    with pytest.raises(BundleError, match="1 lines, the manifest says 2"):
+    with pytest.raises(BundleError, match="1 lines, but the manifest has 2"):
         bundles.open_bundle(tiny_copy)
     (tiny_copy / "assets" / "labels.txt").unlink()
     with pytest.raises(BundleError, match=r"labels\.txt is missing"):
@@ -317,7 +317,7 @@ def test_open_says_what_is_missing(tiny_copy, tmp_path):
     with pytest.raises(BundleError, match="upgrade sightline"):
         bundles.open_bundle(tiny_copy)
     (tiny_copy / "manifest.json").unlink()
-    with pytest.raises(BundleError, match="not a sightline bundle"):
+    with pytest.raises(BundleError, match="not a Sightline bundle"):
         bundles.open_bundle(tiny_copy)
 
 

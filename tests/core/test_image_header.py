@@ -65,7 +65,7 @@ def test_progressive_jpeg_with_exif_is_read():
         (b"BM", "broken"),
     ],
 )
-def test_refusals_name_the_reason(data, reason):
+def test_errors_have_the_reason(data, reason):
     with pytest.raises(ImageError, match=reason):
         check_image(data)
 
@@ -129,7 +129,7 @@ def gif(canvas, frames):
     return data + b";"
 
 
-def test_gif_frames_after_the_first_are_judged_too():
+def test_gif_frames_after_the_first_are_checked():
     assert check_image(gif((10, 20), [(0, 0, 10, 20), (2, 3, 4, 5)])).width == 20
     with pytest.raises(ImageError, match="first frame is 5 x 20"):
         check_image(gif((10, 20), [(0, 0, 5, 20)]))

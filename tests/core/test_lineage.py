@@ -1,4 +1,4 @@
-"""What is kept beside a version: it appears with it, counts for it alone, and is never served."""
+"""The lineage of a version: published with it, valid for it only, and never served."""
 
 import dataclasses
 import hashlib
@@ -60,7 +60,7 @@ def test_a_version_and_its_lineage_appear_together(draft, tmp_path):
     assert not [*(tmp_path / "m").glob(".pushing-*")]
 
 
-def test_nobody_takes_a_lineage_for_a_version(draft, tmp_path):
+def test_a_lineage_is_not_a_version(draft, tmp_path):
     model = tmp_path / "bundles" / "m"
     for content in ("one", "two"):
         path, kept = draft(content)
@@ -92,7 +92,7 @@ bundle.push(Path(sys.argv[1]), Path(sys.argv[2]), lineage=Path(sys.argv[3]))
 """
 
 
-def test_a_push_killed_between_the_two_renames_leaves_nothing_that_counts(draft, tmp_path):
+def test_a_push_killed_between_the_two_renames_leaves_no_valid_lineage(draft, tmp_path):
     model = tmp_path / "m"
     first, kept = draft("one")
     bundles.push(first, model, lineage=kept)
@@ -112,7 +112,7 @@ def test_a_push_killed_between_the_two_renames_leaves_nothing_that_counts(draft,
         read_lineage(model, 2, bundles.content_digest(model / "2"))
 
 
-def test_a_number_that_is_taken_meanwhile_takes_no_lineage_along(draft, tmp_path, monkeypatch):
+def test_a_number_in_use_does_not_get_the_lineage(draft, tmp_path, monkeypatch):
     model = tmp_path / "m"
     path, kept = draft("one")
     other, _ = draft("other")
@@ -139,7 +139,7 @@ def test_a_number_that_is_taken_meanwhile_takes_no_lineage_along(draft, tmp_path
         (lambda kept: (kept / "statistics.pb").unlink(), "missing or was changed"),
     ],
 )
-def test_a_damaged_lineage_does_not_count(draft, tmp_path, damage, message):
+def test_a_damaged_lineage_is_not_valid(draft, tmp_path, damage, message):
     path, kept = draft("one")
     pushed = bundles.push(path, tmp_path / "m", lineage=kept)
     damage(tmp_path / "m" / ".lineage" / "1")
@@ -147,14 +147,14 @@ def test_a_damaged_lineage_does_not_count(draft, tmp_path, damage, message):
         read_lineage(tmp_path / "m", 1, bundles.content_digest(pushed.path))
 
 
-def test_a_lineage_does_not_count_for_other_content(draft, tmp_path):
+def test_a_lineage_is_not_valid_for_other_content(draft, tmp_path):
     path, kept = draft("one")
     bundles.push(path, tmp_path / "m", lineage=kept)
     shutil.rmtree(tmp_path / "m" / "1")
     other, _ = draft("other")
     shutil.copytree(other, tmp_path / "m" / "1")
     for digest in (bundles.content_digest(tmp_path / "m" / "1"), ""):
-        with pytest.raises(LineageError, match="another content"):
+        with pytest.raises(LineageError, match="other content"):
             read_lineage(tmp_path / "m", 1, digest)
 
 
@@ -198,7 +198,7 @@ def test_the_state_changes_with_every_push_rollback_deletion_and_lineage(draft, 
     assert json.loads(json.dumps(again)) == again
 
 
-def test_what_the_check_raises_stops_the_push(draft, tmp_path):
+def test_an_error_of_the_check_stops_the_push(draft, tmp_path):
     path, kept = draft("one")
 
     def refuse():

@@ -1,4 +1,4 @@
-"""Locks, half-made versions and numbers in a model's folder, on files that are no models."""
+"""Locks, incomplete versions, and version numbers in a model's folder."""
 
 import errno
 import fcntl
@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from core import model_folder
-from core.model_folder import BundleError, give_number, locked, staging, sync_folder, sync_tree
+from core.model_folder import BundleError, give_number, locked, staging
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(model_folder, "LOCK_WAIT_S", 0)
 
 
-def test_one_at_a_time_and_the_second_is_told_who_of_what(tmp_path, impatient):
+def test_the_error_of_the_second_names_the_lock_and_its_holder(tmp_path, impatient):
     with locked(tmp_path):
         taken = pytest.raises(BundleError, match=f"push or rollback of {tmp_path.name} is under")
         with taken, locked(tmp_path):
@@ -61,7 +61,7 @@ with model_folder.staging(Path(sys.argv[1])) as path, model_folder.locked(Path(s
 """
 
 
-def test_a_killed_process_holds_nothing_and_what_it_wrote_is_swept(tmp_path, impatient):
+def test_a_killed_process_releases_its_locks_and_its_files_are_removed(tmp_path, impatient):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -77,7 +77,7 @@ def test_a_killed_process_holds_nothing_and_what_it_wrote_is_swept(tmp_path, imp
     assert os.listdir(tmp_path) == [".lock"]
 
 
-def test_a_child_that_was_forked_meanwhile_does_not_keep_the_lock(tmp_path, monkeypatch, impatient):
+def test_a_forked_child_does_not_keep_the_lock(tmp_path, monkeypatch, impatient):
     copies = []
 
     def opening(*arguments, real=os.open):
@@ -95,7 +95,7 @@ def test_a_child_that_was_forked_meanwhile_does_not_keep_the_lock(tmp_path, monk
     [os.close(descriptor) for descriptor in copies]
 
 
-def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_an_error(tmp_path, monkeypatch):
     def no_locks(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -105,7 +105,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
         pytest.fail("nothing is locked")
 
 
-def test_the_lock_file_of_another_user_is_locked_as_well(tmp_path, monkeypatch, impatient):
+def test_a_lock_file_of_another_user_can_be_locked(tmp_path, monkeypatch, impatient):
     def opening(path, flags, *mode, real=os.open):
         if flags & os.O_RDWR:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
@@ -121,7 +121,7 @@ def test_the_lock_file_of_another_user_is_locked_as_well(tmp_path, monkeypatch, 
         pytest.fail("nothing is locked")
 
 
-def test_what_is_being_written_is_spared_and_gone_afterwards(tmp_path):
+def test_a_version_in_progress_is_kept_until_its_push_ends(tmp_path):
     with staging(tmp_path) as first:
         first.mkdir()
         with staging(tmp_path) as second:
@@ -133,7 +133,7 @@ def test_what_is_being_written_is_spared_and_gone_afterwards(tmp_path):
 
 
 @pytest.mark.parametrize("names", [[".pushing-1-a"], [".pushing-b.lock"], [".pushing-c", "1"]])
-def test_whatever_a_killed_push_left_is_swept_and_nothing_else(tmp_path, names):
+def test_only_the_remains_of_killed_pushes_are_removed(tmp_path, names):
     for name in names:
         if name.endswith(".lock"):
             (tmp_path / name).touch()
@@ -156,14 +156,14 @@ def test_an_error_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == [".lock"]
 
 
-def test_a_number_is_above_all_that_a_server_might_take_or_a_rollback_bring_back(tmp_path):
+def test_a_number_is_above_those_of_incomplete_and_withdrawn_versions(tmp_path):
     for name in ("1", "0004", ".withdrawn-6", "notes", ".pushing-9"):
         (tmp_path / name).mkdir()
     (tmp_path / "new").mkdir()
     assert give_number(tmp_path / "new", tmp_path) == (7, tmp_path / "7")
 
 
-def test_a_number_that_is_taken_between_look_and_rename_is_not_overwritten(tmp_path, monkeypatch):
+def test_a_number_that_is_used_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     def late(source, target, real=os.rename):
         monkeypatch.undo()
         target.mkdir()
@@ -174,27 +174,3 @@ def test_a_number_that_is_taken_between_look_and_rename_is_not_overwritten(tmp_p
     (tmp_path / "new").mkdir()
     assert give_number(tmp_path / "new", tmp_path)[0] == 2
     assert os.listdir(tmp_path / "1") == ["theirs"]
-
-
-def test_every_file_and_folder_is_flushed(tmp_path, monkeypatch):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "file").touch()
-    flushed = []
-    monkeypatch.setattr(model_folder.os, "fsync", lambda d: flushed.append(os.fstat(d).st_ino))
-    sync_tree(tmp_path)
-    entries = [tmp_path, *tmp_path.rglob("*")]
-    assert sorted(flushed) == sorted(entry.stat().st_ino for entry in entries)
-
-
-def test_a_folder_that_cannot_be_flushed_is_no_failure_but_a_full_disk_is(tmp_path, monkeypatch):
-    def failing(code):
-        def fsync(descriptor):
-            raise OSError(code, os.strerror(code))
-
-        monkeypatch.setattr(model_folder.os, "fsync", fsync)
-
-    failing(errno.EINVAL)
-    sync_folder(tmp_path)
-    failing(errno.ENOSPC)
-    with pytest.raises(OSError, match="No space left"):
-        sync_folder(tmp_path)

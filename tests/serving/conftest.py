@@ -23,7 +23,7 @@ EXCLUDED = {
         "deliberate: TF Serving wraps 256 to 0 without a word; here it is a 400"
     ),
     "rest_port_equal_grpc_port": (
-        "deliberate: TF Serving logs an error and goes on without REST; here it does not start"
+        "deliberate: TF Serving logs an error and continues without REST; here it does not start"
     ),
 }
 

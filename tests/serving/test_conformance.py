@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from serving.engines.saved_model import Signature, TensorInfo
+from serving.engines.signatures import GraphSignature, GraphTensor
 from serving.server.errors import ServingError, http_status
 
 #: lifecycle case -> the test that is it.
@@ -91,11 +91,11 @@ class RecordingEngine:
     """Stands for a SavedModel: any signature name, remembers inputs, returns what it was given."""
 
     def __init__(self, dtypes, outputs=None):
-        inputs = {name: TensorInfo(f"{name}:0", dtype, None) for name, dtype in dtypes.items()}
+        inputs = {name: GraphTensor(f"{name}:0", dtype, None) for name, dtype in dtypes.items()}
         self.outputs = outputs or {"y": np.zeros(1, np.float32)}
-        named = {name: TensorInfo(f"{name}:0", "DT_FLOAT", None) for name in self.outputs}
+        named = {name: GraphTensor(f"{name}:0", "DT_FLOAT", None) for name in self.outputs}
         proto = SimpleNamespace(defaults={})
-        signature = Signature("s", "tensorflow/serving/predict", inputs, named, proto)
+        signature = GraphSignature("s", "tensorflow/serving/predict", inputs, named, proto)
         self.signatures = dict.fromkeys(("serving_default", "predict_images"), signature)
         self.seen = None
 
@@ -272,7 +272,7 @@ def test_status_map(status_case):
 
 
 def test_url(url_case):
-    from serving.server.http.routes import parse_route
+    from serving.server.http.rest import parse_route
 
     expect = url_case["expect"]
     route = parse_route(url_case["request"]["method"], url_case["request"]["path"])

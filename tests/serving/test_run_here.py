@@ -1,4 +1,4 @@
-"""`Dispatcher.run_here`: in the caller's thread, and beside what an event loop asks for."""
+"""`Dispatcher.run_here`: in the caller's thread, next to requests of an event loop."""
 
 import asyncio
 import threading
@@ -12,8 +12,7 @@ from serving.server.errors import OverloadedError, ServingError
 from serving.server.observability.metrics import Metrics
 from serving.server.scheduling.batching import BatchingOptions
 from serving.server.scheduling.calls import EngineCall
-from serving.server.scheduling.dispatch import Dispatcher
-from serving.server.scheduling.request import Request
+from serving.server.scheduling.dispatch import Dispatcher, ServedRequest
 from serving.server.scheduling.scheduler import BatchScheduler
 
 WAIT = 20
@@ -48,7 +47,7 @@ class Servable:
 
 
 class Caller:
-    """One request in a thread of its own; `leave` is what its client does."""
+    """One request in its own thread; `leave` disconnects its client."""
 
     def __init__(self, harness, value, timeout, *, is_gone):
         self.value, self.is_gone, self._leave = value, is_gone, None
@@ -57,7 +56,7 @@ class Caller:
 
     def _run(self, harness, timeout):
         steps = harness.steps(self.value)
-        return harness.dispatcher.run_here(steps, timeout=timeout, on_gone=self._on_gone)
+        return harness.dispatcher.run_here(steps, timeout=timeout, on_disconnect=self._on_gone)
 
     def _on_gone(self, leave):
         self._leave = leave
@@ -120,7 +119,7 @@ class Harness:
 
 @pytest.fixture
 def start():
-    """`(threads, batching, max_queue) -> Harness`; all its places are free again at the end."""
+    """`(threads, batching, max_queue) -> Harness`; all its slots are free again at the end."""
     made = []
 
     def build(threads=1, batching=None, max_queue=None):
@@ -139,14 +138,14 @@ def start():
 
 
 @pytest.mark.parametrize("batching", [None, ADAPTIVE])
-def test_a_free_place_needs_no_other_thread(start, batching):
+def test_a_free_slot_needs_no_other_thread(start, batching):
     h = start(batching=batching)
     assert h.dispatcher.run_here(h.steps(1)) == [2]
     assert h.engine.threads == h.ended_in == [threading.current_thread()]
     assert 'compute_latency_count{model_name="m"} 1' in h.metrics.text()
 
 
-def test_an_answer_of_a_batch_is_made_by_its_caller(start):
+def test_the_caller_continues_after_its_batch(start):
     h = start(batching=BatchingOptions(max_batch_size=2, batch_timeout_micros=LONG))
     first = h.start(1)
     h.until(lambda: h.scheduler.waiting == 1)
@@ -192,7 +191,7 @@ def test_first_come_first_served_from_threads_and_from_a_loop(start):
 
 def test_a_bounded_queue(start):
     h = start(max_queue=1)
-    assert h.dispatcher.most_requests == 2
+    assert h.dispatcher.max_requests == 2
     held = h.hold()
     waiting = h.start(1)
     h.until(lambda: h.dispatcher.waiting == 1)
@@ -217,7 +216,7 @@ def test_what_waits_beyond_its_deadline_is_not_run(start):
     assert len(h.begun) == 2
 
 
-def test_an_answer_that_is_late_is_none(start):
+def test_a_late_result_is_an_error(start):
     h = start()
     h.engine.gate.clear()
     late = h.start(1, timeout=0.05)
@@ -228,14 +227,14 @@ def test_an_answer_that_is_late_is_none(start):
 
 
 @pytest.mark.parametrize("batching", MODES)
-def test_a_client_that_has_gone_before_it_begins(start, batching):
+def test_a_client_that_disconnects_before_the_start(start, batching):
     h = start(batching=batching)
     assert h.start(1, is_gone=True).code() == "CANCELLED"
     assert h.engine.runs == []
     assert h.dispatcher.run_here(h.steps(2)) == [4]
 
 
-def test_a_client_that_leaves_the_queue_for_a_place(start):
+def test_a_client_that_leaves_the_queue_of_slots(start):
     h = start()
     h.hold()
     gone, other = h.start(1), h.start(2)
@@ -272,7 +271,7 @@ def test_a_client_that_leaves_while_it_runs(start, batching):
     assert h.ended_in == []
 
 
-def test_one_that_leaves_later_disturbs_nobody(start):
+def test_a_later_disconnect_affects_no_other_request(start):
     h = start()
     answered = h.start(1)
     assert answered.result() == [2]
@@ -298,7 +297,7 @@ def test_closing_fails_what_waits(start):
 
 @pytest.mark.parametrize("batching", MODES)
 def test_many_at_once_each_get_what_they_must(start, batching):
-    """Patient ones are answered, impatient ones and those that leave do not run; none is lost."""
+    """Requests with time left run; expired and disconnected ones do not; none is lost."""
     h = start(threads=2, batching=batching, max_queue=200)
     held = [h.start(-1), h.start(-2)]
     h.engine.gate.clear()
@@ -319,13 +318,16 @@ def test_many_at_once_each_get_what_they_must(start, batching):
         assert max(max(run) for run in h.engine.runs) < 1000
 
 
-def test_a_place_that_comes_when_nobody_waits_any_more_goes_to_other_threads():
-    request = Request(iter(()), None)
+def test_a_slot_that_comes_too_late_goes_to_other_threads():
+    request = ServedRequest(iter(()), None)
     done = []
-    assert request.take(lambda: done.append("while it waits"))
-    assert request.end() is None
-    assert done == ["while it waits"], "what was given in time is done, to be passed on"
-    assert not request.take(lambda: done.append("too late"))
+    with ThreadPoolExecutor(1) as pool:
+        request.do(lambda: done.append(threading.current_thread()), pool)
+        assert request.end() is None
+        assert done == [threading.main_thread()], "a slot in time goes to the next request"
+        request.do(lambda: done.append(threading.current_thread()), pool)
+    assert len(done) == 2
+    assert done[1] is not threading.main_thread()
 
 
 @pytest.mark.parametrize(
@@ -333,6 +335,6 @@ def test_a_place_that_comes_when_nobody_waits_any_more_goes_to_other_threads():
 )
 def test_why_a_client_has_left(timeout, code):
     """At its deadline it gives up before the server knows; until then it has changed its mind."""
-    request = Request(iter(()), timeout)
-    request.leave()
+    request = ServedRequest(iter(()), timeout)
+    request.disconnect()
     assert request.wait()[1].code == code

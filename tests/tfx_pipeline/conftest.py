@@ -1,4 +1,4 @@
-"""A run's summary as a smoke run writes it, and a browser to read its report with."""
+"""The summary of a smoke run, and a browser for its report."""
 
 import json
 import os
@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfx_pipeline.config import RunRequest, make_experiments
+from tfx_pipeline.config import make_experiments
 from tfx_pipeline.pipelines.smoke import smoke
+from tfx_pipeline.request.run import RunRequest
 from trainers.data.features import DatasetInfo, SplitInfo
 
 CLASSES = [str(digit) for digit in range(10)]
@@ -139,7 +140,7 @@ def _model(name: str, variants: list[str], shift: float, *, refused: bool = Fals
 
 @pytest.fixture
 def request_(tmp_path) -> RunRequest:
-    """A request to run `smoke` on records that hold nothing."""
+    """A request to run `smoke` on empty records."""
     data = tmp_path / "data"
     (data / "Split-train").mkdir(parents=True)
     (data / "Split-train/data_tfrecord-00000-of-00001").write_bytes(b"records")
@@ -219,7 +220,7 @@ def smoke_summary() -> dict:
 
 @dataclass(frozen=True)
 class Page:
-    """What the browser made of a page: the document, its console, the addresses it asked for."""
+    """A page in the browser: the document, its console, and the requested addresses."""
 
     dom: str
     console: list[str]
@@ -228,7 +229,7 @@ class Page:
 
 @pytest.fixture
 def open_page(tmp_path) -> Callable[[Path], Page]:
-    """Opens a file in headless Chromium, which resolves no host name; skips where there is none."""
+    """Opens a file in headless Chromium without name resolution; skips if there is no Chromium."""
     browser = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if not browser:
         pytest.skip("no browser: set CHROMIUM or install Debian's package `chromium`")
@@ -253,7 +254,7 @@ def open_page(tmp_path) -> Callable[[Path], Page]:
             check=True,
         )
         found = set(re.findall(r'"url":"([^"]*)"', log.read_text(encoding="utf-8")))
-        # What the browser wants for itself, whatever the page.
+        # Requests of the browser itself.
         own = re.compile(r"https?://[\w.]*\.(google|googleapis)\.com/")
         return Page(
             dom=ran.stdout,

@@ -20,7 +20,8 @@ from components.data_validation.statistics_checks import statistics_options
 from core import bundle as bundles
 from core.lineage import Lineage, write_lineage
 from serving.deploy.rollback import rollback
-from tfx_pipeline.config import RunRequest, pipelines
+from tfx_pipeline.config import pipelines
+from tfx_pipeline.request.run import RunRequest
 from trainers.data.features import DatasetInfo
 from trainers.registry import recipes
 
@@ -90,7 +91,7 @@ def launch(root, data, run, *, until="", **images):
 
 
 def die_after_statistics(root, data):
-    """In a process of its own: begins a run, and dies right after StatisticsGen."""
+    """Starts a run in a child process, which dies after StatisticsGen."""
     launch(Path(root), Path(data), "1", until="StatisticsGen")
 
 
@@ -113,7 +114,7 @@ def test_leakage_stops_a_run_and_what_was_found_stays(tmp_path, write_dataset):
 
 
 def numbered(data, number):
-    """The data set with a fingerprint of its own."""
+    """The data set with a different fingerprint."""
     info = dataclasses.replace(DatasetInfo.load(data), fingerprint=str(number))
     (data / "dataset.json").write_text(info.to_json())
     return data
@@ -121,7 +122,7 @@ def numbered(data, number):
 
 @pytest.fixture
 def pushed(tmp_path, write_dataset, write_bundle):
-    """`pushed(cats)`: pushes a model that was trained with so many cats of a hundred images."""
+    """`pushed(cats)`: pushes a model trained with `cats` cats among a hundred images."""
 
     def push(cats, *, keep=True):
         number = len(list(tmp_path.glob("before*")))
@@ -153,7 +154,7 @@ def gate_of(outputs):
 
 
 def test_bad_data_is_refused_at_every_start_and_after_a_kill(tmp_path, write_dataset, pushed):
-    """The comparison is with the live model, whatever ran before: also with the same bad data."""
+    """The comparison is with the live model, regardless of earlier runs with the same bad data."""
     good = numbered(write_dataset(tmp_path / "good", splits(50), classes=("cat", "dog")), 0)
     bad = numbered(write_dataset(tmp_path / "bad", splits(90), classes=("cat", "dog")), 1)
     pushed(50)

@@ -11,12 +11,13 @@ from rich.console import Console
 from core.bundle import versions
 from serving.deploy.rollback import rollback
 from tfx_pipeline.cli.views import run as runs
-from tfx_pipeline.config import PipelineConfig, RunRequest, make_experiments
+from tfx_pipeline.config import PipelineConfig, make_experiments
 from tfx_pipeline.ingest import ingest
+from tfx_pipeline.request.run import RunRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-# Learns in seconds; the gates under test are those against the live model.
+# Trains in seconds; the tested gates compare with the live model.
 QUICK = ("train.epochs=3", "train.global_batch=64", "optim.warmup_steps=0")
 # A second model, and surely a better one.
 BETTER = "train.epochs=8"
@@ -36,7 +37,7 @@ def request(root, data, *overrides, **about):
 
 
 def run(root, data, *overrides, **about):
-    """Exit status, what was printed, and the summary."""
+    """Exit status, output, and summary."""
     console = Console(file=StringIO(), width=250)
     status = runs.run(request(root, data, *overrides, **about), console)
     summary = json.loads((root / "runs/quick/reports/latest/summary.json").read_text())
@@ -66,7 +67,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def copy(root, tmp_path):
-    """A root of its own for one test, with what the first run left."""
+    """A separate root for one test, with the output of the first run."""
     shutil.copytree(root / "bundles", tmp_path / "bundles")
     return tmp_path
 
@@ -87,7 +88,7 @@ def test_an_unchanged_run_does_nothing_and_a_changed_store_runs_it_again(root, c
     rollback(copy / "bundles/digits_cnn")
     status, printed, summary = run(copy, root / "data", BETTER)
     assert "nothing changed" not in printed
-    # The same model again, which the rollback withdrew; it was compared with version 1.
+    # The same model, which was rolled back and is compared with version 1.
     assert status == 3
     assert gate(summary, "change/live")["value"] == 1
     assert summary["models"][0]["pushed"]["withdrawn"]
@@ -109,5 +110,5 @@ def test_a_bundle_without_lineage_predicts_again_and_drift_is_reported_as_unchec
     detail = gate(summary, "change/live")["detail"]
     assert "live version 1 (predicted again: no lineage was kept" in detail
     assert "not checked  drift is not checked against digits_cnn 1" in printed
-    # What the new version kept is checked again from now on.
+    # Later runs are compared with the new version.
     assert Path(copy / "bundles/digits_cnn/.lineage/2/statistics.pb").is_file()

@@ -132,6 +132,8 @@ def test_summaries_without_titles_show_the_registered_metrics(summary, plugin):
     found = view.metrics(summary)
     assert list(found)[-3:] == ["cross_entropy", "ece", NAME]
     assert len(view.models(summary)[0]["variants"][0]["metrics"]) == len(found)
+    del summary["data"]
+    assert view.metrics(summary) == found
 
 
 @pytest.fixture(

@@ -1,4 +1,4 @@
-"""Each node's digest covers what the node runs, and nothing that it does not."""
+"""The digest of each node covers exactly the code that the node runs."""
 
 import modulefinder
 import re
@@ -20,7 +20,7 @@ OURS = {kind: modules for kind, modules in NODE_MODULES.items() if modules}
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory):
-    """A copy of our sources, and an index that knows them."""
+    """A copy of our sources, and an index with their digests."""
     top = tmp_path_factory.mktemp("ours")
     for name in PROJECT:
         if (ROOT / name).is_dir():
@@ -69,6 +69,8 @@ def test_the_graph_gives_every_node_its_digest():
 
 def test_an_edited_card_template_writes_cards_again_and_nothing_else(rerun_by):
     assert rerun_by({"components/model_card/card_template.html.j2": "<!-- -->"}) == {"CardWriter"}
+    assert rerun_by({"core/page.css": "/* */"}) == {"CardWriter"}
+    assert rerun_by({"core/base.html.j2": "<!-- -->"}) == {"CardWriter"}
 
 
 def test_the_load_generator_is_in_no_nodes_digest(rerun_by):
@@ -92,7 +94,7 @@ def test_changed_code_runs_the_nodes_that_run_it(rerun_by, module, kinds):
     assert rerun_by({module: "\n# A comment.\n"}) == set()
     found = rerun_by({module: "\nCHANGED = True\n"})
     assert kinds <= found
-    # What loads a trained folder imports what builds and trains it.
+    # Loading a trained folder imports the modules that build and train a model.
     assert found - kinds <= {"Predictor", "ServingValidator", "SignificanceGate", "Benchmarker"}
 
 
@@ -184,7 +186,7 @@ out = str(old / "m")
 run_fn(SimpleNamespace(custom_config=given, hyperparameters=None, serving_model_dir=out))
 """
 EXPORT = """
-from trainers.export.saved_model.build import build_bundle
+from trainers.bundles.saved_model.build import build_bundle
 from trainers.training.trained import load_trained
 build_bundle(load_trained(old / "m"), old / "draft", ptq=("dynamic",))
 """

@@ -128,7 +128,7 @@ def test_interrupted_by_ctrl_c_says_so(killed):
     process.stdout.close()
     assert process.wait() == 1
     assert "interrupted" in rest
-    assert "goes on from the component that failed" in rest
+    assert "resumes from the component that failed" in rest
     assert not runners(killed)
     for models in find_models(killed / "bundles").items():
         open_bundle(killed / "bundles" / models[0])

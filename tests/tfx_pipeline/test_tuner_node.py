@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tfx_pipeline.config import RunRequest, Tuning, pipelines
+from tfx_pipeline.config import Tuning, pipelines
 from tfx_pipeline.ingest import ingest
 from tfx_pipeline.report.summary import Node, build_summary
+from tfx_pipeline.request.run import RunRequest
 from trainers.config import override
 from trainers.data.features import DatasetInfo
 from trainers.registry import recipes
@@ -16,7 +17,7 @@ from trainers.registry import recipes
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    # KerasTuner 1.4 asks for its thread's name in a way that Python calls old.
+    # KerasTuner 1.4 gets its thread's name with a deprecated method.
     pytest.mark.filterwarnings("ignore:currentThread:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:getName:DeprecationWarning"),
 ]
@@ -35,7 +36,7 @@ def data(tmp_path_factory):
 
 
 def launch(root, data, *nodes, space):
-    """The graph with a search for `net`, and its `nodes` launched in their order."""
+    """The graph with a search for `net`, and its `nodes` launched in order."""
     from tfx_pipeline.graph import create_pipeline
     from tfx_pipeline.runners import dag
 
@@ -66,7 +67,7 @@ def test_the_best_trial_is_what_is_trained(tmp_path, data):
     config = json.loads((trained / "config.json").read_text())
     assert config["optim"]["learning_rate"] == best["optim.learning_rate"]
     assert config["model"]["dropout"] == best["model.dropout"]
-    # The trial was as long as the recipe, so that it was not trained a second time.
+    # The trial was as long as the recipe, so it was not trained again.
     found = json.loads((trained / "trained.json").read_text())
     assert found["val_top1"] == pytest.approx(best["score"])
     assert len(list((request.layout.checkpoints / "net").glob("*-*"))) == 2

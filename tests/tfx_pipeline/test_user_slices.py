@@ -8,11 +8,12 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from tfx_pipeline.config import PipelineConfig, RunRequest, make_experiments
+from tfx_pipeline.config import PipelineConfig, make_experiments
 from tfx_pipeline.ingest import ingest
+from tfx_pipeline.request.run import RunRequest
 from trainers.data.features import DatasetInfo
 
-# TFX's and Beam's dependencies warn of their own future.
+# Dependencies of TFX and Beam emit deprecation warnings.
 pytestmark = [pytest.mark.shared_data, pytest.mark.filterwarnings("ignore")]
 _COLUMNS = ("race", "age", "service_test")
 
@@ -47,7 +48,7 @@ def test_tfma_counts_every_slice_that_the_table_has(faces, extract, tmp_path):
     wanted = {"slice/race", "slice/age", "slice/service_test", "slice/brightness"}
     assert wanted <= set(settings["slices"])
 
-    # What the reader gives, answered by a coin that knows more of some images than of others.
+    # The records with random predictions, whose accuracy differs between slices.
     (config,) = request.experiments.values()
     rows = [
         (

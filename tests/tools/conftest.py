@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def tool():
-    """`tool("demo")`: the module of `tools/demo.py`, loaded anew."""
+    """`tool("demo")`: the module of `tools/demo.py`, loaded again."""
 
     def load(name):
         spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")

@@ -45,7 +45,7 @@ def test_the_server_is_waited_for_and_stopped(demo, script, tmp_path, monkeypatc
         urllib.request.urlopen(url, timeout=5)
 
 
-def test_a_server_that_ends_at_once_shows_what_it_said(demo, script, monkeypatch):
+def test_the_error_has_the_output_of_a_server_that_ends_at_once(demo, script, monkeypatch):
     program = script("sightline", "echo no version of any model; exit 7")
     monkeypatch.setattr(demo, "SIGHTLINE", str(program))
     said = pytest.raises(demo.DemoError, match=r"ended with 7:\nno version of any model")
@@ -60,7 +60,7 @@ def test_a_failed_step_names_the_command_and_its_status(demo, script, monkeypatc
         demo.step("", "run", "smoke", quiet=True)
 
 
-def test_another_model_is_asked_when_the_favorite_was_refused(demo):
+def test_another_model_is_used_when_the_preferred_one_was_refused(demo):
     with pytest.raises(demo.DemoError, match="every model was refused"):
         demo.pushed_model()
     (demo.BUNDLES / "digits_vit").mkdir(parents=True)

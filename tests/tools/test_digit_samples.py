@@ -14,17 +14,17 @@ def records(tmp_path):
     import tensorflow as tf
 
     scans = load_digits(n_class=2)
-    pictures = []
+    stored = []
     for index in range(12):
         buffer = io.BytesIO()
         Image.fromarray((scans.images[index] * 15).astype(np.uint8)).save(buffer, "PNG")
-        pictures.append((str(scans.target[index]), buffer.getvalue()))
+        stored.append((str(scans.target[index]), buffer.getvalue()))
     folder = tmp_path / "digits"
     (folder / "Split-test").mkdir(parents=True)
     for shard in range(2):
         path = folder / "Split-test" / f"data_tfrecord-{shard:05d}-of-00002.gz"
         with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
-            for text, png in pictures[shard::2]:
+            for text, png in stored[shard::2]:
                 example = tf.train.Example()
                 values = {
                     features.TEXT: text.encode(),
@@ -36,20 +36,20 @@ def records(tmp_path):
                 writer.write(example.SerializeToString())
     info = features.DatasetInfo("digits", "classification", ("0", "1"), 1, {}, "")
     (folder / features.DATASET_FILE).write_text(info.to_json())
-    return folder, pictures
+    return folder, stored
 
 
 def test_each_class_once_named_after_it_with_its_own_bytes(tool, records, tmp_path):
-    folder, pictures = records
+    folder, stored = records
     out = tmp_path / "out"
     files = tool("digit_samples").write_samples(folder, out)
     assert sorted(path.name for path in files) == ["a_real_0.png", "a_real_1.png"]
     for path in files:
         label = path.stem[-1]
-        assert path.read_bytes() in [png for text, png in pictures if text == label]
+        assert path.read_bytes() in [png for text, png in stored if text == label]
 
 
-def test_no_more_than_asked_for_and_nothing_left_of_before(tool, records, tmp_path):
+def test_the_requested_number_of_files_without_older_ones(tool, records, tmp_path):
     out = tmp_path / "out"
     tool("digit_samples").write_samples(records[0], out)
     files = tool("digit_samples").write_samples(records[0], out, 1)

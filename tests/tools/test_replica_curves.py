@@ -1,4 +1,4 @@
-"""The page of the 1-against-2-replica curves is what the figures say."""
+"""The section on curves of one and two replicas."""
 
 import importlib.util
 from pathlib import Path

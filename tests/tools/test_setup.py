@@ -70,7 +70,7 @@ def test_a_machine_without_any_stack_is_named(tree, script):
 
 
 def fake_python(script, version):
-    """A `python<version>` that answers as set-up asks, and has C headers."""
+    """A fake `python<version>` for set-up, with C headers."""
     path = script(f"python{version}", "")
     (path.parent / "Python.h").touch()
     path.write_text(
@@ -87,11 +87,13 @@ def fake_python(script, version):
         ("2.41", ["3.10", "3.11", "3.12"], {}, "3.12", "glibc 2.41 is not older"),
         ("2.36", ["3.10", "3.12"], {}, "3.10", "glibc 2.36 is older"),
         ("2.41", ["3.10"], {}, "3.10", "none of Python 3.13, 3.12, 3.11 runs here"),
-        ("2.41", ["3.10", "3.12"], {"SIGHTLINE_PYTHON": "3.10"}, "3.10", "SIGHTLINE_PYTHON says"),
-        ("2.36", ["3.10", "3.12"], {"SIGHTLINE_PYTHON": "3.12"}, "3.12", "SIGHTLINE_PYTHON says"),
+        ("2.41", ["3.10", "3.12"], {"SIGHTLINE_PYTHON": "3.10"}, "3.10", "set by SIGHTLINE_PYTHON"),
+        ("2.36", ["3.10", "3.12"], {"SIGHTLINE_PYTHON": "3.12"}, "3.12", "set by SIGHTLINE_PYTHON"),
     ],
 )
-def test_set_up_takes_that_stack_and_says_why(tree, script, glibc, there, variables, taken, why):
+def test_set_up_uses_that_stack_and_prints_the_reason(
+    tree, script, glibc, there, variables, taken, why
+):
     uv = script("uv", fake_uv("99.0.0", 'echo "$*" >>"$HOME/calls"; [ "$1" = sync ]'))
     fake_machine(script, glibc=f"glibc {glibc}")
     script("c++", "")
@@ -158,7 +160,7 @@ def test_a_uv_that_cannot_be_installed_gives_the_remedy(tree, script):
     assert len(run.stderr.splitlines()) < 25
 
 
-def test_a_shim_that_does_not_run_is_passed_over(tree, script):
+def test_a_shim_that_does_not_run_is_skipped(tree, script):
     shim = script(f"python{VERSION}", "echo command not found >&2; exit 127")
     real = tree / ".pyenv" / "versions" / f"{VERSION}.99" / "bin" / "python"
     real.parent.mkdir(parents=True)
@@ -168,7 +170,7 @@ def test_a_shim_that_does_not_run_is_passed_over(tree, script):
     assert os.path.realpath(found.stdout.strip()) == os.path.realpath(sys.executable)
 
 
-def test_the_python_asked_for_comes_first(tree, script):
+def test_the_requested_python_comes_first(tree, script):
     wanted = script("mine", f'exec "{sys.executable}" "$@"')
     found = call(tree, "find_python.sh", "false", VERSION, path="", PYTHON=str(wanted))
     assert found.stdout.strip() == sys.executable
@@ -218,7 +220,7 @@ def test_stack_2_runs_on_a_machine_that_is_new_enough(tree, script):
     fake_machine(script, glibc="glibc 2.41")
     fake_python(script, "3.13")
     script("make", 'echo "make $1 | $2 | $SIGHTLINE_PYTHON"')
-    # As root it would otherwise build a root, and as somebody else refuse to.
+    # Otherwise it would build a root as root, and fail as another user.
     done = call(tree, "stack2.sh", "test", "tests/trainers", "-x", path=uv.parent)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [

@@ -13,9 +13,9 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from trainers.bundles.build import build_bundle
 from trainers.config import Config, DataConfig, ExportConfig, ModelConfig, OptimConfig, TrainConfig
 from trainers.data.features import DATASET_FILE, DatasetInfo, SplitInfo
-from trainers.export.build import build_bundle
 from trainers.loop import fit
 
 CLASSES = tuple(f"digit {number}" for number in range(10))
@@ -62,7 +62,7 @@ def write_records(folder: Path, splits: dict[str, list[bytes]]) -> DatasetInfo:
 
 @pytest.fixture(scope="session")
 def digit_records():
-    """(1797,) serialized real scans of 8x8 pixels, shuffled by nobody."""
+    """(1797,) serialized real scans of 8x8 pixels, in their original order."""
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     return [record(_png(p), int(y) + 1) for p, y in zip(pixels, digits.target, strict=True)]
@@ -159,13 +159,13 @@ def true_labels(records):
 
 @pytest.fixture(scope="session")
 def make_records():
-    """`write_records`, for tests with records of their own."""
+    """`write_records`, for tests that make records."""
     return write_records
 
 
 @pytest.fixture(scope="session")
 def make_record():
-    """`record`, for tests with records of their own."""
+    """`record`, for tests that make records."""
     return record
 
 

@@ -270,7 +270,7 @@ def test_a_value_at_the_edge_is_fine(assignment):
 @pytest.mark.parametrize("other", ["train.accumulate=2", "train.xla=true"])
 def test_settings_that_exclude_each_other_are_named(other):
     with pytest.raises(
-        ConfigError, match=r"sync_batch_norm=true does not go with train.accumulate"
+        ConfigError, match=r"sync_batch_norm=true does not work with train.accumulate"
     ):
         validate(override(BASE, ["train.sync_batch_norm=true", other]))
 

@@ -1,4 +1,4 @@
-"""The training loop on 120 real digits: choosing, counting, refusing; test_resume.py goes on."""
+"""The training loop on 120 real digits: selection, counting, errors; see also test_resume.py."""
 
 import csv
 import hashlib
@@ -141,7 +141,7 @@ def test_bad_records_are_named(damaged, tmp_path, split, kind, reason):
 
 
 def test_nothing_starts_without_data_or_with_a_wrong_value(config, tmp_path):
-    with pytest.raises(DatasetError, match=r"dataset.json does not exist; make records with"):
+    with pytest.raises(DatasetError, match=r"dataset.json does not exist; create records with"):
         fit(override(config, [f"data.dir={tmp_path}"]), tmp_path / "work")
     with pytest.raises(ConfigError, match=r"train.epochs must be at least 1 where"):
         fit(override(config, ["train.epochs=0"]), tmp_path / "work")
@@ -178,7 +178,7 @@ def test_a_run_announces_a_warm_up_that_it_shortens_or_that_is_long(config, tmp_
     said.clear()
     fit(override(wild, ["optim.warmup_limit=0.4"]), tmp_path, announce=said.append)
     assert said == [
-        "warm-up: 1 in place of the recipe's 2 steps, 40% of the run's 3; optim.warmup_steps sets "
+        "warm-up: 1 instead of the recipe's 2 steps, 40% of the run's 3; optim.warmup_steps sets "
         "another number"
     ]
 
@@ -326,7 +326,7 @@ def test_packaged_weights_start_a_run_on_other_classes(config, tmp_path):
     found = fit(override(config, settings), tmp_path / "work", announce=said.append)
     assert any("1000 classes in the file" in line for line in said)
     # 51 convolutions and 51 batch norms of four weights, all but the classifier's two.
-    assert sum("weights taken, 2 fresh" in line for line in said) == 1
+    assert sum("weights loaded, 2 random" in line for line in said) == 1
     assert not any("_conv_stem.weight" in line for line in said), "a table for packaged weights"
     assert found.config.data.mean == (127.0, 127.0, 127.0)
     assert found.model.get_layer("normalize").std == (128.0, 128.0, 128.0)

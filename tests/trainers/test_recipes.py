@@ -1,4 +1,4 @@
-"""Every recipe that the registry finds: whole, in range, buildable, and the papers' figures."""
+"""All registered recipes: complete, in range, buildable, with the figures of the papers."""
 
 import inspect
 import math
@@ -18,8 +18,8 @@ from trainers.registry import compressors, models, recipes, tasks
 
 NAMES = recipes.names()
 IMAGENET = 1_281_167
-PICTURES = {"data/imagenet": IMAGENET, "data/digits": 1072}
-# Those whose network a test can build at the recipe's own size in a second or two.
+TRAIN_IMAGES = {"data/imagenet": IMAGENET, "data/digits": 1072}
+# Recipes whose network can be built at full size in a second or two.
 SMALL = [name for name in NAMES if name.startswith(("cifar10_", "digits_"))]
 
 
@@ -55,7 +55,7 @@ def test_a_recipe_is_in_range_and_survives_a_file(recipe):
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("finetune")])
 def test_a_recipe_keeps_its_warm_up_on_its_own_data(name):
     recipe = recipes.get(name)()
-    images = PICTURES.get(recipe.data.dir, 9000)
+    images = TRAIN_IMAGES.get(recipe.data.dir, 9000)
     steps = images // recipe.train.global_batch * recipe.train.epochs
     batch = recipe.train.global_batch
     schedule = schedule_of(recipe.optim, steps, global_batch=batch)
@@ -78,7 +78,7 @@ def test_fine_tuning_leaves_its_warm_up_on_small_data(name, images):
     note = warmup_note(recipe.optim, total, global_batch=batch)
     wanted = recipe.optim.warmup_steps * recipe.optim.reference_batch // batch
     assert (
-        f" {total // 10} in place of the recipe's {wanted} steps, 10% of the run's {total}" in note
+        f" {total // 10} instead of the recipe's {wanted} steps, 10% of the run's {total}" in note
     )
 
 
@@ -187,7 +187,7 @@ def test_a_published_recipe_has_the_papers_figures(name):
     assert (train.global_batch, train.epochs, optim.reference_batch) == (batch, epochs, batch)
     assert optim.warmup_steps == pytest.approx(warmup * IMAGENET / batch, abs=0.5)
     schedule = schedule_of(optim, IMAGENET // batch * epochs, global_batch=batch)
-    if PICTURES.get(config.data.dir) == IMAGENET:
+    if TRAIN_IMAGES.get(config.data.dir) == IMAGENET:
         assert schedule.get_config()["config"]["warmup_steps"] == optim.warmup_steps
     assert not optim.decay_all
 

@@ -61,7 +61,7 @@ def test_tuned_values_are_the_configurations(config, work_dir, tmp_path):
 def test_other_code_starts_over_unless_the_environment_says_otherwise(
     config, trained, work_dir, tmp_path, monkeypatch, capsys
 ):
-    """Both ways are announced to whoever shows the run."""
+    """Both cases are announced on the pipe of events."""
     changed = Code({"trainers.loop": "0"}, {})
     monkeypatch.setattr("trainers.training.run_folder.code_of", lambda *modules, index: changed)
     work = shutil.copytree(work_dir, tmp_path / "work")

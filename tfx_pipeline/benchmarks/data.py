@@ -1,17 +1,14 @@
-"""How fast images come: ingest and each input against two ceilings of the same run.
+"""Throughput of ingest and of each input, compared with two upper bounds in the same run.
 
     figures = measure(Path("~/images").expanduser(), rounds=5)
     Console().print(table(figures))
 
-The ceilings are a plain read of the records' bytes, and `tf.io.decode_jpeg` alone on all cores from
-bytes in memory. Inputs read records from disk. All take turns in short rounds, so that a machine
-that slows down slows all of them; a ratio is of (input / decoding alone in the same round), with
-its interval over the rounds.
+The upper bounds are reading the bytes of the records, and `tf.io.decode_jpeg` alone on all cores
+from bytes in memory. Inputs read records from disk. Short rounds alternate between all of them, so
+that changes of the machine's speed affect all. A ratio is (input / decoding alone in the same
+round), with its interval over the rounds.
 """
 
-import json
-import os
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -24,16 +21,15 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from core.processes import module_command
+from core.processes import ChildError, module_command, output_of, peak_memory_bytes
 from serving.benchmark.rounds import ratio_over_rounds
 from serving.benchmark.variants import environment
-from tfx_pipeline.benchmarks.memory import own_peak_mb
 from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
 
-#: Ceilings first; the others in the order of the table.
+#: The upper bounds; the others follow in the order of the table.
 DECODE = "decode_jpeg alone"
 READ = "plain read"
-#: A random crop and a flip, then a long list.
+#: A random crop and a flip, and a long list.
 AUGMENT = ("random_resized_crop", "flip")
 LONG_AUGMENT = (*AUGMENT, "rand_augment(2, 9)", "mixup(0.2)")
 
@@ -54,21 +50,21 @@ def measure(
     image_size: tuple[int, int] = _IMAGE_SIZE,
     memory_mib: int = _MEMORY_MIB,
 ) -> dict[str, Any]:
-    """Images a second of ingest and of every input, and the memory that streaming takes.
+    """Images per second of ingest and of every input, and the peak memory of streaming.
 
     Args:
-      source: a data set's folder, or a folder or tar of JPEGs; other files are passed over.
-      rounds: turns of each input.
-      images: a turn takes at least so many; fewer images are read several times.
-      limit: more images than this are left out.
-      image_size: (height, width) in pixels that the inputs make.
-      memory_mib: size in MiB of the data set whose training epoch is streamed for `memory_mb`. The
-        smaller the images, the more of them that is, and the longer it takes.
+      source: the folder of a data set, or a folder or tar of JPEGs; other files are skipped.
+      rounds: number of rounds.
+      images: minimum number of images per round and input; fewer images are repeated.
+      limit: maximum number of distinct images.
+      image_size: (height, width) in pixels of the inputs' images.
+      memory_mib: size in MiB of the data set that is streamed for one training epoch to measure
+        `memory_mb`. Smaller images take longer.
 
     Returns:
       JSON-able: `machine`, `source`, `images`, `mean_kb`, `rounds`; `rates`, name -> a list of
-      images a second, one a round (ingest: one in all); `memory_mb`, `1x` and `10x` -> peak of a
-      process that streams a training epoch of `memory_mib` and of ten times as much.
+      images per second, one per round (ingest: one value); `memory_mb`, `1x` and `10x` -> peak of
+      a process that streams a training epoch of `memory_mib` and of ten times as much.
 
     Raises:
       DatasetError: fewer than two JPEGs in `source`.
@@ -80,15 +76,15 @@ def measure(
             f"{rounds}, {images}, {limit}, {memory_mib}"
         )
     with tempfile.TemporaryDirectory(prefix="sightline-benchmark-") as work:
-        pictures = _images(Path(source), limit)
-        records, ingest_rate = _ingested(pictures, Path(work))
-        # Beyond the shuffle buffer, which fills with the data until it is full.
-        size = sum(len(one) for one in pictures)
+        jpegs = _images(Path(source), limit)
+        records, ingest_rate = _ingested(jpegs, Path(work))
+        # Larger than the shuffle buffer, whose memory grows until it is full.
+        size = sum(len(one) for one in jpegs)
         once = _repeated(records, Path(work) / "once", -(-memory_mib * 2**20 // size))
-        times = -(-max(images, 2 * _BATCH) // len(pictures))
+        times = -(-max(images, 2 * _BATCH) // len(jpegs))
         larger = _repeated(records, Path(work) / "larger", times)
-        inputs = _inputs(pictures, times, larger, image_size)
-        rates = {"ingest": [ingest_rate], **_turns(inputs, rounds)}
+        inputs = _inputs(jpegs, times, larger, image_size)
+        rates = {"ingest": [ingest_rate], **_alternate(inputs, rounds)}
         memory = {
             "1x": _peak_mb(once, image_size),
             f"{_TIMES}x": _peak_mb(_repeated(once, Path(work) / "ten", _TIMES), image_size),
@@ -96,8 +92,8 @@ def measure(
     return {
         "machine": environment(),
         "source": str(source),
-        "pictures": len(pictures),
-        "mean_kb": round(float(np.mean([len(one) for one in pictures])) / 1e3, 1),
+        "images": len(jpegs),
+        "mean_kb": round(float(np.mean([len(one) for one in jpegs])) / 1e3, 1),
         "image_size": list(image_size),
         "rounds": rounds,
         "rates": rates,
@@ -106,10 +102,10 @@ def measure(
 
 
 def table(figures: dict[str, Any]) -> Table:
-    """One row a rate of `measure`: median, least, greatest, ratio to decoding alone, interval."""
+    """One row per rate: median, minimum, maximum, ratio to decoding alone, interval."""
     machine = figures["machine"]
     title = (
-        f"{machine['cpu']}, {machine['cores']} cores; {figures['pictures']} JPEGs of "
+        f"{machine['cpu']}, {machine['cores']} cores; {figures['images']} JPEGs of "
         f"{figures['mean_kb']} kB on average; {figures['rounds']} rounds"
     )
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -125,21 +121,16 @@ def table(figures: dict[str, Any]) -> Table:
 
 
 def ratio(figures: dict[str, Any], name: str) -> list[float]:
-    """Images a second of `name` to those of decoding alone in the same round.
+    """The ratio of images per second of `name` to decoding alone in the same round.
 
     Returns:
-      `[value, low, high]` with a 95 % interval; `[value]` of a single round, of decoding itself, or
-      of ingest, which is measured once and compared with the median of decoding alone.
+      `[value, low, high]` with a 95 % interval; `[value]` for a single round, for decoding itself,
+      and for ingest, which is measured once and compared with the median of decoding alone.
     """
     base, rates = figures["rates"][DECODE], figures["rates"][name]
     if len(rates) == len(base) > 1 and name != DECODE:
         return list(ratio_over_rounds(rates, base))
     return [float(np.median(rates) / np.median(base))]
-
-
-def write(figures: dict[str, Any], path: Path) -> None:
-    """Writes `figures` as JSON."""
-    Path(path).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def _images(source: Path, limit: int) -> list[bytes]:
@@ -151,8 +142,8 @@ def _images(source: Path, limit: int) -> list[bytes]:
             break
     if len(found) < 2:
         raise DatasetError(
-            f"{source} has {len(found)} JPEGs, and measuring takes at least 2; give a data set's "
-            "folder, or a folder or tar of JPEGs"
+            f"{source} has {len(found)} JPEGs, but at least 2 are needed; use the folder of a data "
+            "set, or a folder or tar of JPEGs"
         )
     return found
 
@@ -171,7 +162,7 @@ def _files(source: Path) -> Iterator[bytes]:
                 if file is not None:
                     yield file.read()
     else:
-        raise DatasetError(f"{source} is neither a folder nor a tar; give one of JPEGs")
+        raise DatasetError(f"{source} is not a folder or a tar; use a folder or a tar of JPEGs")
 
 
 def _recorded(source: Path) -> Iterator[bytes]:
@@ -187,21 +178,21 @@ def _recorded(source: Path) -> Iterator[bytes]:
             yield feature[features.IMAGE].bytes_list.value[0]
 
 
-def _ingested(pictures: list[bytes], work: Path) -> tuple[Path, float]:
-    """A data set of the images, all for training, and how many were ingested a second."""
+def _ingested(jpegs: list[bytes], work: Path) -> tuple[Path, float]:
+    """A training set of the images, and the rate of ingest in images per second."""
     from tfx_pipeline.ingest import ingest
 
-    folder, records = _folder_of(pictures, work / "pictures"), work / "records"
-    # Beam and TensorFlow load in the first job.
-    few = _folder_of(pictures[:2], work / "few")
+    folder, records = _folder_of(jpegs, work / "jpegs"), work / "records"
+    # Beam and TensorFlow are loaded in the first job.
+    few = _folder_of(jpegs[:2], work / "few")
     ingest("folder", work / "warm", where=few, split="train", shards=1)
     began = time.perf_counter()
     ingest("folder", records, where=folder, split="train", shards=4)
-    return records, len(pictures) / (time.perf_counter() - began)
+    return records, len(jpegs) / (time.perf_counter() - began)
 
 
-def _folder_of(pictures: list[bytes], folder: Path) -> Path:
-    for number, data in enumerate(pictures):
+def _folder_of(jpegs: list[bytes], folder: Path) -> Path:
+    for number, data in enumerate(jpegs):
         file = folder / _CLASSES[number % 2] / f"{number:06d}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
@@ -209,7 +200,7 @@ def _folder_of(pictures: list[bytes], folder: Path) -> Path:
 
 
 def _repeated(records: Path, out: Path, times: int) -> Path:
-    """A data set that holds the records' shards so many times, under other names."""
+    """A data set with `times` links to each shard of the records."""
     info = DatasetInfo.load(records)
     split = info.splits["train"]
     files = sorted((records / "Split-train").iterdir())
@@ -234,19 +225,19 @@ def _config(records: Path, image_size: tuple[int, int], **data: Any) -> Any:
 
 
 def _inputs(
-    pictures: list[bytes], times: int, records: Path, image_size: tuple[int, int]
+    jpegs: list[bytes], times: int, records: Path, image_size: tuple[int, int]
 ) -> dict[str, Callable[[int], Any]]:
-    """Name -> from the round's number, batches to take all of."""
+    """Name -> function from the number of a round to the batches of the round."""
     import tensorflow as tf
 
     from trainers.data import pipeline
     from trainers.data.parallel import parallel_calls, ready
 
     info = DatasetInfo.load(records)
-    in_memory = tf.data.Dataset.from_tensor_slices(pictures).repeat(times)
+    in_memory = tf.data.Dataset.from_tensor_slices(jpegs).repeat(times)
 
     def decoded(_: int) -> tf.data.Dataset:
-        # Sizes, as images of different sizes make no batch.
+        # Returns sizes, because images of different sizes cannot be batched.
         sizes = in_memory.map(
             lambda one: tf.size(tf.io.decode_jpeg(one, channels=3)), parallel_calls()
         )
@@ -270,7 +261,7 @@ def _inputs(
 
 
 def _read(records: Path) -> Iterator[int]:
-    """Reads every shard; yields a number for each batch's worth of images."""
+    """Reads every shard; yields after each batch of images."""
     split, done, size = DatasetInfo.load(records).splits["train"], 0, 0
     files = sorted((records / "Split-train").iterdir())
     total = sum(path.stat().st_size for path in files)
@@ -283,11 +274,11 @@ def _read(records: Path) -> Iterator[int]:
                     yield done
 
 
-def _turns(inputs: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, list[float]]:
-    """Name -> images a second in each round; a first turn, which fills caches, is not timed.
+def _alternate(inputs: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, list[float]]:
+    """Name -> images per second in each round; a first round, which fills caches, is not timed.
 
-    A turn is timed from its first batch to its last: filling the shuffle buffer, which an epoch of
-    a real data set does once in hours, would weigh too much in a turn of a second.
+    The time is measured from the first batch to the last: filling the shuffle buffer, which happens
+    once in the hours of a real epoch, would dominate a round of a second.
     """
     rates: dict[str, list[float]] = {name: [] for name in inputs}
     for round_ in range(rounds + 1):
@@ -302,29 +293,24 @@ def _turns(inputs: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, li
 
 
 def _peak_mb(records: Path, image_size: tuple[int, int]) -> float:
-    """Peak memory in MB of a process of its own that streams one training epoch."""
+    """Peak memory in MB of a child process that streams one training epoch."""
     arguments = [str(records), *map(str, image_size)]
-    done = subprocess.run(
-        module_command("tfx_pipeline.benchmarks.data", *arguments, options=("-W", "ignore")),
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-    if done.returncode:
-        raise DatasetError(f"streaming {records} failed: {done.stderr.strip()[-500:]}")
-    return float(done.stdout.split()[-1])
+    command = module_command("tfx_pipeline.benchmarks.data", *arguments, options=("-W", "ignore"))
+    try:
+        printed = output_of(command, changes={"TF_CPP_MIN_LOG_LEVEL": "3"})
+    except ChildError as error:
+        raise DatasetError(f"streaming {records} failed: {error}") from None
+    return float(printed.split()[-1])
 
 
 def _stream(records: Path, image_size: tuple[int, int]) -> None:
-    """Takes one training epoch and prints this process's peak memory in MB."""
+    """Reads one training epoch and prints the peak memory of this process in MB."""
     from trainers.data import pipeline
 
     config = _config(records, image_size, augment=AUGMENT, cache="none")
     for _ in pipeline.train_batches(config, DatasetInfo.load(records), epoch=0):
         pass
-    print(own_peak_mb())
+    print(peak_memory_bytes() / 1e6)
 
 
 if __name__ == "__main__":

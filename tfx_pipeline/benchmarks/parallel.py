@@ -1,10 +1,10 @@
-"""A network split over devices against the whole one, in turns, as ratios of one run.
+"""Compares a network split over devices with the whole network, as ratios within one run.
 
     figures = measure("vit_b16", stages=2, batch=32, micro_batch=8)
     Console().print(view(figures))
 
-Without as many accelerators, the stages run on virtual devices that share this machine's
-processor: that shows that outputs agree and how memory divides, not what several devices gain.
+Without enough accelerators, the stages run on virtual devices of one processor, which shows that
+outputs agree and how memory is divided, but no gain in speed.
 """
 
 import time
@@ -32,29 +32,29 @@ def measure(
     classes: int = 1000,
     rounds: int = 5,
 ) -> dict[str, Any]:
-    """Runs `model` whole and split on the same images.
+    """Figures of `model`, whole and split, on the same images.
 
     Args:
       model: a registered model; its weights are random.
-      options: of its builder, `key=value`.
-      stages: devices; virtual ones where there are fewer accelerators, which takes a process in
-        which TensorFlow has not run yet.
-      batch: images a call.
-      micro_batch: images that go through a stage together.
+      options: options of its builder, `key=value`.
+      stages: number of devices; with fewer accelerators, virtual devices are used, which must be
+        configured before TensorFlow starts.
+      batch: images per call.
+      micro_batch: images per call of a stage.
       size: side of the image in pixels.
-      classes: logits.
-      rounds: timed calls of each.
+      classes: number of logits.
+      rounds: number of timed calls of each.
 
     Returns:
       JSON-able: `machine`, `model`, `image_size`, `batch`, `micro_batch`, `rounds`, `virtual`,
-      `difference` (greatest, of outputs), `largest` (output), `bubble`, `stages` (one mapping of
-      `StageMemory` a stage), `whole_images_per_second` and `split_images_per_second`, one a round,
-      and `ratio`, [value, low, high] of split to whole with a 95 % interval.
+      `difference` (maximum, of outputs), `largest` (output), `bubble`, `stages` (the fields of
+      `StageMemory` for each), `whole_images_per_second` and `split_images_per_second`, one value
+      per round, and `ratio`, [value, low, high] of split to whole with a 95 % interval.
 
     Raises:
-      SplitError: the model cannot be split so.
-      ValueError: a batch or number of rounds that is too small.
-      RuntimeError: TensorFlow has started, and there are too few devices.
+      SplitError: the model cannot be split into these stages.
+      ValueError: `batch` or `rounds` is too small.
+      RuntimeError: TensorFlow has already started with too few devices.
     """
     if batch < 1 or rounds < 2:
         raise ValueError(f"batch must be at least 1 and rounds at least 2, got {batch}, {rounds}")
@@ -68,7 +68,7 @@ def measure(
     pipeline = Pipeline(network, devices, micro_batch=micro_batch)
     noise = np.random.default_rng(0)
     images = noise.integers(0, 256, (batch, size, size, 3)).astype(np.float32)
-    whole, split, rates = _turns(network, pipeline, images, rounds)
+    whole, split, rates = _alternate(network, pipeline, images, rounds)
     return {
         "machine": environment(),
         "model": model,
@@ -88,7 +88,7 @@ def measure(
 
 
 def view(figures: dict[str, Any]) -> RenderableType:
-    """Tables of what `measure` returned."""
+    """The figures of `measure` as tables."""
     title = (
         f"{figures['model']}, {figures['image_size'][0]} px, {figures['batch']} images in "
         f"micro-batches of {figures['micro_batch']}; memory counted, not measured"
@@ -119,11 +119,13 @@ def view(figures: dict[str, Any]) -> RenderableType:
     lines = [
         f"outputs differ by at most {figures['difference']:.1e} (largest {figures['largest']:.2f})",
         f"images/s whole {whole:,.1f}, split {split:,.1f}: ratio {value:.2f} (95 % "
-        f"interval {low:.2f} to {high:.2f}) over {figures['rounds']} rounds in turns",
-        f"bubble {100 * figures['bubble']:.0f} % of the time with equal stages",
+        f"interval {low:.2f} to {high:.2f}) over {figures['rounds']} alternating rounds",
+        f"bubble: {100 * figures['bubble']:.0f} % of the time with equal stages",
     ]
     if figures["virtual"]:
-        lines.append("devices are virtual ones of one processor: no gain in speed is to be had")
+        lines.append(
+            "the devices are virtual devices of one processor: no gain in speed is possible"
+        )
     return Group(shown, *lines)
 
 
@@ -143,10 +145,10 @@ def _devices(stages: int) -> tuple[list[str], bool]:
     return [f"CPU:{number}" for number in range(stages)], True
 
 
-def _turns(
+def _alternate(
     network: Any, pipeline: Any, images: np.ndarray, rounds: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Outputs whole and split, and (rounds, 2) images a second of each."""
+    """The outputs whole and split, and (rounds, 2) images per second of each."""
     import tensorflow as tf
 
     device = pipeline.devices[0]
@@ -156,7 +158,7 @@ def _turns(
         with tf.device(device):
             return forward(tf.constant(x)).numpy()
 
-    answers, rates = (whole(images), pipeline(images)), []
+    outputs, rates = (whole(images), pipeline(images)), []
     for round_ in range(rounds):
         row = [0.0, 0.0]
         for which in (0, 1) if round_ % 2 else (1, 0):
@@ -164,4 +166,4 @@ def _turns(
             (whole, pipeline)[which](images)
             row[which] = len(images) / (time.perf_counter() - began)
         rates.append(row)
-    return *answers, np.array(rates)
+    return *outputs, np.array(rates)

@@ -1,19 +1,16 @@
-"""The training step of networks against each other, in turns, as ratios of one run.
+"""Compares the training steps of networks, as ratios within one run.
 
     figures = measure("resnet50", ["variant=v1", "bias=true"], against="keras_resnet50",
                       data=Path("data/pets"), size=224, batch=16, rounds=10)
     Console().print(table(figures))
 
-All contenders take the same steps (`trainers.training.step`) with the same optimizer and loss on
-batches of
-one input pipeline, which reads and augments real images. They take turns in blocks of a few
-steps, in an order that is reversed every round, so that a machine that slows down slows all of
-them; a ratio is of two blocks of the same round.
+All contenders run the same step (`trainers.training.step`) with the same optimizer and loss on
+batches of one input pipeline, which reads and augments real images. Blocks of a few steps alternate
+between them, in an order that is reversed every round, so that changes of the machine's speed
+affect all; a ratio compares two blocks of the same round.
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,10 +22,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from core.processes import module_command
+from core.processes import ChildError, module_command, output_of, peak_memory_bytes
 from serving.benchmark.rounds import ratio_over_rounds
 from serving.benchmark.variants import environment
-from tfx_pipeline.benchmarks.memory import own_peak_mb
 from trainers.config import (
     Config,
     DataConfig,
@@ -65,19 +61,19 @@ def measure(
 
     Args:
       model: a registered model.
-      options: of its builder, `key=value`; the model without them is measured beside it.
-      against: the registered model that ratios are to.
+      options: options of its builder, `key=value`; the model without them is also measured.
+      against: the registered model that is the denominator of ratios.
       data: records, or a folder of images by class, which is ingested first.
       size: side of the image in pixels.
-      batch: images a step.
-      rounds: turns of each contender, at least 2.
-      steps: in a turn, at least 1.
+      batch: images per step.
+      rounds: number of rounds, at least 2.
+      steps: steps per round and contender, at least 1.
       on_round: called after each round with its number, from 1.
 
     Returns:
       JSON-able: `machine`, `model`, `against`, `image_size`, `batch`, `rounds`, `steps`;
-      `contenders`, name -> `step_seconds` and `wait_seconds` (one mean a round: computing, and
-      waiting for the batch), `stall` (the part of the whole time that waits), `peak_mb`,
+      `contenders`, name -> `step_seconds` and `wait_seconds` (means per round: computing, and
+      waiting for the batch), `stall` (the share of time spent waiting), `peak_mb`,
       `multiply_adds`, and `ratio`, [value, low, high] of step times to `against` with a 95 %
       interval.
 
@@ -91,7 +87,9 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="sightline-benchmark-") as work:
         configs = _contenders(_config(_records(data, Path(work)), size, batch), model, options)
         configs |= _contenders(configs[next(iter(configs))], against, ())
-        seconds, work_of = _turns(configs, against, rounds=rounds, steps=steps, on_round=on_round)
+        seconds, work_of = _alternate(
+            configs, against, rounds=rounds, steps=steps, on_round=on_round
+        )
         found = {
             name: {
                 **_times(seconds[name]),
@@ -114,11 +112,11 @@ def measure(
 
 
 def table(figures: dict[str, Any]) -> Table:
-    """One row a contender of `measure`."""
+    """One row per contender of `measure`."""
     machine, height = figures["machine"], figures["image_size"][0]
     title = (
         f"{machine['cpu']}, {machine['cores']} cores; {height} px, {figures['batch']} images a "
-        f"step; {figures['rounds']} rounds of {figures['steps']} steps in turns"
+        f"step; {figures['rounds']} alternating rounds of {figures['steps']} steps"
     )
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("", "ms a step", "images/s", f"of {figures['against']}", "95 % interval"):
@@ -141,18 +139,13 @@ def table(figures: dict[str, Any]) -> Table:
     return shown
 
 
-def write(figures: dict[str, Any], path: Path) -> None:
-    """Writes `figures` as JSON."""
-    Path(path).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
 def _records(data: Path, work: Path) -> Path:
     if (data / DATASET_FILE).is_file():
         DatasetInfo.load(data).check_task("classification", "the benchmark of training steps")
         return data
     if not data.is_dir():
         raise DatasetError(
-            f"{data} is no folder; give records of `sightline ingest`, or DIR/<class>/*.jpg"
+            f"{data} is not a folder; use records of `sightline ingest`, or DIR/<class>/*.jpg"
         )
     from tfx_pipeline.ingest import ingest
 
@@ -172,7 +165,7 @@ def _config(records: Path, size: int, batch: int) -> Config:
 
 
 def _contenders(base: Config, model: str, options: Sequence[str]) -> dict[str, Config]:
-    """Name -> configuration: with the options and, where there are any, without."""
+    """Name -> configuration: with the options and, if there are any, without."""
     models.get(model)
     plain = replace(base, model=ModelConfig(name=model))
     if not options:
@@ -181,7 +174,7 @@ def _contenders(base: Config, model: str, options: Sequence[str]) -> dict[str, C
     return {f"{model} {' '.join(options)}": changed, model: plain}
 
 
-def _turns(
+def _alternate(
     configs: dict[str, Config],
     against: str,
     *,
@@ -222,7 +215,7 @@ def _step(config: Config) -> Any:
 
 
 def _batches(config: Config) -> Iterator[Batch]:
-    """Training batches without end."""
+    """An endless stream of training batches."""
     from trainers.data import pipeline
 
     info, epoch = DatasetInfo.load(Path(config.data.dir)), 0
@@ -239,7 +232,7 @@ def _block(step: Any, batches: Iterator[Batch], count: int) -> tuple[float, floa
         batch = next(batches)
         ready = time.perf_counter()
         step(batch)
-        step.totals.numpy()  # The step may still be under way when its call returns.
+        step.totals.numpy()  # The call may return before the step has finished.
         waiting += ready - began
         computing += time.perf_counter() - ready
     return computing / count, waiting / count
@@ -254,26 +247,22 @@ def _times(seconds: np.ndarray) -> dict[str, Any]:
 
 
 def _peak_mb(config: Config) -> float:
-    """Peak memory in MB of a process of its own that takes a few steps."""
-    done = subprocess.run(
-        module_command("tfx_pipeline.benchmarks.train", options=("-W", "ignore")),
-        input=json.dumps(to_dict(config)),
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-    if done.returncode:
-        raise DatasetError(f"training {config.model.name} failed: {done.stderr.strip()[-500:]}")
-    return float(done.stdout.split()[-1])
+    """Peak memory in MB of a child process that runs a few steps."""
+    command = module_command("tfx_pipeline.benchmarks.train", options=("-W", "ignore"))
+    try:
+        printed = output_of(
+            command, text=json.dumps(to_dict(config)), changes={"TF_CPP_MIN_LOG_LEVEL": "3"}
+        )
+    except ChildError as error:
+        raise DatasetError(f"training {config.model.name} failed: {error}") from None
+    return float(printed.split()[-1])
 
 
-def _train_a_little(config: Config) -> None:
-    """Takes a few steps and prints this process's peak memory in MB."""
+def _print_peak_memory(config: Config) -> None:
+    """Runs a few steps and prints the peak memory of this process in MB."""
     _block(_step(config), _batches(config), _MEMORY_STEPS)
-    print(own_peak_mb())
+    print(peak_memory_bytes() / 1e6)
 
 
 if __name__ == "__main__":
-    _train_a_little(from_dict(json.load(sys.stdin)))
+    _print_peak_memory(from_dict(json.load(sys.stdin)))

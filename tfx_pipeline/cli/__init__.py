@@ -1,6 +1,6 @@
-"""`sightline`: every verb of the platform.
+"""The `sightline` command line.
 
-Only what answers `--help` is imported here; each verb imports what it needs when it runs.
+Only what `--help` needs is imported here; each verb imports its dependencies when it runs.
 """
 
 import importlib
@@ -11,24 +11,27 @@ from typing import Any
 
 from rich.markup import escape
 
+from core.renamed import FLAGS, current_flags
 from tfx_pipeline.cli.shared import app, errors
 from trainers.plugins import OPTION
 
 __all__ = ["app", "main"]
 
-# In the order that `--help` lists their verbs.
-for _room in ("data", "training", "benchmarks", "projects", "platform", "deploy", "loadtest"):
-    importlib.import_module(f"tfx_pipeline.cli.{_room}")
+# In the order of the verbs in `--help`.
+for _module in ("data", "training", "benchmarks", "projects", "platform", "deploy", "loadtest"):
+    importlib.import_module(f"tfx_pipeline.cli.{_module}")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The console script: one screen of error, never a trace, unless SIGHTLINE_TRACE is set."""
+    """Runs the console script; SIGHTLINE_TRACE=1 shows the stack trace of an error."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    # Google's client library tells every process that it will soon leave Python 3.10.
+    # Google's client library warns every process that it will soon drop Python 3.10.
     warnings.filterwarnings("ignore", category=FutureWarning, module="google.api_core")
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
+        for verb in FLAGS.keys() & set(given):
+            given = current_flags(given, verb)
         app(_plugins_first(given), standalone_mode=True)
     except KeyboardInterrupt:
         errors.print("\nstopped")
@@ -36,12 +39,12 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("SIGHTLINE_TRACE"):
             raise
-        errors.print(f"[bold red]error:[/] {escape(_in_words(error))}", soft_wrap=True)
+        errors.print(f"[bold red]error:[/] {escape(_message(error))}", soft_wrap=True)
         sys.exit(1)
 
 
 def _plugins_first(arguments: list[str]) -> list[str]:
-    """`--plugins FILE` moved before the verb, wherever it stands."""
+    """The arguments with every `--plugins FILE` moved before the verb."""
     first: list[str] = []
     rest = list(arguments)
     at = 0
@@ -53,8 +56,8 @@ def _plugins_first(arguments: list[str]) -> list[str]:
     return [*first, *rest]
 
 
-def _in_words(error: Exception) -> str:
-    """The message alone for errors of our own, with the kind and a hint for any other."""
+def _message(error: Exception) -> str:
+    """The text of our errors; the type, the text and a hint for any other error."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error}; install the extra that this verb needs, e.g. `sightline[pipeline]`"
     if type(error).__module__.split(".")[0] in (

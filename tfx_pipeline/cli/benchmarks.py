@@ -1,4 +1,4 @@
-"""`sightline benchmark`: ratios of one run."""
+"""The `sightline benchmark` verbs; every ratio is measured within one run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,14 +8,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from core.files import write_json
 from tfx_pipeline.cli.shared import DATA_HELP, app, console, errors, records
+
+BundleFolder = Annotated[Path, typer.Argument(help="Bundle or model folder.")]
+JsonFile = Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")]
+ModelName = Annotated[str, typer.Argument(help="Model, e.g. resnet50.")]
+BuilderOptions = Annotated[list[str] | None, typer.Argument(help="Model options as key=value.")]
+ImageSide = Annotated[int, typer.Option(help="Image side in pixels.")]
 
 
 class _BundleByDefault(TyperGroup):
     """`sightline benchmark PATH` is `sightline benchmark bundle PATH`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As Click does, after the verb's name was put before a bundle's path or a model's name."""
+        """Parses the arguments after inserting the default verb before a path or model name."""
         if args and args[0] not in self.commands and args[0] != "--help":
             args = ["model" if "--model-parallel" in args else "bundle", *args]
         return super().parse_args(ctx, args)
@@ -24,7 +31,7 @@ class _BundleByDefault(TyperGroup):
 benchmarks = typer.Typer(
     cls=_BundleByDefault,
     no_args_is_help=True,
-    help="Measure a bundle, its server, training, or the input of images, in ratios of one run.",
+    help="Benchmark a bundle, its server, training, or data input.",
     epilog="Example: sightline benchmark bundles/digits_cnn",
 )
 app.add_typer(benchmarks, name="benchmark")
@@ -32,11 +39,11 @@ app.add_typer(benchmarks, name="benchmark")
 
 @benchmarks.command("bundle", epilog="Example: sightline benchmark bundles/digits_cnn --runs 500")
 def benchmark_bundle(
-    bundle: Annotated[Path, typer.Argument(help="A bundle or a model's folder.")],
-    runs: Annotated[int, typer.Option(help="Timed calls of each variant.")] = 200,
-    threads: Annotated[int, typer.Option(help="For one call.")] = 1,
+    bundle: BundleFolder,
+    runs: Annotated[int, typer.Option(help="Timed calls per variant.")] = 200,
+    threads: Annotated[int, typer.Option(help="Threads per call.")] = 1,
 ) -> None:
-    """Size, latency and throughput of every variant, in turns, as ratios of one run."""
+    """Measure size, latency, and throughput of every variant, interleaved."""
     from serving.benchmark.variants import benchmark as time_variants
     from serving.benchmark.variants import environment
     from tfx_pipeline.cli.views.evaluate import benchmark_table
@@ -50,27 +57,29 @@ def benchmark_bundle(
     epilog="Example: sightline benchmark serving bundles/digits_cnn --out benchmarks/serving.json",
 )
 def benchmark_serving(
-    bundle: Annotated[Path, typer.Argument(help="A bundle or a model's folder.")],
+    bundle: BundleFolder,
     image: Annotated[
         list[Path] | None,
-        typer.Option("--image", "--picture", help="To send; may be repeated. [one is made]"),
+        typer.Option(help="Image to send; may be repeated. [generated]"),
     ] = None,
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="May be repeated. [the SavedModel and the recommended TFLite]"),
+        typer.Option(help="Variant; may be repeated. [SavedModel and recommended TFLite]"),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Of a turn.")] = 0.5,
-    rounds: Annotated[int, typer.Option(help="Turns of each thing, at least 2.")] = 7,
+    seconds: Annotated[float, typer.Option(help="Seconds per measurement.")] = 0.5,
+    rounds: Annotated[
+        int, typer.Option(help="Measurements of each configuration, at least 2.")
+    ] = 7,
     batching: Annotated[
-        bool, typer.Option(help="Measure --enable_batching and --adaptive_batching as well.")
+        bool, typer.Option(help="Also measure --enable_batching and --adaptive_batching.")
     ] = True,
-    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+    out: JsonFile = None,
 ) -> None:
-    """What the embedded server costs over its bare engine, and gains by batching; minutes."""
-    from serving.benchmark.server import measure, write
+    """Measure the overhead of the embedded server and its gain from batching; takes minutes."""
+    from serving.benchmark.server import measure
     from serving.benchmark.targets import tables
 
-    with _turns_bar() as on_turn:
+    with _progress_bar() as on_progress:
         figures = measure(
             bundle,
             image or (),
@@ -78,43 +87,45 @@ def benchmark_serving(
             seconds=seconds,
             rounds=rounds,
             batching=batching,
-            on_turn=on_turn,
+            on_progress=on_progress,
         )
     console.print(tables(figures))
+    _save(figures, out)
+
+
+def _save(figures: dict[str, Any], out: Path | None) -> None:
     if out:
-        write(figures, out)
+        write_json(out, figures)
         console.print(f"wrote {out}", soft_wrap=True)
 
 
 @contextmanager
-def _turns_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """A line drawn between turns only: one that moves takes processor time from what is timed."""
+def _progress_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A progress line that is drawn between measurements only, to leave them undisturbed."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=errors, transient=True, auto_refresh=False) as progress:
         task = progress.add_task("", total=None)
 
-        def on_turn(done: int, total: int, what: str) -> None:
+        def on_progress(done: int, total: int, what: str) -> None:
             progress.update(task, completed=done, total=total, description=what, refresh=True)
 
-        yield on_turn
+        yield on_progress
 
 
 @benchmarks.command("data", epilog="Example: sightline benchmark data ~/images --out rates.json")
 def benchmark_data(
-    source: Annotated[str, typer.Argument(help=f"{DATA_HELP}, or a folder or tar of JPEGs.")],
-    rounds: Annotated[int, typer.Option(help="Turns of each input.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+    source: Annotated[str, typer.Argument(help=f"{DATA_HELP}, or a folder or tar file of JPEGs.")],
+    rounds: Annotated[int, typer.Option(help="Measurements of each input.")] = 5,
+    out: JsonFile = None,
 ) -> None:
-    """Images a second of ingest and of each input, against decoding alone on all cores."""
-    from tfx_pipeline.benchmarks.data import measure, table, write
+    """Measure images per second of ingest and data input, relative to decoding alone."""
+    from tfx_pipeline.benchmarks.data import measure, table
 
     figures = measure(records(source), rounds=rounds)
     console.print(table(figures))
-    if out:
-        write(figures, out)
-        console.print(f"wrote {out}", soft_wrap=True)
+    _save(figures, out)
 
 
 @benchmarks.command(
@@ -122,20 +133,20 @@ def benchmark_data(
     epilog="Example: sightline benchmark train resnet50 variant=v1 bias=true --data data/pets",
 )
 def benchmark_train(
-    model: Annotated[str, typer.Argument(help="A model, e.g. resnet50.")],
-    options: Annotated[list[str] | None, typer.Argument(help="Of its builder, key=value.")] = None,
-    against: Annotated[str, typer.Option(help="The model that ratios are to.")] = "keras_resnet50",
+    model: ModelName,
+    options: BuilderOptions = None,
+    against: Annotated[str, typer.Option(help="Baseline model of the ratios.")] = "keras_resnet50",
     data: Annotated[
-        str, typer.Option(help=f"{DATA_HELP}, or a folder of images by class.")
+        str, typer.Option(help=f"{DATA_HELP}, or a folder of class folders.")
     ] = "data/digits",
-    size: Annotated[int, typer.Option(help="Side in pixels.")] = 224,
-    batch: Annotated[int, typer.Option(help="Images a step.")] = 16,
-    rounds: Annotated[int, typer.Option(help="Turns of each.")] = 10,
-    steps: Annotated[int, typer.Option(help="Of a turn.")] = 4,
-    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+    size: ImageSide = 224,
+    batch: Annotated[int, typer.Option(help="Images per step.")] = 16,
+    rounds: Annotated[int, typer.Option(help="Measurements of each model.")] = 10,
+    steps: Annotated[int, typer.Option(help="Steps per measurement.")] = 4,
+    out: JsonFile = None,
 ) -> None:
-    """Training steps of models in turns: time, waiting for data, memory."""
-    from tfx_pipeline.benchmarks.train import measure, table, write
+    """Compare training steps of models: time, waiting for data, and memory."""
+    from tfx_pipeline.benchmarks.train import measure, table
 
     found = records(data)
     with console.status("train") as status:
@@ -151,22 +162,22 @@ def benchmark_train(
             on_round=lambda number: status.update(f"round {number} of {rounds}"),
         )
     console.print(table(figures))
-    if out:
-        write(figures, out)
-        console.print(f"wrote {out}", soft_wrap=True)
+    _save(figures, out)
 
 
 @benchmarks.command("model", epilog="Example: sightline benchmark vit_s16 --model-parallel 2")
 def benchmark_model(
-    model: Annotated[str, typer.Argument(help="A model, e.g. resnet50.")],
-    options: Annotated[list[str] | None, typer.Argument(help="Of its builder, key=value.")] = None,
-    model_parallel: Annotated[int, typer.Option(help="Devices to split it over.")] = 2,
-    batch: Annotated[int, typer.Option(help="Images a call.")] = 32,
-    micro_batch: Annotated[int, typer.Option(help="Images that pass a stage together.")] = 8,
-    size: Annotated[int, typer.Option(help="Side in pixels.")] = 224,
-    rounds: Annotated[int, typer.Option(help="Calls of each.")] = 5,
+    model: ModelName,
+    options: BuilderOptions = None,
+    model_parallel: Annotated[
+        int, typer.Option(help="Number of devices to split the model over.")
+    ] = 2,
+    batch: Annotated[int, typer.Option(help="Images per call.")] = 32,
+    micro_batch: Annotated[int, typer.Option(help="Images per micro-batch.")] = 8,
+    size: ImageSide = 224,
+    rounds: Annotated[int, typer.Option(help="Calls of each model.")] = 5,
 ) -> None:
-    """A model split by stages over devices, against the whole one."""
+    """Compare a model that is split into stages over devices with the whole model."""
     from tfx_pipeline.benchmarks.parallel import measure, view
 
     figures = measure(

@@ -1,4 +1,4 @@
-"""Verbs on deployment: `deploy check`, `rollback`."""
+"""Verbs for deployment: `deploy check`, `rollback`."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ app.add_typer(_deploy, name="deploy")
 
 @_deploy.command(epilog="Example: sightline deploy check serving/deploy --bundles bundles")
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Holds the deployment files.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of deployment files.")],
     bundles: Annotated[
-        Path | None, typer.Option(help="What is mounted where the models lie.")
+        Path | None, typer.Option(help="Folder of bundles that the deployment mounts.")
     ] = None,
     kubernetes: Annotated[
-        str | None, typer.Option(help="Version whose schema is taken, e.g. 1.37.")
+        str | None, typer.Option(help="Kubernetes version of the schemas, e.g. 1.37.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check deployment files offline. Exit status: 0 fine or warnings only, 1 errors."""
+    """Check deployment files offline. Exit status: 1 after errors, 0 otherwise."""
     import json
 
     from serving.deploy.check import check as check_folder
@@ -49,26 +49,29 @@ def check(
 
 @app.command(epilog="Example: sightline rollback digits_cnn --reason 'misreads sevens'")
 def rollback(
-    model: Annotated[str, typer.Argument(help="Its folder under the bundles.")],
+    model: Annotated[str, typer.Argument(help="Model name: its folder under BUNDLES.")],
     version: Annotated[
-        int | None, typer.Argument(help="To serve; the one before the served one if left out.")
+        int | None,
+        typer.Argument(help="Version to serve; defaults to the one before the served version."),
     ] = None,
-    bundles: Annotated[Path, typer.Option(help="The served folder.")] = Path("bundles"),
-    reason: Annotated[str, typer.Option(help="Kept in the model's history.")] = "",
+    bundles: Annotated[Path, typer.Option(help="Folder of bundles that is served.")] = Path(
+        "bundles"
+    ),
+    reason: Annotated[str, typer.Option(help="Reason to record in the model's history.")] = "",
     listing: Annotated[
-        bool, typer.Option("--list", help="Show versions and history, change nothing.")
+        bool, typer.Option("--list", help="Show versions and history without changes.")
     ] = False,
 ) -> None:
-    """Serve an older version, or a newer one again; servers follow at their next look."""
+    """Serve an older version, or a withdrawn one again; servers follow at their next poll."""
     from core.bundle import BundleError
     from serving.deploy.rollback import rollback as roll_back
 
     if "/" in model or model in ("", ".", ".."):
-        raise BundleError(f"a model is named by its folder under {bundles}, got {model!r}")
+        raise BundleError(f"`model` must be the name of a folder in {bundles}, got {model!r}")
     if listing:
         _show_history(bundles / model)
         return
-    _tell(roll_back(bundles / model, version, why=reason), bundles)
+    _show_rollback(roll_back(bundles / model, version, why=reason), bundles)
 
 
 def _show(findings: Findings) -> None:
@@ -78,19 +81,21 @@ def _show(findings: Findings) -> None:
         table = _table("file", "object", "finding", "remedy")
         for found in findings.found:
             color = "red" if found.level == "error" else "yellow"
-            told = f"[{color}]{found.level}[/]: {escape(found.finding)}"
-            table.add_row(escape(found.file), escape(found.about), told, escape(found.remedy))
+            finding = f"[{color}]{found.level}[/]: {escape(found.finding)}"
+            table.add_row(escape(found.file), escape(found.about), finding, escape(found.remedy))
         console.print(table)
     files = len(set(findings.looked_at))
     console.print(f"{files} files, {findings.errors} errors, {findings.warnings} warnings")
 
 
-def _tell(done: Rollback, bundles: Path) -> None:
+def _show_rollback(done: Rollback, bundles: Path) -> None:
     if not done.changed:
-        console.print(f"{done.model} {done.serves} is the served version already; nothing changed")
+        console.print(f"{done.model} {done.serves} is already served; nothing changed")
         return
-    console.print(f"{done.model}: version {done.serves} is served, was {done.served_before}")
-    for what, versions in (("withdrawn", done.withdrawn), ("brought back", done.restored)):
+    console.print(
+        f"{done.model}: now serves version {done.serves}, previously {done.served_before}"
+    )
+    for what, versions in (("withdrawn", done.withdrawn), ("restored", done.restored)):
         if versions:
             console.print(f"  {what}: {', '.join(map(str, versions))}")
     if done.served_before is not None:
@@ -99,8 +104,8 @@ def _tell(done: Rollback, bundles: Path) -> None:
             f"  undo: sightline rollback {done.model} {done.served_before}{where}", soft_wrap=True
         )
     console.print(
-        "Servers follow at their next look at the folder; one whose models.config pins a version "
-        "does not, see `sightline deploy check`.",
+        "Servers follow at their next poll of the folder, except those whose models.config pins a "
+        "version; see `sightline deploy check`.",
         soft_wrap=True,
     )
 

@@ -1,4 +1,4 @@
-"""`sightline loadtest`: how a server fares under load."""
+"""The `sightline loadtest` verb: latency and throughput of a server under load."""
 
 import shlex
 import sys
@@ -12,7 +12,14 @@ import typer
 from tfx_pipeline.cli.shared import app, console, errors
 
 if TYPE_CHECKING:
-    from serving.benchmark.loadtest import LoadResult, Plan, Progress, Requests, Search, Target
+    from serving.benchmark.loadtest import (
+        LoadPlan,
+        LoadProgress,
+        LoadResult,
+        LoadTarget,
+        RateSearch,
+        Requests,
+    )
 
 _DEFAULT_RATE = 20.0
 
@@ -21,59 +28,82 @@ _DEFAULT_RATE = 20.0
     epilog="Example: sightline loadtest http://127.0.0.1:8501 --model digits_cnn --rates 50,100,200"
 )
 def loadtest(
-    url: Annotated[str, typer.Argument(help="http(s)://host:port or grpc(s)://host:port.")],
-    model: Annotated[str, typer.Option(help="Its name on the server.")],
-    version: Annotated[int | None, typer.Option(help="Of the model.")] = None,
-    label: Annotated[str, typer.Option(help="Instead of a version, e.g. canary.")] = "",
-    signature: Annotated[str, typer.Option(help="Empty is serving_default.")] = "",
-    verb: Annotated[str, typer.Option(help="predict, classify or regress.")] = "predict",
+    url: Annotated[str, typer.Argument(help="Server: http(s)://host:port or grpc(s)://host:port.")],
+    model: Annotated[str, typer.Option(help="Model name.")],
+    version: Annotated[int | None, typer.Option(help="Model version.")] = None,
+    label: Annotated[
+        str, typer.Option(help="Version label, e.g. canary, instead of a version.")
+    ] = "",
+    signature: Annotated[
+        str, typer.Option(help="Signature name; defaults to serving_default.")
+    ] = "",
+    verb: Annotated[str, typer.Option(help="API: predict, classify, or regress.")] = "predict",
     images: Annotated[
         Path | None,
-        typer.Option("--images", "--pictures", help="A folder of images, or one, to send."),
+        typer.Option(help="Image, or folder of images, to send. [generated]"),
     ] = None,
     input_file: Annotated[
-        Path | None, typer.Option("--input", help="Bodies (.json, .jsonl) or arrays (.npz).")
+        Path | None,
+        typer.Option("--input", help="Request bodies (.json, .jsonl) or arrays (.npz) to send."),
     ] = None,
-    rows: Annotated[int, typer.Option(help="Images in one request.")] = 1,
-    rate: Annotated[float | None, typer.Option(help="Requests a second, Poisson. [20]")] = None,
-    rates: Annotated[str, typer.Option(help="Several, one run each, e.g. 50,100,200.")] = "",
+    rows: Annotated[int, typer.Option(help="Images per request.")] = 1,
+    rate: Annotated[
+        float | None, typer.Option(help="Mean requests per second (Poisson). [20]")
+    ] = None,
+    rates: Annotated[
+        str, typer.Option(help="Rates to run one after the other, e.g. 50,100,200.")
+    ] = "",
     closed: Annotated[
-        int | None, typer.Option(help="Clients that wait for their answers, instead of a rate.")
+        int | None, typer.Option(help="Closed loop: number of clients that wait for each response.")
     ] = None,
     find_max: Annotated[
-        bool, typer.Option("--find-max", help="The greatest rate whose percentile meets --p99.")
+        bool, typer.Option("--find-max", help="Search for the highest rate that meets --p99.")
     ] = False,
-    p99: Annotated[float | None, typer.Option(help="Bound in ms, for --find-max.")] = None,
-    percent: Annotated[float, typer.Option(help="The percentile that --p99 bounds.")] = 99.0,
-    seconds: Annotated[float, typer.Option(help="Measured, of each run.")] = 10.0,
-    warm_up: Annotated[float, typer.Option("--warm-up", help="Seconds before them.")] = 2.0,
-    timeout: Annotated[float, typer.Option(help="Seconds until a request has failed.")] = 10.0,
-    in_flight: Annotated[int, typer.Option("--in-flight", help="Beyond it: not sent.")] = 512,
-    processes: Annotated[int, typer.Option(help="Generators.")] = 1,
-    channels: Annotated[int, typer.Option(help="gRPC connections of each.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of arrivals and choice of requests.")] = 0,
-    ca: Annotated[str, typer.Option(help="PEM file to trust, for https and grpcs.")] = "",
+    p99: Annotated[float | None, typer.Option(help="Latency limit in ms for --find-max.")] = None,
+    percent: Annotated[float, typer.Option(help="Percentile that --p99 limits.")] = 99.0,
+    seconds: Annotated[float, typer.Option(help="Measured seconds per run.")] = 10.0,
+    warm_up: Annotated[
+        float, typer.Option("--warm-up", help="Warm-up seconds before each run.")
+    ] = 2.0,
+    timeout: Annotated[float, typer.Option(help="Request timeout in seconds.")] = 10.0,
+    in_flight: Annotated[
+        int, typer.Option("--in-flight", help="Maximum in-flight requests; extra ones are dropped.")
+    ] = 512,
+    processes: Annotated[int, typer.Option(help="Number of generator processes.")] = 1,
+    channels: Annotated[int, typer.Option(help="gRPC connections per generator process.")] = 4,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the arrival times and the choice of requests.")
+    ] = 0,
+    ca: Annotated[
+        str, typer.Option(help="PEM file of trusted certificates, for https and grpcs.")
+    ] = "",
     header: Annotated[
-        list[str] | None, typer.Option(help="'Name: value', sent along; may be repeated.")
+        list[str] | None, typer.Option(help="Header 'Name: value' to send; may be repeated.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the results to this JSON file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with plots to this file.")
+    ] = None,
 ) -> None:
-    """Load a server, open loop with Poisson arrivals. Exit status: 0 valid, 3 not."""
-    from serving.benchmark.loadtest import LoadError, Plan, Target
+    """Load-test a server with Poisson arrivals. Exit status: 3 if a run is not valid."""
+    from serving.benchmark.loadtest import LoadError, LoadPlan, LoadTarget
 
     if images and input_file:
-        raise LoadError("give --pictures or --input, one of the two")
+        raise LoadError("give either --images or --input")
     if sum((rate is not None, bool(rates), closed is not None, find_max)) > 1 and not (
         find_max and rate is not None and not rates and closed is None
     ):
-        raise LoadError("give one of --rate, --rates, --closed and --find-max (with --rate: first)")
+        raise LoadError(
+            "give only one of --rate, --rates, --closed, --find-max (--rate may start --find-max)"
+        )
     if find_max != (p99 is not None):
-        raise LoadError("--find-max and --p99 MS go together: the rate is found under the bound")
+        raise LoadError("--find-max needs --p99 MS, and --p99 needs --find-max")
     headers = _headers(header or [])
-    target = Target(url, model, version, signature, verb, ca_file=ca, label=label, headers=headers)
+    target = LoadTarget(
+        url, model, version, signature, verb, ca_file=ca, label=label, headers=headers
+    )
     requests = _requests(target, images, input_file, rows)
-    plan = Plan(
+    plan = LoadPlan(
         rate=None if closed else (rate if rate is not None else _DEFAULT_RATE),
         clients=closed,
         seconds=seconds,
@@ -107,7 +137,7 @@ def _headers(texts: list[str]) -> tuple[tuple[str, str], ...]:
 
 
 def public_arguments(arguments: list[str]) -> list[str]:
-    """The command line as a report may show it: headers, often passwords, without their values."""
+    """The command line without the values of headers, which often hold passwords."""
     found, before = [], ""
     for argument in arguments:
         if before == "--header" or argument.startswith("--header="):
@@ -118,12 +148,12 @@ def public_arguments(arguments: list[str]) -> list[str]:
 
 
 def _requests(
-    target: "Target", images: Path | None, input_file: Path | None, rows: int
+    target: "LoadTarget", images: Path | None, input_file: Path | None, rows: int
 ) -> "Requests":
-    from serving.benchmark.loadtest import from_file, from_pictures, generated
+    from serving.benchmark.loadtest import from_file, from_folder, generated
 
     if images:
-        return from_pictures(images, target, rows=rows)
+        return from_folder(images, target, rows=rows)
     if input_file:
         return from_file(input_file, target)
     return generated(target, rows=rows)
@@ -138,17 +168,17 @@ def _rates(text: str) -> list[float]:
         raise LoadError(f"--rates takes numbers with commas, e.g. 50,100; got {text!r}") from error
 
 
-def _run(target: "Target", requests: "Requests", plan: "Plan") -> "LoadResult":
+def _run(target: "LoadTarget", requests: "Requests", plan: "LoadPlan") -> "LoadResult":
     from serving.benchmark.loadtest import run_load
 
     with _bar() as (bar, on_progress):
-        bar.start(plan.in_words)
+        bar.start(plan.summary)
         return run_load(target, requests, plan, on_progress=on_progress)
 
 
 def _search(
-    target: "Target", requests: "Requests", plan: "Plan", *, bound_ms: float, percent: float
-) -> "Search":
+    target: "LoadTarget", requests: "Requests", plan: "LoadPlan", *, bound_ms: float, percent: float
+) -> "RateSearch":
     from serving.benchmark.loadtest import find_max
 
     with _bar() as (bar, on_progress):
@@ -171,12 +201,12 @@ class _Bar:
         self._task: Any = None
 
     def start(self, name: str) -> None:
-        """Begins a run; the one before it stays, finished."""
+        """Adds a run below the finished ones."""
         self._task = self._progress.add_task(name, total=None, rate="", failed="")
 
-    def update(self, now: "Progress") -> None:
-        """Shows how far the run is."""
-        rate = now.answered / now.elapsed_s if now.elapsed_s else 0.0
+    def update(self, now: "LoadProgress") -> None:
+        """Shows the progress of the current run."""
+        rate = now.succeeded / now.elapsed_s if now.elapsed_s else 0.0
         failed = f"{now.failed} failed" if now.failed else ""
         self._progress.update(
             self._task,
@@ -204,7 +234,7 @@ def _bar() -> Iterator[tuple[_Bar, Any]]:
 
 
 def _show(
-    results: "list[LoadResult]", search: "Search | None", *, out: Path | None, html: Path | None
+    results: "list[LoadResult]", search: "RateSearch | None", *, out: Path | None, html: Path | None
 ) -> None:
     from serving.benchmark.loadtest import report
 

@@ -1,4 +1,4 @@
-"""Verbs on the whole: `run`, `serve`, `predict`, `report`."""
+"""Verbs for pipelines and servers: `run`, `serve`, `predict`, `report`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,55 +16,58 @@ from tfx_pipeline.cli.shared import (
     records,
 )
 
-_WHAT = "A pipeline, e.g. smoke; a project folder, e.g. pets; or a Python file."
+_PIPELINE_HELP = "Pipeline, e.g. smoke; project folder, e.g. pets; or Python file."
 
 
 @app.command(epilog="Example: sightline run imagenet --smoke --data tfrecord:~/imagenet")
 def run(
-    pipeline: Annotated[str, typer.Argument(help=_WHAT)],
+    pipeline: Annotated[str, typer.Argument(help=_PIPELINE_HELP)],
     overrides: Overrides = None,
     data: Annotated[
-        str | None, typer.Option(help=f"{DATA_HELP}; the pipeline's if not given.")
+        str | None, typer.Option(help=f"{DATA_HELP}; defaults to the pipeline's.")
     ] = None,
     root: ProjectRoot = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Run a sample of the data at a size for two cores.")
+        bool, typer.Option("--smoke", help="Run on a sample of the data, sized for two cores.")
     ] = False,
     start: Annotated[
-        str, typer.Option("--from", help="Run again from here, e.g. Trainer or Compressor.")
+        str, typer.Option("--from", help="Component to rerun from, e.g. Trainer or Compressor.")
     ] = "",
-    force: Annotated[bool, typer.Option(help="Run everything again.")] = False,
+    force: Annotated[bool, typer.Option(help="Rerun all components.")] = False,
     resume_anyway: ResumeAnyway = False,
     accept_undecided: Annotated[
         bool,
         typer.Option(
             "--accept-undecided",
-            help="Pass what the test images cannot decide, if its estimate is not lower.",
+            help="Push a model that the test images cannot decide on if its estimate is not lower.",
         ),
     ] = False,
     accept_new_classes: Annotated[
         bool,
         typer.Option(
-            "--accept-new-classes", help="Accept class names that differ from the live model's."
+            "--accept-new-classes",
+            help="Accept class names that differ from those of the live model.",
         ),
     ] = False,
 ) -> None:
-    """Run a pipeline to pushed models.
+    """Run a pipeline: train, compress, evaluate, and push models.
 
-    gates.<field>=value sets a gate, statistics.<field>=value a limit of drift or skew,
-    images.<field>=value one of the images. slices, best.*, others.*, tune.*, benchmark_runs and
-    serving_requests can be set too; other keys belong to all recipes, RECIPE:key=value to one.
+    gates.<field>=value sets a gate, statistics.<field>=value a drift or skew
+    limit, and images.<field>=value an image limit. slices, best.*, others.*,
+    tune.*, benchmark_runs, and serving_requests are pipeline settings. Other
+    keys apply to all recipes; RECIPE:key=value applies to one recipe.
 
-    Exit status: 0 all pushed, 3 one refused, not decided or withdrawn by a rollback, 1 error.
+    Exit status: 0 if all models were pushed, 3 if a model was refused,
+    undecided, or withdrawn by a rollback, 1 after an error.
     """
     import datetime
 
     from tfx_pipeline.cli.views.run import run as run_pipeline
-    from tfx_pipeline.config import RunRequest
-    from tfx_pipeline.data_source import CACHE
-    from tfx_pipeline.pipeline_options import with_settings
     from tfx_pipeline.projects.find import experiments_of, find
-    from tfx_pipeline.smoke_size import smoke_records, smoke_size
+    from tfx_pipeline.request.data_source import CACHE
+    from tfx_pipeline.request.run import RunRequest
+    from tfx_pipeline.request.settings import with_settings
+    from tfx_pipeline.request.smoke import smoke_records, smoke_size
 
     accepted = {"undecided": accept_undecided, "new_classes": accept_new_classes}
     target = find(pipeline, data=data, root=root)
@@ -74,7 +77,7 @@ def run(
         (*sized, *(overrides or ())),
         accept=[field for field, given in accepted.items() if given],
     )
-    experiments_of(target, shape, others)  # A mistyped key is an error before ingest runs.
+    experiments_of(target, shape, others)  # Reports a mistyped key before ingest runs.
     found = records(target.data, target.root)
     if smoke:
         found = smoke_records(shape, found, target.root / CACHE)
@@ -98,10 +101,11 @@ def run(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def serve(context: typer.Context) -> None:
-    """Serve bundles over TF Serving's REST and gRPC, until Ctrl-C.
+    """Serve bundles over TensorFlow Serving's REST and gRPC APIs until Ctrl-C.
 
-    Takes the folder of the bundles and every flag of `python -m serving.server --help`, in any
-    order. gRPC is on port 8500 and REST on 8501 of 127.0.0.1.
+    BUNDLES is a folder of models. FLAGS are those of
+    `python -m serving.server --help`, in any order. The server listens on
+    127.0.0.1, port 8500 for gRPC and port 8501 for REST.
     """
     from serving.server.__main__ import main
     from serving.server.lifecycle.stopping import leave
@@ -115,14 +119,16 @@ def serve(context: typer.Context) -> None:
 @app.command(epilog="Example: sightline predict http://127.0.0.1:8501 cat.jpg --model digits_cnn")
 def predict(
     where: Annotated[
-        str, typer.Argument(help="http(s)://..., grpc(s)://... or a bundle's folder.")
+        str, typer.Argument(help="Server as http(s)://... or grpc(s)://..., or bundle folder.")
     ],
-    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG, BMP or GIF files.")],
-    model: Annotated[str, typer.Option(help="On a server: which model.")] = "",
-    variant: Annotated[str, typer.Option(help="Of a bundle: saved_model, ptq_int8, ...")] = "",
-    top: Annotated[int, typer.Option(help="Classes to show.")] = 3,
+    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG, BMP, or GIF files.")],
+    model: Annotated[str, typer.Option(help="Model name on the server.")] = "",
+    variant: Annotated[
+        str, typer.Option(help="Variant of a bundle, e.g. saved_model or ptq_int8.")
+    ] = "",
+    top: Annotated[int, typer.Option(help="Number of classes to show per image.")] = 3,
 ) -> None:
-    """Classify images with a server or straight from a bundle."""
+    """Classify images with a server or a bundle."""
     from tfx_pipeline.cli.views.predict import predictions_table
 
     console.print(predictions_table(where, images, model=model, variant=variant, top=top))
@@ -130,15 +136,15 @@ def predict(
 
 @app.command(epilog="Example: sightline report smoke --run latest")
 def report(
-    pipeline: Annotated[str, typer.Argument(help=_WHAT)] = "smoke",
+    pipeline: Annotated[str, typer.Argument(help=_PIPELINE_HELP)] = "smoke",
     root: ProjectRoot = None,
-    run_name: Annotated[str, typer.Option("--run", help="A run, or latest.")] = "latest",
+    run_name: Annotated[str, typer.Option("--run", help="Run name, or latest.")] = "latest",
 ) -> None:
-    """Print a finished run's table again and render its report anew."""
+    """Print the table of a finished run and write its HTML report again."""
     from tfx_pipeline.cli.views.run import read_summary, show
-    from tfx_pipeline.config import Layout
     from tfx_pipeline.projects.find import find
     from tfx_pipeline.report import write_report
+    from tfx_pipeline.request.run import Layout
 
     target = find(pipeline, root=root)
     layout = Layout(target.root, target.pipeline.name)

@@ -1,4 +1,4 @@
-"""`new`: a project folder from a folder of images."""
+"""The `sightline new` verb: creates a project."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,31 +10,33 @@ from tfx_pipeline.cli.shared import app, console
 
 @app.command(epilog="Example: sightline new pets ~/pets")
 def new(
-    name: Annotated[str, typer.Argument(help="Of the project and its model, e.g. pets.")],
+    name: Annotated[str, typer.Argument(help="Name of the project and its model, e.g. pets.")],
     source: Annotated[
         Path,
-        typer.Argument(help="A folder of class folders, a CSV file, TFRecords or a data set."),
+        typer.Argument(help="Folder with one folder per class, CSV file, TFRecords, or data set."),
     ],
     options: Annotated[
         list[str] | None,
-        typer.Argument(help="Of the ingest job, key=value, e.g. label=breed.", show_default=False),
+        typer.Argument(help="Options of the ingest job, e.g. label=breed.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The folder to make NAME/ in.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Folder in which to create NAME/.")] = Path(),
     group: Annotated[
         str,
         typer.Option(
-            help="Keep images of one group in one split, as for ingest; none to look for no groups."
+            help="Keep images of a group in one split, as for ingest; none turns grouping off."
         ),
     ] = "",
     exif: Annotated[
-        str, typer.Option(help="as_stored, or upright to turn images by their EXIF.")
+        str, typer.Option(help="as_stored, or upright to rotate images by their EXIF orientation.")
     ] = "as_stored",
 ) -> None:
-    """Make a project: records, a pipeline file with suggested values, and a README.
+    """Create a project: records, a pipeline file with suggested values, and a README.
 
-    Nothing is trained. `sightline run NAME` runs the project.
+    Trains nothing; use `sightline run NAME` for that.
     """
-    from tfx_pipeline.projects.create import Wanted, create
+    from tfx_pipeline.projects.create import NewProject, create
 
-    wanted = Wanted(name, source, out=out, options=tuple(options or ()), group=group, exif=exif)
-    create(wanted, console)
+    project = NewProject(
+        name, source, out=out, options=tuple(options or ()), group=group, exif=exif
+    )
+    create(project, console)

@@ -1,4 +1,4 @@
-"""The application that every verb joins, and what verbs share."""
+"""The Typer application, its consoles, and the options that several verbs share."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Real-time image recognition: from images to a served, compressed, proven model.",
+    help="Real-time image recognition: from images to a tested, compressed, served model.",
 )
 
 
@@ -25,45 +25,49 @@ def _every_verb(
         typer.Option(
             plugins.OPTION,
             metavar="FILE",
-            help="A Python file that registers models, recipes, pipelines, ...; may be repeated. "
-            f"${plugins.VARIABLE} lists some as well.",
+            help="Python file that registers models, recipes, pipelines, ...; may be repeated. "
+            f"${plugins.VARIABLE} lists further files.",
         ),
     ] = None,
 ) -> None:
     plugins.add(*(files or ()))
 
 
-# In a file or a pipe there is no width to respect, and a table must not lose its columns.
+# Output to a file or a pipe has no width limit, and a table must keep all its columns.
 _WIDTH = None if sys.stdout.isatty() else 130
 console = Console(width=_WIDTH)
 errors = Console(stderr=True)
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Configuration as key=value, e.g. train.epochs=5.", show_default=False),
+    typer.Argument(
+        help="Configuration overrides as key=value, e.g. train.epochs=5.", show_default=False
+    ),
 ]
 ProjectRoot = Annotated[
     Path | None,
-    typer.Option(help="Holds runs/, bundles/ and data/; a project's folder, or the current one."),
+    typer.Option(
+        help="Folder of runs/, bundles/, and data/; defaults to the project or current folder."
+    ),
 ]
-#: What every `--data` takes; see `tfx_pipeline.data_source`.
-DATA_HELP = "Records, or JOB:SOURCE of an ingest job, e.g. tfrecord:~/imagenet"
+#: The values of every `--data`; see `tfx_pipeline.request.data_source`.
+DATA_HELP = "Folder of records, or JOB:SOURCE of an ingest job, e.g. tfrecord:~/imagenet"
 ResumeAnyway = Annotated[
     bool,
     typer.Option(
         "--resume-anyway",
-        help="Resume training state that other code, or a run of other length, left.",
+        help="Resume training state of different code or of a run with a different length.",
     ),
 ]
 
 
 def records(data: str | Path, root: Path = Path()) -> Path:
-    """The folder of records that `--data` means; those of an ingest job are kept in `root`/data.
+    """The folder of records for a value of `--data`; ingest jobs write to `root`/data.
 
     Raises:
-      DataSourceError: `data` names no job, or a source that is not there.
-      IngestError: the job cannot use the source.
+      DataSourceError: the job is unknown or the source does not exist.
+      IngestError: the job cannot read the source.
     """
-    from tfx_pipeline.data_source import CACHE, resolve
+    from tfx_pipeline.request.data_source import CACHE, resolve
 
     return resolve(data, root / CACHE, console)

@@ -1,4 +1,4 @@
-"""Verbs on models: `train`, `describe`, `lr`, `tune`, `evaluate`, `compress`, `export`."""
+"""Verbs for models: `train`, `describe`, `lr`, `tune`, `evaluate`, `compress`, `export`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,27 +9,25 @@ from tfx_pipeline.cli.shared import DATA_HELP, Overrides, ResumeAnyway, app, con
 from trainers.config import Config
 from trainers.data.features import DATASET_FILE, DatasetInfo
 
-ModelData = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; the model's if not given.")]
-Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; the recipe's if not given.")]
+ModelData = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; defaults to the model's.")]
+Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; defaults to the recipe's.")]
+RecipeName = Annotated[str, typer.Argument(help="Recipe, e.g. digits_cnn.")]
 
 
 def _config(recipe: str, overrides: list[str] | None, data: Path | None) -> Config:
-    from trainers.config import override
-    from trainers.config_rules import validate
-    from trainers.registry import recipes
+    from trainers import load_recipe
 
-    assignments = [*(overrides or []), *([f"data.dir={data}"] if data else [])]
-    return validate(override(recipes.get(recipe)(), assignments))
+    return load_recipe(recipe, *(overrides or ()), *([f"data.dir={data}"] if data else ()))
 
 
 def _config_on(recipe: str, overrides: list[str] | None, data: str | None) -> Config:
-    """The recipe's configuration, reading what `--data` means; it is checked before ingest runs."""
+    """The recipe's configuration for a value of `--data`; checks the overrides before ingest."""
     _config(recipe, overrides, None)
     return _config(recipe, overrides, records(data) if data else None)
 
 
 def _check_data(config: Config, recipe: str) -> None:
-    """Refuses records of another task before TensorFlow loads; `fit` refuses absent ones."""
+    """Rejects records of another task before TensorFlow loads; `fit` rejects missing records."""
     if (Path(config.data.dir) / DATASET_FILE).is_file():
         DatasetInfo.load(Path(config.data.dir)).check_task(config.task, f"the recipe {recipe}")
 
@@ -49,29 +47,43 @@ def _list_recipes(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _list_keys(wanted: bool) -> None:
+    if wanted:
+        from tfx_pipeline.cli.views.train import keys_table
+
+        console.print(keys_table())
+        raise typer.Exit
+
+
 @app.command(epilog="Example: sightline train digits_cnn train.epochs=5 --data data/digits")
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe, e.g. digits_cnn.")],
+    recipe: RecipeName,
     overrides: Overrides = None,
     data: Annotated[
         str | None,
-        typer.Option(help=f"{DATA_HELP}, or a folder of images by class; the recipe's if none."),
+        typer.Option(help=f"{DATA_HELP}, or a folder of class folders; defaults to the recipe's."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="work/RECIPE if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder; defaults to work/RECIPE.")
+    ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes on this machine that train as one.")
+        int, typer.Option(min=1, help="Number of training processes on this machine.")
     ] = 1,
     resume_anyway: ResumeAnyway = False,
     _: Annotated[
         bool,
-        typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List recipes."),
+        typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List the recipes."),
+    ] = False,
+    __: Annotated[
+        bool,
+        typer.Option("--keys", is_eager=True, callback=_list_keys, help="List configuration keys."),
     ] = False,
 ) -> None:
-    """Train a recipe; a run that was stopped resumes where it was."""
+    """Train a recipe; an interrupted run resumes from its last saved step."""
     from tfx_pipeline.cli.views.train import records_of, train_shown
 
     where = out or Path("work") / recipe
-    # A mistyped key, or weights that are not installed, are reported before images are read.
+    # Reports a mistyped key or missing weights before any image is read.
     config = _config(recipe, overrides, Path(data) if data else None)
     _check_data(config, recipe)
     _check_weights(config)
@@ -84,18 +96,24 @@ def train(
 @app.command(epilog="Example: sightline describe vit_s16 --size 224")
 def describe(
     model: Annotated[
-        str | None, typer.Argument(help="A model's or recipe's name, a trained folder or a bundle.")
+        str | None, typer.Argument(help="Model, recipe, trained folder, or bundle.")
     ] = None,
-    options: Annotated[
-        list[str] | None, typer.Argument(help="Of the model's builder, key=value.")
-    ] = None,
-    size: Annotated[int, typer.Option(help="Side in pixels; 224 or the model's own.")] = 0,
-    classes: Annotated[int, typer.Option(help="1,000 or the model's own.")] = 0,
-    layers: Annotated[str, typer.Option(help="parts, or all for every layer.")] = "parts",
-    table: Annotated[bool, typer.Option(help="All published models beside ours.")] = False,
+    options: Annotated[list[str] | None, typer.Argument(help="Model options as key=value.")] = None,
+    size: Annotated[
+        int,
+        typer.Option(help="Image side in pixels; defaults to 224 or the model's size."),
+    ] = 0,
+    classes: Annotated[
+        int,
+        typer.Option(help="Number of classes; defaults to 1,000 or the model's."),
+    ] = 0,
+    layers: Annotated[
+        str, typer.Option(help="Rows to show: parts, or all for every layer.")
+    ] = "parts",
+    table: Annotated[bool, typer.Option(help="Compare all models with published figures.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Parameters, multiply-adds and memory of a model, and what a profiler counts."""
+    """Show the parameters, multiply-adds, and memory of a model, beside a profiler's counts."""
     import json
 
     from tfx_pipeline.cli.views import describe as cost
@@ -157,14 +175,14 @@ def compare(
 
 @app.command(epilog="Example: sightline lr cifar10_resnet20 --data data/cifar10")
 def lr(
-    recipe: Annotated[str, typer.Argument(help="A recipe, e.g. digits_cnn.")],
+    recipe: RecipeName,
     overrides: Overrides = None,
     data: Data = None,
-    low: Annotated[float, typer.Option(help="Rate of the first step.")] = 1e-6,
-    high: Annotated[float, typer.Option(help="Rate of the last step.")] = 10.0,
-    steps: Annotated[int, typer.Option(help="How many.")] = 100,
+    low: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
+    high: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="Number of steps.")] = 100,
 ) -> None:
-    """Find a learning rate: the loss while the rate grows; trains nothing."""
+    """Suggest a learning rate from the loss while the rate increases; saves no model."""
     from tfx_pipeline.cli.views.search import learning_rate_shown
 
     config = _config_on(recipe, overrides, data)
@@ -174,18 +192,22 @@ def lr(
 
 @app.command(epilog="Example: sightline tune digits_cnn 'optim.learning_rate=log(1e-3, 0.3)'")
 def tune(
-    recipe: Annotated[str, typer.Argument(help="A recipe, e.g. digits_cnn.")],
+    recipe: RecipeName,
     space: Annotated[
         list[str],
-        typer.Argument(help="key=log(A,B), uniform(A,B), int(A,B), choice(A,B) or a fixed value."),
+        typer.Argument(
+            help="key=log(A,B), key=uniform(A,B), key=int(A,B), key=choice(A,B), or key=value."
+        ),
     ],
     data: Data = None,
-    out: Annotated[Path | None, typer.Option(help="work/RECIPE-tune if not given.")] = None,
-    trials: Annotated[int, typer.Option(help="How many.")] = 8,
-    epochs: Annotated[int, typer.Option(help="Of a trial; 0 takes the recipe's.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder; defaults to work/RECIPE-tune.")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Number of trials.")] = 8,
+    epochs: Annotated[int, typer.Option(help="Epochs per trial; 0 uses the recipe's.")] = 0,
     resume_anyway: ResumeAnyway = False,
 ) -> None:
-    """Search for the best configuration by validation top-1 (KerasTuner)."""
+    """Search for the configuration with the highest validation top-1 (KerasTuner)."""
     from tfx_pipeline.cli.views.search import is_range, tune_shown
 
     ranges = [one for one in space if is_range(one)]
@@ -210,12 +232,14 @@ def tune(
 
 @app.command(epilog="Example: sightline evaluate bundles/digits_cnn --data data/digits")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A bundle, or a folder of `sightline train`.")],
+    model: Annotated[Path, typer.Argument(help="Bundle, or output folder of `sightline train`.")],
     data: ModelData = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    variant: Annotated[str, typer.Option(help="Of a bundle: saved_model, ptq_int8, ...")] = "",
+    split: Annotated[str, typer.Option(help="Split: train, validation, or test.")] = "test",
+    variant: Annotated[
+        str, typer.Option(help="Variant of a bundle, e.g. saved_model or ptq_int8.")
+    ] = "",
 ) -> None:
-    """Metrics with 95 % intervals, every example counted once."""
+    """Compute metrics with 95 % intervals; counts every example once."""
     from tfx_pipeline.cli.views.evaluate import evaluate_model, evaluation_table
 
     found = records(data) if data else None
@@ -224,15 +248,18 @@ def evaluate(
 
 @app.command(epilog="Example: sightline compress work/digits_cnn --method pqat --out work/draft")
 def compress(
-    trained: Annotated[Path, typer.Argument(help="A folder of `sightline train`.")],
-    out: Annotated[Path, typer.Option(help="The draft bundle to write.")],
+    trained: Annotated[Path, typer.Argument(help="Output folder of `sightline train`.")],
+    out: Annotated[Path, typer.Option(help="Draft bundle to write.")],
     method: Annotated[
-        list[str] | None, typer.Option(help="prune, qat or pqat; may be repeated.")
+        list[str] | None,
+        typer.Option(help="A registered method: prune, qat, pqat, ...; may be repeated."),
     ] = None,
-    ptq: Annotated[str, typer.Option(help="Post-training: dynamic, int8.")] = "dynamic,int8",
+    ptq: Annotated[
+        str, typer.Option(help="Post-training quantization: dynamic, int8, or both.")
+    ] = "dynamic,int8",
     data: ModelData = None,
 ) -> None:
-    """Prune, train for quantisation, convert to TFLite; writes a draft bundle."""
+    """Prune, run quantization-aware training, and convert to TFLite; writes a draft bundle."""
     from tfx_pipeline.cli.views.train import compress_shown
 
     dtypes = tuple(filter(None, ptq.split(",")))
@@ -242,11 +269,13 @@ def compress(
 
 @app.command(epilog="Example: sightline export work/digits_cnn bundles --variant ptq_dynamic")
 def export(
-    source: Annotated[Path, typer.Argument(help="A trained folder or a draft bundle.")],
-    bundles: Annotated[Path, typer.Argument(help="Pushed to BUNDLES/<name>/<next version>.")],
-    variant: Annotated[str, typer.Option(help="To recommend, i.e. model.tflite.")] = "",
+    source: Annotated[Path, typer.Argument(help="Trained folder or draft bundle.")],
+    bundles: Annotated[
+        Path, typer.Argument(help="Folder of bundles; pushes to BUNDLES/<name>/<next version>.")
+    ],
+    variant: Annotated[str, typer.Option(help="Variant to recommend as model.tflite.")] = "",
 ) -> None:
-    """Push a bundle, atomically and once. No gate is asked: that is what `run` is for."""
+    """Push a bundle, atomically and once. Skips the gates; use `sightline run` for those."""
     from tfx_pipeline.cli.views.train import export_shown
 
     export_shown(source, bundles, variant, console)

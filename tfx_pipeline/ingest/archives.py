@@ -1,7 +1,7 @@
-"""Files of a folder, a tar (also tars within it) or a zip, read in place and never unpacked.
+"""The files of a folder, a tar (including nested tars) or a zip, read without unpacking.
 
-A `Member` says where a file's bytes lie, so that any worker can read any of them in any order:
-the 1,000 tars within ImageNet's training tar are 1.28 million such places in one file.
+A `Member` holds the byte range of a file, so that any worker can read any member in any order:
+ImageNet's training tar holds 1,000 tars with 1.28 million images.
 """
 
 import io
@@ -17,30 +17,30 @@ from typing import Any
 from tfx_pipeline.ingest.source import IngestError
 
 ARCHIVES = (".tar", ".zip")
-#: No file of a data set is larger: 256 MiB.
+#: Limit of the size of one file, 256 MiB.
 MAX_FILE_BYTES = 256 * 2**20
 
-# A zip starts so, also an empty one. `zipfile.is_zipfile` looks for its end, and takes a tar whose
-# last member is a zip for that zip.
+# The first bytes of a zip and of an empty zip. `zipfile.is_zipfile` checks the end of the file and
+# therefore accepts a tar whose last member is a zip.
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
-# Of Windows and of a Mac, which put them into any folder.
+# Files that Windows and macOS create in any folder.
 _SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-# A zip's local header: 30 bytes, of which the last four are the lengths of what follows.
+# Size of a zip's local header; its last four bytes are the lengths of the name and the extra field.
 _ZIP_LOCAL_BYTES = 30
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file: its name below the folder or archive, and where its bytes lie.
+    """One file: its name, and its byte range on disk.
 
     Attributes:
       name: path with `/`, relative to the folder or archive; `outer.tar/inner.jpg` within tars.
       path: the file that holds the bytes.
-      offset: where they start in it.
-      length: how many there are, as stored.
-      deflated: they are a raw deflate stream.
+      offset: of the first byte in `path`.
+      length: number of bytes as stored; -1 for the whole file.
+      deflated: whether the bytes are a raw deflate stream.
     """
 
     name: str
@@ -53,8 +53,8 @@ class Member:
 def members(path: Path) -> Iterator[Member]:
     """Every regular file below a folder (in sorted order) or in an archive (in stored order).
 
-    Hidden files and folders, and those of file managers (`Thumbs.db`), are passed over. Links in
-    folders are followed, but no folder is entered twice.
+    Hidden files and folders and files of file managers (`Thumbs.db`) are skipped. Symbolic links in
+    folders are followed, but no folder is visited twice.
 
     Raises:
       IngestError: no such path, not an archive, a compressed tar, or an archive that ends early.
@@ -72,9 +72,9 @@ def members(path: Path) -> Iterator[Member]:
 
 
 def members_within(path: Path) -> Iterator[Member]:
-    """As `members`, and for a folder also what is in the tars and zips below it.
+    """Like `members`, including the contents of the tars and zips in a folder.
 
-    An archive's members are called `archive.tar/member`.
+    The members of such an archive are named `archive.tar/member`.
 
     Raises:
       IngestError: see `members`.
@@ -92,12 +92,12 @@ def read_member(path: str, *, offset: int, length: int, deflated: bool = False) 
 
     Args:
       path: the file.
-      offset: where to start.
-      length: how many to read; -1 is to the end.
-      deflated: what is stored there is a raw deflate stream.
+      offset: of the first byte to read.
+      length: number of bytes to read; -1 reads to the end.
+      deflated: whether the bytes are a raw deflate stream.
 
     Raises:
-      OSError: the file cannot be read, or ends before the part does.
+      OSError: the file cannot be read or ends too early, or the deflate stream is damaged.
     """
     with open(path, "rb") as file:
         file.seek(offset)
@@ -108,7 +108,7 @@ def read_member(path: str, *, offset: int, length: int, deflated: bool = False) 
 
 
 def _inflate(data: bytes, where: str) -> bytes:
-    """The bytes of a raw deflate stream, at most `MAX_FILE_BYTES`: a bomb is not unpacked."""
+    """The decompressed bytes; fails above `MAX_FILE_BYTES` as a guard against zip bombs."""
     stream = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
     try:
         inflated = stream.decompress(data, MAX_FILE_BYTES + 1)
@@ -117,7 +117,7 @@ def _inflate(data: bytes, where: str) -> bytes:
     if len(inflated) > MAX_FILE_BYTES:
         raise OSError(f"{where}: a zip member unpacks to over {MAX_FILE_BYTES:,} bytes")
     if not stream.eof:
-        raise OSError(f"{where}: damaged zip member: its data end early")
+        raise OSError(f"{where}: damaged zip member: the data ends early")
     return inflated
 
 
@@ -148,20 +148,20 @@ def _in_tar(path: Path) -> Iterator[Member]:
 
 
 def _tar_members(file: Any, path: str, prefix: str, base: int) -> Generator[Member, None, int]:
-    """Members of the tar that starts at the file's position `base`; returns where the last ends."""
+    """Members of the tar at offset `base` of `file`; returns the end of the last member."""
     end = 0
     tar: Any
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (one := tar.next()) is not None:
-                tar.members.clear()  # It would keep every header: 1.3 GB for ImageNet.
+                tar.members.clear()  # Keeping every header takes 1.3 GB for ImageNet.
                 start, end = base + one.offset_data, max(end, one.offset_data + one.size)
                 if one.isdir() or is_hidden(one.name):
                     continue
                 if one.islnk() or one.issym():
                     raise IngestError(
-                        f"{path}: {prefix}{one.name} is a link, which is not followed within a "
-                        "tar; unpack it and give the folder"
+                        f"{path}: {prefix}{one.name} is a link, and links within a tar are not "
+                        "followed; unpack the tar and use the folder"
                     )
                 if one.isfile() and one.name.endswith(".tar"):
                     inner = _Window(path, start, one.size)
@@ -172,21 +172,21 @@ def _tar_members(file: Any, path: str, prefix: str, base: int) -> Generator[Memb
     except tarfile.TarError as error:
         where = f" within {prefix}" if prefix else ""
         raise IngestError(
-            f"{path} is not a whole tar or zip{where}: {error}; download or copy it again"
+            f"{path} is not a complete tar or zip{where}: {error}; download or copy it again"
         ) from error
     return end
 
 
 def _check_tar_end(file: Any, path: str, end: int, size: int) -> None:
-    """Refuses a tar that was cut or damaged in the middle, which `tarfile` takes for its end."""
+    """Rejects a truncated or damaged tar; `tarfile` silently stops at the damage."""
     if size < end:
         raise IngestError(
-            f"{path} ends at byte {size:,}, its last member at {end:,}; it was cut off: "
+            f"{path} is truncated: it ends at byte {size:,}, but its last member at {end:,}; "
             "download or copy it again"
         )
     file.seek(end)
     if file.read(512 + (-end % 512)).strip(b"\0") != b"":
-        raise IngestError(f"{path} has no end mark after byte {end:,}; copy it again")
+        raise IngestError(f"{path} has no end marker after byte {end:,}; copy it again")
 
 
 def _in_zip(path: Path) -> Iterator[Member]:
@@ -196,8 +196,8 @@ def _in_zip(path: Path) -> Iterator[Member]:
                 continue
             if one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise IngestError(
-                    f"{path}: {one.filename} is compressed by method {one.compress_type}; allowed "
-                    "are stored and deflated"
+                    f"{path}: {one.filename} uses compression method {one.compress_type}; only "
+                    "stored and deflated members are supported: create the zip again"
                 )
             file.seek(one.header_offset)
             header = file.read(_ZIP_LOCAL_BYTES)
@@ -210,8 +210,8 @@ def _in_zip(path: Path) -> Iterator[Member]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path is hidden, or made by a file manager and not by the user."""
-    # Mac archives carry `__MACOSX/._name` beside each file.
+    """Whether a path is hidden or was created by a file manager."""
+    # Archives made on macOS contain `__MACOSX/._name` for each file.
     parts = name.removeprefix("./").split("/")
     return parts[-1].lower() in _SYSTEM_FILES or any(
         part.startswith((".", "__MACOSX")) for part in parts
@@ -219,7 +219,7 @@ def is_hidden(name: str) -> bool:
 
 
 class _Window(io.RawIOBase):
-    """A part of a file as a file of its own."""
+    """A byte range of a file, as a seekable file object."""
 
     def __init__(self, path: str, start: int, size: int) -> None:
         super().__init__()

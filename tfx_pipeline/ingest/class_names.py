@@ -1,4 +1,4 @@
-"""What a class may be called: text that labels files, reports and other splits can repeat."""
+"""Rules for class names: they must fit a labels file and be clearly distinct."""
 
 import math
 import re
@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from tfx_pipeline.ingest.source import IngestError
 
-# Control characters, and what Unicode calls line and paragraph separators: any of them breaks a
-# labels file, which has one name a line.
+# Control characters and Unicode's line and paragraph separators: any of them breaks a labels file,
+# which has one name per line.
 _BREAKS = ("Cc", "Zl", "Zp")
 # Zero-width spaces and joiners, direction marks, byte order marks.
 _INVISIBLE = "Cf"
@@ -17,22 +17,22 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
 
 
 def class_name(text: str) -> str:
-    """A name without spaces around it, in Unicode's composed form (NFC).
+    """A name without surrounding spaces, in Unicode's composed form (NFC).
 
-    A Mac's archives write one letter with its accent as two characters.
+    Archives made on macOS store an accented letter as two characters.
     """
     return unicodedata.normalize("NFC", text).strip()
 
 
 def name_fault(name: str) -> str:
-    """Why a text cannot be a class's name; empty where it can."""
+    """Why a text is not a valid class name; empty if it is."""
     if not name:
-        return "the name of a class is empty"
+        return "a class name is empty"
     for character in name:
         if unicodedata.category(character) in _BREAKS:
             return (
-                f"the class name {name!r} holds a line break or control character "
-                f"(U+{ord(character):04X}); a labels file has one name a line: rename the class"
+                f"the class name {name!r} contains a line break or control character "
+                f"(U+{ord(character):04X}); a labels file has one name per line: rename the class"
             )
     if name != name.strip():
         return f"the class name {name!r} has spaces around it; remove them"
@@ -40,17 +40,17 @@ def name_fault(name: str) -> str:
 
 
 def check_names(names: Iterable[str], where: str, *, typed: bool) -> None:
-    """Nothing, when the names of a data set's classes can be told apart and written down.
+    """Checks that class names are valid and clearly distinct.
 
     Args:
       names: in label order.
-      where: they come from, for the message.
-      typed: somebody typed them once an image or folder, so that `Cat` and `cat` are one class
-        misspelt. Single letters are what they are: `A` and `a` of handwriting differ.
+      where: their origin, for the message.
+      typed: whether users typed the names for each image or folder, so that `Cat` and `cat` are
+        probably one class. Single letters are exempt: `A` and `a` of handwriting differ.
 
     Raises:
-      IngestError: a name with a line break, two that are equal, or differ only in capitals, in
-        spaces, in invisible characters or in forms of letters.
+      IngestError: a name has a line break, two are equal, or two differ only in case, spaces,
+        invisible characters or forms of letters.
     """
     exact: set[str] = set()
     seen: dict[tuple[bool, str], str] = {}
@@ -60,20 +60,20 @@ def check_names(names: Iterable[str], where: str, *, typed: bool) -> None:
             raise IngestError(f"{where}: {fault}")
         composed = class_name(name)
         if composed in exact:
-            raise IngestError(f"{where}: the class name {name!r} is there twice; rename one")
+            raise IngestError(f"{where}: the class name {name!r} appears twice; rename one")
         exact.add(composed)
         for turkish in (False, True) if typed and len(composed) > 1 else ():
             other = seen.setdefault((turkish, _folded(composed, turkish=turkish)), composed)
             if other != composed:
-                raise IngestError(f"{where}: {_alike(other, composed)}")
+                raise IngestError(f"{where}: {_similar_names(other, composed)}")
 
 
 def _folded(name: str, *, turkish: bool) -> str:
-    """A name without what an eye hardly sees: capitals, kinds of spaces and forms of letters.
+    """A name with case, kinds of spaces and forms of letters normalized.
 
     Args:
-      name: of a class.
-      turkish: the small letter of `I` is the dotless one.
+      name: a class name.
+      turkish: use the dotless lowercase letter for `I`.
     """
     text = unicodedata.normalize("NFKC", name)
     text = "".join(one for one in text if unicodedata.category(one) != _INVISIBLE)
@@ -81,13 +81,13 @@ def _folded(name: str, *, turkish: bool) -> str:
     return " ".join(text.casefold().replace("i\u0307", "i").split())
 
 
-def _alike(one: str, other: str) -> str:
-    """The message about two names that can be taken for each other."""
+def _similar_names(one: str, other: str) -> str:
+    """The message about two names that are easily confused."""
     kinds = "" if one.lower() == other.lower() else " or in characters that look alike"
     return (
         f"the class names {ascii(one) if kinds else repr(one)} and "
-        f"{ascii(other) if kinds else repr(other)} differ only in capitals{kinds}; if they are "
-        "one class, spell them alike, if not, rename one"
+        f"{ascii(other) if kinds else repr(other)} differ only in case{kinds}; if they are one "
+        "class, use the same spelling, otherwise rename one"
     )
 
 
@@ -97,10 +97,10 @@ def is_number(name: str) -> bool:
 
 
 def sorted_names(names: Iterable[str], where: str) -> tuple[str, ...]:
-    """Names in label order: by number where all are numbers, also `1.0`, else as text.
+    """Names in label order: numerically if all are numbers (`1.0` too), otherwise as text.
 
     Raises:
-      IngestError: two of them are one number.
+      IngestError: two names are the same number.
     """
     listed = sorted(set(names))
     if not all(map(is_number, listed)):

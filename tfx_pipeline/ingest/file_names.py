@@ -1,4 +1,4 @@
-"""File names as lists and tables write them, also those of Windows, of Macs and of URLs."""
+"""File names in lists and tables, including Windows paths, macOS Unicode forms and URLs."""
 
 import re
 import unicodedata
@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 _WINDOWS_ROOT = re.compile(r"^(?:[A-Za-z]:|\\\\)")
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://?")
-#: Endings of files that are images, also those that ingest refuses with a reason.
+#: Suffixes of image files, including formats that ingest rejects with a reason.
 IMAGE_SUFFIXES = (
     *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "gif", "bmp", "dib", "webp"),
     *("tif", "tiff", "ppm", "pgm", "pbm", "pnm", "avif", "avifs", "jp2", "j2k", "heic", "heif"),
@@ -17,7 +17,7 @@ IMAGE_FILE = re.compile(rf"\.(?:{'|'.join(IMAGE_SUFFIXES)})$", re.IGNORECASE)
 
 
 def with_slashes(name: str) -> str:
-    r"""A relative path with `/`, without `./` in front: `images\\a.jpg`, `.\\images\\a.jpg`."""
+    r"""A path with `/` and without a leading `./`: `images/a.jpg` for `.\\images\\a.jpg`."""
     slashed = re.sub(r"/{2,}", "/", name.replace("\\", "/"))
     while slashed.startswith("./"):
         slashed = slashed[2:]
@@ -25,19 +25,19 @@ def with_slashes(name: str) -> str:
 
 
 def is_of_elsewhere(name: str) -> bool:
-    r"""Whether a path begins on another machine or above its list: `C:\\`, `/`, `..`, a URL."""
+    r"""Whether a path is absolute, above its list or a URL: `C:\\`, `/`, `..`, `https://`."""
     return bool(_WINDOWS_ROOT.match(name) or _URL.match(name)) or with_slashes(name).startswith(
         ("/", "../", "~")
     )
 
 
 def folded(name: str) -> str:
-    """A name without capitals and in one Unicode form, as Windows and Macs compare names."""
+    """A name in lower case and one Unicode form, as Windows and macOS compare names."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def spellings(name: str) -> Iterator[str]:
-    """A path as it is written, with `/`, without a URL's scheme and query, and decoded."""
+    """Variants of a path: as written, with `/`, without a URL's scheme and query, and unquoted."""
     yield name
     slashed = with_slashes(name)
     found = _URL.match(name)
@@ -51,21 +51,21 @@ def spellings(name: str) -> Iterator[str]:
 
 
 class Finder:
-    """Finds the files below a folder that a list or table names."""
+    """Finds the files in a folder that a list or table names."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._entries: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, name: str) -> Path | None:
-        """The one file that a name means; None where there is none, or several.
+        """The file that a name refers to; None if there is none or more than one.
 
-        That is the file of this path, else the one whose path differs in capitals, in the Unicode
-        form, in `%20` for a space or in a missing ending, else, for a path of another machine, the
-        one that the end of the path names below the folder.
+        This is the file with exactly this path; otherwise the one whose path differs in case,
+        Unicode form, `%20` for a space or a missing suffix; otherwise, for a path of another
+        machine, the one whose path below the folder is the end of the name.
         """
         every = list(dict.fromkeys(spellings(name)))
-        # A name that is too long or holds NUL is none.
+        # A name that is too long or contains NUL is invalid.
         if "\0" in name or max(map(len, every)) > 4000:
             return None
         exact = (self._folder / one for one in every)
@@ -78,26 +78,26 @@ class Finder:
         return None
 
     def _near(self, name: str) -> Path | None:
-        """The file whose path is `name` but for capitals, the Unicode form and its ending."""
-        place = self._folder
+        """The file whose path equals `name` except for case, Unicode form and suffix."""
+        folder = self._folder
         *parents, last = name.split("/")
         for part in (*parents, last):
             if part in ("", ".", ".."):
-                place = Path("/") if part == "" and place == self._folder else place / part
+                folder = Path("/") if part == "" and folder == self._folder else folder / part
                 continue
-            below = place / part
+            below = folder / part
             if not _exists(below):
-                found = self._listed(place).get(folded(part), [])
+                found = self._listed(folder).get(folded(part), [])
                 if not found and part is last and not IMAGE_FILE.search(part):
-                    found = self._listed(place).get(f"{folded(part)}.*", [])
+                    found = self._listed(folder).get(f"{folded(part)}.*", [])
                 if len(found) != 1:
                     return None
-                below = place / found[0]
-            place = below
-        return place
+                below = folder / found[0]
+            folder = below
+        return folder
 
     def _listed(self, folder: Path) -> dict[str, list[str]]:
-        """Folded name, and that without an image's ending, -> the names in a folder."""
+        """Folded name, with and without an image suffix -> the names in a folder."""
         if folder not in self._entries:
             found: dict[str, list[str]] = {}
             for one in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -108,7 +108,7 @@ class Finder:
         return self._entries[folder]
 
     def _by_end(self, name: str) -> Path | None:
-        """The file whose whole path below the folder is the end of `name`; the longest one."""
+        """The file whose path below the folder is the longest matching end of `name`."""
         parts = [one for one in name.replace("\\", "/").split("/") if one]
         ends = ("/".join(parts[-count:]) for count in range(len(parts), 0, -1))
         near = (self._near(one) for one in ends)

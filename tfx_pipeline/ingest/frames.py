@@ -1,8 +1,8 @@
-"""Boxes and masks between the pixels as stored and the pixels as shown, which EXIF may turn.
+"""Converts boxes and masks between stored pixels and displayed pixels, which EXIF may rotate.
 
-Labels are drawn on one of them: YOLO's on what is shown, TensorFlow Datasets' on what is stored,
-COCO's and VOC's on either, which the size that they state tells for images turned by a quarter.
-A record's pixels are the stored ones, or with `--exif upright` the shown ones.
+YOLO labels refer to the displayed image, TensorFlow Datasets labels to the stored one. COCO and VOC
+labels may refer to either; for images rotated by 90 degrees, the size in the labels decides. The
+pixels of a record are the stored ones, or with `--exif upright` the displayed ones.
 """
 
 import io
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tfx_pipeline.ingest.findings import Finding
-from tfx_pipeline.ingest.images import Facts
+from tfx_pipeline.ingest.findings import IngestFinding
+from tfx_pipeline.ingest.images import ImageFacts
 from tfx_pipeline.ingest.masks import encode_gray_png, encode_rle, render
 from tfx_pipeline.ingest.objects import clean
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Values
@@ -23,28 +23,28 @@ from trainers.data import features
 STORED, SHOWN = "stored", "shown"
 
 _UPRIGHT = 1
-# EXIF orientation -> the one that undoes it.
+# EXIF orientation -> its inverse.
 _INVERSE = {6: 8, 8: 6}
 _PIXEL_LABELS = (features.SEMANTIC, features.PANOPTIC_CATEGORY, features.PANOPTIC_INSTANCE)
 
 
 class FrameError(ValueError):
-    """Nothing says whether labels were drawn on the stored or on the shown pixels."""
+    """It is unknown whether labels refer to the stored or to the displayed pixels."""
 
 
-def frame_of(item: Item, facts: Facts) -> str:
-    """`stored` or `shown`: what an item's labels were drawn on.
+def frame_of(item: Item, facts: ImageFacts) -> str:
+    """`stored` or `shown`: the pixels that the labels of an item refer to.
 
     Args:
       item: with its labels.
       facts: of its image.
 
     Raises:
-      FrameError: the image is turned, and neither the source nor the stated size decides it.
+      FrameError: the image is rotated, and the source and the declared size do not decide it.
     """
     frame = item.objects.frame if item.objects is not None else STORED
     if item.objects is not None and not item.objects.boxes and not _has_pixel_labels(item):
-        return STORED  # A negative has nothing to turn.
+        return STORED  # A negative has no labels to rotate.
     if facts.source_orientation == _UPRIGHT or frame:
         return frame or STORED
     declared, stored = declared_size(item), _stored_size(facts)
@@ -54,45 +54,45 @@ def frame_of(item: Item, facts: Facts) -> str:
         if declared == stored[::-1]:
             return SHOWN
     if facts.orientation == _UPRIGHT:
-        return SHOWN  # `--exif upright` says that people saw it so.
+        return SHOWN  # With `--exif upright`, labels are for the displayed image.
     raise FrameError(
-        f"EXIF orientation {facts.source_orientation}: the labels do not say whether they were "
-        "drawn on the image as it is stored or as viewers show it; ingest with `--exif upright` if "
-        "it is as shown, or with boxes=stored"
+        f"EXIF orientation {facts.source_orientation}: the labels may be for the image as stored "
+        "or as displayed by viewers; ingest with `--exif upright` if they are for the displayed "
+        "image, or with boxes=stored"
     )
 
 
 def checked_frame(boxes: str) -> str:
-    """The option `boxes` of jobs whose labels do not say what they were drawn on.
+    """The checked value of the option `boxes`.
 
     Raises:
-      IngestError: it is neither empty nor a frame.
+      IngestError: it is not empty, `stored` or `shown`.
     """
     if boxes not in ("", STORED, SHOWN):
         raise IngestError(f"boxes must be {STORED} or {SHOWN}, got {boxes!r}")
     return boxes
 
 
-def frame_size(facts: Facts, frame: str) -> tuple[int, int]:
-    """(height, width) of the pixels that labels were drawn on."""
+def frame_size(facts: ImageFacts, frame: str) -> tuple[int, int]:
+    """(height, width) of the pixels that labels refer to."""
     height, width = _stored_size(facts)
     quarter = facts.source_orientation >= 5 and frame == SHOWN
     return (width, height) if quarter else (height, width)
 
 
 def declared_size(item: Item) -> tuple[int, int] | None:
-    """(height, width) that the labels state; None where they do not."""
+    """(height, width) that the labels declare; None if they declare none."""
     height, width = (item.attributes.get(key) for key in (features.HEIGHT, features.WIDTH))
     return (int(height[0]), int(width[0])) if height and width else None
 
 
-def turned_objects(objects: Objects, facts: Facts, frame: str) -> Objects:
-    """Objects on the record's pixels.
+def turned_objects(objects: Objects, facts: ImageFacts, frame: str) -> Objects:
+    """Objects in the coordinates of the record's pixels.
 
     Args:
       objects: cleaned, in pixels of `frame`.
       facts: of the image.
-      frame: what they were drawn on.
+      frame: the pixels that they refer to.
     """
     orientation = _between(facts, frame)
     if orientation == _UPRIGHT:
@@ -109,9 +109,9 @@ def turned_objects(objects: Objects, facts: Facts, frame: str) -> Objects:
 
 
 def turned_attributes(
-    attributes: Mapping[str, Values], facts: Facts, frame: str
+    attributes: Mapping[str, Values], facts: ImageFacts, frame: str
 ) -> dict[str, Values]:
-    """Labels of single pixels, and boxes in fractions, on the record's pixels."""
+    """Pixel labels and normalized boxes, rotated to the record's pixels."""
     orientation, made = _between(facts, frame), dict(attributes)
     if orientation == _UPRIGHT:
         return made
@@ -131,8 +131,8 @@ def _has_pixel_labels(item: Item) -> bool:
     return any(key in item.attributes for key in _PIXEL_LABELS)
 
 
-def _between(facts: Facts, frame: str) -> int:
-    """The orientation that takes labels from their frame to the record's pixels; 1 is none."""
+def _between(facts: ImageFacts, frame: str) -> int:
+    """The orientation that maps labels from their frame to the record's pixels; 1 for identity."""
     orientation = facts.source_orientation
     record = STORED if facts.orientation == orientation else SHOWN
     if record == frame:
@@ -140,13 +140,13 @@ def _between(facts: Facts, frame: str) -> int:
     return orientation if frame == STORED else _INVERSE.get(orientation, orientation)
 
 
-def _stored_size(facts: Facts) -> tuple[int, int]:
+def _stored_size(facts: ImageFacts) -> tuple[int, int]:
     turned = facts.orientation != facts.source_orientation and facts.source_orientation >= 5
     return (facts.width, facts.height) if turned else (facts.height, facts.width)
 
 
 def _turned_polygon(values: Any, size: tuple[int, int], orientation: int) -> tuple[float, ...]:
-    """x0, y0, x1, y1, ... in an image of `size` after it was turned by an orientation."""
+    """x0, y0, x1, y1, ... after an image of `size` is rotated by an orientation."""
     height, width = size
     turned: list[float] = []
     for x, y in zip(values[::2], values[1::2], strict=True):
@@ -181,7 +181,7 @@ def _turned_png(value: Any, orientation: int) -> bytes:
 
 
 def turned_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, ...) pixels as an EXIF orientation shows them."""
+    """(H, W, ...) pixels, rotated by an EXIF orientation."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -193,21 +193,21 @@ def turned_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RecordLabels:
-    """An item's labels on its record's pixels.
+    """The labels of an item in the coordinates of its record's pixels.
 
     Attributes:
-      objects: that can be trained on; None for classification.
-      attributes: as of the item, turned where pixels are.
-      findings: what was wrong with the other objects.
+      objects: the valid objects; None for classification.
+      attributes: of the item; pixel labels are rotated.
+      findings: the reasons why other objects were dropped or changed.
     """
 
     objects: Objects | None
     attributes: dict[str, Values]
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[IngestFinding, ...] = ()
 
 
-def record_labels(item: Item, facts: Facts, *, num_classes: int) -> RecordLabels:
-    """Cleans an item's labels and takes them to the record's pixels.
+def record_labels(item: Item, facts: ImageFacts, *, num_classes: int) -> RecordLabels:
+    """Cleans the labels of an item and converts them to the record's pixels.
 
     Args:
       item: with its labels.

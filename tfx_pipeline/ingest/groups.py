@@ -1,7 +1,7 @@
-"""Groups: images of one object, person or camera, which belong into one split.
+"""Groups: images of one object, person or camera, which must stay in one split.
 
-A split of single frames measures how well a model knows the very signs it was trained on. With
-`--group` the group's name decides where all of its images go.
+If frames of one object are in two splits, the test measures recognition of training objects. With
+`--group`, the name of the group decides the split of all of its images.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from tfx_pipeline.ingest.source import IngestError, Item
 from tfx_pipeline.ingest.splits import choose_split, missing_splits, split_point
 from trainers.data.features import SPLITS
@@ -19,28 +19,30 @@ from trainers.data.features import SPLITS
 
 @dataclass
 class _Group:
-    """A group's classes, the splits that the source put it into, and its place among all groups."""
+    """The classes of a group, its splits in the source, and its position in [0, 1) by digest."""
 
     digest: str
     classes: set[str] = field(default_factory=set)
     declared: set[str] = field(default_factory=set)
 
 
-def with_groups(items: Iterable[Item | Finding], group: str) -> Iterator[Item | Finding]:
-    """Items with their group: the source's, or what an expression finds in their names.
+def with_groups(
+    items: Iterable[Item | IngestFinding], group: str
+) -> Iterator[Item | IngestFinding]:
+    """Items with their group: from the source, or from a regular expression on their names.
 
     Args:
-      items: of a source; a table has given them their groups if `group` names its columns.
-      group: a regular expression whose groups, or else all of it, are the group's name.
+      items: of a source; they already have groups if `group` names columns of a table.
+      group: a regular expression; its capture groups, or the whole match, are the group's name.
 
     Raises:
-      IngestError: not an expression, or it finds nothing in a name.
+      IngestError: `group` is not a regular expression, or does not match a name.
     """
     try:
         pattern = re.compile(group)
     except re.error as error:
         raise IngestError(
-            f"--group {group!r} is neither a column of the table nor a regular expression: {error}"
+            f"--group {group!r} is not a column of the table and not a regular expression: {error}"
         ) from error
     for one in items:
         if isinstance(one, Item) and not one.group:
@@ -49,8 +51,8 @@ def with_groups(items: Iterable[Item | Finding], group: str) -> Iterator[Item | 
             name = "/".join(text for text in texts if text)
             if not name:
                 raise IngestError(
-                    f"--group {group!r} gives no group for {one.name}: its column is empty there, "
-                    "or there is no such column and the expression finds nothing in the name; e.g. "
+                    f"--group {group!r} gives no group for {one.name}: the column is empty, or "
+                    "there is no such column and the expression does not match the name; e.g. "
                     r"--group track, or --group '(\d+)_\d+\.ppm'"
                 )
             one = replace(one, group=name)
@@ -66,21 +68,21 @@ def group_splits(
 ) -> dict[bytes, str]:
     """Group -> the split of all its images.
 
-    A group goes where its name's digest says, as an image without a group goes where its bytes' one
-    says. Then each split that is to be filled gets at least one group, and, with `every_class`,
-    training at least one of each class.
+    The digest of its name decides the split of a group, as the digest of its bytes decides the
+    split of an image without a group. Then each split to fill gets at least one group and, with
+    `every_class`, training gets at least one group of each class.
 
     Args:
       index: after duplicates are resolved.
       present: the splits that the source has.
       fractions: of train, validation and test, summing to 1.
-      every_class: a class without a training image would be refused.
+      every_class: whether each class needs a training image.
 
     Raises:
-      IngestError: the source has a group in two splits.
+      IngestError: a group is in two splits of the source.
     """
     groups = _read(index)
-    _refuse_torn(index, groups)
+    _check_undivided(index, groups)
     chosen = {
         name: choose_split(
             one.digest, next(iter(one.declared)), present=present, fractions=fractions
@@ -103,28 +105,28 @@ def _read(index: sqlite3.Connection) -> dict[bytes, _Group]:
     for name, class_name, split in index.execute(query):
         group = groups.setdefault(name, _Group(hashlib.sha256(name).hexdigest()))
         group.classes.add(class_name)
-        # What is open may go to training as well, so that it must not meet what is tested on.
+        # Images without a declared split may be put into training.
         group.declared.add(split or "train")
     return groups
 
 
-def _refuse_torn(index: sqlite3.Connection, groups: dict[bytes, _Group]) -> None:
-    torn = sorted(name for name, one in groups.items() if len(one.declared) > 1)
-    if not torn:
+def _check_undivided(index: sqlite3.Connection, groups: dict[bytes, _Group]) -> None:
+    divided = sorted(name for name, one in groups.items() if len(one.declared) > 1)
+    if not divided:
         return
-    splits = sorted(groups[torn[0]].declared)
+    splits = sorted(groups[divided[0]].declared)
     found = [
         index.execute(
             "SELECT name FROM items WHERE grp = ? AND (split = ? OR (split = '' AND ? = 'train')) "
             "ORDER BY name LIMIT 1",
-            (torn[0], split, split),
+            (divided[0], split, split),
         ).fetchone()[0]
         for split in splits
     ]
-    group, *names = (one.decode("utf-8", "backslashreplace") for one in (torn[0], *found))
+    group, *names = (one.decode("utf-8", "backslashreplace") for one in (divided[0], *found))
     raise IngestError(
-        f"{len(torn)} of {len(groups)} groups are in two splits of the source, e.g. {group!r} in "
-        f"{' and '.join(splits)}: {' and '.join(names)}; ingest the images without their split "
+        f"{len(divided)} of {len(groups)} groups are in two splits of the source, e.g. {group!r} "
+        f"in {' and '.join(splits)}: {' and '.join(names)}; ingest the images without their split "
         "folders, lists or column, so that groups decide, or leave --group out"
     )
 
@@ -135,7 +137,7 @@ def _fill_empty(
     present: Collection[str],
     fractions: tuple[float, float, float],
 ) -> None:
-    """Gives a split without a group the one whose digest lies closest to it."""
+    """Moves the group whose digest is closest to an empty split into that split."""
     start, weights = 0.0, missing_splits(present, fractions)
     for split, weight in weights.items():
         low, high, start = start, start + weight, start + weight
@@ -153,7 +155,7 @@ def _fill_empty(
 def _train_every_class(
     free: dict[bytes, _Group], groups: dict[bytes, _Group], chosen: dict[bytes, str]
 ) -> None:
-    """Moves one group of each class that has no training image into training."""
+    """Moves one group into training for each class without a training image."""
     trained = {
         one for name, group in groups.items() if chosen[name] == SPLITS[0] for one in group.classes
     }

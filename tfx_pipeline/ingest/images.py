@@ -1,7 +1,7 @@
-"""A file's bytes to an image that the exported graph decodes, and what had to be done for it.
+"""Converts the bytes of a file to an image that the exported graph decodes, with findings.
 
-The verdict is the one of training and serving: `core.image_header.check_image` and then the
-graph's own decoder. What they refuse but Pillow reads becomes an 8-bit PNG, losslessly.
+The checks are the same as in training and serving: `core.image_header.check_image` and the graph's
+decoder. Other formats that Pillow reads are stored as 8-bit PNG, without loss.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from core.image_header import MAX_PIXELS, ImageError, ImageTooLargeError, check_
 from trainers.data.orientation import AS_STORED, UPRIGHT, orientation_of
 from trainers.data.slices import slices
 
-# Only formats people keep photographs in: Pillow also opens EPS (by running Ghostscript) and
-# formats without a signature, which take any bytes for an image.
+# Only formats for photographs: Pillow also opens EPS (by running Ghostscript) and formats without a
+# signature, which accept arbitrary bytes.
 _GRAPH_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP")
 _OTHER_FORMATS = ("WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _ORIENTATION = 0x0112
@@ -39,8 +39,8 @@ _KNOWN_SUFFIXES = frozenset(suffix for names in _NAMES.values() for suffix in na
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a record says of its image, besides the bytes.
+class ImageFacts:
+    """The facts that a record stores about its image, besides the bytes.
 
     Attributes:
       digest: sha256 hex of the stored bytes: the example's identity.
@@ -68,21 +68,21 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Bytes that the exported graph decodes, their facts, and (kind, detail) of what was found.
+class StoredImage:
+    """Bytes that the exported graph decodes, their facts, and the findings as (kind, detail).
 
-    `source_format` is that of the given bytes, before any transcoding; empty where unknown.
+    `source_format` is the format of the source's bytes, before transcoding; empty if unknown.
     """
 
     encoded: bytes
-    facts: Facts
+    facts: ImageFacts
     source_format: str
     found: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class _Details:
-    """What Pillow reads off a header; the defaults where it can't."""
+    """Facts that Pillow reads from a header; the defaults if it cannot."""
 
     format: str = ""
     mode: str = ""
@@ -90,17 +90,17 @@ class _Details:
     orientation: int = 1
 
 
-def load_picture(data: bytes, *, exif: str = AS_STORED) -> Picture:
-    """The image in a file's bytes.
+def load_stored(data: bytes, *, exif: str = AS_STORED) -> StoredImage:
+    """The image that a record stores for the bytes of a file.
 
     Args:
       data: the file's bytes.
-      exif: `as_stored` keeps a turned image as TensorFlow decodes it; `upright` turns it and
-        stores a PNG.
+      exif: `as_stored` ignores the EXIF orientation, as TensorFlow does; `upright` rotates the
+        image and stores a PNG.
 
     Raises:
-      ImageTooLargeError: more pixels than the graph takes, by the header.
-      ImageError: neither the graph nor Pillow can decode it.
+      ImageTooLargeError: more pixels than the limit, by the header.
+      ImageError: the graph and Pillow cannot decode it.
     """
     from trainers.data.decode import load_image
 
@@ -118,7 +118,7 @@ def load_picture(data: bytes, *, exif: str = AS_STORED) -> Picture:
 
 
 def name_differs(name: str, image_format: str) -> str:
-    """In words, how a file's name disagrees with its content; empty when it doesn't."""
+    """How the suffix of a file differs from its format, as text; empty if it does not."""
     suffix = name.rpartition(".")[2].lower()
     if suffix in _KNOWN_SUFFIXES and suffix not in _NAMES.get(image_format, (suffix,)):
         return f"a {image_format} is named .{suffix}"
@@ -133,12 +133,12 @@ def _image(
     *,
     exif: str,
     transcoded: bool,
-) -> Picture:
+) -> StoredImage:
     found = [*found, *_notes(details)]
     orientation = details.orientation
     if orientation != 1 and exif == UPRIGHT:
         pixels = _upright(pixels, orientation)
-        encoded, transcoded = _png(pixels), True
+        encoded, transcoded = encode_png(pixels), True
         found.append(("exif_applied", f"orientation {orientation}"))
         orientation = 1
     elif orientation != 1:
@@ -147,7 +147,7 @@ def _image(
     colorspace = _COLORSPACES.get(header.channels, "RGB")
     if header.format == "JPEG" and header.channels == 4:
         colorspace = "CMYK"
-    facts = Facts(
+    facts = ImageFacts(
         digest=hashlib.sha256(encoded).hexdigest(),
         format=header.format,
         height=pixels.shape[0],
@@ -160,13 +160,13 @@ def _image(
         slices=slices(pixels),
     )
     source_format = "JPEG" if details.format == "MPO" else details.format
-    return Picture(encoded, facts, source_format, tuple(found))
+    return StoredImage(encoded, facts, source_format, tuple(found))
 
 
 def _notes(details: _Details) -> list[tuple[str, str]]:
     mode, found = details.mode, []
     if mode in ("1", "L", "LA", "I", "F") or mode.startswith("I;"):
-        found.append(("grey", f"mode {mode}"))
+        found.append(("grayscale", f"mode {mode}"))
     if mode == "CMYK":
         found.append(("cmyk", f"{details.format}, mode CMYK"))
     if mode.startswith("I"):
@@ -179,20 +179,20 @@ def _notes(details: _Details) -> list[tuple[str, str]]:
 
 
 def _details(data: bytes) -> _Details:
-    """Off the header alone; whatever Pillow thinks of the file, the graph has decoded it."""
+    """Facts from the header; the defaults if Pillow fails on a file that the graph can decode."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_known(_GRAPH_FORMATS)) as image:
-                # What a graph reads of it too, which is not all that Pillow takes for EXIF.
-                return replace(_of(image), orientation=orientation_of(data))
-    except Exception:  # Pillow's plugins raise whatever broken bytes lead them to.
+                # The graph's own reader of EXIF, which is stricter than Pillow's.
+                return replace(_details_of(image), orientation=orientation_of(data))
+    except Exception:  # Pillow's plugins raise arbitrary exceptions.
         return _Details(orientation=orientation_of(data))
 
 
-def _of(image: Image.Image) -> _Details:
+def _details_of(image: Image.Image) -> _Details:
     orientation, frames = 1, 1
-    # Broken metadata: the pixels may be fine.
+    # The metadata may be broken while the pixels are fine.
     with contextlib.suppress(Exception):
         orientation = image.getexif().get(_ORIENTATION, 1)
     with contextlib.suppress(Exception):
@@ -211,13 +211,13 @@ def _known(names: tuple[str, ...]) -> list[str]:
 
 
 def _transcode(data: bytes, refused: ImageError) -> tuple[bytes, _Details]:
-    """PNG bytes of the image (the first, where there are several), not turned by EXIF.
+    """PNG bytes of the (first) image, not rotated by EXIF.
 
-    Alpha is dropped without blending and 16 bits keep their high byte, as the graph does for PNG.
+    Alpha is dropped without blending and 16-bit values keep their high byte, as in the graph.
 
     Raises:
-      ImageError: Pillow can't read it either (then `refused`, where it does not know the format),
-        over the pixel limit, or without a defined range.
+      ImageError: Pillow cannot read the image either (`refused`, if it does not know the format),
+        it exceeds the pixel limit, or its values have no defined range.
     """
     if not data:
         raise refused
@@ -227,21 +227,27 @@ def _transcode(data: bytes, refused: ImageError) -> tuple[bytes, _Details]:
             formats = _known((*_GRAPH_FORMATS, *_OTHER_FORMATS))
             with Image.open(io.BytesIO(data), formats=formats) as image:
                 _check_size(image)
-                details = _of(image)
+                details = _details_of(image)
                 image.seek(0)
-                return _png(_to_rgb(image)), details
+                return encode_png(_to_rgb(image)), details
     except Image.UnidentifiedImageError:
         raise refused from None
     except ImageError:
         raise
-    except Exception as error:  # Pillow's plugins raise whatever broken bytes lead them to.
-        reason = f"{refused}; nor can Pillow read it: {type(error).__name__}: {error}"
+    except Exception as error:  # Pillow's plugins raise arbitrary exceptions.
+        reason = f"{refused}; Pillow cannot read it either: {type(error).__name__}: {error}"
         raise ImageError(reason) from error
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def encode_png(pixels: np.ndarray, *, compress: bool = True) -> bytes:
+    """PNG bytes of (H, W) or (H, W, 3) uint8 pixels.
+
+    Without `compress`, the bytes do not depend on the version of zlib, whose output differs; the
+    bytes of an image decide its split.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    options = {} if compress else {"compress_level": 0}
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", **options)
     return buffer.getvalue()
 
 

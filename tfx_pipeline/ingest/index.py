@@ -1,10 +1,8 @@
-"""The items of a source and what is known of them, in one SQLite file.
+"""The items of a source and the facts about them, in one SQLite file.
 
-Memory never holds a data set.
-
-Workers open it read-only: it lies beside the shards, where every runner's workers write. Verdicts
-come back as one file a chunk, written whole or not at all, so that a job that was stopped goes on
-from its last whole chunk.
+A data set is never held in memory. Workers open the index read-only, beside the shards. They return
+verdicts as one file per chunk, written atomically, so that a stopped job resumes after its last
+complete chunk.
 """
 
 import base64
@@ -18,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from tfx_pipeline.ingest.objects import objects_from_json, objects_to_json
 from tfx_pipeline.ingest.source import DiskFullError, IngestError, Item
 
-#: Items that one worker checks at a time, and that a stopped job loses at most.
+#: Items per chunk: the unit of work, and the most that a stopped job repeats per worker.
 CHUNK = 256
 
 _SCHEMA = """
@@ -40,14 +38,14 @@ _COLUMNS = "row, name, class, split, path, offset, length, deflated, data, label
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source turned out to hold: how many items, and a digest of all that decides them."""
+    """The number of items of a source, and a digest of everything that decides them."""
 
     items: int
     digest: str
 
 
 def create(
-    path: Path, items: Iterable[Item | Finding], tick: Callable[[], None] = lambda: None
+    path: Path, items: Iterable[Item | IngestFinding], tick: Callable[[], None] = lambda: None
 ) -> Listing:
     """Writes every item of a source to a new index.
 
@@ -57,13 +55,13 @@ def create(
       tick: called for each item.
 
     Raises:
-      IngestError: two items have one name and are not equal.
+      IngestError: two items have the same name and are not equal.
     """
     digest, rows = hashlib.sha256(), 0
     with connect(path, write=True) as index:
         index.executescript(_SCHEMA)
         for one in items:
-            if isinstance(one, Finding):
+            if isinstance(one, IngestFinding):
                 record_findings(index, None, [one])
                 digest.update(repr(one).encode("utf-8", "surrogateescape"))
                 continue
@@ -83,18 +81,18 @@ def create(
 
 @contextlib.contextmanager
 def connect(path: Path | str, *, write: bool = False) -> Iterator[sqlite3.Connection]:
-    """The index, to read or, committed at the end of the block, to write.
+    """A connection to the index; with `write`, changes are committed at the end of the block.
 
     Raises:
       IngestError: the disk is full.
     """
-    # A plain name: `%` and `?` in it would mean something in the URI.
+    # `%` and `?` in the name have a meaning in the URI.
     quoted = Path(path).absolute().as_uri()
     mode = "rwc" if write else "ro"
     connection = sqlite3.connect(f"{quoted}?mode={mode}", uri=True)
     try:
         if write:
-            # The whole file is made again after a crash, so that nothing needs to wait for disks.
+            # The whole file is rebuilt after a crash, so no sync is needed.
             connection.execute("PRAGMA synchronous=OFF")
             connection.execute("PRAGMA journal_mode=OFF")
         yield connection
@@ -126,20 +124,20 @@ def read_chunk(path: str, chunk: int) -> list[tuple[int, Item]]:
 
 
 def record_findings(
-    index: sqlite3.Connection, row: int | None, findings: Iterable[Finding]
+    index: sqlite3.Connection, row: int | None, findings: Iterable[IngestFinding]
 ) -> None:
-    """Adds findings about one row, or about none."""
+    """Adds findings about one row, or about no row."""
     index.executemany(
         "INSERT INTO findings VALUES (?,?,?,?)",
-        [(row, one.kind, _bytes(one.file), _readable(one.detail)) for one in findings],
+        [(row, one.kind, name_to_bytes(one.file), _readable(one.detail)) for one in findings],
     )
 
 
-def all_findings(index: sqlite3.Connection) -> Iterator[Finding]:
+def all_findings(index: sqlite3.Connection) -> Iterator[IngestFinding]:
     """Every finding, by kind and then by file."""
     query = "SELECT kind, file, detail FROM findings ORDER BY kind, file, detail"
     for kind, file, detail in index.execute(query):
-        yield Finding(kind, _text(file), detail)
+        yield IngestFinding(kind, name_from_bytes(file), detail)
 
 
 def _row(item: Item) -> tuple[Any, ...]:
@@ -155,29 +153,29 @@ def _row(item: Item) -> tuple[Any, ...]:
         "findings": [asdict(one) for one in item.findings],
     }
     return (
-        _bytes(item.name),
+        name_to_bytes(item.name),
         item.class_name,
         item.split,
-        _bytes(item.path),
+        name_to_bytes(item.path),
         item.offset,
         item.length,
         int(item.deflated),
         _state(item.path),
         item.data or None,
         json.dumps(labels),
-        _bytes(item.group),
+        name_to_bytes(item.group),
     )
 
 
-def _repeated(index: sqlite3.Connection, item: Item, values: tuple[Any, ...]) -> Finding:
-    """The finding about an item that is equal to an earlier one.
+def _repeated(index: sqlite3.Connection, item: Item, values: tuple[Any, ...]) -> IngestFinding:
+    """The finding about an item that repeats an earlier one.
 
     Raises:
-      IngestError: it is not equal.
+      IngestError: the two differ.
     """
     earlier = index.execute("SELECT * FROM items WHERE name = ?", (values[0],)).fetchone()
     if earlier[1:] == values:
-        return Finding("listed_twice", item.name)
+        return IngestFinding("listed_twice", item.name)
     names = zip(("class", "split"), earlier[2:4], (item.class_name, item.split), strict=True)
     differ = [f"{what} {one!r} and {other!r}" for what, one, other in names if one != other]
     raise IngestError(
@@ -187,7 +185,7 @@ def _repeated(index: sqlite3.Connection, item: Item, values: tuple[Any, ...]) ->
 
 
 def _state(path: str) -> str:
-    """Size and time of change, so that a job that goes on notices another file under the name."""
+    """Size and modification time, so that a resumed job notices a replaced file."""
     if not path:
         return ""
     try:
@@ -201,10 +199,10 @@ def _item(values: tuple[Any, ...]) -> tuple[int, Item]:
     row, name, class_name, split, path, offset, length, deflated, data, labels, group = values
     raw = json.loads(labels)
     return row, Item(
-        name=_text(name),
+        name=name_from_bytes(name),
         class_name=class_name,
         split=split,
-        path=_text(path),
+        path=name_from_bytes(path),
         offset=offset,
         length=length,
         deflated=bool(deflated),
@@ -212,22 +210,24 @@ def _item(values: tuple[Any, ...]) -> tuple[int, Item]:
         objects=None if raw["objects"] is None else objects_from_json(raw["objects"]),
         attributes={key: _unpack(values) for key, values in raw["attributes"].items()},
         slices=raw["slices"],
-        group=_text(group),
-        findings=tuple(Finding(**one) for one in raw["findings"]),
+        group=name_from_bytes(group),
+        findings=tuple(IngestFinding(**one) for one in raw["findings"]),
     )
 
 
 def _readable(text: str) -> str:
-    """`text` with what is not UTF-8, such as the name of another file, written out."""
+    """`text` with bytes that are not UTF-8 escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-# A file's name is bytes to Linux and need not be UTF-8, which SQLite's text must be.
-def _bytes(name: str) -> bytes:
+# Linux file names are bytes and need not be UTF-8; text in SQLite must be.
+def name_to_bytes(name: str) -> bytes:
+    """The bytes of a file name, for SQLite."""
     return name.encode("utf-8", "surrogateescape")
 
 
-def _text(name: bytes) -> str:
+def name_from_bytes(name: bytes) -> str:
+    """The inverse of `name_to_bytes`."""
     return name.decode("utf-8", "surrogateescape")
 
 

@@ -1,9 +1,9 @@
-"""The job: items -> index -> checked images -> duplicates and splits -> shards.
+"""An ingest job: items -> index -> checked images -> duplicates and splits -> shards.
 
-The two heavy steps run on Beam, on chunks of items and on shards; what lies between is SQL on the
-index. Each chunk's verdicts and each shard are files that are whole or absent, so that a job that
-was stopped, even by a power cut, goes on from there. Workers need the source's and the output's
-file system, and nothing but small task numbers travels between them.
+The two heavy steps run on Beam, over chunks of items and over shards; the steps between them are
+SQL on the index. The verdicts of each chunk and each shard are written atomically, so that a job
+that was stopped, even by a power failure, resumes there. Workers need access to the file systems of
+the source and the output; only task numbers are sent to them.
 """
 
 import hashlib
@@ -21,87 +21,51 @@ from pathlib import Path
 from typing import Any
 
 from tfx_pipeline.ingest import progress, splits
-from tfx_pipeline.ingest.balance import (
-    MAX_REPAIRED,
-    check_counts,
-    count_objects,
-    count_turned,
-    rejected_text,
-)
 from tfx_pipeline.ingest.check import Checker, verdict_file
 from tfx_pipeline.ingest.class_names import check_names
 from tfx_pipeline.ingest.findings import REJECTION, REPAIR
 from tfx_pipeline.ingest.groups import with_groups
 from tfx_pipeline.ingest.index import CHUNK, Listing, connect, create
-from tfx_pipeline.ingest.merge import held_out_share, merge, place
-from tfx_pipeline.ingest.output import publish, removed_when_refused, workplace, writing
+from tfx_pipeline.ingest.merge import assign_splits, held_out_share, merge
+from tfx_pipeline.ingest.output import publish, removed_when_refused, work_folder, writing
+from tfx_pipeline.ingest.plan import IngestPlan, check_plan
 from tfx_pipeline.ingest.records import LABEL_OFFSET
 from tfx_pipeline.ingest.report import KindCount, count_files, summarize, write_report
+from tfx_pipeline.ingest.result_checks import (
+    check_counts,
+    count_objects,
+    count_turned,
+    rejected_text,
+)
 from tfx_pipeline.ingest.shards import ShardWriter, counts_file
 from tfx_pipeline.ingest.source import IngestError, Request, Source
 from trainers.data import features
 from trainers.data.features import DatasetInfo, SplitInfo
 from trainers.identity.code_digest import code_digest
 
-# At ImageNet's 110 kB an image, about 110 MB a shard.
-_PICTURES_PER_SHARD = 1000
+# About 110 MB per shard at ImageNet's 110 kB per image.
+_IMAGES_PER_SHARD = 1000
 _LISTING = "listing.json"
 _FAILED = "failed"
 _DECODERS_LOG = "decoders.log"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides a data set, besides the source's files.
-
-    Attributes:
-      job: the registered name.
-      where: the SOURCE argument.
-      options: of the job.
-      name: the data set's name; empty takes the job's.
-      fractions: of train, validation and test; None takes the job's.
-      shards: files a split; None is one for each 1,000 images.
-      everything: the split that everything goes to; empty leaves it to the source.
-      exif: `as_stored` or `upright`.
-      group: see `tfx_pipeline.ingest.ingest`.
-      max_repaired: likewise.
-    """
-
-    job: str
-    where: str | None
-    options: dict[str, Any]
-    name: str = ""
-    fractions: tuple[float, float, float] | None = None
-    shards: int | None = None
-    everything: str = ""
-    exif: str = "as_stored"
-    group: str = ""
-    max_repaired: float = MAX_REPAIRED
-
-    @property
-    def key(self) -> str:
-        """Hex digits that tell this plan's unfinished work from another's."""
-        where = None if self.where is None else os.path.abspath(self.where)
-        text = json.dumps([asdict(self), where], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-
-
 def run(
-    plan: Plan,
+    plan: IngestPlan,
     make_source: Callable[[Request], Source],
     out: Path,
     *,
     beam_args: Sequence[str] = (),
 ) -> tuple[DatasetInfo, list[KindCount]]:
-    """Writes a data set to `out`; see `tfx_pipeline.ingest.ingest`. Also returns what was found.
+    """Writes a data set to `out`; returns its description and the findings by kind.
 
     Raises:
-      IngestError: nothing usable in the source, `out` is something else, or the disk is full.
+      IngestError: the source has no usable image, `out` is not a data set, or the disk is full.
     """
-    _check_plan(plan)
+    check_plan(plan)
     if plan.where and Path(plan.where).expanduser().resolve().is_relative_to(out.resolve()):
-        raise IngestError(f"{plan.where} lies within {out}, which is replaced; give another --out")
-    with workplace(out, plan.key) as work:
+        raise IngestError(f"{plan.where} is inside {out}, which is replaced; choose another --out")
+    with work_folder(out, plan.key) as work:
         with removed_when_refused(work, unless=work / _LISTING):
             source, listing = _list(plan, make_source, work)
         with removed_when_refused(work):
@@ -110,16 +74,16 @@ def run(
                 raise IngestError(f"{source.description} has no image that can be read{refused}")
         _run_beam(_checks(plan, source, listing, work), work, "checking images", beam_args)
         with removed_when_refused(work):
-            counts = _merge_and_place(plan, source, listing, work)
+            counts = _merge_and_assign(plan, source, listing, work)
         folder = work / "out"
-        shards = plan.shards or max(1, round(listing.items / _PICTURES_PER_SHARD))
+        shards = plan.shards or max(1, round(listing.items / _IMAGES_PER_SHARD))
         for split in features.SPLITS:
             (folder / f"Split-{split}").mkdir(parents=True, exist_ok=True)
         tasks = _writes(plan, source, work, shards=shards, total=sum(counts.values()))
         _run_beam(tasks, work, "writing records", beam_args)
         info = _describe(plan, source, work, shards=shards, items=listing.items)
         found = summarize(work / "index.sqlite")
-        # What says that the work is done goes before the shards do.
+        # Without the listing, an interrupted move starts again from the source.
         (work / _LISTING).unlink()
         publish(folder, out)
         shutil.rmtree(work, ignore_errors=True)
@@ -128,34 +92,17 @@ def run(
 
 @dataclass(frozen=True)
 class _Tasks:
-    """Calls of one function, the number of images in all of them."""
+    """The arguments of the calls of one function, and the total number of their images."""
 
     function: Callable[[Any], None]
     arguments: list[Any]
     images: int
 
 
-def _check_plan(plan: Plan) -> None:
-    if plan.fractions is not None:
-        splits.check_fractions(plan.fractions)
-    if plan.shards is not None and not 1 <= plan.shards <= 99_999:
-        raise IngestError(f"shards must be in 1..99999, got {plan.shards}")
-    if plan.everything and plan.everything not in features.SPLITS:
-        known = ", ".join(features.SPLITS)
-        raise IngestError(f"the split must be one of {known}, got {plan.everything!r}")
-    if plan.exif not in ("as_stored", "upright"):
-        raise IngestError(f"exif must be as_stored or upright, got {plan.exif!r}")
-    if not 0 <= plan.max_repaired <= 1:
-        raise IngestError(
-            f"max_repaired is a share of the objects in [0, 1], got {plan.max_repaired}; 1 allows "
-            "any"
-        )
-
-
 def _list(
-    plan: Plan, make_source: Callable[[Request], Source], work: Path
+    plan: IngestPlan, make_source: Callable[[Request], Source], work: Path
 ) -> tuple[Source, Listing]:
-    """Reads the source anew; verdicts stay that the same code gave to the same source."""
+    """Lists the source; earlier verdicts are kept if the source and the code are unchanged."""
     scratch = work / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -180,7 +127,7 @@ def _list(
     return source, listing
 
 
-def _checks(plan: Plan, source: Source, listing: Listing, work: Path) -> _Tasks:
+def _checks(plan: IngestPlan, source: Source, listing: Listing, work: Path) -> _Tasks:
     checker = Checker(
         index=str(work / "index.sqlite"),
         verdicts=str(work / "verdicts"),
@@ -190,7 +137,7 @@ def _checks(plan: Plan, source: Source, listing: Listing, work: Path) -> _Tasks:
     return _Tasks(checker, list(range(-(-listing.items // CHUNK))), listing.items)
 
 
-def _writes(plan: Plan, source: Source, work: Path, *, shards: int, total: int) -> _Tasks:
+def _writes(plan: IngestPlan, source: Source, work: Path, *, shards: int, total: int) -> _Tasks:
     writer = ShardWriter(
         index=str(work / "index.sqlite"),
         folder=str(work / "out"),
@@ -199,15 +146,15 @@ def _writes(plan: Plan, source: Source, work: Path, *, shards: int, total: int) 
         classes=source.classes,
         exif=plan.exif,
     )
-    places = [(split, shard) for split in features.SPLITS for shard in range(shards)]
-    return _Tasks(writer, places, total)
+    tasks = [(split, shard) for split in features.SPLITS for shard in range(shards)]
+    return _Tasks(writer, tasks, total)
 
 
 def _run_beam(tasks: _Tasks, work: Path, doing: str, beam_args: Sequence[str]) -> None:
     """Runs tasks on Beam's workers.
 
     Raises:
-      IngestError: of a worker, as it was raised there.
+      IngestError: an error of a worker, with the worker's message.
     """
     # Beam takes seconds to load, and the job registry imports this module.
     with warnings.catch_warnings():
@@ -220,7 +167,7 @@ def _run_beam(tasks: _Tasks, work: Path, doing: str, beam_args: Sequence[str]) -
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     failed = work / _FAILED
     failed.unlink(missing_ok=True)
-    # Beam's default DirectRunner first tries to download one written in Go.
+    # Beam's default DirectRunner first tries to download a runner written in Go.
     options = PipelineOptions(["--runner=FnApiRunner", *beam_args])
     try:
         with (
@@ -232,16 +179,16 @@ def _run_beam(tasks: _Tasks, work: Path, doing: str, beam_args: Sequence[str]) -
                 pipeline
                 | "Tasks" >> beam.Create(tasks.arguments)
                 | "Spread" >> beam.Reshuffle()
-                | "Do" >> beam.Map(partial(_do, tasks.function, str(failed)))
+                | "Do" >> beam.Map(partial(_run_task, tasks.function, str(failed)))
             )
     except Exception as error:
-        # Runners wrap what a worker raised, each in its own way and with the worker's trace.
+        # Each runner wraps the worker's exception differently and adds its stack trace.
         if failed.is_file():
             raise IngestError(failed.read_text(encoding="utf-8")) from error
         raise
 
 
-def _do(function: Callable[[Any], None], failed: str, argument: Any) -> None:
+def _run_task(function: Callable[[Any], None], failed: str, argument: Any) -> None:
     try:
         function(argument)
     except IngestError as error:
@@ -254,15 +201,17 @@ def _do(function: Callable[[Any], None], failed: str, argument: Any) -> None:
         raise
 
 
-def _merge_and_place(plan: Plan, source: Source, listing: Listing, work: Path) -> dict[str, int]:
+def _merge_and_assign(
+    plan: IngestPlan, source: Source, listing: Listing, work: Path
+) -> dict[str, int]:
     index = work / "index.sqlite"
     chunks = range(-(-listing.items // CHUNK))
     files = [verdict_file(work / "verdicts", chunk) for chunk in chunks]
     merge(index, files, keep_duplicates=source.keep_duplicates)
-    counts = place(
+    counts = assign_splits(
         index,
         fractions=plan.fractions or source.fractions or splits.DEFAULT_FRACTIONS,
-        shards=plan.shards or max(1, round(listing.items / _PICTURES_PER_SHARD)),
+        shards=plan.shards or max(1, round(listing.items / _IMAGES_PER_SHARD)),
         everything=plan.everything,
         every_class=source.every_class,
     )
@@ -270,7 +219,9 @@ def _merge_and_place(plan: Plan, source: Source, listing: Listing, work: Path) -
     return counts
 
 
-def _describe(plan: Plan, source: Source, work: Path, *, shards: int, items: int) -> DatasetInfo:
+def _describe(
+    plan: IngestPlan, source: Source, work: Path, *, shards: int, items: int
+) -> DatasetInfo:
     """Writes `dataset.json` and `ingest_report.json` beside the finished shards."""
     folder, fingerprint = work / "out", hashlib.sha256()
     made: dict[str, SplitInfo] = {}
@@ -321,7 +272,7 @@ def _held_out(index: Path) -> float:
 
 
 def _slice_keys(index: Path, source: Source) -> tuple[str, ...]:
-    """The image's own keys, and those that the source gave to its first item."""
+    """The slice keys of all images, and the keys that the source set on its first item."""
     with connect(index) as opened:
         labels = opened.execute("SELECT labels FROM items ORDER BY row LIMIT 1").fetchone()[0]
     keys = [*features.SLICES, *json.loads(labels)["slices"]]

@@ -1,7 +1,7 @@
-"""Masks of objects: polygons and COCO's run lengths, judged, rendered and stored as PNG.
+"""Masks of objects: validates, renders and encodes polygons and COCO's run lengths.
 
-A mask is judged by plain arithmetic before pycocotools sees it, because its C code takes a broken
-one at its word and can end the process.
+A mask is validated before it is passed to pycocotools, because its C code does not check its input
+and can crash the process.
 """
 
 import math
@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-# pycocotools walks a polygon's edges in fifths of a pixel, keeps every step, and counts in C ints.
+# pycocotools traces a polygon's edges in fifths of a pixel, stores every step and counts in C ints.
 _STEPS_PER_PX = 5
 _MAX_STEPS = 5_000_000
 _FAR_PX = 1_000_000
-# A polygon has three corners; pycocotools takes four numbers for a box.
+# A polygon has at least three corners; pycocotools interprets four numbers as a box.
 _MIN_POLYGON = 6
 
 
 def mask_finding(segmentation: Any, *, height: int, width: int) -> tuple[str, str] | None:
-    """Why pycocotools must not see a segmentation: kind and detail; None where it may.
+    """Kind and detail of the fault of a segmentation; None if pycocotools can process it.
 
     Args:
-      segmentation: see `Objects.segmentations`; None or empty is none at all, which is fine.
+      segmentation: see `Objects.segmentations`; None or empty is valid.
       height: of the image, in pixels.
       width: likewise.
     """
@@ -33,7 +33,7 @@ def mask_finding(segmentation: Any, *, height: int, width: int) -> tuple[str, st
     if isinstance(segmentation, dict):
         return _rle_finding(segmentation, height, width)
     if not isinstance(segmentation, (list, tuple)):
-        return "mask_invalid", f"a segmentation is polygons or RLE, got {_short(segmentation)}"
+        return "mask_invalid", f"a segmentation must be polygons or RLE, got {_short(segmentation)}"
     for polygon in segmentation:
         reason = polygon_fault(polygon)
         if reason:
@@ -41,7 +41,7 @@ def mask_finding(segmentation: Any, *, height: int, width: int) -> tuple[str, st
     if sum(map(_most_steps, segmentation)) > _MAX_STEPS:
         steps = sum(map(_steps, segmentation))
         if steps > _MAX_STEPS:
-            return "mask_invalid", f"polygons of {steps / _STEPS_PER_PX:.3g} px all round"
+            return "mask_invalid", f"polygons with outlines of {steps / _STEPS_PER_PX:.3g} px"
     return None
 
 
@@ -70,24 +70,24 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
 
 
 def mask_area(segmentation: Any, *, height: int, width: int) -> float:
-    """Pixels of `render`'s mask, without rendering it."""
+    """Number of pixels of the mask of `render`, without rendering it."""
     from pycocotools import mask
 
     return float(mask.area(_rle(segmentation, height, width)))
 
 
 def encode_gray_png(pixels: np.ndarray) -> bytes:
-    """A grayscale PNG; for masks, smaller than Pillow's and made in a quarter of the time.
+    """A grayscale PNG; for masks, smaller than Pillow's and four times as fast.
 
     Args:
-      pixels: (H, W) uint8 or uint16, which is the bit depth.
+      pixels: (H, W) uint8 or uint16; decides the bit depth.
     """
     height, width = pixels.shape
     depth = pixels.dtype.itemsize
-    rows = np.zeros((height, 1 + width * depth), np.uint8)  # 0: each row without a filter.
+    rows = np.zeros((height, 1 + width * depth), np.uint8)  # 0: no filter.
     wide = np.ascontiguousarray(pixels, f">u{depth}")
     rows[:, 1:] = wide.view(np.uint8).reshape(height, width * depth)
-    # Runs are all there is in a mask, so deflate need not look for anything else.
+    # A mask consists of runs, so the run-length strategy suffices.
     packer = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     body = packer.compress(rows.tobytes()) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 8 * depth, 0, 0, 0, 0)
@@ -96,21 +96,21 @@ def encode_gray_png(pixels: np.ndarray) -> bytes:
 
 
 def polygon_fault(polygon: Any) -> str:
-    """Why something is no polygon; empty where it is one."""
+    """Why a value is not a valid polygon; empty if it is."""
     if not isinstance(polygon, (list, tuple)):
-        return f"a polygon is a list x0, y0, x1, y1, ..., got {_short(polygon)}"
+        return f"a polygon must be a list x0, y0, x1, y1, ..., got {_short(polygon)}"
     if len(polygon) < _MIN_POLYGON or len(polygon) % 2:
-        return f"a polygon has three or more pairs of numbers, got {len(polygon)} numbers"
+        return f"a polygon needs three or more pairs of numbers, got {len(polygon)} numbers"
     try:
-        # A sum is a number only if every part is one; far quicker than asking each.
+        # A sum is finite only if every value is, and is much faster than a check of each.
         fine = math.isfinite(sum(polygon)) and max(max(polygon), -min(polygon)) < _FAR_PX
     except (TypeError, OverflowError):
         fine = False
-    return "" if fine else f"a polygon with values that are no places: {_short(polygon)}"
+    return "" if fine else f"a polygon with invalid coordinates: {_short(polygon)}"
 
 
 def _most_steps(polygon: Sequence[float]) -> float:
-    """An upper bound of `_steps`, which is all that most polygons need."""
+    """A cheap upper bound of `_steps`."""
     return _STEPS_PER_PX * (max(polygon) - min(polygon)) * len(polygon) / 2
 
 
@@ -128,21 +128,21 @@ def _rle_finding(rle: dict[str, Any], height: int, width: int) -> tuple[str, str
         text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
         counts = _uncompressed(text)
         if counts is None:
-            return "mask_invalid", f"RLE text that is cut off or foreign: {_short(text)}"
+            return "mask_invalid", f"RLE text that is truncated or malformed: {_short(text)}"
     if not isinstance(counts, (list, tuple)) or not all(type(one) is int for one in counts):
-        return "mask_invalid", f"RLE counts are integers or text, got {_short(counts)}"
+        return "mask_invalid", f"RLE counts must be integers or text, got {_short(counts)}"
     if any(one < 0 for one in counts):
         return "mask_invalid", f"RLE with a negative run: {min(counts)}"
     if sum(counts) != height * width:
-        return "mask_invalid", f"RLE of {sum(counts)} pixels, {height} x {width} are needed"
+        return "mask_invalid", f"RLE of {sum(counts)} pixels, expected {height} x {width}"
     return None
 
 
 def _uncompressed(text: bytes) -> list[int] | None:
-    """The runs of COCO's compressed RLE, or None where it is none.
+    """The runs of COCO's compressed RLE; None if it is malformed.
 
-    Each is a number of 5-bit groups, low ones first, each group plus 48 a character; from the
-    third run on (counted from 0) it is the difference to the last but one.
+    A run is a sequence of 5-bit groups, least significant first, each stored as a character with
+    offset 48; from run 3 on (from 0), it is the difference to the run two before.
     """
     runs: list[int] = []
     value = shift = 0

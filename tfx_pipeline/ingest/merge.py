@@ -1,6 +1,6 @@
-"""From the verdicts on single items to a plan: duplicates resolved, each record's split and shard.
+"""Merges the verdicts on items: resolves duplicates, assigns each record a split and a shard.
 
-All of it is SQL on the index, in constant memory and in one process.
+Everything is SQL on the index, in constant memory and in one process.
 """
 
 import json
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from tfx_pipeline.ingest import splits
 from tfx_pipeline.ingest.check import read_verdicts
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from tfx_pipeline.ingest.groups import group_splits
 from tfx_pipeline.ingest.index import connect, read_item_row, record_findings
 from trainers.data.features import SPLITS
 
-# How many of the files with one content a message lists.
+# Most files with equal content that a message lists.
 _NAMED = 4
 _PAGE = 50_000
 _OPEN = """SELECT facts.row, digest, items.split, grp FROM facts JOIN items USING (row)
@@ -25,7 +25,7 @@ _OPEN = """SELECT facts.row, digest, items.split, grp FROM facts JOIN items USIN
 
 @dataclass(frozen=True)
 class Twin:
-    """One of several items with equal content."""
+    """One of several items with equal bytes."""
 
     row: int
     name: str
@@ -34,12 +34,12 @@ class Twin:
 
 
 def merge(index_path: Path, verdict_files: Iterable[Path], *, keep_duplicates: bool) -> None:
-    """Takes the verdicts into the index and resolves duplicates.
+    """Copies the verdicts into the index and resolves duplicates.
 
     Args:
-      index_path: of `index.create`.
-      verdict_files: all of them, by chunk.
-      keep_duplicates: note them and leave them in.
+      index_path: an index from `index.create`.
+      verdict_files: all files of verdicts, in order of the chunks.
+      keep_duplicates: report duplicates as notes and keep them.
     """
     with connect(index_path, write=True) as index:
         for file in verdict_files:
@@ -66,7 +66,7 @@ def merge(index_path: Path, verdict_files: Iterable[Path], *, keep_duplicates: b
                 record_findings(index, twin.row, [finding])
 
 
-def place(
+def assign_splits(
     index_path: Path,
     *,
     fractions: tuple[float, float, float],
@@ -74,17 +74,17 @@ def place(
     everything: str = "",
     every_class: bool = False,
 ) -> dict[str, int]:
-    """Gives each record its split and shard, decided by content; the number of records a split.
+    """Assigns each record a split and a shard by its content; returns the records per split.
 
     Args:
       index_path: after `merge`.
-      fractions: of train, validation and test, for what the source leaves open.
-      shards: files a split.
-      everything: put all records into this split, whatever the source says.
+      fractions: of train, validation and test, for images without a declared split.
+      shards: shards per split.
+      everything: put all records into this split; empty to split as the source does.
       every_class: see `group_splits`.
 
     Raises:
-      IngestError: the source has a group in two splits.
+      IngestError: a group is in two splits of the source.
     """
     counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
     with connect(index_path, write=True) as index:
@@ -114,18 +114,17 @@ def place(
 
 
 def held_out_share(index: sqlite3.Connection) -> float:
-    """Of the records that the source has in train, the share that was put into validation."""
+    """The share of the source's training records that was moved to validation."""
     query = "SELECT COUNT(*), SUM(facts.split = 'validation') FROM facts JOIN items USING (row)"
     total, held = index.execute(f"{query} WHERE items.split = 'train'").fetchone()
     return held / total if total else 0.0
 
 
-def resolve_duplicates(twins: list[Twin]) -> list[tuple[Twin, Finding]]:
-    """Which of several items with equal content are rejected, and why.
+def resolve_duplicates(twins: list[Twin]) -> list[tuple[Twin, IngestFinding]]:
+    """The items to reject among several with equal bytes, with the reason of each.
 
-    One is kept where all agree on the label: from test rather than validation, from those rather
-    than train (so that no test image is trained on), then the first by name. Where they
-    disagree, none is kept.
+    If all have the same label, one is kept: test before validation before train (so that no test
+    image is trained on), then the first by name. If labels differ, none is kept.
     """
     rank = {"test": 0, "validation": 1}
     ordered = sorted(twins, key=lambda one: (rank.get(one.split, 2), one.name))
@@ -134,15 +133,15 @@ def resolve_duplicates(twins: list[Twin]) -> list[tuple[Twin, Finding]]:
         names = ", ".join(sorted(one.name for one in ordered)[:_NAMED])
         more = f" and {len(ordered) - _NAMED} more" if len(ordered) > _NAMED else ""
         reason = f"one image with labels {' and '.join(labels)}: {names}{more}"
-        return [(one, Finding("conflict", one.name, reason)) for one in ordered]
+        return [(one, IngestFinding("conflict", one.name, reason)) for one in ordered]
     reason = f"of {ordered[0].name}"
-    return [(one, Finding("duplicate", one.name, reason)) for one in ordered[1:]]
+    return [(one, IngestFinding("duplicate", one.name, reason)) for one in ordered[1:]]
 
 
-def _noted(twins: list[Twin]) -> list[tuple[Twin, Finding]]:
+def _noted(twins: list[Twin]) -> list[tuple[Twin, IngestFinding]]:
     first = min(twins, key=lambda one: one.name)
     return [
-        (one, Finding("duplicate_kept", one.name, f"of {first.name}"))
+        (one, IngestFinding("duplicate_kept", one.name, f"of {first.name}"))
         for one in twins
         if one is not first
     ]

@@ -1,8 +1,8 @@
-"""The validation split of public TFRecords that have none to choose by: a part held out of train.
+"""Holds out a validation split from the training shards of public TFRecords.
 
-Whole shards where that is fine enough, as public shards are shuffled; the images of one more shard
-are divided by their content. An image of the held-out part that is in train as well stays in train
-only. Of the shards, at most one is copied, besides those of the held-out part with such images.
+Public shards are shuffled, so whole shards are held out, and at most one shard is divided by the
+content of its images. An image that is also in train is removed from the held-out part. Only the
+divided shard and held-out shards with such images are copied.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from pathlib import Path
 from tfx_pipeline.ingest.source import IngestError
 from tfx_pipeline.ingest.splits import split_point
 
-# One training shard in a hundred where no share is given.
+# Training shards per held-out shard if no share is given.
 _SHARDS = 100
-# A lone shard is of a small set. A tenth of fewer images than these is nothing to choose by.
-_OF_A_LONE_SHARD = 0.1
+# For a data set with a single shard. A tenth of fewer images is too small for a validation split.
+_SHARE_OF_SINGLE_SHARD = 0.1
 _LONE_SHARD_IMAGES = 100
-# So many whole shards are within a tenth of any share.
+# With this many whole shards, rounding changes the share by at most a tenth.
 _FINE_ENOUGH = 10
 
 
@@ -27,8 +27,8 @@ class Shard:
     """One shard of the training split.
 
     Attributes:
-      file: of the records.
-      images: `digest_of` the image of each record.
+      file: the path.
+      images: `digest_of` each image.
     """
 
     file: Path
@@ -36,12 +36,12 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A shard of a split that was divided.
+class ShardPiece:
+    """A shard, or a part of one, in the new splits.
 
     Attributes:
-      file: the source's shard.
-      records: which of its records; None for all, which leaves the shard where it is.
+      file: the original shard.
+      records: indices of its records; None for all, in which case the shard is linked.
     """
 
     file: Path
@@ -49,27 +49,27 @@ class Piece:
 
 
 def check_share(share: float) -> None:
-    """Raises IngestError unless `share` is 0, for the usual one, or in (0, 1)."""
+    """Raises IngestError unless `share` is 0 (the default share) or in (0, 1)."""
     if not 0 <= share < 1:
         raise IngestError(
-            f"validation is the share of train to hold out, in (0, 1), got {share}; 0.01 is 1 %, "
-            "and 0 takes every hundredth shard"
+            f"validation must be a share of train in (0, 1), got {share}; 0.01 holds out 1 %, and "
+            "0 every hundredth shard"
         )
 
 
-def hold_out(train: Sequence[Shard], share: float) -> tuple[list[Piece], list[Piece]]:
-    """The training and the validation split, which have no image in common.
+def hold_out(train: Sequence[Shard], share: float) -> tuple[list[ShardPiece], list[ShardPiece]]:
+    """The training and the validation split, without a common image.
 
     Args:
       train: all shards of the training split.
-      share: of its images, what becomes validation; 0 is every hundredth shard, at least one, and a
-        tenth of a lone shard of a hundred images or more, or else nothing.
+      share: share of the images to hold out; 0 holds out every hundredth shard, at least one, or a
+        tenth of a single shard of at least a hundred images.
 
     Raises:
-      IngestError: no image would be left in one of the two.
+      IngestError: one of the two would have no image.
     """
     if not share and len(train) == 1 and len(train[0].images) < _LONE_SHARD_IMAGES:
-        return [Piece(train[0].file)], []
+        return [ShardPiece(train[0].file)], []
     whole, part = _parts(len(train), share)
     step = len(train) / whole if whole else 1.0
     chosen = {len(train) - 1 - int(step * number) for number in range(whole)}
@@ -96,15 +96,15 @@ def hold_out(train: Sequence[Shard], share: float) -> tuple[list[Piece], list[Pi
     if not training or not validation:
         images = sum(len(shard.images) for shard in train)
         raise IngestError(
-            f"a share of {share or _OF_A_LONE_SHARD} of the {images:,} training images leaves none "
-            f"for {'validation' if training else 'train'}, as no image may be in both; give "
-            "another share, validation=SHARE"
+            f"a share of {share or _SHARE_OF_SINGLE_SHARD} of the {images:,} training images "
+            f"leaves no image for {'validation' if training else 'train'}, as no image may be in "
+            "both; set another share with validation=SHARE"
         )
     return training, validation
 
 
-def copy_records(piece: Piece, out: Path, records: Callable[[Path], Iterator[bytes]]) -> None:
-    """Writes the records of `piece` to the file `out`."""
+def copy_records(piece: ShardPiece, out: Path, records: Callable[[Path], Iterator[bytes]]) -> None:
+    """Copies the records of `piece` to the file `out`."""
     import tensorflow as tf
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -115,21 +115,21 @@ def copy_records(piece: Piece, out: Path, records: Callable[[Path], Iterator[byt
 
 
 def digest_of(image: bytes) -> str:
-    """16 hex digits of the sha256: enough to tell millions of images apart."""
+    """The first 16 hex digits of the sha256, enough to distinguish millions of images."""
     return hashlib.sha256(image).hexdigest()[:16]
 
 
 def _parts(shards: int, share: float) -> tuple[int, float]:
-    """How many whole shards are held out, and which part of one more."""
+    """The number of whole shards to hold out, and the part of one more."""
     if not share:
-        return (max(1, shards // _SHARDS), 0.0) if shards > 1 else (0, _OF_A_LONE_SHARD)
+        return (max(1, shards // _SHARDS), 0.0) if shards > 1 else (0, _SHARE_OF_SINGLE_SHARD)
     whole = int(share * shards + 1e-9)
     return whole, 0.0 if whole >= _FINE_ENOUGH else share * shards - whole
 
 
-def _piece(shard: Shard, records: set[int]) -> Piece:
-    return Piece(shard.file, None if len(records) == len(shard.images) else frozenset(records))
+def _piece(shard: Shard, records: set[int]) -> ShardPiece:
+    return ShardPiece(shard.file, None if len(records) == len(shard.images) else frozenset(records))
 
 
-def _filled(pieces: list[Piece]) -> list[Piece]:
+def _filled(pieces: list[ShardPiece]) -> list[ShardPiece]:
     return [one for one in pieces if one.records is None or one.records]

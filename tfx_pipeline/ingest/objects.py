@@ -1,7 +1,7 @@
-"""Labeled objects: what an image leaves of them, and their features in a record.
+"""Labeled objects: validation against the image, and their features in a record.
 
-Masks stay polygons or run lengths until a record is written; `tfx_pipeline.ingest.masks` judges
-and renders them.
+Masks remain polygons or run lengths until a record is written; `tfx_pipeline.ingest.masks`
+validates and renders them.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from tfx_pipeline.ingest.masks import (
     encode_gray_png,
     mask_area,
@@ -23,11 +23,11 @@ from tfx_pipeline.ingest.masks import (
 from tfx_pipeline.ingest.source import Objects, Values
 from trainers.data import features
 
-# Sources round their numbers; a box this little over the edge was at the edge.
+# Tolerance in pixels for rounding: a box that exceeds the edge by less is not clipped.
 _ROUNDING_PX = 0.01
-# A box half outside reaches 1.5; twice the image is another unit.
+# Normalized coordinates above this are probably pixels; a box half outside reaches 1.5.
 _MAX_FRACTION = 2.0
-# A box within the first pixel says something of images that are hardly larger, and only of those.
+# A box within the first pixel is plausible only in images that are hardly larger.
 _FRACTION_SIDE = 8
 _BANDS = ((1, "none"), (2, "one"), (5, "few"), (10, "some"))
 
@@ -47,33 +47,32 @@ class _One:
 
 def clean(
     objects: Objects, *, height: int, width: int, name: str, num_classes: int
-) -> tuple[Objects, tuple[Finding, ...]]:
-    """The objects that can be trained on, in pixels, and what was wrong with the others.
+) -> tuple[Objects, tuple[IngestFinding, ...]]:
+    """The valid objects, in pixels, and findings about the others.
 
-    Boxes are clipped to the image. An object is dropped when its box is outside, empty (also
-    after rounding to float32 fractions) or no box, when its class does not exist, or when its mask
-    cannot be read or was made for another size. No mask is rendered.
+    Boxes are clipped to the image. An object is dropped if its box is outside, empty (also after
+    rounding to float32 fractions) or invalid, if its class does not exist, or if its mask cannot be
+    read or has another size. No mask is rendered.
 
     Args:
-      objects: as the source gives them. `ids`, `areas`, `is_crowd` and `segmentations` may be
-        empty when the source has none.
+      objects: from the source. `ids`, `areas`, `is_crowd` and `segmentations` may be empty.
       height: of the image, in pixels as stored.
       width: likewise.
       name: of the image, for findings.
-      num_classes: classes are in [0, num_classes); -1 is a class that the source does not declare.
+      num_classes: valid classes are in [0, num_classes); -1 is an undeclared class.
 
     Returns:
-      The rest in their order, with `normalized` False, and findings of the kinds `box_clipped`,
-      `box_outside`, `box_empty`, `box_invalid`, `mask_size`, `mask_invalid`, `category_unknown`,
-      and `no_objects` when `objects` was empty to begin with.
+      The valid objects in order, with `normalized` False, and findings of the kinds `box_clipped`,
+      `box_outside`, `box_empty`, `box_invalid`, `mask_size`, `mask_invalid` and `category_unknown`,
+      or `no_objects` if `objects` is empty.
 
     Raises:
       ValueError: the tuples of `objects` differ in length.
     """
     if not objects.boxes:
-        return Objects(), (Finding("no_objects", name),)
+        return Objects(), (IngestFinding("no_objects", name),)
     kept: list[_One] = []
-    findings: list[Finding] = []
+    findings: list[IngestFinding] = []
     for one in _each(objects, height, width):
         found = _label_finding(one, num_classes)
         found = found or _unit_finding(one, height, width, normalized=objects.normalized)
@@ -83,8 +82,8 @@ def clean(
             one, found = _clipped(one, height, width)
             kept.append(one)
         if found is not None:
-            findings.append(Finding(found[0], name, f"annotation {one.id}: {found[1]}"))
-    return _together(kept, tuple(objects.flags)), tuple(findings)
+            findings.append(IngestFinding(found[0], name, f"annotation {one.id}: {found[1]}"))
+    return _as_objects(kept, tuple(objects.flags)), tuple(findings)
 
 
 def object_features(
@@ -100,16 +99,16 @@ def object_features(
       label_offset: label of class 0.
 
     Returns:
-      Every key of `features.OBJECT_KEYS` and of `objects.flags`, one value an object. Also
-      `features.MASK` when every object has a segmentation and there is an object: a list with holes
-      would put a mask to the wrong object. An area that the source lacks is the mask's, or else the
-      box's.
+      Every key of `features.OBJECT_KEYS` and `objects.flags`, with one value per object. Also
+      `features.MASK` if there are objects and all have a segmentation; with gaps, masks would be
+      assigned to the wrong objects. A missing area is computed from the mask, otherwise from the
+      box.
 
     Raises:
       ValueError: the boxes are fractions.
     """
     if objects.normalized:
-        raise ValueError("object_features takes boxes in pixels; give it what `clean` returns")
+        raise ValueError("object_features takes boxes in pixels; pass the objects of `clean`")
     every = list(_each(objects, height, width))
     made: dict[str, Values] = {
         features.XMIN: [one.box[0] / width for one in every],
@@ -131,17 +130,17 @@ def object_features(
 
 
 def count_band(count: int) -> str:
-    """The value of `slice/objects` for a number of objects: none, one, few, some or many."""
+    """The value of `slice/objects`: none, one, few, some or many."""
     return next((name for limit, name in _BANDS if count < limit), "many")
 
 
 def objects_to_json(objects: Objects) -> str:
-    """`objects` as one line of JSON that `objects_from_json` reads; NumPy values become plain."""
+    """`objects` as one line of JSON for `objects_from_json`; NumPy values become plain numbers."""
     return json.dumps(asdict(objects), default=_plain, separators=(",", ":"))
 
 
 def objects_from_json(text: str) -> Objects:
-    """What `objects_to_json` wrote."""
+    """The inverse of `objects_to_json`."""
     raw = json.loads(text)
     raw["boxes"] = tuple(tuple(box) for box in raw["boxes"])
     for key in ("classes", "ids", "areas", "is_crowd", "segmentations"):
@@ -173,12 +172,14 @@ def _each(objects: Objects, height: int, width: int) -> Iterator[_One]:
 
 def _column(what: str, values: Sequence[Any], count: int, default: Any) -> Sequence[Any]:
     if values and len(values) != count:
-        raise ValueError(f"{count} boxes and {len(values)} {what}; give one each, or none at all")
+        raise ValueError(
+            f"{count} boxes and {len(values)} {what}; pass one per box, or none at all"
+        )
     return values or [default] * count
 
 
 def _scaled(segmentation: Any, scale: tuple[int, int]) -> Any:
-    """Polygons of fractions in pixels; what is no polygon stays, to be judged as it is."""
+    """Normalized polygons in pixels; other values are unchanged and validated later."""
     if not isinstance(segmentation, (list, tuple)):
         return segmentation
     if any(polygon_fault(polygon) for polygon in segmentation):
@@ -186,7 +187,7 @@ def _scaled(segmentation: Any, scale: tuple[int, int]) -> Any:
     return [[value * scale[i % 2] for i, value in enumerate(one)] for one in segmentation]
 
 
-def _together(every: list[_One], flags: tuple[str, ...]) -> Objects:
+def _as_objects(every: list[_One], flags: tuple[str, ...]) -> Objects:
     return Objects(
         boxes=tuple(one.box for one in every),
         classes=tuple(one.label for one in every),
@@ -198,48 +199,48 @@ def _together(every: list[_One], flags: tuple[str, ...]) -> Objects:
     )
 
 
-def without_repeats(objects: Objects, name: str) -> tuple[Objects, tuple[Finding, ...]]:
-    """Objects that are listed once, and a finding for each that is equal to an earlier one.
+def without_repeats(objects: Objects, name: str) -> tuple[Objects, tuple[IngestFinding, ...]]:
+    """The distinct objects, and a finding for each repetition of an earlier object.
 
     Args:
-      objects: as the source gives them, with `ids`.
+      objects: from the source, with `ids`.
       name: of the image, for findings.
     """
     first: dict[str, int] = {}
     kept, findings = [], []
     shapes = objects.segmentations or (None,) * len(objects.boxes)
     every = zip(objects.classes, objects.boxes, shapes, strict=True)
-    for place, one in enumerate(every):
-        earlier = first.setdefault(json.dumps(one, default=_plain), place)
-        if earlier == place:
-            kept.append(place)
+    for index, one in enumerate(every):
+        earlier = first.setdefault(json.dumps(one, default=_plain), index)
+        if earlier == index:
+            kept.append(index)
         else:
-            detail = f"annotation {objects.ids[place]} is equal to {objects.ids[earlier]}"
-            findings.append(Finding("object_repeated", name, detail))
+            detail = f"annotation {objects.ids[index]} is equal to {objects.ids[earlier]}"
+            findings.append(IngestFinding("object_repeated", name, detail))
     return _chosen(objects, kept), tuple(findings)
 
 
-def without_unknown(objects: Objects, name: str) -> tuple[Objects, tuple[Finding, ...]]:
-    """Objects of the classes that were asked for, and a finding for each of another.
+def without_unknown(objects: Objects, name: str) -> tuple[Objects, tuple[IngestFinding, ...]]:
+    """The objects of the selected classes, and a finding for each other object.
 
     Args:
-      objects: with `ids`; a class that was not asked for is -1.
+      objects: with `ids`; the class is -1 if it is not selected.
       name: of the image, for findings.
     """
-    kept = [place for place, one in enumerate(objects.classes) if one >= 0]
+    kept = [index for index, one in enumerate(objects.classes) if one >= 0]
     findings = [
-        Finding("class_left_out", name, f"annotation {objects.ids[place]}")
-        for place, one in enumerate(objects.classes)
+        IngestFinding("class_left_out", name, f"annotation {objects.ids[index]}")
+        for index, one in enumerate(objects.classes)
         if one < 0
     ]
     return _chosen(objects, kept), tuple(findings)
 
 
 def _chosen(objects: Objects, kept: Sequence[int]) -> Objects:
-    """The objects at some places."""
+    """The objects at the indices `kept`."""
 
     def chosen(values: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(values[place] for place in kept) if values else ()
+        return tuple(values[index] for index in kept) if values else ()
 
     return replace(
         objects,
@@ -256,15 +257,15 @@ def _chosen(objects: Objects, kept: Sequence[int]) -> Objects:
 def _label_finding(one: _One, num_classes: int) -> tuple[str, str] | None:
     if 0 <= one.label < num_classes:
         return None
-    return "category_unknown", f"its category is none of the {num_classes} declared"
+    return "category_unknown", f"its category is not among the {num_classes} declared ones"
 
 
 def _box_finding(one: _One, height: int, width: int) -> tuple[str, str] | None:
-    """Why a box is dropped: kind and detail."""
+    """Kind and detail of the reason to drop a box; None if it is valid."""
     xmin, ymin, xmax, ymax = one.box
     what = f"box {_box_text(one.box)}"
     if not all(math.isfinite(value) for value in one.box):
-        return "box_invalid", f"{what} has a value that is no number"
+        return "box_invalid", f"{what} has a value that is not a finite number"
     if xmax < xmin or ymax < ymin:
         return "box_invalid", f"{what} has a negative side"
     if xmax == xmin or ymax == ymin:
@@ -280,13 +281,13 @@ def _box_finding(one: _One, height: int, width: int) -> tuple[str, str] | None:
 def _unit_finding(
     one: _One, height: int, width: int, *, normalized: bool
 ) -> tuple[str, str] | None:
-    """Why a box is of the other unit: pixels where fractions belong, or fractions for pixels."""
+    """Kind and detail for a box in the wrong unit: pixels instead of fractions, or vice versa."""
     scale = (width, height) * 2 if normalized else (1, 1, 1, 1)
     box = tuple(value / unit for value, unit in zip(one.box, scale, strict=True))
     if normalized and max(map(abs, box)) > _MAX_FRACTION:
-        return "box_outside", f"box {_box_text(box)} looks like pixels; it takes fractions in 0..1"
+        return "box_outside", f"box {_box_text(box)} looks like pixels; expected fractions in 0..1"
     if not normalized and max(map(abs, box)) <= 1 and min(height, width) >= _FRACTION_SIDE:
-        return "box_invalid", f"box {_box_text(box)} looks like fractions; it takes pixels"
+        return "box_invalid", f"box {_box_text(box)} looks like fractions; expected pixels"
     return None
 
 
@@ -331,5 +332,5 @@ def _area(one: _One, height: int, width: int) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's values and bytes as JSON has them."""
+    """NumPy values and bytes as JSON values."""
     return value.decode("ascii") if isinstance(value, bytes) else value.tolist()

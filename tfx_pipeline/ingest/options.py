@@ -1,4 +1,4 @@
-"""A job's options, which are the keyword arguments of its function."""
+"""The options of a job, which are the keyword arguments of its function."""
 
 import inspect
 import typing
@@ -14,29 +14,29 @@ _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 def bind(
     job: str, function: Callable[..., Any], given: Mapping[str, Any] | Sequence[str]
 ) -> dict[str, Any]:
-    """`given` as keyword arguments of a job's function.
+    """`given` as keyword arguments for the function of a job.
 
     Args:
       job: the registered name, for messages.
       function: the job.
-      given: values by name, or `key=value` texts.
+      given: values by name, or `key=value` strings.
 
     Raises:
-      IngestError: an unknown option (the nearest are named) or a value of another kind.
+      IngestError: an unknown option (names the nearest ones) or a value of the wrong type.
     """
     known = describe(function)
     pairs = given.items() if isinstance(given, Mapping) else [_pair(one) for one in given]
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key not in known:
-            hint = nearest(key, list(known)) if known else "it takes none"
+            hint = nearest(key, list(known)) if known else "it has no options"
             raise IngestError(f"`{job}` has no option {key!r}; {hint}")
         found[key] = _typed(f"{job} option {key}", value, type(known[key]))
     return found
 
 
 def describe(function: Callable[..., Any]) -> dict[str, Any]:
-    """A job's options and their defaults."""
+    """The options of a job and their defaults."""
     parameters = inspect.signature(function).parameters.values()
     return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
 
@@ -49,7 +49,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _typed(what: str, value: Any, kind: type) -> Any:
-    """`value` as `kind`: text, a number, or yes and no."""
+    """`value` converted to `kind`: text, a number or a Boolean."""
     if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
         return value
     text = str(value)

@@ -1,34 +1,31 @@
-"""A data set's folder appears whole or not at all; a stopped job's work is taken up again."""
+"""The output of a job: published atomically, and resumable after an interruption."""
 
 import contextlib
-import errno
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from core import files
 from tfx_pipeline.ingest.source import DiskFullError, IngestError
 from trainers.data.features import DATASET_FILE
 
 _LOCK = "lock"
 _OLD = "old"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def workplace(out: Path, key: str) -> Iterator[Path]:
-    """A hidden folder beside `out` for a job's files; it stays when the job is stopped.
+def work_folder(out: Path, key: str) -> Iterator[Path]:
+    """A hidden folder beside `out` for the files of a job; it remains if the job is stopped.
 
-    The same `key` finds the same folder again; folders of other keys are removed.
+    The same `key` returns the same folder; folders with other keys are removed.
 
     Args:
       out: the data set's folder, which may exist.
-      key: of everything that decides the result, as letters and digits.
+      key: digest of everything that decides the result, as letters and digits.
 
     Raises:
-      IngestError: `out` is a file or a folder with other contents, or another job writes to it.
+      IngestError: `out` is a file or a folder with other content, or another job is writing to it.
     """
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -36,9 +33,7 @@ def workplace(out: Path, key: str) -> Iterator[Path]:
     _check(out)
     folder = _sibling(out, key)
     folder.mkdir(exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        if not _taken(lock):
-            raise IngestError(f"another job is writing {out}; wait for it, or give another --out")
+    with _locked(folder, out):
         for other in _siblings(out):
             if other != folder:
                 _remove_if_free(other, out)
@@ -46,9 +41,9 @@ def workplace(out: Path, key: str) -> Iterator[Path]:
 
 
 def publish(finished: Path, out: Path) -> None:
-    """Moves the folder `finished` to `out`; an older data set there is replaced.
+    """Moves the folder `finished` to `out`, replacing an older data set.
 
-    If the process dies between the two renames, the next job puts the old one back.
+    If the process dies between the two renames, the next job restores the old data set.
     """
     out = out.absolute()
     if out.exists():
@@ -56,37 +51,31 @@ def publish(finished: Path, out: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
         finished.rename(out)
+        files.sync_folder(out.parent)
         shutil.rmtree(old, ignore_errors=True)
     else:
         finished.rename(out)
+        files.sync_folder(out.parent)
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes its name when the block ends well, and leaves nothing otherwise.
+    """A file that appears at `path` when the block succeeds; on an error, nothing remains.
 
     Raises:
       IngestError: the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with full_disk_named(path):
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with full_disk_named(path), files.writing(path) as file:
+        yield file
 
 
 @contextlib.contextmanager
 def removed_when_refused(folder: Path, *, unless: Path | None = None) -> Iterator[None]:
-    """Removes a job's folder when its source is refused, so that a refused job leaves nothing.
+    """Removes the folder of a job if the block raises IngestError, except for a full disk.
 
     Args:
-      folder: from `workplace`.
-      unless: a file that says that the folder holds work worth keeping.
+      folder: from `work_folder`.
+      unless: a file whose existence means that the folder holds work to keep.
     """
     keep = unless is not None and unless.exists()
     try:
@@ -101,7 +90,7 @@ def removed_when_refused(folder: Path, *, unless: Path | None = None) -> Iterato
 
 @contextlib.contextmanager
 def full_disk_named(path: Path) -> Iterator[None]:
-    """Turns the system's error about a full disk into one that names the remedy.
+    """Converts the system's error about a full disk to one with a remedy.
 
     Raises:
       IngestError: the disk is full, or a quota or file-size limit is reached.
@@ -109,11 +98,11 @@ def full_disk_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in files.DISK_FULL:
             raise
         raise DiskFullError(
             f"{path} could not be written: {error.strerror}; free some space and run the same "
-            "command again, it goes on from here"
+            "command again; it resumes here"
         ) from error
 
 
@@ -121,11 +110,11 @@ def _check(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise IngestError(f"{out} is a file; give a folder that is absent, empty or a data set")
+        raise IngestError(f"{out} is a file; choose a new or empty folder, or a data set")
     if any(out.iterdir()) and not (out / DATASET_FILE).is_file():
         raise IngestError(
             f"{out} holds files but no {DATASET_FILE}, so it is not a data set and is not "
-            "overwritten; give another folder or remove it"
+            "overwritten; choose another folder or remove it"
         )
 
 
@@ -144,25 +133,30 @@ def _siblings(out: Path) -> list[Path]:
     return sorted(one for one in out.parent.iterdir() if one.name.startswith(prefix))
 
 
-def _taken(lock: object) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
-    except OSError:
-        return False
-    return True
+@contextlib.contextmanager
+def _locked(folder: Path, out: Path) -> Iterator[None]:
+    """Holds the lock of a job's folder.
+
+    Raises:
+      IngestError: another job holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.file_lock(folder / _LOCK, wait_s=0))
+        except files.LockHeldError as error:
+            raise IngestError(
+                f"another job is writing {out} ({error.holder}); wait for it, or give another --out"
+            ) from None
+        yield
 
 
 def _remove_if_free(folder: Path, out: Path) -> None:
-    """Removes the leftovers of a job with other options, unless that job still runs.
+    """Removes the files of a job with other options, unless that job is still running.
 
     Raises:
-      IngestError: it does.
+      IngestError: the job is still running.
     """
-    path = folder / _LOCK
-    if path.is_file():
-        with path.open("r+") as lock:
-            if not _taken(lock):
-                raise IngestError(
-                    f"another job is writing {out}; wait for it, or give another --out"
-                )
+    if (folder / _LOCK).is_file():
+        with _locked(folder, out):
+            shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)

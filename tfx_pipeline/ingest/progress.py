@@ -1,4 +1,4 @@
-"""A progress line for what is done inside this process: count, images/s, time left."""
+"""A progress line on a terminal: count, images/s, time left."""
 
 import os
 import sys
@@ -7,23 +7,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-# None outside `showing`, and always in the worker processes of other runners.
+# None outside of `showing` and in the worker processes of other runners.
 _advance: Callable[[int], None] | None = None
 
 
 def tick(count: int = 1) -> None:
-    """Counts images, where a line is shown; any thread may call it."""
+    """Advances the progress line, if any; thread-safe."""
     if _advance:
         _advance(count)
 
 
 @contextmanager
 def showing(doing: str, total: int | None) -> Iterator[None]:
-    """Shows a line on a terminal while the block runs; elsewhere nothing.
+    """Shows a progress line during the block if standard error is a terminal.
 
     Args:
-      doing: what is done, e.g. `checking images`.
-      total: how many there are; None where nobody knows yet.
+      doing: the text of the line, e.g. `checking images`.
+      total: number of images; None if unknown.
     """
     global _advance
     from rich.console import Console
@@ -32,7 +32,7 @@ def showing(doing: str, total: int | None) -> Iterator[None]:
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Images a second, once known."""
+        """Images per second, once known."""
 
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
@@ -64,9 +64,9 @@ def showing(doing: str, total: int | None) -> Iterator[None]:
 
 @contextmanager
 def quiet_decoders(log: Path) -> Iterator[None]:
-    """Sends what C libraries print about damaged images to a file instead of the console.
+    """Redirects messages of C libraries about damaged images to a file.
 
-    Those lines name no file; the ingest report does.
+    Those messages do not name the image; the ingest report does.
     """
     sys.stderr.flush()
     original = os.dup(2)
@@ -82,6 +82,6 @@ def quiet_decoders(log: Path) -> Iterator[None]:
 
 @contextmanager
 def _terminal() -> Iterator[TextIO]:
-    """Standard error, through a copy that `quiet_decoders` does not turn away."""
+    """A copy of standard error that `quiet_decoders` does not redirect."""
     with os.fdopen(os.dup(2), "w") as file:
         yield file

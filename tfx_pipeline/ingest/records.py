@@ -1,13 +1,13 @@
-"""One checked item to one `tf.train.Example` with the keys that `trainers.data.features` declares.
+"""Converts a checked item to a `tf.train.Example` with the keys of `trainers.data.features`.
 
-TensorFlow loads inside the functions: the registry imports this module to find jobs.
+TensorFlow is imported in the functions, because the registry imports this module to find jobs.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tfx_pipeline.ingest.frames import record_labels
-from tfx_pipeline.ingest.images import Facts
+from tfx_pipeline.ingest.images import ImageFacts
 from tfx_pipeline.ingest.objects import count_band, object_features
 from tfx_pipeline.ingest.source import Item, Values
 from trainers.data import features
@@ -15,15 +15,15 @@ from trainers.data import features
 if TYPE_CHECKING:
     import tensorflow as tf
 
-#: ImageNet's and COCO's convention: 0 is background, classes count from 1.
+#: The convention of ImageNet and COCO: 0 is background, classes start at 1.
 LABEL_OFFSET = 1
 
-# Attributes that only say what the labels were made for; the record holds the image's own.
+# The size that the labels declare; the record holds the size of the image.
 _DECLARED = (features.HEIGHT, features.WIDTH)
 
 
 def make_example(
-    item: Item, facts: Facts, encoded: bytes, *, classes: Sequence[str]
+    item: Item, facts: ImageFacts, encoded: bytes, *, classes: Sequence[str]
 ) -> "tf.train.Example":
     """The record of one image.
 
@@ -38,7 +38,7 @@ def make_example(
     values: dict[str, Values] = {
         features.IMAGE: [encoded],
         features.FORMAT: [facts.format],
-        # A file name is bytes to Linux and need not be UTF-8.
+        # Linux file names are bytes and need not be UTF-8.
         features.FILENAME: [item.name.encode("utf-8", "surrogateescape")],
         features.HEIGHT: [facts.height],
         features.WIDTH: [facts.width],
@@ -65,7 +65,7 @@ def make_example(
 
 
 def serialize(example: "tf.train.Example") -> bytes:
-    """The same bytes for the same example, which protobuf's maps do not promise by default."""
+    """The serialized example; deterministic, unlike protobuf's default for maps."""
     return example.SerializeToString(deterministic=True)
 
 
@@ -85,7 +85,7 @@ def _features(values: Mapping[str, Values]) -> dict[str, "tf.train.Feature"]:
     return made
 
 
-# Lists that may be empty have no value to tell their kind by.
+# The type of lists that may be empty.
 _FLOATS = (features.XMIN, features.XMAX, features.YMIN, features.YMAX, features.AREA)
 _BYTES = (features.OBJECT_TEXT, features.MASK, features.CAPTION)
 

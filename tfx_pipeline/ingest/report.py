@@ -1,7 +1,6 @@
 """`ingest_report.json`: every repair and rejection, counted by kind and listed by file.
 
-A careless source can have a finding for each of a million objects, so that the list goes from the
-index to the file without ever being in memory.
+A source may have a million findings, so they are streamed from the index to the file.
 """
 
 import json
@@ -11,23 +10,23 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tfx_pipeline.ingest.findings import KINDS, REJECTION, REPAIR, Finding
+from tfx_pipeline.ingest.findings import KINDS, REJECTION, REPAIR, IngestFinding
 from tfx_pipeline.ingest.index import all_findings, connect
 
 
 @dataclass(frozen=True)
 class KindCount:
-    """How often one kind was found, and the first file it was found in."""
+    """The number of findings of one kind, and the first of them."""
 
     kind: str
     level: str
     meaning: str
     count: int
-    first: Finding
+    first: IngestFinding
 
 
 def summarize(index_path: Path) -> list[KindCount]:
-    """One entry a kind: rejections, repairs, notes, each by name."""
+    """One entry per kind: rejections, then repairs, then notes, each sorted by name."""
     with connect(index_path) as index:
         found = [
             KindCount(kind, *KINDS[kind], *_count(same))
@@ -37,14 +36,14 @@ def summarize(index_path: Path) -> list[KindCount]:
     return sorted(found, key=lambda one: (order.get(one.level, 2), one.kind))
 
 
-def first_of(index_path: Path, kinds: Sequence[str]) -> Finding | None:
-    """The first finding of the most frequent one of some kinds; None where there is none."""
+def first_of(index_path: Path, kinds: Sequence[str]) -> IngestFinding | None:
+    """The first finding of the most frequent kind among `kinds`; None without findings."""
     every = [one for one in summarize(index_path) if one.kind in kinds]
     return max(every, key=lambda one: one.count).first if every else None
 
 
 def count_files(index_path: Path, level: str) -> int:
-    """How many different files have a finding of `level`."""
+    """Number of distinct files that have a finding of `level`."""
     kinds = [kind for kind, (one, _) in KINDS.items() if one == level]
     marks = ",".join("?" * len(kinds))
     with connect(index_path) as index:
@@ -60,7 +59,7 @@ def write_report(index_path: Path, about: dict[str, Any], file: BinaryIO) -> Non
 
     Args:
       index_path: of the index, with all findings.
-      about: what the job was asked and what it wrote.
+      about: the job's arguments and a summary of its output.
       file: to write to, as UTF-8.
     """
     counts: dict[str, dict[str, int]] = {}
@@ -82,34 +81,12 @@ def write_report(index_path: Path, about: dict[str, Any], file: BinaryIO) -> Non
     file.write(b"\n }\n}\n")
 
 
-def report_table(summary: list[KindCount]) -> Any:
-    """A rich table of what was found: the worst first, with one example each."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title_justify="left", box=None, pad_edge=False)
-    for name in ("", "kind", "what", "e.g."):
-        table.add_column(name, overflow="fold")
-    table.add_column("count", justify="right")
-    colors = {REJECTION: "red", REPAIR: "yellow"}
-    for one in summary:
-        example = f"{one.first.file}: {one.first.detail}"[:90]
-        table.add_row(
-            f"[{colors.get(one.level, 'dim')}]{one.level}[/]",
-            one.kind,
-            one.meaning,
-            escape(example.encode("utf-8", "backslashreplace").decode()),
-            f"{one.count:,}",
-        )
-    return table
-
-
-def _count(same: Iterator[Finding]) -> tuple[int, Finding]:
+def _count(same: Iterator[IngestFinding]) -> tuple[int, IngestFinding]:
     first = next(same)
     return 1 + sum(1 for _ in same), first
 
 
-def _lines(same: Iterator[Finding]) -> Iterator[bytes]:
+def _lines(same: Iterator[IngestFinding]) -> Iterator[bytes]:
     for number, one in enumerate(same):
         text = json.dumps({"file": one.file, "detail": one.detail})
         yield f"{',' if number else ''}\n   {text}".encode()

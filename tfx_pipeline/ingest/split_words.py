@@ -1,4 +1,4 @@
-"""The words for splits that data sets use, in one table for all ingest jobs."""
+"""The names of splits in data sets, in one table for all ingest jobs."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from tfx_pipeline.ingest.source import IngestError
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
-#: Our split -> the words for it, in lower case.
+#: Split -> its names, in lower case.
 WORDS: dict[str, tuple[str, ...]] = {
     TRAIN: ("train", "training", "trainval"),
     VALIDATION: (
@@ -24,18 +24,18 @@ WORDS: dict[str, tuple[str, ...]] = {
     TEST: ("test", "testing", "tests"),
 }
 _SPLIT_OF = {word: split for split, words in WORDS.items() for word in words}
-# What may follow a word: `training_set`, `Test Images`, `train-data`, `train2017`.
+# Allowed suffixes: `training_set`, `Test Images`, `train-data`, `train2017`.
 _TAIL = r"(?:[ _.-]*(?:set|sets|split|data|dataset|images|imgs|img))?(?:[ _-]*(?:19|20)\d\d)?"
-#: An expression for any of them.
+#: A regular expression for any of the names.
 ANY_WORD = "|".join(sorted(_SPLIT_OF, key=len, reverse=True))
 _WHOLE = re.compile(rf"({ANY_WORD}){_TAIL}", re.IGNORECASE)
 _WITHIN = re.compile(rf"(?:^|(?<=[^a-z]))({ANY_WORD})(?=set(?:[^a-z]|$)|[^a-z]|$)", re.IGNORECASE)
 
 
 def split_of_word(text: str) -> str | None:
-    """The split that a name stands for as a whole; None where it stands for none.
+    """The split that a whole name stands for; None if it is not the name of a split.
 
-    Case, surrounding spaces, a following `set`, `data` or `images` and a year do not count:
+    Case, surrounding spaces, a suffix `set`, `data` or `images` and a year are ignored:
     `Training`, `TEST_SET`, `valid`, `train2017`.
     """
     found = _WHOLE.fullmatch(text.strip())
@@ -43,9 +43,10 @@ def split_of_word(text: str) -> str | None:
 
 
 def split_in_name(name: str) -> str | None:
-    """The split that a path names: by a word in the file's name, else in its closest folder.
+    """The split in a path: by a word in the file name, otherwise in its nearest folder.
 
-    Words end where letters end: `imagenet-train.tfrecord-00000-of-01024`, `val_17.record`.
+    Words are delimited by other characters than letters: `imagenet-train.tfrecord`,
+      `val_17.record`.
     """
     for part in reversed(name.replace("\\", "/").split("/")):
         found = _WITHIN.findall(part)
@@ -55,14 +56,14 @@ def split_in_name(name: str) -> str | None:
 
 
 def one_of_each(names: Iterable[str], where: str) -> dict[str, str]:
-    """Split -> the one name that stands for it; names of no split are left out.
+    """Split -> its name in `names`; other names are ignored.
 
     Args:
       names: of folders, lists or keys.
-      where: they were found, for the message.
+      where: their location, for the message.
 
     Raises:
-      IngestError: two names stand for one split.
+      IngestError: two names stand for the same split.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -72,12 +73,12 @@ def one_of_each(names: Iterable[str], where: str) -> dict[str, str]:
         if split in found:
             raise IngestError(
                 f"{where} has both {found[split]} and {name}, which both mean the {split} split; "
-                "merge them, or remove one"
+                "merge them or remove one"
             )
         found[split] = name
     return found
 
 
 def known_words() -> str:
-    """Every word, for messages."""
+    """All names, for messages."""
     return ", ".join(word for words in WORDS.values() for word in words)

@@ -1,4 +1,4 @@
-"""Which split and shard an image goes to: decided by its content, so nothing else moves it."""
+"""The split and shard of an image, which depend on its content only."""
 
 from collections.abc import Collection
 
@@ -12,7 +12,7 @@ _HEX_DIGITS = 12  # 48 bits: exact in a float.
 
 
 def check_fractions(fractions: tuple[float, float, float]) -> None:
-    """Nothing, when they are three positive numbers that sum to 1.
+    """Checks that fractions are three positive numbers that sum to 1.
 
     Raises:
       IngestError: they are not.
@@ -33,13 +33,12 @@ def choose_split(
 ) -> str:
     """The split of an image.
 
-    Validation and test images stay where the source put them. Training images, and those of
-    a source without split folders, also fill the splits that the source lacks, in proportion to
-    `fractions`.
+    Validation and test images keep the source's split. Training images, and images of a source
+    without splits, also fill the splits that the source lacks, in proportion to `fractions`.
 
     Args:
       digest: sha256 hex of the encoded bytes.
-      declared: the source's split, or empty.
+      declared: the split in the source, or empty.
       present: the splits that the source has.
       fractions: of train, validation and test, summing to 1.
 
@@ -66,10 +65,10 @@ def missing_splits(
 
 
 def split_point(digest: str) -> float:
-    """A digest's place in [0, 1)."""
+    """A digest as a number in [0, 1)."""
     return int(digest[:_HEX_DIGITS], 16) / 16**_HEX_DIGITS
 
 
 def choose_shard(digest: str, shards: int) -> int:
-    """The shard, in [0, shards), from digits that `choose_split` does not use."""
+    """The shard in [0, shards), from hex digits that `choose_split` does not use."""
     return int(digest[-_HEX_DIGITS:], 16) % shards

@@ -1,7 +1,7 @@
-"""Text files as Windows, spreadsheets and labeling tools write them.
+"""Reads text files as Windows, spreadsheets and labeling tools write them.
 
-UTF-8 with or without a byte order mark, and UTF-16 (`Unicode` in Notepad, PowerShell's `>`) with or
-without one. Text of no other encoding is guessed: it is refused with the remedy.
+Supports UTF-8 and UTF-16 (`Unicode` in Notepad, PowerShell's `>`), each with or without a byte
+order mark. Other encodings are not guessed but rejected with a remedy.
 """
 
 import codecs
@@ -13,7 +13,7 @@ from tfx_pipeline.ingest.source import IngestError
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # Before UTF-16's, which it starts with.
+    (codecs.BOM_UTF32_LE, "utf-32"),  # Before UTF-16, whose mark is a prefix of it.
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -21,24 +21,24 @@ _MARKS = (
 _PROBED_BYTES = 4096
 _HEAD_BYTES = 16
 _LINE_FEED = b"\n"
-# Of all bytes: in UTF-16 every letter, digit and separator of ASCII brings one.
+# Minimum share of NULs in UTF-16, where each ASCII character has one.
 _MIN_NULS = 0.15
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 
 
 def encoding_of(start: bytes) -> str:
-    """The encoding of a text by its first bytes; `utf-8` unless they say otherwise.
+    """The encoding of a text by its first bytes; `utf-8` by default.
 
-    Text holds no NUL, so that NULs in every other byte are UTF-16 without a byte order mark.
+    Text does not contain NUL, so NULs in every other byte mean UTF-16 without a byte order mark.
     """
     for mark, name in _MARKS:
         if start.startswith(mark):
             return name
-    # Letters other than ASCII's bring few NULs, but most files begin with ASCII.
+    # Other than ASCII characters have few NULs, but most files begin with ASCII.
     for part in (start, start[:_HEAD_BYTES]):
         counts = {"utf-16-le": part[1::2].count(0), "utf-16-be": part[0::2].count(0)}
         most = max(counts, key=lambda name: counts[name])
-        # A damaged file has some zeros anywhere.
+        # A damaged file may have zeros anywhere.
         if counts[most] >= max(_MIN_NULS * len(part), 1) and counts[most] > 4 * min(
             counts.values()
         ):
@@ -53,14 +53,14 @@ def encoding_of_file(path: Path) -> str:
 
 
 def decode(data: bytes, where: str) -> str:
-    """Text of a file's bytes.
+    """The decoded bytes of a file.
 
     Args:
       data: the bytes.
-      where: they come from, for the message.
+      where: their origin, for the message.
 
     Raises:
-      IngestError: neither UTF-8 nor UTF-16.
+      IngestError: the text is not UTF-8 or UTF-16.
     """
     encoding = encoding_of(data[:_PROBED_BYTES])
     try:
@@ -70,7 +70,7 @@ def decode(data: bytes, where: str) -> str:
 
 
 def _undecodable(data: bytes, encoding: str, at: int, where: str) -> str:
-    """The message about a byte that is no text: its line, and what Windows would take it for."""
+    """The message about an invalid byte: its line, and the character in Windows-1252."""
     before = data[:at].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     hint = ""
     if encoding.startswith("utf-8"):
@@ -83,64 +83,66 @@ def _undecodable(data: bytes, encoding: str, at: int, where: str) -> str:
 
 
 def check_text(path: Path) -> None:
-    """Nothing, when a file is text.
+    """Checks that a file is text.
 
     Raises:
-      IngestError: neither UTF-8 nor UTF-16, or with a NUL, with the line and the byte.
+      IngestError: the file is not UTF-8 or UTF-16, or contains NUL; names the line.
     """
     data = path.read_bytes()
     text = decode(data, str(path))
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise IngestError(f"{path} line {line} holds a NUL byte, which text does not; save it anew")
+        raise IngestError(
+            f"{path} line {line} contains a NUL byte and is not text; save the file again"
+        )
 
 
 def read_text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-      IngestError: neither UTF-8 nor UTF-16.
+      IngestError: the text is not UTF-8 or UTF-16.
       OSError: it cannot be read.
     """
     return decode(path.read_bytes(), str(path))
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list without spaces around them; empty ones are left out.
+    """The lines of a list, stripped; empty lines are skipped.
 
     Raises:
-      IngestError: neither UTF-8 nor UTF-16.
+      IngestError: the text is not UTF-8 or UTF-16.
       OSError: it cannot be read.
     """
-    # Not `splitlines`: a name may hold what Unicode calls a line separator.
+    # Not `splitlines`: a name may contain Unicode's line separator.
     lines = re.split(r"\r\n|\r|\n", read_text(path))
     return [line.strip() for line in lines if line.strip()]
 
 
 def read_names(path: Path) -> list[str]:
-    """The lines of a list whose line numbers count, such as one of class names.
+    """The lines of a list in which the line number is significant, such as class names.
 
     Raises:
-      IngestError: neither UTF-8 nor UTF-16, or an empty line before the last name.
+      IngestError: the text is not UTF-8 or UTF-16, or has an empty line before the last name.
       OSError: it cannot be read.
     """
     lines = [one.strip() for one in re.split(r"\r\n|\r|\n", read_text(path).rstrip())]
     if lines != [""] and "" in lines:
         raise IngestError(
-            f"{path} line {lines.index('') + 1} is empty, and a class has the number of its line; "
-            "remove the line, or put a name there"
+            f"{path} line {lines.index('') + 1} is empty, but the line number is the class number; "
+            "remove the line or add a name"
         )
     return [one for one in lines if one]
 
 
 def xml_as_utf8(data: bytes, where: str) -> tuple[bytes, str | None]:
-    """XML that expat reads, and the encoding to read it by whatever the XML declares; or None.
+    """XML that expat can parse, and the encoding that overrides the declared one, or None.
 
-    Windows tools declare UTF-8 and write UTF-16, and expat knows no multi-byte encoding but
-    Unicode's.
+    Some Windows tools declare UTF-8 and write UTF-16, and expat supports no other multi-byte
+    encodings than Unicode's.
 
     Raises:
-      IngestError: the bytes are not text in the encoding that they should be in.
+      IngestError: the bytes are not valid in the declared encoding.
     """
     encoding = encoding_of(data[:_PROBED_BYTES])
     declared = _DECLARED.search(data[:_PROBED_BYTES])
@@ -157,16 +159,16 @@ def xml_as_utf8(data: bytes, where: str) -> tuple[bytes, str | None]:
 
 
 class Utf8Stream:
-    """A stream of JSON as UTF-8 without a byte order mark, whatever of Unicode's it is stored in.
+    """A stream of UTF-8 without a byte order mark, converted from any Unicode encoding.
 
     Raises:
-      UnicodeDecodeError: on reading what is not text.
+      UnicodeDecodeError: `read` meets invalid text.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, start = file, file.read(_PROBED_BYTES)
         encoding = encoding_of(start)
-        # UTF-8 goes through untouched: its parser says where it ends or breaks.
+        # UTF-8 is passed on unchanged; the parser reports errors in it.
         self._decoder = None
         if encoding == "utf-8-sig":
             start = start.removeprefix(codecs.BOM_UTF8)
@@ -175,7 +177,7 @@ class Utf8Stream:
         self._start = self._as_utf8(start)
 
     def read(self, size: int = -1) -> bytes:
-        """`size` bytes, fewer only at the end; all of them for -1."""
+        """`size` bytes, fewer only at the end; all bytes for -1."""
         parts, missing = [self._start], size - len(self._start)
         while size < 0 or missing > 0:
             block = self._file.read(-1 if size < 0 else max(missing, 2))

@@ -1,9 +1,9 @@
-"""Public TFRecords taken as they are: nothing is copied, the shards stay where they lie.
+"""Public TFRecords, used in place without copying the shards.
 
-Records of the Inception / Model Garden convention for ImageNet and of the TF Object Detection API
-for COCO are described by a `dataset.json` beside links to their shards. Shards are told by their
-names: `train-00000-of-01024`, `validation-*` or `val-*`, `test-*`, or another word of
-`tfx_pipeline.ingest.split_words` in their own name or in that of a folder.
+Records in the Inception / Model Garden format for ImageNet and the TF Object Detection API's format
+for COCO get a `dataset.json` and links to their shards. The file name decides the split:
+`train-00000-of-01024`, `validation-*` or `val-*`, `test-*`, or another name of
+`tfx_pipeline.ingest.split_words` in the name of the file or its folder.
 """
 
 import hashlib
@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from core.files import file_digest
 from tfx_pipeline.ingest import minival, progress
 from tfx_pipeline.ingest.class_names import check_names, class_name
 from tfx_pipeline.ingest.options import bind
-from tfx_pipeline.ingest.output import publish, removed_when_refused, workplace, writing
-from tfx_pipeline.ingest.shards import file_digest, shard_path
+from tfx_pipeline.ingest.output import publish, removed_when_refused, work_folder, writing
+from tfx_pipeline.ingest.shards import shard_path
 from tfx_pipeline.ingest.source import IngestError
 from tfx_pipeline.ingest.split_words import known_words, split_in_name
 from tfx_pipeline.ingest.text_files import read_names
@@ -40,33 +41,33 @@ def adopt(
     name: str | None = None,
     options: Mapping[str, Any] | Sequence[str] = (),
 ) -> DatasetInfo:
-    """Describes TFRecords that others wrote as a data set in the folder `out`.
+    """Writes a data set to the folder `out` that refers to existing TFRecords.
 
-    Where there is no test split the validation shards become it, because published figures are on
-    them. Where there is none to choose by, a part of train becomes the validation split: see
-    `tfx_pipeline.ingest.minival`.
+    Without a test split, the validation shards become it, because published figures are measured on
+    them. Then a part of train becomes the validation split; see `tfx_pipeline.ingest.minival`.
 
     Args:
-      where: the folder of the shards.
-      out: the folder to write: `dataset.json` and links.
-      name: the data set's name; the folder's if None.
-      options: `label_offset` (-1 tells it by the smallest label), `classes` (a file with a class
-        name a line), `validation` (the share of train to hold out; 0 is every hundredth shard).
+      where: the folder with the shards.
+      out: the folder to write `dataset.json` and links to.
+      name: name of the data set; None for the name of the folder.
+      options: `label_offset` (-1 derives it from the smallest label), `classes` (a file with one
+        class name per line), `validation` (the share of train to hold out; 0 for every hundredth
+        shard).
 
     Raises:
-      IngestError: no shards, a record that lacks its image or label, or a cut shard.
+      IngestError: no shards, a record without its image or label, or a truncated shard.
     """
     given = bind("tfrecord", known_options, options)
     folder = Path(where or "").expanduser()
     if where is None or not folder.is_dir():
         raise IngestError(f"`tfrecord` needs {_LAYOUT}, got {where}")
     if _within(folder, out) or _within(out, folder):
-        raise IngestError(f"{out} and {folder} lie within each other; give another --out")
+        raise IngestError(f"{out} and {folder} are inside each other; choose another --out")
     share = given.get("validation", 0.0)
     minival.check_share(share)
     shards = _shards(folder)
     key = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    with workplace(out, key) as work, removed_when_refused(work):
+    with work_folder(out, key) as work, removed_when_refused(work):
         made = work / "out"
         shutil.rmtree(made, ignore_errors=True)
         found: dict[str, _Contents] = {}
@@ -74,10 +75,10 @@ def adopt(
             contents = {file: _read(file) for files in shards.values() for file in files}
             for split, pieces in _pieces(shards, contents, share).items():
                 placed = [
-                    _place(piece, shard_path(made, split, number, len(pieces)), contents)
+                    _link_or_copy(piece, shard_path(made, split, number, len(pieces)), contents)
                     for number, piece in enumerate(pieces)
                 ]
-                found[split] = _together(placed)
+                found[split] = _merged(placed)
         info = _info(name or folder.resolve().name, folder, found, given)
         if "validation" not in shards and "validation" in found:
             held = found["validation"].examples
@@ -91,15 +92,15 @@ def adopt(
 
 def _pieces(
     shards: dict[str, list[Path]], contents: dict[Path, "_Contents"], share: float
-) -> dict[str, list[minival.Piece]]:
-    """Split -> its shards; without a validation split, train's are divided."""
-    found = {split: [minival.Piece(file) for file in files] for split, files in shards.items()}
+) -> dict[str, list[minival.ShardPiece]]:
+    """Split -> its shards; without a validation split, the training shards are divided."""
+    found = {split: [minival.ShardPiece(file) for file in files] for split, files in shards.items()}
     if "validation" in shards or "train" not in shards:
         if share:
             have = ", ".join(shards)
             raise IngestError(
-                f"validation={share} holds images out of train, for records without a validation "
-                f"split; these have {have}: leave the option out"
+                f"validation={share} is only for records without a validation split; these have "
+                f"{have}: remove the option"
             )
         return found
     train = [minival.Shard(file, tuple(contents[file].images)) for file in shards["train"]]
@@ -107,8 +108,10 @@ def _pieces(
     return {split: found[split] for split in features.SPLITS if found.get(split)}
 
 
-def _place(piece: minival.Piece, target: Path, contents: dict[Path, "_Contents"]) -> "_Contents":
-    """Links a shard, or copies the records of a piece of one; returns what `target` holds."""
+def _link_or_copy(
+    piece: minival.ShardPiece, target: Path, contents: dict[Path, "_Contents"]
+) -> "_Contents":
+    """Links a shard, or copies a part of one; returns the contents of `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if piece.records is None:
         target.symlink_to(piece.file.resolve())
@@ -120,12 +123,12 @@ def _place(piece: minival.Piece, target: Path, contents: dict[Path, "_Contents"]
 
 
 def known_options(*, label_offset: int = -1, classes: str = "", validation: float = 0.0) -> None:
-    """The options that `adopt` takes."""
+    """The signature of the options of `adopt`."""
 
 
 @dataclass
 class _Contents:
-    """What shards hold: label -> count and name, numbers of records and objects, digests."""
+    """The contents of shards: label -> count and name, numbers of records and objects, digests."""
 
     labels: Counter[int] = field(default_factory=Counter)
     names: dict[int, str] = field(default_factory=dict)
@@ -138,8 +141,8 @@ class _Contents:
     images: list[str] = field(default_factory=list)
 
 
-def _together(parts: Sequence[_Contents]) -> _Contents:
-    """What several shards hold; digests of images are left out."""
+def _merged(parts: Sequence[_Contents]) -> _Contents:
+    """The contents of several shards, without digests of images."""
     whole = _Contents()
     for one in parts:
         whole.labels.update(one.labels)
@@ -173,11 +176,11 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
             unknown.append(file)
     if unknown and found:
         raise IngestError(
-            f"{unknown[0]} is called by no split, unlike {next(iter(found.values()))[0]}; splits "
-            f"are called {known_words()}: rename it, or move it away"
+            f"{unknown[0]} has no name of a split, unlike {next(iter(found.values()))[0]}; names "
+            f"of splits are {known_words()}: rename the file or move it away"
         )
     if "train" not in found and "test" not in found and "validation" not in found:
-        raise IngestError(f"{folder} has no shards called by a split; give {_LAYOUT}")
+        raise IngestError(f"{folder} has no shards named after a split; expected {_LAYOUT}")
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
     return {split: found[split] for split in features.SPLITS if split in found}
@@ -197,12 +200,12 @@ def _batches(file: Path) -> Iterator[list[bytes]]:
 
     with file.open("rb") as opened:
         if opened.read(2) == b"\x1f\x8b":
-            raise IngestError(f"{file} is gzipped; unpack it, so that it can be read from anywhere")
+            raise IngestError(f"{file} is gzipped; unpack it, as random access is needed")
     try:
         for batch in tf.data.TFRecordDataset(str(file)).batch(_BATCH).as_numpy_iterator():
             yield [bytes(one) for one in batch]
     except tf.errors.DataLossError as error:
-        raise IngestError(f"{file} is cut off or damaged; copy it again") from error
+        raise IngestError(f"{file} is truncated or damaged; copy it again") from error
 
 
 def _count(contents: _Contents, serialized: list[bytes], file: Path) -> None:
@@ -226,14 +229,14 @@ def _count(contents: _Contents, serialized: list[bytes], file: Path) -> None:
         parsed = tf.io.parse_example(serialized, wanted)
     except tf.errors.InvalidArgumentError as error:
         raise IngestError(
-            f"{file} records {contents.examples} and on: not tf.Examples with {features.IMAGE!r}"
+            f"{file} from record {contents.examples}: not tf.Examples with {features.IMAGE!r}"
         ) from error
     start, contents.examples = contents.examples, contents.examples + len(serialized)
     contents.images += map(minival.digest_of, parsed[features.IMAGE].numpy().tolist())
     boxes = parsed[features.XMIN].values.shape[0]
     whole = parsed[features.LABEL]
     # ImageNet's records may have boxes too, but an image has one class.
-    if whole.values.shape[0] == 0 and (boxes or contents.detection or _has(serialized[0])):
+    if whole.values.shape[0] == 0 and (boxes or contents.detection or _is_detection(serialized[0])):
         contents.detection = True
         contents.objects += int(boxes)
         contents.masks &= bool(parsed[features.MASK].values.shape[0] == boxes)
@@ -242,15 +245,15 @@ def _count(contents: _Contents, serialized: list[bytes], file: Path) -> None:
         if whole.values.shape[0] != len(serialized):
             raise IngestError(
                 f"{file} records {start} to {contents.examples - 1}: {len(serialized)} records "
-                f"with {whole.values.shape[0]} labels; each takes one {features.LABEL!r}"
+                f"with {whole.values.shape[0]} labels; each needs one {features.LABEL!r}"
             )
         _count_labels(contents, whole, parsed[features.TEXT])
     own = [features.ID, *features.SLICES]
     contents.own &= all(parsed[key].values.shape[0] == len(serialized) for key in own)
 
 
-def _has(serialized: bytes) -> bool:
-    """Whether a record is one of detection, which without objects has empty lists."""
+def _is_detection(serialized: bytes) -> bool:
+    """Whether a record is for detection; without objects, its lists are empty."""
     import tensorflow as tf
 
     return features.XMIN in tf.train.Example.FromString(serialized).features.feature
@@ -273,7 +276,7 @@ def _info(
 ) -> DatasetInfo:
     labels = sorted({label for one in found.values() for label in one.labels})
     if not labels:
-        raise IngestError(f"{folder}: none of its records has a label")
+        raise IngestError(f"{folder}: no record has a label")
     texts = {number: text for one in found.values() for number, text in one.names.items()}
     offset = given.get("label_offset", -1)
     if offset < 0:
@@ -306,10 +309,10 @@ def _info(
 
 
 def _offset(folder: Path, labels: list[int], texts: dict[int, str], given: str) -> int:
-    """The label of the first class: what the smallest label, or the given names, tell.
+    """The label of the first class, by the smallest label or the given class names.
 
     Raises:
-      IngestError: labels that count from 0 and lack their first classes look like ones from 1.
+      IngestError: it is ambiguous whether labels start at 0 or 1.
     """
     names = _given_names(given) if given else []
     if names:
@@ -325,8 +328,8 @@ def _offset(folder: Path, labels: list[int], texts: dict[int, str], given: str) 
     if labels[0] == 0 or (labels[0] == 1 and not names):
         return labels[0]
     raise IngestError(
-        f"the labels of {folder} run from {labels[0]} to {labels[-1]}, which does not say whether "
-        "classes count from 0 or from 1; say label_offset=0 or label_offset=1"
+        f"the labels of {folder} range from {labels[0]} to {labels[-1]}, so it is unclear whether "
+        "they start at 0 or 1; set label_offset=0 or label_offset=1"
     )
 
 
@@ -337,20 +340,20 @@ def _given_names(file: str) -> list[str]:
 def _classes(
     labels: list[int], texts: dict[int, str], *, offset: int, given: str
 ) -> tuple[str, ...]:
-    """Names in label order; a label that no record has or names is called by its number."""
+    """Names in label order; a label without a name gets its number as name."""
     if given:
         names = _given_names(given)
     elif labels[-1] - offset >= _MAX_CLASSES:
         raise IngestError(
-            f"labels run from {labels[0]} to {labels[-1]}, which is over {_MAX_CLASSES:,} classes; "
-            "labels have to count classes from 0 or 1: number them anew"
+            f"labels range from {labels[0]} to {labels[-1]}, more than {_MAX_CLASSES:,} classes; "
+            "labels must start at 0 or 1: renumber them"
         )
     else:
         names = [texts.get(label, str(label)) for label in range(offset, labels[-1] + 1)]
     if labels[0] < offset or labels[-1] - offset >= len(names):
         raise IngestError(
-            f"labels run from {labels[0]} to {labels[-1]}, which {len(names)} classes from "
-            f"{offset} on do not cover; give label_offset= and classes="
+            f"labels range from {labels[0]} to {labels[-1]}, which {len(names)} classes from "
+            f"{offset} do not cover; set label_offset= and classes="
         )
     names = [class_name(one) or str(index + offset) for index, one in enumerate(names)]
     twice = {name for name, count in Counter(names).items() if count > 1}

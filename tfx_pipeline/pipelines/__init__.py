@@ -1,1 +1,1 @@
-"""One function per pipeline, each returning a whole `PipelineConfig`."""
+"""One module per pipeline: a function that returns a complete `PipelineConfig`."""

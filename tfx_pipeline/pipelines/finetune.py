@@ -1,15 +1,15 @@
-"""Own images from ImageNet weights: a linear probe first, then the whole network."""
+"""Fine-tuning from ImageNet weights on a user's images: a linear probe, then all layers."""
 
-from tfx_pipeline.config import PipelineConfig, Plan, SmokeSize, pipelines
+from tfx_pipeline.config import CompressionPlan, PipelineConfig, SmokeSize, pipelines
 
 
 @pipelines.register("finetune")
 def finetune() -> PipelineConfig:
-    """Fine-tunes pretrained weights on own images: `sightline run finetune --data DIR`.
+    """Fine-tunes pretrained weights on a user's images: `sightline run finetune --data DIR`.
 
-    Cost: minutes on two CPU cores for some hundred images.
-    Gates: no top-1 is published for images that only the user has, so `gates.min_top1=...` is the
-      user's to set; a model that is no better than the commonest class is refused in any case.
+    Cost: minutes on two CPU cores for a few hundred images.
+    Gates: there is no published top-1 for a user's images, so users set `gates.min_top1=...`
+      themselves; a model that is not better than the most frequent class is always refused.
     """
     return PipelineConfig(
         name="finetune",
@@ -20,7 +20,7 @@ def finetune() -> PipelineConfig:
             "max_latency_ms": 100.0,
             "max_size_bytes": 20_000_000,
         },
-        best=Plan(ptq=("dynamic", "int8")),
+        best=CompressionPlan(ptq=("dynamic", "int8")),
         smoke=SmokeSize(
             overrides=(
                 "data.image_size=96,96",
@@ -35,6 +35,6 @@ def finetune() -> PipelineConfig:
                 "max_size_bytes": 20_000_000,
                 "undecided": "accept",
             },
-            best=Plan(ptq=("dynamic", "int8")),
+            best=CompressionPlan(ptq=("dynamic", "int8")),
         ),
     )

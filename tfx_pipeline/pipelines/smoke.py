@@ -1,11 +1,11 @@
-"""The pipeline that proves an installation: three architectures on 1,797 scanned digits."""
+"""A pipeline that verifies an installation: three architectures on 1,797 scanned digits."""
 
-from tfx_pipeline.config import PipelineConfig, Plan, pipelines
+from tfx_pipeline.config import CompressionPlan, PipelineConfig, pipelines
 
 
 @pipelines.register("smoke")
 def smoke() -> PipelineConfig:
-    """Trains, compresses, proves and pushes on two CPU cores: `sightline run smoke`."""
+    """Trains, compresses, evaluates and pushes on two CPU cores: `sightline run smoke`."""
     return PipelineConfig(
         name="smoke",
         experiments=("digits_cnn", "digits_resnet", "digits_vit"),
@@ -18,6 +18,6 @@ def smoke() -> PipelineConfig:
             "max_latency_ms": 20.0,
             "max_size_bytes": 8_000_000,
         },
-        best=Plan(methods=("prune", "qat", "pqat"), ptq=("dynamic", "int8")),
-        others=Plan(ptq=("dynamic",)),
+        best=CompressionPlan(methods=("prune", "qat", "pqat"), ptq=("dynamic", "int8")),
+        others=CompressionPlan(ptq=("dynamic",)),
     )

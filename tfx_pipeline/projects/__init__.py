@@ -1,1 +1,1 @@
-"""Projects: a user's own folder with a pipeline, its recipes, data, runs and bundles."""
+"""Projects: folders of users with a pipeline, its recipes, data, runs and bundles."""

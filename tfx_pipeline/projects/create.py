@@ -1,8 +1,6 @@
-"""`sightline new`: makes a project folder from a folder of images."""
+"""`sightline new`: creates a project folder from a folder of images."""
 
 import contextlib
-import fcntl
-import os
 import re
 import shlex
 import shutil
@@ -13,32 +11,33 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from core.files import LockHeldError, file_lock
 from tfx_pipeline.config import pipelines
 from tfx_pipeline.ingest import TFRECORD
 from tfx_pipeline.projects.find import PROJECT_FILE, ProjectError
 from tfx_pipeline.projects.grouping import Grouping, find_groups
-from tfx_pipeline.projects.sources import RECORDS, Found, look
+from tfx_pipeline.projects.sources import RECORDS, SourceListing, inspect_source
 from tfx_pipeline.projects.suggest import Suggestion, suggest
-from tfx_pipeline.projects.text import Facts, pipeline_text, readme_text, relative
+from tfx_pipeline.projects.text import ProjectFacts, pipeline_text, readme_text, relative
 from trainers.data.features import CLASSIFICATION, DatasetInfo
 from trainers.registry import recipes
 
-#: `--group` for no groups, also where some are found.
+#: The value of `--group` for no groups, even if groups are found.
 NO_GROUPS = "none"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What `sightline new` was given.
+class NewProject:
+    """The arguments of `sightline new`.
 
     Attributes:
-      name: of the project.
+      name: name of the project.
       source: the images or records.
-      out: the folder to make the project in.
-      options: of the ingest job, `key=value`.
-      group: as for `sightline ingest`; `none` for no groups, empty to look for some.
+      out: the folder to create the project in.
+      options: options of the ingest job, `key=value`.
+      group: as for `sightline ingest`; `none` for no groups, empty to search for groups.
       exif: `as_stored` or `upright`.
     """
 
@@ -51,7 +50,7 @@ class Wanted:
 
     @property
     def command(self) -> str:
-        """As typed, with the source's whole path."""
+        """The command line, with the absolute path of the source."""
         words = ["sightline", "new", self.name, str(self.source.expanduser().resolve())]
         words += self.options
         words += ["--group", self.group] if self.group else []
@@ -59,66 +58,67 @@ class Wanted:
         return shlex.join(words)
 
 
-def create(wanted: Wanted, console: Console) -> Path:
-    """Makes the project and prints what was found, what is suggested and the next command.
+def create(project: NewProject, console: Console) -> Path:
+    """Creates the project and prints findings, suggestions and the next command.
 
     Returns:
-      The project's folder, which appears complete or not at all.
+      The folder of the project, which is created atomically.
 
     Raises:
-      ProjectError: a name that is taken or cannot be, or a source that no model can be made of.
+      ProjectError: the name exists or is invalid, or the source is not sufficient for a model.
       IngestError: the source cannot be read.
     """
-    target = _target(wanted)
-    found = look(wanted.source, wanted.options)
+    target = _target(project)
+    found = inspect_source(project.source, project.options)
     if target.resolve().is_relative_to(found.where):
         raise ProjectError(
-            f"{target} would lie within {found.where}, as if it were one of its classes; give "
+            f"{target} would be inside {found.where} and look like one of its classes; choose "
             "another folder with --out"
         )
-    groups = find_groups(found) if not wanted.group else None
+    groups = find_groups(found) if not project.group else None
     with _staged(target) as work:
-        facts = _fill(work, wanted, found, groups, console)
+        facts = _fill(work, project, found, groups, console)
     _show(facts, target, console)
     return target
 
 
-def _target(wanted: Wanted) -> Path:
-    """The folder to make.
+def _target(project: NewProject) -> Path:
+    """The folder to create.
 
     Raises:
-      ProjectError: its name or its place is taken.
+      ProjectError: the name is invalid, or the name or the folder exists.
     """
-    name = wanted.name
+    name = project.name
     if not _NAME.fullmatch(name) or name.endswith(".py"):
         raise ProjectError(
-            f"a project's name has letters, digits, `.`, `_` and `-` and does not end in .py, got "
-            f"{name!r}; --out gives the folder to make it in"
+            f"a project name must consist of letters, digits, `.`, `_` and `-` and not end in .py, "
+            f"got {name!r}; use --out for the parent folder"
         )
     for registry in (pipelines, recipes):
         if name in registry.names():
-            raise ProjectError(f"{name!r} is a {registry.kind} already; choose another name")
-    target = wanted.out.expanduser() / name
+            raise ProjectError(f"there already is a {registry.kind} {name!r}; choose another name")
+    target = project.out.expanduser() / name
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ProjectError(f"{target} exists already; choose another name, or delete it first")
+        raise ProjectError(f"{target} already exists; choose another name, or delete it first")
     return target
 
 
 @contextlib.contextmanager
 def _staged(target: Path) -> Iterator[Path]:
-    """A folder that becomes `target` at the end; on an error nothing of it is left."""
+    """A folder that is renamed to `target` at the end; on an error, nothing remains."""
     parents = [one for one in (target.parent, *target.parent.parents) if not one.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.parent / f".{target.name}.new"
     work.mkdir(exist_ok=True)
-    handle = os.open(work, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ProjectError(f"{target} is being made by another process; wait for it") from None
+            stack.enter_context(file_lock(work, wait_s=0))
+        except LockHeldError:
+            raise ProjectError(
+                f"another process is creating {target}; wait for it, or choose another name"
+            ) from None
         try:
-            for one in work.iterdir():  # Of one that was killed.
+            for one in work.iterdir():  # Left by a process that was killed.
                 shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
             yield work
             if target.is_dir():
@@ -130,40 +130,38 @@ def _staged(target: Path) -> Iterator[Path]:
                 for one in parents:
                     one.rmdir()
             raise
-    finally:
-        os.close(handle)
 
 
 def _fill(
-    work: Path, wanted: Wanted, found: Found, groups: Grouping | None, console: Console
-) -> Facts:
+    work: Path, project: NewProject, found: SourceListing, groups: Grouping | None, console: Console
+) -> ProjectFacts:
     """Writes the project into `work`."""
-    applied = groups if groups is not None and not groups.torn else None
-    group = applied.spec if applied else "" if wanted.group == NO_GROUPS else wanted.group
+    applied = groups if groups is not None and not groups.divided else None
+    group = applied.spec if applied else "" if project.group == NO_GROUPS else project.group
     records = found.where if found.job == RECORDS else work / "data"
     if found.job != RECORDS:
-        from tfx_pipeline.cli.views.ingest import ingest_shown
+        from tfx_pipeline.ingest.console import ingest_and_print
 
-        settings = {"group": group, "exif": wanted.exif} if found.job != TFRECORD else {}
-        ingest_shown(
+        settings = {"group": group, "exif": project.exif} if found.job != TFRECORD else {}
+        ingest_and_print(
             found.job,
             str(found.where),
             records,
             console,
             options=found.options,
-            name=wanted.name,
-            shown=wanted.out / wanted.name / "data",
+            name=project.name,
+            shown=project.out / project.name / "data",
             **settings,
         )
     info = DatasetInfo.load(records)
-    _check(info, wanted.source)
-    facts = Facts(
-        name=wanted.name,
+    _check(info, project.source)
+    facts = ProjectFacts(
+        name=project.name,
         info=info,
         suggestion=suggest(records, info),
-        made_by=wanted.command,
+        made_by=project.command,
         records=str(found.where) if found.job == RECORDS else "",
-        findings=tuple(_findings(info, groups, wanted)),
+        findings=tuple(_findings(info, groups, project)),
         image=found.items[0].path if found.items else "",
     )
     (work / PROJECT_FILE).write_text(pipeline_text(facts), encoding="utf-8")
@@ -172,61 +170,60 @@ def _fill(
 
 
 def _check(info: DatasetInfo, source: Path) -> None:
-    """Refuses records that no model can be trained and tested with."""
+    """Rejects records with which no model can be trained and tested."""
     if info.task != CLASSIFICATION:
         raise ProjectError(
-            f"{source} holds objects in images ({info.task}); `sightline new` makes projects for "
-            "images with one class each"
+            f"{source} has objects in images ({info.task}); `sightline new` is for images with one "
+            "class each: write a pipeline file instead"
         )
     for split in ("train", "validation", "test"):
         if not (split in info.splits and info.splits[split].examples):
             raise ProjectError(
-                f"{source} gives no {split} images; "
-                "give more images, or a folder of classes without split folders, which is split "
-                "by content"
+                f"{source} has no {split} images; add images, or use a folder of classes without "
+                "split folders, which is split by content"
             )
     trained = info.splits["train"].per_class
     empty = [name for name in info.classes if not trained.get(name)]
     if trained and empty:
         raise ProjectError(
-            f"{source} has no training image of {', '.join(map(repr, empty[:3]))}; add some"
+            f"{source} has no training image of {', '.join(map(repr, empty[:3]))}; add images"
         )
 
 
-def _findings(info: DatasetInfo, groups: Grouping | None, wanted: Wanted) -> Iterator[str]:
-    """Lines on what was found."""
+def _findings(info: DatasetInfo, groups: Grouping | None, project: NewProject) -> Iterator[str]:
+    """Lines about the source."""
     counts = ", ".join(f"{split.examples:,} {name}" for name, split in info.splits.items())
     yield f"{info.num_classes} classes; images: {counts}"
     if groups is not None:
         shown = f"{groups.groups:,} groups by `{groups.spec}`"
         why = (
-            f"in {groups.alike:.0%} of {groups.pairs} pairs, images of one group are more alike "
-            "than others of their class"
+            f"in {groups.alike:.0%} of {groups.pairs} pairs, images of one group are more similar "
+            "than images of different groups of the class"
         )
-        if groups.torn:
+        if groups.divided:
             yield (
-                f"{shown}: {why}, and {groups.torn:,} groups are in two splits of the source, so "
-                "that tests look better than they are; give the images without their split "
-                "folders or column to split them by group"
+                f"{shown}: {why}, and {groups.divided:,} groups are in two splits of the source, "
+                "which inflates test results; use the images without their split folders or "
+                "column to split them by group"
             )
         else:
             yield (
-                f"{shown}, each kept in one split: {why}. To split single images instead, delete "
-                f"the project and give the same command with --group {NO_GROUPS}"
+                f"{shown}, each kept in one split: {why}. To split images independently, delete "
+                f"the project and run the same command with --group {NO_GROUPS}"
             )
     if info.group and groups is None:
         yield f"images are grouped by `{info.group}`, each group kept in one split"
     if info.turned and info.exif == "as_stored":
         yield (
-            f"{info.turned:,} images are stored turned, as their EXIF says, and are used as stored;"
-            " --exif upright turns them, here and where the model is served"
+            f"{info.turned:,} images are rotated by EXIF and used as stored; --exif upright "
+            "rotates them, here and in the served model"
         )
-    if wanted.group == NO_GROUPS:
-        yield "images are split one by one, as --group none says"
+    if project.group == NO_GROUPS:
+        yield "images are split independently (--group none)"
 
 
-def _show(facts: Facts, target: Path, console: Console) -> None:
-    """Prints findings, suggestions with their reasons, and what to do next."""
+def _show(facts: ProjectFacts, target: Path, console: Console) -> None:
+    """Prints findings, suggestions with their reasons, and the next command."""
     for line in facts.findings:
         console.print(f"found    {line}", markup=False, soft_wrap=True)
     console.print(_table(facts.suggestion))

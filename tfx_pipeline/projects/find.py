@@ -1,8 +1,8 @@
-"""Which pipeline `sightline run WHAT` and `sightline report WHAT` mean, and where it works.
+"""Finds the pipeline for `sightline run WHAT` and `sightline report WHAT`, and its root folder.
 
-WHAT is a registered pipeline's name, a project folder (`pets`, for `pets/pipeline.py`) or a Python
-file. A project keeps its data, runs and bundles beside its file; a registered pipeline in `--root`,
-which is the current folder.
+WHAT is the name of a registered pipeline, a project folder (`pets`, for `pets/pipeline.py`) or a
+Python file. The data, runs and bundles of a project are beside its file; for a registered pipeline,
+they are in `--root`, by default the current folder.
 """
 
 import re
@@ -17,15 +17,15 @@ from tfx_pipeline.config import (
     make_experiments,
     pipelines,
 )
-from tfx_pipeline.data_source import parse
-from tfx_pipeline.pipeline_options import settings_of
+from tfx_pipeline.request.data_source import parse
+from tfx_pipeline.request.settings import settings_of
 from trainers import config as recipe_config
 from trainers import plugins
 from trainers.config import Config, ConfigError
 from trainers.plugins import PluginError
 from trainers.registry import UnknownNameError, nearest, recipes
 
-#: The file of a project folder.
+#: The file with the pipeline in a project folder.
 PROJECT_FILE = "pipeline.py"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -33,18 +33,19 @@ _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argumen
 
 
 class ProjectError(ValueError):
-    """A pipeline that cannot be found or used; the message gives the remedy."""
+    """A pipeline that cannot be found or used; the message contains the remedy."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """A pipeline and where it works.
+class FoundPipeline:
+    """A pipeline with its data and root folder.
 
     Attributes:
-      pipeline: as registered, its settings checked.
-      data: the folder of its records, absolute, or JOB:SOURCE (see `tfx_pipeline.data_source`).
-      root: holds `runs/` and `bundles/`, absolute.
-      file: of the plugin that registered it; None for one of ours or of an installed package.
+      pipeline: as registered, with checked settings.
+      data: the absolute folder of its records, or JOB:SOURCE; see
+        `tfx_pipeline.request.data_source`.
+      root: the absolute folder of `runs/` and `bundles/`.
+      file: the plugin file that registered it; None for pipelines of installed packages.
     """
 
     pipeline: PipelineConfig
@@ -53,51 +54,52 @@ class Target:
     file: Path | None = None
 
 
-def find(what: str, *, data: str | None = None, root: Path | None = None) -> Target:
-    """The pipeline that `what` means.
+def find(what: str, *, data: str | None = None, root: Path | None = None) -> FoundPipeline:
+    """The pipeline for `what`.
 
-    A project's file becomes a plugin of this process and its children.
+    The file of a project becomes a plugin of this process and its children.
 
     Args:
       what: a registered name, a project folder or a Python file.
-      data: the records or JOB:SOURCE, if not what the pipeline or its first recipe names.
-      root: where to work, if not in the project's folder.
+      data: the records or JOB:SOURCE; by default, those of the pipeline or its first recipe.
+      root: the root folder; by default, the folder of the project.
 
     Raises:
       UnknownNameError: no such pipeline, file or folder.
-      ProjectError: a folder without a `pipeline.py`, or a name that means two things.
-      PluginError: the file cannot be loaded, or registers no pipeline, or several.
+      ProjectError: a folder without a `pipeline.py`, or an ambiguous name.
+      PluginError: the file cannot be loaded, or does not register exactly one pipeline.
       ConfigError: a setting of the pipeline is unknown or out of range; names the file.
       DataSourceError: an ingest job without a source.
     """
     file = _project_file(what)
     if file is None:
-        name, file, place = what, _plugin_of(what), Path.cwd()
+        name, file, default_root = what, _plugin_of(what), Path.cwd()
     else:
         plugins.add(file)
-        name, place = _only_pipeline(file), file.parent
-    shape = _made(name, file)
+        name, default_root = _only_pipeline(file), file.parent
+    pipeline = _made(name, file)
     if data is None:
-        base = file.parent if file and shape.data else Path.cwd()
-        data = str(base / Path(shape.data or _recipes_data(shape, file)).expanduser())
+        base = file.parent if file and pipeline.data else Path.cwd()
+        data = str(base / Path(pipeline.data or _recipes_data(pipeline, file)).expanduser())
     if parse(data) is None:
         data = str(Path(data).resolve())
-    return Target(shape, data, (root or place).resolve(), file)
+    return FoundPipeline(pipeline, data, (root or default_root).resolve(), file)
 
 
 def experiments_of(
-    target: Target, pipeline: PipelineConfig, overrides: tuple[str, ...]
+    target: FoundPipeline, pipeline: PipelineConfig, overrides: tuple[str, ...]
 ) -> dict[str, Config]:
-    """`tfx_pipeline.config.make_experiments`, whose errors name the user's file.
+    """The result of `tfx_pipeline.config.make_experiments`; errors name the plugin file.
 
     Args:
-      target: as found.
-      pipeline: its pipeline, with the settings of the command line.
-      overrides: of the recipes.
+      target: from `find`.
+      pipeline: the pipeline of `target`, with the settings of the command line.
+      overrides: overrides of the recipes.
 
     Raises:
-      PluginError: a recipe of the file is wrong.
-      ConfigError, UnknownNameError: an override, or a recipe's name.
+      PluginError: a recipe in the file is invalid.
+      ConfigError: an override is invalid.
+      UnknownNameError: a recipe does not exist.
     """
     for name in pipeline.experiments:
         origin = recipes.origin(name)
@@ -111,10 +113,11 @@ def experiments_of(
 
 
 def _project_file(what: str) -> Path | None:
-    """The project file that `what` means; None for a registered name.
+    """The project file for `what`; None for a registered name.
 
     Raises:
-      as `find`.
+      UnknownNameError: there is no such pipeline, file or folder.
+      ProjectError: a folder without a `pipeline.py`, or an ambiguous name.
     """
     path = Path(what).expanduser()
     if path.suffix == ".py":
@@ -128,8 +131,8 @@ def _project_file(what: str) -> Path | None:
         return file
     if is_name and has_file:
         raise ProjectError(
-            f"{what!r} is a registered pipeline and a project folder; write ./{what} for the folder"
-            ", or rename it"
+            f"{what!r} is both a registered pipeline and a project folder; use ./{what} for the "
+            "folder, or rename it"
         )
     if is_name:
         return None
@@ -137,26 +140,26 @@ def _project_file(what: str) -> Path | None:
         return file
     if path.is_dir():
         raise ProjectError(
-            f"{path} has no {PROJECT_FILE}; make a project with `sightline new NAME SOURCE`"
+            f"{path} has no {PROJECT_FILE}; create a project with `sightline new NAME SOURCE`"
         )
     raise UnknownNameError(
         f"unknown pipeline {what!r}, and there is no such project folder or file; "
-        f"{nearest(what, pipelines.names())}; `sightline new {path.name} SOURCE` makes a project"
+        f"{nearest(what, pipelines.names())}; `sightline new {path.name} SOURCE` creates a project"
     )
 
 
-def _recipes_data(shape: PipelineConfig, file: Path | None) -> str:
-    """The records that the first recipe reads; an error in a user's `file` names it."""
+def _recipes_data(pipeline: PipelineConfig, file: Path | None) -> str:
+    """The records of the first recipe; errors name the plugin `file`."""
     try:
-        return default_data(shape)
+        return default_data(pipeline)
     except Exception as error:
         if file is None:
             raise
-        raise located(error, file, pipelines.origin(shape.name).line) from error
+        raise located(error, file, pipelines.origin(pipeline.name).line) from error
 
 
 def _plugin_of(name: str) -> Path | None:
-    """The plugin file that registered a pipeline; None for one of ours."""
+    """The plugin file that registered a pipeline; None for pipelines of installed packages."""
     return next((one for one in plugins.files() if name in pipelines.registered_in(one)), None)
 
 
@@ -164,44 +167,47 @@ def _only_pipeline(file: Path) -> str:
     found = pipelines.registered_in(file)
     if not found:
         raise PluginError(
-            f"{file} registers no pipeline; write a function under "
-            "`@pipelines.register(NAME)` that returns a PipelineConfig, or give the file as a "
-            f"plugin with {plugins.OPTION} if it only has recipes or models"
+            f"{file} registers no pipeline; add a function with `@pipelines.register(NAME)` that "
+            f"returns a PipelineConfig, or pass the file with {plugins.OPTION} if it only has "
+            "recipes or models"
         )
     if len(found) > 1:
-        places = ", ".join(f"{name!r} in line {one.line}" for name, one in found.items())
+        lines = ", ".join(f"{name!r} in line {one.line}" for name, one in found.items())
         raise PluginError(
-            f"{file} registers {len(found)} pipelines ({places}), a project has one; keep one, or "
-            f"run one by its name: sightline run {next(iter(found))} {plugins.OPTION} {file}"
+            f"{file} registers {len(found)} pipelines ({lines}), but a project has one; keep one, "
+            f"or run one by name: sightline run {next(iter(found))} {plugins.OPTION} {file}"
         )
     return next(iter(found))
 
 
 def _made(name: str, file: Path | None) -> PipelineConfig:
-    """What the pipeline's function returns, checked before anything runs."""
+    """The return value of the pipeline's function, checked."""
     try:
-        shape = pipelines.get(name)()
-        if not isinstance(shape, PipelineConfig):
-            raise ConfigError(f"the pipeline {name!r} must return a PipelineConfig, got {shape!r}")
-        if not _NAME.fullmatch(shape.name):
+        pipeline = pipelines.get(name)()
+        if not isinstance(pipeline, PipelineConfig):
             raise ConfigError(
-                f"a pipeline's name has letters, digits, `.`, `_` and `-`, got {shape.name!r}"
+                f"the pipeline {name!r} must return a PipelineConfig, got {pipeline!r}"
             )
-        settings_of(shape)
+        if not _NAME.fullmatch(pipeline.name):
+            raise ConfigError(
+                f"a pipeline name must consist of letters, digits, `.`, `_` and `-`, got "
+                f"{pipeline.name!r}"
+            )
+        settings_of(pipeline)
     except Exception as error:
         if file is None:
             raise
         raise located(error, file, pipelines.origin(name).line) from error
-    return shape
+    return pipeline
 
 
 def located(error: Exception, file: Path, line: int) -> PluginError:
-    """`error` of a plugin's function, with file, line, and the nearest known key."""
+    """The error of a function of a plugin, with file, line, and the nearest known key."""
     return plugins.located(error, file, line=line, hint=_hint(error))
 
 
 def _hint(error: Exception) -> str:
-    """The nearest fields, where a dataclass of ours was given an unknown one."""
+    """The nearest fields, if the error is about an unknown field of a dataclass."""
     found = _UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
     if found is None:
         return ""

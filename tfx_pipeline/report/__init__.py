@@ -1,4 +1,4 @@
-"""What a person reads of a run: `report.html` and the console's tables, from `summary.json`."""
+"""The report of a run, from `summary.json`: `report.html` and the console's tables."""
 
 from tfx_pipeline.report.console import console_gates, console_metrics, console_table
 from tfx_pipeline.report.page import REPORT_FILE, render_report, write_report

@@ -1,4 +1,4 @@
-"""The tables a run ends with on the console; 120 columns are enough for both."""
+"""The tables at the end of a run, for consoles of 120 columns."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ _STYLES = {"good": "green", "bad": "red", "warn": "yellow", "plain": ""}
 
 
 def console_table(summary: dict[str, Any]) -> Table:
-    """The run's one table: each model and variant with its accuracy, cost and fate.
+    """The results table: each model and variant with accuracy, cost and result of the push.
 
     Args:
-      summary: as `summary.json` holds it; whatever is missing shows as a dash.
+      summary: content of `summary.json`; a dash stands for missing values.
 
     Returns:
-      A rich table that fits in 120 columns; without models it holds one line that says so.
+      A rich table of at most 120 columns; a single row without models.
     """
     header = view.header(summary)
     table = Table(
@@ -75,10 +75,10 @@ def console_metrics(summary: dict[str, Any]) -> Table | None:
 
 
 def console_gates(summary: dict[str, Any]) -> Table | None:
-    """The gates that did not hold, one a row, waived ones included; None when every gate held.
+    """The gates that did not hold, one per row, waived ones included; None when all gates held.
 
     Args:
-      summary: as `summary.json` holds it.
+      summary: content of `summary.json`.
     """
     shown = [gate for gate in view.gates(summary) if gate["outcome"] != "held"]
     if not shown:
@@ -105,14 +105,14 @@ def console_gates(summary: dict[str, Any]) -> Table | None:
 
 def _row(model: dict[str, Any], variant: dict[str, Any], index: int) -> list[RenderableType]:
     star = "★ " if model["recommended"] else ""
-    # Text, never str: names are data, and rich would read [brackets] in them as markup.
+    # Text, not str: names are data, and rich interprets [brackets] in str as markup.
     name = Text(star + model["name"], style="bold") if index == 0 else Text("")
-    fate = Text(model["fate"], style=_STYLES[model["tone"]]) if index == 0 else Text("")
+    result = Text(model["result"], style=_STYLES[model["tone"]]) if index == 0 else Text("")
     top1 = _with_interval(variant["top1"], variant["top1_interval"])
     difference = variant["difference"] + (" pt" if variant["difference"] != figures.DASH else "")
     cost = (variant[key] for key in ("size", "gzip", "p50", "p99"))
     shipped = " ★" if variant["recommended"] else " (left out)" if variant["dropped"] else ""
-    return [name, Text(variant["name"] + shipped), top1, difference, *cost, fate]
+    return [name, Text(variant["name"] + shipped), top1, difference, *cost, result]
 
 
 def _with_interval(value: str, interval: str) -> Text:

@@ -1,24 +1,23 @@
-"""The training section: loss, top-1 and learning rate by epoch, and what a search tried."""
+"""The training section: loss, top-1 and learning rate by epoch, and the trials of a search."""
 
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from core import figures
-from tfx_pipeline.report import charts
+from core import charts, figures
 
 Rows = list[dict[str, Any]]
 
 
 class Training(NamedTuple):
-    """How one model came about; empty markup and lists for what is absent.
+    """The training history of one model; empty markup and lists for missing parts.
 
     Attributes:
-      name: the model's.
+      name: of the model.
       loss: chart of training and validation loss.
       top1: chart of training and validation top-1.
       learning_rate: chart of each epoch's last rate.
-      kept: in words, which epoch was kept and why.
+      kept: a sentence on the epoch that was kept.
       keys: configuration keys that a search varied.
       trials: (validation top-1, value of each key) of its trials, the best first.
     """
@@ -40,21 +39,22 @@ def training(model: dict[str, Any], color: int) -> Training:
       color: of its lines.
     """
     name, best = model["name"], figures.number(model["best_epoch"])
+    mark = None if best is None else (best, f"epoch {best:.0f} was kept")
 
-    def chart(key: str, title: str, *, percent: bool = False) -> Markup:
+    def chart(key: str, title: str, *, shares: bool = False) -> Markup:
         lines = [
             charts.Series(f"train {title}", _points(model, key), color, dashed=True),
             charts.Series(f"validation {title}", _points(model, f"val_{key}"), color),
         ]
-        return charts.curves(lines, title=f"{name}: {title} by epoch", percent=percent, mark=best)
+        return _by_epoch(lines, f"{name}: {title}", shares=shares, mark=mark)
 
     rate = [charts.Series("learning rate", _points(model, "learning_rate"), color)]
     keys, trials = _trials(model["trials"])
     return Training(
         name,
         chart("loss", "loss"),
-        chart("top1", "top-1", percent=True),
-        charts.curves(rate, title=f"{name}: learning rate by epoch", mark=best),
+        chart("top1", "top-1", shares=True),
+        _by_epoch(rate, f"{name}: learning rate", mark=mark),
         _kept(model, best),
         keys,
         trials,
@@ -70,7 +70,19 @@ def comparison(models: Rows, colors: dict[str, int]) -> Markup:
     lines = [line for line in lines if line.points]
     if len(lines) < 2:
         return Markup("")
-    return charts.curves(lines, title="Validation top-1 by epoch", percent=True)
+    return _by_epoch(lines, "Validation top-1", shares=True)
+
+
+def _by_epoch(
+    lines: list[charts.Series],
+    title: str,
+    *,
+    shares: bool = False,
+    mark: charts.Tick | None = None,
+) -> Markup:
+    return charts.line_chart(
+        lines, title=f"{title} by epoch", x_title="epoch", shares=shares, mark=mark
+    )
 
 
 def _kept(model: dict[str, Any], best: float | None) -> str:
@@ -88,13 +100,9 @@ def _trials(rows: Rows) -> tuple[list[str], list[tuple[str, list[str]]]]:
     keys = [key for key in (rows[0] if rows else {}) if key not in known]
     ranked = sorted(rows, key=lambda row: -(figures.number(row.get("score")) or 0.0))
     return keys, [
-        (figures.percent(row.get("score")), [_short(row.get(key)) for key in keys])
+        (figures.percent(row.get("score")), [figures.short(row.get(key)) for key in keys])
         for row in ranked
     ]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _points(model: dict[str, Any], key: str) -> list[tuple[float, float]]:

@@ -1,6 +1,6 @@
-"""What is wrong with a data set's images, as a page shows it: counts, limits and the images.
+"""The section on anomalies of images, with counts, limits and thumbnails.
 
-The run's report and the page of `sightline validate` hold the same section.
+It is part of the report of a run and of the page of `sightline validate`.
 """
 
 import base64
@@ -12,13 +12,13 @@ from components.data_validation.anomaly import (
     KINDS,
     WARNING,
     ImageAnomalies,
-    Place,
+    Location,
     blocking,
 )
 from components.data_validation.gallery import read_gallery, thumbnail_file
 from core import figures
 
-#: The producer of the artifact in a run's lineage.
+#: Producer of the artifact in the lineage of a run.
 PRODUCER = "ImageValidator.image_report"
 
 _MAX_LINES = 12
@@ -26,10 +26,10 @@ _TONES = {ERROR: "bad", WARNING: "warn"}
 
 
 def images_of_run(summary: dict[str, Any]) -> dict[str, Any] | None:
-    """The section of a finished run, found by its lineage; None where nothing was recorded.
+    """The section of a finished run, found by its lineage; None when nothing was recorded.
 
     Args:
-      summary: as `summary.json` holds it.
+      summary: content of `summary.json`.
     """
     lineage = summary.get("lineage")
     for row in lineage if isinstance(lineage, list) else []:
@@ -42,13 +42,13 @@ def images_of_run(summary: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def images(directory: Path) -> dict[str, Any]:
-    """The section as finished text and inlined thumbnails.
+    """The section as text and inline thumbnails.
 
     Args:
       directory: written by `components.data_validation.gallery.write_gallery`.
 
     Raises:
-      OSError, ValueError: nothing usable is there.
+      OSError, ValueError: the gallery is missing or malformed.
     """
     found = read_gallery(directory)
     rows = anomaly_rows(found)
@@ -61,7 +61,7 @@ def images(directory: Path) -> dict[str, Any]:
 
 
 def anomaly_rows(found: ImageAnomalies) -> list[dict[str, Any]]:
-    """One row a kind that was found, as text; those over their limit first, then by severity."""
+    """One row per kind that was found, as text; kinds over their limit first, then by severity."""
     over = blocking(found)
     rows = []
     for kind, count in found.counts.items():
@@ -76,31 +76,41 @@ def anomaly_rows(found: ImageAnomalies) -> list[dict[str, Any]]:
                 "count": figures.count(count),
                 "limit": "any" if limit is None else figures.count(limit),
                 "over": kind in over,
-                "example": "" if first is None else first.in_words(),
+                "example": "" if first is None else first.describe(),
             }
         )
     return sorted(rows, key=lambda row: not row["over"])
 
 
 def _listed(directory: Path, found: ImageAnomalies, row: dict[str, Any]) -> dict[str, Any]:
-    """The anomalies of a kind that have images; where none has, the first few as text."""
+    """The anomalies of a kind that have images; if none has, the first ones as text."""
     items = [
         {
             "detail": one.detail,
-            "words": one.in_words(),
-            "pictures": [_image(directory, p) for p in (one.place, one.other) if p is not None],
+            "text": one.describe(),
+            "images": [_image(directory, p) for p in (one.location, one.other) if p is not None],
         }
         for one in found.of(row["kind"])
     ]
-    seen = [one for one in items if any(image["src"] for image in one["pictures"])]
-    shown = seen or items[:_MAX_LINES]
-    more = found.counts[row["kind"]] - len(shown)
-    return {**row, "items": shown, "seen": bool(seen), "more": figures.count(more) if more else ""}
+    with_images = [one for one in items if any(image["src"] for image in one["images"])]
+    shown = with_images or items[:_MAX_LINES]
+    hidden = found.counts[row["kind"]] - len(shown)
+    return {
+        **row,
+        "items": shown,
+        "with_images": bool(with_images),
+        "more": figures.count(hidden) if hidden else "",
+    }
 
 
-def _image(directory: Path, place: Place) -> dict[str, str]:
-    file = thumbnail_file(directory, place)
+def _image(directory: Path, location: Location) -> dict[str, str]:
+    file = thumbnail_file(directory, location)
     source = ""
     if file.is_file():
         source = "data:image/jpeg;base64," + base64.b64encode(file.read_bytes()).decode()
-    return {"src": source, "label": place.label, "name": place.short, "place": str(place)}
+    return {
+        "src": source,
+        "label": location.label,
+        "name": location.short,
+        "location": str(location),
+    }

@@ -1,106 +1,90 @@
-"""`report.html`: a run on one page, self-contained, offline, without a script.
+"""`report.html`, the report of a run, and the page of `sightline validate`."""
 
-The page's own content security policy forbids every request, so a report can be mailed, archived
-and opened years later; and nothing that a data set's class names hold can run.
-"""
-
-import os
-import uuid
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from core import figures
-from tfx_pipeline.report import charts, curves, gallery, view
+from core import charts, figures, html
+from core.files import write_text
+from tfx_pipeline.report import curves, gallery, view
 from trainers.data.features import DatasetInfo
 
 REPORT_FILE = "report.html"
 
-# A heat map of more classes is a blur; the most confused pairs say more.
+_FOLDER = Path(__file__).parent
+# With more classes a heat map is unreadable; the most confused pairs are listed instead.
 _MAX_HEAT_CLASSES = 40
 _MAX_PAIRS = 12
 
 
 class _Scale(NamedTuple):
-    """The ends that whiskers share, in shares of one."""
+    """The ends of the common scale of whiskers, in shares of one."""
 
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.low * 100:.4g} to {self.high * 100:.4g}\N{NO-BREAK SPACE}%"
+        low, high = (figures.short(100 * end, 4) for end in self)
+        return f"{low} to {high}\N{NO-BREAK SPACE}%"
 
 
 def write_report(summary: dict[str, Any], directory: Path) -> Path:
-    """Writes `report.html` under a temporary name, then renames it.
+    """Writes `report.html` atomically.
 
     Args:
-      summary: as `summary.json` holds it; only `pipeline`, `run` and `status` must be there.
-      directory: is made when absent.
+      summary: content of `summary.json`; only `pipeline`, `run` and `status` are required.
+      directory: created if necessary.
 
     Returns:
-      The report's path.
+      Path of the report.
 
     Raises:
-      OSError: the disk refused; an older report stays as it was.
+      OSError: the report cannot be written; an older one stays as it was.
     """
     text = render_report(summary)
-    directory.mkdir(parents=True, exist_ok=True)
     target = directory / REPORT_FILE
-    temporary = directory / f".{REPORT_FILE}.{uuid.uuid4().hex[:8]}"
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(target, text)
     return target
 
 
 def render_report(summary: dict[str, Any]) -> str:
-    """The page's text; sections whose data the run did not reach say so."""
+    """The HTML of the report; sections without data have a note instead."""
     found = view.models(summary)
     colors = {model["name"]: index for index, model in enumerate(found)}
     estimates = [variant["top1_estimate"] for model in found for variant in model["variants"]]
     slices = view.slices(summary)
     cells = [cell for table in slices for row in table["rows"] for cell in row["cells"]]
     gates = view.gates(summary)
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            header=view.header(summary),
-            status=view.status(summary),
-            tone=view.tone(summary),
-            withdrawn=view.withdrawn(summary),
-            models=found,
-            colors=colors,
-            whisker=charts.whisker,
-            top1_scale=_Scale(*charts.scale(estimates)),
-            slice_scale=_Scale(*charts.scale([cell["estimate"] for cell in cells])),
-            gates=gates,
-            outcomes=view.OUTCOMES,
-            undecided=view.undecided(summary),
-            data=view.data(summary),
-            images=gallery.images_of_run(summary),
-            trainings=[curves.training(model, colors[model["name"]]) for model in found],
-            comparison=curves.comparison(found, colors),
-            metrics=list(view.metrics(summary).values()),
-            slices=slices,
-            confusions=[
-                (model, confusion(model["confusion"], _classes(summary))) for model in found
-            ],
-            size_chart=_trade_off(found, colors, "gzip_bytes"),
-            latency_chart=_trade_off(found, colors, "p50_ms"),
-            components=view.components(summary),
-            environment=view.environment(summary),
-            lineage=view.lineage(summary),
-            dash=figures.DASH,
-        )
+    return html.render(
+        _FOLDER,
+        "report.html.j2",
+        header=view.header(summary),
+        status=view.status(summary),
+        tone=view.tone(summary),
+        withdrawn=view.withdrawn(summary),
+        models=found,
+        colors=colors,
+        whisker=charts.whisker,
+        top1_scale=_Scale(*charts.whisker_scale(estimates)),
+        slice_scale=_Scale(*charts.whisker_scale([cell["estimate"] for cell in cells])),
+        gates=gates,
+        outcomes=view.OUTCOMES,
+        undecided=view.undecided(summary),
+        data=view.data(summary),
+        images=gallery.images_of_run(summary),
+        trainings=[curves.training(model, colors[model["name"]]) for model in found],
+        comparison=curves.comparison(found, colors),
+        metrics=list(view.metrics(summary).values()),
+        slices=slices,
+        confusions=[(model, confusion(model["confusion"], _classes(summary))) for model in found],
+        size_chart=_trade_off(found, colors, "gzip_bytes"),
+        latency_chart=_trade_off(found, colors, "p50_ms"),
+        components=view.components(summary),
+        environment=view.environment(summary),
+        lineage=view.lineage(summary),
     )
 
 
@@ -111,31 +95,28 @@ def render_images(info: DatasetInfo, directory: Path) -> str:
       info: the data set.
       directory: written by `components.data_validation.gallery.write_gallery`.
     """
-    return (
-        _environment()
-        .get_template("validate.html.j2")
-        .render(
-            name=info.name,
-            task=info.task,
-            classes=figures.count(info.num_classes),
-            fingerprint=info.fingerprint,
-            source=info.source,
-            images=gallery.images(directory),
-        )
+    return html.render(
+        _FOLDER,
+        "validate.html.j2",
+        name=info.name,
+        task=info.task,
+        classes=info.num_classes,
+        fingerprint=info.fingerprint,
+        source=info.source,
+        images=gallery.images(directory),
     )
 
 
 def confusion(raw: dict[str, Any], classes: Sequence[str]) -> dict[str, Any] | None:
-    """A confusion matrix as heat and as its most confused pairs.
+    """A confusion matrix as a heat map and as its most confused pairs.
 
     Args:
       raw: `{"variant", "matrix"}`, the matrix (C, C) counts with labels as rows.
       classes: names in label order; missing ones are numbered.
 
     Returns:
-      `rows`: (name, cells) where a cell is (count, share of its row in [0, 1], class, tooltip), or
-      empty beyond 40 classes; `pairs`: (label, predicted, count, share) by count. None where there
-      is no square matrix of counts.
+      `rows`: (name, cells of `_heat`), empty for more than 40 classes; `pairs`: (label, predicted,
+      count, share) by count. None without a square matrix of counts.
     """
     counts = _square(raw.get("matrix"))
     if counts is None:
@@ -170,7 +151,7 @@ def _square(raw: Any) -> np.ndarray | None:
 
 def _heat(counts: np.ndarray, shares: np.ndarray, names: list[str]) -> list[list[dict[str, Any]]]:
     right = np.eye(len(counts), dtype=bool)
-    # Errors have their own scale: beside a diagonal of 97 % they would all be white.
+    # Errors have a separate scale: next to a diagonal of 97 % they would all be white.
     worst = np.where(right, 0, shares).max() or 1.0
     depths = np.where(right, shares, shares / worst)
 
@@ -214,14 +195,3 @@ def _trade_off(models: view.Rows, colors: dict[str, int], cost: str) -> Markup:
 def _classes(summary: dict[str, Any]) -> list[str]:
     classes = view.mapping(summary.get("data")).get("classes")
     return [str(name) for name in classes] if isinstance(classes, (list, tuple)) else []
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -1,6 +1,6 @@
-"""`summary.json`: everything a person wants to know of one run, read from its artifacts.
+"""`summary.json`: the results of one run, read from its artifacts.
 
-The report, the console's table, the notebook and the next run's "nothing changed" all read it.
+The report, the console's tables, the notebook and the next run's check for changes read it.
 """
 
 import csv
@@ -15,15 +15,17 @@ from typing import Any
 from components import files
 from components.gates import GateSettings, Verdict
 from components.live import Live
+from core.figures import percent, percent_interval, short
+from core.files import read_json, replace_link, write_json
 from core.lineage import store_state
-from tfx_pipeline.config import Layout, RunRequest
+from tfx_pipeline.request.run import Layout, RunRequest
 from trainers.config import to_dict
 from trainers.data.features import REPORT_FILE, DatasetInfo
 from trainers.identity.stack import git_commit, stack
 
 SUMMARY_FILE = "summary.json"
 LATEST = "latest"
-# Rejected files that a report lists; all of them are in the ingest report.
+# Number of rejected files in a report; the ingest report lists all.
 _NAMED = 20
 
 _FIGURES = (
@@ -37,7 +39,7 @@ _FIGURES = (
 
 @dataclass(frozen=True)
 class Node:
-    """What became of one component: `done`, `cached` or `failed`."""
+    """The state of one component: `done`, `cached` or `failed`."""
 
     name: str
     state: str
@@ -54,19 +56,19 @@ def build_summary(
     seconds: float,
     error: str = "",
 ) -> dict[str, Any]:
-    """The summary of a run that came to its end, or to an `error`.
+    """The summary of a run that ended, successfully or with an `error`.
 
     Args:
-      request: what was asked.
-      info: the data.
-      nodes: what ran, in order.
+      request: of the run.
+      info: the data set.
+      nodes: in order of execution.
       outputs: `tfx_pipeline.runners.dag.Output`s of the run.
-      state: `tfx_pipeline.config.run_state` when the run began.
+      state: `tfx_pipeline.request.run.run_state` when the run began.
       seconds: of all nodes.
-      error: why the run stopped; empty when it did not.
+      error: why the run stopped; empty without an error.
     """
-    places = {(output.node, output.key): output.uri for output in outputs}
-    models = [_model(name, request, places) for name in request.experiments]
+    uris = {(output.node, output.key): output.uri for output in outputs}
+    models = [_model(name, request, uris) for name in request.experiments]
     summary: dict[str, Any] = {
         "pipeline": request.pipeline.name,
         "run": request.run,
@@ -78,16 +80,16 @@ def build_summary(
         "key": request.key(state),
         "git_commit": git_commit(),
         "stack": stack(),
-        "machine": _machine(places),
+        "machine": _machine(uris),
         "data": {**asdict(info), "rejections": _rejections(Path(request.data))},
         "components": [asdict(node) for node in nodes],
         "models": models,
         "recommendation": "",
         "live": {
-            request.experiments[model["name"]].name: _store_after(model, request, places)
+            request.experiments[model["name"]].name: _store_state(model, request, uris)
             for model in models
         },
-        "unchecked": _unchecked(request, places),
+        "unchecked": _unchecked(request, uris),
         "lineage": [
             {"id": o.id, "type": o.type, "producer": f"{o.node}.{o.key}", "uri": o.uri}
             for o in outputs
@@ -106,7 +108,7 @@ def build_summary(
     return summary
 
 
-def _model(name: str, request: RunRequest, places: dict[tuple[str, str], str]) -> dict[str, Any]:
+def _model(name: str, request: RunRequest, uris: dict[tuple[str, str], str]) -> dict[str, Any]:
     config = request.experiments[name]
     found: dict[str, Any] = {
         "name": name,
@@ -115,38 +117,38 @@ def _model(name: str, request: RunRequest, places: dict[tuple[str, str], str]) -
         "seed": config.train.seed,
         "recommended": False,
     }
-    trained = _place(places, f"Trainer.{name}", "model")
+    trained = _path(uris, f"Trainer.{name}", "model")
     if trained:
         folder = trained / files.SERVING_MODEL
-        facts = files.read_json(folder / "trained.json")
+        facts = read_json(folder / "trained.json")
         found |= {key: facts[key] for key in ("parameters", "multiply_adds", "best_epoch")}
         probe = facts.get("probe") or {}
         found["linear_probe"] = probe.get("why", "")
         found["saw_validation"] = bool(probe.get("shipped") and probe.get("refitted"))
         found["history"] = _history(folder / "history.csv")
-        # What a search found is not in the request.
-        found["config"] = files.read_json(folder / "config.json")
-    tuned = _place(places, f"Tuner.{name}", "tuner_results")
+        # The result of a search is not in the request.
+        found["config"] = read_json(folder / "config.json")
+    tuned = _path(uris, f"Tuner.{name}", "tuner_results")
     if tuned:
-        found["trials"] = files.read_json(tuned / "tuner_results.json")
-    verdict_dir = _place(places, f"SignificanceGate.{name}", "blessing")
+        found["trials"] = read_json(tuned / "tuner_results.json")
+    verdict_dir = _path(uris, f"SignificanceGate.{name}", "blessing")
     if verdict_dir:
-        found |= _judged(name, places, files.read_json(verdict_dir / files.VERDICT))
-    pushed = _place(places, f"BundlePusher.{name}", "pushed_model")
+        found |= _judged(name, uris, read_json(verdict_dir / files.VERDICT))
+    pushed = _path(uris, f"BundlePusher.{name}", "pushed_model")
     if pushed:
-        found["pushed"] = files.read_json(pushed / files.PUSHED)
+        found["pushed"] = read_json(pushed / files.PUSHED)
     return found
 
 
-def _store_after(
-    model: dict[str, Any], request: RunRequest, places: dict[tuple[str, str], str]
+def _store_state(
+    model: dict[str, Any], request: RunRequest, uris: dict[tuple[str, str], str]
 ) -> dict[str, str] | None:
-    """The bundle store's state that this result stands for.
+    """The state of the bundle store that belongs to this result.
 
-    None where it is not what the run compared with and then pushed to: somebody else pushed,
-    rolled back or deleted meanwhile, and the next run has to look again.
+    None when the store changed during the run other than by its push (another push, a rollback or
+    a deletion), so that the next run compares again.
     """
-    live = _place(places, f"LiveModel.{model['name']}", "live")
+    live = _path(uris, f"LiveModel.{model['name']}", "live")
     if live is None:
         return None
     after = store_state(request.layout.bundles / request.experiments[model["name"]].name)
@@ -160,30 +162,28 @@ def _without(state: dict[str, str], version: str) -> dict[str, str]:
     return {name: digest for name, digest in state.items() if name != version}
 
 
-def _unchecked(request: RunRequest, places: dict[tuple[str, str], str]) -> list[str]:
-    """What could not be compared with the live models, and why."""
+def _unchecked(request: RunRequest, uris: dict[tuple[str, str], str]) -> list[str]:
+    """Comparisons with the live models that could not be made, and why."""
     from components.gates.live_gates import unchecked
 
-    anomalies = _place(places, "StatisticsValidator", "anomalies")
-    lives = [_place(places, f"LiveModel.{name}", "live") for name in request.experiments]
+    anomalies = _path(uris, "StatisticsValidator", "anomalies")
+    lives = [_path(uris, f"LiveModel.{name}", "live") for name in request.experiments]
     if anomalies is None or None in lives:
         return []
     found = [unchecked(Live.load(str(live)), str(anomalies)) for live in lives]
     return list(dict.fromkeys(itertools.chain.from_iterable(found)))
 
 
-def _judged(
-    name: str, places: dict[tuple[str, str], str], verdict: dict[str, Any]
-) -> dict[str, Any]:
-    bundle = Path(places[(f"Compressor.{name}", "bundle")]) / files.SERVING_MODEL
-    manifest = files.read_json(bundle / "manifest.json")
-    benchmark = Path(places[(f"Benchmarker.{name}", "benchmark_result")])
-    figures = files.read_json(benchmark / files.BENCHMARK)["variants"]
+def _judged(name: str, uris: dict[tuple[str, str], str], verdict: dict[str, Any]) -> dict[str, Any]:
+    bundle = Path(uris[(f"Compressor.{name}", "bundle")]) / files.SERVING_MODEL
+    manifest = read_json(bundle / "manifest.json")
+    benchmark = Path(uris[(f"Benchmarker.{name}", "benchmark_result")])
+    figures = read_json(benchmark / files.BENCHMARK)["variants"]
     described = {v["name"]: v for v in manifest["variants"]}
     variants = []
     for variant, facts in verdict["variants"].items():
         if variant not in figures:
-            continue  # The baseline: another run's model.
+            continue  # The baseline, a model of another run.
         about = described.get(variant, {"method": "none", "dtype": "fp32", "sparsity": 0.0})
         variants.append(
             {
@@ -197,7 +197,7 @@ def _judged(
                 **facts,
             }
         )
-    predictions = places[(f"Predictor.{name}", "predictions")]
+    predictions = uris[(f"Predictor.{name}", "predictions")]
     validation = files.predictions_file(predictions, files.VALIDATION)
     return {
         "metric_facts": verdict["metric_facts"],
@@ -212,17 +212,17 @@ def _judged(
         "dropped": verdict["dropped"],
         "excludable_drop": verdict["excludable_drop"],
         "refused_because": "; ".join(
-            _why_not(gate) for gate in verdict["gates"] if not gate["passed"]
+            _reason(gate) for gate in verdict["gates"] if not gate["passed"]
         ),
-        "evaluation": places[(f"Evaluator.{name}", "evaluation")],
+        "evaluation": uris[(f"Evaluator.{name}", "evaluation")],
         "predictions": str(files.predictions_file(predictions)),
         "validation_predictions": str(validation) if validation.is_file() else "",
     }
 
 
-def _why_not(gate: dict[str, Any]) -> str:
-    """A gate that stopped a model, with the images that would decide it where none did."""
-    text = f"{gate['name']} {gate['value']:.4g}, required {gate['threshold']}"
+def _reason(gate: dict[str, Any]) -> str:
+    """A gate that stopped a model; if undecided, with the number of images that would decide it."""
+    text = f"{gate['name']} {short(float(gate['value']), 4)}, required {gate['threshold']}"
     if gate["verdict"] != Verdict.UNDECIDED.value:
         return text
     needed = f" (about {gate['images_needed']:,} images would)" if gate["images_needed"] else ""
@@ -238,13 +238,13 @@ def _status(models: list[dict[str, Any]]) -> str:
 
 
 def _is_shipped(model: dict[str, Any]) -> bool:
-    """Whether servers may take it: it is in its folder, and no rollback put it aside."""
+    """Whether servers can load the model: it is in its folder and was not rolled back."""
     pushed = model.get("pushed")
     return bool(pushed) and not pushed.get("withdrawn")
 
 
 def _recommend(summary: dict[str, Any], request: RunRequest) -> None:
-    """Marks the model to use: chosen on validation, reported with its test figures."""
+    """Marks the recommended model: chosen on validation, reported with its test figures."""
     from components.gates.recommend import recommend_model
     from trainers.evaluation.predictions import read_table
 
@@ -256,14 +256,14 @@ def _recommend(summary: dict[str, Any], request: RunRequest) -> None:
         return
     whole = all(model["validation_predictions"] for model in shipped)
     key, split = ("validation_predictions", "validation") if whole else ("predictions", "test")
-    answers, latency = {}, {}
+    predictions_of, latency = {}, {}
     for model in shipped:
         variant = model["recommended_variant"]
-        answers[model["name"]] = read_table(Path(model[key]))[variant]
+        predictions_of[model["name"]] = read_table(Path(model[key]))[variant]
         figures = next(v for v in model["variants"] if v["name"] == variant)
         latency[model["name"]] = figures["latency_ms_p50"]
     chosen, reason = recommend_model(
-        answers, latency, GateSettings(**request.pipeline.gates), split
+        predictions_of, latency, GateSettings(**request.pipeline.gates), split
     )
     saw = [model["name"] for model in shipped if whole and model.get("saw_validation")]
     if saw:
@@ -272,20 +272,20 @@ def _recommend(summary: dict[str, Any], request: RunRequest) -> None:
         model["recommended"] = model["name"] == chosen
         if model["recommended"]:
             figures = next(v for v in model["variants"] if v["recommended"])
-            top1, low, high = figures["metrics"]["top1"]
-            reason += f"; test top-1 {top1:.1%} (95 % interval {low:.1%} to {high:.1%})"
+            top1 = figures["metrics"]["top1"]
+            reason += f"; test top-1 {percent(top1)} (95 % interval {percent_interval(top1)} %)"
     summary["recommendation"] = reason
 
 
-def _place(places: dict[tuple[str, str], str], node: str, key: str) -> Path | None:
-    uri = places.get((node, key))
+def _path(uris: dict[tuple[str, str], str], node: str, key: str) -> Path | None:
+    uri = uris.get((node, key))
     return Path(uri) if uri else None
 
 
-def _machine(places: dict[tuple[str, str], str]) -> dict[str, Any]:
-    for (node, _), uri in places.items():
+def _machine(uris: dict[tuple[str, str], str]) -> dict[str, Any]:
+    for (node, _), uri in uris.items():
         if node.startswith("Benchmarker."):
-            return files.read_json(Path(uri) / files.BENCHMARK)["machine"]
+            return read_json(Path(uri) / files.BENCHMARK)["machine"]
     return {"cores": os.cpu_count()}
 
 
@@ -295,11 +295,11 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 
 def _rejections(data: Path) -> list[str]:
-    """The first rejections at ingest, one line each; none for records of others."""
+    """The first rejections at ingest, one line each; none for records of other tools."""
     path = data / REPORT_FILE
     if not path.is_file():
         return []
-    found = files.read_json(path)["findings"].values()
+    found = read_json(path)["findings"].values()
     rejected = (one for entry in found if entry["level"] == "rejection" for one in entry["files"])
     return [f"{one['file']}: {one['detail']}" for one in itertools.islice(rejected, _NAMED)]
 
@@ -309,11 +309,7 @@ def write_summary(summary: dict[str, Any], layout: Layout) -> Path:
     from tfx_pipeline.report import write_report
 
     folder = layout.report(summary["run"])
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / SUMMARY_FILE, summary)
+    write_json(folder / SUMMARY_FILE, summary, default=str)
     write_report(summary, folder)
-    link = folder.parent / f".{LATEST}-{os.getpid()}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.name)
-    os.replace(link, folder.parent / LATEST)
+    replace_link(folder.parent / LATEST, folder.name)
     return folder

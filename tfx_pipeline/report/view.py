@@ -1,7 +1,7 @@
-"""A run's summary as rows of finished text: whatever is absent is a dash or an empty list.
+"""A run's summary as rows of text, with a dash or an empty list for missing values.
 
-Everything here takes the summary as it was read from JSON, of a run that may have failed before
-it had data, models or gates.
+All functions accept the summary as it was read from JSON, of a run that may have failed before it
+had data, models or gates.
 """
 
 import json
@@ -19,7 +19,7 @@ _TONES = {
     "withdrawn": "warn",
     "error": "bad",
 }
-# How a gate's outcome is shown, the most urgent first: its badge and the badge's tone.
+# Outcome of a gate -> tone of its badge, the most urgent first.
 OUTCOMES = {
     Verdict.FAILED.value: "bad",
     Verdict.UNDECIDED.value: "warn",
@@ -30,17 +30,17 @@ _STATES = {"done": "good", "cached": "plain", "failed": "bad", "skipped": "plain
 
 
 def status(summary: dict[str, Any]) -> str:
-    """One word: `pushed`, `refused`, `undecided`, `withdrawn` or `error`."""
+    """The status: `pushed`, `refused`, `undecided`, `withdrawn` or `error`."""
     return str(summary.get("status") or "unknown")
 
 
 def tone(summary: dict[str, Any]) -> str:
-    """How the status feels: `good`, `warn`, `bad` or `plain`."""
+    """The tone of the status: `good`, `warn`, `bad` or `plain`."""
     return _TONES.get(status(summary), "plain")
 
 
 def header(summary: dict[str, Any]) -> dict[str, str]:
-    """What stands above everything else; empty text for what is absent."""
+    """The header of the report; empty text for missing values."""
     keys = ("pipeline", "run", "created", "command", "git_commit", "error", "recommendation")
     return {key: str(summary.get(key) or "") for key in keys} | {
         "seconds": figures.duration(summary.get("seconds")) if summary.get("seconds") else ""
@@ -48,7 +48,7 @@ def header(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def models(summary: dict[str, Any]) -> Rows:
-    """One entry a model, the recommended first, each with its variants and its fate."""
+    """One entry per model, the recommended first, with its variants and push result."""
     shown = metrics(summary)
     found = [_model(raw, shown) for raw in _dicts(summary.get("models"))]
     return sorted(found, key=lambda model: not model["recommended"])
@@ -67,11 +67,11 @@ def metrics(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
         return {name: {"title": name, **plain, **mapping(one)} for name, one in recorded.items()}
     from trainers.evaluation.metrics import metric_facts
 
-    return metric_facts(len(_items(mapping(summary.get("data")).get("classes"))))
+    return metric_facts(len(_items(mapping(summary.get("data")).get("classes"))) or None)
 
 
 def _model(raw: dict[str, Any], shown: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    fate, fate_tone = _fate(raw)
+    result, result_tone = _result(raw)
     config = raw.get("config")
     return {
         "name": str(raw.get("name") or "?"),
@@ -89,12 +89,12 @@ def _model(raw: dict[str, Any], shown: dict[str, dict[str, Any]]) -> dict[str, A
         "slices": _dicts(raw.get("slices")),
         "why": "; ".join(filter(None, (raw.get("why_variant"), raw.get("linear_probe")))),
         "excludable": figures.excludable_drop(raw.get("excludable_drop")),
-        "fate": fate,
-        "tone": fate_tone,
+        "result": result,
+        "tone": result_tone,
     }
 
 
-def _fate(raw: dict[str, Any]) -> tuple[str, str]:
+def _result(raw: dict[str, Any]) -> tuple[str, str]:
     pushed = raw.get("pushed")
     if isinstance(pushed, dict):
         version = f"v{pushed.get('version', '?')}"
@@ -111,10 +111,10 @@ def _fate(raw: dict[str, Any]) -> tuple[str, str]:
 
 
 def withdrawn(summary: dict[str, Any]) -> list[dict[str, str]]:
-    """The models whose push found a version that a rollback withdrew, and the way back of each.
+    """The models that were not pushed because the same version was rolled back.
 
     Returns:
-      `name`, `version` and `way_back`, a command, of each model; mostly an empty list.
+      `name`, `version` and `way_back`, the command that restores it, per model.
     """
     return [
         {
@@ -128,7 +128,7 @@ def withdrawn(summary: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def undecided(summary: dict[str, Any]) -> list[str]:
-    """One line for each model that only gates without a decision stop, with what can be done."""
+    """One line per model that only undecided gates stop, with a remedy."""
     lines = []
     for model in _dicts(summary.get("models")):
         stopping = [gate for gate in _dicts(model.get("gates")) if not gate.get("passed")]
@@ -148,7 +148,7 @@ def undecided(summary: dict[str, Any]) -> list[str]:
 
 
 def variant(raw: dict[str, Any], shown: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """One variant's figures as text, the metrics of `shown` too, and the numbers for charts."""
+    """The figures of a variant and the metrics of `shown` as text, and as numbers for charts."""
     measured, difference = mapping(raw.get("metrics")), mapping(raw.get("difference"))
     p_value = figures.number(difference.get("mcnemar_p"))
     return {
@@ -163,7 +163,7 @@ def variant(raw: dict[str, Any], shown: dict[str, dict[str, Any]]) -> dict[str, 
         "difference": figures.points(difference.get("top1")),
         "difference_interval": figures.points_interval(difference.get("top1")),
         "against": str(difference.get("against") or ""),
-        "p_value": "" if p_value is None else f"{p_value:.2g}",
+        "p_value": "" if p_value is None else figures.short(p_value, 2),
         "size": figures.size(raw.get("size_bytes")),
         "gzip": figures.size(raw.get("gzip_bytes")),
         "gzip_bytes": figures.number(raw.get("gzip_bytes")),
@@ -185,7 +185,7 @@ def variant(raw: dict[str, Any], shown: dict[str, dict[str, Any]]) -> dict[str, 
 
 
 def gates(summary: dict[str, Any]) -> Rows:
-    """Every gate of every model as text; those that stop a model first, then the waived ones."""
+    """All gates of all models as text; gates that stop a model first, then waived ones."""
     rows = [
         {
             "model": str(model.get("name") or "?"),
@@ -205,7 +205,7 @@ def gates(summary: dict[str, Any]) -> Rows:
 
 
 def _outcome(gate: dict[str, Any]) -> str:
-    """A key of `OUTCOMES`; gates of summaries before there were three verdicts had two."""
+    """A key of `OUTCOMES`; summaries of earlier versions have two verdicts."""
     if gate.get("passed"):
         return "waived" if gate.get("waived") else Verdict.HELD.value
     undecided = gate.get("verdict") == Verdict.UNDECIDED.value
@@ -213,7 +213,7 @@ def _outcome(gate: dict[str, Any]) -> str:
 
 
 def data(summary: dict[str, Any]) -> dict[str, Any]:
-    """The data section: totals a split, counts a class, what was rejected and odd."""
+    """The data section: totals per split, counts per class, rejections and anomalies."""
     raw = mapping(summary.get("data"))
     splits = {str(name): mapping(split) for name, split in mapping(raw.get("splits")).items()}
     names = [str(name) for name in _items(raw.get("classes"))]
@@ -249,7 +249,7 @@ def data(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def slices(summary: dict[str, Any]) -> Rows:
-    """One entry a slice key: its values as rows, and one cell a model that was sliced by it."""
+    """One entry per slice key: its values as rows, with one cell per model."""
     sliced = [model for model in models(summary) if model["slices"]]
     keys = list(dict.fromkeys(str(s.get("key")) for model in sliced for s in model["slices"]))
     tables = []
@@ -287,7 +287,7 @@ def _slice_row(value: str, found: dict[str, Any], sliced: Rows) -> dict[str, Any
 
 
 def components(summary: dict[str, Any]) -> Rows:
-    """The nodes of the graph in order, with time and state."""
+    """The nodes of the graph in order of execution, with time and state."""
     found = _dicts(summary.get("components"))
     longest = max((figures.number(c.get("seconds")) or 0 for c in found), default=0) or 1
     return [
@@ -303,7 +303,7 @@ def components(summary: dict[str, Any]) -> Rows:
 
 
 def environment(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Versions and machine as names and values."""
+    """Names and values of versions and machine."""
     rows = [("command", summary.get("command")), ("git commit", summary.get("git_commit"))]
     for section in ("stack", "machine"):
         rows += list(mapping(summary.get(section)).items())
@@ -317,7 +317,7 @@ def lineage(summary: dict[str, Any]) -> list[list[str]]:
 
 
 def mapping(raw: Any) -> dict[str, Any]:
-    """`raw` itself when it is a dictionary, an empty one for anything else."""
+    """`raw` if it is a dictionary, otherwise an empty one."""
     return raw if isinstance(raw, dict) else {}
 
 
@@ -332,8 +332,4 @@ def _items(raw: Any) -> list[Any]:
 def _plain(raw: Any) -> str:
     if raw is None or raw == "":
         return figures.DASH
-    if isinstance(raw, float):
-        return f"{raw:.4g}"
-    if isinstance(raw, (dict, list)):
-        return json.dumps(raw, default=str)
-    return str(raw)
+    return json.dumps(raw, default=str) if isinstance(raw, (dict, list)) else figures.short(raw, 4)

@@ -1,7 +1,7 @@
-"""TFX's graph as a runner needs it: compiled, launched node by node, with outputs to read.
+"""Compiles a TFX pipeline, launches its nodes one by one, and reads their outputs.
 
-What TFX's own LocalDagRunner does, in parts: it can neither say which node is running, nor switch
-the cache off for some nodes, nor tell a cached result from a new one.
+TFX's own LocalDagRunner does not report which node is running and which results came from the
+cache, and cannot disable the cache for some nodes.
 """
 
 import datetime
@@ -19,7 +19,7 @@ from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
 @dataclass(frozen=True)
 class Graph:
-    """A compiled pipeline and how to reach its metadata."""
+    """A compiled pipeline and the connection to its metadata."""
 
     ir: Any
     deployment: Any
@@ -28,10 +28,10 @@ class Graph:
 
 
 def compile_graph(pipeline: tfx.dsl.Pipeline, run: str) -> Graph:
-    """Compiles `pipeline`; the run's id in ML Metadata is `run` and the time.
+    """Compiles `pipeline`; the run's id in ML Metadata consists of `run` and the time.
 
-    The time makes a second attempt of one run another run: TFX would otherwise take the executions
-    that a killed attempt left for its own.
+    With the time, a second attempt of a run has another id: otherwise TFX would reuse the
+    executions of an attempt that was killed.
     """
     ir = compiler.Compiler().compile(pipeline)
     stamp = datetime.datetime.now(datetime.timezone.utc).isoformat()
@@ -51,7 +51,7 @@ def all_nodes(graph: Graph) -> dict[str, Any]:
 
 
 def downstream(graph: Graph, names: Iterable[str]) -> set[str]:
-    """All nodes that depend on `names`, directly or not."""
+    """All nodes that depend on `names`, directly or indirectly."""
     nodes, found, todo = all_nodes(graph), set(), list(names)
     while todo:
         for after in nodes[todo.pop()].downstream_nodes:
@@ -62,10 +62,10 @@ def downstream(graph: Graph, names: Iterable[str]) -> set[str]:
 
 
 def launch(graph: Graph, name: str, *, use_cache: bool = True) -> bool:
-    """Runs one node; whether its result came from the cache.
+    """Runs one node; returns whether its result came from the cache.
 
     Raises:
-      Whatever the component raised.
+      Exception: any error of the component.
     """
     node = all_nodes(graph)[name]
     if not use_cache:
@@ -87,7 +87,7 @@ def launch(graph: Graph, name: str, *, use_cache: bool = True) -> bool:
 
 @dataclass(frozen=True)
 class Output:
-    """One artifact that a node of this run gave out, or took from the cache."""
+    """One output artifact of a node in this run, new or from the cache."""
 
     node: str
     key: str
@@ -97,7 +97,7 @@ class Output:
 
 
 def outputs(graph: Graph) -> list[Output]:
-    """What the nodes of this run have given out so far."""
+    """The output artifacts of this run so far."""
     found = []
     with metadata.Metadata(graph.connection) as handle:
         store = handle.store

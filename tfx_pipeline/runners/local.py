@@ -1,51 +1,45 @@
-"""Runs the graph on this machine, one component after the other, in a process of its own.
+"""The child process of `sightline run`: runs the graph on this machine, one component at a time.
 
-`tfx_pipeline.cli.views.run` starts it with `-m tfx_pipeline.runners.local REQUEST.json`, keeps its
-log in
-a file, and shows the events that it emits (see `trainers.training.progress`). What succeeded is in
-TFX's cache, so that a run which failed, or was killed, goes on where it stopped when started again.
+`tfx_pipeline.cli.views.run` starts `-m tfx_pipeline.runners.local REQUEST.json`, writes its log to
+a file, and shows its events (see `trainers.training.progress`). Finished components are in TFX's
+cache, so a run that failed or was killed resumes at the component where it stopped.
 """
 
-import contextlib
-import ctypes
 import os
-import resource
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from tfx_pipeline.config import RunRequest, request_from_json, run_state
+from core.processes import peak_memory_bytes
 from tfx_pipeline.report.summary import Node, build_summary, write_summary
+from tfx_pipeline.request.run import RunRequest, request_from_json, run_state
 from trainers.data.features import DatasetInfo
 from trainers.registry import nearest
 from trainers.training.progress import RESUME_ANYWAY, emit
 
-_PR_SET_PDEATHSIG = 1
-
 
 class RunError(RuntimeError):
-    """A run that cannot start; the message says why."""
+    """A run that cannot start; the message has the reason."""
 
 
 def run(request: RunRequest) -> dict[str, Any]:
-    """Runs `request` and returns its summary, which also stands in the report folder.
+    """Runs `request` and returns its summary, which is also in the report folder.
 
     Raises:
-      RunError: `request.start` names no node.
-      Anything a component raised, after its failure was recorded.
+      RunError: `request.start` is not the name of a component.
+      Exception: any error of a component, after it was recorded.
     """
     if request.resume_anyway:
         os.environ[RESUME_ANYWAY] = "1"
     info = DatasetInfo.load(Path(request.data))
-    # Every byte of new records is read, which takes minutes where there are many.
+    # Reads every byte of new records, which takes minutes for large data sets.
     emit("component", name="read data and code", state="running")
     state = run_state(request, info)
     began = time.perf_counter()
     emit("component", name="import TFX", state="running")
-    # Thirty seconds of CPU: only here, and only when something has to run.
+    # Takes up to 30 seconds of CPU.
     from tfx_pipeline.graph import create_pipeline
     from tfx_pipeline.runners import dag
 
@@ -68,12 +62,12 @@ def run(request: RunRequest) -> dict[str, Any]:
         at = time.perf_counter()
         try:
             cached = dag.launch(graph, name, use_cache=name not in without_cache)
-            became = "cached" if cached else "done"
-        except BaseException as error:  # KeyboardInterrupt too: it is recorded and raised below.
-            became, failure = "failed", error
+            state_of_node = "cached" if cached else "done"
+        except BaseException as error:  # Also KeyboardInterrupt; recorded here and raised below.
+            state_of_node, failure = "failed", error
         seconds = time.perf_counter() - at
-        nodes.append(Node(name, became, seconds))
-        emit("component", name=name, state=became, seconds=seconds)
+        nodes.append(Node(name, state_of_node, seconds))
+        emit("component", name=name, state=state_of_node, seconds=seconds)
         if failure is not None:
             break
     summary = build_summary(
@@ -83,10 +77,10 @@ def run(request: RunRequest) -> dict[str, Any]:
         dag.outputs(graph),
         state=state,
         seconds=time.perf_counter() - started,
-        error=_in_words(failure, nodes) if failure is not None else "",
+        error=_error_text(failure, nodes) if failure is not None else "",
     )
     summary["import_seconds"] = started - began
-    summary["peak_memory_mb"] = peak_memory_mb()
+    summary["peak_memory_mb"] = peak_memory_bytes(children=True) / 2**20  # In MiB.
     write_summary(summary, request.layout)
     if failure is not None:
         raise failure
@@ -94,37 +88,23 @@ def run(request: RunRequest) -> dict[str, Any]:
 
 
 def _from(start: str, graph: Any, dag: Any) -> set[str]:
-    """Every node whose id begins with `start`, and all that come after them."""
+    """Every node whose id starts with `start`, and all nodes that depend on them."""
     names = list(dag.all_nodes(graph))
     first = [name for name in names if name == start or name.startswith(f"{start}.")]
     if not first:
         kinds = sorted({name.split(".")[0] for name in names})
-        raise RunError(f"--from {start!r} names no component; {nearest(start, kinds)}")
+        raise RunError(f"--from: no component named {start!r}; {nearest(start, kinds)}")
     return set(first) | dag.downstream(graph, first)
 
 
-def _in_words(error: BaseException, nodes: list[Node]) -> str:
+def _error_text(error: BaseException, nodes: list[Node]) -> str:
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted in {nodes[-1].name}"
     return f"{nodes[-1].name}: {type(error).__name__}: {error}"
 
 
-def peak_memory_mb() -> float:
-    """Largest resident set of this process or of one of its children so far, in MiB."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    largest = max(resource.getrusage(kind).ru_maxrss for kind in kinds)
-    return largest / (1024 if sys.platform == "linux" else 1024 * 1024)
-
-
-def _die_with_parent() -> None:
-    """Ends this process when the one that started it is killed; Linux only."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def main(request_file: str) -> int:
-    """The process: 0 when the run came to its end, whatever the gates said, else 1."""
-    _die_with_parent()
+    """Runs the request; returns 0 if the run finished, whatever its gates, and 1 otherwise."""
     request = request_from_json(Path(request_file).read_text(encoding="utf-8"))
     try:
         summary = run(request)
@@ -145,5 +125,5 @@ if __name__ == "__main__":
     status = main(sys.argv[1])
     sys.stdout.flush()
     sys.stderr.flush()
-    # Beam and TensorFlow leave threads behind that would hold the interpreter up.
+    # Threads of Beam and TensorFlow would delay the exit of the interpreter.
     os._exit(status)

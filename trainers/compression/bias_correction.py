@@ -1,14 +1,14 @@
-"""Bias correction: int8 layers whose outputs have, on average, the values of the float layers.
+"""Bias correction: the mean outputs of int8 layers become those of the float layers.
 
 Rounding a kernel to int8 shifts the mean of each output channel, most in depthwise layers, whose
-channels have few weights; clipped and rounded activations shift it too, and the shifts add up from
-layer to layer. They are measured on calibration images and subtracted from the int32 biases, one
-layer after the other (Nagel et al. 2019, arXiv 1906.04721, section 4.2, with measured means).
+channels have few weights; clipped and rounded activations shift it too, and the shifts accumulate
+over layers. They are measured on calibration images and subtracted from the int32 biases, layer by
+layer (Nagel et al. 2019, arXiv 1906.04721, section 4.2, with measured means).
 
-The int8 file itself is run and changed: batch normalizations are folded by then, and every kind of
-layer is a convolution, a depthwise convolution or a fully connected layer. A mean is taken before
-the activation function, where a bias shifts it by exactly its own value. As both layers are linear
-there, the mean output is the output for the mean input: a layer needs no more than one run for it.
+The int8 file itself is run and changed: batch normalizations are folded, and every layer is a
+convolution, a depthwise convolution or a fully connected layer. Means are taken before the
+activation function, where a bias shifts them by exactly its value. As both layers are linear there,
+the mean output is the output for the mean input, so each layer runs only once.
 """
 
 import copy
@@ -31,15 +31,15 @@ from trainers.compression.tflite_graph import (
     unpack,
 )
 
-#: Images that the means are taken over; more do not raise the agreement, and hold maps in memory.
+#: Number of images for the means; more do not improve agreement and need memory.
 MOST_IMAGES = 64
 
-# A bias is added to an int32 sum of products, which the rest of the range is for.
+# A bias is added to an int32 sum of products, which needs the rest of the range.
 _LARGEST_BIAS = 2**30
 
 
 def correct_biases(content: bytes, floats: bytes, images: np.ndarray) -> bytes:
-    """The int8 model with other biases; kernels, scales and operators are what they were.
+    """The int8 model with corrected biases; kernels, scales and operators do not change.
 
     Args:
       content: an int8 .tflite file with one uint8 input (1, H, W, 3).
@@ -76,7 +76,7 @@ def _pairs(model: Any, source: Any) -> list[tuple[Any, Any]]:
     found = []
     for layer in kernel_operators(model):
         if any(tensors[t].type != schema.TensorType.INT8 for t in layer.inputs[:2]):
-            continue  # A layer that computes in float has nothing to correct.
+            continue  # Layers that compute in float need no correction.
         exact = next((one for one in left if _is_rounded(model, layer, source, one)), None)
         if exact is None:
             name = tensors[layer.outputs[0]].name.decode("utf-8", "replace")
@@ -97,12 +97,12 @@ def _is_rounded(model: Any, layer: Any, source: Any, exact: Any) -> bool:
     shape = [1] * kernel.ndim
     if len(found.scale) > 1:
         shape[found.quantizedDimension] = len(found.scale)
-    # Half a step, and what float32 scales add to it.
+    # Half a step, plus the rounding of float32 scales.
     return bool((np.abs(kernel - weights) <= 0.51 * np.reshape(found.scale, shape)).all())
 
 
 def _bias(model: Any, layer: Any) -> Any:
-    """(C,) float32 bias of a float layer; 0 where it has none."""
+    """(C,) float32 bias of a float layer; 0 if it has none."""
     return constant(model, layer.inputs[2]) if _has_bias(layer) else np.float32(0)
 
 
@@ -139,7 +139,7 @@ def _kernel_sums(
 def _set_bias(model: Any, layer: Any, bias: np.ndarray) -> None:
     """Stores a (C,) float bias as int32, in a tensor that no other layer reads.
 
-    A channel whose kernel is (almost) zero has no step for it, and keeps the converter's bias.
+    A channel whose kernel is (almost) zero has no scale for it and keeps the converter's bias.
     """
     graph = model.subgraphs[0]
     if not _has_bias(layer):
@@ -158,7 +158,7 @@ def _set_bias(model: Any, layer: Any, bias: np.ndarray) -> None:
 
 
 def _new_bias(model: Any, layer: Any, channels: int) -> int:
-    """Index of a new bias tensor, whose scale is that of the layer's sums of products."""
+    """Index of a new bias tensor with the scale of the layer's sums of products."""
     tensors = model.subgraphs[0].tensors
     inputs, kernel = (tensors[tensor].quantization for tensor in layer.inputs[:2])
     bias = schema.TensorT()
@@ -172,7 +172,7 @@ def _new_bias(model: Any, layer: Any, channels: int) -> int:
 
 
 class _Runs:
-    """An int8 model run on images part by part, so that a layer can change before it runs."""
+    """Runs an int8 model on images part by part, so that a layer can change before it runs."""
 
     def __init__(self, model: Any, images: np.ndarray) -> None:
         graph = model.subgraphs[0]
@@ -181,7 +181,7 @@ class _Runs:
         self._values = {int(first): [image[None] for image in images]}
 
     def layers(self, layers: list[Any]) -> Iterator[Any]:
-        """Each of `layers` in turn, once all that it reads is computed, and before it runs."""
+        """Yields each of `layers` after its inputs are computed and before it runs."""
         operators = list(self._model.subgraphs[0].operators)
         number = {id(operator): index for index, operator in enumerate(operators)}
         starts = [number[id(layer)] for layer in layers]
@@ -190,7 +190,7 @@ class _Runs:
             yield operators[end]
 
     def mean(self, tensor: int) -> np.ndarray:
-        """Mean over images of the int8 values of a tensor that the current layer reads."""
+        """Mean over images of the int8 values of an input of the current layer."""
         values = self._values[tensor]
         total = np.zeros(values[0].shape, np.int64)
         for value in values:
@@ -198,7 +198,7 @@ class _Runs:
         return total / len(values)
 
     def _run(self, operators: list[Any], later: list[Any]) -> None:
-        """Computes what `operators` give to `later` ones, and forgets what those do not read."""
+        """Runs `operators`, and keeps only the tensors that `later` ones read."""
         needed = {int(tensor) for operator in later for tensor in operator.inputs}
         made = [int(tensor) for operator in operators for tensor in operator.outputs]
         outputs = [tensor for tensor in made if tensor in needed]

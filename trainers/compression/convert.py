@@ -7,12 +7,11 @@ inside, `labels.txt` is attached.
     saved = save_for_conversion(model, work / "qat")
     results = convert_all([ConversionJob("qat_int8", saved, "int8", out / "model_qat_int8.tflite")])
 
-TensorFlow takes seconds to import, so one worker does all jobs; when it dies, the job in flight is
-reported and a new worker takes the remaining ones.
+TensorFlow takes seconds to import, so one worker runs all jobs; if it dies, the current job is
+reported and a new worker runs the remaining ones.
 """
 
 import json
-import os
 import signal
 import subprocess
 import tempfile
@@ -23,10 +22,9 @@ from pathlib import Path
 import tensorflow as tf
 
 from core.bundle import SIGNATURE_TENSOR, gzip_size
-from core.processes import module_command
+from core.processes import exit_reason, module_command, start, stop, tail
+from trainers.compression import DTYPES
 from trainers.keras import keras
-
-DTYPES = ("fp32", "dynamic", "int8")
 
 _REASON_LINES = 6
 
@@ -40,13 +38,13 @@ class ConversionJob:
     """One TFLite file to make.
 
     Attributes:
-      name: what results and errors call it, e.g. `pqat_int8`.
+      name: in results and errors, e.g. `pqat_int8`.
       saved_model: a folder that `save_for_conversion` wrote.
       dtype: `fp32`; `dynamic`, int8 kernels with float activations; `int8`, both.
       output: the file; its folder must exist.
-      labels: class names to attach, in label order; none attaches nothing.
+      labels: class names to attach, in label order; may be empty.
       calibration: an .npy file of uint8 (M, H, W, 3) images that set the ranges of `int8` and
-        correct its biases. Leave it out for a quantisation-aware trained model, which brings its
+        correct its biases. None for a model from quantization-aware training, which includes its
         ranges.
     """
 
@@ -60,14 +58,14 @@ class ConversionJob:
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
       job: the job.
       error: why there is no file; empty on success.
       size_bytes: of the file.
       gzip_bytes: of the file after gzip -9.
-      kernels: dtype -> how many convolutions and fully connected layers have it; see
+      kernels: dtype -> number of convolutions and fully connected layers; see
         `tflite_file.kernel_dtypes`.
     """
 
@@ -84,7 +82,7 @@ class ConversionResult:
 
 
 def save_for_conversion(model: keras.Model, directory: Path) -> Path:
-    """Writes the SavedModel that a worker converts: uint8 (1, H, W, 3) -> float32 (1, N) logits.
+    """Writes the SavedModel for a worker: uint8 (1, H, W, 3) -> float32 (1, N) logits.
 
     Args:
       model: as `build_model` or a compression method returns it.
@@ -108,14 +106,14 @@ def save_for_conversion(model: keras.Model, directory: Path) -> Path:
 
 
 def convert_all(jobs: Sequence[ConversionJob]) -> list[ConversionResult]:
-    """Converts each job and reports on each, in order; nothing is written for one that failed.
+    """Converts each job and returns the results in order; a failed job writes nothing.
 
     Args:
       jobs: may be empty.
 
     Returns:
-      One result a job. A failed one carries the converter's last lines, or the signal that killed
-      it, in `error`.
+      One result per job. The `error` of a failed one has the last lines of the converter, or the
+      signal that killed it.
 
     Raises:
       ValueError: a job's dtype is unknown, or two jobs write one file.
@@ -140,7 +138,7 @@ def convert_all(jobs: Sequence[ConversionJob]) -> list[ConversionResult]:
 
 
 def require(results: Sequence[ConversionResult]) -> None:
-    """Nothing, when all conversions worked.
+    """Checks that all conversions succeeded.
 
     Raises:
       ConversionError: names every job that failed, and why.
@@ -164,7 +162,7 @@ def _check(jobs: Sequence[ConversionJob]) -> None:
 
 
 def _run_worker(jobs: Sequence[ConversionJob], todo: list[int], work: Path) -> tuple[int, str]:
-    """One worker over the jobs `todo`, which reports to `work/<index>.json` as it goes.
+    """Runs a worker for the jobs `todo`, which reports each to `work/<index>.json`.
 
     Returns:
       (exit status, why it ended); a negative status is a signal.
@@ -173,21 +171,17 @@ def _run_worker(jobs: Sequence[ConversionJob], todo: list[int], work: Path) -> t
     listed = [{"report": str(work / f"{i}.json"), **asdict(jobs[i])} for i in todo]
     request.write_text(json.dumps(listed, default=str), encoding="utf-8")
     log = work / "stderr.log"
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = module_command(
+        "trainers.compression.convert_worker", str(request), end_with_parent=signal.SIGKILL
+    )
     with log.open("wb") as stderr:
-        process = subprocess.run(
-            module_command("trainers.compression.convert_worker", str(request)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            env={**os.environ, "PYTHONPATH": path},
-            check=False,
-        )
-    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    status = process.returncode
-    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    return status, "\n".join([f"the converter died: {how}", *lines[-_REASON_LINES:]])
+        process = start(command, stdout=subprocess.DEVNULL, stderr=stderr)
+        try:
+            status = process.wait()
+        finally:
+            stop(process, grace_s=0, by=signal.SIGKILL)
+    reason = f"the converter {exit_reason(status)}"
+    return status, "\n".join([reason, *tail(log, _REASON_LINES)])
 
 
 def _result(job: ConversionJob, report: dict) -> ConversionResult:

@@ -1,30 +1,29 @@
 """The process that runs the TFLite converter: `python -m trainers.compression.convert_worker JOBS`.
 
-`trainers.compression.convert` starts it and says what JOBS holds. A job that raises is reported and
-the next one runs; a job that kills the process leaves no report, which tells the parent.
+`trainers.compression.convert` starts it and writes JOBS. A job that raises is reported and the next
+one runs; a job that kills the process leaves no report, from which the parent process knows.
 """
 
-import json
-import os
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from core.files import read_json, write_bytes, write_json
 
 _REASON_CHARACTERS = 2000
 
 
 def main(arguments: list[str]) -> int:
-    """Does every job of the JSON file named in `arguments`; 0 even when jobs failed."""
+    """Runs every job of the JSON file named in `arguments`; returns 0 even if jobs failed."""
     (request,) = arguments
-    for job in json.loads(Path(request).read_text(encoding="utf-8")):
+    for job in read_json(request):
         try:
             report = {"error": "", "kernels": _convert(job)}
-        except Exception as error:  # Whatever the converter raises is that job's result.
+        except Exception as error:  # Any error of the converter is the result of the job.
             reason = f"{type(error).__name__}: {error}"
             report = {"error": reason[-_REASON_CHARACTERS:]}
-        _write_whole(Path(job["report"]), json.dumps(report).encode())
+        write_json(job["report"], report)
     return 0
 
 
@@ -37,18 +36,18 @@ def _convert(job: dict[str, Any]) -> dict[str, int]:
     if job["dtype"] == "int8" and set(kernels) != {"int8"}:
         raise ValueError(
             f"not a full int8 model, its kernels are {kernels}; annotate the layers in front of "
-            "them for quantisation, or give calibration images"
+            "them for quantization, or give calibration images"
         )
     if job["dtype"] == "int8" and job["calibration"] is not None:
         content = _refined(content, job)
     if job["labels"]:
         content = attach_labels(content, job["labels"])
-    _write_whole(Path(job["output"]), content)
+    write_bytes(job["output"], content)
     return kernels
 
 
 def _refined(content: bytes, job: dict[str, Any]) -> bytes:
-    """The calibrated int8 model, closer to the float one; quantization-aware training needs none.
+    """The calibrated int8 model with smaller errors against the float one.
 
     Returns:
       The file with pixels normalized in float and its biases corrected.
@@ -73,19 +72,21 @@ def _converter(job: dict[str, Any], dtype: str) -> Any:
     if dtype != "fp32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if dtype == "int8":
-        aware = _is_quantisation_aware(job["saved_model"])
+        aware = _is_quantization_aware(job["saved_model"])
         if aware == (job["calibration"] is not None):
             raise ValueError(
-                "a quantisation-aware trained model brings its ranges: leave `calibration` out"
+                "a model with FakeQuant operations brings its ranges: leave `calibration` out; its "
+                "compression method sets needs_calibration=False"
                 if aware
-                else "int8 of a float model needs `calibration`, an .npy file of uint8 images"
+                else "int8 of a float model needs `calibration`, an .npy file of uint8 images; its "
+                "compression method sets needs_calibration=True"
             )
         if not aware:
             converter.representative_dataset = _representative(job["calibration"])
     return converter
 
 
-def _is_quantisation_aware(saved_model: str) -> bool:
+def _is_quantization_aware(saved_model: str) -> bool:
     from tensorflow.core.protobuf import saved_model_pb2
 
     saved = saved_model_pb2.SavedModel()
@@ -101,7 +102,7 @@ def _representative(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
 
 
 def _calibration_images(path: str) -> Any:
-    """(M, H, W, 3) uint8, at least one, read from disk as they are used."""
+    """At least one image, (M, H, W, 3) uint8, memory-mapped."""
     import numpy as np
 
     images = np.load(path, mmap_mode="r")
@@ -110,16 +111,6 @@ def _calibration_images(path: str) -> Any:
             f"{path} must hold uint8 (M, H, W, 3) images, got {images.dtype} {images.shape}"
         )
     return images
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Writes under a temporary name, then renames: a reader sees all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Normalization of pixels in float, in front of an int8 graph.
+"""Pixel normalization in float before an int8 graph.
 
 The converter quantizes pixels first and normalizes in int8: each of three steps rounds, to a scale
 that need not be a multiple of a pixel's step. On EfficientNet-Lite0 the first one alone kept two of
@@ -28,13 +28,13 @@ def normalize_in_float(content: bytes, floats: bytes) -> bytes:
 
     Args:
       content: an int8 .tflite file with a uint8 input.
-      floats: the same network before quantization: its first operators take the place of those of
-        `content`, with their float constants.
+      floats: the same network before quantization: its first operators replace those of `content`,
+        with their float constants.
 
     Returns:
       The new file's bytes: same input, and the same scale and zero point of the normalized pixels.
-      `content` itself where the float model does not start with a normalization, or the int8 model
-      has no int8 tensor for its result.
+      `content` itself if the float model does not start with a normalization, or the int8 model has
+      no int8 tensor for its result.
     """
     model, source = unpack(content), unpack(floats)
     prefix = _prefix(source)
@@ -77,7 +77,7 @@ def _prefix(model: Any) -> list[Any]:
 
 
 def _producers(model: Any, tensor: int) -> list[Any]:
-    """The chain of operators from the graph's input to `tensor`; empty where it is not a chain."""
+    """The chain of operators from the graph's input to `tensor`; empty if it is not a chain."""
     graph = model.subgraphs[0]
     found: list[Any] = []
     while tensor != graph.inputs[0]:
@@ -95,7 +95,7 @@ def _producers(model: Any, tensor: int) -> list[Any]:
 
 
 def _copied(model: Any, source: Any, prefix: list[Any]) -> list[Any]:
-    """Operators of `source` as operators of `model`, from its own input on."""
+    """Copies operators of `source` to `model`, starting from the input of `model`."""
     tensors, others = model.subgraphs[0].tensors, source.subgraphs[0].tensors
     number = {int(source.subgraphs[0].inputs[0]): int(model.subgraphs[0].inputs[0])}
     copies = []

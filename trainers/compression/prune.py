@@ -5,22 +5,22 @@ Zeros are scattered, so a pruned file is smaller after gzip and not faster.
 
 import tensorflow_model_optimization as tfmot
 
-from trainers.compression import FLOAT, FineTune, Method, is_prunable
+from trainers.compression import FineTune, Method, is_prunable
 from trainers.config import CompressConfig
 from trainers.keras import keras
 from trainers.registry import compressors
 
-# The last part of the run heals the network at its final sparsity.
+# The rest of the run trains the network at its final sparsity.
 _SCHEDULE_FRACTION = 0.6
-# How many times the masks are chosen anew over the schedule.
+# How many times the masks are chosen over the schedule.
 _MASK_UPDATES = 40
 
 
 def prune(model: keras.Model, fine_tune: FineTune, settings: CompressConfig) -> keras.Model:
     """A copy of `model` with the smallest `settings.sparsity` of each kernel at zero.
 
-    Sparsity rises along the cubic of equation 1 of the paper from 0 over the first 60 % of
-    `settings.prune_epochs`. Which kernels: see `trainers.compression.is_prunable`.
+    Sparsity rises from 0 along the cubic of equation 1 of the paper over the first 60 % of
+    `settings.prune_epochs`. See `trainers.compression.is_prunable` for the pruned kernels.
 
     Args:
       model: trained; it is not changed.
@@ -55,18 +55,18 @@ def prune(model: keras.Model, fine_tune: FineTune, settings: CompressConfig) -> 
         learning_rate=settings.learning_rate,
         callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],
     )
-    # A clone, because stripping keeps the layer objects and with them the wrappers' graph.
+    # A clone, because stripping keeps the layer objects and their graph with wrappers.
     result = keras.models.clone_model(model)
     result.set_weights(tfmot.sparsity.keras.strip_pruning(pruned).get_weights())
     return result
 
 
 def copy_weights(source: keras.Model, wrapped: keras.Model) -> None:
-    """Gives each layer of `wrapped`, or the layer inside its wrapper, its weights of `source`."""
+    """Copies the weights of `source` to each layer of `wrapped`, or the layer in its wrapper."""
     for layer, target in zip(source.layers, wrapped.layers, strict=True):
         getattr(target, "layer", target).set_weights(layer.get_weights())
 
 
 compressors.register("prune")(
-    Method("prune", start=FLOAT, dtypes=("fp32", "int8"), run=prune),
+    Method("prune", dtypes=("fp32", "int8"), run=prune, needs_calibration=True, title="pruned")
 )

@@ -1,16 +1,16 @@
-"""`qat` and `pqat`: quantisation-aware training (Jacob et al. 2018, arXiv 1712.05877).
+"""`qat` and `pqat`: quantization-aware training (Jacob et al. 2018, arXiv 1712.05877).
 
 TFMOT's default 8-bit scheme: int8 kernels, per channel for convolutions, int8 activations. Its
 whole-model call refuses custom layers, so layers are annotated one by one, by two rules:
 
-- Conv2D, DepthwiseConv2D, Dense, and a batch normalization that is all that reads a convolution,
-  into which the converter folds it: always.
-- Any other layer when all that read it compute in int8: what TFMOT knows (ReLU, Add, pooling,
-  padding) by TFMOT's own configuration, the others (LayerNormalization, GELU, attention) by
-  quantising their output only.
+- Conv2D, DepthwiseConv2D, Dense, and a batch normalization that is the only consumer of a
+  convolution, into which the converter folds it: always.
+- Any other layer if all of its consumers compute in int8: layers that TFMOT supports (ReLU, Add,
+  pooling, padding) by TFMOT's configuration, the others (LayerNormalization, GELU, attention) by
+  quantizing their output only.
 
 So a convolutional network is int8 from the first convolution to the logits, and a transformer has
-int8 matrix products round a float residual stream, normalization and attention.
+int8 matrix products around a float residual stream, normalization and attention.
 """
 
 from typing import Any
@@ -18,30 +18,30 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
-from trainers.compression import FLOAT, FineTune, Method
+from trainers.compression import FineTune, Method
 from trainers.config import CompressConfig
 from trainers.keras import keras
 from trainers.registry import compressors
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 _KERNEL_LAYERS = (*_CONVOLUTIONS, keras.layers.Dense)
-_INT8_ACTIVATIONS = ("linear", "relu", "softmax")  # what TFMOT's Activation config takes
+_INT8_ACTIVATIONS = ("linear", "relu", "softmax")  # supported by the Activation config of TFMOT
 
 
 class QuantizeOutput(tfmot.quantization.keras.QuantizeConfig):
-    """Only the layer's output becomes int8, by a moving average of its range."""
+    """Quantizes only the output of a layer, by a moving average of its range."""
 
     def get_weights_and_quantizers(self, layer: keras.layers.Layer) -> list:
         """None: weights stay float."""
         return []
 
     def get_activations_and_quantizers(self, layer: keras.layers.Layer) -> list:
-        """None: the output's quantiser sees them."""
+        """None: the output is quantized instead."""
         return []
 
     def set_quantize_weights(self, layer: keras.layers.Layer, quantize_weights: list) -> None:
         """Nothing to set."""
-        del layer, quantize_weights  # AutoGraph cannot compile a body that is only a docstring.
+        del layer, quantize_weights  # AutoGraph cannot compile a body with only a docstring.
 
     def set_quantize_activations(
         self, layer: keras.layers.Layer, quantize_activations: list
@@ -64,22 +64,22 @@ class QuantizeOutput(tfmot.quantization.keras.QuantizeConfig):
 
 @keras.utils.register_keras_serializable(package="sightline")
 class Join(keras.layers.Concatenate):
-    """A concatenation that TFMOT does not know as one, so that every input keeps its own range.
+    """A concatenation that TFMOT does not recognize, so that every input keeps its range.
 
-    TFMOT takes the ranges of a concatenation's inputs away. An average pooling is then left between
-    two ranges, which TFLite's converter refuses: it computes with one.
+    TFMOT removes the ranges of the inputs of a concatenation. An average pooling then has different
+    ranges before and after it, which the TFLite converter refuses.
     """
 
 
-def quantisation_aware(model: keras.Model, *, keep_zeros: bool = False) -> keras.Model:
-    """A copy of `model` that computes with int8 values in float arithmetic; its ranges are unset.
+def quantization_aware(model: keras.Model, *, keep_zeros: bool = False) -> keras.Model:
+    """A copy of `model` that simulates int8 in float arithmetic; its ranges are unset.
 
     Args:
       model: functional, as `build_model` or pruning returns it.
-      keep_zeros: weights that are zero now stay zero in training (prune-preserving).
+      keep_zeros: zero weights stay zero in training (prune-preserving).
 
     Returns:
-      The copy: float32 in and out, to be fine-tuned before it is used.
+      The copy, with float32 input and output; fine-tune it before use.
     """
     annotated = annotate(model)
     if keep_zeros:
@@ -91,7 +91,7 @@ def quantisation_aware(model: keras.Model, *, keep_zeros: bool = False) -> keras
 
 
 def annotate(model: keras.Model) -> keras.Model:
-    """A copy of `model` whose layers carry TFMOT's annotations, by this module's two rules."""
+    """A copy of `model` with TFMOT's annotations on its layers, by the two rules of this module."""
     readers = _readers(model)
     joins = {
         reader.name
@@ -126,7 +126,7 @@ def annotate(model: keras.Model) -> keras.Model:
 
 
 def _readers(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
-    """Layer name -> the layers of `model` that read its output."""
+    """Layer name -> the layers of `model` that consume its output."""
     readers: dict[str, list[keras.layers.Layer]] = {layer.name: [] for layer in model.layers}
     for layer in model.layers:
         for node in layer.inbound_nodes:
@@ -136,10 +136,10 @@ def _readers(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
 
 
 def _read_by_average(model: keras.Model, readers: dict[str, list[keras.layers.Layer]]) -> set[str]:
-    """Names of the max poolings that an average pooling reads.
+    """Names of the max poolings whose output an average pooling consumes.
 
-    TFMOT gives a max pooling no range. The converter then takes the average's for it, and leaves
-    the convolutions that read it too in float.
+    TFMOT gives a max pooling no range. The converter then uses the range of the average pooling and
+    leaves other convolutions that consume the max pooling in float.
     """
     average = keras.layers.AveragePooling2D
     return {
@@ -153,7 +153,7 @@ def _read_by_average(model: keras.Model, readers: dict[str, list[keras.layers.La
 def _native_names(
     model: keras.Model, readers: dict[str, list[keras.layers.Layer]]
 ) -> frozenset[str]:
-    """Names of the layers that TFMOT's default scheme computes in int8 by itself."""
+    """Names of the layers that TFMOT's default scheme computes in int8."""
     registry = tfmot.quantization.keras.default_8bit.Default8BitQuantizeRegistry()
     native = set()
     for layer in model.layers:
@@ -169,7 +169,7 @@ def _native_names(
 def _folded_names(
     model: keras.Model, readers: dict[str, list[keras.layers.Layer]]
 ) -> frozenset[str]:
-    """Names of the batch normalizations that become part of the convolution before them."""
+    """Names of the batch normalizations that are folded into the convolution before them."""
     only = [readers[layer.name] for layer in model.layers if isinstance(layer, _CONVOLUTIONS)]
     return frozenset(
         reading[0].name
@@ -179,16 +179,18 @@ def _folded_names(
 
 
 def _qat(model: keras.Model, fine_tune: FineTune, settings: CompressConfig) -> keras.Model:
-    aware = quantisation_aware(model)
+    aware = quantization_aware(model)
     fine_tune(aware, epochs=settings.qat_epochs, learning_rate=settings.learning_rate)
     return aware
 
 
 def _pqat(model: keras.Model, fine_tune: FineTune, settings: CompressConfig) -> keras.Model:
-    aware = quantisation_aware(model, keep_zeros=True)
+    aware = quantization_aware(model, keep_zeros=True)
     fine_tune(aware, epochs=settings.qat_epochs, learning_rate=settings.learning_rate)
     return aware
 
 
-compressors.register("qat")(Method("qat", start=FLOAT, dtypes=("int8",), run=_qat))
-compressors.register("pqat")(Method("pqat", start="prune", dtypes=("int8",), run=_pqat))
+compressors.register("qat")(Method("qat", run=_qat, title="trained for quantization"))
+compressors.register("pqat")(
+    Method("pqat", start="prune", run=_pqat, title="pruned, then trained for quantization")
+)

@@ -1,7 +1,7 @@
-"""What is done to a .tflite file after the converter: a float softmax, labels; and looking inside.
+"""Adds a float softmax and labels to a .tflite file, and lists the dtypes of its kernels.
 
-The converter quantises a softmax to steps of 1/256, which ties small scores and makes log-loss
-infinite. So graphs are converted up to their logits, and softmax is added here, in float.
+The converter quantizes a softmax to steps of 1/256, so that small scores are equal and the log-loss
+is infinite. Graphs are therefore converted up to their logits, and the softmax is added in float.
 """
 
 import io
@@ -21,13 +21,13 @@ _TYPE_NAMES = {value: name.lower() for name, value in vars(schema.TensorType).it
 
 
 def append_softmax(content: bytes) -> bytes:
-    """The model with a float32 SOFTMAX after its only output, which is then called `scores`.
+    """The model with a float32 SOFTMAX after its only output; the new output is called `scores`.
 
     Args:
       content: a .tflite file whose one output is float32 logits (1, N).
 
     Returns:
-      The new file's bytes; signatures follow the new output.
+      The bytes of the new file; signatures return the new output.
     """
     model = unpack(content)
     graph = model.subgraphs[0]
@@ -35,7 +35,7 @@ def append_softmax(content: bytes) -> bytes:
     scores = schema.TensorT()
     scores.shape = graph.tensors[logits].shape
     scores.type = schema.TensorType.FLOAT32
-    scores.buffer = 0  # Buffer 0 is empty by the format's rule: computed, not stored.
+    scores.buffer = 0  # Buffer 0 is empty by definition: the tensor is computed, not stored.
     scores.name = SCORES
     graph.tensors.append(scores)
     output = len(graph.tensors) - 1
@@ -54,7 +54,7 @@ def append_softmax(content: bytes) -> bytes:
 
 
 def _softmax_code(model: Any) -> int:
-    """Index of SOFTMAX among the model's operator codes, added where missing."""
+    """Index of SOFTMAX in the operator codes of the model, added if missing."""
     for index, code in enumerate(model.operatorCodes):
         if max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.SOFTMAX:
             return index
@@ -66,9 +66,9 @@ def _softmax_code(model: Any) -> int:
 
 
 def attach_labels(content: bytes, labels: Sequence[str]) -> bytes:
-    """`content` with `labels.txt`, one a line, as a zip member behind the flatbuffer."""
+    """`content` with `labels.txt`, one label per line, as a zip member after the flatbuffer."""
     file = io.BytesIO(content)
-    # A fixed date keeps equal models equal in bytes.
+    # A fixed date makes the bytes of equal models equal.
     member = zipfile.ZipInfo(LABELS_MEMBER, date_time=(1980, 1, 1, 0, 0, 0))
     with zipfile.ZipFile(file, "a", compression=zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(member, "".join(f"{label}\n" for label in labels))
@@ -76,11 +76,11 @@ def attach_labels(content: bytes, labels: Sequence[str]) -> bytes:
 
 
 def kernel_dtypes(content: bytes) -> dict[str, int]:
-    """How many convolutions and fully connected layers have kernels of each dtype.
+    """Number of convolutions and fully connected layers with kernels of each dtype.
 
     Returns:
-      E.g. `{"int8": 20}`. A layer counts as `int8` only when the activations it reads are int8
-      too; int8 kernels with float activations (dynamic range) count as `int8/float32`.
+      E.g. `{"int8": 20}`. A layer counts as `int8` only if its input is int8 too; int8 kernels with
+      float activations (dynamic range) count as `int8/float32`.
     """
     model = unpack(content)
     counts: Counter[str] = Counter()

@@ -40,18 +40,18 @@ def pack(model: Any) -> bytes:
 def builtin(model: Any, operator: Any) -> int:
     """The `BuiltinOperator` of an operator of `model`."""
     code = model.operatorCodes[operator.opcodeIndex]
-    # Codes above 127 do not fit the old field; the larger of both is the true one.
+    # Codes above 127 do not fit the old field; the larger of both is the code.
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
 def operator_code(model: Any, code: int, version: int = 1) -> int:
-    """Index of a builtin operator of one version in `model.operatorCodes`, added where missing."""
+    """Index of a builtin operator of one version in `model.operatorCodes`, added if missing."""
     for index, known in enumerate(model.operatorCodes):
         found = max(known.builtinCode, known.deprecatedBuiltinCode)
         if (found, known.version) == (code, version):
             return index
     added = schema.OperatorCodeT()
-    # The old field is a signed byte, whose largest value stands for "see the new field".
+    # The old field is a signed byte; its maximum means "see the new field".
     added.builtinCode, added.deprecatedBuiltinCode = code, min(code, 127)
     added.version = version
     model.operatorCodes.append(added)
@@ -81,7 +81,7 @@ def constant(model: Any, tensor: int) -> np.ndarray:
 
 
 def store(model: Any, tensor: int, value: np.ndarray) -> None:
-    """Makes `value` the content of a tensor, in a buffer that no other tensor reads."""
+    """Stores `value` in a tensor, in a buffer that no other tensor uses."""
     tensors = model.subgraphs[0].tensors
     own = tensors[tensor]
     if own.buffer == 0 or sum(other.buffer == own.buffer for other in tensors) > 1:
@@ -91,12 +91,12 @@ def store(model: Any, tensor: int, value: np.ndarray) -> None:
 
 
 def dequantized(model: Any, tensor: int, values: np.ndarray | None = None) -> np.ndarray:
-    """What an int8 tensor stands for, as float32.
+    """The real values of an int8 tensor, as float32.
 
     Args:
       model: of the tensor.
       tensor: its index.
-      values: int8 values, or means of them, of the tensor's shape; None for the stored ones.
+      values: int8 values, or means of them, with the tensor's shape; None for the stored ones.
     """
     found = model.subgraphs[0].tensors[tensor]
     scale, zero = found.quantization.scale, found.quantization.zeroPoint
@@ -109,10 +109,10 @@ def dequantized(model: Any, tensor: int, values: np.ndarray | None = None) -> np
 
 
 class Part:
-    """Some operators of a graph as a model of their own, which LiteRT runs.
+    """Some operators of a graph as a separate model, run by LiteRT.
 
     Args:
-      model: the whole; its stored tensors are used as they are now.
+      model: the whole model; the present values of its stored tensors are used.
       operators: of its first subgraph, in the order they run.
       outputs: tensors that `run` returns; they are computed by `operators`.
 
@@ -158,7 +158,7 @@ class Part:
 
 
 def means_of(content: bytes, images: np.ndarray, tensors: Sequence[int]) -> dict[int, np.ndarray]:
-    """Tensor -> mean over images of what a whole model computes in it.
+    """Tensor -> mean over images of its value in a whole model.
 
     Args:
       content: a .tflite file with one uint8 input (1, H, W, 3).
@@ -172,7 +172,7 @@ def means_of(content: bytes, images: np.ndarray, tensors: Sequence[int]) -> dict
         model_content=content,
         num_threads=1,
         experimental_preserve_all_tensors=True,
-        # A delegate would keep what is between its operators to itself.
+        # A delegate would not expose the tensors between its operators.
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     interpreter.allocate_tensors()

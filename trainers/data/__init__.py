@@ -1,1 +1,1 @@
-"""From TFRecords to batches of uint8 images: what records hold, how they are decoded and fed."""
+"""The input pipeline: from TFRecords to batches of uint8 images."""

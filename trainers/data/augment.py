@@ -1,22 +1,23 @@
-"""Training augmentations, by the entries that `config.data.augment` lists.
+"""Training augmentations, selected by the entries of `config.data.augment`.
 
-Two kinds, and mixes of whole batches (`trainers.data.mix`). A *crop* chooses which box of the
-stored image is resized to the network's size, in place of the central crop (kept apart from
-pixels so that a JPEG can be decoded only there). An *augmentation* changes the resized image.
-Each gets a seed of its own per example and epoch, so a run repeats exactly. A new one is a
-decorated function in any file of this package; its options are its parameters with a default.
+There are three kinds. A *crop* selects the box of the stored image that is resized to the network's
+size, instead of the central crop; it does not depend on pixels, so that only the box of a JPEG is
+decoded. An *augmentation* changes the resized image. *Mixes* change pairs of images
+(`trainers.data.mix`). Each has a separate seed per example and epoch, so that runs are repeatable.
+To add one, decorate a function in any file of this package; its options are parameters with
+defaults.
 
-| entry with its defaults | kind | does |
+| entry with its defaults | kind | effect |
 |---|---|---|
-| random_resized_crop(area=(0.08, 1), aspect=(0.75, 1.333)) | crop | a box of that area and aspect |
-| flip | augmentation | left-right, half of the time |
-| shift(fraction=0.125) | augmentation | up to that part of each side, black behind |
-| pad_crop(px=4) | augmentation | up to so many px each way, black behind |
-| rotate(degrees=10) | augmentation | up to so many degrees, edge pixels behind |
+| random_resized_crop(area=(0.08, 1), aspect=(0.75, 1.333)) | crop | a box in these ranges |
+| flip | augmentation | left-right, with probability 0.5 |
+| shift(fraction=0.125) | augmentation | by up to this fraction of each side, filled with black |
+| pad_crop(px=4) | augmentation | by up to this number of pixels, filled with black |
+| rotate(degrees=10) | augmentation | by up to this angle, filled with edge pixels |
 | brightness(amount=0.2) | augmentation | times 1 - amount to 1 + amount |
-| contrast(amount=0.2) | augmentation | the same, around the image's mean |
+| contrast(amount=0.2) | augmentation | the same, relative to the mean of the image |
 
-More: `jitter` (colour_jitter, grayscale), `policies` (rand_augment, auto_augment,
+See also `jitter` (color_jitter, grayscale), `policies` (rand_augment, auto_augment,
 trivial_augment), `erasing` (random_erasing).
 """
 
@@ -35,14 +36,14 @@ from trainers.registry import Registry
 
 #: `(size, seed) -> box`: size (2,) int32 height, width; box (4,) int32 top, left, height, width.
 Crop = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-#: `(image, seed) -> image`, both (H, W, 3) uint8 of one size.
+#: `(image, seed) -> image`, both (H, W, 3) uint8 of the same size.
 Augmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 crops: Registry[Crop] = Registry("crop", "trainers.data")
 augmentations: Registry[Augmentation] = Registry("augmentation", "trainers.data")
 
-# Szegedy et al. 2015 (Going deeper with convolutions), section 6: training crops. Draws until one
-# fits, and what comes after them, are those of torchvision's `RandomResizedCrop`.
+# Training crops of Szegedy et al. 2015 (Going deeper with convolutions), section 6. The number of
+# draws and the fallback are those of torchvision's `RandomResizedCrop`.
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 _DRAWS = 10
@@ -54,13 +55,14 @@ _JITTER = 0.2
 
 
 def split_names(names: Sequence[str]) -> tuple[Crop | None, list[Augmentation]]:
-    """The crop and the augmentations that `names` ask for, the latter in order; mixes are left out.
+    """The crop and the augmentations among `names`, in order; mixes are ignored.
 
     Args:
       names: entries such as `flip` or `rotate(15)`.
 
     Raises:
-      ConfigError: malformed, an unknown name (the nearest are given), wrong options, or two crops.
+      ConfigError: a malformed entry, an unknown name (names the nearest ones), invalid options, or
+        two crops.
     """
     known = {kind: kind.names() for kind in (crops, augmentations, mixes)}
     parsed = parse_entries(names, list(known))
@@ -79,7 +81,7 @@ def train_image(encoded: tf.Tensor, seed: tf.Tensor, *, data: DataConfig) -> tf.
 
     Args:
       encoded: () string.
-      seed: (2,) int32, a different one for every example and epoch.
+      seed: (2,) int32, different for every example and epoch.
       data: `image_size`, `crop_fraction`, `resize`, `fit` and `augment` are used.
 
     Returns:
@@ -97,7 +99,7 @@ def train_image(encoded: tf.Tensor, seed: tf.Tensor, *, data: DataConfig) -> tf.
 
 
 def augment_image(image: tf.Tensor, seed: tf.Tensor, *, names: Sequence[str]) -> tf.Tensor:
-    """`image` after the augmentations among `names` (crops are for `train_image`).
+    """`image` after the augmentations in `names`, without crops.
 
     Args:
       image: (H, W, 3) uint8 with a static shape.
@@ -120,16 +122,15 @@ def random_resized_crop(
     area: Annotated[tuple[float, float], Between(0.0001, 1.0)] = _AREA,
     aspect: Annotated[tuple[float, float], Between(0.01, 100.0)] = _ASPECT,
 ) -> tf.Tensor:
-    """A box of random area and aspect: the first of ten draws that fits into the image.
+    """A box with random area and aspect: the first of ten draws that fits into the image.
 
-    Where none fits, the central box of the nearest aspect that is allowed, as large as the image
-    holds.
+    If none fits, the largest central box with the nearest allowed aspect.
 
     Args:
       size: (2,) int32 height, width.
       seed: (2,) int32.
-      area: least and greatest part of the image.
-      aspect: least and greatest width / height; the logarithm is drawn uniformly.
+      area: minimum and maximum fraction of the image's area.
+      aspect: minimum and maximum width / height; the logarithm is drawn uniformly.
 
     Returns:
       (4,) int32 top, left, height, width; never empty.
@@ -144,14 +145,14 @@ def random_resized_crop(
     first = tf.argmax(fits)
     kept = tf.where(fits[first], boxes[first], _largest(sides, aspect))
     free = sides - kept
-    # A draw that rounds up to 1 must not leave the image.
+    # A draw that rounds up to 1 must stay inside the image.
     drawn = tf.minimum(tf.floor(draws[first, 2:] * (free + 1.0)), free)
     start = tf.where(fits[first], drawn, free // 2)
     return tf.cast(tf.concat([start, kept], 0), tf.int32)
 
 
 def _largest(sides: tf.Tensor, aspect: tuple[float, float]) -> tf.Tensor:
-    """Height and width, (2,) float32, of the largest box within `sides` of an allowed aspect."""
+    """(2,) float32 height, width of the largest box in `sides` with an allowed aspect."""
     width = tf.minimum(sides[1], tf.round(sides[0] * aspect[1]))
     height = tf.minimum(sides[0], tf.round(sides[1] / aspect[0]))
     return tf.maximum(tf.stack([height, width]), 1.0)
@@ -159,13 +160,13 @@ def _largest(sides: tf.Tensor, aspect: tuple[float, float]) -> tf.Tensor:
 
 @augmentations.register("flip")
 def flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Mirrored left to right, half of the time."""
+    """The image, mirrored left to right with probability 0.5."""
     return tf.image.stateless_random_flip_left_right(image, seed)
 
 
 @augmentations.register("shift")
 def shift(image: tf.Tensor, seed: tf.Tensor, *, fraction: Fraction = _SHIFT_FRACTION) -> tf.Tensor:
-    """Moved by up to `fraction` of each side (at least one pixel), black where nothing was."""
+    """The image, shifted by up to `fraction` of each side (at least 1 px), filled with black."""
     height, width = sides(image)
     return _translate(
         image, seed, max(1, round(height * fraction)), max(1, round(width * fraction))
@@ -176,7 +177,7 @@ def shift(image: tf.Tensor, seed: tf.Tensor, *, fraction: Fraction = _SHIFT_FRAC
 def pad_crop(
     image: tf.Tensor, seed: tf.Tensor, *, px: Annotated[int, Between(1, 1024)] = _PAD_PX
 ) -> tf.Tensor:
-    """Padded by `px` black pixels and cropped back: with 4, the CIFAR-10 recipe."""
+    """The image, padded by `px` black pixels and cropped to its size; 4 is the CIFAR-10 recipe."""
     return _translate(image, seed, px, px)
 
 
@@ -187,7 +188,7 @@ def rotate(
     *,
     degrees: Annotated[float, Between(0.0, 180.0)] = _ROTATE_DEGREES,
 ) -> tf.Tensor:
-    """Turned around the center by up to `degrees`, bilinear, edge pixels repeated behind."""
+    """The image, rotated by up to `degrees` around its center, filled with edge pixels."""
     limit = math.radians(degrees)
     angle = tf.random.stateless_uniform((), seed, -limit, limit)
     cos, sin = tf.cos(angle), tf.sin(angle)
@@ -209,14 +210,14 @@ def rotate(
 
 @augmentations.register("brightness")
 def brightness(image: tf.Tensor, seed: tf.Tensor, *, amount: Fraction = _JITTER) -> tf.Tensor:
-    """Every value times one factor from 1 - `amount` to 1 + `amount`."""
+    """The image times a factor in [1 - `amount`, 1 + `amount`]."""
     factor = tf.random.stateless_uniform((), seed, 1 - amount, 1 + amount)
     return to_uint8(tf.cast(image, tf.float32) * factor)
 
 
 @augmentations.register("contrast")
 def contrast(image: tf.Tensor, seed: tf.Tensor, *, amount: Fraction = _JITTER) -> tf.Tensor:
-    """Distances from the image's mean times one factor from 1 - `amount` to 1 + `amount`."""
+    """The image with differences from its mean times a factor in [1 - `amount`, 1 + `amount`]."""
     factor = tf.random.stateless_uniform((), seed, 1 - amount, 1 + amount)
     values = tf.cast(image, tf.float32)
     mean = tf.reduce_mean(values)
@@ -224,13 +225,13 @@ def contrast(image: tf.Tensor, seed: tf.Tensor, *, amount: Fraction = _JITTER) -
 
 
 def sides(image: tf.Tensor) -> tuple[int, int]:
-    """Height and width of an image whose shape is static."""
+    """(height, width) of an image with a static shape."""
     shape: Any = image.shape
     return shape[0], shape[1]
 
 
 def _fold(seed: tf.Tensor, step: int) -> Any:
-    """A seed of its own for each step that one example goes through."""
+    """A separate seed for each step of one example."""
     return tf.random.fold_in(seed, step)
 
 

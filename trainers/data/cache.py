@@ -1,12 +1,10 @@
-"""Decoded splits, kept from epoch to epoch: in memory, or in a folder that is mapped into memory.
+"""Caches decoded splits between epochs, in memory or in a folder that is memory-mapped.
 
-A folder holds `images.npy` (N, h, w, 3) uint8, `facts.npz` (everything else) and `cache.json` (of
-which records and which preprocessing it is). It is written under a temporary name and renamed, so
-that under its own name it is whole; a lock keeps a second process from decoding the same.
+A folder contains `images.npy` (N, h, w, 3) uint8, `facts.npz` (everything else) and `cache.json`
+(the digest of records and preprocessing). It is written atomically, and a lock prevents a second
+process from decoding the same split.
 """
 
-import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -23,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from core.files import DISK_FULL, file_lock, replacing_folder
 from trainers.config import Config
 from trainers.data import features
 from trainers.data.features import DatasetInfo
@@ -34,15 +33,14 @@ from trainers.identity.code_digest import code_digest
 
 _BATCH = 8
 _IMAGES, _FACTS, _MANIFEST = "images.npy", "facts.npz", "cache.json"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Decoded(NamedTuple):
-    """A whole split in file order.
+    """A decoded split in file order.
 
     Attributes:
-      examples: N of them, none of them padding.
-      counts: (S,) int64: how many come from each of the split's files.
+      examples: N examples, without padding.
+      counts: (S,) int64: number of examples in each file of the split.
     """
 
     examples: Examples
@@ -50,12 +48,12 @@ class Decoded(NamedTuple):
 
 
 def is_cached(config: Config, records: Usable, *, whole: bool) -> bool:
-    """Whether `data.cache` asks for `records` to be kept.
+    """Whether `data.cache` enables a cache for `records`.
 
     Args:
       config: `data` is used.
-      records: of the split.
-      whole: a random crop needs the whole image; then `auto` keeps nothing.
+      records: the records of the split.
+      whole: whether whole images are needed for random crops; then `auto` does not cache.
     """
     data = config.data
     if data.cache != "auto":
@@ -66,14 +64,15 @@ def is_cached(config: Config, records: Usable, *, whole: bool) -> bool:
 def decoded(
     config: Config, info: DatasetInfo, split: str, *, records: Usable, whole: bool
 ) -> Decoded:
-    """A split from the cache, which is made now where there is none of the same files.
+    """A split from the cache, which is created if necessary.
 
     Args:
-      config: `data` decides the preprocessing and where the cache is.
-      info: of the data in `data.dir`.
+      config: `data` decides the preprocessing and the location of the cache.
+      info: description of the data in `data.dir`.
       split: `train`, `validation` or `test`.
-      records: of the split.
-      whole: images to crop from, see `trainers.data.prepare.cached_size`.
+      records: the records of the split.
+      whole: whether to cache whole images for random crops; see
+        `trainers.data.prepare.cached_size`.
 
     Raises:
       DataError: bad records, or the disk is full.
@@ -83,7 +82,7 @@ def decoded(
     if text not in _kept:
         while len(_kept) >= len(features.SPLITS):
             _kept.pop(next(iter(_kept)))
-        what = _Wanted(config, info, split, records, whole)
+        what = _CacheJob(config, info, split, records, whole)
         _kept[text] = _from_disk(what, key) if config.data.cache == "disk" else _in_memory(what)
     return _kept[text]
 
@@ -91,8 +90,8 @@ def decoded(
 _kept: dict[str, Decoded] = {}
 
 
-def _chunks(what: "_Wanted") -> Iterator[tuple[np.ndarray, Examples]]:
-    """The images, (n, h, w, 3), of each chunk and the rest of its examples without padding."""
+def _chunks(what: "_CacheJob") -> Iterator[tuple[np.ndarray, Examples]]:
+    """(images (n, h, w, 3), the other columns) of each chunk, without padding."""
     tagged = read_serialized(what.records, tagged=True)
     chunk = chunk_size(_BATCH)
     dataset = ready(
@@ -108,8 +107,8 @@ def _first(count: int, values: np.ndarray) -> np.ndarray:
     return values[:count]
 
 
-class _Wanted(NamedTuple):
-    """What is to be decoded."""
+class _CacheJob(NamedTuple):
+    """The split to decode, with its preprocessing."""
 
     config: Config
     info: DatasetInfo
@@ -118,9 +117,9 @@ class _Wanted(NamedTuple):
     whole: bool
 
 
-def _in_memory(what: _Wanted) -> Decoded:
+def _in_memory(what: _CacheJob) -> Decoded:
     shape = (what.records.examples, *cached_size(what.config.data, whole=what.whole), 3)
-    # A map starts at a page: TensorFlow ends the process over a shared array that is not aligned.
+    # Memory maps are page-aligned: TensorFlow aborts for a shared array that is not aligned.
     memory = mmap.mmap(-1, math.prod(shape))
     images, at, facts = np.frombuffer(memory, np.uint8).reshape(shape), 0, []
     for pixels, rest in _chunks(what):
@@ -135,7 +134,7 @@ def _joined(facts: list[Examples]) -> Examples:
 
 
 def _decoded(images: np.ndarray, facts: Examples, shards: int) -> Decoded:
-    """As tensors; the images stay where they are, in memory or in a file."""
+    """The columns as tensors; images are not copied."""
     with tf.device("CPU"):
         rest = tf.nest.map_structure(tf.constant, facts)
         shared = tf.experimental.dlpack.from_dlpack(images.__dlpack__())
@@ -144,30 +143,28 @@ def _decoded(images: np.ndarray, facts: Examples, shards: int) -> Decoded:
     )
 
 
-def _from_disk(what: _Wanted, key: dict[str, Any]) -> Decoded:
+def _from_disk(what: _CacheJob, key: dict[str, Any]) -> Decoded:
     data = what.config.data
     root = Path(data.cache_dir or Path(data.dir) / ".cache")
     height, width = cached_size(data, whole=what.whole)
     kind = hashlib.sha256(json.dumps(key["preprocessing"]).encode()).hexdigest()[:8]
     where = root / f"{what.split}-{height}x{width}-{kind}"
-    with _errors(root, _image_bytes(data, what.records, whole=what.whole)), _lock(where):
+    lock = where.with_name(f"{where.name}.lock")
+    with _errors(root, _image_bytes(data, what.records, whole=what.whole), lock):
         if not _is_whole(where, key):
             _write(where, what, key)
-        # Copy on write: DLPack takes no memory that is read only; nothing is ever written to it.
+        # Copy-on-write, because DLPack does not accept read-only memory; it is never written.
         images = np.load(where / _IMAGES, mmap_mode="c")
         with np.load(where / _FACTS) as stored:
             return _decoded(images, _unpacked(stored), len(what.records.files))
 
 
-def _write(where: Path, what: _Wanted, key: dict[str, Any]) -> None:
-    draft = where.with_name(f"{where.name}.tmp")
-    for old in (draft, where):  # The draft is a killed writer's: the lock is ours.
-        shutil.rmtree(old, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+def _write(where: Path, what: _CacheJob, key: dict[str, Any]) -> None:
+    shutil.rmtree(where, ignore_errors=True)  # Before the write: two may not fit on the disk.
+    with replacing_folder(where) as draft:
         shape = (what.records.examples, *cached_size(what.config.data, whole=what.whole), 3)
         facts = []
-        # Written, not mapped: a full disk is then an error and not a crash.
+        # Written, not memory-mapped: a full disk raises an error instead of a crash.
         with (draft / _IMAGES).open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
@@ -177,13 +174,10 @@ def _write(where: Path, what: _Wanted, key: dict[str, Any]) -> None:
         np.savez(draft / _FACTS, **_packed(_joined(facts)))
         sizes = {name: (draft / name).stat().st_size for name in (_IMAGES, _FACTS)}
         (draft / _MANIFEST).write_text(json.dumps({**key, "bytes": sizes}), encoding="utf-8")
-        draft.rename(where)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _packed(facts: Examples) -> dict[str, np.ndarray]:
-    """Text is stored as fixed width bytes, which need no pickle."""
+    """The columns as arrays; strings become fixed-width bytes, which do not need pickle."""
     slices = {key: value.astype("S") for key, value in facts.slices.items()}
     return {
         "labels": facts.labels,
@@ -205,7 +199,7 @@ def _unpacked(stored: Any) -> Examples:
 
 
 def _is_whole(where: Path, key: dict[str, Any]) -> bool:
-    """Whether the folder holds what `key` says, and all of it."""
+    """Whether the folder contains a complete cache with this `key`."""
     try:
         found = json.loads((where / _MANIFEST).read_text(encoding="utf-8"))
         sizes = found.pop("bytes")
@@ -215,7 +209,7 @@ def _is_whole(where: Path, key: dict[str, Any]) -> bool:
 
 
 def _key(config: Config, info: DatasetInfo, *, records: Usable, whole: bool) -> dict[str, Any]:
-    """What decides a cache's content, as JSON gives it back. Files may move, but not change."""
+    """The key of a cache as JSON values; it depends on the content of files, not their location."""
     data = config.data
     files = [[os.path.basename(name), *rest] for name, *rest in signature(records.files)]
     key = {
@@ -230,7 +224,7 @@ def _key(config: Config, info: DatasetInfo, *, records: Usable, whole: bool) -> 
 
 @functools.cache
 def _code() -> str:
-    """Of all that decodes, lays out and reads: this module with what it imports."""
+    """The digest of the code that decodes, writes and reads: this module and its imports."""
     return code_digest(__name__)
 
 
@@ -240,20 +234,15 @@ def _image_bytes(data: Any, records: Usable, *, whole: bool) -> int:
 
 
 @contextmanager
-def _lock(where: Path) -> Iterator[None]:
-    where.parent.mkdir(parents=True, exist_ok=True)
-    with where.with_name(f"{where.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _errors(root: Path, needed: int) -> Iterator[None]:
+def _errors(root: Path, needed: int, lock: Path) -> Iterator[None]:
+    """Holds `lock`, and names `root` in errors of the disk."""
     try:
-        yield
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(lock):
+            yield
     except OSError as error:
-        reason = "is full" if error.errno in _FULL else f"cannot be written ({error})"
+        reason = "is full" if error.errno in DISK_FULL else f"cannot be written ({error})"
         raise DataError(
-            f"the cache in {root} needs {needed / 2**20:.0f} MiB and its disk {reason}; make "
-            "room, set data.cache_dir to a folder elsewhere, or set data.cache=none"
+            f"the cache in {root} needs {needed / 2**20:.0f} MiB and its disk {reason}; free some "
+            "space, set data.cache_dir to another folder, or set data.cache=none"
         ) from error

@@ -1,9 +1,9 @@
-"""Detection records as COCO's dictionary, and COCO's twelve figures.
+"""Converts detection records to COCO's dictionary, and computes COCO's twelve figures.
 
     truth = records_to_coco("data/coco", "test")
     evaluate_boxes(truth, results)["ap"]
 
-The figures are pycocotools' own, so that they are those that papers report.
+pycocotools computes the figures, so they are comparable with published ones.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from trainers.data import features
 from trainers.data.features import DatasetInfo
 from trainers.data.reader import raw_examples
 
-#: COCO's figures in the order in which pycocotools has them (cocodataset.org, "Detection
-#: Evaluation"): precision, then recall at 1, 10 and 100 detections an image; small is under 32 x
-#: 32 pixels, large over 96 x 96.
+#: COCO's figures in the order of pycocotools (cocodataset.org, "Detection Evaluation"): precision,
+#: then recall at 1, 10 and 100 detections per image; small is under 32 x 32 pixels, large over
+#: 96 x 96.
 FIGURES = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
@@ -32,25 +32,24 @@ _IOU_TYPES = {"bbox": "bbox", "segm": "segmentation"}
 
 
 def records_to_coco(directory: Path | str, split: str | None = None) -> dict[str, Any]:
-    """The images and objects of a detection data set as COCO's JSON would hold them.
+    """The images and objects of a detection data set in COCO's JSON format.
 
     Args:
-      directory: holds `dataset.json` and the records.
-      split: one of the data set's; None takes all.
+      directory: the folder of `dataset.json` and the records.
+      split: a split of the data set; None for all.
 
     Returns:
-      A dictionary of `images`, `annotations` and `categories` that JSON can hold. Boxes are x, y,
-      width, height in pixels, with the decimals that the records' float32 fractions are good for:
-      four up to 838 pixels, three up to 8,388. There is a `segmentation`, in compressed RLE, where
-      an image's objects have masks. Ids are the source's where they are unique and, for objects,
-      not 0; otherwise all are numbered from 1. A class without an id of its own has its place
-      among the classes, from 0.
+      A dictionary of `images`, `annotations` and `categories` with JSON values. Boxes are x, y,
+      width, height in pixels, rounded to the precision of float32 fractions: four decimals up to
+      838 pixels, three up to 8,388. Objects with masks have a `segmentation` in compressed RLE. Ids
+      are the source's if they are unique and, for objects, not 0; otherwise all are numbered from
+      1. A class without a category id has its index, from 0.
 
     Raises:
       DatasetError: the folder is not a data set or lacks the split.
       DataError: a shard is damaged.
-      ValueError: it is no detection data set, a record's lists differ in length, or a label is out
-        of range.
+      ValueError: it is not a detection data set, the lists of a record differ in length, or a label
+        is out of range.
     """
     info = DatasetInfo.load(Path(directory))
     if info.task != features.DETECTION:
@@ -62,7 +61,7 @@ def records_to_coco(directory: Path | str, split: str | None = None) -> dict[str
         for serialized in raw_examples(directory, one):
             values = tf.train.Example.FromString(serialized).features.feature
             made = _image(values)
-            # Their images' places for now: whether the images' own ids serve is known at the end.
+            # Indices of images for now, because ids are assigned at the end.
             found = _annotations(values, made, info)
             annotations += ({**annotation, "image_id": len(images)} for annotation in found)
             images.append(made)
@@ -83,19 +82,19 @@ def evaluate_boxes(
     results: Sequence[Mapping[str, Any]],
     iou_type: str = "bbox",
 ) -> dict[str, float]:
-    """COCO's twelve figures of detections.
+    """COCO's twelve figures for detections.
 
     Args:
-      ground_truth: COCO's dictionary, as `records_to_coco` makes it; it is left as it is.
+      ground_truth: COCO's dictionary, from `records_to_coco`; it is not modified.
       results: COCO's result format: `image_id`, `category_id`, `score`, and `bbox` (x, y, width,
-        height in pixels) or `segmentation` (RLE); none at all is fine.
+        height in pixels) or `segmentation` (RLE); may be empty.
       iou_type: `bbox` compares boxes, `segm` masks.
 
     Returns:
-      Each of `FIGURES` in [0, 1], or -1 where no object counts for it.
+      Each of `FIGURES` in [0, 1], or -1 without objects for it.
 
     Raises:
-      ValueError: another `iou_type`, a field is missing, or a result of an unknown image.
+      ValueError: an unknown `iou_type`, a missing field, or a result for an unknown image.
     """
     if iou_type not in _IOU_TYPES:
         raise ValueError(f"`iou_type` must be one of {', '.join(_IOU_TYPES)}, got {iou_type!r}")
@@ -130,7 +129,7 @@ def _coco(ground_truth: Mapping[str, Any], annotations: Sequence[Mapping[str, An
     made.dataset = {
         "images": list(ground_truth["images"]),
         "categories": list(ground_truth["categories"]),
-        # COCOeval writes into them, and takes one with id 0 for a detection without a match.
+        # COCOeval modifies annotations, and treats id 0 as a detection without a match.
         "annotations": [{**one, "id": number} for number, one in enumerate(annotations, start=1)],
     }
     made.createIndex()
@@ -142,7 +141,7 @@ def _check(entries: Sequence[Mapping[str, Any]], field: str, what: str) -> None:
         if field not in one:
             raise ValueError(
                 f"{what} of image {one.get('image_id')} has no {field!r}, only "
-                f"{', '.join(map(str, one))}; give it, or choose another `iou_type`"
+                f"{', '.join(map(str, one))}; add it, or choose another `iou_type`"
             )
 
 
@@ -168,7 +167,7 @@ def _category_ids(info: DatasetInfo) -> Sequence[int]:
 def _annotations(
     values: Any, image: Mapping[str, Any], info: DatasetInfo
 ) -> Iterator[dict[str, Any]]:
-    """The objects of a record, without their image."""
+    """The objects of a record, without the image id."""
     ids = _category_ids(info)
     keys = (features.XMIN, features.YMIN, features.XMAX, features.YMAX)
     sides = np.array([values[key].float_list.value for key in keys], np.float64)
@@ -185,14 +184,15 @@ def _annotations(
         strict=True,
     )
     for label, box, (ident, crowd, area, mask) in zip(labels, boxes, columns, strict=True):
-        place = label - info.label_offset
-        if not 0 <= place < len(ids):
+        index = label - info.label_offset
+        if not 0 <= index < len(ids):
             raise ValueError(
-                f"{image['file_name']} has label {label}, none of the {len(ids)} classes"
+                f"{image['file_name']} has label {label}, which is not one of the {len(ids)} "
+                "classes"
             )
         made = {
             "id": ident,
-            "category_id": ids[place],
+            "category_id": ids[index],
             "bbox": _xywh(box.tolist(), image),
             "area": area,
             "iscrowd": crowd,
@@ -203,10 +203,10 @@ def _annotations(
 
 
 def _xywh(box: list[float], image: Mapping[str, Any]) -> list[float]:
-    """A box without the digits that float32 fractions do not carry.
+    """A box in pixels, rounded to the precision of float32 fractions.
 
-    They would decide where an overlap equals one of COCO's thresholds, as many do of boxes with
-    two decimals: 0.05 points of AP on COCO's own evaluation example.
+    Otherwise rounding errors decide if an overlap equals one of COCO's thresholds, which is common
+    for boxes with two decimals: 0.05 points of AP on COCO's evaluation example.
     """
     xmin, ymin, xmax, ymax = box
     across, down = _decimals(image["width"]), _decimals(image["height"])
@@ -219,8 +219,8 @@ def _xywh(box: list[float], image: Mapping[str, Any]) -> list[float]:
 
 
 def _decimals(side: int) -> int:
-    """How many decimals of a pixel a difference of two fractions of a side is good for."""
-    # Each is off by up to 2**-25; half of the last digit must be more than both together.
+    """Number of exact decimals of a difference of two fractions of a side in pixels."""
+    # The error of each is up to 2**-25; half of the last digit must exceed both errors.
     return int(-math.log10(side * 2**-23))
 
 
@@ -241,7 +241,7 @@ def _ints(values: Any, key: str, count: int, default: int | None) -> Sequence[in
 
 
 def _number(entries: list[dict[str, Any]], *, forbidden: int | None = None) -> None:
-    """Numbers all from 1, unless each has an id of its own."""
+    """Numbers all entries from 1, unless each has a unique id."""
     found = {one["id"] for one in entries}
     if len(found) < len(entries) or None in found or forbidden in found:
         for number, one in enumerate(entries, start=1):

@@ -1,11 +1,11 @@
-"""Color operations of the augmentation policies, computed as Pillow computes them.
+"""Color operations of the augmentation policies, with the arithmetic of Pillow.
 
-The policies were found and published with Pillow, so its arithmetic is the definition: blends are
-truncated, gray is ITU-R 601 in 16-bit fixed point. Each takes (H, W, 3) uint8 of a static
-shape and a () amount, which some ignore, and returns (H, W, 3) uint8.
+The policies were published with Pillow, which is therefore the reference: blends are truncated,
+gray is ITU-R 601 in 16-bit fixed point. Each operation takes (H, W, 3) uint8 with a static shape
+and a () amount, which some ignore, and returns (H, W, 3) uint8.
 
-Arithmetic on floats serves where a table of 256 values might: `tf.gather` of single bytes takes
-five times as long as cast, multiply, clip and cast together. Only `equalize` has no formula.
+Float arithmetic is used instead of lookup tables, because `tf.gather` of single bytes takes five
+times as long as cast, multiply, clip and cast. Only `equalize` needs a table.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 # ITU-R 601-2 luma in units of 1/65536.
 _LUMA = (19595, 38470, 7471)
-# Pillow's ImageFilter.SMOOTH: ones around a 5, divided by their sum.
+# Pillow's ImageFilter.SMOOTH: a kernel of ones around a 5, normalized.
 _SMOOTH_CENTRE, _SMOOTH_SUM = 5, 13
 
 
@@ -26,25 +26,25 @@ def gray(image: tf.Tensor) -> tf.Tensor:
 
 
 def brightness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """`factor` 0 is black, 1 the image: `ImageEnhance.Brightness`."""
+    """`ImageEnhance.Brightness`: factor 0 is black, 1 the image."""
     return _to_uint8(tf.cast(image, tf.float32) * factor)
 
 
 def contrast(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """`factor` 0 is the mean luma everywhere, 1 the image: `ImageEnhance.Contrast`."""
+    """`ImageEnhance.Contrast`: factor 0 is the mean luma, 1 the image."""
     mean = tf.floor(tf.reduce_mean(tf.cast(gray(image), tf.float64)) + 0.5)
     return _blend(tf.cast(mean, tf.float32), image, factor)
 
 
 def color(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """`factor` 0 is gray, 1 the image, more is more saturated: `ImageEnhance.Color`."""
+    """`ImageEnhance.Color`: factor 0 is gray, 1 the image, higher factors saturate."""
     return _blend(tf.cast(gray(image), tf.float32)[..., None], image, factor)
 
 
 def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """`factor` 0 is smoothed, 1 the image, more is sharper: `ImageEnhance.Sharpness`.
+    """`ImageEnhance.Sharpness`: factor 0 is smooth, 1 the image, higher factors sharpen.
 
-    The outermost pixels stay, and so does an image with a side under 3 px.
+    The outermost pixels and images with a side under 3 px do not change.
     """
     shape: Any = image.shape
     if min(shape[0], shape[1]) < 3:
@@ -60,42 +60,42 @@ def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 
 def invert(image: tf.Tensor, _: tf.Tensor | None = None) -> tf.Tensor:
-    """255 minus each value: `ImageOps.invert`."""
+    """`ImageOps.invert`: 255 minus each value."""
     return tf.bitwise.invert(image)
 
 
 def posterize(image: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-    """The highest `bits` of each value, 0 to 8 (rounded): `ImageOps.posterize`."""
+    """`ImageOps.posterize`: the highest `bits` (0 to 8, rounded) of each value."""
     dropped = 8 - tf.cast(tf.round(bits), tf.int32)
     mask = 256 - tf.bitwise.left_shift(tf.ones_like(dropped), dropped)
     return tf.bitwise.bitwise_and(image, tf.cast(mask, tf.uint8))
 
 
 def solarize(image: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
-    """Values from `threshold` on inverted, 0 (all) to 256 (none): `ImageOps.solarize`."""
+    """`ImageOps.solarize`: inverts values from `threshold`, 0 (all) to 256 (none)."""
     start = tf.cast(tf.math.ceil(threshold), tf.int32)
     above = image >= tf.cast(tf.clip_by_value(start, 0, 255), tf.uint8)
-    # 256 is no uint8: it is taken for 255, and then nothing is turned over.
+    # 256 does not fit into uint8: use 255 and invert nothing.
     flip = tf.cast(255 * tf.cast(start < 256, tf.int32), tf.uint8)
     return tf.bitwise.bitwise_xor(image, tf.cast(above, tf.uint8) * flip)
 
 
 def autocontrast(image: tf.Tensor, _: tf.Tensor | None = None) -> tf.Tensor:
-    """Each channel stretched to 0..255, a flat one as it is: `ImageOps.autocontrast`.
+    """`ImageOps.autocontrast`: stretches each channel to 0..255, except for constant ones.
 
-    Within 1 of Pillow, whose rounding errors take some whole results one down.
+    Differs from Pillow by at most 1, because of Pillow's rounding errors.
     """
     low = tf.cast(tf.reduce_min(image, [0, 1]), tf.float32)
     high = tf.cast(tf.reduce_max(image, [0, 1]), tf.float32)
     flat = high <= low
     scale = tf.where(flat, 1.0, tf.math.divide_no_nan(255.0, high - low))
-    # The quotient of two whole numbers up to 255 is whole or at least 1/255 away from it.
+    # A quotient of two integers up to 255 is an integer or at least 1/255 away from one.
     start = tf.where(flat, 0.0, low)
     return _to_uint8((tf.cast(image, tf.float32) - start) * scale + 1e-3)
 
 
 def equalize(image: tf.Tensor, _: tf.Tensor | None = None) -> tf.Tensor:
-    """Each channel's values spread to an even histogram: `ImageOps.equalize`."""
+    """`ImageOps.equalize`: equalizes the histogram of each channel."""
     values = tf.cast(image, tf.int32)
     counts = tf.raw_ops.DenseBincount(
         input=tf.transpose(tf.reshape(values, [-1, 3])), size=256, weights=tf.zeros((0,), tf.int32)
@@ -111,10 +111,10 @@ def equalize(image: tf.Tensor, _: tf.Tensor | None = None) -> tf.Tensor:
 
 
 def _blend(low: tf.Tensor, image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """`Image.blend`: `low` at factor 0, `image` at 1, beyond either elsewhere."""
+    """`Image.blend`: `low` at factor 0, `image` at 1, extrapolated outside of [0, 1]."""
     return _to_uint8(low + factor * (tf.cast(image, tf.float32) - low))
 
 
 def _to_uint8(values: tf.Tensor) -> tf.Tensor:
-    """Truncated as Pillow does, where `preprocess.to_uint8` rounds."""
+    """Values truncated to uint8 as in Pillow; `preprocess.to_uint8` rounds."""
     return tf.cast(tf.clip_by_value(values, 0.0, 255.0), tf.uint8)

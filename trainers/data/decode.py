@@ -1,4 +1,4 @@
-"""Encoded bytes to pixels. "Decodable" means what `decode_image` decodes, here and in a bundle."""
+"""Decodes images. Bytes are decodable, here and in a bundle, if `decode_image` decodes them."""
 
 import functools
 from collections.abc import Callable
@@ -25,8 +25,8 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     """The image as stored: RGB, no resizing, no EXIF rotation.
 
-    JPEG (also CMYK), PNG, BMP, and the first frame of a GIF. Gray becomes three equal channels,
-    alpha is dropped without blending, 16-bit PNG keeps its high byte.
+    Supports JPEG (including CMYK), PNG, BMP, and the first frame of a GIF. Gray becomes three equal
+    channels, alpha is dropped without blending, and 16-bit PNG keeps its high byte.
 
     Args:
       encoded: () string.
@@ -35,7 +35,7 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
       (H, W, 3) uint8 in [0, 255].
 
     Raises:
-      tf.errors.InvalidArgumentError: when run on bytes that are not such an image.
+      tf.errors.InvalidArgumentError: at run time, if the bytes are not such an image.
     """
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape((None, None, 3))
@@ -48,25 +48,25 @@ def decode_crop(
     *,
     shrink_for: tuple[int, int] | None,
 ) -> tf.Tensor:
-    """A box of the image for training: of a JPEG, only that box is decoded.
+    """A box of the image for training; only the box of a JPEG is decoded.
 
-    With `shrink_for`, a JPEG's box with both sides at least 2, 4 or 8 times this size comes at 1/2,
-    1/4 or 1/8 of its own, averaged by the decoder, which is faster and leaves other pixels than
-    evaluation resizes (up to 44 levels apart at edges after an antialiased resize of both).
-    Otherwise it equals the box of `decode_image` except in its outermost columns, where colors may
-    be up to 4 levels away. Damage to a JPEG below the box is not seen.
+    With `shrink_for`, a box of a JPEG whose sides are at least 2, 4 or 8 times this size is decoded
+    at 1/2, 1/4 or 1/8 of its size. This is faster, but the pixels differ from those of evaluation
+    (by up to 44 levels at edges after an antialiased resize of both). Otherwise the result equals
+    the box of `decode_image` except in its outermost columns, where colors may differ by up to 4
+    levels. Damage to a JPEG below the box is not detected.
 
     Args:
       encoded: () string.
-      choose: from the image's size, (2,) int32 height, width, to the box, (4,) int32 top, left,
-        height, width.
-      shrink_for: (height, width) in pixels that the box will be resized to, or None.
+      choose: function from the image's size, (2,) int32 height, width, to the box, (4,) int32 top,
+        left, height, width.
+      shrink_for: (height, width) in pixels to which the box will be resized, or None.
 
     Returns:
       (h, w, 3) uint8.
 
     Raises:
-      tf.errors.InvalidArgumentError: when run on bytes that do not decode.
+      tf.errors.InvalidArgumentError: at run time, if the bytes cannot be decoded.
     """
 
     def jpeg() -> tf.Tensor:
@@ -93,17 +93,17 @@ def decode_crop(
 
 
 def load_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The pixels that the exported graph sees, after the header was found acceptable.
+    """The pixels that the exported graph decodes, after a check of the header.
 
     Args:
       data: the encoded bytes.
-      max_pixels: largest height times width, checked before anything is decoded.
+      max_pixels: maximum of height times width, checked before decoding.
 
     Returns:
       (H, W, 3) uint8 RGB in [0, 255].
 
     Raises:
-      ImageError: the header is refused (see `check_image`) or the body does not decode.
+      ImageError: the header is rejected (see `check_image`) or the image cannot be decoded.
     """
     header = check_image(data, max_pixels=max_pixels)
     try:
@@ -113,13 +113,13 @@ def load_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def decode_bytes(data: bytes) -> np.ndarray:
-    """What the graph makes of `data`, whatever the header says.
+    """The pixels that the graph decodes, without a check of the header.
 
     Returns:
       (H, W, 3) uint8 RGB in [0, 255].
 
     Raises:
-      ImageError: the decoder's reason.
+      ImageError: the image cannot be decoded; contains the decoder's reason.
     """
     try:
         with tf.device("CPU"):
@@ -127,5 +127,5 @@ def decode_bytes(data: bytes) -> np.ndarray:
     except tf.errors.OpError as error:
         reason = error.message.split("}}")[-1].split(" [Op:")[0].strip()
         raise ImageError(reason) from error
-    except UnicodeDecodeError as error:  # TensorFlow quoted the bytes in its message.
-        raise ImageError("the decoder refuses it") from error
+    except UnicodeDecodeError as error:  # TensorFlow's message quotes the bytes.
+        raise ImageError("the decoder rejects it") from error

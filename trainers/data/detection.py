@@ -1,8 +1,8 @@
-"""One image with its objects, and the steps that move boxes, masks and areas together.
+"""An image with its objects, and transforms that keep boxes, masks and areas consistent.
 
-Every function takes and returns a `Sample`, works on images of any size, without objects and
-without masks, and keeps the arrays parallel: an object that leaves the image leaves them all.
-`trainers.data.detection_augment` draws these steps at random.
+Every function takes and returns a `Sample`, with or without objects and masks, and keeps the arrays
+parallel: an object outside of the image is removed from all of them.
+`trainers.data.detection_augment` applies these transforms at random.
 """
 
 from typing import Any, NamedTuple
@@ -11,21 +11,21 @@ import tensorflow as tf
 
 from trainers.data.preprocess import resize_image
 
-# What float32 makes of a box that only touches the edge, in pixels.
+# Rounding error of float32 in pixels for a box that touches the edge.
 _SLIVER_PX = 1e-2
 
 
 class Sample(NamedTuple):
-    """One image and its N objects; N may be 0.
+    """An image and its N objects; N may be 0.
 
     Attributes:
       image: (H, W, 3) uint8.
-      boxes: (N, 4) float32 ymin,xmin,ymax,xmax as fractions of the sides.
+      boxes: (N, 4) float32 ymin,xmin,ymax,xmax, normalized.
       classes: (N,) int32 in [0, num_classes).
-      is_crowd: (N,) bool, a group that is not told apart.
-      area: (N,) float32, square pixels of this image.
-      ids: (N,) int64, the annotations' ids in their source.
-      masks: (N, H, W) uint8, 1 where the object is; statically (N, 0, 0) where there are none.
+      is_crowd: (N,) bool, a group of objects with one annotation.
+      area: (N,) float32, in square pixels of this image.
+      ids: (N,) int64, annotation ids of the source.
+      masks: (N, H, W) uint8, 1 inside the object; statically (N, 0, 0) without masks.
     """
 
     image: tf.Tensor
@@ -38,18 +38,18 @@ class Sample(NamedTuple):
 
 
 def has_masks(sample: Sample) -> bool:
-    """Whether the masks are more than a placeholder."""
+    """Whether the sample has masks, not a placeholder."""
     shape: Any = sample.masks.shape
     return shape[1] != 0
 
 
 def size_of(sample: Sample) -> tf.Tensor:
-    """(2,) float32 height, width of the image."""
+    """(2,) float32 height, width of the image in pixels."""
     return tf.cast(tf.shape(sample.image)[:2], tf.float32)
 
 
 def keep(sample: Sample, chosen: tf.Tensor) -> Sample:
-    """The objects where `chosen` (N,) bool is true, in order."""
+    """The sample with the objects where `chosen`, (N,) bool, is true."""
     kept = {
         name: tf.boolean_mask(getattr(sample, name), chosen)
         for name in ("boxes", "classes", "is_crowd", "area", "ids", "masks")
@@ -58,7 +58,7 @@ def keep(sample: Sample, chosen: tf.Tensor) -> Sample:
 
 
 def flip(sample: Sample) -> Sample:
-    """Mirrored left to right."""
+    """The sample, mirrored left to right."""
     top, left, bottom, right = tf.unstack(sample.boxes, axis=1)
     return sample._replace(
         image=sample.image[:, ::-1],
@@ -68,10 +68,10 @@ def flip(sample: Sample) -> Sample:
 
 
 def crop(sample: Sample, box: tf.Tensor) -> Sample:
-    """The part within `box`, with the objects that show in it.
+    """The part of the image in `box`, with the objects that are visible in it.
 
-    A box that is cut is cut to what its mask still shows, where there are masks. Areas shrink with
-    the mask's pixels, or with the box.
+    A clipped box is reduced to the visible part of its mask, if there are masks. Areas are reduced
+    with the pixels of the mask, or with the box.
 
     Args:
       sample: an image with its objects.
@@ -99,9 +99,9 @@ def crop(sample: Sample, box: tf.Tensor) -> Sample:
 
 
 def stretch(sample: Sample, image_size: Any, *, resize: str) -> Sample:
-    """Stretched to `image_size`: the image by `data.resize`, masks by nearest pixel.
+    """The sample, stretched to `image_size`: the image by `data.resize`, masks by nearest neighbor.
 
-    Every object stays, even one whose mask falls between the pixels.
+    Every object is kept, even if no pixel of its mask remains.
 
     Args:
       sample: an image with its objects.
@@ -121,7 +121,7 @@ def stretch(sample: Sample, image_size: Any, *, resize: str) -> Sample:
 
 
 def pad(sample: Sample, image_size: tuple[int, int]) -> Sample:
-    """Black below and to the right, up to `image_size`, which is at least the image's size."""
+    """The sample, padded with black at the bottom and right to `image_size`."""
     size = tf.shape(sample.image)[:2]
     after = tf.convert_to_tensor(image_size) - size
     ratio = tf.cast(size, tf.float32) / tf.cast(image_size, tf.float32)
@@ -141,17 +141,17 @@ def pad(sample: Sample, image_size: tuple[int, int]) -> Sample:
 def resize_and_pad(
     sample: Sample, image_size: tuple[int, int], *, resize: str, zoom: Any = 1.0
 ) -> tuple[Sample, tf.Tensor]:
-    """The whole image within `image_size`, aspect kept, at the top left, black behind.
+    """The whole image in `image_size` with its aspect, at the top left, padded with black.
 
     Args:
       sample: an image with its objects.
       image_size: (height, width) in pixels.
       resize: see `trainers.data.preprocess`.
-      zoom: () float in (0, 1]: this part of what would fill the height or the width.
+      zoom: () float in (0, 1]: scale relative to the size that fills the height or the width.
 
     Returns:
-      The sample, and (2,) float32 new / old height and width: a box in pixels of the stored image
-      is `box * image_size / ratio`.
+      The sample, and (2,) float32 ratios of new to old height and width: a box in pixels of the
+      stored image is `box * image_size / ratio`.
     """
     size = size_of(sample)
     target = tf.cast(image_size, tf.float32)
@@ -168,8 +168,7 @@ def mask_boxes(masks: tf.Tensor) -> tf.Tensor:
       masks: (N, H, W) uint8.
 
     Returns:
-      (N, 4) float32 ymin,xmin,ymax,xmax in pixels, the last ones exclusive; zeros where a mask is
-      empty.
+      (N, 4) float32 ymin,xmin,ymax,xmax in pixels, the maxima exclusive; zeros for an empty mask.
     """
     sides = []
     for axis in (2, 1):
@@ -186,11 +185,11 @@ def iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Pairwise intersection over union.
 
     Args:
-      a: (N, 4) float32 boxes, ymin,xmin,ymax,xmax, any one unit.
+      a: (N, 4) float32 boxes, ymin,xmin,ymax,xmax, in any unit.
       b: (M, 4) boxes in the same unit.
 
     Returns:
-      (N, M) float32 in [0, 1]; 0 where either box is empty.
+      (N, M) float32 in [0, 1]; 0 if either box is empty.
     """
     overlap = _box_area(_intersection(a[:, None], b[None]))
     union = _box_area(a)[:, None] + _box_area(b)[None] - overlap
@@ -198,7 +197,7 @@ def iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 def _intersection(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """(..., 4) boxes; of no extent where the two do not meet."""
+    """(..., 4) boxes; empty if two boxes are disjoint."""
     start = tf.maximum(a[..., :2], b[..., :2])
     return tf.concat([start, tf.maximum(start, tf.minimum(a[..., 2:], b[..., 2:]))], -1)
 

@@ -1,14 +1,14 @@
-"""Training augmentations of images with objects, by the entries that `data.augment` lists.
+"""Training augmentations of images with objects, selected by the entries of `data.augment`.
 
-As with `trainers.data.augment`, a *crop* makes the network's image out of the stored one, in
-place of `resize_and_pad`, and *augmentations* change that image.
+As in `trainers.data.augment`, a *crop* converts the stored image to the network's size, instead of
+`resize_and_pad`, and *augmentations* change the result.
 
-| entry with its defaults | kind | does |
+| entry with its defaults | kind | effect |
 |---|---|---|
-| random_scale_crop(low=0.1, high=2) | crop | large-scale jitter: shrunk and padded, or cropped |
-| random_crop(area=(0.1, 1), aspect=(0.5, 2)) | crop | a part that shows objects to a drawn degree |
-| flip | augmentation | left-right, half of the time |
-| brightness, contrast, colour_jitter, grayscale | augmentation | colors only, as elsewhere |
+| random_scale_crop(low=0.1, high=2) | crop | large-scale jitter: shrinks and pads, or crops |
+| random_crop(area=(0.1, 1), aspect=(0.5, 2)) | crop | a patch that overlaps some object enough |
+| flip | augmentation | left-right, with probability 0.5 |
+| brightness, contrast, color_jitter, grayscale | augmentation | colors, as in classification |
 """
 
 import functools
@@ -23,13 +23,13 @@ from trainers.data import detection
 from trainers.data.augment import brightness, contrast
 from trainers.data.detection import Sample, crop, iou, keep, resize_and_pad, size_of
 from trainers.data.entries import Between, bind, parse_entries
-from trainers.data.jitter import colour_jitter, grayscale
+from trainers.data.jitter import color_jitter, grayscale
 from trainers.data.preprocess import Preprocessing
 from trainers.registry import Registry
 
-#: `(sample, seed, how) -> sample`, the latter with an image of `how.image_size`.
+#: `(sample, seed, how) -> sample` with an image of `how.image_size`.
 SampleCrop = Callable[[Sample, tf.Tensor, Preprocessing], Sample]
-#: `(sample, seed) -> sample`, of one size.
+#: `(sample, seed) -> sample` of the same size.
 SampleAugmentation = Callable[[Sample, tf.Tensor], Sample]
 
 detection_crops: Registry[SampleCrop] = Registry("detection crop", "trainers.data")
@@ -37,18 +37,19 @@ detection_augmentations: Registry[SampleAugmentation] = Registry(
     "detection augmentation", "trainers.data"
 )
 
-# Liu et al. 2016 (SSD), section 2.2: a patch shows some object to at least this IoU. The first two
+# Liu et al. 2016 (SSD), section 2.2: minimum IoU of a patch with some object. The first two options
 # are the whole image and any patch.
 _LEAST_IOU = (-1.0, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
-# How many patches are drawn at once; where none will do, the image stays whole.
+# Number of patches to draw; if none is suitable, the whole image is used.
 _PATCHES = 50
 
 
 def split_entries(entries: Sequence[str]) -> tuple[SampleCrop | None, list[SampleAugmentation]]:
-    """The crop and the augmentations that `entries` ask for, the latter in order.
+    """The crop and the augmentations in `entries`, in order.
 
     Raises:
-      ConfigError: malformed, an unknown name (the nearest are given), wrong options, or two crops.
+      ConfigError: a malformed entry, an unknown name (names the nearest ones), invalid options, or
+        two crops.
     """
     known, known_crops = detection_augmentations.names(), detection_crops.names()
     parsed = parse_entries(entries, [detection_crops, detection_augmentations])
@@ -67,11 +68,11 @@ def split_entries(entries: Sequence[str]) -> tuple[SampleCrop | None, list[Sampl
 def train_sample(
     sample: Sample, seed: tf.Tensor, *, how: Preprocessing, entries: Sequence[str]
 ) -> Sample:
-    """An augmented training sample of the network's size.
+    """An augmented training sample with the network's image size.
 
     Args:
       sample: a stored image with its objects.
-      seed: (2,) int32, a different one for every example and epoch.
+      seed: (2,) int32, different for every example and epoch.
       how: `image_size` and `resize` are used.
       entries: `data.augment`.
 
@@ -99,15 +100,15 @@ def random_scale_crop(
 ) -> Sample:
     """Large-scale jitter (Ghiasi et al. 2021, section 3).
 
-    The image is scaled to `low` to `high` times what just fits, then padded, or cropped at a
-    random place. Only what is kept is resized. An object whose mask falls between the pixels goes.
+    The image is scaled to `low` to `high` times the size that fits, then padded, or cropped at a
+    random position. Only the remaining part is resized. Objects whose masks vanish are removed.
 
     Args:
       sample: a stored image with its objects.
       seed: (2,) int32.
       how: `image_size` and `resize` are used.
-      low: 0.8 with 1.25 is the paper's standard jitter.
-      high: not below `low`.
+      low: minimum scale; 0.8 with 1.25 is the standard jitter of the paper.
+      high: maximum scale.
 
     Raises:
       ConfigError: `low` exceeds `high`.
@@ -123,7 +124,7 @@ def random_scale_crop(
     start = tf.minimum(tf.floor(draws[1:] * (size - window + 1.0)), size - window)
     part = crop(sample, tf.cast(tf.concat([start, window], 0), tf.int32))
     fitted = tf.clip_by_value(tf.round(window * scale), 1.0, target)
-    # What is cut from a bigger image fills the network's to the last pixel.
+    # A crop of a larger image fills the network's image exactly.
     fitted = tf.where(window < size, target, fitted)
     resized = detection.stretch(part, tf.cast(fitted, tf.int32), resize=how.resize)
     if detection.has_masks(resized):
@@ -142,15 +143,15 @@ def random_crop(
 ) -> Sample:
     """The whole image, or a patch that overlaps an object enough (Liu et al. 2016, section 2.2).
 
-    How much is enough is drawn. Objects stay whose center is in the patch, which is resized and
-    padded to `how.image_size`.
+    The minimum overlap is random. Objects whose center is in the patch are kept. The patch is
+    resized and padded to `how.image_size`.
 
     Args:
       sample: a stored image with its objects.
       seed: (2,) int32.
       how: `image_size` and `resize` are used.
-      area: least and greatest part of the image.
-      aspect: least and greatest width / height relative to the image's own.
+      area: minimum and maximum fraction of the image's area.
+      aspect: minimum and maximum width / height, relative to the image.
     """
     draws = tf.random.stateless_uniform((_PATCHES, 4), _fold(seed, 0))
     pick = tf.random.stateless_uniform((), _fold(seed, 1), 0, len(_LEAST_IOU), tf.int32)
@@ -169,7 +170,7 @@ def random_crop(
 
 
 def _centered(sample: Sample, patch: tf.Tensor) -> Sample:
-    """`sample` within `patch`, (4,) fractions, with the objects that have their center in it."""
+    """`sample` cropped to `patch`, (4,) fractions, with the objects whose center is in it."""
     size = size_of(sample)
     start = tf.floor(patch[:2] * size)
     window = tf.clip_by_value(tf.round((patch[2:] - patch[:2]) * size), 1.0, size - start)
@@ -180,7 +181,7 @@ def _centered(sample: Sample, patch: tf.Tensor) -> Sample:
 
 @detection_augmentations.register("flip")
 def flip(sample: Sample, seed: tf.Tensor) -> Sample:
-    """Mirrored left to right, half of the time.
+    """The sample, mirrored left to right with probability 0.5.
 
     Args:
       sample: an image with its objects.
@@ -191,7 +192,7 @@ def flip(sample: Sample, seed: tf.Tensor) -> Sample:
 
 
 def _on_the_image(image_op: Callable[..., tf.Tensor]) -> SampleAugmentation:
-    """`image_op`, with its options, on the image alone."""
+    """An augmentation that applies `image_op` with its options to the image only."""
 
     @functools.wraps(image_op)
     def augment(sample: Any, seed: tf.Tensor, **options: Any) -> Any:
@@ -200,7 +201,7 @@ def _on_the_image(image_op: Callable[..., tf.Tensor]) -> SampleAugmentation:
     return augment
 
 
-for _op in (brightness, contrast, colour_jitter, grayscale):
+for _op in (brightness, contrast, color_jitter, grayscale):
     detection_augmentations.register(_op.__name__)(_on_the_image(_op))
 
 

@@ -1,4 +1,4 @@
-"""Records of images with objects to batches of fixed shape: B images, M = `data.max_boxes`.
+"""Batches of images with objects, with fixed shapes: B images, M = `data.max_boxes` objects.
 
 | key | shape and type | |
 |---|---|---|
@@ -9,8 +9,8 @@
 | area | (B, M) float32 | square pixels of this image; in evaluation, of the stored image |
 | object_ids | (B, M) int64 | |
 | object_mask | (B, M) float32 | 1 for an object, 0 for padding |
-| masks | (B, M, H, W) uint8 | only where asked for |
-| mask | (B,) float32 | in evaluation, as all below: 1 for an image, 0 for padding |
+| masks | (B, M, H, W) uint8 | only if requested |
+| mask | (B,) float32 | only in evaluation, as all below: 1 for an image, 0 for padding |
 | ids, source_ids | (B,) string | |
 | sizes | (B, 2) int32 | height, width as stored |
 | ratios | (B, 2) float32 | see `detection.resize_and_pad` |
@@ -33,24 +33,23 @@ from trainers.data.preprocess import Preprocessing
 from trainers.data.reader import Usable, fingerprint, read_serialized, usable
 from trainers.data.records_check import DataError
 
-# Seeds of TensorFlow's stateless draws are int32.
+# Seeds of TensorFlow's stateless ops are int32.
 _SEED_MASK = 0x7FFFFFFF
 
 
 def parse_sample(serialized: tf.Tensor, info: DatasetInfo, *, masks: bool = False) -> Sample:
-    """The image of a serialized tf.Example with its objects, as stored.
+    """The stored image and objects of a serialized tf.Example.
 
-    What records of others may lack is filled in: no object is a crowd, areas are the boxes', ids
-    count from 0.
+    Defaults of columns that public records may lack: no crowds, areas of the boxes, ids from 0.
 
     Args:
       serialized: () string.
-      info: for the label offset and range.
-      masks: decode them as well; without, they are (N, 0, 0).
+      info: decides the label offset and range.
+      masks: whether to decode masks; otherwise they are (N, 0, 0).
 
     Raises:
-      tf.errors.InvalidArgumentError: when run on a record without an image, with lists of
-        different lengths, a label out of range, or a mask of another size than the image.
+      tf.errors.InvalidArgumentError: at run time, for a record without an image, with lists of
+        different lengths, a label out of range, or a mask with another size than the image.
     """
     parsed = tf.io.parse_single_example(serialized, _spec(masks=masks))
     image = decode_image(parsed[features.IMAGE])
@@ -58,14 +57,18 @@ def parse_sample(serialized: tf.Tensor, info: DatasetInfo, *, masks: bool = Fals
     classes = parsed[features.OBJECT_LABEL] - info.label_offset
     count = tf.size(classes)
     checks = [
-        tf.debugging.assert_equal(tf.size(edge), count, message="as many edges as object labels")
+        tf.debugging.assert_equal(
+            tf.size(edge), count, message="box edges must match object labels"
+        )
         for edge in edges
     ]
     for key in (features.IS_CROWD, features.AREA, features.OBJECT_ID):
         length = tf.size(parsed[key])
         fits = (length == 0) | (length == count)
         checks.append(
-            tf.debugging.Assert(fits, [f"{key}: as many as object labels, or none", length, count])
+            tf.debugging.Assert(
+                fits, [f"{key}: must match object labels, or be absent", length, count]
+            )
         )
     in_range = (classes >= 0) & (classes < info.num_classes)
     checks.append(tf.debugging.Assert(tf.reduce_all(in_range), ["label out of range", classes]))
@@ -87,7 +90,7 @@ def parse_sample(serialized: tf.Tensor, info: DatasetInfo, *, masks: bool = Fals
 
 
 def pad_objects(sample: Sample, max_boxes: int) -> tuple[Sample, tf.Tensor]:
-    """The first `max_boxes` objects, or all and zeros behind.
+    """The first `max_boxes` objects, padded with zeros.
 
     Args:
       sample: an image with its objects.
@@ -118,22 +121,22 @@ def detection_batches(
 ) -> tf.data.Dataset:
     """Batches of images with their objects, as dictionaries; see the table above.
 
-    With `epoch`, for training: shuffled and augmented by (`train.seed`, epoch), of
-    `train.global_batch` images, an incomplete last batch left out. Without, for evaluation: every
-    image exactly once, in file order, whole and letterboxed, of `eval.batch` images, the last
-    batch padded. Iterate inside `named_errors(config, info, split)`; an image with more than
-    `data.max_boxes` objects is an error in evaluation, and loses the last of them in training.
+    With `epoch`, for training: batches of `train.global_batch` images, shuffled and augmented by
+    (`train.seed`, epoch), without an incomplete last batch. Otherwise, for evaluation: batches of
+    `eval.batch` letterboxed images in file order, each image exactly once, the last batch padded.
+    Iterate inside `named_errors(config, info, split)`. An image with more than `data.max_boxes`
+    objects is an error in evaluation; in training, the surplus objects are dropped.
 
     Args:
       config: `data`, `train.seed`, `train.global_batch` and `eval.batch` are used.
-      info: of the data in `config.data.dir`.
+      info: description of the data in `config.data.dir`.
       split: `train`, `validation` or `test`.
-      epoch: from 0.
-      masks: decode them too; they take B x M x H x W bytes.
+      epoch: number of the epoch, from 0; None for evaluation.
+      masks: whether to decode masks, which take B x M x H x W bytes.
 
     Raises:
-      DataError: the split is missing, or holds less than one training batch.
-      ConfigError: an unknown augmentation, or wrong options.
+      DataError: the split is missing, or has less than one training batch.
+      ConfigError: an unknown augmentation, or invalid options.
     """
     records = usable(config, info, split)
     make = functools.partial(_train if epoch is not None else _evaluate, masks=masks)
@@ -184,7 +187,7 @@ def _eval_example(
     fits = tf.debugging.assert_less_equal(
         tf.size(stored.classes),
         data.max_boxes,
-        message="more objects than data.max_boxes; set it to what the split holds",
+        message="more objects than data.max_boxes; set it to the maximum of the split",
     )
     with tf.control_dependencies([fits] if fits is not None else []):
         sample, ratio = resize_and_pad(stored, data.image_size, resize=data.resize)
@@ -218,7 +221,7 @@ def _columns(sample: Sample, max_boxes: int, *, masks: bool) -> dict[str, tf.Ten
 
 @tf.autograph.experimental.do_not_convert
 def _padded(part: dict[str, Any], *, size: int) -> dict[str, Any]:
-    """A batch of `size`, with zeros and empty strings where there are no more images."""
+    """A batch padded to `size` with zeros and empty strings."""
 
     def fill(values: tf.Tensor) -> tf.Tensor:
         shape: Any = values.shape
@@ -244,7 +247,7 @@ def _spec(*, masks: bool) -> dict[str, Any]:
 
 
 def _or(values: tf.Tensor, default: tf.Tensor) -> tf.Tensor:
-    """`values`, or `default` where the record has none."""
+    """`values`, or `default` if the record has none."""
     return tf.cond(tf.size(values) > 0, lambda: values, lambda: tf.cast(default, values.dtype))
 
 
@@ -255,17 +258,17 @@ def _decode_masks(encoded: tf.Tensor, image: tf.Tensor, count: tf.Tensor) -> tf.
     def decode(one: tf.Tensor) -> tf.Tensor:
         mask = tf.io.decode_png(one, channels=1)[..., 0]
         same = tf.debugging.assert_equal(
-            tf.shape(mask), size, message="an object's mask has another size than its image"
+            tf.shape(mask), size, message="the mask of an object has another size than the image"
         )
         with tf.control_dependencies([same] if same is not None else []):
             return tf.cast(mask > 0, tf.uint8)
 
     spec = tf.TensorSpec((None, None), tf.uint8)
     every = tf.debugging.assert_equal(
-        tf.size(encoded), count, message="as many masks as object labels"
+        tf.size(encoded), count, message="masks must match object labels"
     )
     with tf.control_dependencies([every] if every is not None else []):
-        # TensorFlow cannot stack no masks of a size that only the graph knows.
+        # TensorFlow cannot stack an empty list of masks with a dynamic size.
         return tf.cond(
             count > 0,
             lambda: tf.map_fn(decode, encoded, fn_output_signature=spec),

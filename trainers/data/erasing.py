@@ -7,9 +7,9 @@ import tensorflow as tf
 from trainers.data.augment import augmentations, sides
 from trainers.data.entries import Between, Fraction
 
-# Zhong et al. 2017 (Random Erasing), section 4.1: what the experiments use.
+# Zhong et al. 2017 (Random Erasing), section 4.1: the values of the experiments.
 _P, _AREA, _ASPECT = 0.5, (0.02, 0.4), (0.3, 1 / 0.3)
-# Shapes that do not fit are drawn again; all of so many miss once in 10,000 images.
+# Number of draws of a shape that fits; all fail once in 10,000 images.
 _TRIES = 10
 
 
@@ -23,15 +23,15 @@ def random_erasing(
     aspect: Annotated[tuple[float, float], Between(0.01, 100.0)] = _ASPECT,
     fill: Literal["noise", "black", "mean"] = "noise",
 ) -> tf.Tensor:
-    """A box painted over, with probability `p` (Zhong et al. 2017, section 3).
+    """The image with one box filled, with probability `p` (Zhong et al. 2017, section 3).
 
     Args:
       image: (H, W, 3) uint8 with a static shape.
       seed: (2,) int32.
-      p: 0 never, 1 always (but for an image that no drawn shape fits).
-      area: least and greatest part of the image.
-      aspect: least and greatest height / width.
-      fill: a random value for every pixel and channel, as in the paper; 0; or each channel's mean.
+      p: probability, from 0 (never) to 1 (always, unless no drawn shape fits).
+      area: minimum and maximum fraction of the image's area.
+      aspect: minimum and maximum height / width.
+      fill: random values for every pixel and channel, as in the paper; 0; or the channel means.
     """
     height, width = sides(image)
     draws = tf.random.stateless_uniform((2 * _TRIES + 3,), tf.random.fold_in(seed, 0))
@@ -55,7 +55,7 @@ def _painted(
     after = [height, width] - start - size
     margins = tf.concat([tf.stack([start, after], 1), [[0, 0]]], 0)
     box = tf.concat([size, [3]], 0)
-    # Bitwise on whole bytes: `tf.where` takes several times as long.
+    # Bitwise operations, because `tf.where` takes several times as long.
     outside = tf.bitwise.invert(tf.pad(tf.fill(box, tf.constant(255, tf.uint8)), margins))
     kept = tf.bitwise.bitwise_and(image, outside)
     if fill == "black":

@@ -1,9 +1,9 @@
-"""Random changes of color, registered as augmentations.
+"""Augmentations that change colors at random.
 
-| entry with its defaults | does |
+| entry with its defaults | effect |
 |---|---|
-| colour_jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0) | all four, in that order |
-| grayscale(p=0.2) | gray in three equal channels, with probability p |
+| color_jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0) | all four, in this order |
+| grayscale(p=0.2) | three equal gray channels, with probability p |
 """
 
 from typing import Annotated
@@ -15,8 +15,8 @@ from trainers.data.augment import augmentations
 from trainers.data.entries import Between, Fraction
 
 
-@augmentations.register("colour_jitter")
-def colour_jitter(
+@augmentations.register("color_jitter")
+def color_jitter(
     image: tf.Tensor,
     seed: tf.Tensor,
     *,
@@ -25,15 +25,15 @@ def colour_jitter(
     saturation: Fraction = 0.4,
     hue: Annotated[float, Between(0.0, 0.5)] = 0.0,
 ) -> tf.Tensor:
-    """Brightness, contrast and saturation times 1 - x to 1 + x each, hue turned by up to `hue`.
+    """The image with random brightness, contrast, saturation (times 1 - x to 1 + x) and hue.
 
     Args:
       image: (H, W, 3) uint8.
       seed: (2,) int32.
-      brightness: 0 leaves it, as with the others.
-      contrast: around the mean luma.
-      saturation: around each pixel's luma.
-      hue: in turns of the color circle.
+      brightness: maximum change; 0 for no change, as for the others.
+      contrast: maximum change, relative to the mean luma.
+      saturation: maximum change, relative to the luma of each pixel.
+      hue: maximum rotation, as a fraction of the color circle.
     """
     draws = tf.random.stateless_uniform((4,), seed, -1.0, 1.0)
     steps = ((color.brightness, brightness), (color.contrast, contrast))
@@ -47,12 +47,12 @@ def colour_jitter(
 
 @augmentations.register("grayscale")
 def grayscale(image: tf.Tensor, seed: tf.Tensor, *, p: Fraction = 0.2) -> tf.Tensor:
-    """The luma in three equal channels, with probability `p`.
+    """The image, converted to three equal luma channels with probability `p`.
 
     Args:
       image: (H, W, 3) uint8.
       seed: (2,) int32.
-      p: 0 never, 1 always.
+      p: probability.
     """
     return tf.cond(
         tf.random.stateless_uniform((), seed) < p,

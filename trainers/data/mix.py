@@ -1,13 +1,13 @@
-"""Augmentations that mix pairs of images and their labels, by the names in `data.augment`.
+"""Augmentations that mix pairs of images and their labels, selected by `data.augment`.
 
-| entry | does |
+| entry | effect |
 |---|---|
-| mixup(alpha=0.2) | the weighted mean of two images (Zhang et al. 2017) |
-| cutmix(alpha=1.0) | a box of one image pasted into the other (Yun et al. 2019) |
+| mixup(alpha=0.2) | weighted mean of two images (Zhang et al. 2017) |
+| cutmix(alpha=1.0) | a box of one image in the other (Yun et al. 2019) |
 
-Neighbors 2k and 2k+1 are mixed with each other by a seed of their own, so that any way of cutting
-the global batch into even parts gives the same images. With both listed, each pair takes either
-with equal probability.
+Neighbors 2k and 2k+1 are mixed, with a separate seed per pair, so that the images do not depend on
+how the global batch is divided into even parts. If both are listed, each is applied to a pair with
+equal probability.
 """
 
 import functools
@@ -19,8 +19,8 @@ import tensorflow as tf
 from trainers.data.entries import Between, bind, parse_entry
 from trainers.registry import Registry
 
-#: `(pair, seed) -> (pair, weight)`: a pair is (2,H,W,3) uint8, the seed (2,) int32, the weight ()
-#: float32: how much of its own label each image keeps; the other's has the rest.
+#: `(pair, seed) -> (pair, weight)`: a pair is (2,H,W,3) uint8, the seed (2,) int32, and the weight
+#: () float32 is the share of an image's label; the label of the other image has the rest.
 Mix = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 mixes: Registry[Mix] = Registry("mix", "trainers.data")
@@ -29,10 +29,10 @@ _Alpha = Annotated[float, Between(0.001, 1000.0)]
 
 
 def split_mixes(entries: Sequence[str]) -> list[Mix]:
-    """The mixes among `entries` (a whole `data.augment`), in order; empty where labels stay hard.
+    """The mixes among `entries` of `data.augment`, in order; labels remain hard if it is empty.
 
     Raises:
-      ConfigError: a malformed entry, or wrong options.
+      ConfigError: a malformed entry, or invalid options.
     """
     known = mixes.names()
     parsed = [parse_entry(text) for text in entries]
@@ -42,26 +42,26 @@ def split_mixes(entries: Sequence[str]) -> list[Mix]:
 def apply_mixes(
     images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, entries: Sequence[str]
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """A batch after the mixes among `entries`; unchanged where there are none.
+    """A batch after the mixes among `entries`; unchanged without mixes.
 
     Args:
-      images: (B,H,W,3) uint8, B even and not 0.
-      labels: (B,N) float32, one row of weights that sum to 1 for each image.
-      seeds: (B//2, 2) int32, a different one for every pair and epoch.
+      images: (B,H,W,3) uint8, with an even B above 0.
+      labels: (B,N) float32, rows of weights that sum to 1.
+      seeds: (B//2, 2) int32, different for every pair and epoch.
       entries: `data.augment`.
 
     Returns:
       Images (B,H,W,3) uint8 and labels (B,N) float32.
 
     Raises:
-      ConfigError: a malformed entry, or wrong options.
+      ConfigError: a malformed entry, or invalid options.
       ValueError: an odd batch.
     """
     chosen = split_mixes(entries)
     if not chosen:
         return images, labels
     pairs, shape = _paired(images), images.shape
-    # Pair by pair, pixels stay in the processor's cache: ten times as fast as on whole batches.
+    # Mixing single pairs uses the processor's cache: ten times as fast as whole batches.
     mixed, weights = tf.map_fn(
         functools.partial(_mix_pair, chosen=chosen),
         (pairs, seeds),
@@ -78,12 +78,12 @@ def apply_mixes(
 
 @mixes.register("mixup")
 def mixup(pair: tf.Tensor, seed: tf.Tensor, *, alpha: _Alpha = 0.2) -> tuple[tf.Tensor, tf.Tensor]:
-    """Weighted means of two images; the weight is drawn from Beta(alpha, alpha) (section 2).
+    """Weighted means of two images; the weight is from Beta(alpha, alpha) (section 2).
 
     Args:
       pair: (2,H,W,3) uint8.
       seed: (2,) int32.
-      alpha: small values mix little; 1 draws every weight alike.
+      alpha: parameter of the distribution; small values mix little, 1 is uniform.
 
     Returns:
       The pair, rounded half to even, and the weight.
@@ -96,10 +96,10 @@ def mixup(pair: tf.Tensor, seed: tf.Tensor, *, alpha: _Alpha = 0.2) -> tuple[tf.
 
 @mixes.register("cutmix")
 def cutmix(pair: tf.Tensor, seed: tf.Tensor, *, alpha: _Alpha = 1.0) -> tuple[tf.Tensor, tf.Tensor]:
-    """A box of each image exchanged for the other's (section 3.1).
+    """The pair with a box of the two images exchanged (section 3.1).
 
-    The box has the image's aspect, a share 1 - lambda of its area with lambda drawn from
-    Beta(alpha, alpha), and a center anywhere in it; what lies outside is cut off.
+    The box has the aspect of the image and 1 - lambda of its area, with lambda from
+    Beta(alpha, alpha), and a uniform center; it is clipped to the image.
 
     Args:
       pair: (2,H,W,3) uint8.
@@ -107,7 +107,7 @@ def cutmix(pair: tf.Tensor, seed: tf.Tensor, *, alpha: _Alpha = 1.0) -> tuple[tf
       alpha: as for `mixup`.
 
     Returns:
-      The pair, and the share of its pixels that each image keeps.
+      The pair, and the share of pixels that each image keeps.
     """
     size = tf.shape(pair)[1:3]
     sides = tf.cast(size, tf.float32)
@@ -127,10 +127,10 @@ def cutmix(pair: tf.Tensor, seed: tf.Tensor, *, alpha: _Alpha = 1.0) -> tuple[tf
 
 
 def beta(seed: tf.Tensor, alpha: float) -> tf.Tensor:
-    """() float32 in [0, 1] drawn from Beta(alpha, alpha), through two gammas.
+    """() float32 in [0, 1] from Beta(alpha, alpha), by two gamma variables.
 
-    Gamma(a) is Gamma(a + 1) times U to the power 1/a. Taken in logarithms, as small `alpha` would
-    otherwise make both gammas 0.
+    Gamma(a) is Gamma(a + 1) times U to the power 1/a. Computed with logarithms, as both gammas
+    would underflow to 0 for small `alpha`.
 
     Args:
       seed: (2,) int32.
@@ -147,7 +147,7 @@ def beta(seed: tf.Tensor, alpha: float) -> tf.Tensor:
 def _mix_pair(
     pair_and_seed: tuple[tf.Tensor, tf.Tensor], *, chosen: Sequence[Mix]
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """One pair after one of `chosen`, all equally likely."""
+    """One pair after one of `chosen`, each with equal probability."""
     pair, seed = pair_and_seed
     pick = tf.random.stateless_uniform((), _fold(seed, 0)) * len(chosen)
 
@@ -158,12 +158,12 @@ def _mix_pair(
 
 
 def _paired(values: tf.Tensor) -> tf.Tensor:
-    """(B, ...) as (B//2, 2, ...)."""
+    """Values (B, ...) as (B//2, 2, ...)."""
     shape: Any = values.shape
     if shape[0] is not None and shape[0] % 2:
         raise ValueError(
-            f"mixing takes pairs, so an even batch, got {shape[0]} images; make "
-            "train.global_batch divided by the number of replicas even"
+            f"mixing pairs needs an even batch, got {shape[0]} images; set train.global_batch so "
+            "that its quotient by the number of replicas is even"
         )
     pairs = tf.reshape(values, tf.concat([[-1, 2], tf.shape(values)[1:]], 0))
     return tf.ensure_shape(pairs, (None, 2, *shape[1:]))

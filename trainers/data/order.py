@@ -1,7 +1,7 @@
-"""In which order examples come, and which of them a host gets: decided by (seed, epoch) alone.
+"""The order of examples and each host's share of them, which depend on (seed, epoch) only.
 
-An example's place in the epoch is its *position*. Positions decide augmentation too, so that
-neither batches nor replicas nor a resumed run change a pixel.
+The *position* of an example is its index in the epoch. Positions also decide augmentation, so that
+pixels do not depend on batches, replicas or resuming.
 """
 
 from collections.abc import Callable
@@ -14,20 +14,20 @@ import tensorflow as tf
 from trainers.config import Config, ConfigError
 from trainers.data.parallel import parallel_calls
 
-# Shards open at once while shuffling: mixes neighbors without one thread a shard.
+# Number of shards that are open while shuffling: mixes shards without a thread for each.
 _OPEN_SHARDS = 8
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one host reads of every global batch: one contiguous slice, so that pairs stay together.
+    """One host's contiguous slice of every global batch; pairs are not divided.
 
     Attributes:
-      hosts: how many input pipelines there are.
-      host: which one this is, from 0.
-      replica_batch: images a replica and step.
-      host_batch: images a step on all replicas of this host.
-      global_batch: images a step on all hosts.
+      hosts: number of input pipelines.
+      host: index of this input pipeline, from 0.
+      replica_batch: images per replica and step.
+      host_batch: images per step on all replicas of this host.
+      global_batch: images per step on all hosts.
     """
 
     hosts: int
@@ -38,15 +38,15 @@ class Share:
 
 
 def make_share(config: Config, context: tf.distribute.InputContext, *, pairs: bool) -> Share:
-    """The share of the host that `context` tells of.
+    """The share of the host of `context`.
 
     Args:
       config: `train.global_batch` is used.
       context: from `strategy.distribute_datasets_from_function`.
-      pairs: a replica's batch must be even, since neighbors are mixed.
+      pairs: whether pairs are mixed, which requires an even batch per replica.
 
     Raises:
-      ConfigError: the batch does not divide by replicas or hosts, or is odd and has pairs.
+      ConfigError: the batch is not divisible by replicas or hosts, or not even with pairs.
     """
     replicas, hosts = context.num_replicas_in_sync, context.num_input_pipelines
     total = config.train.global_batch
@@ -72,17 +72,17 @@ def arranged(
     buffer: int,
     examples: int | None,
 ) -> tf.data.Dataset:
-    """What `leaf` gives for each shard: one after the other, or shuffled when there is a seed.
+    """The elements of all shards, sequentially or shuffled if there is a seed.
 
-    With a seed, shards are permuted, up to 8 are read in turns, and a buffer is drawn from. Leaves
-    of equal lengths come in the same order whatever they hold.
+    With a seed, shards are permuted, up to 8 are interleaved, and elements are shuffled in a
+    buffer. The order depends on the lengths of shards only, not on the elements.
 
     Args:
-      leaf: shard number, () int64, to its elements.
-      shards: (S,) the shards to read.
+      leaf: function from the number of a shard, () int64, to its elements.
+      shards: (S,) numbers of the shards to read.
       seed: two integers that decide the order.
-      buffer: elements that are shuffled at a time.
-      examples: how many there must be in all; reading fails where there are not. None: unknown.
+      buffer: size of the shuffle buffer.
+      examples: expected total number of elements, otherwise reading fails; None if unknown.
     """
     if seed is not None:
         shards = shards[np.random.default_rng(_words(seed)).permutation(len(shards))]
@@ -104,13 +104,13 @@ def arranged(
 def with_positions(
     dataset: tf.data.Dataset, share: Share, *, steps: int, start_step: int
 ) -> tf.data.Dataset:
-    """This host's (position, element) of an epoch that all hosts read, from `start_step` on.
+    """(position, element) of this host in an epoch that all hosts read, from `start_step`.
 
     Args:
-      dataset: the whole epoch in order, the same on every host.
-      share: this host's.
-      steps: whole global batches in an epoch.
-      start_step: elements of the steps before it are read and dropped.
+      dataset: the whole epoch in order, equal on all hosts.
+      share: the share of this host.
+      steps: number of complete global batches in an epoch.
+      start_step: first step; elements of earlier steps are read and dropped.
     """
     total = share.global_batch
     placed = dataset.take(steps * total).enumerate().skip(start_step * total)
@@ -122,23 +122,22 @@ def with_positions(
 def own_positions(
     dataset: tf.data.Dataset, share: Share, *, steps: int, start_step: int
 ) -> tf.data.Dataset:
-    """(position, element) of an epoch whose elements are this host's alone.
+    """(position, element) of an epoch whose elements only this host reads.
 
-    Where they are too few for `steps` they start again, where they are too many the rest is left
-    out: every host takes exactly `steps` steps.
+    Every host runs exactly `steps` steps: too few elements are repeated, surplus ones are dropped.
 
     Args:
-      dataset: this host's elements in order.
-      share: this host's.
-      steps: global batches in an epoch.
-      start_step: elements of the steps before it are read and dropped.
+      dataset: the elements of this host in order.
+      share: the share of this host.
+      steps: number of global batches in an epoch.
+      start_step: first step; elements of earlier steps are read and dropped.
     """
     own = share.host_batch
     placed = dataset.repeat().take(steps * own).enumerate().skip(start_step * own)
 
     def globally(position: Any, element: Any) -> tuple[tf.Tensor, Any]:
-        step, place = position // own, position % own
-        return step * share.global_batch + share.host * own + place, element
+        step, offset = position // own, position % own
+        return step * share.global_batch + share.host * own + offset, element
 
     return placed.map(globally)
 

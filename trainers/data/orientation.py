@@ -1,11 +1,11 @@
-"""EXIF orientation of encoded images: one definition, in Python for writers, in a graph to serve.
+"""EXIF orientation of encoded images, in Python for ingest and as a graph for serving.
 
-TensorFlow's decoders return pixels as stored. A data set ingested with `--exif upright` holds
-images that were turned, and the graph exported from it turns what clients send in the same way, by
-ops that any TensorFlow runtime has. Read is what viewers read: the first EXIF block of a JPEG
-(APP1, before the frame) or of a PNG (eXIf, before the pixels), within the first 256 KiB and 64
-segments, and there the orientation of the first directory (EXIF 2.32, 4.6.4; TIFF 6.0, section 2).
-Everything else counts as upright. TensorFlow loads inside the functions that need it.
+TensorFlow's decoders return pixels as stored. Ingest with `--exif upright` rotates images, and the
+graph exported from such data rotates the images of clients in the same way, with standard
+TensorFlow ops. As in viewers, the orientation is read from the first EXIF block of a JPEG (APP1,
+before the frame) or a PNG (eXIf, before the pixels), within the first 256 KiB and 64 segments, and
+there from the first directory (EXIF 2.32, 4.6.4; TIFF 6.0, section 2). Everything else is upright.
+TensorFlow is imported in the functions that need it.
 """
 
 import struct
@@ -22,18 +22,18 @@ _MAX_SEGMENTS = 64
 _MAX_ENTRIES = 512
 _TAG, _SHORT, _LONG = 0x0112, 3, 4
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-# Frames and tables of their kind, the end, the pixels: nobody looks for EXIF behind them.
+# Frames, tables, the end and pixel data: readers do not search for EXIF after them.
 _LAST_MARKERS = (0x00, *range(0xC0, 0xD0), 0xD9, 0xDA)
 _EXIF_MARK = b"Exif\0\0"
-# By orientation: columns and rows are reversed, after rows and columns were swapped for 5 to 8.
+# Orientation -> whether columns and rows are reversed, after a transposition for 5 to 8.
 _ACROSS = tuple(one in (2, 3, 6, 7) for one in range(9))
 _DOWN = tuple(one in (3, 4, 7, 8) for one in range(9))
-# Longer than anything that is looked at beyond a position.
+# Longer than any structure that is read at a position.
 _PAD = b"\0" * 16
 
 
 def orientation_of(data: bytes) -> int:
-    """EXIF orientation 1 to 8 of an encoded image; 1 where it has none."""
+    """The EXIF orientation of an encoded image, 1 to 8; 1 without EXIF."""
     head = data[:_HEAD_BYTES]
     if head.startswith(_JPEG):
         block = _jpeg_exif(head)
@@ -68,7 +68,7 @@ def _png_exif(head: bytes) -> bytes:
         if kind in (b"IDAT", b"IEND"):
             break
         if kind == b"eXIf":
-            # As much as there is of it, before a checksum of 4 bytes.
+            # The available part of the block, which a checksum of 4 bytes follows.
             return head[position + 8 : min(position + 12 + length, len(head)) - 4]
         position += 12 + length
     return b""
@@ -92,7 +92,7 @@ def _orientation(block: bytes) -> int:
 
 
 def orientation_tensor(encoded: "tf.Tensor") -> "tf.Tensor":
-    """`orientation_of` inside a graph.
+    """`orientation_of` as a graph.
 
     Args:
       encoded: () string.
@@ -116,7 +116,7 @@ def orientation_tensor(encoded: "tf.Tensor") -> "tf.Tensor":
 
 
 def _exif_tensor(head: "tf.Tensor", *, png: bool) -> "tf.Tensor":
-    """() string, the EXIF block in the first bytes of a JPEG or PNG; empty where there is none."""
+    """() string, the EXIF block in the first bytes of a JPEG or PNG; empty without EXIF."""
     import tensorflow as tf
 
     size = tf.strings.length(head)
@@ -132,7 +132,7 @@ def _exif_tensor(head: "tf.Tensor", *, png: bool) -> "tf.Tensor":
         text = tf.strings.substr(padded, tf.minimum(position, size), 10)
         values = tf.cast(tf.ensure_shape(tf.io.decode_raw(text, tf.uint8), (10,)), tf.int32)
         ends, is_exif, following = step(values, text)
-        # A length of 4 bytes may lead anywhere; beyond the head there is nothing to see.
+        # A length of 4 bytes may point anywhere; positions after the head are ignored.
         following = tf.where(ends, -1, tf.minimum(position, size) + tf.minimum(following, size))
         return (
             tf.where(is_exif, position, following),
@@ -143,7 +143,7 @@ def _exif_tensor(head: "tf.Tensor", *, png: bool) -> "tf.Tensor":
     first = len(_PNG) if png else len(_JPEG)
     start, end, _ = tf.while_loop(more, look, (tf.constant(first), tf.constant(0), tf.constant(0)))
     skipped = 8 if png else 10
-    # A PNG's chunk ends in a checksum of 4 bytes.
+    # A PNG chunk ends with a checksum of 4 bytes.
     length = tf.maximum(end - start - skipped - (4 if png else 0), 0)
     start = tf.clip_by_value(start + skipped, 0, size)
     return tf.cond(
@@ -152,7 +152,7 @@ def _exif_tensor(head: "tf.Tensor", *, png: bool) -> "tf.Tensor":
 
 
 def _jpeg_step(values: "tf.Tensor", text: "tf.Tensor") -> tuple["tf.Tensor", ...]:
-    """Whether the segments end here, whether this is EXIF, and the bytes to the next."""
+    """(whether the segments end here, whether this is EXIF, bytes to the next segment)."""
     import tensorflow as tf
 
     marker, length = values[1], 256 * values[2] + values[3]
@@ -163,11 +163,11 @@ def _jpeg_step(values: "tf.Tensor", text: "tf.Tensor") -> tuple["tf.Tensor", ...
 
 
 def _png_step(values: "tf.Tensor", text: "tf.Tensor") -> tuple["tf.Tensor", ...]:
-    """As `_jpeg_step`, for a chunk."""
+    """Like `_jpeg_step`, for a PNG chunk."""
     import tensorflow as tf
 
     kind = tf.strings.substr(text, 4, 4)
-    # Any length above the head's is as good as this one.
+    # Lengths above the size of the head are equivalent.
     high = values[0] * 256 + values[1]
     length = tf.where(high > 0x3F, _HEAD_BYTES, high * 65536 + values[2] * 256 + values[3])
     ends = (kind == b"IDAT") | (kind == b"IEND")
@@ -183,7 +183,7 @@ def _orientation_tensor(block: "tf.Tensor") -> "tf.Tensor":
     big = magic == b"MM\0*"
 
     def number(values: tf.Tensor) -> tf.Tensor:
-        """(...) int64 of (..., n) bytes in the block's order."""
+        """(...) int64 from (..., n) bytes in the byte order of the block."""
         values = tf.cast(tf.where(big, values, tf.reverse(values, [-1])), tf.int64)
         weights = tf.constant([256**power for power in reversed(range(values.shape[-1]))], tf.int64)
         return tf.reduce_sum(values * weights, -1)
@@ -204,14 +204,14 @@ def _orientation_tensor(block: "tf.Tensor") -> "tf.Tensor":
 
 
 def upright_tensor(image: "tf.Tensor", orientation: "tf.Tensor") -> "tf.Tensor":
-    """An image as its orientation says it is to be shown.
+    """An image, rotated and mirrored by its EXIF orientation.
 
     Args:
       image: (H, W, C), as stored.
       orientation: () int32, 1 to 8.
 
     Returns:
-      (H, W, C), or (W, H, C) for 5 to 8, of the same dtype.
+      (H, W, C), or (W, H, C) for 5 to 8, with the same dtype.
     """
     import tensorflow as tf
 

@@ -1,29 +1,27 @@
-"""How much of the input runs at a time: said by us, never tuned while it runs.
+"""Parallelism of the input pipeline: fixed, without tf.data's autotuner.
 
-tf.data's autotuner has a thread whose naps double, up to a minute. Dropping an iterator wakes it
-before it is told to stop, so it may sleep again, and the iterator's end waits for it: half of the
-training epochs took up to twice their time (TensorFlow 2.16, `Model::OptimizeLoop`).
+The thread of the autotuner sleeps for up to a minute. Destroying an iterator wakes it before the
+stop flag is set, so it may sleep again, and the destruction waits for it: half of the training
+epochs took up to twice as long (TensorFlow 2.16, `Model::OptimizeLoop`).
 """
-
-import os
 
 import tensorflow as tf
 
-# A batch is being used, one is ready, one is on its way.
+from core.processes import available_cores
+
+# One batch is in use, one is ready, one is in preparation.
 _READY = 2
 
 
 def parallel_calls() -> int:
-    """How many calls run at a time: one for each core that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    """Number of parallel calls: one per core that this process may use."""
+    return available_cores()
 
 
 def ready(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """`batches` in a fixed order, made ahead of their use, as the last step of an input.
+    """`batches` in a fixed order with prefetching; the last step of an input pipeline.
 
-    Shares of hosts and replicas are the input's own, so `tf.distribute` does not shard it again.
+    Disables sharding by `tf.distribute`, because the input pipeline already divides the data.
     """
     options = tf.data.Options()
     options.deterministic = True

@@ -1,13 +1,12 @@
-"""Batches of uint8 images from records: training, exact-count evaluation, calibration.
+"""Batches of uint8 images for training, exact evaluation and calibration.
 
-A training epoch is decided by (`train.seed`, epoch) alone: which examples come in which order and
-how each is augmented depend neither on a cache, nor on the number of hosts and replicas, nor on
-where a resumed run starts. What `data.host_sharding=files` and `data.service` give up for speed is
-told at `train_batches`.
+A training epoch depends only on (`train.seed`, epoch): the order and augmentation of examples do
+not depend on a cache, the number of hosts and replicas, or the step at which a run resumes.
+`data.host_sharding=files` and `data.service` trade this for speed; see `train_batches`.
 
-`data.cache` keeps images decoded between epochs. A random crop needs more than the network's
-central crop: `memory` and `disk` then keep whole images at 8/7 of the network's size, and crops
-of them are softer than those of a photograph; `auto` keeps nothing.
+`data.cache` keeps decoded images between epochs. Random crops need whole images: `memory` and
+`disk` then store them at 8/7 of the network's size, so that crops are softer than crops of the
+original, and `auto` does not cache.
 """
 
 import functools
@@ -59,13 +58,13 @@ __all__ = [
 
 
 class EvalBatch(NamedTuple):
-    """One evaluation batch, always full.
+    """One evaluation batch, padded to full size.
 
     Attributes:
       images: (B, H, W, 3) uint8; zeros where `mask` is 0.
       labels: (B,) int32 in [0, num_classes); 0 where `mask` is 0.
       mask: (B,) float32: 1 for an example, 0 for padding.
-      ids: (B,) string, see `trainers.data.reader.Record`; empty where `mask` is 0.
+      ids: (B,) string, see `trainers.data.reader.ParsedRecords`; empty where `mask` is 0.
       slices: key -> (B,) string for each of `info.slices`; empty where `mask` is 0.
     """
 
@@ -86,33 +85,31 @@ def train_batches(
 ) -> tf.data.Dataset:
     """One epoch of shuffled, augmented training batches.
 
-    Every example comes at most once; the last incomplete global batch is left out. Each host gets
+    Every example is used at most once; an incomplete last global batch is dropped. Each host gets
     one contiguous slice of every global batch, and each of its replicas a slice of that. Iterate
     inside `named_errors(config, info, "train")`.
 
-    With `data.host_sharding=files`, each host reads its own shards only: which examples meet in a
-    batch depends on the number of hosts, and a host with fewer of them repeats some while one with
-    more leaves some out. With `data.service`, workers elsewhere prepare images: every example
-    comes once, in an order that depends on their speed, augmented by (seed, epoch, identity); so
-    `start_step` drops as many batches as it says, but not the same examples. Several hosts then
-    read as with `files`.
+    With `data.host_sharding=files`, each host reads only its shards: the examples of a batch depend
+    on the number of hosts, and hosts repeat or drop examples so that all have the same number. With
+    `data.service`, remote workers prepare images: every example is used once, in an order that
+    depends on their speed, and augmented by (seed, epoch, identity); `start_step` drops the given
+    number of batches, but not the same examples. Several hosts then read as with `files`.
 
     Args:
       config: `data` and `train.seed`, `train.global_batch` are used.
-      info: of the data in `config.data.dir`.
-      epoch: from 0; with the seed it decides order and augmentation.
+      info: description of the data in `config.data.dir`.
+      epoch: number of the epoch, from 0; decides order and augmentation together with the seed.
       input_context: from `strategy.distribute_datasets_from_function`.
-      start_step: batches from this global step on are the tail of the whole epoch's; what comes
-        before is read where it streams, but not decoded.
+      start_step: first global step to return; examples of earlier steps are read, but not decoded.
 
     Returns:
-      `steps_per_epoch - start_step` batches a replica of images (B, H, W, 3) uint8 and labels, (B,)
-      int32, or (B, num_classes) float32 where `data.augment` lists a mix. B is the global batch
+      `steps_per_epoch - start_step` batches per replica of images (B, H, W, 3) uint8 and labels,
+      (B,) int32, or (B, num_classes) float32 if `data.augment` lists a mix. B is the global batch
       divided by the number of replicas.
 
     Raises:
       DataError: less than one batch of examples, bad records, or fewer shards than hosts.
-      ConfigError: an unknown augmentation, or a batch that cannot be divided.
+      ConfigError: an unknown augmentation, or a batch that is not divisible.
       ValueError: `start_step` is outside the epoch.
     """
     mixed = bool(split_mixes(config.data.augment))
@@ -123,7 +120,7 @@ def train_batches(
             f"start_step must be in 0..{steps}, the steps of an epoch, got {start_step}"
         )
     epoch_of = _Epoch(config, info, share, epoch, steps, start_step)
-    pictures = _prepared(epoch_of)
+    preprocess = _prepared(epoch_of)
     chunks = share.replica_batch // chunk_size(share.replica_batch)
 
     @tf.autograph.experimental.do_not_convert
@@ -133,29 +130,29 @@ def train_batches(
         images, labels, positions = (_flat(x) for x in (images, labels, positions))
         if not mixed:
             return images, labels
-        # One seed for each pair, from its number in the epoch.
+        # One seed per pair, from its index in the epoch.
         pairs = tf.cast(positions[::2] // 2, tf.int32)
         seeds = tf.stack([tf.fill(tf.shape(pairs), epoch_of.head(tf.int32)), pairs], 1)
         soft = tf.one_hot(labels, info.num_classes)
         return apply_mixes(images, soft, seeds, config.data.augment)
 
-    batches = pictures.batch(chunks, drop_remainder=True)
+    batches = preprocess.batch(chunks, drop_remainder=True)
     return ready(batches.map(train_batch, parallel_calls(), deterministic=True))
 
 
 def eval_batches(
     config: Config, info: DatasetInfo, split: str, *, batch: int | None = None
 ) -> tf.data.Dataset:
-    """A split in file order as `EvalBatch`, each example exactly once, the last batch padded.
+    """The `EvalBatch`es of a split in file order, each example exactly once, the last one padded.
 
     Args:
-      config: `data` decides the preprocessing, `eval.batch` the batch where none is given.
-      info: of the data in `config.data.dir`.
+      config: `data` decides the preprocessing, and `eval.batch` the default of `batch`.
+      info: description of the data in `config.data.dir`.
       split: `train`, `validation` or `test`.
-      batch: images a batch; never changes a metric.
+      batch: images per batch; does not affect metrics.
 
     Raises:
-      DataError: the split is missing or holds bad records.
+      DataError: the split is missing or has bad records.
     """
     records = usable(config, info, split)
     size = batch or config.eval.batch
@@ -172,19 +169,19 @@ def eval_batches(
 
 
 def drawn_batches(config: Config, info: DatasetInfo, images: int, *, batch: int) -> tf.data.Dataset:
-    """So many training images, drawn by `train.seed` and preprocessed as for evaluation.
+    """A sample of training images, drawn by `train.seed` and preprocessed as for evaluation.
 
     Args:
       config: `data` decides the preprocessing.
-      info: of the data in `config.data.dir`.
-      images: how many; fewer come where the split is smaller.
-      batch: images a batch.
+      info: description of the data in `config.data.dir`.
+      images: number of images; fewer if the split is smaller.
+      batch: images per batch.
 
     Returns:
       `EvalBatch`es, each image once.
 
     Raises:
-      DataError: the split is missing or holds bad records.
+      DataError: the split is missing or has bad records.
     """
     records = usable(config, info, "train")
     tagged = read_serialized(records, seed=(config.train.seed, 0), tagged=True).take(images)
@@ -195,7 +192,7 @@ def drawn_batches(config: Config, info: DatasetInfo, images: int, *, batch: int)
 
 
 def steps_per_epoch(config: Config, info: DatasetInfo) -> int:
-    """How many global batches one training epoch has.
+    """Number of global batches in one training epoch.
 
     Raises:
       DataError: fewer examples than one global batch.
@@ -211,18 +208,18 @@ def steps_per_epoch(config: Config, info: DatasetInfo) -> int:
 
 
 def calibration_images(config: Config, info: DatasetInfo, n: int) -> np.ndarray:
-    """Training images, preprocessed as for evaluation, that calibrate int8 ranges.
+    """Training images for the calibration of int8 ranges, preprocessed as for evaluation.
 
     Args:
-      config: as for `train_batches`; `train.seed` decides which images.
-      info: of the data in `config.data.dir`.
-      n: how many; fewer come where the split is smaller.
+      config: as for `train_batches`; `train.seed` selects the images.
+      info: description of the data in `config.data.dir`.
+      n: number of images; fewer if the split is smaller.
 
     Returns:
       (n, H, W, 3) uint8.
 
     Raises:
-      DataError: the split is missing or holds bad records.
+      DataError: the split is missing or has bad records.
     """
     records = usable(config, info, "train")
     tagged = read_serialized(records, seed=(config.train.seed, 0), tagged=True).take(n)
@@ -233,17 +230,17 @@ def calibration_images(config: Config, info: DatasetInfo, n: int) -> np.ndarray:
 
 
 def batch_ids(config: Config, info: DatasetInfo, epoch: int, *, step: int) -> list[str]:
-    """The identities of the examples in one global training batch, to name them in an error.
+    """The ids of the examples in one global training batch, for error messages.
 
     Args:
       config: as for `train_batches`.
-      info: of the data in `config.data.dir`.
-      epoch: from 0.
-      step: from 0.
+      info: description of the data in `config.data.dir`.
+      epoch: number of the epoch, from 0.
+      step: number of the step, from 0.
 
     Returns:
-      As many as `train.global_batch`, in order, see `trainers.data.reader.Record`; nothing where
-      hosts read their own files or a service decides the order.
+      `train.global_batch` ids in order, see `trainers.data.reader.ParsedRecords`; empty if hosts
+      read separate files or a service decides the order.
     """
     if config.data.service or config.data.host_sharding == "files":
         return []
@@ -255,7 +252,7 @@ def batch_ids(config: Config, info: DatasetInfo, epoch: int, *, step: int) -> li
 
 
 def skipped_records(config: Config, info: DatasetInfo, split: str) -> tuple[BadRecord, ...]:
-    """The records that `data.on_error: skip` leaves out of a split; none with `raise`."""
+    """The records of a split that `data.on_error: skip` skips; none with `raise`."""
     return usable(config, info, split).bad
 
 
@@ -279,30 +276,30 @@ class _Epoch(NamedTuple):
 
     @property
     def own_files(self) -> bool:
-        """This host reads its own files only."""
+        """Whether this host reads only its files."""
         by_files = self.config.data.host_sharding == "files" or self.config.data.service
         return self.share.hosts > 1 and bool(by_files)
 
     def head(self, dtype: Any) -> tf.Tensor:
-        """The first half of every seed: `tf.random.fold_in` makes (head, what is folded in)."""
+        """The first half of every seed; `tf.random.fold_in` returns (head, data)."""
         run_seed = [self.config.train.seed & 0x7FFFFFFF, self.epoch]
         return tf.random.fold_in(run_seed, tf.constant(0, dtype))[0]
 
     def seeds(self, positions: tf.Tensor) -> tf.Tensor:
-        """(k, 2) int64: `fold_in(seed of run and epoch, position)` of each of (k,) positions."""
+        """(k, 2) int64: `fold_in(seed of run and epoch, position)` for (k,) positions."""
         return tf.stack([tf.fill(tf.shape(positions), self.head(tf.int64)), positions], 1)
 
 
 def _prepared(epoch: _Epoch) -> tf.data.Dataset:
-    """(images (k, H, W, 3), labels (k,), positions (k,)) of this host, k to a chunk."""
+    """(images (k, H, W, 3), labels (k,), positions (k,)) of this host, in chunks of k."""
     records = usable(epoch.config, epoch.info, "train")
     part = (0, 1)
     if epoch.own_files:
         part = (epoch.share.host, epoch.share.hosts)
         if len(records.files) < epoch.share.hosts:
             raise DataError(
-                f"{epoch.config.data.dir} has {len(records.files)} training shards for "
-                f"{epoch.share.hosts} hosts that read their own; ingest with at least "
+                f"{epoch.config.data.dir} has {len(records.files)} training shards, but "
+                f"{epoch.share.hosts} hosts read separate files; ingest with at least "
                 f"{epoch.share.hosts} shards, or set data.host_sharding=examples"
             )
     if epoch.config.data.service:
@@ -315,19 +312,19 @@ def _prepared(epoch: _Epoch) -> tf.data.Dataset:
 
 
 def _chunked(epoch: _Epoch, dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """(positions (k,), elements (k,)) of this host from the start step on."""
-    place = own_positions if epoch.own_files else with_positions
-    placed = place(dataset, epoch.share, steps=epoch.steps, start_step=epoch.start_step)
+    """(positions (k,), elements (k,)) of this host from the start step."""
+    positions_of = own_positions if epoch.own_files else with_positions
+    placed = positions_of(dataset, epoch.share, steps=epoch.steps, start_step=epoch.start_step)
     return placed.batch(epoch.chunk, drop_remainder=True)
 
 
 def _preparer(epoch: _Epoch) -> Any:
-    pictures = train_images(epoch.config.data)
+    preprocess = train_images(epoch.config.data)
 
     @tf.autograph.experimental.do_not_convert
     def prepare(positions: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
         record = parse_records(serialized, info=epoch.info)
-        return pictures(record.encoded, epoch.seeds(positions)), record.label, positions
+        return preprocess(record.encoded, epoch.seeds(positions)), record.label, positions
 
     return prepare
 
@@ -336,12 +333,12 @@ def _from_cache(
     epoch: _Epoch, records: Usable, part: tuple[int, int], *, whole: bool
 ) -> tf.data.Dataset:
     kept, counts = cache.decoded(epoch.config, epoch.info, "train", records=records, whole=whole)
-    pictures = train_cached(epoch.config.data, whole=whole)
+    preprocess = train_cached(epoch.config.data, whole=whole)
 
     @tf.autograph.experimental.do_not_convert
     def prepare(positions: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, ...]:
         pixels, sizes = tf.gather(kept.images, at), tf.gather(kept.sizes, at)
-        images = pictures(pixels, sizes, epoch.seeds(positions))
+        images = preprocess(pixels, sizes, epoch.seeds(positions))
         return images, tf.gather(kept.labels, at), positions
 
     order = read_indices(records, counts, seed=epoch.order, part=part)
@@ -349,15 +346,15 @@ def _from_cache(
 
 
 def _from_service(epoch: _Epoch, records: Usable, part: tuple[int, int]) -> tf.data.Dataset:
-    pictures = train_images(epoch.config.data)
+    preprocess = train_images(epoch.config.data)
 
     @tf.autograph.experimental.do_not_convert
     def prepare(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         record = parse_records(serialized, info=epoch.info)
         numbers = tf.strings.to_hash_bucket_fast(record.id, 2**62)
-        return pictures(record.encoded, epoch.seeds(numbers)), record.label
+        return preprocess(record.encoded, epoch.seeds(numbers)), record.label
 
-    # Each image by itself: a chunk would be cut off where a worker's part ends.
+    # Single images, because chunks would be incomplete at the end of a worker's part.
     serialized = read_serialized(records, seed=epoch.order, part=part, total=False).batch(1, True)
     prepared = serialized.map(prepare, parallel_calls())
     examples = through_service(prepared, epoch.config.data.service).unbatch()
@@ -372,7 +369,7 @@ def _padded(part: Examples, *, size: int) -> EvalBatch:
 
 
 def _flat(values: tf.Tensor) -> tf.Tensor:
-    """(c, k, ...) as (c * k, ...)."""
+    """Values (c, k, ...) as (c * k, ...)."""
     chunks, chunk, *rest = values.shape
     count = None if chunks is None or chunk is None else chunks * chunk
     return tf.ensure_shape(

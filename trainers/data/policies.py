@@ -1,13 +1,13 @@
-"""Policies that draw color and geometric operations for each image.
+"""Augmentation policies: random color and geometric operations for each image.
 
-| entry with its defaults | does |
+| entry with its defaults | effect |
 |---|---|
-| rand_augment(layers=2, magnitude=9) | that many of 14 operations at one strength |
+| rand_augment(layers=2, magnitude=9) | the given number of 14 operations at one magnitude |
 | auto_augment(policy='imagenet') | one of 25 learned pairs; also 'cifar10' |
-| trivial_augment | one of 14 operations at a random strength, over a wider range |
+| trivial_augment | one of 14 operations at a random magnitude, over a wider range |
 
-keras-cv has layers of the same names. They draw from a generator that a layer owns, one call after
-the other, so an image's pixels would depend on what was drawn before it: not usable here.
+The layers of the same names in keras-cv use a stateful generator, so the pixels of an image depend
+on earlier draws; they cannot be used here.
 """
 
 from collections.abc import Sequence
@@ -42,19 +42,20 @@ _OPS = {
     "invert": color.invert,
 }
 _NAMES = tuple(_OPS)
-# Cubuk et al. 2019 (RandAugment), section 3, lists 14: AutoAugment's without invert, with identity.
+# Cubuk et al. 2019 (RandAugment), section 3: 14 operations, AutoAugment's minus invert plus
+# identity.
 _RANDOM_OPS = tuple(name for name in _NAMES if name != "invert")
 _ENHANCE = ("color", "contrast", "brightness", "sharpness")
 
 # Cubuk et al. 2018 (AutoAugment), table 6: ranges of magnitudes, translations for 331 px.
 _SHEAR, _ROTATE_DEGREES, _TRANSLATE = 0.3, 30.0, 150 / 331
 _STRONGEST = 10
-# Mueller & Hutter 2021 (TrivialAugment), table 2: the wide space and its 31 strengths.
+# Mueller & Hutter 2021 (TrivialAugment), table 2: the wide space with 31 magnitudes.
 _WIDE_SHEAR, _WIDE_ROTATE_DEGREES, _WIDE_TRANSLATE_PX, _WIDE_STEPS = 0.99, 135.0, 32.0, 30
 
 
 class _Range(NamedTuple):
-    """An operation's amount at strength s: `start + slope s`, of either sign where `signed`."""
+    """The amount at magnitude s: `start + slope s`, with a random sign if `signed`."""
 
     start: float = 0.0
     slope: float = 0.0
@@ -62,7 +63,7 @@ class _Range(NamedTuple):
     least: float = -1e9
 
 
-# Table 7 of the AutoAugment paper: operation, probability and, where it has one, magnitude.
+# Table 7 of the AutoAugment paper: operation, probability and, if any, magnitude.
 _CIFAR10 = """
 invert 0.1, contrast 0.2 6; rotate 0.7 2, translate_x 0.3 9; sharpness 0.8 1, sharpness 0.9 3;
 shear_y 0.5 8, translate_y 0.7 9; autocontrast 0.5, equalize 0.9; shear_y 0.2 7, posterize 0.3 7;
@@ -74,7 +75,7 @@ autocontrast 0.8, solarize 0.2 8; brightness 0.1 3, color 0.7 0; solarize 0.4 5,
 translate_y 0.9 9, translate_y 0.7 9; autocontrast 0.9, solarize 0.8 3; equalize 0.8, invert 0.1;
 translate_y 0.7 9, autocontrast 0.9
 """
-# Table 9: some pairs were found more than once.
+# Table 9; some pairs appear more than once.
 _IMAGENET = """
 posterize 0.4 8, rotate 0.6 9; solarize 0.6 5, autocontrast 0.6; equalize 0.8, equalize 0.6;
 posterize 0.6 7, posterize 0.6 6; equalize 0.4, solarize 0.2 4; equalize 0.4, rotate 0.8 8;
@@ -96,15 +97,15 @@ def rand_augment(
     layers: Annotated[int, Between(1, 10)] = 2,
     magnitude: Annotated[float, Between(0.0, 30.0)] = 9.0,
 ) -> tf.Tensor:
-    """`layers` operations, each drawn from 14 (Cubuk et al. 2019, section 3).
+    """The image after `layers` random operations of 14 (Cubuk et al. 2019, section 3).
 
     Args:
       image: (H, W, 3) uint8 with a static shape.
       seed: (2,) int32.
-      layers: how many, one after the other.
-      magnitude: strength of all of them: 0 changes nothing but by autocontrast and equalize, 10 is
-        the strongest that AutoAugment uses; the paper goes up to 30 for large networks. Directions
-        (left or right, brighter or darker) are drawn.
+      layers: number of operations.
+      magnitude: magnitude of all operations: 0 has no effect except for autocontrast and equalize,
+        10 is the maximum of AutoAugment; the paper uses up to 30 for large networks. Directions
+        (left or right, brighter or darker) are random.
     """
     ranges = _ranges(image, wide=False)
     draws = tf.random.stateless_uniform((layers, 2), seed)
@@ -118,7 +119,7 @@ def rand_augment(
 
 @augmentations.register("trivial_augment")
 def trivial_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """One of RandAugment's operations at any of 31 strengths of the wide space.
+    """The image after one operation of RandAugment at one of 31 magnitudes of the wide space.
 
     Args:
       image: (H, W, 3) uint8 with a static shape.
@@ -135,15 +136,15 @@ def trivial_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 def auto_augment(
     image: tf.Tensor, seed: tf.Tensor, *, policy: Literal["imagenet", "cifar10"] = "imagenet"
 ) -> tf.Tensor:
-    """One of the 25 pairs of a learned policy (Cubuk et al. 2018, appendix).
+    """The image after one of the 25 pairs of a learned policy (Cubuk et al. 2018, appendix).
 
-    Magnitudes are tenths of the ranges of table 6; posterize and solarize grow stronger with them,
-    as in the published code for CIFAR-10.
+    Magnitudes are tenths of the ranges in table 6; higher ones make posterize and solarize
+    stronger, as in the published code for CIFAR-10.
 
     Args:
       image: (H, W, 3) uint8 with a static shape.
       seed: (2,) int32.
-      policy: the data set it was learned on.
+      policy: the data set on which the policy was learned.
     """
     pairs = _parse(_IMAGENET if policy == "imagenet" else _CIFAR10)
     draws = tf.random.stateless_uniform((5,), seed)
@@ -152,14 +153,14 @@ def auto_augment(
     for step in range(2):
         op = tf.cast(chosen[step, 0], tf.int32)
         amount = _amount(ranges, op, chosen[step, 2] / _STRONGEST, draws[3 + step])
-        # Identity is the first operation: what is not applied is nothing.
+        # Operation 0 is the identity, for operations that are not applied.
         op = tf.where(draws[1 + step] < chosen[step, 1], op, 0)
         image = _apply(image, op, amount, names=_NAMES)
     return image
 
 
 def _parse(table: str) -> list[list[tuple[float, float, float]]]:
-    """For each pair, twice (index in `_NAMES`, probability, magnitude)."""
+    """For each pair, two of (index in `_NAMES`, probability, magnitude)."""
     pairs = [[step.split() for step in pair.split(",")] for pair in table.split(";")]
     return [
         [(_NAMES.index(name), float(p), float(*magnitude)) for name, p, *magnitude in pair]
@@ -168,7 +169,7 @@ def _parse(table: str) -> list[list[tuple[float, float, float]]]:
 
 
 def _ranges(image: tf.Tensor, *, wide: bool) -> dict[str, _Range]:
-    """Amounts at strengths from 0, where nothing happens, to 1."""
+    """Operation -> its amounts at magnitudes from 0 (no effect) to 1."""
     height, width = sides(image)
     shear, degrees = (_WIDE_SHEAR, _WIDE_ROTATE_DEGREES) if wide else (_SHEAR, _ROTATE_DEGREES)
     across = _WIDE_TRANSLATE_PX if wide else _TRANSLATE * width
@@ -189,7 +190,7 @@ def _ranges(image: tf.Tensor, *, wide: bool) -> dict[str, _Range]:
 def _amount(
     ranges: dict[str, _Range], op: tf.Tensor, strength: tf.Tensor, draw: tf.Tensor
 ) -> tf.Tensor:
-    """() float32 for the `op`-th of `_NAMES`; the sign is negative where `draw` is under a half."""
+    """() float32 amount of the `op`-th of `_NAMES`; negative if `draw` is below 0.5."""
     rows = tf.constant([tuple(map(float, ranges.get(name, _Range()))) for name in _NAMES])
     start, slope, signed, least = tf.unstack(rows[op])
     sign = tf.where(draw < 0.5, 1.0 - 2.0 * signed, 1.0)
@@ -199,7 +200,7 @@ def _amount(
 def _apply(
     image: tf.Tensor, op: tf.Tensor, amount: tf.Tensor, *, names: Sequence[str]
 ) -> tf.Tensor:
-    """`image` after the `op`-th of `names`; in a graph, only that one runs."""
+    """`image` after the `op`-th of `names`; in a graph, only this operation runs."""
 
     def branch(name: str) -> Any:
         return lambda: tf.ensure_shape(_OPS[name](image, amount), image.shape)

@@ -1,7 +1,7 @@
-"""Records to images, several a call: what training, evaluation and caches map over a dataset.
+"""Prepares images from records in chunks, for training, evaluation and caches.
 
-A call to a mapped function costs as much as some ten small operations, which is why images are
-prepared in chunks. A chunk never changes a pixel.
+A call of a mapped function costs as much as about ten small operations, so images are prepared in
+chunks. Chunks do not affect pixels.
 """
 
 import functools
@@ -27,12 +27,12 @@ from trainers.data.preprocess import (
 from trainers.data.reader import parse_records
 from trainers.data.slices import slice_tensors
 
-# Beyond this, calls cost next to nothing and parallel ones have less to share.
+# With larger chunks, the cost of calls is negligible and there is less parallelism.
 CHUNK = 8
-# A cached image that crops are taken from: 256 px for a network of 224 (He et al. 2015,
-# section 3.4, whose shorter side is 256 to 480).
+# Size of cached images for crops relative to the network: 256 px for 224 (He et al. 2015,
+# section 3.4, with shorter sides of 256 to 480).
 _WHOLE = 8 / 7
-# So few augmentations are put into the graph of each image: a call would cost more than they do.
+# Up to this number, augmentations are inlined, because a call would cost more.
 _INLINE = 2
 
 
@@ -45,7 +45,7 @@ class Examples(NamedTuple):
       ids: (k,) string; empty where `mask` is 0.
       slices: `slice/*` key -> (k,) string; empty where `mask` is 0.
       sizes: (k, 2) int32 height and width of the stored image; 0 where `mask` is 0.
-      shards: (k,) int64 number of the file; 0 where `mask` is 0.
+      shards: (k,) int64 index of the file; 0 where `mask` is 0.
       mask: (k,) float32: 1 for an example, 0 for padding.
     """
 
@@ -59,7 +59,7 @@ class Examples(NamedTuple):
 
 
 def chunk_size(batch: int) -> int:
-    """The largest number up to `CHUNK` that divides `batch`."""
+    """The largest divisor of `batch` up to `CHUNK`."""
     return max(size for size in range(1, CHUNK + 1) if batch % size == 0)
 
 
@@ -68,7 +68,7 @@ def cached_size(data: DataConfig, *, whole: bool) -> tuple[int, int]:
 
     Args:
       data: `image_size` is used.
-      whole: the image without its central crop, for random crops: 8/7 of the network's size.
+      whole: whether whole images are needed for random crops: 8/7 of the network's size.
     """
     height, width = data.image_size
     return (round(height * _WHOLE), round(width * _WHOLE)) if whole else (height, width)
@@ -77,13 +77,13 @@ def cached_size(data: DataConfig, *, whole: bool) -> tuple[int, int]:
 def decode_examples(
     tagged: tf.data.Dataset, info: DatasetInfo, data: DataConfig, *, chunk: int, whole: bool
 ) -> tf.data.Dataset:
-    """`Examples` of `chunk` images each, preprocessed for evaluation, the last one padded.
+    """`Examples` with `chunk` images each, preprocessed for evaluation, the last one padded.
 
     Args:
       tagged: from `trainers.data.reader.read_serialized(tagged=True)`.
-      info: of these records.
+      info: description of these records.
       data: `image_size`, `crop_fraction`, `resize` and `fit` are used.
-      chunk: k of the result.
+      chunk: number of images per element.
       whole: see `cached_size`.
     """
     decode = _evaluator(kept_as(data, whole=whole), info.foreign)
@@ -112,7 +112,7 @@ def decode_examples(
 
 
 def pad(values: tf.Tensor, size: int, *, fill: tf.Tensor | None = None) -> tf.Tensor:
-    """`values` with rows of zeros, empty strings or `fill` after them, `size` rows in all."""
+    """`values` padded with zeros, empty strings or `fill` to `size` rows."""
     missing = tf.concat([[size - tf.shape(values)[0]], tf.shape(values)[1:]], 0)
     rest = tf.zeros(missing, values.dtype) if fill is None else tf.fill(missing, fill)
     return tf.ensure_shape(tf.concat([values, rest], 0), (size, *values.shape[1:]))
@@ -120,17 +120,17 @@ def pad(values: tf.Tensor, size: int, *, fill: tf.Tensor | None = None) -> tf.Te
 
 @functools.lru_cache(maxsize=8)
 def train_images(data: DataConfig) -> Callable[..., tf.Tensor]:
-    """`(encoded (k,) string, seeds (k, 2)) -> images`, traced once a process.
+    """A function `(encoded (k,) string, seeds (k, 2)) -> images`, traced once per process.
 
-    The images are (k, height, width, 3) uint8: what the crop among `data.augment` leaves, or the
-    central crop as in evaluation, resized to `data.image_size` and augmented.
+    The images are (k, height, width, 3) uint8: cropped by the crop in `data.augment`, otherwise by
+    the central crop as in evaluation, resized to `data.image_size` and augmented.
     """
     crop, _ = split_names(data.augment)
     augment = _augmenter(data)
-    # Evaluation filters whole images: only what it does not smooth has ever been shrunk here.
+    # Shrinking while decoding would differ from the antialiased resize of evaluation.
     shrink_for = data.image_size if data.resize == BILINEAR else None
 
-    def picture(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def preprocess(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if crop is None:
             return eval_image(encoded, Preprocessing.of(data))
         image = decode_crop(encoded, _boxes(crop, seed), shrink_for=shrink_for)
@@ -139,22 +139,22 @@ def train_images(data: DataConfig) -> Callable[..., tf.Tensor]:
     @tf.function(autograph=False)
     def prepare(encoded: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         rows = zip(tf.unstack(encoded), tf.unstack(seeds), strict=True)
-        return tf.stack([augment(picture(one, seed), seed) for one, seed in rows])
+        return tf.stack([augment(preprocess(one, seed), seed) for one, seed in rows])
 
     return prepare
 
 
 @functools.lru_cache(maxsize=8)
 def train_cached(data: DataConfig, *, whole: bool) -> Callable[..., tf.Tensor]:
-    """`(pixels (k, h, w, 3), sizes (k, 2), seeds (k, 2)) -> images`, traced once a process.
+    """A function `(pixels (k, h, w, 3), sizes (k, 2), seeds (k, 2)) -> images`, for cached images.
 
-    With `whole`, the crop among `data.augment` is drawn for the size of the stored image and
-    taken from the cached one: the same part of the scene as without a cache, from softer pixels.
+    With `whole`, the crop in `data.augment` is drawn for the size of the stored image and applied
+    to the cached one: the same part of the image as without a cache, with softer pixels.
     """
     crop, augmentations = split_names(data.augment)
     augment = _augmenter(data)
 
-    def picture(pixels: tf.Tensor, size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def preprocess(pixels: tf.Tensor, size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if crop is not None and whole:
             part = _scaled_crop(pixels, size, _boxes(crop, seed)(size))
             pixels = resize_crop(part, image_size=data.image_size, resize=data.resize)
@@ -165,19 +165,19 @@ def train_cached(data: DataConfig, *, whole: bool) -> Callable[..., tf.Tensor]:
         if not whole and not augmentations:
             return pixels
         rows = zip(tf.unstack(pixels), tf.unstack(sizes), tf.unstack(seeds), strict=True)
-        return tf.stack([picture(*row) for row in rows])
+        return tf.stack([preprocess(*row) for row in rows])
 
     return prepare
 
 
 def _boxes(crop: Crop, seed: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From an image's size to the box that `crop` draws for the example of `seed`."""
+    """A function from the size of an image to the box that `crop` draws for `seed`."""
     own: Any = tf.random.fold_in(seed, 0)
     return lambda size: crop(size, own)
 
 
 def _scaled_crop(pixels: tf.Tensor, size: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """The part of `pixels` that `box` is of an image of `size`."""
+    """The part of `pixels` that corresponds to `box` in an image of `size`."""
     there = tf.shape(pixels)[:2]
     scale = tf.cast(there, tf.float32) / tf.cast(size, tf.float32)
     edges = tf.cast(tf.stack([box[:2], box[:2] + box[2:]]), tf.float32) * scale
@@ -188,7 +188,7 @@ def _scaled_crop(pixels: tf.Tensor, size: tf.Tensor, box: tf.Tensor) -> tf.Tenso
 
 @functools.lru_cache(maxsize=8)
 def _augmenter(data: DataConfig) -> Callable[..., tf.Tensor]:
-    """`(image, seed) -> image`; a long list of augmentations is a large graph, traced once."""
+    """A function `(image, seed) -> image`; a long list of augmentations is traced only once."""
 
     def augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return augment_image(image, seed, names=data.augment)
@@ -198,7 +198,7 @@ def _augmenter(data: DataConfig) -> Callable[..., tf.Tensor]:
 
 
 def kept_as(data: DataConfig, *, whole: bool) -> Preprocessing:
-    """How an image is made that evaluation sees or that a cache keeps, see `cached_size`."""
+    """The preprocessing of evaluation, or of cached whole images; see `cached_size`."""
     how = Preprocessing.of(data)
     if not whole:
         return how
@@ -208,15 +208,15 @@ def kept_as(data: DataConfig, *, whole: bool) -> Preprocessing:
 
 @functools.lru_cache(maxsize=8)
 def _evaluator(how: Preprocessing, slices: bool) -> Callable[..., Any]:
-    """`encoded (k,) -> images, sizes (k, 2), slices`, traced once a process."""
+    """A function `encoded (k,) -> images, sizes (k, 2), slices`, traced once per process."""
 
-    def picture(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+    def preprocess(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         image = decode_image(encoded)
         return eval_pixels(image, how), tf.shape(image)[:2], slice_tensors(image) if slices else {}
 
     @tf.function(autograph=False)
     def decode(encoded: tf.Tensor) -> Any:
-        parts = [picture(one) for one in tf.unstack(encoded)]
+        parts = [preprocess(one) for one in tf.unstack(encoded)]
         return tf.nest.map_structure(lambda *rows: tf.stack(rows), *parts)
 
     return decode

@@ -1,14 +1,15 @@
-"""Images to the pixels that the network sees: in training, evaluation and the exported graph.
+"""Crops and resizes images in training, evaluation and the exported graph.
 
-Crop first, then resize, so that pixels which are cropped away are never resized. `data.resize` is
-the kind of resize for all three:
+Images are cropped first, then resized, so that only the remaining pixels are resized. `data.resize`
+is the method for all three:
 
-- `antialias`: a triangle filter as wide as what becomes one pixel, TensorFlow's
-  `tf.image.resize(antialias=True)`. Pillow's `Image.resize(..., BILINEAR)` of the same crop is at
-  most one level apart. Photos far larger than the network keep no jagged edges.
-- `bilinear`: the four nearest pixels, `tf.image.resize` as it is. It is what versions before this
-  key did; training then decodes large JPEGs at 1/2 to 1/8, which averages, so that the network is
-  trained on smoother images than it is evaluated and served with.
+- `antialias`: a triangle filter that scales with the reduction, TensorFlow's
+  `tf.image.resize(antialias=True)`. Pillow's `Image.resize(..., BILINEAR)` of the same crop differs
+  by at most one level. Large photos do not get jagged edges.
+- `bilinear`: the four nearest pixels, TensorFlow's `tf.image.resize`. This is the method of
+versions
+  before this key; training then decodes large JPEGs at 1/2 to 1/8, so the network is trained on
+  smoother images than it is evaluated and served with.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from trainers.config import DataConfig
+from trainers.config_keys import keys_of
 from trainers.data.decode import decode_image
 from trainers.data.orientation import orientation_tensor, upright_tensor
 
@@ -25,11 +27,11 @@ CROP, STRETCH = "crop", "stretch"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What decides an evaluation image's pixels; the fields are those of `DataConfig`.
+    """The settings that decide the pixels of evaluation images; fields are as in `DataConfig`.
 
     Attributes:
-      image_size: (height, width) in pixels of the result.
-      crop_fraction: the central part that is kept, see `central_crop`.
+      image_size: (height, width) of the result in pixels.
+      crop_fraction: fraction of the central crop, see `central_crop`.
       resize: `antialias` or `bilinear`.
       fit: `crop` or `stretch`, see `central_crop`.
     """
@@ -41,23 +43,23 @@ class Preprocessing:
 
     @classmethod
     def of(cls, data: DataConfig) -> "Preprocessing":
-        """That of a configuration."""
-        return cls(data.image_size, data.crop_fraction, data.resize, data.fit)
+        """The preprocessing of a configuration."""
+        return cls(**{k: getattr(data, k) for k, key in keys_of(type(data)).items() if key.pixels})
 
 
 def eval_image(encoded: tf.Tensor, how: Preprocessing, *, upright: bool = False) -> tf.Tensor:
-    """The uint8 image that the network sees for encoded bytes.
+    """The network's uint8 input for encoded bytes.
 
     Args:
       encoded: () string, see `decode_image`.
       how: size, crop and resize.
-      upright: turn the image by its EXIF orientation first, as `ingest --exif upright` did.
+      upright: whether to rotate the image by its EXIF orientation first.
 
     Returns:
       (height, width, 3) uint8 RGB in [0, 255].
 
     Raises:
-      tf.errors.InvalidArgumentError: when run on bytes that do not decode.
+      tf.errors.InvalidArgumentError: at run time, if the bytes cannot be decoded.
     """
     image = decode_image(encoded)
     if upright:
@@ -67,7 +69,7 @@ def eval_image(encoded: tf.Tensor, how: Preprocessing, *, upright: bool = False)
 
 
 def eval_pixels(image: tf.Tensor, how: Preprocessing) -> tf.Tensor:
-    """`eval_image` of an image that is decoded already.
+    """`eval_image` for a decoded image.
 
     Args:
       image: (H, W, 3) uint8.
@@ -80,7 +82,7 @@ def eval_pixels(image: tf.Tensor, how: Preprocessing) -> tf.Tensor:
 
 
 def eval_images(encoded: tf.Tensor, how: Preprocessing, *, upright: bool = False) -> tf.Tensor:
-    """`eval_image` of a batch, for signatures that take bytes.
+    """`eval_image` for a batch, for signatures with bytes.
 
     Args:
       encoded: (B,) string; B may be 0.
@@ -98,17 +100,17 @@ def eval_images(encoded: tf.Tensor, how: Preprocessing, *, upright: bool = False
 
 
 def central_crop(image: tf.Tensor, how: Preprocessing) -> tf.Tensor:
-    """The central part that is resized, of at least one pixel, rounded half to even.
+    """The central part of the image, at least one pixel, rounded half to even.
 
-    With `fit=stretch` it is `crop_fraction` of each side of the image, with `fit=crop` of each side
-    of the largest box that has the aspect of `image_size`.
+    It has `crop_fraction` of each side of the image with `fit=stretch`, or of the largest box with
+    the aspect of `image_size` with `fit=crop`.
 
     Args:
       image: (H, W, 3).
       how: `image_size`, `crop_fraction` and `fit` are used.
 
     Returns:
-      (h, w, 3) of the same dtype; an odd remainder is left at the bottom and right.
+      (h, w, 3) of the same dtype; an odd remainder is removed at the bottom and right.
     """
     if how.crop_fraction == 1.0 and how.fit == STRETCH:
         return image
@@ -126,7 +128,7 @@ def central_crop(image: tf.Tensor, how: Preprocessing) -> tf.Tensor:
 def resize_image(
     image: tf.Tensor, *, image_size: tuple[int, int] | tf.Tensor, resize: str
 ) -> tf.Tensor:
-    """The image resized by `data.resize`, half-pixel centers, rounded half to even.
+    """The resized image, with half-pixel centers, rounded half to even.
 
     Args:
       image: (H, W, 3) uint8.
@@ -134,14 +136,14 @@ def resize_image(
       resize: `antialias` or `bilinear`.
 
     Returns:
-      (height, width, 3) uint8; equal to `image` where that has this size.
+      (height, width, 3) uint8; equal to `image` if it already has this size.
     """
     if resize == BILINEAR:
         resized = tf.raw_ops.ResizeBilinear(
             images=image[None], size=image_size, half_pixel_centers=True
         )[0]
     else:
-        # Called directly, as `tf.image.resize` would turn the whole image into floats first.
+        # Called directly, because `tf.image.resize` would convert the whole image to floats first.
         wanted = tf.cast(image_size, tf.float32)
         resized = tf.raw_ops.ScaleAndTranslate(
             images=image[None],
@@ -151,15 +153,15 @@ def resize_image(
             kernel_type="triangle",
             antialias=True,
         )[0]
-    # Weighted means of values in [0, 255] need no clipping.
+    # Weighted means of values in [0, 255] do not need clipping.
     return tf.cast(tf.round(resized), tf.uint8)
 
 
 def resize_crop(image: tf.Tensor, *, image_size: tuple[int, int], resize: str) -> tf.Tensor:
-    """`resize_image` for training; `bilinear` at most one level apart, as halves are rounded up.
+    """`resize_image` for training; `bilinear` may differ by one level, as halves are rounded up.
 
-    TensorFlow's bilinear kernel takes two thirds of the time on floats, which need four times the
-    memory: right for the crop of `trainers.data.decode.decode_crop`, wrong for whole images.
+    TensorFlow's bilinear kernel takes a third less time on floats, which need four times the
+    memory: suitable for a crop of `trainers.data.decode.decode_crop`, but not for whole images.
 
     Args:
       image: (H, W, 3) uint8.
@@ -178,5 +180,5 @@ def resize_crop(image: tf.Tensor, *, image_size: tuple[int, int], resize: str) -
 
 
 def to_uint8(values: tf.Tensor) -> tf.Tensor:
-    """Floats on the [0, 255] scale as uint8: rounded half to even, clipped."""
+    """Floats in [0, 255] as uint8, rounded half to even and clipped."""
     return tf.cast(tf.clip_by_value(tf.round(values), 0.0, 255.0), tf.uint8)

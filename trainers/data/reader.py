@@ -1,4 +1,4 @@
-"""Shards to parsed records: which of them can be used, and in which order they come."""
+"""Reads and parses records from shards, skips bad ones if allowed, and names them in errors."""
 
 import logging
 import os
@@ -30,18 +30,18 @@ _RECORD_ERRORS = (
     tf.errors.InvalidArgumentError,  # schema, label, image; also too many records
     tf.errors.FailedPreconditionError,  # too few records
     tf.errors.DataLossError,  # truncated, checksum
-    UnicodeDecodeError,  # TensorFlow quotes the record in a message and can't make a str of it
+    UnicodeDecodeError,  # TensorFlow quotes the record in its message and cannot decode it
 )
 
 
-class Record(NamedTuple):
-    """Parsed records.
+class ParsedRecords(NamedTuple):
+    """The columns of parsed records.
 
     Attributes:
-      encoded: (k,) string, the images' bytes.
-      label: (k,) int32 in [0, num_classes): the label offset is subtracted here and nowhere else.
-      id: (k,) string, sha256 hex; of foreign records without one, 16 hex digits of a fingerprint.
-      slices: key -> (k,) string for each of `info.slices`; foreign records may leave them empty.
+      encoded: (k,) string, the bytes of the images.
+      label: (k,) int32 in [0, num_classes): the label offset is already subtracted.
+      id: (k,) string, sha256 hex; for foreign records without it, 16 hex digits of a fingerprint.
+      slices: key -> (k,) string for each of `info.slices`; may be empty in foreign records.
     """
 
     encoded: tf.Tensor
@@ -52,7 +52,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Usable:
-    """What of a split will be read: `examples` records of `files`, all but those in `bad`."""
+    """The records of a split to read: `examples` records of `files`, without those in `bad`."""
 
     files: tuple[str, ...]
     examples: int
@@ -60,13 +60,13 @@ class Usable:
 
 
 def usable(config: Config, info: DatasetInfo, split: str) -> Usable:
-    """What of a split can be read, given `data.on_error`.
+    """The usable records of a split, by `data.on_error`.
 
-    With `raise`, everything is expected to be fine and nothing is read. With `skip`, every record
-    is read and decoded once a process, bad ones are logged and counted.
+    With `raise`, nothing is read and all records are assumed to be usable. With `skip`, every
+    record is read and decoded once per process; bad ones are logged and counted.
 
     Raises:
-      DataError: the split or a shard is missing, or more than `data.max_skipped` are bad.
+      DataError: the split or a shard is missing, or more than `data.max_skipped` records are bad.
     """
     files = tuple(shard_files(config.data.dir, split, info))
     declared = info.splits[split].examples
@@ -86,7 +86,7 @@ def usable(config: Config, info: DatasetInfo, split: str) -> Usable:
 
 
 def signature(files: tuple[str, ...]) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of change of each file: equal only while the files are the same."""
+    """(name, size, modification time) of each file, which changes with the files."""
     return tuple((file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files)
 
 
@@ -111,17 +111,18 @@ def read_serialized(
     tagged: bool = False,
     total: bool = True,
 ) -> tf.data.Dataset:
-    """A dataset of serialized tf.Examples: in file order, or shuffled when a seed is given.
+    """A dataset of serialized tf.Examples, in file order, or shuffled if a seed is given.
 
-    With a seed, shards are permuted and interleaved, and so are the records within a buffer that
-    `shuffle_buffer` sizes. Iterating raises tf.errors.OpError at a bad record; see `named_errors`.
+    With a seed, shards are permuted and interleaved, and records are shuffled in a buffer of
+    `shuffle_buffer` records. Iteration raises tf.errors.OpError at a bad record; see
+    `named_errors`.
 
     Args:
-      records: which files, and which records of them are left out.
+      records: the files, and the records to skip.
       seed: two integers that decide the order.
-      part: (i, n) reads each n-th file from the i-th on; (0, 1) reads all.
-      tagged: pairs of (index of the file in `records.files`, () int64, and the example).
-      total: iterating fails where all files hold more or fewer records than declared.
+      part: (i, n) reads every n-th file starting at file i; (0, 1) reads all.
+      tagged: whether elements are (index of the file in `records.files`, () int64, example).
+      total: whether iteration fails if the number of records differs from the declared one.
     """
     files = tf.constant(records.files)
     readable = np.full(len(records.files), -1, np.int64)
@@ -153,11 +154,11 @@ def read_indices(
     seed: tuple[int, int] | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
-    """The order in which `read_serialized` gives examples, as their numbers in file order.
+    """The indices in file order of the examples, in the order of `read_serialized`.
 
     Args:
-      records: which files.
-      counts: (S,) how many usable examples each file holds.
+      records: the files.
+      counts: (S,) number of usable examples in each file.
       seed: as for `read_serialized`.
       part: as for `read_serialized`.
 
@@ -177,26 +178,26 @@ def read_indices(
 
 
 def shuffle_buffer(records: Usable, *, memory_mb: int = 256) -> int:
-    """How many encoded records `memory_mb` holds; at least 1,000, at most all."""
+    """Number of encoded records that fit in `memory_mb`; at least 1,000, at most all."""
     total = sum(os.stat(file).st_size for file in records.files)
     fit = int(records.examples * memory_mb * 2**20 / max(1, total))
     return max(1, min(records.examples, max(1000, fit)))
 
 
 @tf.autograph.experimental.do_not_convert
-def parse_records(serialized: tf.Tensor, *, info: DatasetInfo) -> Record:
-    """The `Record` columns in serialized tf.Examples.
+def parse_records(serialized: tf.Tensor, *, info: DatasetInfo) -> ParsedRecords:
+    """The columns of serialized tf.Examples.
 
-    Records that others wrote (`info.foreign`) may lack an identity, which is then computed, and
-    slices, which are then empty: see `trainers.data.prepare`.
+    Foreign records (`info.foreign`) may lack an id, which is then computed, and slices, which are
+    then empty; see `trainers.data.prepare`.
 
     Args:
       serialized: (k,) string.
-      info: for the label offset and range, and the slice keys.
+      info: decides the label offset and range, and the slice keys.
 
     Raises:
-      tf.errors.InvalidArgumentError: when run on a record without a required key, or whose label
-        is outside [label_offset, label_offset + num_classes).
+      tf.errors.InvalidArgumentError: at run time, if a record lacks a required key, or its label is
+        outside [label_offset, label_offset + num_classes).
     """
     text = tf.io.FixedLenFeature((), tf.string)
     lenient = tf.io.FixedLenFeature((), tf.string, "") if info.foreign else text
@@ -212,11 +213,11 @@ def parse_records(serialized: tf.Tensor, *, info: DatasetInfo) -> Record:
     encoded, identity = parsed[features.IMAGE], parsed[features.ID]
     if info.foreign:
         identity = tf.where(identity == "", fingerprint(encoded), identity)
-    return Record(encoded, label, identity, {key: parsed[key] for key in info.slices})
+    return ParsedRecords(encoded, label, identity, {key: parsed[key] for key in info.slices})
 
 
 def fingerprint(encoded: tf.Tensor) -> tf.Tensor:
-    """An identity for images of others: 16 hex digits of FarmHash64.
+    """Ids for foreign images: 16 hex digits of FarmHash64.
 
     Args:
       encoded: (k,) string.
@@ -231,13 +232,13 @@ def fingerprint(encoded: tf.Tensor) -> tf.Tensor:
 
 @contextmanager
 def named_errors(config: Config, info: DatasetInfo, split: str) -> Iterator[None]:
-    """Turns TensorFlow's errors about records, raised inside, into a `DataError` with their name.
+    """Converts TensorFlow's errors in the block to a `DataError` that names the record.
 
-    Wrap the loop that iterates over `train_batches` or `eval_batches` in it. It costs nothing
-    until an error comes; then the split is read from the start to find the record.
+    Use it around loops over `train_batches` or `eval_batches`. It has no cost without an error;
+    after one, the split is read from the start to find the record.
 
     Raises:
-      DataError: names shard, record index, reason and remedy.
+      DataError: a record is bad; names shard, record index, reason and remedy.
     """
     try:
         yield
@@ -249,7 +250,7 @@ def named_errors(config: Config, info: DatasetInfo, split: str) -> Iterator[None
         count, declared = count_records(files), info.splits[split].examples
         if count != declared:
             raise DataError(
-                f"{config.data.dir} split {split!r} holds {count} records, "
+                f"{config.data.dir} split {split!r} has {count} records, but "
                 f"{features.DATASET_FILE} says {declared}; ingest the data again"
             ) from error
         raise
@@ -291,5 +292,5 @@ def _one_shard(
 
 
 def _key(shard: Any, index: Any) -> Any:
-    """One number for (shard, index); no shard holds 2**40 records."""
+    """One number for (shard, index); a shard has fewer than 2**40 records."""
     return shard * 2**40 + index

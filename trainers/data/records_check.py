@@ -1,7 +1,7 @@
-"""Finds bad records and names them by file and index, which tf.data's own errors do not.
+"""Finds bad records and names them by file and index, which tf.data's errors lack.
 
-Nothing here runs while all is well: the input pipeline calls it after an error, or once before the
-first epoch when `data.on_error` is `skip`.
+The input pipeline calls it only after an error, or once before the first epoch if `data.on_error`
+is `skip`.
 """
 
 import glob
@@ -21,7 +21,7 @@ from trainers.data.features import DatasetError, DatasetInfo
 _BOX_LISTS = dict.fromkeys(
     (features.XMIN, features.XMAX, features.YMIN, features.YMAX), "float_list"
 )
-# These may be empty: what they say of an object has a default.
+# Lists that may be empty, because their values have defaults.
 _OPTIONAL_LISTS = {
     features.IS_CROWD: "int64_list",
     features.AREA: "float_list",
@@ -31,7 +31,7 @@ _OPTIONAL_LISTS = {
 
 
 class DataError(DatasetError):
-    """Records that cannot be used; the message names the file, the record and the remedy."""
+    """Records that cannot be used; the message contains file, record and remedy."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class BadRecord:
     Attributes:
       file: path of the shard.
       index: position in the shard, from 0.
-      reason: what is wrong, in words.
-      ends_shard: nothing after it can be read (truncated file, broken checksum).
+      reason: text about the fault.
+      ends_shard: whether later records cannot be read (truncated file, wrong checksum).
     """
 
     file: str
@@ -58,7 +58,7 @@ def shard_files(directory: Path | str, split: str, info: DatasetInfo) -> list[st
     """The shards of one split, sorted.
 
     Raises:
-      DataError: `info` has no such split, or not as many shards as `info` says are there.
+      DataError: `info` has no such split, or the number of shards differs from `info`.
     """
     if split not in info.splits or info.splits[split].examples == 0:
         have = ", ".join(name for name, one in info.splits.items() if one.examples) or "none"
@@ -76,13 +76,13 @@ def shard_files(directory: Path | str, split: str, info: DatasetInfo) -> list[st
 def validate_records(
     directory: Path | str, split: str, info: DatasetInfo, *, limit: int | None = None
 ) -> list[BadRecord]:
-    """Every record of a split that cannot be used, in file order; all are read and decoded.
+    """All bad records of a split, in file order; every record is read and decoded.
 
     Args:
-      directory: the data set's folder.
+      directory: the folder of the data set.
       split: `train`, `validation` or `test`.
-      info: the folder's `dataset.json`.
-      limit: stop after this many.
+      info: description of the data set.
+      limit: maximum number of bad records to find.
 
     Raises:
       DataError: the split or a shard is missing.
@@ -96,17 +96,17 @@ def validate_records(
 
 
 def find_bad_record(directory: Path | str, split: str, info: DatasetInfo) -> BadRecord | None:
-    """The first bad record of a split, None where all are fine."""
+    """The first bad record of a split; None if there is none."""
     return next(iter(validate_records(directory, split, info, limit=1)), None)
 
 
 def count_records(files: list[str]) -> int:
-    """How many records the shards hold; a broken shard counts up to its break."""
+    """Number of records in the shards; a damaged shard counts up to the damage."""
     return sum(not isinstance(one, BadRecord) for file in files for one in _records(file))
 
 
 def check_example(serialized: bytes, info: DatasetInfo) -> str:
-    """Why a serialized tf.Example cannot be used; empty when it can."""
+    """The fault of a serialized tf.Example; empty if it is usable."""
     try:
         example = tf.train.Example.FromString(serialized)
     except DecodeError:
@@ -115,7 +115,7 @@ def check_example(serialized: bytes, info: DatasetInfo) -> str:
     for key, kind in required_keys(info).items():
         if key not in feature:
             have = ", ".join(sorted(feature)) or "nothing"
-            return f"no {key!r}, it has {have}; write records with `sightline ingest`"
+            return f"no {key!r}, only {have}; write records with `sightline ingest`"
         if len(getattr(feature[key], kind).value) != 1:
             return f"{key!r} must be one value in {kind}, got {feature[key].WhichOneof('kind')}"
     detection = info.task == features.DETECTION
@@ -128,15 +128,15 @@ def check_example(serialized: bytes, info: DatasetInfo) -> str:
     try:
         load_image(feature[features.IMAGE].bytes_list.value[0])
     except ImageError as error:
-        return f"image does not decode: {error}"
+        return f"the image cannot be decoded: {error}"
     return ""
 
 
 def _unequal_lists(feature: Any) -> str:
-    """Which list of objects is not as long as their labels; empty when all are.
+    """The list of objects whose length differs from the labels, as text; empty if none does.
 
     Args:
-      feature: of a tf.Example; crowds, areas, ids and masks may be absent.
+      feature: the features of a tf.Example; crowds, areas, ids and masks may be absent.
     """
     count = len(feature[features.OBJECT_LABEL].int64_list.value)
     for key, kind in {**_BOX_LISTS, **_OPTIONAL_LISTS}.items():
@@ -147,9 +147,9 @@ def _unequal_lists(feature: Any) -> str:
 
 
 def required_keys(info: DatasetInfo) -> dict[str, str]:
-    """Keys of exactly one value that a record must have -> the `tf.train.Feature` list they are in.
+    """Required key with exactly one value -> its kind of list in `tf.train.Feature`.
 
-    Of records that others wrote (`info.foreign`), identity and slices are not asked for.
+    Ids and slices are not required in foreign records (`info.foreign`).
     """
     keys = {features.IMAGE: "bytes_list"}
     if info.task != features.DETECTION:
@@ -171,7 +171,7 @@ def _scan(directory: Path | str, split: str, info: DatasetInfo) -> Iterator[BadR
 
 
 def _records(file: str) -> Iterator[bytes | BadRecord]:
-    """The records of a shard; where reading fails, one `BadRecord` ends them."""
+    """The records of a shard, followed by a `BadRecord` if reading fails."""
     iterator = iter(tf.data.TFRecordDataset(file))
     index = 0
     while True:

@@ -1,10 +1,10 @@
-"""A tf.data service: images prepared on other machines.
+"""A tf.data service: prepares images on other machines.
 
     dispatcher:  tf.data.experimental.service.DispatchServer(DispatcherConfig(port=5050))
     workers:     tf.data.experimental.service.WorkerServer(WorkerConfig("host:5050"))
     trainer:     data.service=grpc://host:5050
 
-Workers read the records by the trainer's paths: they need the same folder mounted.
+Workers read the records by the paths of the trainer, so they need the same folder mounted.
 """
 
 import tensorflow as tf
@@ -13,20 +13,20 @@ from trainers.config import ConfigError
 
 
 def through_service(dataset: tf.data.Dataset, address: str) -> tf.data.Dataset:
-    """`dataset` as the workers of a service prepare it: each element once, in no fixed order.
+    """`dataset`, processed by the workers of a service: each element once, in any order.
 
-    Files are handed out to workers one by one. The batches of elements that a worker makes end
-    where its file does.
+    Files are assigned to workers one by one. A worker's batches of elements do not span files.
 
     Args:
-      dataset: reads files and captures no large tensor, as its graph is sent to the workers.
-      address: of the dispatcher, `grpc://host:port`.
+      dataset: a dataset that reads files and does not capture large tensors, because its graph is
+        sent to the workers.
+      address: address of the dispatcher, `grpc://host:port`.
 
     Raises:
-      ConfigError: `address` is not of that form.
+      ConfigError: `address` does not have this form.
     """
-    protocol, _, place = address.partition("://")
-    if protocol != "grpc" or not place.rpartition(":")[2].isdigit():
+    protocol, _, host_port = address.partition("://")
+    if protocol != "grpc" or not host_port.rpartition(":")[2].isdigit():
         raise ConfigError(f"data.service must be `grpc://host:port`, got {address!r}")
     return dataset.apply(
         tf.data.experimental.service.distribute(

@@ -1,15 +1,15 @@
-"""The `slice/*` strings of an image: one definition, in NumPy for writers, in a graph for readers.
+"""The `slice/*` strings of an image, in NumPy for ingest and as a graph for readers.
 
 | key | values |
 |---|---|
 | slice/brightness | mean luma in thirds of [0, 255]: dark < 85 <= medium < 170 <= bright |
 | slice/contrast | standard deviation of luma: low < 32 <= medium < 64 <= high |
-| slice/aspect | square where neither side is over 1.1 of the other, portrait, landscape |
+| slice/aspect | square if neither side exceeds 1.1 of the other, portrait, landscape |
 | slice/size | shorter side in pixels: small < 32 <= medium < 256 <= large |
 
-Luma is measured on every k-th row and every l-th column, the smallest steps that leave at most 256
-of each, so images up to 256 x 256 are measured whole. Sums are of integers, so that both ways
-agree to the last bit. TensorFlow loads inside the functions that need it.
+Luma is measured on every k-th row and every l-th column, with the smallest steps that leave at most
+256 of each; images up to 256 x 256 are measured completely. Sums are integers, so that both
+implementations agree exactly. TensorFlow is imported in the functions that need it.
 """
 
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ def slices(pixels: np.ndarray) -> dict[str, str]:
     measured = pixels[:: _step(height), :: _step(width)]
     luma = measured.astype(np.int64) @ np.array(_LUMA, np.int64)
     mean = float(luma.sum()) / luma.size
-    # Rounding may leave a flat image a variance just below 0.
+    # Rounding may yield a slightly negative variance for a constant image.
     variance = max(float((luma * luma).sum()) / luma.size - mean * mean, 0.0)
     aspect = "square"
     if 10 * width > 11 * height:
@@ -54,13 +54,13 @@ def slices(pixels: np.ndarray) -> dict[str, str]:
 
 
 def slice_tensors(image: "tf.Tensor") -> "dict[str, tf.Tensor]":
-    """`slices` inside a graph.
+    """`slices` as a graph.
 
     Args:
       image: (H, W, 3) uint8 RGB, neither side 0.
 
     Returns:
-      Key -> () string, equal to what `slices` says of the same pixels.
+      Key -> () string, equal to `slices` of the same pixels.
     """
     import tensorflow as tf
 
@@ -84,7 +84,7 @@ def slice_tensors(image: "tf.Tensor") -> "dict[str, tf.Tensor]":
 
 
 def _step(side: "int | tf.Tensor") -> "int | tf.Tensor":
-    """The smallest step that visits at most 256 of `side` positions."""
+    """The smallest step that selects at most 256 of `side` positions."""
     return (side + _MEASURED_PX - 1) // _MEASURED_PX
 
 

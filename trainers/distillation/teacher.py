@@ -1,11 +1,11 @@
-"""Learning from a teacher: a bundle or a trained folder whose answers a student imitates.
+"""Knowledge distillation: a student learns from the predictions of a bundle or trained folder.
 
     teacher = Teacher.load(config, info)
     logits = teacher(images)
     loss = distillation_loss(config.distill, label_loss, outputs, logits)
 
-An epoch's images are decided by (`train.seed`, epoch) alone, so that a teacher's answers to them
-can be kept for every student with the same data: `cached_logits` and `with_teacher`.
+The images of an epoch depend on (`train.seed`, epoch) only, so the logits of a teacher can be
+cached for all students with the same data: see `teacher_cache`.
 """
 
 import hashlib
@@ -28,18 +28,19 @@ from trainers.training.trained import load_trained
 #: The layers of a `deit_*` whose mean is `logits` (Touvron et al. 2021, s4).
 TOKEN_HEADS = ("logits_class", "logits_distill")
 
-# A bundle answers softmax scores; where one underflowed, its logarithm is this one's.
+# A bundle returns softmax scores; this is the lower bound of a score before the logarithm.
 _TINY = float(np.finfo(np.float32).tiny)
 
 
 class Teacher:
-    """A trained classifier that only answers: no gradient, no variable in anybody's checkpoint.
+    """A trained classifier for inference only: no gradients, no variables in checkpoints.
 
     Attributes:
       source: the folder that was loaded.
       classes: class names in the order of the logits.
-      image_size: (height, width) in pixels that the teacher sees.
+      image_size: (height, width) of the teacher's input, in pixels.
       resize: the kind of resize that the teacher was trained with.
+      order: index in `classes` of each class of the student; None if they are the same.
     """
 
     def __init__(
@@ -54,7 +55,6 @@ class Teacher:
     ) -> None:
         self.source, self.classes = source, classes
         self.image_size, self.resize = image_size, resize
-        #: Of each of the student's classes its place in `classes`; None where they are the same.
         self.order: list[int] | None = None
         self._forward = forward
         self._files = files
@@ -63,8 +63,8 @@ class Teacher:
     def load(cls, config: Config, info: DatasetInfo) -> "Teacher":
         """The teacher of `config.distill.teacher`.
 
-        Building a network draws from the generators that Keras seeds: load the teacher before
-        `keras.utils.set_random_seed`, or the student starts from other weights than it would alone.
+        Building a network uses the generators that Keras seeds: load the teacher before
+        `keras.utils.set_random_seed`, or the initial weights of the student change.
 
         Raises:
           ConfigError: no such folder, or its classes are not those of `info`.
@@ -79,8 +79,8 @@ class Teacher:
             teacher = cls._bundle(source)
         else:
             raise ConfigError(
-                f"distill.teacher={config.distill.teacher!r} is neither a bundle (with "
-                f"{bundle.SAVED_MODEL_FILE}) nor a folder of `sightline train` (with trained.json)"
+                f"distill.teacher={config.distill.teacher!r} must be a bundle (with "
+                f"{bundle.SAVED_MODEL_FILE}) or a folder of `sightline train` (with trained.json)"
             )
         teacher.order = _class_order(teacher, info)
         return teacher
@@ -88,10 +88,9 @@ class Teacher:
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """(B,N) float32 logits of images (B,H,W,3), uint8 or float in [0, 255], of any size.
 
-        Logits are in the order of the student's classes.
-
-        Images of another size than the teacher's are resized as those that it was trained on. A
-        bundle's logits are the logarithm of its scores: they differ by one constant an image.
+        They are in the order of the student's classes. Images of another size are resized as in the
+        teacher's training. The logits of a bundle are the logarithms of its scores: they differ
+        by one constant per image.
         """
         if tuple(images.shape[1:3]) != self.image_size:
             antialias = self.resize == ANTIALIAS
@@ -105,7 +104,7 @@ class Teacher:
 
     @cached_property
     def digest(self) -> str:
-        """Sha256 hex of all that decides the teacher's logits."""
+        """Sha256 hex of everything that decides the teacher's logits."""
         found = hashlib.sha256()
         for file in self._files:
             found.update(f"{file.name}\0".encode())
@@ -119,7 +118,7 @@ class Teacher:
         opened = bundle.open_bundle(source)
         if opened.manifest.task != "classification":
             raise ConfigError(f"distill.teacher: {opened.path} is for {opened.manifest.task}")
-        # Signatures do not keep alive what they were loaded with.
+        # Signatures do not keep the loaded object alive.
         loaded: Any = tf.saved_model.load(str(opened.path))
         predict = loaded.signatures[bundle.SIGNATURE_TENSOR]
 
@@ -164,7 +163,7 @@ class Teacher:
 
 
 def _class_order(teacher: Teacher, info: DatasetInfo) -> list[int] | None:
-    """Where each class of the data set is among the teacher's, by name; None for the same order.
+    """Index in the teacher's classes of each class of the data set; None for the same order.
 
     Raises:
       ConfigError: they have other classes.
@@ -190,7 +189,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def training_model(config: DistillConfig, model: keras.Model) -> keras.Model:
-    """`model` with the outputs that `config.mode` trains: for `token` the pair of `TOKEN_HEADS`.
+    """`model` with the outputs that `config.mode` trains; for `token`, the pair of `TOKEN_HEADS`.
 
     The result shares layers and weights with `model`.
 
@@ -211,7 +210,7 @@ def training_model(config: DistillConfig, model: keras.Model) -> keras.Model:
 def distillation_loss(
     config: DistillConfig, label_loss: tf.Tensor, outputs: Any, teacher_logits: tf.Tensor
 ) -> tf.Tensor:
-    """The loss of each image: the labels' part and the teacher's, weighted by `config.weight`.
+    """The loss of each image: label loss and teacher loss, weighted by `config.weight`.
 
     `soft` is T^2 KL(teacher || student) of both softened by T: the square keeps gradients in
     proportion whatever T (Hinton et al. 2015, s2). `hard` is the cross-entropy with the teacher's
@@ -221,8 +220,8 @@ def distillation_loss(
       config: `mode`, `weight` and `temperature` are used.
       label_loss: (B,) float32; with `token`, of the class head.
       outputs: (B,N) logits, or the pair of class and distillation logits, (B,N) each; `soft` and
-        `hard` take a pair's mean.
-      teacher_logits: (B,N), of the same images, up to a constant an image.
+        `hard` use the mean of a pair.
+      teacher_logits: (B,N), of the same images, up to a constant per image.
 
     Returns:
       (B,) float32.

@@ -1,7 +1,7 @@
-"""Which processes train together, as TF_CONFIG tells, and a meeting with a deadline.
+"""The processes that train together according to TF_CONFIG, and a rendezvous with a timeout.
 
-TensorFlow waits up to an hour for a peer that never comes, cannot be interrupted meanwhile, and
-does not say which one it was. So workers meet here first, by plain TCP. Standard library only.
+TensorFlow waits up to an hour for a missing worker, cannot be interrupted meanwhile, and does not
+name the worker. So workers first check over TCP that all of them are reachable.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from typing import Any
 
 from trainers.config import ConfigError, TrainConfig
 
-#: Holds how many seconds workers wait for each other.
+#: The environment variable with the seconds that workers wait for each other.
 TIMEOUT = "SIGHTLINE_WORKER_TIMEOUT"
 EXAMPLE = '{"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}'
 
 _DEFAULT_TIMEOUT_S = 300.0
 _PROBE_S = 2.0
 _PAUSE_S = 0.2
-# Vertex AI's CLUSTER_SPEC counts pools where TF_CONFIG has words; `master` is the chief's old name.
+# Vertex AI's CLUSTER_SPEC has numbered pools; `master` is an old name of the chief.
 _KINDS = {
     "master": "chief",
     "workerpool0": "chief",
@@ -34,11 +34,11 @@ _KINDS = {
     "workerpool3": "evaluator",
 }
 _IDLE = {
-    "ps": "parameter servers have no part in synchronous training",
-    "evaluator": "the workers evaluate by themselves after every epoch",
+    "ps": "synchronous training uses no parameter servers",
+    "evaluator": "the workers evaluate the model after every epoch",
 }
-# Ends process argv[1] unless stdin is closed within argv[2] seconds. SIGTERM would not do:
-# TensorFlow takes it over.
+# Kills process argv[1] unless stdin is closed within argv[2] seconds. SIGTERM is not enough, as
+# TensorFlow handles it.
 _WATCH = """
 import os, select, signal, sys
 if not select.select([0], [], [], float(sys.argv[2]))[0]:
@@ -49,7 +49,7 @@ if not select.select([0], [], [], float(sys.argv[2]))[0]:
 
 
 class ClusterError(RuntimeError):
-    """Workers that do not find each other; the message names their addresses."""
+    """A malformed cluster or unreachable workers; the message names their addresses."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Cluster:
     """The processes that train together.
 
     Attributes:
-      chief: its address, `host:port`; empty where worker 0 is the chief.
-      workers: the others' addresses.
-      kind: this process's, `chief` or `worker`.
-      index: of this process among its kind, from 0.
+      chief: address of the chief, `host:port`; empty where worker 0 is the chief.
+      workers: addresses of the workers.
+      kind: of this process, `chief` or `worker`.
+      index: of this process within its kind, from 0.
     """
 
     chief: tuple[str, ...]
@@ -70,33 +70,33 @@ class Cluster:
 
     @property
     def jobs(self) -> dict[str, tuple[str, ...]]:
-        """`chief` and `worker` to their addresses, without one that is empty."""
+        """`chief` and `worker` -> their addresses, without empty entries."""
         both = {"chief": self.chief, "worker": self.workers}
         return {kind: found for kind, found in both.items() if found}
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Of all of them, the chief's first."""
+        """All addresses, the chief's first."""
         return (*self.chief, *self.workers)
 
     @property
     def own(self) -> str:
-        """The address that this process answers at."""
+        """The address on which this process listens."""
         return self.jobs[self.kind][self.index]
 
     @property
     def rank(self) -> int:
-        """This process's number among all; 0 is the chief."""
+        """The rank of this process; 0 is the chief."""
         return self.addresses.index(self.own)
 
 
 def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
-    """The cluster that TF_CONFIG names, or else Vertex AI's CLUSTER_SPEC; None without one.
+    """The cluster of TF_CONFIG, or else of Vertex AI's CLUSTER_SPEC; None without either.
 
-    Parameter servers and evaluators of the same job are left out.
+    Leaves out the job's parameter servers and evaluators.
 
     Raises:
-      ClusterError: it is malformed, or this process is one of those that do not train.
+      ClusterError: the variable is malformed, or this process does not take part in training.
     """
     name = "TF_CONFIG" if environment.get("TF_CONFIG") else "CLUSTER_SPEC"
     text = environment.get(name)
@@ -117,7 +117,7 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
         )
     if kind not in jobs or not 0 <= index < len(jobs[kind]):
         known = ", ".join(f"{one} 0..{len(found) - 1}" for one, found in jobs.items())
-        raise _malformed(name, f"says that this is {kind} {index}, and the cluster has {known}")
+        raise _malformed(name, f"says that this is {kind} {index}, but the cluster has {known}")
     return Cluster(jobs.get("chief", ()), jobs.get("worker", ()), kind, index)
 
 
@@ -137,17 +137,18 @@ def worker_timeout(environment: Mapping[str, str]) -> float:
 
 
 def meet(cluster: Cluster, *, timeout_s: float) -> None:
-    """Returns once every other worker answers; meanwhile this one answers at its own port.
+    """Waits until every other worker accepts connections; this process listens meanwhile.
 
     Raises:
-      ClusterError: some do not answer in time, which are named, or the own port is taken.
+      ClusterError: workers are unreachable after `timeout_s` seconds (names them), or the port of
+        this process is in use.
     """
     deadline = time.monotonic() + timeout_s
     missing = [address for address in cluster.addresses if address != cluster.own]
     reasons: dict[str, str] = {}
-    with _answering(cluster):
+    with _listening(cluster):
         while missing:
-            reasons = unanswered(missing)
+            reasons = unreachable(missing)
             missing = list(reasons)
             if missing and time.monotonic() > deadline:
                 break
@@ -155,24 +156,24 @@ def meet(cluster: Cluster, *, timeout_s: float) -> None:
     if missing:
         which = "; ".join(f"{address} ({reason})" for address, reason in reasons.items())
         raise ClusterError(
-            f"{len(missing)} of {len(cluster.addresses)} workers did not answer within "
+            f"{len(missing)} of {len(cluster.addresses)} workers were not reachable within "
             f"{timeout_s:g} s: {which}; start them, open the port between the machines, or wait "
             f"longer with {TIMEOUT}=seconds"
         )
 
 
-def unanswered(addresses: Sequence[str]) -> dict[str, str]:
-    """Those of `addresses` that take no TCP connection now, each with the reason."""
+def unreachable(addresses: Sequence[str]) -> dict[str, str]:
+    """The addresses that accept no TCP connection now -> reason."""
     with ThreadPoolExecutor(min(len(addresses), 32) or 1) as pool:
         reasons = pool.map(_reason, addresses)
         return {one: why for one, why in zip(addresses, reasons, strict=True) if why}
 
 
 def check_batch(config: TrainConfig, replicas: int) -> None:
-    """Nothing, when every replica gets as many images of a step, in equal parts.
+    """Checks that the replicas and parts of a step get equal numbers of images.
 
     Raises:
-      ConfigError: names the nearest global batches that do.
+      ConfigError: they do not; names the nearest global batches that fit.
     """
     unit = replicas * config.accumulate
     if config.global_batch % unit == 0:
@@ -188,12 +189,12 @@ def check_batch(config: TrainConfig, replicas: int) -> None:
 
 @contextlib.contextmanager
 def ended_after(seconds: float, message: str) -> Iterator[None]:
-    """Kills this process, with `message` on stderr, when the block takes longer than `seconds`.
+    """Kills this process, with `message` on stderr, if the block takes longer than `seconds`.
 
-    For calls that hold Python's lock while they wait, which no thread or signal handler of ours
-    could interrupt.
+    For calls that hold the interpreter lock while they wait: no thread or signal handler can
+    interrupt them.
     """
-    command = [sys.executable, "-S", "-E", "-c", _WATCH, str(os.getpid()), str(seconds), message]
+    command = [sys.executable, "-I", "-S", "-c", _WATCH, str(os.getpid()), str(seconds), message]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as watch:
         try:
             yield
@@ -204,16 +205,16 @@ def ended_after(seconds: float, message: str) -> Iterator[None]:
 
 def _jobs(name: str, raw: Any) -> dict[str, tuple[str, ...]]:
     if not isinstance(raw, dict):
-        raise _malformed(name, f"has a `cluster` that is {raw!r}")
+        raise _malformed(name, f"has the `cluster` {raw!r}, which is not a mapping")
     jobs: dict[str, tuple[str, ...]] = {}
     for kind, addresses in raw.items():
         kind = _KINDS.get(kind, kind)
         if kind in _IDLE:
             continue
         if kind not in ("chief", "worker"):
-            raise _malformed(name, f"has the unknown job {kind!r}; chief and worker train")
+            raise _malformed(name, f"has the unknown job {kind!r}; known: chief, worker")
         if not isinstance(addresses, list) or not addresses:
-            raise _malformed(name, f"has no list of addresses for {kind!r}, but {addresses!r}")
+            raise _malformed(name, f"needs a list of addresses for {kind!r}, got {addresses!r}")
         for address in addresses:
             host, _, port = str(address).rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65536:
@@ -222,13 +223,13 @@ def _jobs(name: str, raw: Any) -> dict[str, tuple[str, ...]]:
     every = [address for found in jobs.values() for address in found]
     for address in every:
         if every.count(address) > 1:
-            raise _malformed(name, f"gives {address} to {every.count(address)} workers")
+            raise _malformed(name, f"has the address {address} for {every.count(address)} workers")
     return jobs
 
 
 def _task(name: str, raw: Any) -> tuple[str, int]:
     if not isinstance(raw, dict) or not {"type", "index"} <= set(raw):
-        raise _malformed(name, f"does not say which task this is, but {raw!r}")
+        raise _malformed(name, f"needs a `task` with type and index, got {raw!r}")
     kind, index = str(raw["type"]), str(raw["index"])
     if not index.isdigit():
         raise _malformed(name, f"has the task index {raw['index']!r}")
@@ -236,29 +237,29 @@ def _task(name: str, raw: Any) -> tuple[str, int]:
 
 
 def _malformed(name: str, what: str) -> ClusterError:
-    return ClusterError(f"{name} {what}; it looks like {EXAMPLE}")
+    return ClusterError(f"{name} {what}; example: {EXAMPLE}")
 
 
 @contextlib.contextmanager
-def _answering(cluster: Cluster) -> Iterator[None]:
-    """Listens at the own port, on all interfaces, as TensorFlow's server will."""
+def _listening(cluster: Cluster) -> Iterator[None]:
+    """Listens on the port of this process on all interfaces, as TensorFlow's server does."""
     port = int(cluster.own.rpartition(":")[2])
     with socket.socket() as server:
-        # Connections of the last run that are still closing are no reason to refuse.
+        # The port may have connections of an earlier run that are still closing.
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             server.bind(("", port))
             server.listen(max(128, len(cluster.addresses)))
         except OSError as error:
             raise ClusterError(
-                f"this worker is to answer at {cluster.own}, and port {port} cannot be had "
-                f"({error.strerror}); end the process that has it, or give the worker another"
+                f"this worker cannot listen on port {port} for {cluster.own} ({error.strerror}); "
+                "stop the process that uses the port, or choose another one"
             ) from None
         yield
 
 
 def _reason(address: str) -> str:
-    """Why `address` takes no connection; empty where it does."""
+    """Why `address` accepts no connection; empty where it does."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()

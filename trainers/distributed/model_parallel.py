@@ -1,12 +1,12 @@
-"""A network too large for one device, split by stages: micro-batches follow one another through it.
+"""Pipeline parallelism: a network split into stages over several devices.
 
     stages = split(model, 2)
     pipeline = Pipeline(model, ["GPU:0", "GPU:1"], micro_batch=8)
     logits = pipeline(images)
 
-While the second stage works on one micro-batch, the first works on the next (Huang et al. 2019,
-arXiv 1811.06965, section 2.3, without the backward pass). Splitting changes no number but for the
-last bits that a kernel's own choice of blocking for another batch size changes.
+While the second stage processes a micro-batch, the first processes the next one (Huang et al.
+2019, arXiv 1811.06965, section 2.3, without the backward pass). Results equal those of the whole
+model up to the last bits, which depend on the batch size that a kernel gets.
 """
 
 from collections import deque
@@ -29,26 +29,26 @@ from trainers.profiling.model_graph import (
     output_keys,
 )
 
-# A stage may do this much more than in the most even split where that makes a smaller cut: one
-# tenth of imbalance costs less than handing over twice the bytes.
+# The allowed load of a stage, relative to the most even split, for a cut with fewer bytes: a tenth
+# of imbalance costs less than sending twice the bytes.
 _SLACK = 1.1
 
 
 class SplitError(ValueError):
-    """A model that cannot be split so; the message says into how many stages it can."""
+    """A model that cannot be split; the message has the possible numbers of stages."""
 
 
 @dataclass(frozen=True)
 class StageMemory:
-    """What one stage takes on its device, counted, not measured.
+    """The computed load of one stage on its device.
 
     Attributes:
-      device: where it runs.
-      layers: how many layers it has.
-      multiply_adds: of one image.
+      device: of the stage.
+      layers: number of layers.
+      multiply_adds: per image.
       weights_bytes: of its variables.
-      activation_bytes: the most layer outputs that live at once, for one micro-batch.
-      sent_bytes: handed to the next stage for one micro-batch; of the last, the outputs.
+      activation_bytes: peak of layer outputs that are alive at once, per micro-batch.
+      sent_bytes: sent to the next stage per micro-batch; for the last stage, the outputs.
     """
 
     device: str
@@ -62,23 +62,23 @@ class StageMemory:
 def split(
     model: keras.Model, stages: int, *, devices: Sequence[str] | None = None
 ) -> list[keras.Model]:
-    """`model` as functional models that follow one another, with copies of its weights.
+    """`model` as consecutive functional models with copies of its weights.
 
-    Cuts lie where every stage does about as many multiply-adds (within a tenth of the most even
-    split), and among those where the fewest bytes cross. All tensors that a later stage or the
-    caller needs cross a cut, so a stage takes and returns a list of tensors (or one tensor).
+    The stages have about equal multiply-adds, within a tenth of the most even split, with the
+    fewest bytes between stages. All tensors that a later stage or the caller needs cross a cut, so
+    a stage takes and returns a list of tensors or one tensor.
 
     Args:
-      model: functional, of static image size.
-      stages: how many, at least 1.
-      devices: one a stage, where its variables are put; None is wherever TensorFlow puts them.
+      model: functional, with static image size.
+      stages: number of stages, at least 1.
+      devices: of the variables of each stage; None leaves the choice to TensorFlow.
 
     Returns:
-      `stages` models; the first takes what `model` takes, the last returns what it returns.
+      `stages` models; the first has the inputs of `model`, the last its outputs.
 
     Raises:
-      SplitError: fewer than one stage, or more than the model has places to be cut at.
-      ValueError: not a functional model.
+      SplitError: fewer than one stage, or more than the model has cut points.
+      ValueError: the model is not functional.
     """
     if devices is not None and len(devices) != stages:
         raise SplitError(f"{stages} stages need as many devices, got {len(devices)}: {devices}")
@@ -104,11 +104,11 @@ class Pipeline:
 
     Args:
       model: functional; its weights are copied, so it may be dropped afterwards.
-      devices: one a stage, e.g. `("GPU:0", "GPU:1")`.
-      micro_batch: images that go through together, at least 1.
+      devices: one per stage, e.g. `("GPU:0", "GPU:1")`.
+      micro_batch: images per micro-batch, at least 1.
 
     Raises:
-      SplitError: a micro-batch below 1, no such device, or a model that cannot be split so.
+      SplitError: a micro-batch below 1, an unknown device, or a model that cannot be split.
     """
 
     def __init__(self, model: keras.Model, devices: Sequence[str], *, micro_batch: int) -> None:
@@ -123,56 +123,56 @@ class Pipeline:
         ]
 
     def __call__(self, images: np.ndarray | tf.Tensor) -> Any:
-        """What the unsplit model answers in inference.
+        """The outputs of the whole model in inference.
 
         Args:
-          images: (B, H, W, 3) of any B >= 1; the last micro-batch may be smaller.
+          images: (B, H, W, 3) with any B >= 1; the last micro-batch may be smaller.
 
         Returns:
-          float32 array (B, N), or a list of arrays where the model has several outputs.
+          float32 array (B, N), or a list of arrays if the model has several outputs.
 
         Raises:
-          ValueError: no images, or of another size than the model's.
+          ValueError: there are no images, or they have another size than the model's.
         """
         wanted = tuple(self.stages[0].inputs[0].shape[1:])
         if not len(images) or tuple(images.shape[1:]) != wanted:
             raise ValueError(
                 f"the model takes one image or more of shape {wanted}, got {tuple(images.shape)}"
             )
-        parts = [[np.asarray(part) for part in answer] for answer in self._answers(images)]
+        parts = [[np.asarray(part) for part in outputs] for outputs in self._outputs(images)]
         whole = [np.concatenate(column) for column in zip(*parts, strict=True)]
         return whole[0] if self._single else whole
 
     def memory(self) -> list[StageMemory]:
-        """What each stage takes on its device."""
+        """The load of each stage on its device."""
         return [
             _memory(stage, device, self.micro_batch)
             for stage, device in zip(self.stages, self.devices, strict=True)
         ]
 
     def bubble(self, batch: int) -> float:
-        """The part of the time in which a device waits, for `batch` images and equal stages.
+        """The fraction of time in which a device is idle, for `batch` images and equal stages.
 
         (K - 1) / (M + K - 1) for K stages and M micro-batches (Huang et al. 2019, section 2.3).
         """
         idle = len(self.stages) - 1
         return idle / (-(-batch // self.micro_batch) + idle)
 
-    def _answers(self, images: np.ndarray | tf.Tensor) -> list[list[tf.Tensor]]:
+    def _outputs(self, images: np.ndarray | tf.Tensor) -> list[list[tf.Tensor]]:
         """The last stage's outputs of every micro-batch, in order."""
         workers = [ThreadPoolExecutor(1, f"stage{n + 1}") for n in range(len(self._run))]
         done: list[list[tf.Tensor]] = []
-        under_way: deque[Future] = deque()
+        running: deque[Future] = deque()
         try:
             for start in range(0, len(images), self.micro_batch):
                 value: Any = [images[start : start + self.micro_batch]]
                 for worker, run in zip(workers, self._run, strict=True):
                     value = worker.submit(_after, value, run)
-                under_way.append(value)
-                # A stage that is faster than the next must not fill memory with its results.
-                if len(under_way) > len(workers) + 1:
-                    done.append(under_way.popleft().result())
-            done += [future.result() for future in under_way]
+                running.append(value)
+                # A stage that is faster than the next must not accumulate results.
+                if len(running) > len(workers) + 1:
+                    done.append(running.popleft().result())
+            done += [future.result() for future in running]
         finally:
             for worker in workers:
                 worker.shutdown(cancel_futures=True)
@@ -180,7 +180,7 @@ class Pipeline:
 
 
 def _after(value: Any, run: Any) -> list[tf.Tensor]:
-    """`run` on what the stage before has made; waiting here keeps micro-batches in order."""
+    """`run` on the result of the previous stage; waiting here keeps micro-batches in order."""
     return run(value.result() if isinstance(value, Future) else value)
 
 
@@ -194,8 +194,8 @@ def _compiled(stage: keras.Model, device: str) -> Any:
             outputs = stage(tensors[0] if len(tensors) == 1 else list(tensors), training=False)
         return tf.nest.flatten(outputs)
 
-    # Traced now, as Keras is not made for tracing in several threads at once; and called past the
-    # function's own lock, which an error in its first call leaves closed.
+    # Traced now, since Keras cannot trace in several threads at once. The concrete function has no
+    # lock, which an error in the first call of `forward` would leave locked.
     traced = forward.get_concrete_function()
 
     def run(tensors: list[Any]) -> list[tf.Tensor]:
@@ -216,33 +216,33 @@ def _check_devices(devices: Sequence[str]) -> None:
     short = [name.removeprefix("/device:") for name in known]
     for device in devices:
         if device.upper().removeprefix("/").removeprefix("DEVICE:") not in short:
-            raise SplitError(f"there is no device {device!r}; there are {', '.join(short)}")
+            raise SplitError(f"no device named {device!r} (known: {', '.join(short)})")
 
 
 def _cuts(
     model: keras.Model, calls: list[Call], live: list[tuple[Tensor, ...]], stages: int
 ) -> list[int]:
-    """`stages - 1` ascending numbers of calls before a cut."""
+    """`stages - 1` ascending numbers of calls before each cut."""
     sources = sum(not call.inputs for call in calls)
-    places = [
+    points = [
         index
         for index in range(sources + 1, len(calls))
         if all(None not in tensor.shape and tensor.bytes for tensor in live[index - 1])
     ]
-    if not 1 <= stages <= len(places) + 1:
+    if not 1 <= stages <= len(points) + 1:
         raise SplitError(
-            f"{model.name!r} can be split into 1 to {len(places) + 1} stages, got {stages}"
+            f"{model.name!r} can be split into 1 to {len(points) + 1} stages, got {stages}"
         )
     work = np.cumsum([0, *(call_multiply_adds(call) for call in calls)])
-    at = np.array([0, *places, len(calls)])
-    sent = np.array([0.0, *(sum(t.bytes for t in live[place - 1]) for place in places), 0.0])
+    at = np.array([0, *points, len(calls)])
+    sent = np.array([0.0, *(sum(t.bytes for t in live[point - 1]) for point in points), 0.0])
     done = work[at].astype(np.float64)
     best = _even_load(done, stages)
     return [int(at[index]) for index in _cheapest(done, sent, stages, best * _SLACK)]
 
 
 def _even_load(done: np.ndarray, stages: int) -> float:
-    """The least possible load of the busiest stage; `done` is the work before each place."""
+    """The lowest possible load of the busiest stage; `done` is the work before each cut point."""
     least = done[1:].copy()
     for _ in range(stages - 1):
         least = np.array(
@@ -255,17 +255,17 @@ def _even_load(done: np.ndarray, stages: int) -> float:
 
 
 def _cheapest(done: np.ndarray, sent: np.ndarray, stages: int, limit: float) -> list[int]:
-    """Indices of the inner cuts with the least bytes sent, no stage doing more than `limit`."""
-    places = len(done)
-    cost = np.full((stages + 1, places), np.inf)
-    before = np.zeros((stages + 1, places), np.int64)
+    """Indices of the inner cuts with the fewest bytes sent and no stage load above `limit`."""
+    points = len(done)
+    cost = np.full((stages + 1, points), np.inf)
+    before = np.zeros((stages + 1, points), np.int64)
     cost[0, 0] = 0.0
     for stage in range(1, stages + 1):
-        for end in range(stage, places):
+        for end in range(stage, points):
             options = np.where(done[end] - done[:end] <= limit, cost[stage - 1, :end], np.inf)
             before[stage, end] = int(np.argmin(options))
             cost[stage, end] = options[before[stage, end]] + sent[end]
-    path = [places - 1]
+    path = [points - 1]
     for stage in range(stages, 1, -1):
         path.append(int(before[stage, path[-1]]))
     return path[:0:-1]
@@ -274,7 +274,7 @@ def _cheapest(done: np.ndarray, sent: np.ndarray, stages: int, limit: float) -> 
 def _stage(
     calls: list[Call], taken: Sequence[Tensor], keys: list[str], *, name: str
 ) -> keras.Model:
-    """A model of its own of the `calls`, from the tensors `taken` to those named by `keys`."""
+    """A new model of the `calls`, from the tensors `taken` to those named by `keys`."""
     made: dict[str, Any] = {
         tensor.key: keras.Input(tensor.shape, dtype=tensor.dtype) for tensor in taken
     }

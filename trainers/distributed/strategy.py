@@ -1,4 +1,4 @@
-"""`tf.distribute` strategies by one option, and what workers tell each other."""
+"""`tf.distribute` strategies, and communication between workers."""
 
 import contextlib
 import functools
@@ -18,31 +18,31 @@ from trainers.distributed.cluster import (
     ended_after,
     meet,
     read_cluster,
-    unanswered,
+    unreachable,
     worker_timeout,
 )
 
-# NVIDIA's Ampere is the first generation whose units take bfloat16.
+# NVIDIA's Ampere is the first generation with bfloat16 arithmetic.
 _BFLOAT16_CAPABILITY = (8, 0)
 
 
 def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
-    """The strategy that `config.strategy` names; call it before anything else touches a device.
+    """The strategy of `config.strategy`; call it before any other use of a device.
 
-    `multi_worker` reads TF_CONFIG, as Kubernetes and Vertex AI training jobs set it, and waits
-    for the other workers up to SIGHTLINE_WORKER_TIMEOUT seconds (300).
+    `multi_worker` reads TF_CONFIG, which Kubernetes and Vertex AI training jobs set, and waits up
+    to SIGHTLINE_WORKER_TIMEOUT seconds (300) for the other workers.
 
     Raises:
-      ConfigError: the global batch does not divide by replicas and parts, GPUs or a TPU are
-        demanded and not there, the devices lack the arithmetic of `precision`, or a cluster is
-        missing, or there although each process would train by itself.
-      ClusterError: TF_CONFIG is malformed, or other workers do not answer in time.
+      ConfigError: the global batch does not divide by replicas and parts, a GPU or TPU is missing,
+        the devices do not support `precision`, `multi_worker` has no TF_CONFIG, or another
+        strategy has one with several workers.
+      ClusterError: TF_CONFIG is malformed, or other workers are unreachable.
     """
     cluster = read_cluster(os.environ)
     if config.strategy in ("one", "mirrored") and cluster and len(cluster.addresses) > 1:
         raise ConfigError(
-            f"TF_CONFIG names {len(cluster.addresses)} workers, and with train.strategy="
-            f"{config.strategy} each would train everything; set train.strategy=multi_worker"
+            f"TF_CONFIG names {len(cluster.addresses)} workers, but with train.strategy="
+            f"{config.strategy} each would train on all data; set train.strategy=multi_worker"
         )
     _demand_gpus(config)
     _check_precision(config)
@@ -65,54 +65,54 @@ def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes what all workers agree on; always so with one worker."""
+    """Whether this process is the chief, which writes the shared files."""
     return worker_rank(strategy) == 0
 
 
 def worker_rank(strategy: tf.distribute.Strategy) -> int:
-    """This process's number among the workers, from 0, which is the chief."""
+    """The rank of this process among the workers; 0 is the chief."""
     cluster = _cluster_of(strategy)
     return cluster.rank if cluster else 0
 
 
 def worker_count(strategy: tf.distribute.Strategy) -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     cluster = _cluster_of(strategy)
     return len(cluster.addresses) if cluster else 1
 
 
 def own_folder(strategy: tf.distribute.Strategy, folder: Path) -> Path:
-    """Where this process may write: the chief `folder`, any other worker one of its own within.
+    """The folder for this process to write to: `folder` for the chief, else a subfolder.
 
-    Every worker must take part in saving, since batch statistics are averaged over all of them
-    then; only the chief's files are read again.
+    Every worker must take part in saving, which averages batch statistics over all workers; only
+    the chief's files are read again.
     """
     rank = worker_rank(strategy)
     return folder / f"worker-{rank}" if rank else folder
 
 
 def from_chief(strategy: tf.distribute.Strategy, values: Sequence[float]) -> list[float]:
-    """What the chief passed, on every worker; each must call it, and waits for the others.
+    """The chief's `values` on every worker; all workers must call it, and it waits for all.
 
-    Decisions must be the chief's: figures of two machines may differ in the last bit, and workers
-    that decide differently wait for each other for ever.
+    The chief must make every decision: results of two machines may differ in the last bit, and
+    workers that decide differently wait for each other forever.
 
     Args:
       strategy: of this run.
-      values: as many on every worker; the others' are ignored.
+      values: of the same length on every worker; those of other workers are ignored.
     """
     if worker_count(strategy) == 1:
         return [float(value) for value in values]
-    told = tf.constant(list(values), tf.float64)
+    own = tf.constant(list(values), tf.float64)
     chief = is_chief(strategy)
 
     @tf.function
     def total() -> tf.Tensor:
         def of_replica() -> tf.Tensor:
-            # The chief's first replica is number 0 of all.
+            # Replica 0 of all is the chief's first.
             context: Any = tf.distribute.get_replica_context()
-            speaks = tf.equal(context.replica_id_in_sync_group, 0)
-            return tf.where(tf.logical_and(chief, speaks), told, tf.zeros_like(told))
+            is_first = tf.equal(context.replica_id_in_sync_group, 0)
+            return tf.where(tf.logical_and(chief, is_first), own, tf.zeros_like(own))
 
         return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(of_replica), axis=None)
 
@@ -120,7 +120,7 @@ def from_chief(strategy: tf.distribute.Strategy, values: Sequence[float]) -> lis
 
 
 class _Resolver(tf.distribute.cluster_resolver.TFConfigClusterResolver):
-    """A `Cluster` for TensorFlow: without parameter servers, whom it would wait for."""
+    """A `Cluster` for TensorFlow without parameter servers, for which it would wait."""
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(task_type=cluster.kind, task_id=cluster.index, rpc_layer="grpc")
@@ -136,27 +136,27 @@ def _cluster_of(strategy: tf.distribute.Strategy) -> Cluster | None:
 
 @functools.lru_cache
 def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
-    # A second strategy would number its sums like the first, and TensorFlow, which remembers each
-    # number's shape, would refuse them.
+    # A second strategy would reuse the collective keys of the first, and TensorFlow rejects a key
+    # with another shape.
     return tf.distribute.MirroredStrategy(devices)
 
 
 @functools.lru_cache
 def _joined(cluster: Cluster) -> tf.distribute.Strategy:
-    """The strategy over `cluster`, which a process joins once."""
+    """The strategy over `cluster`, which a process can join only once."""
     seconds = worker_timeout(os.environ)
     meet(cluster, timeout_s=seconds)
     late = (
-        f"the workers {', '.join(cluster.addresses)} answered, but did not form a cluster within "
-        f"{seconds:g} s: one of them died, or another program has its port"
+        f"the workers {', '.join(cluster.addresses)} were reachable, but did not form a cluster "
+        f"within {seconds:g} s: one of them ended, or another program uses its port"
     )
     try:
         with ended_after(seconds, late):
             return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=_Resolver(cluster))
     except RuntimeError as error:
         raise ClusterError(
-            "multi_worker must be the first thing that a process does with TensorFlow, and this "
-            f"one has used a device before: {error}"
+            "train.strategy=multi_worker must start before the process uses any device, but this "
+            f"process already did: {error}"
         ) from error
     except tf.errors.OpError as error:
         raise ClusterError(f"{cluster.own} cannot join the cluster: {error.message}") from error
@@ -166,43 +166,43 @@ def _tpu(name: str) -> tf.distribute.Strategy:
     where = f"TPU {name!r}" if name else "a TPU on this machine (train.tpu is empty)"
     try:
         if name.startswith("grpc://"):
-            silent = unanswered([name.removeprefix("grpc://")])
-            if silent:
-                raise ConnectionError("; ".join(f"{at}: {why}" for at, why in silent.items()))
+            missing = unreachable([name.removeprefix("grpc://")])
+            if missing:
+                raise ConnectionError("; ".join(f"{at}: {why}" for at, why in missing.items()))
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name or "local")
         if name not in ("", "local"):
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
-    except Exception as error:  # Each way of missing a TPU raises something else.
+    except Exception as error:  # TensorFlow raises many types here.
         raise ConfigError(
-            f"train.strategy=tpu, and {where} cannot be used: {type(error).__name__}: "
+            f"train.strategy=tpu, but {where} cannot be used: {type(error).__name__}: "
             f"{str(error)[:160]}; set train.tpu to its name, "
-            "`local` or grpc://host:port, or take another train.strategy"
+            "`local`, or grpc://host:port, or choose another train.strategy"
         ) from error
 
 
 def _demand_gpus(config: TrainConfig) -> None:
-    """Shows TensorFlow the first `devices` GPUs of this machine and no more."""
+    """Makes only the first `devices` GPUs of this machine visible to TensorFlow."""
     wanted = config.devices
     if not wanted:
         return
     if config.strategy == "tpu" or (config.strategy == "one" and wanted > 1):
         what = "one device" if config.strategy == "one" else "a TPU"
         raise ConfigError(
-            f"train.devices={wanted} demands GPUs, and train.strategy={config.strategy} trains on "
+            f"train.devices={wanted} needs GPUs, but train.strategy={config.strategy} trains on "
             f"{what}; set train.strategy=mirrored, or train.devices=0"
         )
     found = tf.config.list_physical_devices("GPU")
     if len(found) < wanted:
         kinds = [device.device_type for device in tf.config.list_physical_devices()]
-        there = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+        available = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
         raise ConfigError(
-            f"train.devices={wanted} demands GPUs, and TensorFlow finds {there}; install the "
-            "driver and `pip install tensorflow[and-cuda]`, see `nvidia-smi` and "
-            "CUDA_VISIBLE_DEVICES, or set train.devices=0 to train on what is there"
+            f"train.devices={wanted} needs GPUs, but TensorFlow finds {available}; install the "
+            "driver and `pip install tensorflow[and-cuda]`, check `nvidia-smi` and "
+            "CUDA_VISIBLE_DEVICES, or set train.devices=0 to train on the available devices"
         )
-    with contextlib.suppress(RuntimeError):  # TensorFlow has started: the devices are fixed.
+    with contextlib.suppress(RuntimeError):  # TensorFlow has already started with its devices.
         tf.config.set_visible_devices(found[:wanted], "GPU")
 
 
@@ -217,7 +217,7 @@ def _check_precision(config: TrainConfig) -> None:
         if tuple(capability) < _BFLOAT16_CAPABILITY:
             raise ConfigError(
                 f"{details.get('device_name', device.name)} has compute capability "
-                f"{'.'.join(map(str, capability))}, and bfloat16 needs 8.0; set "
+                f"{'.'.join(map(str, capability))}, but bfloat16 needs 8.0; set "
                 "train.precision=float16"
             )
 

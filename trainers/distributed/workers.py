@@ -1,13 +1,12 @@
-"""`sightline train --workers N`: N processes on this machine that train as one.
+"""`sightline train --workers N`: distributed training with N processes on this machine.
 
     launch(config, Path("work/cifar"), workers=2, report=print)
 
-Each is `python -m trainers.distributed.workers REQUEST` with a TF_CONFIG of its own, as on a
-cluster. The chief's progress comes back on a pipe; when one process ends badly, all are ended.
+Each process is `python -m trainers.distributed.workers REQUEST` with its own TF_CONFIG, as on a
+cluster. The chief reports progress over a pipe. When a process fails, all are stopped.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -17,13 +16,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.processes import module_command
+from core.processes import available_cores, exit_reason, module_command, start, stop, tail
 from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.distributed.cluster import check_batch, read_cluster
 from trainers.training.progress import EVENTS_FD, announce, emit, reporter
@@ -33,18 +31,16 @@ if TYPE_CHECKING:
     from trainers.training.trained import Trained
 
 _POLL_S = 0.2
-# A worker that fails takes the others with it within moments; the first cause is looked for.
+# After a failure, the other workers fail within moments; waits for the reports of all.
 _AFTERMATH_S = 0.5
 _LEAVE_S = 30.0
-_TAIL_LINES = 12
-# A line on a pipe is written at once up to 4 KiB.
+# A write of up to 4 KiB to a pipe is atomic.
 _MESSAGE_CHARACTERS = 1500
-_PR_SET_PDEATHSIG = 1
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 class WorkerError(RuntimeError):
-    """A worker ended before training did; the message has the reason and names its log."""
+    """A worker ended before the end of training; the message has the reason and names its log."""
 
 
 def launch(
@@ -56,17 +52,17 @@ def launch(
     announce: Callable[[str], None] | None = None,
     resume_anyway: bool = False,
 ) -> Path:
-    """Trains `config` with `workers` processes, each with its part of the cores and GPUs.
+    """Trains `config` with `workers` processes, each with an equal share of the cores and GPUs.
 
-    Run again after a failure, it goes on from the last saved state.
+    After a failure, the next call resumes from the last saved state.
 
     Args:
       config: `train.strategy` becomes `multi_worker`.
-      out: the trained folder, written by the chief alone; each worker's log is
+      out: the trained folder, written by the chief only; the logs of the workers are
         `out/logs/worker-K.log`.
-      workers: how many, at least 1.
+      workers: number of processes, at least 1.
       report: called with the chief's progress.
-      announce: called with the chief's lines worth printing, as by `trainers.loop.fit`.
+      announce: called with the chief's messages, as by `trainers.loop.fit`.
       resume_anyway: as for `trainers.loop.fit`.
 
     Returns:
@@ -74,8 +70,8 @@ def launch(
 
     Raises:
       ConfigError: the batch does not divide by the workers, there are fewer GPUs than workers, or
-        another strategy is asked for.
-      WorkerError: one failed or was killed; the others were ended then.
+        the configuration has another strategy.
+      WorkerError: a worker failed or was killed; the other workers were stopped.
     """
     _check(config, workers)
     gpus = _gpus(os.environ, workers)
@@ -83,8 +79,8 @@ def launch(
     logs.mkdir(parents=True, exist_ok=True)
     request = logs / "workers.json"
     train = replace(config.train, strategy="multi_worker")
-    threads = max(1, _cores() // workers)
-    facts = {"out": str(out), "threads": threads, "parent": os.getpid()}
+    threads = max(1, available_cores() // workers)
+    facts = {"out": str(out), "threads": threads}
     facts["resume_anyway"] = resume_anyway
     request.write_text(json.dumps({"config": to_dict(replace(config, train=train)), **facts}))
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
@@ -103,13 +99,12 @@ def train_here(
     announce: Callable[[str], None] | None = None,
     resume_anyway: bool = False,
 ) -> "Trained":
-    """Trains in this process and writes `out`; on a cluster, the chief writes it for all.
+    """Trains in this process and writes `out`; in a cluster, only the chief reports and writes.
 
-    Only the chief reports. No worker leaves before all are done: the others would take that for a
-    failure.
+    All workers wait for each other at the end: TensorFlow treats a worker that left as failed.
 
     Raises:
-      What `trainers.loop.fit` raises.
+      Exception: any error of `trainers.loop.fit`.
     """
     from trainers.loop import fit
 
@@ -128,7 +123,7 @@ def train_here(
 
 
 def save_once(trained: "Trained", out: Path) -> None:
-    """Writes a trained folder, the chief's for all workers, and waits until all are done."""
+    """Writes the chief's trained folder and waits for all workers."""
     from trainers.distributed.strategy import from_chief, is_chief, own_folder
     from trainers.training.trained import save_trained
 
@@ -141,7 +136,7 @@ def save_once(trained: "Trained", out: Path) -> None:
 
 
 class _Team:
-    """The processes, none of which outlives the block."""
+    """The worker processes; all have ended at the end of the block."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -154,11 +149,8 @@ class _Team:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for process in self._processes:
-            if process.poll() is None:
-                # TensorFlow takes SIGTERM over, so nothing less ends a worker that waits.
-                process.kill()
-            process.wait()
+        # TensorFlow handles SIGTERM itself, so a worker that waits ends by SIGKILL only.
+        stop(*self._processes, grace_s=0, by=signal.SIGKILL)
         os.close(self._reading)
         with contextlib.suppress(OSError):
             os.close(self._writing)
@@ -166,20 +158,21 @@ class _Team:
     def start(self, rank: int, request: Path, environment: dict[str, str]) -> None:
         """Starts worker `rank`, whose output goes to its log."""
         with self._log(rank).open("wb") as log:
-            process = subprocess.Popen(
-                module_command("trainers.distributed.workers", str(request)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**environment, EVENTS_FD: str(self._writing)},
+            command = module_command(
+                "trainers.distributed.workers", str(request), end_with_parent=signal.SIGKILL
+            )
+            process = start(
+                command,
+                log=log,
+                changes={**environment, EVENTS_FD: str(self._writing)},
                 pass_fds=(self._writing,),
-                # Ctrl-C is for this process, which then ends them all.
+                # Ctrl-C reaches this process only, which stops the workers.
                 start_new_session=True,
             )
         self._processes.append(process)
 
     def follow(self, receive: Callable[[dict[str, Any]], None]) -> None:
-        """Returns when the chief is done and the others had time to leave.
+        """Waits for the end of the chief, and a limited time for the other workers.
 
         Raises:
           WorkerError: one of them failed.
@@ -197,17 +190,17 @@ class _Team:
         until = time.monotonic() + _AFTERMATH_S
         while time.monotonic() < until:
             self._read(receive, 0.1)
-        raise WorkerError(self._story())
+        raise WorkerError(self._failure())
 
     def _failed(self) -> list[int]:
         return [rank for rank, one in enumerate(self._processes) if one.poll() not in (None, 0)]
 
     def _read(self, receive: Callable[[dict[str, Any]], None], wait: float) -> None:
-        """Takes the events that come within `wait` seconds."""
+        """Reads the events that arrive within `wait` seconds."""
         if not select.select([self._reading], [], [], wait)[0]:
             return
         chunk = os.read(self._reading, 1 << 16)
-        if not chunk:  # All have closed their end; soon they will have ended.
+        if not chunk:  # All processes closed the pipe and are about to end.
             time.sleep(wait)
             return
         *lines, self._rest = (self._rest + chunk).split(b"\n")
@@ -218,23 +211,21 @@ class _Team:
             else:
                 receive(event)
 
-    def _story(self) -> str:
-        """What happened: to a killed worker first, then to one that knew its own error."""
+    def _failure(self) -> str:
+        """The error text: of a killed worker, else of a worker that reported its error."""
         failed = self._failed()
         killed = [rank for rank in failed if self._processes[rank].returncode < 0]
-        told = sorted(self._errors, key=lambda event: not event["ours"])
-        rank = killed[0] if killed else told[0]["worker"] if told else failed[0]
-        own = [event["message"] for event in told if event["worker"] == rank]
+        reported = sorted(self._errors, key=lambda event: not event["ours"])
+        rank = killed[0] if killed else reported[0]["worker"] if reported else failed[0]
+        own = [event["message"] for event in reported if event["worker"] == rank]
         status = self._processes[rank].poll()
         how = "failed"
-        if status is not None and status < 0:
-            how = f"was killed by {signal.Signals(-status).name}"
-        elif not own:
-            how = f"ended with status {status}"
-        what = own[0] if own else "\n".join(["its last lines:", *_tail(self._log(rank))])
+        if status is not None and (status < 0 or not own):
+            how = exit_reason(status)
+        what = own[0] if own else "\n".join(["its last lines:", *tail(self._log(rank))])
         return (
             f"worker {rank} of {len(self._processes)} {how}: {what}\nfull log {self._log(rank)}\n"
-            "the same command goes on from the last saved state"
+            "the same command resumes from the last saved state"
         )
 
     def _log(self, rank: int) -> Path:
@@ -246,8 +237,8 @@ def _check(config: Config, workers: int) -> None:
         raise ConfigError(f"--workers must be at least 1, got {workers}")
     if config.train.strategy not in ("one", "multi_worker"):
         raise ConfigError(
-            f"--workers {workers} trains with train.strategy=multi_worker, and "
-            f"{config.train.strategy} is asked for; leave one of them out"
+            f"--workers {workers} needs train.strategy=multi_worker, but the configuration has "
+            f"train.strategy={config.train.strategy}; leave one of them out"
         )
     check_batch(config.train, workers)
 
@@ -269,21 +260,18 @@ def _receiver(
 
 def _environment(addresses: Sequence[str], rank: int, gpus: list[list[str]]) -> dict[str, str]:
     task = {"type": "worker", "index": rank}
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     own = {
         "TF_CONFIG": json.dumps({"cluster": {"worker": list(addresses)}, "task": task}),
-        "PYTHONPATH": path,
-        # gRPC would ask a proxy for the way to this very machine.
+        # gRPC would send requests to this machine through a proxy.
         "no_grpc_proxy": "127.0.0.1",
     }
     if gpus:
         own["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[rank])
-    return {**os.environ, **own}
+    return own
 
 
 def _gpus(environment: Any, workers: int) -> list[list[str]]:
-    """Which GPUs each worker sees; empty on a machine without."""
+    """The GPUs of each worker; empty on a machine without GPUs."""
     given = environment.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         found = [one for one in given.split(",") if one.strip() not in ("", "-1")]
@@ -297,14 +285,8 @@ def _gpus(environment: Any, workers: int) -> list[list[str]]:
     return [found[rank::workers] for rank in range(workers)] if found else []
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody has now; all are held until all are found, so that they differ."""
+    """Free ports; all sockets stay open until the last is found, so that the ports differ."""
     with contextlib.ExitStack() as held:
         found = [held.enter_context(socket.socket()) for _ in range(count)]
         for one in found:
@@ -312,29 +294,15 @@ def _free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in found]
 
 
-def _tail(log: Path) -> list[str]:
-    with log.open(encoding="utf-8", errors="replace") as handle:
-        return [line.rstrip() for line in deque(handle, _TAIL_LINES)]
-
-
-def _die_with(parent: int) -> None:
-    """Ends this process when the one that started it is killed; Linux only."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # It was killed before that call.
-        os._exit(1)
-
-
-def _in_words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     ours = type(error).__module__.startswith("trainers.")
     text = str(error) if ours else f"{type(error).__name__}: {error}"
     return text[:_MESSAGE_CHARACTERS]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The process: one worker of the request file; 0 when it trained to the end."""
+    """Runs one worker of a request file; returns 0 if training finished."""
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    _die_with(request["parent"])
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(request["threads"])
@@ -347,7 +315,7 @@ def main(arguments: Sequence[str]) -> int:
             announce=announce,
             resume_anyway=request["resume_anyway"],
         )
-    except Exception as error:  # Whatever it is, the launcher is told.
+    except Exception as error:  # Reported to the launcher.
         import traceback
 
         traceback.print_exc()
@@ -355,7 +323,7 @@ def main(arguments: Sequence[str]) -> int:
         emit(
             "error",
             worker=cluster.rank if cluster else 0,
-            message=_in_words(error),
+            message=_error_text(error),
             ours=type(error).__module__.startswith("trainers."),
         )
         return 1
@@ -366,5 +334,5 @@ if __name__ == "__main__":
     status = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    # TensorFlow's server leaves threads behind that would hold the interpreter up.
+    # Threads of TensorFlow's server would delay the exit of the interpreter.
     os._exit(status)

@@ -5,7 +5,6 @@ read. Columns: `id` bytes, `label` int64 in [0, N), `image/class/text`
 bytes, the `slice/*` strings, and `scores/<variant>` float32 (N,) for every variant.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from core.files import replacing
 from trainers.data import features
 from trainers.data.pipeline import EvalBatch
 
@@ -98,9 +98,7 @@ def write_table(path: Path, predictions: dict[str, Predictions], classes: tuple[
                 f"variant {variant!r} has predictions of other examples than the first variant; "
                 "predict the same split, in the same order"
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with tf.io.TFRecordWriter(str(temporary)) as writer:
+    with replacing(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
         for i in range(len(first.ids)):
             columns: dict[str, tf.train.Feature] = {
                 ID: _bytes(first.ids[i]),
@@ -117,7 +115,6 @@ def write_table(path: Path, predictions: dict[str, Predictions], classes: tuple[
                 )
             example = tf.train.Example(features=tf.train.Features(feature=columns))
             writer.write(example.SerializeToString(deterministic=True))
-    os.replace(temporary, path)
 
 
 def _bytes(value: str) -> tf.train.Feature:

@@ -47,23 +47,6 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class PairedTest:
-    """Exact McNemar test of two classifiers on the same examples.
-
-    Attributes:
-      statistic: the smaller of the two discordant counts.
-      p_value: two-sided, in [0, 1].
-      only_a: examples that only the first got right.
-      only_b: examples that only the second got right.
-    """
-
-    statistic: int
-    p_value: float
-    only_a: int
-    only_b: int
-
-
-@dataclass(frozen=True)
 class SeedTest:
     """Paired t-test over seeds.
 
@@ -235,33 +218,6 @@ def paired_difference(
     normal = np.clip(center + error * _scipy.norm.ppf(tails), -1.0, 1.0)
     value = (only_a - only_b) / size
     return Interval(value, float(low), float(high)).reaching(*normal.tolist())
-
-
-def mcnemar(a_correct: ArrayLike, b_correct: ArrayLike) -> PairedTest:
-    """Exact McNemar test: are the two models equally often right where they differ?
-
-    Two-sided binomial test of the discordant pairs (McNemar 1947; the exact form is conditional
-    on their number, Fagerland, Lydersen & Laake 2013, section 2). No discordant pair gives p = 1.
-
-    Args:
-      a_correct: (N,) booleans or 0/1, whether the first model was right.
-      b_correct: (N,) of the second, on the same examples in the same order.
-
-    Raises:
-      ValueError: no values, different lengths, or a value that is not 0 or 1.
-    """
-    first, second = _pair(a_correct, b_correct, "a_correct", "b_correct")
-    for name, column in (("a_correct", first), ("b_correct", second)):
-        wrong = column[~np.isin(column, (0.0, 1.0))]
-        if len(wrong):
-            raise ValueError(
-                f"`{name}` must be booleans or 0/1, got {wrong[0]}; compare labels first"
-            )
-    only_a = int(np.sum(first > second))
-    only_b = int(np.sum(second > first))
-    discordant = only_a + only_b
-    p_value = float(_scipy.binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
-    return PairedTest(min(only_a, only_b), p_value, only_a, only_b)
 
 
 def paired_t(seeds_a: ArrayLike, seeds_b: ArrayLike, *, level: float = 0.95) -> SeedTest:

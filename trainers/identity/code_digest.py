@@ -1,14 +1,14 @@
-"""Digests of code: of modules, all they import within the project, and the packages they import.
+"""Digests of modules with everything they import, within the project and from packages.
 
     code_digest("components.model_card.card_writer")
 
-A digest changes with what the code does (a syntax tree without comments and docstrings), with
-templates and other data files, and with the versions of installed packages; never with a module
-or a package that is not imported. Imports are followed wherever they stand: at the top, within
-functions, through a `Registry`, and through text that names a module. What reaches a `Registry`
-also runs plugins, whose code counts as `trainers.identity.plugin_code` has it.
+A digest changes with the syntax tree of the code (without comments and docstrings), with templates
+and other data files, and with the versions of installed packages, but not with modules or packages
+that are not imported. Imports are found at the top of a module, within functions, through a
+`Registry`, and in text that is the name of a module. A module that uses a `Registry` also runs
+plugins, whose code is part of the digest; see `trainers.identity.plugin_code`.
 
-Standard library only; nothing that is digested is imported.
+No module is imported to compute its digest.
 """
 
 import hashlib
@@ -21,25 +21,26 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from core.files import file_digest
 from trainers.identity.code_facts import VERSION, CodeFacts, read_code
 from trainers.identity.file_index import FileIndex
 from trainers.identity.plugin_code import plugin_code
 
-#: Top-level packages of the project; an installation may lack some.
+#: Top-level packages of the project; some may not be installed.
 PROJECT = ("trainers", "serving", "components", "tfx_pipeline", "core")
 
 _DIGITS = 16
-# Read by people only.
+# Not part of the code.
 _NOT_CODE = (".md", ".pyc")
-# Raise it when `_installed` changes.
+# Increase it when `_installed` changes.
 _INSTALLED = "installed-1"
-# How templates name each other.
+# References between templates.
 _TEMPLATE = re.compile(r"[\"']([\w./-]+\.[\w.]+)[\"']")
 
 
 @dataclass(frozen=True)
 class Code:
-    """What a piece of the program is made of.
+    """The modules, data files, and packages behind a digest.
 
     Attributes:
       modules: dotted name, path of a data file below the project, or `plugin` and a plugin's file
@@ -52,27 +53,27 @@ class Code:
 
     @property
     def digest(self) -> str:
-        """16 hex digits of all of it."""
+        """16 hex digits of the modules and packages."""
         text = json.dumps([self.modules, self.packages], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
 def code_digest(*modules: str, packages: Sequence[str] = (), index: FileIndex | None = None) -> str:
-    """16 hex digits that change with what `modules` do.
+    """16 hex digits that change with the code of `modules` and their imports.
 
     Args:
       modules: dotted names of modules, or of packages for all of their modules.
-      packages: import names of installed packages that count as well, as `tfx`.
-      index: keeps what is known of each source file between processes.
+      packages: import names of further installed packages to include, e.g. `tfx`.
+      index: stores facts about source files between processes.
 
     Raises:
-      ValueError: no such module in the project.
+      ValueError: the project has no such module.
     """
     return code_of(*modules, packages=packages, index=index).digest
 
 
 def code_of(*modules: str, packages: Sequence[str] = (), index: FileIndex | None = None) -> Code:
-    """Modules, data files and packages behind `code_digest`; arguments and errors are the same."""
+    """The modules, data files, and packages of `code_digest`; takes the same arguments."""
     return CodeBase(_top(), index=index).code(*modules, packages=packages)
 
 
@@ -84,9 +85,9 @@ class CodeBase:
     """The project's sources in one folder.
 
     Args:
-      top: the folder that holds the packages `PROJECT`.
-      index: keeps what is known of each source file; None reads each file once a process.
-      path: where installed packages are looked up; None takes `sys.path`.
+      top: folder of the packages `PROJECT`.
+      index: stores facts about source files; None reads each file once per process.
+      path: folders of installed packages; None uses `sys.path`.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class CodeBase:
         return CodeFacts.from_json(self._index.fact(file, f"code-{VERSION}", read))
 
     def _targets(self, name: str, facts: CodeFacts) -> Iterator[str]:
-        """Modules that `name` imports or names, and installed packages, all dotted."""
+        """Dotted names of the modules and installed packages that `name` imports or mentions."""
         yield from self._parents(name)
         for one in facts.imports:
             module, _, attribute = one.partition(":")
@@ -163,7 +164,7 @@ class CodeBase:
                 yield from self._below(one)
 
     def _module(self, dotted: str) -> Iterator[str]:
-        """The longest part of `dotted` that is a module, and the packages above it."""
+        """The longest prefix of `dotted` that is a module, and its parent packages."""
         while dotted and self._file(dotted) is None:
             dotted = dotted.rpartition(".")[0]
         if dotted:
@@ -176,7 +177,7 @@ class CodeBase:
                 yield name
 
     def _registered(self, module: str, attribute: str) -> Iterator[str]:
-        """What the registry called `attribute` of `module` imports; without a name, all of its."""
+        """The modules that the registry `attribute` of `module` imports; empty or `*`: of all."""
         if self._file(module) is None:
             return
         for name, package in self._facts(module).registries.items():
@@ -194,7 +195,7 @@ class CodeBase:
         }
 
     def _below(self, package: str) -> list[str]:
-        """The modules directly in `package`; none where it is a module."""
+        """The modules directly in `package`; empty if it is a module."""
         if not self._is_own(package):
             return []
         folder = self._top.joinpath(*package.split("."))
@@ -219,10 +220,10 @@ class CodeBase:
         return None
 
     def _data_files(self, found: dict[str, CodeFacts]) -> dict[str, str]:
-        """Path -> digest of the data files in the packages of `found` that count.
+        """Path -> digest of the data files that belong to the modules `found`.
 
-        A file that modules of its package name counts for these alone, and so do the files that
-        a template names; a file that nobody names counts for the whole package.
+        A file that a module of its package mentions, or that such a template mentions, belongs to
+        that module only; a file without a mention belongs to all modules of the package.
         """
         folders = {self._folder(name) for name in found}
         digests: dict[str, str] = {}
@@ -252,7 +253,7 @@ class CodeBase:
         return [package, *self._below(package)] if self._file(package) else self._below(package)
 
     def _versions(self, imports: set[str]) -> dict[str, str]:
-        """Distribution -> version of the installed ones among `imports`, and Python's."""
+        """Distribution -> version for the installed packages among `imports`, and Python."""
         found = {"python": ".".join(platform.python_version_tuple()[:2])}
         folders = [Path(one) for one in self._path if one and Path(one).is_dir()]
         installed = [self._index.fact(one, _INSTALLED, _installed) for one in folders]
@@ -273,7 +274,7 @@ def _is_data(file: Path) -> bool:
 
 
 def _with_includes(names: set[str], files: dict[str, Path]) -> set[str]:
-    """`names` and all that these files name in quotes, among `files`."""
+    """`names` and the names in `files` that these files mention in quotes, recursively."""
     found: set[str] = set()
     todo = list(names)
     while todo:
@@ -285,19 +286,10 @@ def _with_includes(names: set[str], files: dict[str, Path]) -> set[str]:
     return found
 
 
-def file_digest(file: Path) -> str:
-    """sha256 hex of the bytes of `file`."""
-    found = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
-
-
 def _installed(folder: Path) -> dict[str, list[tuple[str, str, list[str]]]]:
-    """Import name -> name, version and parts of each distribution in `folder` that provides it.
+    """Import name -> name, version, and parts of each distribution in `folder` that provides it.
 
-    The parts, `protobuf` for `google.protobuf`, are listed where several provide one name.
+    The parts, e.g. `protobuf` for `google.protobuf`, are listed where several provide one name.
     """
     owners: dict[str, list[metadata.Distribution]] = {}
     for one in metadata.distributions(path=[str(folder)]):

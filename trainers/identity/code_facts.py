@@ -1,7 +1,4 @@
-"""What one Python file imports and what it does, read from its syntax tree; nothing is imported.
-
-Standard library only.
-"""
+"""Imports, mentioned names, and a digest of one Python file, read from its syntax tree."""
 
 import ast
 import hashlib
@@ -19,16 +16,16 @@ _REGISTRY = "Registry"
 
 @dataclass(frozen=True)
 class CodeFacts:
-    """What one module's source says.
+    """The facts about the source of one module.
 
     Attributes:
       digest: sha256 hex of the syntax tree without comments, docstrings and positions.
-      imports: `a.b` for `import a.b`, and `a.b:c` for `from a.b import c`, absolute, wherever they
-        stand but below `if TYPE_CHECKING:`.
-      mentions: text that is a dotted name, as `run_fn="trainers.run_fn.run_fn"` is, and `a.b.*`
+      imports: `a.b` for `import a.b`, and `a.b:c` for `from a.b import c`, absolute, except those
+        below `if TYPE_CHECKING:`.
+      mentions: text that is a dotted name, e.g. `run_fn="trainers.run_fn.run_fn"`, and `a.b.*`
         for formatted text that begins with `a.b.`.
-      files: text that could be the name of a file.
-      registries: name of a `Registry` made here -> the package whose modules it imports.
+      files: text that could be a file name.
+      registries: name of a `Registry` of this module -> the package whose modules it imports.
     """
 
     digest: str
@@ -38,7 +35,7 @@ class CodeFacts:
     registries: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` takes."""
+        """JSON values for `from_json`."""
         return asdict(self)
 
     @classmethod
@@ -53,24 +50,24 @@ def read_code(file: Path, *, package: str) -> CodeFacts:
 
     Args:
       file: Python source.
-      package: the dotted name of its package, which relative imports start from.
+      package: the dotted name of its package, for relative imports.
 
     Raises:
-      SyntaxError: it is not Python of this version.
+      SyntaxError: the file is not valid for this version of Python.
     """
     return tree_facts(ast.parse(file.read_bytes(), filename=str(file)), package=package)
 
 
 def tree_facts(tree: ast.Module, *, package: str) -> CodeFacts:
-    """The facts of a syntax tree, whose docstrings are removed; see `read_code`."""
-    reader = _Reader(package)
-    reader.visit(tree)  # Before the docstrings go: it removes them.
+    """The facts of a syntax tree; removes its docstrings. See `read_code`."""
+    collector = _Collector(package)
+    collector.visit(tree)  # Before the digest, as it removes docstrings.
     return CodeFacts(
         digest=hashlib.sha256(ast.dump(tree).encode()).hexdigest(),
-        imports=tuple(sorted(reader.imports)),
-        mentions=tuple(sorted(reader.mentions)),
-        files=tuple(sorted(reader.files)),
-        registries=reader.registries,
+        imports=tuple(sorted(collector.imports)),
+        mentions=tuple(sorted(collector.mentions)),
+        files=tuple(sorted(collector.files)),
+        registries=collector.registries,
     )
 
 
@@ -80,8 +77,8 @@ VERSION = hashlib.sha256(
 ).hexdigest()[:16]
 
 
-class _Reader(ast.NodeVisitor):
-    """Collects the facts of a tree and removes text that does nothing: docstrings."""
+class _Collector(ast.NodeVisitor):
+    """Collects the facts of a tree and removes docstrings and other text without effect."""
 
     def __init__(self, package: str) -> None:
         self._package = package.split(".")
@@ -91,7 +88,7 @@ class _Reader(ast.NodeVisitor):
         self.registries: dict[str, str] = {}
 
     def generic_visit(self, node: ast.AST) -> None:
-        """Visits what is below `node`, after removing its docstring and other idle text."""
+        """Visits the children of `node` after removing text without effect."""
         body = getattr(node, "body", None)
         if isinstance(body, list):
             body[:] = [one for one in body if not _is_idle(one)]

@@ -1,11 +1,8 @@
-"""Facts about files, such as their digests, kept between processes while the files stay the same.
+"""A cache of facts about files, such as their digests, that processes share.
 
-A fact is looked up by the file's size, times of change and inode, and computed anew where one of
-them differs. Standard library only.
+A fact is valid while the file's size, times of change, and inode stay the same.
 """
 
-import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-#: The name of an index in the folder it is kept in.
+from core.files import file_lock, read_json, write_json
+
+#: The file name of an index.
 INDEX_FILE = "files.json"
 
-# Two changes of a file within one tick of the clock leave the same times, so a fact about a file
-# that changed just now is not kept. File systems' ticks last up to two seconds.
+# Two changes within one tick of the file system's clock (up to two seconds) have the same times, so
+# facts about a file that just changed are not stored.
 _SETTLED_NS = 2_000_000_000
 
 
@@ -25,8 +24,8 @@ class FileIndex:
     """Facts about files.
 
     Args:
-      path: the JSON file they are kept in, made with its folder where it is missing; None keeps
-        them in memory. A file that is damaged counts as empty.
+      path: the JSON file of the index, created with its folder where missing; None stores facts in
+        memory only. A damaged file is treated as empty.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -38,9 +37,9 @@ class FileIndex:
         """`compute(file)`, or what it returned when `file` last had this size, time and inode.
 
         Args:
-          file: an existing file; a link counts as what it points to.
-          kind: names the fact. Raise it when `compute` changes.
-          compute: returns something that JSON holds.
+          file: an existing file; links are followed.
+          kind: name of the fact; change it when `compute` changes.
+          compute: returns a JSON value.
 
         Raises:
           OSError: the file cannot be read.
@@ -62,26 +61,23 @@ class FileIndex:
 
     @contextmanager
     def open(self) -> Iterator["FileIndex"]:
-        """Writes what is new at the end of the block; a second process waits until then."""
+        """Locks the index and writes new facts at the end of the block."""
         if self._path is None:
             yield self
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_name(f".{self._path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with file_lock(self._path.with_name(f".{self._path.name}.lock")):
             self._entries = _read(self._path)
             yield self
             if self._changed:
                 self._entries = {k: v for k, v in self._entries.items() if os.path.exists(k)}
-                temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-                temporary.write_text(json.dumps(self._entries), encoding="utf-8")
-                os.replace(temporary, self._path)
+                write_json(self._path, self._entries, indent=None)
                 self._changed = False
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
         return {}
     whole = isinstance(found, dict) and all(isinstance(one, dict) for one in found.values())

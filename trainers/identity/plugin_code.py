@@ -1,4 +1,4 @@
-"""Which part of a plugin decides what training and evaluation do, read from its syntax tree.
+"""The part of a plugin's code that affects training and evaluation, read from its syntax tree.
 
 A recipe's and a pipeline's values are in the configuration, which names caches and keys already. So
 functions under `@recipes.register` and `@pipelines.register` don't count, and neither do constants,
@@ -26,9 +26,9 @@ _METRICS = "metrics"
 # Importing these has no effect besides the names.
 _INERT = {*sys.stdlib_module_names, "numpy", "scipy", "sklearn"}
 _OURS = ("trainers", "serving", "components", "tfx_pipeline", "core")
-# Of configurations; a dotted name here would count as an import of it.
+# As tuples, since dotted text would be followed as an import.
 _CONFIGURATION = (("trainers", "config"), ("tfx_pipeline", "config"))
-# Calls that make values and do nothing else.
+# Calls without side effects.
 _MAKERS = {"dict", "list", "tuple", "set", "frozenset", "range", "float", "int", "str", "Path"}
 _KIND = f"plugin-{VERSION}-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}"
 
@@ -55,7 +55,7 @@ def plugin_code(index: FileIndex, *, metrics: bool = False) -> dict[str, CodeFac
 
 
 def counted_files() -> list[Path]:
-    """The plugin files given by path whose code counts: a trained model cannot be without them."""
+    """The plugin files given by path with relevant code, which a trained model needs."""
     return [one for one in plugins.files() if any(map(read_plugin, _below(one)))]
 
 
@@ -67,7 +67,7 @@ def read_plugin(file: Path, *, metrics: bool = False) -> CodeFacts | None:
       metrics: whether metrics count.
 
     Raises:
-      SyntaxError: it is not Python of this version.
+      SyntaxError: the file is not valid for this version of Python.
     """
     tree = ast.parse(file.read_bytes(), filename=str(file))
     tree.body = _counted(tree.body, (*_VALUES, *(() if metrics else (_METRICS,))))
@@ -75,7 +75,7 @@ def read_plugin(file: Path, *, metrics: bool = False) -> CodeFacts | None:
 
 
 def _sources() -> Iterator[tuple[str, Path]]:
-    """Every source file of every plugin with a label that does not change when it is moved."""
+    """Every source file of every plugin, with a label that is independent of its folder."""
     seen: dict[str, int] = {}
     for top in plugins.files():
         for file in _below(top):
@@ -154,7 +154,7 @@ def _is_register(call: ast.expr, registries: tuple[str, ...]) -> bool:
 
 
 def _imported_from_us(body: list[ast.stmt]) -> set[str]:
-    """Names that are imported from our configuration modules: making one has no effect."""
+    """Names imported from our configuration modules, whose calls have no side effects."""
     modules = [
         one
         for one in body
@@ -169,7 +169,7 @@ def _used(statement: ast.stmt) -> set[str]:
 
 
 def _bound(statement: ast.stmt) -> set[str]:
-    """The names that a definition gives."""
+    """The names that a statement defines."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return {statement.name}
     if isinstance(statement, (ast.Import, ast.ImportFrom)):

@@ -1,4 +1,4 @@
-"""Versions of what makes a model, read from package metadata: nothing is imported."""
+"""Versions of the packages behind a model, read from their metadata."""
 
 import platform
 import subprocess
@@ -9,7 +9,7 @@ _PACKAGES = ("tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge
 
 
 def stack() -> dict[str, str]:
-    """Distribution name -> version, with Python's own."""
+    """Distribution name -> version, including Python."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -20,7 +20,7 @@ def stack() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The commit of the checkout this code runs from, with `+` when it was changed; else ''."""
+    """The commit of this checkout, with `+` if there are changes; empty outside of a checkout."""
     here = Path(__file__).resolve().parent
     try:
         described = subprocess.run(

@@ -1,20 +1,20 @@
-"""Classification networks, one file a family; `build_model` is the way in.
+"""Classification networks, one module per family; `build_model` builds them.
 
-How to add a model in one file, `trainers/models/mynet.py`:
+To add a model, write one file, `trainers/models/mynet.py`:
 
     @models.register("mynet")
     def mynet(images: tf.Tensor, *, width: int = 32) -> tf.Tensor:
         ...
         return features
 
-A builder gets normalized images (B, H, W, 3) float32 with H and W static, and returns pooled
-features (B, F); normalization, dropout and the `logits` layer are put around it here. A builder
-that returns two of them has a second head, for a teacher's answers (see `distillation_heads`). Its
-keyword-only arguments are what `model.options` takes, and each carries a plain type (`int`,
-`float`, `bool`, `str` or `tuple`), which is checked. One builder may serve several names through
-`functools.partial`. Use layers that TFMOT can quantise (Conv2D, Dense, BatchNormalization, ReLU,
-Add, pooling) or, for a layer of your own without a kernel, register it as serialisable; see
-`trainers.compression.qat`. `tests/trainers/models` finds the new names through the registry.
+A builder takes normalized images (B, H, W, 3) float32 with static H and W, and returns pooled
+features (B, F); normalization, dropout and the `logits` layer are added here. A builder that
+returns two tensors has a second head, for the logits of a teacher (see `distillation_heads`). Its
+keyword-only arguments are the keys of `model.options`, each annotated with a plain type (`int`,
+`float`, `bool`, `str` or `tuple`), which is checked. `functools.partial` registers one builder
+under several names. Use layers that TFMOT can quantize (Conv2D, Dense, BatchNormalization, ReLU,
+Add, pooling), and register custom layers without kernels as serializable; see
+`trainers.compression.qat`. `tests/trainers/models` finds new names through the registry.
 """
 
 import inspect
@@ -27,16 +27,15 @@ from trainers.registry import models, nearest
 
 __all__ = ["HEADS", "build_model", "distillation_heads"]
 
-#: Classifier layers: what a model ends in, and is replaced where the class count differs.
+#: Names of the classifier layers, which are replaced if the number of classes differs.
 HEADS = ("logits", "logits_class", "logits_distill")
 
 
 def build_model(config: Config, num_classes: int) -> keras.Model:
-    """The network that `config.model` names, with fresh weights.
+    """The network of `config.model`, with random weights.
 
     Args:
-      config: `model` names the network; `data.image_size`, `data.mean` and `data.std` shape its
-        input.
+      config: `model` decides the network; `data.image_size`, `data.mean` and `data.std` its input.
       num_classes: N, the number of logits.
 
     Returns:
@@ -44,11 +43,12 @@ def build_model(config: Config, num_classes: int) -> keras.Model:
       `logits` (B, N) float32, without softmax.
 
     Raises:
-      ConfigError: an option that the builder lacks (the nearest is named) or one of a wrong type
-        or size.
-      UnknownNameError: no such model; the message names the nearest three.
+      ConfigError: an unknown option (names the nearest one), or one of a wrong type or size.
+      UnknownNameError: no such model; names the nearest three.
     """
-    from trainers.models.layers import Normalize  # The registry imports this package first.
+    from trainers.models.layers import (
+        Normalize,  # Imported here, because the registry imports this package first.
+    )
 
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes, got {num_classes}")
@@ -69,14 +69,14 @@ def build_model(config: Config, num_classes: int) -> keras.Model:
 
 
 def distillation_heads(model: keras.Model) -> keras.Model | None:
-    """`model` with its two heads for outputs, or None where it has one.
+    """`model` with its two heads as outputs; None if it has one head.
 
     Args:
-      model: as `build_model` returns it; the result shares its layers.
+      model: from `build_model`; the result shares its layers.
 
     Returns:
-      From `images` to a list of `logits_class` and `logits_distill`, each (B, N) float32: the
-      first learns from labels, the second from a teacher; `logits` of `model` is their mean.
+      A model from `images` to [`logits_class`, `logits_distill`], each (B, N) float32: the first is
+      trained on labels, the second on a teacher; `logits` of `model` is their mean.
     """
     names = {layer.name for layer in model.layers}
     if "logits_distill" not in names:
@@ -86,15 +86,15 @@ def distillation_heads(model: keras.Model) -> keras.Model | None:
 
 
 def _head(features: Any, config: Config, num_classes: int, suffix: str) -> Any:
-    """(B, F) to (B, N) logits, in layers `dropout` and `logits` with `suffix`."""
+    """(B, N) logits of (B, F) features, by layers `dropout` and `logits` with `suffix`."""
     if config.model.dropout:
         features = keras.layers.Dropout(config.model.dropout, name=f"dropout{suffix}")(features)
-    # Under mixed precision the loss still needs float32.
+    # The loss needs float32 also with mixed precision.
     return keras.layers.Dense(num_classes, dtype="float32", name=f"logits{suffix}")(features)
 
 
 def _checked(builder: Callable[..., Any], options: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """`options` for `builder`, with JSON lists made tuples."""
+    """`options` for `builder`, with JSON lists converted to tuples."""
     allowed = {
         name: parameter
         for name, parameter in inspect.signature(builder).parameters.items()

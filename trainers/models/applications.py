@@ -1,13 +1,13 @@
-"""Every architecture of `keras.applications` by its name: `vgg16`, `inception_v3`, `convnext_tiny`.
+"""The architectures of `keras.applications`: `vgg16`, `inception_v3`, `convnext_tiny`, ...
 
-Names are the classes' in lower case with underscores, so `EfficientNetV2B0` is `efficientnetv2_b0`;
-where a family of ours has the name, theirs starts with `keras_`. They start without weights.
+Names are in lower case with underscores: `EfficientNetV2B0` is `efficientnetv2_b0`. If Sightline
+has a family with the same name, the prefix is `keras_`. They start with random weights.
 
-Their graphs are built anew, layer by layer under the same names, with what compression cannot see
-into put differently: nested models are laid flat, separable convolutions become their two halves,
-a convolution's swish becomes a layer of its own, custom layers and bare operations become layers
-that TFMOT can copy. Weights keep their order. Their own preprocessing goes, because the
-normalization is `build_model`'s.
+Their graphs are rebuilt layer by layer with the same names, except for structures that compression
+does not support: nested models are flattened, separable convolutions are divided into two, swish
+after a convolution becomes a separate layer, and custom layers and operations become layers that
+TFMOT can copy. The order of weights is the same. Preprocessing layers are removed, because
+`build_model` adds the normalization.
 """
 
 import inspect
@@ -24,25 +24,25 @@ from trainers.models.blocks import stochastic_depth
 from trainers.models.layers import LayerScale
 from trainers.registry import models
 
-# Activations that TFMOT quantises inside a convolution.
+# Activations that TFMOT quantizes inside a convolution.
 _WITHIN_KERNELS = ("linear", "relu", "sigmoid", "softmax", "tanh")
 
-# Families that Sightline builds itself.
+# Families that Sightline implements.
 _OURS = re.compile(r"resnet\d+|mobilenet_v[23].*")
 
 
 def application(name: str, images: tf.Tensor) -> tf.Tensor:
-    """An architecture of `keras.applications`, up to its pooled features.
+    """The pooled features of an architecture of `keras.applications`.
 
     Args:
-      name: of the function there, e.g. `InceptionV3`.
+      name: name of the function, e.g. `InceptionV3`.
       images: (B, H, W, 3) float32, normalized.
 
     Returns:
       (B, F) float32 features.
 
     Raises:
-      ConfigError: the architecture refuses images of this size.
+      ConfigError: the architecture does not support this image size.
     """
     build = getattr(keras.applications, name)
     options: dict[str, Any] = {"include_top": False, "weights": None, "pooling": "avg"}
@@ -53,16 +53,16 @@ def application(name: str, images: tf.Tensor) -> tf.Tensor:
         network = build(input_shape=(height, width, 3), **options)
     except ValueError as error:
         raise ConfigError(
-            f"keras.applications.{name} does not take {height}x{width} images: {error}; set "
+            f"keras.applications.{name} does not support {height}x{width} images: {error}; set "
             "data.image_size"
         ) from error
     return _rebuilt(network, images)
 
 
 def registered_name(name: str) -> str:
-    """What the registry calls the architecture `name`, e.g. `densenet121` for `DenseNet121`."""
+    """The name of an architecture in the registry, e.g. `densenet121` for `DenseNet121`."""
     joined = re.sub(r"(ConvNeXt|NASNet|[A-Z][a-z]+Net)", lambda found: found[0].capitalize(), name)
-    # EfficientNetV2's variants are letters, which stay apart from the version.
+    # The variants of EfficientNetV2 are letters, which are separated from the version.
     joined = re.sub(r"V2(?=[BSML]\d?$)", "v2", joined)
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=[A-Z])", "_", joined).lower()
     return f"keras_{words}" if _OURS.fullmatch(words) else words
@@ -84,7 +84,7 @@ def _rebuilt(network: keras.Model, images: tf.Tensor) -> tf.Tensor:
 
 
 def _replaced(layer: keras.layers.Layer, inputs: list[tf.Tensor]) -> tf.Tensor | None:
-    """What stands in the layer's place; None where a plain copy does."""
+    """The output of the replacement of a layer; None if it is copied."""
     replace = _REPLACED.get(type(layer).__name__)
     return None if replace is None else replace(layer, inputs)
 
@@ -106,9 +106,9 @@ def _flat(layer: keras.Sequential, inputs: list[tf.Tensor]) -> tf.Tensor:
 
 
 def _activated(layer: Any, inputs: list[tf.Tensor]) -> tf.Tensor | None:
-    """A convolution, then its activation as `NAME_activation`, where int8 cannot have them as one.
+    """A convolution with its activation as a separate layer `NAME_activation`, if int8 needs it.
 
-    TFMOT gives a kernel's output no range before such an activation, so the kernel stays float.
+    TFMOT does not record a range before such an activation, so the kernel would remain float.
     """
     if keras.activations.serialize(layer.activation) in _WITHIN_KERNELS:
         return None
@@ -130,7 +130,7 @@ def _scaled_sum(layer: Any, inputs: list[tf.Tensor]) -> tf.Tensor:
 
 
 def _operation(layer: keras.layers.Layer, inputs: list[tf.Tensor]) -> tf.Tensor | None:
-    """A sum or product of two tensors, or with a number; None leaves anything else as it is."""
+    """A sum or product of two tensors, or of a tensor and a number; None for other operations."""
     (node,) = layer.inbound_nodes
     values = tf.nest.flatten((node.call_args, node.call_kwargs))
     numbers = [value for value in values if isinstance(value, (int, float))]
@@ -148,7 +148,7 @@ def _operation(layer: keras.layers.Layer, inputs: list[tf.Tensor]) -> tf.Tensor 
 
 
 def _separated(layer: Any, inputs: list[tf.Tensor]) -> tf.Tensor:
-    """A depthwise convolution under the layer's name, then `NAME_pointwise`."""
+    """A depthwise convolution with the name of the layer, followed by `NAME_pointwise`."""
     x = keras.layers.DepthwiseConv2D(
         layer.kernel_size,
         strides=layer.strides,
@@ -169,11 +169,11 @@ def _separated(layer: Any, inputs: list[tf.Tensor]) -> tf.Tensor:
 
 
 def _fresh(initializer: Any) -> Any:
-    """A copy: Keras warns of an unseeded one that is used twice."""
+    """A copy of an initializer, as Keras warns about reusing an unseeded one."""
     return type(initializer).from_config(initializer.get_config())
 
 
-#: Class of a layer -> (layer, its inputs) -> what stands in its place, or None for a plain copy.
+#: Layer class -> function (layer, inputs) -> output of the replacement, or None to copy the layer.
 _REPLACED: dict[str, Callable[[Any, list[tf.Tensor]], tf.Tensor | None]] = {
     "Conv2D": _activated,
     "CustomScaleLayer": _scaled_sum,

@@ -1,7 +1,7 @@
-"""Parts that several families share: convolution with normalization, squeeze and excitation, paths.
+"""Blocks of several families: convolution with normalization, squeeze and excitation, drop path.
 
-Each convolution is followed directly by its batch normalization, so that TFMOT and the TFLite
-converter fold the pair.
+Each convolution is directly followed by its batch normalization, so that TFMOT and the TFLite
+converter can fold them.
 """
 
 import tensorflow as tf
@@ -30,21 +30,21 @@ def conv_bn(
     epsilon: float = _BN_EPSILON,
     same: bool = False,
 ) -> tf.Tensor:
-    """Convolution, batch normalization and maybe an activation: layers `NAME_conv`, `NAME_bn`.
+    """Convolution, batch normalization and optionally an activation: layers `NAME_conv`, `NAME_bn`.
 
     Args:
       x: (B, H, W, C).
       filters: output channels.
-      kernel: side in pixels; a strided one pads both sides alike, as the papers' code does, unless
-        `same` is set.
-      name: what the layers' names start with.
-      stride: of both axes.
-      bias: the convolution has one.
-      groups: of channels.
+      kernel: side in pixels; with a stride, both sides are padded equally, as in the code of the
+        papers, unless `same` is set.
+      name: prefix of the names of layers.
+      stride: stride of both axes.
+      bias: whether the convolution has a bias.
+      groups: number of groups of channels.
       activation: one of `ACTIVATIONS`; a layer `NAME_ACTIVATION` follows.
-      gamma: `ones` or `zeros`, where the scale of the normalization starts.
-      epsilon: of the normalization.
-      same: a strided one pads as TensorFlow's `same` does, for weights that were trained with it.
+      gamma: initial scale of the normalization, `ones` or `zeros`.
+      epsilon: epsilon of the normalization.
+      same: use TensorFlow's padding `same` with a stride, for weights that were trained with it.
 
     Returns:
       (B, H', W', filters), H' = ceil(H / stride).
@@ -73,14 +73,14 @@ def depthwise_bn(
     epsilon: float = _BN_EPSILON,
     same: bool = False,
 ) -> tf.Tensor:
-    """As `conv_bn`, one filter a channel: layers `NAME_conv`, `NAME_bn`."""
+    """Like `conv_bn`, depthwise: layers `NAME_conv`, `NAME_bn`."""
     y, padding = (x, "same") if same else _padded(x, kernel, stride, name)
     y = keras.layers.DepthwiseConv2D(
         kernel,
         strides=stride,
         padding=padding,
         use_bias=False,
-        # One input channel each, so the fan is the kernel's area.
+        # One input channel per filter, so the fan is the area of the kernel.
         depthwise_initializer=keras.initializers.RandomNormal(stddev=(2.0 / kernel**2) ** 0.5),
         name=f"{name}_conv",
     )(y)
@@ -88,7 +88,7 @@ def depthwise_bn(
 
 
 def activate(x: tf.Tensor, activation: str, *, name: str) -> tf.Tensor:
-    """`x` through a layer `NAME_ACTIVATION`, or `x` where `activation` is empty."""
+    """The output of a layer `NAME_ACTIVATION`, or `x` if `activation` is empty."""
     made = {
         "relu": lambda full: keras.layers.ReLU(name=full),
         "relu6": lambda full: keras.layers.ReLU(6.0, name=full),
@@ -101,13 +101,13 @@ def activate(x: tf.Tensor, activation: str, *, name: str) -> tf.Tensor:
 def squeeze_excite(
     x: tf.Tensor, hidden: int, *, name: str, activation: str = "relu", gate: str = "sigmoid"
 ) -> tf.Tensor:
-    """Channels weighed by what the whole map holds (Hu et al. 2018, section 3): (B, H, W, C).
+    """The map with channels weighted by global features (Hu et al. 2018, section 3): (B, H, W, C).
 
     Args:
       x: (B, H, W, C).
-      hidden: units between the two convolutions of 1x1.
-      name: what the layers' names start with.
-      activation: between them, one of `ACTIVATIONS`.
+      hidden: units between the two 1x1 convolutions.
+      name: prefix of the names of layers.
+      activation: activation between them, one of `ACTIVATIONS`.
       gate: `sigmoid`, or `hard_sigmoid` as in MobileNetV3.
     """
     channels = x.shape[-1]
@@ -123,10 +123,10 @@ def squeeze_excite(
 
 
 def stochastic_depth(x: tf.Tensor, rate: float, *, name: str) -> tf.Tensor:
-    """Stochastic depth (Huang et al. 2016): in training, whole images of a branch become 0.
+    """Stochastic depth (Huang et al. 2016): in training, the branch of random images is 0.
 
-    Dropout with one draw an image does it: nothing happens at inference, and TFMOT and the loop's
-    seeding know the layer.
+    Implemented as Dropout with one draw per image, which TFMOT and the seeding of the training loop
+    support.
     """
     if not rate:
         return x
@@ -148,12 +148,12 @@ def drop_rates(highest: float, depth: int, *, model: str) -> list[float]:
 def _padded(x: tf.Tensor, kernel: int, stride: int, name: str) -> tuple[tf.Tensor, str]:
     if stride == 1 or kernel == 1:
         return x, "same"
-    # TensorFlow's own "same" pads a strided convolution more at the end than at the start.
+    # TensorFlow's "same" pads a strided convolution more at the end than at the start.
     return keras.layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x), "valid"
 
 
 def _norm(x: tf.Tensor, name: str, *, gamma: str = "ones", epsilon: float) -> tf.Tensor:
-    # Keras' momentum of 0.99 lags behind the weights in the short runs of compression.
+    # Keras' default momentum of 0.99 is too slow for the short training of compression.
     return keras.layers.BatchNormalization(
         momentum=_BN_MOMENTUM, epsilon=epsilon, gamma_initializer=gamma, name=f"{name}_bn"
     )(x)

@@ -1,4 +1,4 @@
-"""`cnn`: a plain convolutional network, the baseline that a cleverer one has to beat."""
+"""`cnn`: a plain convolutional network, as a baseline."""
 
 import math
 
@@ -9,24 +9,24 @@ from trainers.keras import keras
 from trainers.registry import models
 
 _MAX_WIDTH = 8  # times `width`: as in VGG (Simonyan and Zisserman 2015, table 1), 64 to 512
-_SMALLEST_MAP = 4  # pixels: below this a 3x3 convolution sees mostly padding
-_BIG_INPUT = 64  # pixels: from here on the first stage halves the image too
-_BN_MOMENTUM = 0.9  # Keras' 0.99 lags behind the weights in the short runs of compression
+_SMALLEST_MAP = 4  # pixels: on smaller maps, a 3x3 convolution covers mostly padding
+_BIG_INPUT = 64  # pixels: from this size, the first stage also halves the image
+_BN_MOMENTUM = 0.9  # Keras' 0.99 is too slow for the short training of compression
 
 
 @models.register("cnn")
 def cnn(images: tf.Tensor, *, width: int = 64, depth: int = 2, stages: int = 0) -> tf.Tensor:
     """Stages of 3x3 convolution, batch normalization and ReLU, then global average pooling.
 
-    Each stage but the first halves the map and doubles the channels, up to 8 x `width`; from 64
-    pixels on the first halves too. At 224 pixels the defaults are 5 stages, 9.4 M parameters and
-    2.8 GMAC; at 16 pixels 3 stages and 1.1 M parameters.
+    Each stage except the first halves the map and doubles the channels, up to 8 x `width`; from 64
+    pixels, the first stage also halves the map. The defaults at 224 pixels are 5 stages, 9.4 M
+    parameters and 2.8 GMAC; at 16 pixels, 3 stages and 1.1 M parameters.
 
     Args:
       images: (B, H, W, 3) float32, normalized.
       width: channels of the first stage.
-      depth: convolutions a stage.
-      stages: how many; 0 takes as many, up to 5, as leave a map of 4 pixels or more.
+      depth: convolutions per stage.
+      stages: number of stages; 0 for as many, up to 5, as leave a map of at least 4 pixels.
 
     Returns:
       (B, F) float32 features.
@@ -43,7 +43,10 @@ def cnn(images: tf.Tensor, *, width: int = 64, depth: int = 2, stages: int = 0) 
     first_stride = 2 if side >= _BIG_INPUT else 1
     fitting = max(1, int(math.log2(side / _SMALLEST_MAP)) + 2 - first_stride)
     if 2 ** (stages - 2 + first_stride) > side:
-        raise ConfigError(f"{stages} stages halve a {side} pixel image away; at most {fitting} fit")
+        raise ConfigError(
+            f"cnn with {stages} stages reduces a {side} pixel image to nothing; at most {fitting} "
+            "fit"
+        )
     x = images
     for stage in range(stages or min(5, fitting)):
         filters = width * min(2**stage, _MAX_WIDTH)
@@ -60,7 +63,7 @@ def _conv_bn_relu(x: tf.Tensor, filters: int, *, stride: int, name: str) -> tf.T
         strides=stride,
         padding="same",
         use_bias=False,
-        # He et al. 2015, equation 10, without Keras' truncation at two deviations.
+        # He et al. 2015, equation 10, without Keras' truncation at two standard deviations.
         kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal"),
         name=f"{name}_conv",
     )(x)

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite: EfficientNet (Tan & Le 2019, arXiv 1905.11946) for integer arithmetic.
+"""EfficientNet-Lite: EfficientNet (Tan & Le 2019, arXiv 1905.11946) for integer inference.
 
-The authors' edge variant (tensorflow/tpu, `models/official/efficientnet/lite`): ReLU6 instead of
-swish, no squeeze and excitation, and a stem and a head that do not grow with the network.
-ImageNet weights of 0, 1 and 2 come with the `weights` extra: `model.init=pretrained`.
+The edge variant of the authors (tensorflow/tpu, `models/official/efficientnet/lite`): ReLU6 instead
+of swish, no squeeze and excitation, and a stem and a head of constant width. The `weights` extra
+contains ImageNet weights of 0, 1 and 2: `model.init=pretrained`.
 """
 
 import math
@@ -23,14 +23,14 @@ _STEM, _HEAD = 32, 1280  # channels, the same for all variants
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the authors' table.
+    """A row of the table of the authors.
 
     Attributes:
       width: multiplier of the channels between stem and head.
-      depth: multiplier of the blocks of a stage, rounded up; the first and the last stage keep
-        theirs.
-      image_size: side in pixels that the published figures are for.
-      dropout: `model.dropout` that the published weights were trained with.
+      depth: multiplier of the blocks of a stage, rounded up, except for the first and the last
+        stage.
+      image_size: side in pixels of the published figures.
+      dropout: `model.dropout` of the published weights.
     """
 
     width: float
@@ -47,7 +47,7 @@ VARIANTS = {
     "efficientnet_lite4": Variant(1.4, 1.8, 300, 0.3),
 }
 
-# Of EfficientNet-B0, table 1: (kernel, expansion, channels, blocks, stride of the first).
+# EfficientNet-B0, table 1: (kernel, expansion, channels, blocks, stride of the first block).
 _STAGES = (
     (3, 1, 16, 1, 1),
     (3, 6, 24, 2, 2),
@@ -67,15 +67,15 @@ def efficientnet_lite(
     depth: int = 0,
     drop_path: float = 0.0,
 ) -> tf.Tensor:
-    """EfficientNet-Lite up to its pooled features.
+    """The pooled features of EfficientNet-Lite.
 
     Args:
       variant: one of `VARIANTS`.
       images: (B, H, W, 3) float32, normalized.
-      width: a further multiplier of all channels but the head's 1,280.
-      depth: only so many of the variant's bottlenecks; 0 is all.
-      drop_path: stochastic depth of the last block, in [0, 1), less in earlier ones; the published
-        weights were trained with 0.2.
+      width: additional multiplier of all channels except the 1,280 of the head.
+      depth: number of bottlenecks, the first ones of the variant; 0 for all.
+      drop_path: stochastic depth of the last block, in [0, 1), lower in earlier blocks; the
+        published weights were trained with 0.2.
 
     Returns:
       (B, 1280) float32 features.
@@ -86,8 +86,8 @@ def efficientnet_lite(
     rows = _rows(variant, width)
     if not width > 0 or not 0 <= depth <= len(rows):
         raise ConfigError(
-            f"efficientnet_lite takes width > 0 (1.0 is the published one) and depth in "
-            f"[0, {len(rows)}] (0 is all), got width={width}, depth={depth}"
+            f"efficientnet_lite needs width > 0 (1.0 as published) and depth in [0, {len(rows)}] "
+            f"(0 for all), got width={width}, depth={depth}"
         )
     rates = drop_rates(drop_path, len(rows), model="efficientnet_lite")
     style = {"activation": "relu6", "epsilon": _EPSILON}

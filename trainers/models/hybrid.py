@@ -1,12 +1,12 @@
-"""Convolution below, attention above: CoAtNet (Dai et al. 2021, arXiv 2106.04803).
+"""CoAtNet (Dai et al. 2021, arXiv 2106.04803): convolutional stages, then attention.
 
-`coatnet0|1` follow table 3: a stem of two 3x3 convolutions, two stages of inverted bottlenecks,
-two of transformer blocks with relative attention. They differ from the paper in two points, for
-the sake of int8: a batch normalization follows the last convolution of a bottleneck and that of a
-shortcut (both fold), and pooling is an average.
+`coatnet0|1` follow table 3: a stem of two 3x3 convolutions, two stages of inverted bottlenecks, and
+two stages of transformer blocks with relative attention. They differ from the paper in two points,
+for int8: batch normalization follows the last convolution of a bottleneck and the convolution of a
+shortcut, so that both can be folded, and pooling is average pooling.
 
-`coatnet` itself is the same construction for small images on a CPU. Depthwise convolutions are
-slow there, so its convolutional blocks are plain residual ones.
+`coatnet` is the same architecture for small images on a CPU, with residual blocks as convolutional
+blocks, because depthwise convolutions are slow there.
 """
 
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ from trainers.models.layers import (
 from trainers.registry import models
 
 _LN_EPSILON = 1e-6
-_EXPANSION = 4  # of bottlenecks and perceptrons, section 4.1 of the paper
-_SQUEEZE = 4  # the squeeze keeps a quarter of the block's width
+_EXPANSION = 4  # expansion of bottlenecks and MLPs, section 4.1 of the paper
+_SQUEEZE = 4  # the squeeze reduces the width of the block to a quarter
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Attention:
-    """The options every transformer block shares."""
+    """The common options of transformer blocks."""
 
     head_width: int
     relative: bool
@@ -69,36 +69,36 @@ def coatnet(
     position: str = "relative",
     drop_path: float = 0.0,
 ) -> tf.Tensor:
-    """A stem, then stages that each halve the map, up to the pooled features.
+    """The pooled features of a stem and stages that each halve the map.
 
-    The defaults are for 32x32 images: convolutions at 32x32 and 16x16, attention over 8x8.
+    The defaults are for 32x32 images: convolutions at 32x32 and 16x16, attention at 8x8.
 
     Args:
       images: (B, H, W, 3) float32, normalized.
-      stem: channels of the two 3x3 convolutions at the start.
-      stem_stride: 2 halves the image in the first of them, 1 does not.
-      layout: a letter a stage: `M` inverted bottlenecks, `C` plain residual blocks of two 3x3
-        convolutions, `T` transformer blocks.
-      blocks: how many in each stage.
-      widths: channels of each stage; those of a `T` are multiples of `head_width`.
+      stem: channels of the two 3x3 convolutions of the stem.
+      stem_stride: stride of the first convolution, 1 or 2.
+      layout: one letter per stage: `M` for inverted bottlenecks, `C` for residual blocks of two 3x3
+        convolutions, `T` for transformer blocks.
+      blocks: number of blocks of each stage.
+      widths: channels of each stage; multiples of `head_width` for `T`.
       head_width: features of an attention head.
-      expansion: hidden units of a transformer's perceptron, times its width.
-      position: `relative` learns a bias for each head and offset, `absolute` a vector for each
-        position at the start of each `T` stage.
+      expansion: hidden units of an MLP relative to its width.
+      position: `relative` learns a bias per head and offset, `absolute` a vector per position at
+        the start of each `T` stage.
       drop_path: stochastic depth of the last block, rising from 0 at the first, in [0, 1).
 
     Returns:
       (B, F) float32 features.
 
     Raises:
-      ConfigError: an option out of range, or tuples of different lengths.
+      ConfigError: an option is out of range, or tuples differ in length.
     """
     _check(layout, blocks, widths, head_width)
     if position not in ("relative", "absolute"):
-        raise ConfigError(f"coatnet position is relative or absolute, got {position!r}")
+        raise ConfigError(f"coatnet position must be relative or absolute, got {position!r}")
     if stem < 1 or stem_stride not in (1, 2) or expansion < 1:
         raise ConfigError(
-            "coatnet takes stem >= 1, stem_stride 1 or 2 and expansion >= 1, got "
+            "coatnet needs stem >= 1, stem_stride 1 or 2 and expansion >= 1, got "
             f"stem={stem}, stem_stride={stem_stride}, expansion={expansion}"
         )
     attention = _Attention(head_width, position == "relative", expansion)
@@ -134,12 +134,12 @@ for _name, _blocks in (("coatnet0", (2, 3, 5, 2)), ("coatnet1", (2, 6, 14, 2))):
 
 def _check(layout: str, blocks: tuple, widths: tuple, head_width: int) -> None:
     if not layout or set(layout) - set("CMT"):
-        raise ConfigError(f"coatnet layout is letters C, M and T, e.g. CCTT, got {layout!r}")
+        raise ConfigError(f"coatnet layout must be letters C, M and T, e.g. CCTT, got {layout!r}")
     for name, values in (("blocks", blocks), ("widths", widths)):
         whole = all(type(value) is int and value > 0 for value in values)
         if not whole or len(values) != len(layout):
             raise ConfigError(
-                f"coatnet {name} takes a positive number for each of the {len(layout)} stages of "
+                f"coatnet {name} needs a positive number for each of the {len(layout)} stages of "
                 f"layout {layout!r}, got {values}"
             )
     for kind, width in zip(layout, widths, strict=True):
@@ -151,7 +151,7 @@ def _check(layout: str, blocks: tuple, widths: tuple, head_width: int) -> None:
 
 
 def _shortcut(x: tf.Tensor, block: _Block) -> tf.Tensor:
-    """What the branch of a block is added to: pooled and projected where the shape changes."""
+    """The shortcut of a block: pooled and projected if the shape changes."""
     if block.stride > 1:
         pool = keras.layers.AveragePooling2D(2, padding="same", name=f"{block.name}_shortcut_pool")
         x = pool(x)
@@ -178,7 +178,7 @@ def _bottleneck(x: tf.Tensor, block: _Block) -> tf.Tensor:
     """Normalize, widen, depthwise 3x3, squeeze and excite, narrow: (B, H, W, C)."""
     name, hidden = block.name, block.width * _EXPANSION
     y = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
-    # Other networks stride in the depthwise convolution; equation 5 of the paper's appendix here.
+    # Equation 5 of the appendix; other networks have the stride in the depthwise convolution.
     y = conv_bn(y, hidden, 1, stride=block.stride, activation="gelu", name=f"{name}_up")
     y = depthwise_bn(y, 3, activation="gelu", name=f"{name}_depthwise")
     y = squeeze_excite(y, block.width // _SQUEEZE or 1, activation="gelu", name=f"{name}_se")
@@ -187,7 +187,7 @@ def _bottleneck(x: tf.Tensor, block: _Block) -> tf.Tensor:
 
 
 def _transformer(x: tf.Tensor, block: _Block, attention: _Attention) -> tf.Tensor:
-    """Attention and perceptron, each normalized before and added: (B, H, W, C)."""
+    """Pre-norm attention and MLP with residual connections: (B, H, W, C)."""
     name, width = block.name, block.width
     y = keras.layers.LayerNormalization(epsilon=_LN_EPSILON, name=f"{name}_norm1")(x)
     if block.stride > 1:
@@ -222,6 +222,6 @@ def _attend(x: tf.Tensor, block: _Block, attention: _Attention) -> tf.Tensor:
 
 
 def _dense(x: tf.Tensor, units: int, name: str) -> tf.Tensor:
-    # Normal rather than uniform, which would fill int8's range evenly: gzip finds nothing to save.
+    # Normal instead of uniform: uniform values fill the int8 range and do not compress.
     initializer = keras.initializers.VarianceScaling(1.0, "fan_avg", "untruncated_normal")
     return keras.layers.Dense(units, kernel_initializer=initializer, name=name)(x)

@@ -1,4 +1,4 @@
-"""Which layers of a model an explanation looks at, found in its graph.
+"""Finds the layers of a model that explanations need.
 
 found = intermediates(model)
 maps = keras.Model(model.input, model.get_layer(found.last_map).output)
@@ -17,14 +17,14 @@ class Intermediates:
     """Names of layers, for `model.get_layer(name).output`.
 
     Attributes:
-      logits: (B, N), the answer.
-      features: (B, F), what the classifier reads; of two heads, what the first reads.
-      last_map: (B, H, W, C), the last map in front of the features, for Grad-CAM; empty where the
-        network ends in tokens.
-      last_tokens: (B, T, D), the last tokens in front of the features; empty where it ends in a
+      logits: (B, N), the output.
+      features: (B, F), the input of the classifier, or of the first of two heads.
+      last_map: (B, H, W, C), the last map before the features, for Grad-CAM; empty if the network
+        ends with tokens.
+      last_tokens: (B, T, D), the last tokens before the features; empty if the network ends with a
         map.
-      map_size: (height, width) of `last_map`, or of the patches among `last_tokens`; the tokens in
-        front of the patches are `T - height * width`.
+      map_size: (height, width) of `last_map`, or of the patches in `last_tokens`; there are
+        `T - height * width` tokens before the patches.
       attention: (B, heads, T, T) each, the attention weights from the first block to the last, for
         attention rollout; all rows sum to 1.
     """
@@ -38,15 +38,15 @@ class Intermediates:
 
 
 def intermediates(model: keras.Model) -> Intermediates:
-    """The layers of `model`, as `build_model` returns it, that explanations read.
+    """The layers of a model from `build_model` that explanations need.
 
     Raises:
-      ValueError: the model has no `logits`, or neither map nor tokens in front of them.
+      ValueError: the model has no `logits`, or no map and no tokens before them.
     """
     layers = {layer.name: layer for layer in model.layers}
     if "logits" not in layers:
         raise ValueError(
-            f"model {model.name!r} has no layer `logits`; explain what `build_model` returns"
+            f"model {model.name!r} has no layer `logits`; use a model from `build_model`"
         )
     head = layers.get("logits_class", layers["logits"])
     features = _source(head)
@@ -68,7 +68,7 @@ def intermediates(model: keras.Model) -> Intermediates:
 
 
 def _last_map(tokens: keras.layers.Layer) -> keras.layers.Layer:
-    """The map that became `tokens`: the way of first inputs is that of the shortcuts."""
+    """The map from which `tokens` were made; first inputs of layers are the shortcuts."""
     layer = tokens
     while len(layer.output_shape) != 4:
         layer = _source(layer)
@@ -76,12 +76,12 @@ def _last_map(tokens: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def _source(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """The first layer that `layer` reads.
+    """The layer of the first input of `layer`.
 
     Raises:
-      ValueError: it reads none.
+      ValueError: it has no input layer.
     """
     sources = tf.nest.flatten(layer.inbound_nodes[0].inbound_layers)
     if not sources:
-        raise ValueError(f"found neither a map nor tokens in front of layer {layer.name!r}")
+        raise ValueError(f"found no map and no tokens before layer {layer.name!r}")
     return sources[0]

@@ -1,4 +1,4 @@
-"""The few layers of our own: serialisable, and without kernels that compression should touch."""
+"""Custom layers: serializable, and without kernels that compression would change."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from trainers.keras import keras
 
 @keras.utils.register_keras_serializable(package="sightline")
 class Normalize(keras.layers.Layer):
-    """Images on the [0, 255] scale to zero mean and unit deviation, channel by channel.
+    """Normalizes images in [0, 255] to zero mean and unit standard deviation per channel.
 
     Args:
-      mean: one value a channel, on the [0, 255] scale.
-      std: one positive value a channel, on the same scale.
+      mean: one value per channel, in [0, 255].
+      std: one positive value per channel, on the same scale.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs: Any) -> None:
@@ -36,7 +36,7 @@ class Normalize(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable(package="sightline")
 class ClassToken(keras.layers.Layer):
-    """A learned vector put before the sequence: (B, T, D) -> (B, T + 1, D); starts at zero."""
+    """Prepends a learned vector, initially zero: (B, T, D) -> (B, T + 1, D)."""
 
     def build(self, input_shape: Any) -> None:
         """Creates the (1, 1, D) vector."""
@@ -53,7 +53,7 @@ class ClassToken(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable(package="sightline")
 class PositionEmbedding(keras.layers.Layer):
-    """Adds a learned vector to each position: (B, T, D) -> (B, T, D); deviation 0.02 at first."""
+    """Adds a learned vector to each position, with initial deviation 0.02: (B, T, D)."""
 
     def build(self, input_shape: Any) -> None:
         """Creates the (1, T, D) table; T must be static."""
@@ -71,10 +71,11 @@ class PositionEmbedding(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable(package="sightline")
 class AttentionWeights(keras.layers.Layer):
-    """Softmax of scaled dot products: [query, key] of (B, T, D) -> (B, heads, T, T), rows sum to 1.
+    """Softmax of scaled dot products: [query, key] of (B, T, D) -> (B, heads, T, T).
 
-    Section 3.2.1 of Vaswani et al. 2017. Without weights, so that a transformer's only kernels are
-    Dense ones, which TFMOT prunes and quantises (it cannot look into MultiHeadAttention).
+    Section 3.2.1 of Vaswani et al. 2017. It has no weights, so that all kernels of a transformer
+    are in Dense layers, which TFMOT prunes and quantizes; TFMOT does not support
+    MultiHeadAttention.
 
     Args:
       heads: H, divides D.
@@ -94,7 +95,7 @@ class AttentionWeights(keras.layers.Layer):
         return tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)
 
     def multiply_adds(self) -> int:
-        """Of one image's scores: T x T dot products of length D over all heads."""
+        """Multiply-adds of one image: T x T dot products of length D over all heads."""
         _, length, width = self.input_shape[0]
         return length * length * width
 
@@ -105,13 +106,13 @@ class AttentionWeights(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable(package="sightline")
 class RelativeAttentionWeights(AttentionWeights):
-    """`AttentionWeights` over a map, with a learned bias for each head and offset of positions.
+    """`AttentionWeights` over a map, with a learned bias per head and offset of positions.
 
-    Equation 3 of Dai et al. 2021 (CoAtNet, arXiv 2106.04803); the biases start at deviation 0.02.
+    Equation 3 of Dai et al. 2021 (CoAtNet, arXiv 2106.04803), with initial deviation 0.02.
 
     Args:
       heads: H, divides D.
-      map_size: (height, width) of the map that the T = height x width tokens tile, row by row.
+      map_size: (height, width) of the map, whose T = height x width tokens are in row-major order.
     """
 
     def __init__(self, heads: int, map_size: Sequence[int], **kwargs: Any) -> None:
@@ -129,7 +130,7 @@ class RelativeAttentionWeights(AttentionWeights):
         super().build(input_shape)
 
     def bias(self) -> tf.Tensor:
-        """(H, T, T): what is added to the score of each query (rows) and key."""
+        """(H, T, T): the bias of the score of each query (rows) and key."""
         height, width = self.map_size
         rows, columns = np.divmod(np.arange(height * width), width)
         down = rows[:, None] - rows[None, :] + height - 1
@@ -150,24 +151,24 @@ class AttentionValues(keras.layers.Layer):
     """Weighted sums of values: [weights (B, H, T, T), value (B, T, D)] -> (B, T, D)."""
 
     def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Attention weights, then values -> (B, T, D), the heads side by side."""
+        """Attention weights and values -> (B, T, D), with concatenated heads."""
         weights, value = inputs
         mixed = tf.matmul(weights, _split_heads(value, weights.shape[1]))
         mixed = tf.transpose(mixed, (0, 2, 1, 3))
         return tf.reshape(mixed, (-1, value.shape[1], value.shape[2]))
 
     def multiply_adds(self) -> int:
-        """Of one image's sums: T x T weights, each over D values."""
+        """Multiply-adds of one image: T x T weights, each for D values."""
         _, length, width = self.output_shape
         return length * length * width
 
 
 @keras.utils.register_keras_serializable(package="sightline")
 class TakeToken(keras.layers.Layer):
-    """One token: (B, T, D) -> (B, D); the first, unless told otherwise, which is the class token.
+    """Selects one token, by default the first (class) token: (B, T, D) -> (B, D).
 
     Args:
-      index: which one, from 0.
+      index: index of the token, from 0.
     """
 
     def __init__(self, index: int = 0, **kwargs: Any) -> None:
@@ -185,10 +186,10 @@ class TakeToken(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable(package="sightline")
 class LayerScale(keras.layers.Layer):
-    """A learned factor for each feature of a residual branch (Touvron et al. 2021, 2103.17239).
+    """A learned factor per feature of a residual branch (Touvron et al. 2021, arXiv 2103.17239).
 
     Args:
-      value: where the factors start, e.g. 1e-4 for deep networks.
+      value: initial factor, e.g. 1e-4 for deep networks.
     """
 
     def __init__(self, value: float, **kwargs: Any) -> None:
@@ -215,10 +216,10 @@ class LayerScale(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable(package="sightline")
 class HardSigmoid(keras.layers.Layer):
-    """min(max(x + 3, 0), 6) / 6 (Howard et al. 2019, section 5.2); Keras' own has another slope."""
+    """min(max(x + 3, 0), 6) / 6 (Howard et al. 2019, section 5.2); Keras has another slope."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Any shape, to [0, 1]."""
+        """Values of any shape -> [0, 1]."""
         return tf.nn.relu6(inputs + 3.0) * (1.0 / 6.0)
 
 
@@ -227,7 +228,7 @@ class HardSwish(keras.layers.Layer):
     """x times its `HardSigmoid` (Howard et al. 2019, section 5.2); one operation in TFLite."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Any shape, the same shape."""
+        """Values of any shape -> the same shape."""
         return inputs * tf.nn.relu6(inputs + 3.0) * (1.0 / 6.0)
 
 

@@ -1,7 +1,7 @@
-"""Networks for phones: MobileNetV2 (arXiv 1801.04381) and V3 (arXiv 1905.02244).
+"""MobileNetV2 (arXiv 1801.04381) and MobileNetV3 (arXiv 1905.02244).
 
-An inverted bottleneck widens, filters each channel by itself, and narrows without an activation.
-V3 adds squeeze and excitation and hard-swish, and widens once more after pooling.
+An inverted bottleneck expands, filters depthwise, and projects without an activation. V3 adds
+squeeze and excitation and hard-swish, and expands again after pooling.
 """
 
 from dataclasses import dataclass
@@ -20,22 +20,23 @@ from trainers.models.blocks import (
 )
 from trainers.registry import models
 
-_V3_EPSILON = 1e-3  # torchvision's; V2 has 1e-5
+_V3_EPSILON = 1e-3  # as in torchvision; V2 has 1e-5
 
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """One row of the papers' tables.
+    """One row of the tables of the papers.
 
     Attributes:
       kernel: side of the depthwise filters in pixels.
-      hidden: channels after widening; nothing is widened where the input has as many.
-      out: channels after narrowing.
-      stride: of the depthwise convolution.
-      activation: of all but the last convolution; see `trainers.models.blocks.ACTIVATIONS`.
-      squeeze: squeeze and excitation follows the depthwise convolution.
-      epsilon: of the batch normalizations.
-      same: a strided convolution pads as TensorFlow's `same`; see `trainers.models.blocks.conv_bn`.
+      hidden: channels after the expansion, which is omitted if the input has as many.
+      out: channels after the projection.
+      stride: stride of the depthwise convolution.
+      activation: activation of all convolutions except the last, one of
+        `trainers.models.blocks.ACTIVATIONS`.
+      squeeze: whether squeeze and excitation follows the depthwise convolution.
+      epsilon: epsilon of the batch normalizations.
+      same: use TensorFlow's padding `same` with a stride; see `trainers.models.blocks.conv_bn`.
       drop_path: rate of stochastic depth, in [0, 1).
     """
 
@@ -52,13 +53,13 @@ class Bottleneck:
 
 @models.register("mobilenet_v2")
 def mobilenet_v2(images: tf.Tensor, *, width: float = 1.0, depth: int = 0) -> tf.Tensor:
-    """MobileNetV2 (Sandler et al. 2018, table 2), up to its pooled features.
+    """The pooled features of MobileNetV2 (Sandler et al. 2018, table 2).
 
     Args:
       images: (B, H, W, 3) float32, normalized.
-      width: multiplier of all channels, rounded to multiples of 8; the last convolution's 1,280
-        never shrink.
-      depth: only so many of the table's 17 bottlenecks; 0 is all.
+      width: multiplier of all channels, rounded to multiples of 8; the last convolution has at
+        least 1,280.
+      depth: number of bottlenecks, the first ones of 17; 0 for all.
 
     Returns:
       (B, F) float32 features.
@@ -80,7 +81,7 @@ def mobilenet_v2(images: tf.Tensor, *, width: float = 1.0, depth: int = 0) -> tf
     return keras.layers.GlobalAveragePooling2D(name="pool")(x)
 
 
-# (expansion, channels, blocks, stride of the first)
+# (expansion, channels, blocks, stride of the first block)
 _V2_STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -93,13 +94,13 @@ _V2_STAGES = (
 
 
 def mobilenet_v3(size: str, images: tf.Tensor, *, width: float = 1.0, depth: int = 0) -> tf.Tensor:
-    """MobileNetV3 (Howard et al. 2019, tables 1 and 2), up to the layer before the classifier.
+    """The features of MobileNetV3 before the classifier (Howard et al. 2019, tables 1 and 2).
 
     Args:
       size: `large` or `small`.
       images: (B, H, W, 3) float32, normalized.
-      width: multiplier of all channels but the last layer's, rounded to multiples of 8.
-      depth: only so many of the table's 15 (large) or 11 (small) bottlenecks; 0 is all.
+      width: multiplier of all channels except the last layer's, rounded to multiples of 8.
+      depth: number of bottlenecks, the first ones of 15 (large) or 11 (small); 0 for all.
 
     Returns:
       (B, F) float32 features.
@@ -127,7 +128,7 @@ def mobilenet_v3(size: str, images: tf.Tensor, *, width: float = 1.0, depth: int
     return activate(x, "hard_swish", name="features")
 
 
-# (kernel, widened, channels, stride, extras: h is hard-swish, s squeeze and excitation)
+# (kernel, expanded channels, channels, stride, extras: h is hard-swish, s squeeze and excitation)
 _V3_BLOCKS = {
     "large": (
         (3, 16, 16, 1, ""),
@@ -168,7 +169,7 @@ for _size in _V3_BLOCKS:
 def _check(width: float, depth: int, deepest: int) -> None:
     if not width > 0 or not 0 <= depth <= deepest:
         raise ConfigError(
-            f"mobilenet takes width > 0 (1.0 is the paper's) and depth in [0, {deepest}] (0 is "
+            f"mobilenet needs width > 0 (1.0 in the paper) and depth in [0, {deepest}] (0 for "
             f"all), got width={width}, depth={depth}"
         )
 
@@ -192,12 +193,12 @@ def _v3_conv(x: tf.Tensor, filters: int, kernel: int, *, stride: int, name: str)
 
 
 def bottleneck(x: tf.Tensor, row: Bottleneck, name: str) -> tf.Tensor:
-    """An inverted bottleneck, added to its input where the shapes agree.
+    """The output of an inverted bottleneck, added to its input if the shapes agree.
 
     Args:
       x: (B, H, W, C).
-      row: its shape.
-      name: what the layers' names start with: `NAME_up`, `NAME_depthwise`, `NAME_down`.
+      row: the configuration of the bottleneck.
+      name: prefix of the names of layers: `NAME_up`, `NAME_depthwise`, `NAME_down`.
 
     Returns:
       (B, ceil(H / stride), ceil(W / stride), row.out).

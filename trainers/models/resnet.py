@@ -1,9 +1,9 @@
-"""Residual networks (He et al. 2016, arXiv 1512.03385): ImageNet and CIFAR depths, one builder.
+"""Residual networks (He et al. 2016, arXiv 1512.03385) with ImageNet and CIFAR depths.
 
-`resnet18/34/50/101/152` follow table 1: a 7x7 stem, max pooling, four stages. `resnet8/14/20/32/44/
-56` follow section 4.2 (6n + 2 layers): a 3x3 stem, three stages, for images of 16 to 64 pixels.
-The paper's parameter-free shortcuts (option A) pad channels, which does not quantise, so ours
-project (option B). Blocks are post-activation.
+`resnet18/34/50/101/152` follow table 1: a 7x7 stem, max pooling, and four stages.
+`resnet8/14/20/32/44/56` follow section 4.2 (6n + 2 layers): a 3x3 stem and three stages, for
+images of 16 to 64 pixels. Shortcuts are projections (option B), because the padded channels of
+option A cannot be quantized. Blocks are post-activation.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from trainers.registry import models
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a depth means.
+class ResNetLayout:
+    """The layout of a depth.
 
     Attributes:
-      blocks: residual blocks in each stage; every stage doubles the channels.
-      width: channels of the first stage, before a bottleneck's expansion by 4.
-      bottleneck: blocks are 1x1, 3x3, 1x1 instead of two 3x3.
-      imagenet: the 7x7 stride 2 stem with max pooling instead of one 3x3.
+      blocks: number of residual blocks of each stage; each stage doubles the channels.
+      width: channels of the first stage, before the expansion of bottlenecks by 4.
+      bottleneck: whether blocks are 1x1, 3x3, 1x1 instead of two 3x3.
+      imagenet: whether the stem is 7x7 with stride 2 and max pooling instead of one 3x3.
     """
 
     blocks: tuple[int, ...]
@@ -34,21 +34,22 @@ class Plan:
     imagenet: bool
 
 
-PLANS = {
+LAYOUTS = {
     **{
-        6 * n + 2: Plan((n, n, n), 16, bottleneck=False, imagenet=False) for n in (1, 2, 3, 5, 7, 9)
+        6 * n + 2: ResNetLayout((n, n, n), 16, bottleneck=False, imagenet=False)
+        for n in (1, 2, 3, 5, 7, 9)
     },
-    18: Plan((2, 2, 2, 2), 64, bottleneck=False, imagenet=True),
-    34: Plan((3, 4, 6, 3), 64, bottleneck=False, imagenet=True),
-    50: Plan((3, 4, 6, 3), 64, bottleneck=True, imagenet=True),
-    101: Plan((3, 4, 23, 3), 64, bottleneck=True, imagenet=True),
-    152: Plan((3, 8, 36, 3), 64, bottleneck=True, imagenet=True),
+    18: ResNetLayout((2, 2, 2, 2), 64, bottleneck=False, imagenet=True),
+    34: ResNetLayout((3, 4, 6, 3), 64, bottleneck=False, imagenet=True),
+    50: ResNetLayout((3, 4, 6, 3), 64, bottleneck=True, imagenet=True),
+    101: ResNetLayout((3, 4, 23, 3), 64, bottleneck=True, imagenet=True),
+    152: ResNetLayout((3, 8, 36, 3), 64, bottleneck=True, imagenet=True),
 }
 
 
 @dataclass(frozen=True)
 class _Style:
-    """The options every block shares."""
+    """The common options of blocks."""
 
     bottleneck: bool
     stride_first: bool
@@ -58,7 +59,7 @@ class _Style:
 
 
 def resnet(
-    plan: Plan,
+    layout: ResNetLayout,
     images: tf.Tensor,
     *,
     width: int = 0,
@@ -68,36 +69,37 @@ def resnet(
     stem_pool: bool = False,
     drop_path: float = 0.0,
 ) -> tf.Tensor:
-    """A residual network up to its pooled features.
+    """The pooled features of a residual network.
 
     Args:
-      plan: which depth.
+      layout: layout of the depth.
       images: (B, H, W, 3) float32, normalized.
-      width: channels of the first stage; 0 takes the plan's.
-      variant: where a bottleneck halves the map: `v1` in its first 1x1 (the paper), `v1.5` in its
-        3x3 (half a point better, 5 % slower); basic blocks know no difference. `d` is v1.5 with
-        three 3x3 in place of the 7x7, and shortcuts that average before they project (He et al.
-        2019, arXiv 1812.01187, figure 2); the names `resnet50d` and alike set it.
-      zero_init: the last gamma of each block starts at 0, so that blocks start as identities
-        (Goyal et al. 2017, section 5.1).
-      bias: convolutions have one, as in `keras.applications`; the normalization makes it idle.
-      stem_pool: small-image depths halve the map by pooling after the stem. With twice the width
-        that is the same arithmetic, and learns faster in a short run; others pool anyway.
+      width: channels of the first stage; 0 for the layout's width.
+      variant: the position of the stride in a bottleneck: `v1` for the first 1x1 (the paper),
+        `v1.5` for the 3x3 (half a point better, 5 % slower); no difference for basic blocks. `d` is
+        v1.5 with three 3x3 instead of the 7x7, and average pooling before the projection of
+        shortcuts (He et al. 2019, arXiv 1812.01187, figure 2), as in `resnet50d`.
+      zero_init: initialize the last gamma of each block with 0, so that blocks are initially
+        identities (Goyal et al. 2017, section 5.1).
+      bias: whether convolutions have a bias, as in `keras.applications`; the normalization cancels
+        it.
+      stem_pool: whether small-image depths halve the map by pooling after the stem. With twice the
+        width, this has the same cost and learns faster in short runs; other depths always pool.
       drop_path: stochastic depth of the last block, rising from 0 at the first, in [0, 1).
 
     Returns:
       (B, F) float32 features.
 
     Raises:
-      ConfigError: `variant`, `width` or `drop_path` is not one of those.
+      ConfigError: `variant`, `width` or `drop_path` is out of range.
     """
     options = {"variant": variant, "zero_init": zero_init, "bias": bias, "drop_path": drop_path}
-    x = trunk(plan, images, width=width, stem_pool=stem_pool, **options)
+    x = trunk(layout, images, width=width, stem_pool=stem_pool, **options)
     return keras.layers.GlobalAveragePooling2D(name="pool")(x)
 
 
 def trunk(
-    plan: Plan,
+    layout: ResNetLayout,
     images: tf.Tensor,
     *,
     width: int,
@@ -107,19 +109,19 @@ def trunk(
     drop_path: float,
     stem_pool: bool = False,
 ) -> tf.Tensor:
-    """The last map of `resnet`, whose arguments these are: (B, H', W', F)."""
+    """The last map of `resnet`, with the same arguments: (B, H', W', F)."""
     if variant not in ("v1", "v1.5", "d") or width < 0:
         raise ConfigError(
-            "resnet takes variant v1, v1.5 or d and width >= 0 (0 is the plan's), got "
+            "resnet needs variant v1, v1.5 or d and width >= 0 (0 for the default), got "
             f"variant={variant!r}, width={width}"
         )
-    style = _Style(plan.bottleneck, variant == "v1", zero_init, bias, variant == "d")
-    width = width or plan.width
-    rates = iter(drop_rates(drop_path, sum(plan.blocks), model="resnet"))
-    x = _stem(images, width, plan=plan, deep=variant == "d", bias=bias)
-    if stem_pool and not plan.imagenet:
+    style = _Style(layout.bottleneck, variant == "v1", zero_init, bias, variant == "d")
+    width = width or layout.width
+    rates = iter(drop_rates(drop_path, sum(layout.blocks), model="resnet"))
+    x = _stem(images, width, layout=layout, deep=variant == "d", bias=bias)
+    if stem_pool and not layout.imagenet:
         x = keras.layers.MaxPooling2D(2, name="stem_pool")(x)
-    for stage, blocks in enumerate(plan.blocks):
+    for stage, blocks in enumerate(layout.blocks):
         for index in range(blocks):
             name = f"stage{stage + 1}_block{index + 1}"
             block = _Block(name, width * 2**stage, 2 if stage and not index else 1, next(rates))
@@ -127,10 +129,10 @@ def trunk(
     return x
 
 
-for _depth, _plan in PLANS.items():
-    models.register(f"resnet{_depth}")(partial(resnet, _plan))
-    if _plan.imagenet:
-        models.register(f"resnet{_depth}d")(partial(resnet, _plan, variant="d"))
+for _depth, _layout in LAYOUTS.items():
+    models.register(f"resnet{_depth}")(partial(resnet, _layout))
+    if _layout.imagenet:
+        models.register(f"resnet{_depth}d")(partial(resnet, _layout, variant="d"))
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,10 @@ class _Block:
     drop: float
 
 
-def _stem(images: tf.Tensor, width: int, *, plan: Plan, deep: bool, bias: bool) -> tf.Tensor:
-    if not plan.imagenet:
+def _stem(
+    images: tf.Tensor, width: int, *, layout: ResNetLayout, deep: bool, bias: bool
+) -> tf.Tensor:
+    if not layout.imagenet:
         return conv_bn(images, width, 3, bias=bias, activation="relu", name="stem")
     if deep:
         half = max(width // 2, 1)
@@ -153,13 +157,13 @@ def _stem(images: tf.Tensor, width: int, *, plan: Plan, deep: bool, bias: bool) 
         x = conv_bn(x, width, 3, bias=bias, activation="relu", name="stem")
     else:
         x = conv_bn(images, width, 7, stride=2, bias=bias, activation="relu", name="stem")
-    # After ReLU nothing is negative, so zero padding cannot win a maximum.
+    # Values after ReLU are not negative, so zero padding does not affect the maximum.
     x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
     return keras.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
 
 
 def _residual(x: tf.Tensor, block: _Block, style: _Style) -> tf.Tensor:
-    """One residual block; the shortcut is projected where the shape changes (option B)."""
+    """One residual block; the shortcut is projected if the shape changes (option B)."""
     name = block.name
     out = block.width * 4 if style.bottleneck else block.width
     shortcut = _shortcut(x, out, block, style)

@@ -1,8 +1,8 @@
 """`resnet50_vit_b16`: a ViT over the map of a ResNet (Dosovitskiy et al. 2021, section 3.1).
 
-As the paper's R50+ViT-B/16: the blocks of stage 4 are moved to stage 3, so that the map has a
-sixteenth of the image's side, and each of its pixels is a token. The paper's group normalization
-and standardized convolutions are batch normalization here, because that folds into int8
+This is R50+ViT-B/16 of the paper: the blocks of stage 4 are in stage 3, so that the side of the map
+is a sixteenth of the image's, and each pixel of the map is a token. Batch normalization replaces
+the group normalization and weight standardization of the paper, because it can be folded into int8
 convolutions; the number of parameters is the same.
 """
 
@@ -11,8 +11,8 @@ from functools import partial
 import tensorflow as tf
 
 from trainers.models.layers import TakeToken
-from trainers.models.resnet import Plan, trunk
-from trainers.models.vit import SIZES, Shape, encode, patches
+from trainers.models.resnet import ResNetLayout, trunk
+from trainers.models.vit import SIZES, TransformerOptions, encode, patches
 from trainers.registry import models
 
 
@@ -30,30 +30,30 @@ def resnet_vit(
     layer_scale: float = 0.0,
     drop_path: float = 0.0,
 ) -> tf.Tensor:
-    """A residual trunk, then a transformer over its last map, up to the class token's features.
+    """The class token's features of a transformer over the last map of a residual network.
 
     Args:
       images: (B, H, W, 3) float32, normalized.
-      blocks: bottlenecks in each stage of the trunk; each stage but the first halves the map.
+      blocks: bottlenecks of each stage of the trunk; each stage except the first halves the map.
       trunk_width: channels of the first stage, before the expansion by 4.
-      imagenet: the trunk starts with 7x7 at stride 2 and pooling, instead of one 3x3.
+      imagenet: whether the stem is 7x7 with stride 2 and pooling, instead of one 3x3.
       width: D, features of a token.
       depth: transformer blocks.
-      heads: attention heads, divides `width`.
-      dropout: as `vit`.
-      layer_scale: as `vit`.
-      drop_path: as `vit`, of the transformer's blocks.
+      heads: number of attention heads, a divisor of `width`.
+      dropout: as for `vit`.
+      layer_scale: as for `vit`.
+      drop_path: as for `vit`, for the transformer blocks.
 
     Returns:
       (B, D) float32 features.
 
     Raises:
-      ConfigError: as `vit`.
+      ConfigError: as for `vit`.
     """
-    shape = Shape(width, depth, heads, 0, dropout, layer_scale, drop_path)
-    plan = Plan(tuple(blocks), trunk_width, bottleneck=True, imagenet=imagenet)
-    x = trunk(plan, images, width=0, variant="v1.5", zero_init=True, bias=False, drop_path=0.0)
-    x = encode(patches(x, 1, width), shape, tokens=("class_token",))
+    options = TransformerOptions(width, depth, heads, 0, dropout, layer_scale, drop_path)
+    layout = ResNetLayout(tuple(blocks), trunk_width, bottleneck=True, imagenet=imagenet)
+    x = trunk(layout, images, width=0, variant="v1.5", zero_init=True, bias=False, drop_path=0.0)
+    x = encode(patches(x, 1, width), options, tokens=("class_token",))
     return TakeToken(name="pool")(x)
 
 

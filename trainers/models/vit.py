@@ -1,10 +1,10 @@
-"""Vision transformers (Dosovitskiy et al. 2021, arXiv 2010.11929) and DeiT, any size.
+"""Vision transformers (Dosovitskiy et al. 2021, arXiv 2010.11929) and DeiT.
 
-DeiT (Touvron et al. 2021, arXiv 2012.12877, section 4) adds a second learned token, whose head
-learns from a teacher; its answer is the mean of both heads.
+DeiT (Touvron et al. 2021, arXiv 2012.12877, section 4) adds a second learned token, whose head is
+trained on a teacher; the output is the mean of both heads.
 
-Attention is four Dense layers round two layers without weights, because TFMOT quantises Dense and
-leaves the fused MultiHeadAttention in float.
+Attention consists of four Dense layers and two layers without weights, because TFMOT quantizes
+Dense layers and leaves MultiHeadAttention in float.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from trainers.registry import models
 
 _LN_EPSILON = 1e-6
 
-# (width, depth, heads): B and L are table 1 of the paper; Ti and S are DeiT's (Touvron et al.
-# 2021, table 1); M lies between S and B as in big_vision.
+# (width, depth, heads): B and L as in table 1 of the paper; Ti and S as in DeiT (Touvron et al.
+# 2021, table 1); M as in big_vision.
 SIZES = {
     "ti": (192, 12, 3),
     "s": (384, 12, 6),
@@ -39,8 +39,8 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The options of a transformer over patches; see `vit` for what they mean."""
+class TransformerOptions:
+    """The options of a transformer; see `vit`."""
 
     width: int
     depth: int
@@ -54,7 +54,7 @@ class Shape:
         """Checks the options.
 
         Raises:
-          ConfigError: sizes that do not divide, or an option out of range.
+          ConfigError: sizes are not divisible, or an option is out of range.
         """
         if self.heads < 1 or self.width < 1 or self.width % self.heads:
             raise ConfigError(
@@ -62,7 +62,7 @@ class Shape:
             )
         if self.depth < 1 or self.mlp < 0:
             raise ConfigError(
-                "vit takes depth >= 1 and mlp >= 0 (0 is 4 x width), got "
+                "vit needs depth >= 1 and mlp >= 0 (0 for 4 x width), got "
                 f"depth={self.depth}, mlp={self.mlp}"
             )
         if not 0 <= self.dropout < 1:
@@ -85,32 +85,32 @@ def vit(
     layer_scale: float = 0.0,
     drop_path: float = 0.0,
 ) -> tf.Tensor:
-    """A pre-norm transformer over square patches, up to its pooled features.
+    """The pooled features of a pre-norm transformer over square patches.
 
     Args:
       images: (B, H, W, 3) float32, normalized; H and W are multiples of `patch`.
       patch: side of a patch in pixels.
       width: D, features of a token.
       depth: transformer blocks.
-      heads: attention heads, divides `width`.
-      mlp: hidden units of a block's perceptron; 0 is 4 x `width`.
-      pool: `token` takes a class token, `mean` averages all patches (no class token).
-      dropout: rate after the embedding and inside each perceptron, in [0, 1).
-      layer_scale: where the learned factors of each branch start, e.g. 1e-4; 0 has none (Touvron
-        et al. 2021, arXiv 2103.17239, section 2).
+      heads: number of attention heads, a divisor of `width`.
+      mlp: hidden units of the MLP; 0 for 4 x `width`.
+      pool: `token` for a class token, `mean` for the average of all patches without a class token.
+      dropout: rate after the embedding and in each MLP, in [0, 1).
+      layer_scale: initial value of the learned factors of each branch, e.g. 1e-4; 0 for none
+        (Touvron et al. 2021, arXiv 2103.17239, section 2).
       drop_path: stochastic depth of the last block, rising from 0 at the first, in [0, 1).
 
     Returns:
-      (B, D) float32 features, after the last normalization.
+      (B, D) float32 features after the last normalization.
 
     Raises:
-      ConfigError: sizes that do not divide, or an option out of range.
+      ConfigError: sizes are not divisible, or an option is out of range.
     """
     if pool not in ("token", "mean"):
-        raise ConfigError(f"vit pool is token or mean, got {pool!r}")
-    shape = Shape(width, depth, heads, mlp, dropout, layer_scale, drop_path)
+        raise ConfigError(f"vit pool must be token or mean, got {pool!r}")
+    options = TransformerOptions(width, depth, heads, mlp, dropout, layer_scale, drop_path)
     x = patches(images, patch, width)
-    x = encode(x, shape, tokens=("class_token",) if pool == "token" else ())
+    x = encode(x, options, tokens=("class_token",) if pool == "token" else ())
     if pool == "token":
         return TakeToken(name="pool")(x)
     return keras.layers.GlobalAveragePooling1D(name="pool")(x)
@@ -129,16 +129,16 @@ def deit(
     layer_scale: float = 0.0,
     drop_path: float = 0.0,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """A `vit` with a class token and a distillation token; the arguments are those of `vit`.
+    """The features of a `vit` with a class token and a distillation token; same arguments.
 
     Returns:
-      (B, D) float32 features of the class token, then those of the distillation token.
+      (B, D) float32 features of the class token and of the distillation token.
 
     Raises:
-      ConfigError: as `vit`.
+      ConfigError: as for `vit`.
     """
-    shape = Shape(width, depth, heads, mlp, dropout, layer_scale, drop_path)
-    x = encode(patches(images, patch, width), shape, tokens=("class_token", "distill_token"))
+    options = TransformerOptions(width, depth, heads, mlp, dropout, layer_scale, drop_path)
+    x = encode(patches(images, patch, width), options, tokens=("class_token", "distill_token"))
     return TakeToken(0, name="pool")(x), TakeToken(1, name="pool_distill")(x)
 
 
@@ -151,10 +151,10 @@ for _size, (_width, _depth, _heads) in SIZES.items():
 
 
 def patches(images: tf.Tensor, patch: int, width: int) -> tf.Tensor:
-    """Square patches, each projected to a token: (B, H, W, C) -> (B, T, D), row by row.
+    """Square patches, projected to tokens in row-major order: (B, H, W, C) -> (B, T, D).
 
     Raises:
-      ConfigError: they do not tile the image.
+      ConfigError: the patches do not tile the image.
     """
     height, breadth = images.shape[1:3]
     if patch < 1 or height % patch or breadth % patch:
@@ -166,13 +166,13 @@ def patches(images: tf.Tensor, patch: int, width: int) -> tf.Tensor:
     return keras.layers.Reshape((-1, width), name="tokens")(x)
 
 
-def encode(x: tf.Tensor, shape: Shape, *, tokens: tuple[str, ...]) -> tf.Tensor:
-    """Tokens through all blocks and the last normalization.
+def encode(x: tf.Tensor, options: TransformerOptions, *, tokens: tuple[str, ...]) -> tf.Tensor:
+    """The tokens after all blocks and the last normalization.
 
     Args:
       x: (B, T, D) patches.
-      shape: which blocks.
-      tokens: names of the learned tokens that go before the patches, in order.
+      options: options of the blocks.
+      tokens: names of the learned tokens before the patches, in order.
 
     Returns:
       (B, len(tokens) + T, D).
@@ -183,44 +183,43 @@ def encode(x: tf.Tensor, shape: Shape, *, tokens: tuple[str, ...]) -> tf.Tensor:
     for name in reversed(tokens):
         x = ClassToken(name=name)(x)
     x = PositionEmbedding(name="positions")(x)
-    x = _dropout(x, shape.dropout, "positions_dropout")
-    for index, rate in enumerate(drop_rates(shape.drop_path, shape.depth, model="vit")):
-        x = _block(x, shape, rate, f"block{index + 1}")
+    x = _dropout(x, options.dropout, "positions_dropout")
+    for index, rate in enumerate(drop_rates(options.drop_path, options.depth, model="vit")):
+        x = _block(x, options, rate, f"block{index + 1}")
     return keras.layers.LayerNormalization(epsilon=_LN_EPSILON, name="norm")(x)
 
 
-def _block(x: tf.Tensor, shape: Shape, drop: float, name: str) -> tf.Tensor:
-    """Attention, then the perceptron, each on a normalized copy and added: (B, T, D)."""
+def _block(x: tf.Tensor, options: TransformerOptions, drop: float, name: str) -> tf.Tensor:
+    """Pre-norm attention and MLP with residual connections: (B, T, D)."""
     for part, branch in enumerate((_attention, _perceptron), start=1):
         y = keras.layers.LayerNormalization(epsilon=_LN_EPSILON, name=f"{name}_norm{part}")(x)
-        y = branch(y, shape, name)
-        if shape.layer_scale:
-            y = LayerScale(shape.layer_scale, name=f"{name}_scale{part}")(y)
+        y = branch(y, options, name)
+        if options.layer_scale:
+            y = LayerScale(options.layer_scale, name=f"{name}_scale{part}")(y)
         y = stochastic_depth(y, drop, name=f"{name}_{part}")
         x = keras.layers.Add(name=f"{name}_add{part}")([x, y])
     return x
 
 
-def _attention(x: tf.Tensor, shape: Shape, name: str) -> tf.Tensor:
+def _attention(x: tf.Tensor, options: TransformerOptions, name: str) -> tf.Tensor:
     query, key, value = (
-        _dense(x, shape.width, f"{name}_{part}") for part in ("query", "key", "value")
+        _dense(x, options.width, f"{name}_{part}") for part in ("query", "key", "value")
     )
-    weights = AttentionWeights(shape.heads, name=f"{name}_weights")([query, key])
+    weights = AttentionWeights(options.heads, name=f"{name}_weights")([query, key])
     y = AttentionValues(name=f"{name}_values")([weights, value])
-    return _dense(y, shape.width, f"{name}_out")
+    return _dense(y, options.width, f"{name}_out")
 
 
-def _perceptron(x: tf.Tensor, shape: Shape, name: str) -> tf.Tensor:
-    y = _dense(x, shape.mlp or 4 * shape.width, f"{name}_up")
+def _perceptron(x: tf.Tensor, options: TransformerOptions, name: str) -> tf.Tensor:
+    y = _dense(x, options.mlp or 4 * options.width, f"{name}_up")
     y = keras.layers.Activation("gelu", name=f"{name}_gelu")(y)
-    y = _dropout(y, shape.dropout, f"{name}_dropout1")
-    y = _dense(y, shape.width, f"{name}_down")
-    return _dropout(y, shape.dropout, f"{name}_dropout2")
+    y = _dropout(y, options.dropout, f"{name}_dropout1")
+    y = _dense(y, options.width, f"{name}_down")
+    return _dropout(y, options.dropout, f"{name}_dropout2")
 
 
 def _dense(x: tf.Tensor, units: int, name: str) -> tf.Tensor:
-    # Glorot's variance, but normal: uniform weights fill int8's range evenly, and gzip finds
-    # nothing to save.
+    # Glorot's variance, but normal: uniform values fill the int8 range and do not compress.
     initializer = keras.initializers.VarianceScaling(1.0, "fan_avg", "untruncated_normal")
     return keras.layers.Dense(units, kernel_initializer=initializer, name=name)(x)
 

@@ -3,8 +3,8 @@
     optimizer = build_optimizer(config.optim, steps, global_batch=128, model=model)
     optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
 
-`rules` holds the update rules, `schedule` the learning rate, `parameters` what differs from one
-variable to another.
+`rules` has the update rules, `schedule` the learning rate, `parameters` the settings of each
+variable.
 """
 
 from trainers.optim.parameters import decayed, layer_factors

@@ -1,4 +1,4 @@
-"""What weight decay and layer-wise decay make of each variable, read from its name."""
+"""Weight decay and layer-wise learning rate of each variable, by its name."""
 
 import re
 from collections.abc import Sequence
@@ -13,31 +13,30 @@ _BLOCK = re.compile(r"^(.*?block_?\d+[a-z]?)(?![0-9a-z])")
 def decayed(variable: tf.Variable) -> bool:
     """Whether weight decay applies: to kernels, of depthwise convolutions too.
 
-    Biases, norm scales, LayerScale, class tokens and positions are left alone (Goyal et al. 2017,
-    s5.3; Touvron et al. 2021, s6). Keras calls every matrix that multiplies features `...kernel`;
-    a layer of one's own must do so as well for its matrix to be decayed.
+    Biases, norm scales, LayerScale, class tokens and positions are not decayed (Goyal et al. 2017,
+    s5.3; Touvron et al. 2021, s6). In Keras, the name of every matrix that multiplies features ends
+    in `kernel`; a custom layer must follow this rule for its matrix to be decayed.
 
     Args:
-      variable: of a layer, under its own name (not a replica's copy, which has another).
+      variable: of a layer, not a replica's copy, which has another name.
     """
     name = variable.name.split("/")[-1].split(":")[0]
     return len(variable.shape) > 1 and name.endswith("kernel")
 
 
 def layer_factors(names: Sequence[str], decay: float) -> tuple[float, ...]:
-    """What multiplies the learning rate of each variable (Bao et al. 2022, appendix).
+    """Factor of the learning rate of each variable (Bao et al. 2022, appendix).
 
-    Depths count the blocks in the order in which they come: 0 is what precedes the first (patches,
-    positions, tokens, a stem), 1 to L are the blocks, L + 1 is what follows the last (norm and
-    classifier). A variable at depth d gets `decay ** (L + 1 - d)`; one between two blocks belongs
-    to the first of them.
+    Depth 0 is everything before the first block (patches, positions, tokens, a stem), 1 to L are
+    the blocks in order, L + 1 is everything after the last (norm and classifier). A variable at
+    depth d has the factor `decay ** (L + 1 - d)`; one between two blocks belongs to the first.
 
     Args:
       names: of all variables of a model in its own order.
       decay: in (0, 1]; 1 is off.
 
     Raises:
-      ValueError: layer-wise decay is asked for, and no name has a block in it.
+      ValueError: `decay` is not 1, and no name contains a block.
     """
     if decay == 1.0:
         return (1.0,) * len(names)

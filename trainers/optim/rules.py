@@ -1,8 +1,8 @@
-"""SGD, Adam, AdamW and LAMB on one base that knows decay and layer-wise rates.
+"""SGD, Adam, AdamW and LAMB with weight decay and layer-wise learning rates.
 
-Keras' own optimizers multiply every variable by one learning rate, put no L2 into gradients and
-have no LAMB. Here a gradient is first summed over replicas (by the caller, or by Keras in
-`model.fit`), then clipped by the global norm, and only then meets its variable, L2 and slots.
+The optimizers of Keras have one learning rate for all variables, no L2 in gradients and no LAMB.
+Here a gradient is first summed over replicas (by the caller, or by Keras in `model.fit`), then
+clipped by the global norm, and only then combined with L2 and slots.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from trainers.optim.schedule import WarmUp, schedule_of
 
 
 @dataclasses.dataclass(frozen=True)
-class _Share:
-    """What one variable takes of the configuration."""
+class _VariableSettings:
+    """The settings of one variable."""
 
     index: int
     rate: tf.Tensor
@@ -28,10 +28,10 @@ class _Share:
 
 
 class _Rule(keras.optimizers.Optimizer):
-    """Schedule, clipping and each variable's share; a subclass has the slots and the update."""
+    """Schedule, clipping and settings of variables; a subclass has the slots and the update."""
 
     slots: tuple[str, ...] = ()
-    coupled = False  # L2 in the gradient, rather than decay apart from it.
+    coupled = False  # Whether weight decay is L2 in the gradient.
 
     def __init__(
         self, config: OptimConfig, learning_rate: WarmUp, *, name: str = "", **kwargs: Any
@@ -43,11 +43,11 @@ class _Rule(keras.optimizers.Optimizer):
         self._learning_rate = self._build_learning_rate(learning_rate)
 
     def build(self, var_list: Sequence[tf.Variable]) -> None:
-        """Creates the slots of `var_list`, once; later calls may name a part of it, or all."""
+        """Creates the slots of `var_list`, once; later calls may list some or all of them."""
         super().build(var_list)
         if getattr(self, "_built", False):
             return
-        # Decided here, since a replica's copy of a variable has a name of its own.
+        # Decided here, as a replica's copy of a variable has another name.
         self._decays = tuple(self.config.decay_all or decayed(v) for v in var_list)
         self._factors = layer_factors([v.name for v in var_list], self.config.layer_decay)
         for slot in self.slots:
@@ -56,22 +56,22 @@ class _Rule(keras.optimizers.Optimizer):
         self._built = True
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
-        """Moves `variable` against `gradient`, which is summed and clipped."""
+        """Updates `variable` with `gradient`, which is summed and clipped."""
         index = self._index_dict[self._var_key(variable)]
         decays = self._decays[index]
-        share = _Share(
+        settings = _VariableSettings(
             index,
             rate=tf.cast(self.learning_rate, variable.dtype) * self._factors[index],
             decay=self.config.weight_decay if decays else 0.0,
             adapts=decays,
         )
         gradient = tf.convert_to_tensor(gradient)
-        if self.coupled and share.decay:
-            gradient += share.decay * variable
-        self.move(gradient, variable, share)
+        if self.coupled and settings.decay:
+            gradient += settings.decay * variable
+        self.move(gradient, variable, settings)
 
-    def move(self, gradient: tf.Tensor, variable: tf.Variable, share: _Share) -> None:
-        """The rule itself."""
+    def move(self, gradient: tf.Tensor, variable: tf.Variable, settings: _VariableSettings) -> None:
+        """Applies the rule."""
         raise NotImplementedError
 
     def powers(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
@@ -90,7 +90,7 @@ class _Rule(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "_Rule":
-        """The optimizer whose `get_config` this is, without slots."""
+        """The optimizer of a `get_config`, without slots."""
         rate = config["learning_rate"]
         if not isinstance(rate, WarmUp):
             rate = keras.optimizers.schedules.deserialize(rate, custom_objects)
@@ -104,12 +104,12 @@ class SGD(_Rule):
     slots = ("momentum",)
     coupled = True
 
-    def move(self, gradient: tf.Tensor, variable: tf.Variable, share: _Share) -> None:
+    def move(self, gradient: tf.Tensor, variable: tf.Variable, settings: _VariableSettings) -> None:
         """One fused kernel: an update of its parts would read the weights four times."""
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=variable.handle,
-            accum=self.momentum_slots[share.index].handle,
-            lr=share.rate,
+            accum=self.momentum_slots[settings.index].handle,
+            lr=settings.rate,
             grad=gradient,
             momentum=tf.constant(self.config.momentum, variable.dtype),
             use_nesterov=self.config.nesterov,
@@ -123,18 +123,18 @@ class Adam(_Rule):
     slots = ("first", "second")
     coupled = True
 
-    def move(self, gradient: tf.Tensor, variable: tf.Variable, share: _Share) -> None:
+    def move(self, gradient: tf.Tensor, variable: tf.Variable, settings: _VariableSettings) -> None:
         """One fused kernel."""
-        if not self.coupled and share.decay:
-            variable.assign_sub(share.rate * share.decay * variable)
+        if not self.coupled and settings.decay:
+            variable.assign_sub(settings.rate * settings.decay * variable)
         power_1, power_2 = self.powers(variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=self.first_slots[share.index].handle,
-            v=self.second_slots[share.index].handle,
+            m=self.first_slots[settings.index].handle,
+            v=self.second_slots[settings.index].handle,
             beta1_power=power_1,
             beta2_power=power_2,
-            lr=share.rate,
+            lr=settings.rate,
             beta1=tf.constant(self.config.momentum, variable.dtype),
             beta2=tf.constant(self.config.beta_2, variable.dtype),
             # The kernel adds it to the root before the bias correction, the paper after.
@@ -154,27 +154,27 @@ class AdamW(Adam):
 class Lamb(_Rule):
     """LAMB (You et al. 2020, algorithm 2) with phi the identity, as in its experiments.
 
-    What is not decayed is not adapted either: it takes Adam's step, without a trust ratio.
+    Variables without weight decay have no trust ratio: their step is that of Adam.
     """
 
     slots = ("first", "second")
 
-    def move(self, gradient: tf.Tensor, variable: tf.Variable, share: _Share) -> None:
-        """Adam's direction and the decay, at the length of the weights."""
-        first, second = self.first_slots[share.index], self.second_slots[share.index]
+    def move(self, gradient: tf.Tensor, variable: tf.Variable, settings: _VariableSettings) -> None:
+        """Adam's direction plus decay, scaled to the norm of the weights."""
+        first, second = self.first_slots[settings.index], self.second_slots[settings.index]
         first.assign_add((gradient - first) * (1.0 - self.config.momentum))
         second.assign_add((tf.square(gradient) - second) * (1.0 - self.config.beta_2))
         power_1, power_2 = self.powers(variable.dtype)
         root = tf.sqrt(second / (1.0 - power_2)) + self.config.epsilon
         update = first / (1.0 - power_1) / root
-        if share.decay:
-            update += share.decay * variable
-        ratio = _trust(variable, update) if share.adapts else 1.0
-        variable.assign_sub(share.rate * ratio * update)
+        if settings.decay:
+            update += settings.decay * variable
+        ratio = _trust(variable, update) if settings.adapts else 1.0
+        variable.assign_sub(settings.rate * ratio * update)
 
 
 def _trust(weights: tf.Variable, update: tf.Tensor) -> tf.Tensor:
-    """|weights| / |update|, and 1 where either is 0: weights that start there have to leave it."""
+    """|weights| / |update|, and 1 if either is 0, so that zero weights can change."""
     length, step = tf.norm(weights), tf.norm(update)
     return tf.where((length > 0) & (step > 0), tf.math.divide_no_nan(length, step), 1.0)
 
@@ -192,19 +192,19 @@ def build_optimizer(
     """The optimizer of `config` for a run of `total_steps` steps; call it in the strategy's scope.
 
     `sgd` and `adam` take weight decay as L2 in the gradient (after clipping), as the study does;
-    `adamw` and `lamb` decouple it. `decayed` says which variables have it.
+    `adamw` and `lamb` decouple it. See `decayed` for the variables that have it.
 
     Args:
       config: the recipe's section.
       total_steps: optimizer steps of the whole run.
       global_batch: images a step over all replicas and micro-batches, for `reference_batch`; 0
         takes the figures as they are.
-      model: gets its slots now, so that a first phase may train a part of it. Without it, the
-        first gradients say what is trained, or `build` does.
+      model: its slots are created now, so that a first phase can train a part of it. Without it,
+        they are created by `build` or at the first gradients.
 
     Returns:
-      A Keras optimizer. Gradients it is given with `skip_gradients_aggregation=True` are taken as
-      sums over all replicas; Keras' own `fit` has it sum them first.
+      A Keras optimizer. Gradients passed with `skip_gradients_aggregation=True` are sums over all
+      replicas; in `fit` of Keras, the optimizer sums them.
 
     Raises:
       ValueError: `layer_decay` for a model without named blocks.

@@ -9,23 +9,23 @@ import tensorflow as tf
 from trainers.config import Config, OptimConfig
 from trainers.keras import keras
 
-# A longer warm-up is worth a note.
+# A longer warm-up is reported.
 _LONG_WARMUP = 0.1
 
 
 def scaled(config: OptimConfig, global_batch: int) -> OptimConfig:
-    """`config` for steps of `global_batch` images, in place of the recipe's own.
+    """`config` for steps of `global_batch` images instead of `reference_batch`.
 
     The rate grows with the batch (`linear`: Goyal et al. 2017, s2.1; `sqrt`: You et al. 2020,
     s4), and the warm-up lasts as many images as before.
 
     Args:
-      config: `reference_batch` is what its figures are stated for.
+      config: its values are stated for `reference_batch`.
       global_batch: images a step over all replicas and micro-batches; 0 is unknown.
 
     Returns:
-      The same figures where either batch is 0; always with `reference_batch=0`, so that scaling
-      twice is scaling once.
+      The same values if either batch is 0; always with `reference_batch=0`, so that a second call
+      changes nothing.
     """
     reference = config.reference_batch
     if not (reference and global_batch):
@@ -67,7 +67,7 @@ def limited(config: OptimConfig, total_steps: int) -> OptimConfig:
 
 
 def warmup_note(config: OptimConfig, total_steps: int, *, global_batch: int = 0) -> str:
-    """What a user should know of a run's warm-up; empty where it is as stated and short.
+    """A note on a shortened or long warm-up; empty if there is nothing to report.
 
     Args:
       config: as for `schedule_of`.
@@ -78,7 +78,7 @@ def warmup_note(config: OptimConfig, total_steps: int, *, global_batch: int = 0)
     steps = limited(scaled(config, global_batch), total_steps).warmup_steps
     if steps < wanted:
         return (
-            f"warm-up: {steps} in place of the recipe's {wanted} steps, {config.warmup_limit:.0%} "
+            f"warm-up: {steps} instead of the recipe's {wanted} steps, {config.warmup_limit:.0%} "
             f"of the run's {total_steps}; optim.warmup_steps sets another number"
         )
     if steps > _LONG_WARMUP * total_steps:
@@ -86,7 +86,7 @@ def warmup_note(config: OptimConfig, total_steps: int, *, global_batch: int = 0)
             f"warm-up: {steps} of the run's {total_steps} steps, more than a tenth"
             if steps < total_steps
             else f"warm-up: {steps} steps, but the run has {total_steps}; it never reaches its "
-            "full learning rate, a smaller optim.warmup_steps does"
+            "full learning rate: set a smaller optim.warmup_steps"
         )
     return ""
 
@@ -95,8 +95,7 @@ def compression_rate(config: Config) -> float:
     """The peak learning rate of fine-tuning after compression.
 
     Returns:
-      `compress.learning_rate`; where that is 0, `compress.rate_fraction` of the peak that training
-      had with its batch.
+      `compress.learning_rate`; if it is 0, `compress.rate_fraction` of the peak rate of training.
     """
     if config.compress.learning_rate:
         return config.compress.learning_rate
@@ -108,7 +107,7 @@ def compression_rate(config: Config) -> float:
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
     """Linear from 0 over `warmup_steps`, then `step`, `cosine` or `constant` to `total_steps`.
 
-    `config` is taken as it is: `scaled` comes before.
+    `config` is not scaled here: apply `scaled` first.
     """
 
     def __init__(self, config: OptimConfig, total_steps: int) -> None:
@@ -138,5 +137,5 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "WarmUp":
-        """The schedule whose `get_config` this is."""
+        """The schedule of a `get_config`."""
         return cls(OptimConfig(**config["config"]), config["total_steps"])

@@ -1,6 +1,6 @@
-"""What a model costs: parameters, multiply-adds and activations, counted, not measured.
+"""Cost of a model: parameters, multiply-adds and activations, counted rather than measured.
 
-One multiply-add (MAC) is two FLOPs; papers that say "4.1 GFLOPs" for ResNet-50 mean MACs. Counted
+One multiply-add (MAC) is two FLOPs; papers that state "4.1 GFLOPs" for ResNet-50 mean MACs. Counted
 are convolutions (2 * kh * kw * Cin * Cout * Hout * Wout FLOPs), dense layers and attention;
 normalization, activations, additions and pooling are not, as in the literature. Attention over N
 tokens of d features takes 4 * N^2 * d FLOPs for its scores and weighted sums, and the projections
@@ -21,8 +21,8 @@ class Complexity:
     """A model's size and work.
 
     Attributes:
-      parameters: all of them; moving averages count.
-      trainable_parameters: what papers give.
+      parameters: all of them, including moving averages.
+      trainable_parameters: the number that papers state.
       multiply_adds: for one image; 1e9 of them is 1 GMAC.
     """
 
@@ -36,13 +36,13 @@ class LayerCost:
     """One call of a layer, for one image.
 
     Attributes:
-      name: the layer's.
-      kind: its class.
-      shape: of its output without the batch, None where not static; of the first if it has many.
-      parameters: all of the layer's; 0 in a second call of a shared layer.
+      name: of the layer.
+      kind: class of the layer.
+      shape: of its first output without the batch; None for sizes that are not static.
+      parameters: of the layer; 0 in a second call of a shared layer.
       trainable_parameters: likewise.
       multiply_adds: of this call.
-      activation_bytes: of all its outputs, in their own dtype.
+      activation_bytes: of all its outputs, in their dtype.
     """
 
     name: str
@@ -56,12 +56,12 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Attention:
-    """What attention costs, for one image.
+    """Cost of attention, for one image.
 
     Attributes:
-      layers: how many times attention is applied.
-      products: multiply-adds of scores and weighted sums: half of the study's 4 * N^2 * d FLOPs,
-        where queries and keys are the same N tokens of d features.
+      layers: number of times attention is applied.
+      products: multiply-adds of scores and weighted sums, 2 * N^2 * d if queries and keys are the
+        same N tokens of d features.
       projections: multiply-adds that make query, key and value and mix the heads' results.
     """
 
@@ -79,7 +79,7 @@ def complexity(model: keras.Model) -> Complexity:
         in a method `multiply_adds() -> int`.
 
     Raises:
-      ValueError: a layer has a kernel, and nobody says how to count it; or the model is subclassed.
+      ValueError: a layer has a kernel of an unknown kind, or the model is subclassed.
     """
     return Complexity(
         parameters=_size(model.weights),
@@ -114,7 +114,7 @@ def layer_costs(model: keras.Model) -> list[LayerCost]:
 
 
 def attention_cost(model: keras.Model) -> Attention:
-    """What the attention layers of `model` cost: those whose class is named `...Attention...`.
+    """Cost of the attention layers of `model`, whose class names contain `Attention`.
 
     Raises:
       ValueError: as `complexity`.
@@ -147,7 +147,7 @@ def call_multiply_adds(call: Call) -> int:
     """Multiply-adds of one layer call, for one image.
 
     Raises:
-      ValueError: the layer has a kernel, and nobody says how to count it.
+      ValueError: the layer has a kernel of an unknown kind.
     """
     layer, layers = call.layer, keras.layers
     if hasattr(layer, "multiply_adds"):
@@ -179,7 +179,7 @@ _CONVOLUTIONS = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
-# Each input position meets the whole kernel.
+# Each input position is multiplied by the whole kernel.
 _TRANSPOSED = (
     keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose,
@@ -192,9 +192,9 @@ def _kernels(layer: keras.layers.Layer) -> list[Any]:
 
 
 def _positions(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> int:
-    """How many places of a feature map there are, for a shape without batch."""
-    places = shape[1:] if layer.data_format == "channels_first" else shape[:-1]
-    return math.prod(_static(layer, places))
+    """Number of positions of a feature map, for a shape without batch."""
+    sizes = shape[1:] if layer.data_format == "channels_first" else shape[:-1]
+    return math.prod(_static(layer, sizes))
 
 
 def _static(layer: keras.layers.Layer, sizes: Iterable[int | None]) -> list[int]:
@@ -208,9 +208,9 @@ def _static(layer: keras.layers.Layer, sizes: Iterable[int | None]) -> list[int]
 
 
 def _multi_head(call: Call) -> tuple[int, int]:
-    """(projections, products) of Keras' own attention layer."""
+    """(projections, products) of the attention layer of Keras."""
     layer, query = call.layer, call.inputs[0].shape
-    # Value first, key last: the same tensor where only one is given.
+    # Value first, key last: the same tensor if only one is passed.
     key = call.inputs[-1].shape
     tokens, others = math.prod(_static(layer, query[:-1])), math.prod(_static(layer, key[:-1]))
     settings = layer.get_config()
@@ -229,7 +229,7 @@ def _is_attention(call: Call) -> bool:
 def _past_views(
     call: Call, makers: dict[str, Call], takers: dict[str, list[Call]], *, up: bool
 ) -> Call:
-    """The next call with weights, through those of one input that only reshape or drop."""
+    """The next call with weights, past calls with one input that only reshape or drop out."""
     while not call.layer.weights and len(call.inputs) == 1 and not _is_attention(call):
         following = takers.get(call.outputs[0].key, [])
         if up:

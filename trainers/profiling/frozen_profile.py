@@ -32,13 +32,13 @@ MULTIPLYING = (
 
 @dataclass(frozen=True)
 class FrozenProfile:
-    """What the profiler found for one image.
+    """The result of the profiler for one image.
 
     Attributes:
       multiply_adds: half the FLOPs of the operations in `MULTIPLYING`.
       flops: of all operations, normalization and activations too.
-      missed: operation -> how many of that kind multiply matrices and were counted as nothing,
-        those within functions that freezing left as calls among them.
+      missed: operation -> number of operations that multiply matrices and were not counted,
+        including those inside functions that remain calls after freezing.
     """
 
     multiply_adds: int
@@ -47,7 +47,7 @@ class FrozenProfile:
 
 
 def frozen_profile(model: keras.Model) -> FrozenProfile:
-    """Freezes `model` at batch 1 and has TensorFlow's profiler count it.
+    """Freezes `model` at batch 1 and counts its operations with TensorFlow's profiler.
 
     Args:
       model: with one input of static size.
@@ -65,7 +65,7 @@ def frozen_profile(model: keras.Model) -> FrozenProfile:
     present = Counter(node.op for node in graph_def.node if node.op in MULTIPLYING)
     counted = {node.name: node.float_ops for node in _nodes(profile)}
     missed = Counter({kind: number for kind, number in present.items() if not counted.get(kind)})
-    # What XLA compiles stays a call, such as Keras' grouped convolution on a processor.
+    # Functions that XLA compiles remain calls, such as the grouped convolution of Keras on a CPU.
     for function in graph_def.library.function:
         missed.update(node.op for node in function.node_def if node.op in MULTIPLYING)
     flops = sum(counted.get(kind, 0) for kind in present)
@@ -80,7 +80,7 @@ def _nodes(node: Any) -> Iterator[Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the profiler's notices about TensorFlow's own deprecated functions."""
+    """Suppresses the profiler's notices about deprecated functions of TensorFlow."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,9 +1,9 @@
-"""What devices can do at best, for the model FLOPs utilization (MFU) of training."""
+"""Peak arithmetic of devices, for the model FLOPs utilization (MFU) of training."""
 
 import tensorflow as tf
 
-# Dense tensor throughput in TFLOP/s from the makers' data sheets: (half precision, float32). On
-# Ampere and later GPUs float32 matrix products run as TF32, which is TensorFlow's default there.
+# Dense tensor throughput in TFLOP/s from the manufacturers' data sheets: (half precision, float32).
+# On Ampere and later GPUs float32 matrix products run as TF32, which is TensorFlow's default there.
 _PEAKS = {
     "H100": (989.0, 495.0),
     "A100": (312.0, 156.0),
@@ -16,10 +16,10 @@ _PEAKS = {
 
 
 def peak_flops(strategy: tf.distribute.Strategy, precision: str) -> float | None:
-    """Floating-point operations a second of all replicas at best; None where that is not known.
+    """Peak floating-point operations per second of all replicas; None if unknown.
 
     Args:
-      strategy: its replicas are one GPU each.
+      strategy: each replica is one GPU.
       precision: `float32`, `bfloat16` or `float16`.
     """
     gpus = tf.config.list_physical_devices("GPU")
@@ -31,7 +31,7 @@ def peak_flops(strategy: tf.distribute.Strategy, precision: str) -> float | None
 
 
 def device_peak(name: str, precision: str) -> float | None:
-    """Operations a second of one device by its name, e.g. `NVIDIA A100-SXM4-40GB`."""
+    """Peak operations per second of one device by its name, e.g. `NVIDIA A100-SXM4-40GB`."""
     words = name.replace("-", " ").split()
     for model, (half, single) in _PEAKS.items():
         if model in words:

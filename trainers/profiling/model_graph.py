@@ -1,7 +1,7 @@
 """A functional network as a list of layer calls, and which tensors live between two of them.
 
 Keras runs a functional model depth by depth; `model_calls` gives that order. From it follow the
-memory that activations take (`activations`) and the places where a network can be cut
+memory of activations (`activations`) and the positions where a network can be cut
 (`trainers.distributed.model_parallel`).
 """
 
@@ -14,13 +14,13 @@ from trainers.keras import keras
 
 @dataclass(frozen=True)
 class Tensor:
-    """What one layer hands to others.
+    """An output of a layer.
 
     Attributes:
-      key: names it within its model.
-      shape: without the batch; None where a size is not static.
-      dtype: by TensorFlow's name, e.g. `float32`.
-      bytes: of one image's part.
+      key: unique within its model.
+      shape: without the batch; None for sizes that are not static.
+      dtype: TensorFlow's name, e.g. `float32`.
+      bytes: for one image.
     """
 
     key: str
@@ -35,9 +35,9 @@ class Call:
 
     Attributes:
       layer: the same object in two calls if the layer is shared.
-      inputs: what it takes; empty for the model's inputs.
-      outputs: what it makes.
-      node: Keras' own record of the call, for `map_arguments`.
+      inputs: empty for the inputs of the model.
+      outputs: of the call.
+      node: the record of the call in Keras, for `map_arguments`.
     """
 
     layer: keras.layers.Layer
@@ -50,13 +50,13 @@ class Call:
 class Activations:
     """Bytes of layer outputs for one image.
 
-    Each output counts as a buffer of its own: the runtime saves some by working in place, and
-    spends some on scratch space of its kernels.
+    Each output counts as a separate buffer: the runtime saves some by working in place, and needs
+    others as scratch space of kernels.
 
     Attributes:
-      total: all of them, which is what training keeps for the gradients.
-      peak: the most that live at once when each is freed after its last use, as inference does.
-      widest: the layer at whose call the peak is.
+      total: of all layers, which training keeps for the gradients.
+      peak: maximum at one time if each is freed after its last use, as in inference.
+      widest: the layer whose call has the peak.
     """
 
     total: int
@@ -71,7 +71,7 @@ def model_calls(model: keras.Model) -> list[Call]:
       model: functional, or sequential with a known input.
 
     Raises:
-      ValueError: a subclassed model, whose calls nobody knows.
+      ValueError: a subclassed model, whose calls are unknown.
     """
     by_depth = getattr(model, "_nodes_by_depth", None)
     if not by_depth:
@@ -151,7 +151,7 @@ def _flat(structure: Any) -> list[Any]:
 
 
 def _unique(tensors: list[Any]) -> tuple[Tensor, ...]:
-    """Once each, for a tensor may be taken twice: `Add()([x, x])`."""
+    """Each tensor once, as a call may use it twice: `Add()([x, x])`."""
     found = {}
     for tensor in tensors:
         shape = tuple(tensor.shape.as_list()[1:]) if tensor.shape.rank else ()

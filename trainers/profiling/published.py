@@ -1,4 +1,4 @@
-"""What papers and model collections say a network has: the oracle for our own counts.
+"""Sizes and work of networks as published in papers and model collections, to check our counts.
 
 Figures are for 1,000 classes. Multiply-adds are as their source counts them, to its last digit:
 torchvision and timm measure all convolutions, dense layers and attention, papers round.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 _TORCHVISION = "torchvision, table of models"
 _EFFNETV2 = "Tan & Le 2021, code release"
 _EFFNET = "Tan & Le 2019, table 2 (work); torchvision"
-# The authors' own table counts 3 to 6 % more work, and does not say what.
+# The authors' table states 3 to 6 % more work, without an explanation.
 _LITE = "their library (parameters); d-li14/efficientnet-lite.pytorch, table (work)"
 _TIMM = "timm, table of benchmarks"
 
@@ -20,10 +20,10 @@ class Published:
 
     Attributes:
       parameters: trainable, in millions.
-      giga_multiply_adds: for one image; papers often call them FLOPs. 0 where nobody says.
+      giga_multiply_adds: for one image; papers often call them FLOPs; 0 if not published.
       image_size: side in pixels that the work is for.
-      source: who says so.
-      whole: False where ours ends in another classifier, so that parameters differ.
+      source: of the figures.
+      whole: False if ours ends in another classifier, so that parameters differ.
     """
 
     parameters: float

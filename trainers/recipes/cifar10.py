@@ -1,8 +1,8 @@
 """Recipes for 9,000 CIFAR-10 images (a fifth of the set) and two CPU cores.
 
-Make the records with `sightline ingest folder cifar10_A.tar`; the folder goes where `DIR` stands.
-Every epoch counts when only a dozen are affordable: small batches for many steps, a peak rate near
-what diverges, a cosine down to zero, and no augmentation stronger than the short run can use.
+Create the records with `sightline ingest folder cifar10_A.tar`; `DIR` below is their folder.
+With a budget of about a dozen epochs, the recipes use small batches for many steps, a peak rate
+close to divergence, a cosine schedule to zero, and only weak augmentation.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from trainers.config import (
 )
 from trainers.registry import recipes
 
-#: The images, with the mean and deviation of the whole training set.
+#: The data, with the mean and standard deviation of the whole training set.
 DATA = DataConfig(
     dir="data/cifar10",
     image_size=(32, 32),
@@ -34,13 +34,13 @@ _VIT_OPTIONS = {"patch": 4, "width": 128, "depth": 6, "heads": 4, "mlp": 256}
 
 @recipes.register("cifar10_resnet20")
 def cifar10_resnet20() -> Config:
-    """ResNet-20 (He et al. 2016, s4.2) on a pooled stem, with twice the width: the same arithmetic.
+    """ResNet-20 (He et al. 2016, s4.2) with a pooled stem and twice the width, at the same cost.
 
     Command: `sightline train cifar10_resnet20 --data DIR`
     Cost: 20 epochs of about 47 s on two CPU cores.
-    Result: 72 % test top-1 (BENCHMARKS.md has every seed). The paper's 91.25 % takes all 50,000
-      images, 64,000 steps of 128 (table 6) and full-size maps, which learnt more slowly in the
-      trials before this recipe.
+    Result: 72 % test top-1 (all seeds in BENCHMARKS.md). The paper has 91.25 % with all 50,000
+      images and 64,000 steps of 128 (table 6) on full-size maps, which learn more slowly in short
+      runs.
     """
     return Config(
         name="cifar10_resnet20",
@@ -61,12 +61,12 @@ def cifar10_resnet20() -> Config:
 
 @recipes.register("cifar10_cnn")
 def cifar10_cnn() -> Config:
-    """A plain CNN of four stages and 1.2 M parameters, trained as `cifar10_resnet20`.
+    """A plain CNN with four stages and 1.2 M parameters, trained like `cifar10_resnet20`.
 
     Command: `sightline train cifar10_cnn --data DIR`
-    Cost: 20 epochs on two CPU cores, each somewhat longer than one of `cifar10_resnet20`.
-    Result: no figure of ours yet. The plain networks of He et al. 2016 (s4.2, figure 6) are below
-      their residual twins, by little at 20 layers and by more the deeper they are.
+    Cost: 20 epochs on two CPU cores, each slightly longer than for `cifar10_resnet20`.
+    Result: not measured. The plain networks of He et al. 2016 (s4.2, figure 6) are worse than
+      residual networks, slightly so at 20 layers and more so with increasing depth.
     """
     resnet = cifar10_resnet20()
     return replace(
@@ -80,8 +80,8 @@ def cifar10_vit() -> Config:
 
     Command: `sightline train cifar10_vit --data DIR`
     Cost: 26 epochs of about 60 s on two CPU cores.
-    Result: 55 % test top-1 (BENCHMARKS.md); transformers without pre-training want more images
-      than these (Dosovitskiy et al. 2021, s4.3).
+    Result: 55 % test top-1 (BENCHMARKS.md); transformers without pre-training need more images
+      (Dosovitskiy et al. 2021, s4.3).
     """
     return Config(
         name="cifar10_vit",
@@ -102,36 +102,39 @@ def cifar10_vit() -> Config:
 
 @recipes.register("cifar10_vit_distilled")
 def cifar10_vit_distilled() -> Config:
-    """`cifar10_vit` with a CNN as its teacher, and nothing else changed.
+    """`cifar10_vit` with a CNN as teacher, otherwise unchanged.
 
     Command: `sightline train cifar10_vit_distilled --data DIR distill.teacher=TRAINED_RESNET`
-    Cost: as `cifar10_vit`, and the teacher's forward pass at each step.
-    Result: 58 % test top-1, above `cifar10_vit` by the paired test (BENCHMARKS.md); on ImageNet a
-      CNN teacher takes a DeiT-S from 79.9 to 81.2 % (Touvron et al. 2021; the authors' model list).
+    Cost: like `cifar10_vit`, plus a forward pass of the teacher per step.
+    Result: 58 % test top-1, better than `cifar10_vit` by the paired test (BENCHMARKS.md). On
+      ImageNet, a CNN teacher improves DeiT-S from 79.9 to 81.2 % (Touvron et al. 2021; model list
+      of the authors).
     """
     return replace(
         cifar10_vit(),
         name="cifar10_vit_distilled",
-        # Half a Hinton loss; a temperature of 2, as ten classes spread little probability.
+        # Half Hinton's loss; temperature 2, because probabilities of ten classes are concentrated.
         distill=DistillConfig(mode="soft", weight=0.5, temperature=2.0),
     )
 
 
 @recipes.register("cifar10_deit")
 def cifar10_deit() -> Config:
-    """`cifar10_vit`'s size with class and distillation tokens, taught by a CNN's decisions.
+    """A model of the size of `cifar10_vit` with class and distillation tokens and a CNN as teacher.
 
     Command: `sightline train cifar10_deit --data DIR distill.teacher=TRAINED_RESNET`
-    Cost: as `cifar10_vit_distilled`.
-    Result: between `cifar10_vit` and its teacher. The equal weights of labels and teacher are of
-      Touvron et al. 2021, equation 3; their table 3 has the token above plain hard distillation.
+    Cost: like `cifar10_vit_distilled`.
+    Result: between `cifar10_vit` and its teacher. Labels and teacher have equal weights as in
+      Touvron et al. 2021, equation 3; in their table 3, the token is better than plain hard
+      distillation.
     """
     vit = cifar10_vit()
     return replace(
         vit,
         name="cifar10_deit",
         model=ModelConfig("deit", options=dict(_VIT_OPTIONS)),
-        # The paper smooths the class token's labels by 0.1; here both tokens learn bare decisions.
+        # The paper smooths the labels of the class token by 0.1; here, both tokens have hard
+        # labels.
         train=replace(vit.train, label_smoothing=0.0),
         distill=DistillConfig(mode="token", weight=0.5),
     )
@@ -139,13 +142,13 @@ def cifar10_deit() -> Config:
 
 @recipes.register("cifar10_hybrid")
 def cifar10_hybrid() -> Config:
-    """Convolutions at 32 and 16 px, attention over the 64 places at 8 px (Dai et al. 2021).
+    """Convolutions at 32 and 16 px, attention over 64 tokens at 8 px (Dai et al. 2021).
 
     Command: `sightline train cifar10_hybrid --data DIR`
     Cost: 16 epochs of about 60 s on two CPU cores.
-    Result: 66 % test top-1, above `cifar10_vit` by 11 points and below `cifar10_resnet20` by 6
-      (BENCHMARKS.md). It has as many multiply-adds as the latter and a quarter of its weights; a
-      wider one on a pooled stem was not tried. On ImageNet-1k CoAtNet-0 is at 81.6 % (Dai et al.
+    Result: 66 % test top-1, 11 points above `cifar10_vit` and 6 below `cifar10_resnet20`
+      (BENCHMARKS.md), with as many multiply-adds as the latter and a quarter of its weights. A
+      wider model with a pooled stem was not tested. CoAtNet-0 has 81.6 % on ImageNet-1k (Dai et al.
       2021, table 4).
     """
     return Config(

@@ -10,7 +10,7 @@ from trainers.config import (
 )
 from trainers.registry import recipes
 
-# Strokes are about 150 on paper of about 0; one mean and deviation for the three equal channels.
+# Strokes are about 150 on a background of about 0; the three channels are equal.
 _DATA = DataConfig(
     dir="data/digits",
     image_size=(16, 16),
@@ -28,7 +28,7 @@ def digits_cnn() -> Config:
         name="digits_cnn",
         data=_DATA,
         model=ModelConfig("cnn", options={"width": 24, "stages": 4}),
-        # Strong decay: 1,072 images against 664,000 weights.
+        # Strong weight decay, because there are 1,072 images for 664,000 weights.
         optim=OptimConfig("sgd", learning_rate=0.1, warmup_steps=20, weight_decay=2e-2),
         train=TrainConfig(epochs=16, global_batch=64),
         compress=CompressConfig(sparsity=0.8, prune_epochs=6, qat_epochs=2, rate_fraction=0.15),
@@ -37,7 +37,7 @@ def digits_cnn() -> Config:
 
 @recipes.register("digits_resnet")
 def digits_resnet() -> Config:
-    """ResNet-20 as for CIFAR (He et al. 2016, s4.2): `sightline train digits_resnet`."""
+    """ResNet-20 for small images (He et al. 2016, s4.2): `sightline train digits_resnet`."""
     return Config(
         name="digits_resnet",
         data=_DATA,
@@ -52,7 +52,7 @@ def digits_resnet() -> Config:
 
 @recipes.register("digits_vit")
 def digits_vit() -> Config:
-    """A small ViT, 4x4 px patches: `sightline train digits_vit`."""
+    """A small ViT with 4x4 px patches: `sightline train digits_vit`."""
     return Config(
         name="digits_vit",
         data=_DATA,

@@ -1,4 +1,4 @@
-"""Fine-tuning: a network that has learnt elsewhere, on a folder of one's own images."""
+"""Fine-tuning of pretrained networks on a folder of images."""
 
 from dataclasses import replace
 
@@ -11,30 +11,29 @@ from trainers.config import (
 )
 from trainers.registry import recipes
 
-_DATA = DataConfig(dir="data/pictures", augment=("random_resized_crop", "flip"))
+_DATA = DataConfig(dir="data/images", augment=("random_resized_crop", "flip"))
 
 
 @recipes.register("finetune")
 def finetune() -> Config:
-    """A convolutional network from given weights: a linear probe, then everything from there.
+    """A convolutional network from pretrained weights: a linear probe, then all layers.
 
     Command: `sightline train finetune --data data/pets model.init=resnet50.safetensors`, or with
-    the weights that the extra `weights` installs, `sightline train finetune --data data/pets
-    model.name=efficientnet_lite0 model.init=pretrained`
+      the weights of the extra `weights`, `sightline train finetune --data data/pets
+      model.name=efficientnet_lite0 model.init=pretrained`
 
-    The probe, a classifier of the frozen features, is what fine-tuning starts from and is compared
-    with (Kumar et al. 2022, arXiv 2202.10054): where fine-tuning is not better on the validation
-    images, the probe is the model.
+    Fine-tuning starts from the probe, a classifier on the frozen features, and is compared with it
+    (Kumar et al. 2022, arXiv 2202.10054): if fine-tuning is not better on the validation images,
+    the result is the probe.
 
-    `model.init` takes files of torchvision, timm, Hugging Face, Keras or a folder of `sightline
-    train`; `model.name` must fit it (`resnet50` unless set). Without `model.init` it trains from
-    scratch, for which its rate is too small.
+    `model.init` accepts files of torchvision, timm, Hugging Face and Keras and folders of
+    `sightline train`; `model.name` must match (default `resnet50`). Without `model.init` it trains
+    from scratch, for which the learning rate is too low.
 
-    Cost: a step is one of ResNet-50 at 224 px, three times 4.1 GMAC an image (EfficientNet-Lite0:
-    0.39). The probe costs one pass without gradients.
-    Result: no figure of ours. Kornblith et al. 2019
-    (arXiv 1805.08974, s4) fine-tune ImageNet's networks on twelve sets, and find that the better
-    one on ImageNet is the better one there (r = 0.96).
+    Cost: a step of ResNet-50 at 224 px takes three times 4.1 GMAC per image (EfficientNet-Lite0:
+      0.39). The probe takes one pass without gradients.
+    Result: not measured. Kornblith et al. 2019 (arXiv 1805.08974, s4) fine-tune ImageNet networks
+      on twelve data sets; the accuracies correlate with ImageNet accuracy (r = 0.96).
     """
     return Config(
         name="finetune",
@@ -54,15 +53,15 @@ def finetune() -> Config:
 
 @recipes.register("finetune_lite0")
 def finetune_lite0() -> Config:
-    """EfficientNet-Lite0 from the ImageNet weights of the extra `weights`, for a small set.
+    """EfficientNet-Lite0 from the ImageNet weights of the extra `weights`, for small data sets.
 
     Command: `sightline train finetune_lite0 --data data/pets`
 
-    Small batches and a short warm-up, as a few hundred images make few steps an epoch.
+    Small batches and a short warm-up, because a few hundred images give few steps per epoch.
 
-    Cost: the probe takes one pass at 0.39 GMAC an image; six epochs at three times that only where
-    the probe gets two or more validation images wrong.
-    Result: 49 of 50 test images of cats and dogs with the probe of 139 (README.md).
+    Cost: the probe takes one pass at 0.39 GMAC per image; six epochs at three times this follow
+      only if the probe misclassifies two or more validation images.
+    Result: 49 of 50 test images of cats and dogs, with the probe on 139 images (README.md).
     """
     own = finetune()
     return replace(
@@ -76,14 +75,14 @@ def finetune_lite0() -> Config:
 
 @recipes.register("finetune_vit")
 def finetune_vit() -> Config:
-    """A ViT from given weights, from a linear probe on; AdamW, lower blocks at lower rates.
+    """A ViT from pretrained weights: a linear probe, then AdamW with layer-wise rate decay.
 
     Command: `sightline train finetune_vit --data data/pets model.init=vit_s16.safetensors`
 
-    Cost: a step is one of ViT-S/16 at 224 px, three times 4.6 GMAC an image.
-    Result: no figure of ours, as no published weights are shipped; Steiner et al. 2021
-    (arXiv 2106.10270) give those of AugReg's ViTs, which `model.init` takes as they are. The decay
-    from layer to layer is Bao et al.'s (2022, arXiv 2106.08254).
+    Cost: a step of ViT-S/16 at 224 px takes three times 4.6 GMAC per image.
+    Result: not measured, as no published weights are included. Steiner et al. 2021 (arXiv
+      2106.10270) report the accuracy of AugReg's ViTs, whose files `model.init` accepts. The decay
+      between layers is from Bao et al. 2022 (arXiv 2106.08254).
     """
     return Config(
         name="finetune_vit",

@@ -1,8 +1,8 @@
-"""ImageNet-1k by convolution, 1.28 M training images of 1,000 classes; for several GPUs.
+"""Convolutional networks on ImageNet-1k, 1.28 M images of 1,000 classes, for several GPUs.
 
-Rates and warm-ups are stated for the paper's global batch and follow when `train.global_batch`
-changes. Costs are GPU time as the sources give it, or scaled from it by multiply-adds.
-Transformers are in `imagenet_vit`, the study's own recipes in `study`.
+Rates and warm-ups are for the global batch of the paper and are scaled when `train.global_batch`
+changes. Costs are GPU times from the sources, or scaled from these by multiply-adds.
+Transformers are in `imagenet_vit`, the recipes of the study in `study`.
 """
 
 from dataclasses import replace
@@ -17,23 +17,23 @@ from trainers.config import (
 )
 from trainers.registry import recipes
 
-#: Inception crops and flips; evaluation keeps 224 of 256.
+#: Inception crops and flips; evaluation crops 224 of 256.
 DATA = DataConfig(dir="data/imagenet", augment=("random_resized_crop", "flip"))
-#: Fine-tuning after pruning or with fake quantisation, at a tenth of the peak.
+#: Fine-tuning after pruning or with fake quantization, at a tenth of the peak rate.
 GENTLE = CompressConfig(prune_epochs=10, qat_epochs=2, rate_fraction=0.1, calibration_images=1024)
 
 
 def epochs_to_steps(epochs: float, global_batch: int) -> int:
-    """Optimizer steps of so many passes over ImageNet's 1,281,167 training images."""
+    """Number of steps for `epochs` passes over the 1,281,167 training images of ImageNet."""
     return round(epochs * 1_281_167 / global_batch)
 
 
 @recipes.register("resnet50_imagenet")
 def resnet50_imagenet() -> Config:
-    """ResNet-50 by SGD in 90 epochs, the usual baseline (Goyal et al. 2017, s5.1).
+    """ResNet-50 with SGD in 90 epochs, the usual baseline (Goyal et al. 2017, s5.1).
 
     Command: `sightline train resnet50_imagenet --data DIR`
-    Cost: 90 epochs at 4.1 GMAC: some eight hours on eight V100 in mixed precision, at the pace of
+    Cost: 90 epochs at 4.1 GMAC: about eight hours on eight V100 in mixed precision, scaled from
       `resnet50_a2`.
     Result: 76.4 % top-1 (Goyal et al. 2017, table 1: 23.6 % error at a batch of 256).
     """
@@ -48,8 +48,8 @@ def resnet50_imagenet() -> Config:
             schedule="step",
             # After 30, 60 and 80 of 90 epochs.
             step_fractions=(1 / 3, 2 / 3, 8 / 9),
-            # Theirs is for batches above 256 only, and their momentum Nesterov's, which they find
-            # no better.
+            # The paper uses a warm-up only above a batch of 256, and Nesterov momentum, which it
+            # reports as no better.
             warmup_steps=epochs_to_steps(5, 256),
             weight_decay=1e-4,
         ),
@@ -62,7 +62,7 @@ def resnet50_imagenet() -> Config:
 def resnet50_a2() -> Config:
     """ResNet-50, procedure A2 of "ResNet strikes back" (Wightman et al. 2021, table 2).
 
-    Missing here: repeated augmentation, and RandAugment's spread of 0.5 around its magnitude.
+    Without repeated augmentation and without RandAugment's magnitude deviation of 0.5.
 
     Command: `sightline train resnet50_a2 --data DIR`
     Cost: 300 epochs; 55 hours on four V100, half of A1's 4.6 days for 600.
@@ -82,12 +82,13 @@ def resnet50_a2() -> Config:
 def resnet50_a3() -> Config:
     """ResNet-50, procedure A3 of "ResNet strikes back" (Wightman et al. 2021, table 2).
 
-    It trains at 160 px and tests at 224. A configuration has one size, so this evaluates at 160
-    too. RandAugment's spread of 0.5 around its magnitude is missing.
+    The paper trains at 160 px and tests at 224 px. A configuration has one size, so this recipe
+    also evaluates at 160 px. RandAugment's magnitude deviation of 0.5 is not implemented.
 
     Command: `sightline train resnet50_a3 --data DIR`
-    Cost: 100 epochs at half the pixels; 15 hours on four V100, as remembered of the paper.
-    Result: 78.1 % top-1 when tested at 224 px (table 2); expect less at 160.
+    Cost: 100 epochs at half the pixels; 15 hours on four V100 (from memory of the paper, not
+      verified).
+    Result: 78.1 % top-1 at 224 px (table 2); lower at 160 px.
     """
     return Config(
         name="resnet50_a3",
@@ -103,12 +104,12 @@ def resnet50_a3() -> Config:
 
 @recipes.register("mobilenet_v3_large_imagenet")
 def mobilenet_v3_large_imagenet() -> Config:
-    """MobileNetV3-Large by SGD and a cosine, in place of the paper's RMSProp.
+    """MobileNetV3-Large with SGD and a cosine schedule, instead of the paper's RMSProp.
 
     Command: `sightline train mobilenet_v3_large_imagenet --data DIR`
-    Cost: 360 epochs at 0.22 GMAC: by our guess two days on four V100, most of it input.
-    Result: 75.3 % top-1 (PaddleClas' MobileNetV3_large_x1_0, whose settings these are; it decays
-      biases and norms too); 75.2 % in Howard et al. 2019, table 3.
+    Cost: 360 epochs at 0.22 GMAC: estimated two days on four V100, limited by the input pipeline.
+    Result: 75.3 % top-1 (MobileNetV3_large_x1_0 of PaddleClas, with these settings, but weight
+      decay also for biases and norms); 75.2 % in Howard et al. 2019, table 3.
     """
     return Config(
         name="mobilenet_v3_large_imagenet",
@@ -118,7 +119,7 @@ def mobilenet_v3_large_imagenet() -> Config:
             "sgd",
             learning_rate=1.3,
             reference_batch=2048,
-            # Theirs starts at the peak; a short rise costs nothing and keeps norms in check.
+            # The original has no warm-up; a short one is free and limits the norms.
             warmup_steps=epochs_to_steps(5, 2048),
             weight_decay=2e-5,
         ),
@@ -128,7 +129,7 @@ def mobilenet_v3_large_imagenet() -> Config:
 
 
 def _augment(*, magnitude: int) -> tuple[str, ...]:
-    """What A2 and A3 do to images; they differ in RandAugment's magnitude."""
+    """The augmentation of A2 and A3, which differ in RandAugment's magnitude."""
     return (
         "random_resized_crop",
         "flip",
@@ -139,13 +140,13 @@ def _augment(*, magnitude: int) -> tuple[str, ...]:
 
 
 def _lamb(learning_rate: float) -> OptimConfig:
-    """LAMB as A2 and A3 use it."""
+    """The LAMB optimizer of A2 and A3."""
     return OptimConfig(
         "lamb",
         learning_rate=learning_rate,
         reference_batch=2048,
         scaling="sqrt",
-        # Of the authors' implementations, which also clip.
+        # As in the implementation of the authors, which also clips gradients.
         epsilon=1e-6,
         clip_norm=1.0,
         warmup_steps=epochs_to_steps(5, 2048),

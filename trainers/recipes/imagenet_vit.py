@@ -1,8 +1,8 @@
-"""ImageNet-1k by attention: ViT, DeiT and CoAtNet; for several GPUs or TPU cores.
+"""Transformers on ImageNet-1k (ViT, DeiT and CoAtNet), for several GPUs or TPU cores.
 
-As in `imagenet`, rates and warm-ups are stated for the paper's global batch. None of these
-pipelines repeats an image within a batch, which DeiT and DeiT III do (repeated augmentation), or
-spreads RandAugment's magnitude; without the former DeiT-B falls from 81.8 to 76.5 % (its table 8).
+As in `imagenet`, rates and warm-ups are for the global batch of the paper. Repeated augmentation,
+as in DeiT and DeiT III, and RandAugment's magnitude deviation are not implemented; without the
+former, DeiT-B drops from 81.8 to 76.5 % (table 8 of the paper).
 """
 
 from dataclasses import replace
@@ -11,17 +11,17 @@ from trainers.config import Config, DistillConfig, ModelConfig, OptimConfig, Tra
 from trainers.recipes.imagenet import DATA, GENTLE, epochs_to_steps
 from trainers.registry import recipes
 
-# torchvision's and timm's value, where papers that used them name none.
+# The value in torchvision and timm, for papers without a stated value.
 _TORCH_EPSILON = 1e-8
 
 
 @recipes.register("vit_b16_imagenet")
 def vit_b16_imagenet() -> Config:
-    """ViT-B/16 as DeiT-B trains it (Touvron et al. 2021, table 9).
+    """ViT-B/16 with the training of DeiT-B (Touvron et al. 2021, table 9).
 
     Command: `sightline train vit_b16_imagenet --data DIR`
     Cost: 300 epochs at 17.6 GMAC; 53 hours on eight V100 (s1 of the paper).
-    Result: 81.8 % top-1 (the authors' model list).
+    Result: 81.8 % top-1 (model list of the authors).
     """
     return Config(
         name="vit_b16_imagenet",
@@ -35,13 +35,13 @@ def vit_b16_imagenet() -> Config:
 
 @recipes.register("deit_s16_distilled")
 def deit_s16_distilled() -> Config:
-    """DeiT-S with a distillation token, taught by a CNN (Touvron et al. 2021, s4 and table 9).
+    """DeiT-S with a distillation token and a CNN as teacher (Touvron et al. 2021, s4 and table 9).
 
     Command: `sightline train deit_s16_distilled --data DIR distill.teacher=BUNDLE`
-    Cost: 300 epochs at 4.6 GMAC: under three days on four V100 (s6), and a third more for the
-      forward passes of a ResNet-50 as the teacher.
-    Result: 81.2 % top-1 with a RegNetY-16GF of 82.9 % for a teacher, 79.9 % without one (the
-      authors' model list); a weaker teacher gives less.
+    Cost: 300 epochs at 4.6 GMAC: under three days on four V100 (s6), plus a third for the forward
+      passes of a ResNet-50 teacher.
+    Result: 81.2 % top-1 with a RegNetY-16GF teacher of 82.9 %, 79.9 % without a teacher (model list
+      of the authors); less with a weaker teacher.
     """
     return Config(
         name="deit_s16_distilled",
@@ -49,7 +49,7 @@ def deit_s16_distilled() -> Config:
         model=ModelConfig("deit_s16", options={"drop_path": 0.1}),
         optim=_DEIT_OPTIM,
         train=TrainConfig(epochs=300, global_batch=1024, label_smoothing=0.1),
-        # Equation 3: half of each.
+        # Equation 3: equal weights.
         distill=DistillConfig(mode="token", weight=0.5),
         compress=GENTLE,
     )
@@ -57,14 +57,14 @@ def deit_s16_distilled() -> Config:
 
 @recipes.register("vit_s16_deit3")
 def vit_s16_deit3() -> Config:
-    """ViT-S/16 as DeiT III trains it on ImageNet-1k (Touvron et al. 2022, table 1 and its code).
+    """ViT-S/16 with the training of DeiT III (Touvron et al. 2022, table 1 and published code).
 
-    Its 3-Augment turns an image gray, solarises or blurs it, one third each; here a third turns
-    gray, as the other two have no entry of their own.
+    3-Augment converts to gray, solarizes or blurs with probability 1/3 each; here, only the
+    conversion to gray is implemented.
 
     Command: `sightline train vit_s16_deit3 --data DIR`
-    Cost: 800 epochs at 4.6 GMAC: up to four days on eight V100, at the pace of DeiT-S.
-    Result: 81.4 % top-1 at 224 px (the authors' model list).
+    Cost: 800 epochs at 4.6 GMAC: up to four days on eight V100, scaled from DeiT-S.
+    Result: 81.4 % top-1 at 224 px (model list of the authors).
     """
     return Config(
         name="vit_s16_deit3",
@@ -75,7 +75,7 @@ def vit_s16_deit3() -> Config:
                 "random_resized_crop",
                 "flip",
                 "grayscale(0.333)",
-                "colour_jitter(0.3, 0.3, 0.3)",
+                "color_jitter(0.3, 0.3, 0.3)",
                 "mixup(0.8)",
                 "cutmix(1.0)",
             ),
@@ -83,7 +83,7 @@ def vit_s16_deit3() -> Config:
         model=ModelConfig("vit_s16", options={"layer_scale": 1e-4, "drop_path": 0.05}),
         optim=OptimConfig(
             "lamb",
-            # This rate and decay are the code's for ViT-S; the table has 3e-3 and 0.02 for all.
+            # Rate and decay of the published code for ViT-S; the table has 3e-3 and 0.02 for all.
             learning_rate=4e-3,
             reference_batch=2048,
             scaling="sqrt",
@@ -100,16 +100,16 @@ def vit_s16_deit3() -> Config:
 
 @recipes.register("vit_s16_augreg")
 def vit_s16_augreg() -> Config:
-    """ViT-S/16 by augmentation and regularization (Steiner et al. 2022), in its simplest form.
+    """ViT-S/16 with augmentation and regularization (Steiner et al. 2022), simplified.
 
-    The figures are those of Beyer et al. 2022 (arXiv 2205.01580), who cut AugReg down to mean
-    pooling, RandAugment, a little mixup and no dropout. Their positions are fixed sines and their
-    head has a hidden layer; here positions are learned and the head is linear.
+    Settings and figures are from Beyer et al. 2022 (arXiv 2205.01580), who reduce AugReg to mean
+    pooling, RandAugment, weak mixup and no dropout. The paper uses sinusoidal positions and a head
+    with a hidden layer; here, positions are learned and the head is linear.
 
     Command: `sightline train vit_s16_augreg --data DIR`
-    Cost: 90 epochs at 4.6 GMAC; under seven hours on a TPU v3-8 (its abstract).
-    Result: 76.5 % top-1; 80.0 % with `train.epochs=300`. Of our two differences, their table 1 has
-      75.0 and 79.6 % with learned positions, 76.7 and 79.8 % with a linear head.
+    Cost: 90 epochs at 4.6 GMAC; under seven hours on a TPU v3-8 (abstract of the paper).
+    Result: 76.5 % top-1; 80.0 % with `train.epochs=300`. In table 1 of the paper, learned positions
+      have 75.0 and 79.6 %, and a linear head 76.7 and 79.8 %.
     """
     return Config(
         name="vit_s16_augreg",
@@ -121,7 +121,8 @@ def vit_s16_augreg() -> Config:
                 "random_resized_crop(area=(0.05, 1.0))",
                 "flip",
                 "rand_augment(layers=2, magnitude=10)",
-                # Their text calls 0.2 a probability; in their code it is Beta's parameter.
+                # The text calls 0.2 a probability; in the published code it is the parameter of
+                # Beta.
                 "mixup(0.2)",
             ),
         ),
@@ -132,7 +133,7 @@ def vit_s16_augreg() -> Config:
             reference_batch=1024,
             epsilon=_TORCH_EPSILON,
             warmup_steps=10_000,
-            # Theirs, 1e-4, is not multiplied by the rate of 1e-3; ours is.
+            # The paper's 1e-4 is not multiplied by the rate of 1e-3, unlike here.
             weight_decay=0.1,
             clip_norm=1.0,
         ),
@@ -146,7 +147,7 @@ def coatnet0_imagenet() -> Config:
     """CoAtNet-0 from ImageNet-1k alone (Dai et al. 2021, appendix A.2).
 
     Command: `sightline train coatnet0_imagenet --data DIR`
-    Cost: 300 epochs at 4.2 GMAC: a day and a half on eight V100, at the pace of DeiT-S.
+    Cost: 300 epochs at 4.2 GMAC: a day and a half on eight V100, scaled from DeiT-S.
     Result: 81.6 % top-1 (table 4).
     """
     return Config(
@@ -188,7 +189,7 @@ _DEIT_AUGMENT = (
 )
 _DEIT_OPTIM = OptimConfig(
     "adamw",
-    # 5e-4 for each 512 images.
+    # 5e-4 per 512 images.
     learning_rate=1e-3,
     reference_batch=1024,
     epsilon=_TORCH_EPSILON,

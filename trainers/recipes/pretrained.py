@@ -1,4 +1,4 @@
-"""Published weights as they are: nothing is trained, everything else is as for a trained model."""
+"""Published weights without training, for compression, evaluation and export."""
 
 from trainers.config import (
     CompressConfig,
@@ -13,18 +13,19 @@ from trainers.registry import recipes
 
 @recipes.register("efficientnet_lite0_imagenet")
 def efficientnet_lite0_imagenet() -> Config:
-    """EfficientNet-Lite0 with its ImageNet weights, ready to be compressed and exported.
+    """EfficientNet-Lite0 with its ImageNet weights, ready for compression and export.
 
     Command: `sightline train efficientnet_lite0_imagenet --data data/imagenet`, then `sightline
-    compress` and `sightline export`. The data set needs ImageNet's 1,000 classes; its images
-    calibrate int8 and are what the model is evaluated on.
+      compress` and `sightline export`. The data set needs ImageNet's 1,000 classes; its images are
+      used to calibrate int8 and to evaluate the model.
 
-    Cost: no training; one pass over the validation images at 0.39 GMAC an image.
-    Result: the authors report 75.1 % top-1 on ImageNet's validation set in float and 74.4 % in
-    int8 (tensorflow/tpu, `models/official/efficientnet/lite`). On 167 sample photos of the
-    training set ours are right on 152 (164 in the top 5) in float. Images are resized without
-    antialiasing, as those that the weights were trained with: with it they are right on 151, and
-    int8 agrees with float less often (650 of 685 photos, not 653).
+    Cost: no training; one pass over the validation images at 0.39 GMAC per image.
+    Result: 75.1 % top-1 on ImageNet's validation set in float and 74.4 % in int8 by the authors
+      (tensorflow/tpu, `models/official/efficientnet/lite`). Of 167 sample photos of the training
+      set, 152 are correct in float (164 in the top 5). Images are resized without antialiasing, as
+      in the
+      training of the weights: with antialiasing, 151 are correct, and int8 agrees with float less
+      often (650 instead of 653 of 685 photos).
     """
     return Config(
         name="efficientnet_lite0_imagenet",

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 in full, 50,000 training images each, for one GPU.
 
-Make the records with `sightline ingest tfds cifar10` or from a folder of images; the folder goes
-where `DIR` stands. `cifar10` has the recipes for a fifth of the set and two CPU cores.
+Create the records with `sightline ingest tfds cifar10` or from a folder of images; `DIR` below is
+their folder. `cifar10` has recipes for a fifth of the data and two CPU cores.
 """
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ _CIFAR100 = replace(
 
 @recipes.register("cifar10_resnet56")
 def cifar10_resnet56() -> Config:
-    """ResNet-56 as the paper trains it.
+    """ResNet-56 with the training of the paper.
 
     Command: `sightline train cifar10_resnet56 --data DIR`
     Cost: 164 epochs of 50,000 images at 0.13 GMAC: about two hours on one GPU.
@@ -42,7 +42,7 @@ def cifar10_resnet56() -> Config:
 
 @recipes.register("cifar100_resnet56")
 def cifar100_resnet56() -> Config:
-    """ResNet-56 on a hundred classes.
+    """ResNet-56 on 100 classes.
 
     Command: `sightline train cifar100_resnet56 --data DIR`
     Cost: 240 epochs of 50,000 images at 0.13 GMAC: about three hours on one GPU.

@@ -1,10 +1,10 @@
-"""A learning-rate range test (Smith 2017, arXiv 1506.01186, s3.3): `sightline find-lr RECIPE`.
+"""A learning-rate range test (Smith 2017, arXiv 1506.01186, s3.3): `sightline lr RECIPE`.
 
     curve = find_learning_rate(config)
     print(curve.to_text())
 
-The network takes the loop's own steps while the rate grows exponentially from step to step. Where
-the loss falls fastest is a good peak; where it explodes is ten times too much.
+The network is trained by the steps of the loop while the rate grows exponentially. The rate at
+which the loss falls fastest is a good peak; the rate at which it explodes is ten times too large.
 """
 
 import math
@@ -24,14 +24,14 @@ from trainers.distributed.strategy import make_strategy
 from trainers.keras import keras
 from trainers.optim import build_optimizer
 from trainers.registry import tasks
+from trainers.training.arithmetic import precision
 from trainers.training.epoch import TrainingError
-from trainers.training.precision import precision
 from trainers.training.step import TrainStep
 from trainers.weights.start import prepared
 
-# Smoothing of the loss, bias-corrected as Adam's moments: about the last ten steps count.
+# Smoothing of the loss over about ten steps, bias-corrected as the moments of Adam.
 _SMOOTHING = 0.9
-# The loss has exploded when it is this many times its least.
+# The loss has exploded if it is this many times its minimum.
 _EXPLODED = 4.0
 _ROWS, _BAR = 20, 40
 
@@ -41,11 +41,11 @@ class Curve:
     """Loss by learning rate.
 
     Attributes:
-      rates: (K,) float64, ascending; K is fewer than the steps asked for if the loss exploded.
+      rates: (K,) float64, ascending; K is less than the number of steps if the loss exploded.
       losses: (K,) float64, of each step's batch before its update.
       smoothed: (K,) float64, their moving average.
-      steepest: the rate at which `losses` fall fastest, by lines through a quarter of them.
-      exploded: the rate at which it was over 4 times its least; None if it never was.
+      steepest: the rate at which `losses` fall fastest, by lines fitted to a quarter of them.
+      exploded: the rate at which the loss exceeded 4 times its minimum; None if it never did.
       suggested: `steepest`, but at most a tenth of `exploded`.
     """
 
@@ -60,7 +60,7 @@ class Curve:
         """A table of at most 20 rates with a bar for each loss, and what to set."""
         shown = np.unique(np.linspace(0, len(self.rates) - 1, _ROWS).round().astype(int))
         least, first = self.smoothed.min(), self.smoothed[0]
-        # From the least loss to a little above the first: an explosion would flatten all else.
+        # From the minimum to a little above the first loss: an explosion would flatten the rest.
         whole = max(1.25 * (first - least), 1e-9)
         lines = ["learning rate      loss"]
         for at in shown:
@@ -79,11 +79,11 @@ def find_learning_rate(
     """The loss while the learning rate grows from `low` to `high`.
 
     Args:
-      config: of the run whose rate is wanted: its data, model (from `model.init`, where there is
-        one), optimizer and strategy; its schedule and rate do not matter.
+      config: of the run: its data, model (from `model.init`, if set), optimizer and strategy are
+        used, its schedule and rate are not.
       low: rate of the first step.
-      high: rate of the last.
-      steps: how many at most; the test ends when the loss explodes.
+      high: rate of the last step.
+      steps: maximum number of steps; the test ends when the loss explodes.
 
     Raises:
       ConfigError: `low`, `high` or `steps` make no range, or a value of `config` does not fit.
@@ -123,7 +123,7 @@ def smooth(losses: np.ndarray) -> np.ndarray:
 
 
 def has_exploded(losses: list[float]) -> bool:
-    """Whether the last loss is not finite, or their average is over 4 times its least."""
+    """Whether the last loss is not finite, or the average exceeds 4 times its minimum."""
     if not math.isfinite(losses[-1]):
         return True
     smoothed = smooth(np.array(losses))
@@ -131,10 +131,10 @@ def has_exploded(losses: list[float]) -> bool:
 
 
 def make_curve(rates: np.ndarray, losses: np.ndarray) -> Curve:
-    """What (K,) losses at (K,) rates say.
+    """The curve of (K,) losses at (K,) rates.
 
     Raises:
-      TrainingError: the smoothed loss falls nowhere, or there are fewer than 3 finite losses.
+      TrainingError: the loss never falls, or there are fewer than 3 finite losses.
     """
     exploded = float(rates[-1]) if has_exploded(list(losses)) else None
     finite = np.isfinite(losses)
@@ -153,19 +153,19 @@ def make_curve(rates: np.ndarray, losses: np.ndarray) -> Curve:
 
 
 def _slopes(rates: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """(K,) slopes of straight lines through a quarter of all points each; 0 at both ends.
+    """(K,) slopes of lines fitted to a quarter of all points each; 0 at both ends.
 
-    The average of `smooth` is no help here: its beginning is as noisy as single batches.
+    `smooth` does not help here: its beginning is as noisy as single batches.
     """
     half = max(len(losses) // 8, 1)
-    places = np.arange(-half, half + 1)
+    offsets = np.arange(-half, half + 1)
     growth = np.log(rates[1] / rates[0])
-    inner = np.correlate(losses, places, "valid") / (growth * (places**2).sum())
+    inner = np.correlate(losses, offsets, "valid") / (growth * (offsets**2).sum())
     return np.pad(inner, half)
 
 
 class _Exponential(keras.optimizers.schedules.LearningRateSchedule):
-    """The rate of each step, looked up."""
+    """Exponential growth from the first rate."""
 
     def __init__(self, rates: np.ndarray) -> None:
         super().__init__()
@@ -184,17 +184,20 @@ def _make_step(config: Config, info: DatasetInfo, rates: np.ndarray) -> TrainSte
         model = task.build(config, info)
         batch = config.train.global_batch
         optimizer = build_optimizer(config.optim, len(rates), global_batch=batch, model=model)
-        # Keras refuses to set the rate of an optimizer that was made with a schedule.
+        # Keras does not allow to set the rate of an optimizer with a schedule.
         optimizer._learning_rate = _Exponential(rates)
     if config.model.init:
-        from trainers.weights import init_path, initialize  # Readers of files that few runs need.
+        from trainers.weights import (  # Readers of weight files: few runs need them.
+            init_path,
+            initialize,
+        )
 
         initialize(model, init_path(config), config)
     return TrainStep(model, optimizer, task.loss(config), config, strategy, teacher=teacher)
 
 
 def _batches(config: Config, info: DatasetInfo, strategy: Any) -> Iterator[Any]:
-    """Training batches, one epoch after the other."""
+    """Training batches, epoch after epoch."""
     epoch = 0
     while True:
         if config.train.strategy == "one":

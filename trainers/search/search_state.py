@@ -1,4 +1,4 @@
-"""Where a search keeps its state, and what becomes of one that other code began."""
+"""The folder of a search, and how it resumes the state of other code."""
 
 import hashlib
 import json
@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from core.files import write_json
 from trainers.config import Config, ConfigError, from_dict, to_dict
+from trainers.data.digest import training_digest
 from trainers.data.features import DatasetInfo
 from trainers.identity.code_digest import Code, code_of
-from trainers.identity.data import training_digest
 from trainers.identity.file_index import FileIndex
-from trainers.training.checkpoint import write_json
 from trainers.training.run_folder import IDENTITY_FILE, RESUME_ANYWAY, CodeRecord
 
 # KerasTuner writes it first and reads it to resume.
@@ -24,10 +24,10 @@ class Search:
     """Everything that decides a search.
 
     Attributes:
-      config: what every trial has in common.
-      space: configuration key -> where its values come from.
-      trials: how many.
-      data: `trainers.identity.data.training_digest`.
+      config: common to all trials.
+      space: configuration key -> source of its values.
+      trials: number of trials.
+      data: `trainers.data.digest.training_digest`.
       fingerprint: of `dataset.json`, which names searches without `identity.json`.
       code: of the tuner.
     """
@@ -59,11 +59,11 @@ class Search:
         return f"{self._key(self.data)}-{self.code.digest[:8]}"
 
     def begin(self, folder: Path, announce: Callable[[str], None], *, anyway: bool) -> None:
-        """Takes over the state of other code if `anyway` is set, else says that it starts over.
+        """Copies the state of other code if `anyway` is set, else announces that it starts over.
 
         Args:
-          folder: holds the folders of several searches.
-          announce: called with the line to print, if there is one.
+          folder: contains the folders of several searches.
+          announce: called with a line to print, if there is one.
           anyway: whether `--resume-anyway` is given.
         """
         own = folder / self.name
@@ -95,11 +95,11 @@ class Search:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def _other(self, folder: Path) -> tuple[Path, str, str] | None:
-        """The newest state of the same search by other code, what changed since, its commit."""
+        """The newest state of this search by other code, the changes since, and its commit."""
         states = sorted(folder.glob(f"*/{_STATE}"), key=lambda file: -file.stat().st_mtime)
         for found in (state.parent for state in states):
             if found.name == self._key(self.fingerprint):
-                return found, "it was begun by unknown code", ""
+                return found, "it was started by unknown code", ""
             try:
                 raw = json.loads((found / IDENTITY_FILE).read_text(encoding="utf-8"))
                 same = from_dict(raw["config"]) == self.config and raw["data"] == self.data

@@ -1,13 +1,13 @@
-"""Search of configuration values with KerasTuner; a trial is a training run, judged by validation.
+"""Hyperparameter search with KerasTuner; a trial is a training run, scored on validation images.
 
-A space names configuration keys and where their values come from:
+A space maps configuration keys to the source of their values:
 
     {"optim.learning_rate": "log(1e-4, 1e-1)", "model.dropout": "uniform(0, 0.5)",
      "train.ema": "choice(0, 0.99)", "model.options.depth": "int(2, 6)"}
 
 Values are drawn at random (Bergstra & Bengio 2012, s2). A trial that diverges has failed and the
-search goes on; anything else that stops a trial stops the search, and so does a search in which no
-trial has a score. TFX's Tuner calls `tuner_fn`, and hands the best values to the Trainer.
+search continues; any other error of a trial ends the search. A search in which no trial has a score
+is an error. TFX's Tuner calls `tuner_fn` and passes the best values to the Trainer.
 """
 
 import json
@@ -32,18 +32,18 @@ from trainers.search.search_state import Search
 from trainers.training.progress import RESUME_ANYWAY, reporter
 from trainers.training.progress import announce as announce_line
 
-#: What a trial is judged by; never anything of the test split.
+#: The score of a trial; never a figure of the test split.
 OBJECTIVE = "val_top1"
 
 _KINDS = ("log", "uniform", "int", "choice")
 
 
 class TuningError(RuntimeError):
-    """A search without a result; the message tells why each trial failed."""
+    """A search without a result; the message has the error of each trial."""
 
 
 class TunerFnResult(NamedTuple):
-    """What TFX wants of a `tuner_fn`, without importing TFX."""
+    """The result of a `tuner_fn` as TFX expects it, without importing TFX."""
 
     tuner: keras_tuner.Tuner
     fit_kwargs: dict[str, Any]
@@ -66,12 +66,12 @@ def make_space(config: Config, space: Mapping[str, str]) -> keras_tuner.HyperPar
     """The parameters of a search, checked against `config`.
 
     Args:
-      config: what the values will be set in.
+      config: the configuration that the values are set in.
       space: configuration key -> `log(LOW, HIGH)`, `uniform(LOW, HIGH)`, `int(LOW, HIGH)` (both
         ends included) or `choice(A, B, ...)`.
 
     Raises:
-      ConfigError: an unknown key, a range that is none, or values that the key does not take.
+      ConfigError: an unknown key, a malformed range, or values that the key does not take.
     """
     if not space:
         raise ConfigError("nothing to tune; name a key, e.g. optim.learning_rate=log(1e-4, 1e-1)")
@@ -93,7 +93,7 @@ def _parsed(key: str, text: str) -> tuple[str, list[Any]]:
     match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
     if match is None or match[1] not in _KINDS:
         raise ConfigError(
-            f"{key}: {text!r} is no range; write log(1e-4, 1e-1), uniform(0, 0.5), int(2, 8) or "
+            f"{key}: {text!r} is not a range; write log(1e-4, 1e-1), uniform(0, 0.5), int(2, 8) or "
             "choice(sgd, adamw)"
         )
     kind, values = match[1], [_value(part.strip()) for part in match[2].split(",")]
@@ -134,19 +134,19 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 class ConfigTuner(keras_tuner.Tuner):
     """Trains `config` with values of a space, trial after trial.
 
-    A search that was killed goes on with the trial it was in.
+    A search that was killed resumes in the trial that was running.
 
     Args:
-      config: what every trial has in common.
+      config: common to all trials.
       space: see `make_space`.
       work_dir: checkpoints, as of `trainers.loop.fit`, and the state of the search.
-      trials: how many.
-      epochs: of a trial; 0 trains as long as `config` says, so that the best trial need not be
-        trained again in the same `work_dir`.
+      trials: number of trials.
+      epochs: of a trial; 0 uses the number in `config`, so that the best trial need not be trained
+        again in the same `work_dir`.
       report: called with the progress of each trial.
-      announce: called with lines worth printing, e.g. that a search starts over.
-      resume_anyway: resumes a search, and its trials, that other code began; otherwise both start
-        over, and `announce` gets a line that says so.
+      announce: called with lines for the user, e.g. that a search starts over.
+      resume_anyway: resumes a search, and its trials, even if other code started it; otherwise both
+        start over, and `announce` gets a line about it.
       index: as for `trainers.loop.fit`.
     """
 
@@ -175,7 +175,7 @@ class ConfigTuner(keras_tuner.Tuner):
             seed=config.train.seed,
             hyperparameters=make_space(config, space),
             tune_new_entries=False,
-            # Whether trials failed is looked at here, when the search ends.
+            # Failed trials are checked in `on_search_end`.
             max_consecutive_failed_trials=trials + 1,
         )
         folder = self._work_dir / "search"
@@ -185,11 +185,11 @@ class ConfigTuner(keras_tuner.Tuner):
         super().__init__(oracle, directory=str(folder), project_name=search.name)
 
     def run_trial(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> dict[str, float]:
-        """Trains once; the figures of the best epoch.
+        """Trains once and returns the figures of the best epoch.
 
         Raises:
           keras_tuner.errors.FailedTrialError: the trial diverged, or did not fit into memory.
-          keras_tuner.errors.FatalError: anything else, which the next trial would meet as well.
+          keras_tuner.errors.FatalError: any other error, which the next trial would have as well.
         """
         keras.backend.clear_session()
         try:
@@ -210,7 +210,7 @@ class ConfigTuner(keras_tuner.Tuner):
         return {name: float(best[name]) for name in (OBJECTIVE, "val_loss")}
 
     def on_search_end(self) -> None:
-        """Refuses a search that found nothing.
+        """Raises an error for a search without a result.
 
         Raises:
           TuningError: no trial has a score.
@@ -226,7 +226,7 @@ class ConfigTuner(keras_tuner.Tuner):
             )
 
     def results(self) -> list[Trial]:
-        """The trials so far, the best first and those that failed last."""
+        """The trials so far, the best first and failed ones last."""
         rows = [
             Trial(dict(trial.hyperparameters.values), _score(trial))
             for trial in self.oracle.trials.values()
@@ -245,13 +245,13 @@ def tune(
     announce: Callable[[str], None] | None = None,
     resume_anyway: bool = False,
 ) -> list[Trial]:
-    """Searches and returns the trials, the best first; arguments are those of `ConfigTuner`.
+    """Searches and returns the trials, the best first; takes the arguments of `ConfigTuner`.
 
     Raises:
       ConfigError: the space does not fit the configuration.
       TuningError: no trial has a score.
     """
-    DatasetInfo.load(Path(config.data.dir))  # Told before the first trial, and as itself.
+    DatasetInfo.load(Path(config.data.dir))  # Reports missing data before the first trial.
     tuner = ConfigTuner(
         config,
         space,
@@ -267,7 +267,7 @@ def tune(
 
 
 def tuner_fn(fn_args: Any) -> TunerFnResult:
-    """What `tfx.components.Tuner(tuner_fn="trainers.search.tuner.tuner_fn")` calls.
+    """The tuner for `tfx.components.Tuner(tuner_fn="trainers.search.tuner.tuner_fn")`.
 
     Args:
       fn_args: TFX's `FnArgs`; `custom_config` holds `config`, `work_dir`, `index` and `code_digest`

@@ -1,19 +1,18 @@
-"""Training state that survives kill -9: weights, optimizer, step and history, saved together."""
+"""Training state that survives SIGKILL: weights, optimizer, step and history, saved together."""
 
 import csv
-import fcntl
+import io
 import json
-import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from core.files import LockHeldError, file_lock, write_json, write_text, writing
 from trainers.keras import keras
 
 Row = dict[str, float]
@@ -22,41 +21,33 @@ _KEPT = 2
 _PROBE = "probe"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` under a temporary name and renames it onto `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_history(path: Path, history: list[Row]) -> None:
     """Writes the epochs as CSV, one row each; nothing for an empty history."""
     if not history:
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
-    os.replace(temporary, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, text.getvalue())
 
 
 class CheckpointError(RuntimeError):
-    """A state that does not fit, or cannot be kept; the message names its folder."""
+    """A state that does not fit, or cannot be saved; the message names its folder."""
 
 
 class Checkpoints:
     """The last and the best state of one training run, in `directory`.
 
     Epoch and step are variables inside the checkpoint, so that they and the weights can never
-    disagree; `history.json` is written first and cut back to that epoch on restore.
+    disagree; `history.json` is written first and truncated to that epoch on restore.
 
     Args:
-      directory: made where it is missing.
+      directory: created if missing.
       model: whose weights `best-*` holds.
       state: everything that a resumed run needs, by name; trackable by `tf.train.Checkpoint`.
-      source: what is read; another folder than `directory` for all workers but the chief, who
-        would differ if they read their own after a kill between two of them saving.
+      source: the folder to read from if not `directory`: all workers read the chief's, as their own
+        states may differ after a kill between the saves of two workers.
     """
 
     def __init__(
@@ -81,32 +72,28 @@ class Checkpoints:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps `directory` to this process; a killed one lets go of it.
+        """Locks `directory` for this process; the lock ends with the process.
 
         Raises:
           CheckpointError: another process trains into it.
         """
-        with (self.directory / ".lock").open("a+", encoding="utf-8") as handle:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                handle.seek(0)
+                stack.enter_context(file_lock(self.directory / ".lock", wait_s=0))
+            except LockHeldError as error:
                 raise CheckpointError(
-                    f"{handle.read().strip() or 'another process'} trains into {self.directory}; "
-                    "wait for it, or train into another folder"
+                    f"{error.holder} trains into {self.directory}; wait for it, or train into "
+                    "another folder"
                 ) from None
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            handle.flush()
             yield
 
     @property
     def step(self) -> int:
-        """Steps done of the epoch after the history that `restore` gave."""
+        """Steps done of the epoch after the history that `restore` returned."""
         return int(self._step.numpy())
 
     def restore(self) -> list[Row] | None:
-        """Loads the last state and returns the history up to it; None where there is no state.
+        """Loads the last state and returns the history up to it; None if there is no state.
 
         Raises:
           CheckpointError: it is of another network or optimizer.
@@ -119,7 +106,7 @@ class Checkpoints:
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             raise CheckpointError(
                 f"{self._source} holds the state of another network or optimizer than this version "
-                f"makes of the same configuration; delete the folder to train anew, or use the "
+                f"makes of the same configuration; delete the folder to train again, or use the "
                 f"version that made it ({str(error).splitlines()[0][:200]})"
             ) from error
         rows: list[Row] = json.loads((self._source / "history.json").read_text())
@@ -131,7 +118,7 @@ class Checkpoints:
         return tf.train.latest_checkpoint(str(self._source / "last")) is not None
 
     def adopt(self, other: Path) -> None:
-        """Copies the state in `other`, which stays as it is, into this empty folder.
+        """Copies the state in `other`, which does not change, into this empty folder.
 
         Raises:
           CheckpointError: the disk is full, or cannot be written.
@@ -140,11 +127,11 @@ class Checkpoints:
             (self.directory / "last").mkdir(exist_ok=True)
             files = [*other.glob("best-*.*"), *other.glob(f"{_PROBE}.*"), other / "history.json"]
             files += other.glob("last/ckpt-*")
-            # Last: with this one, the rest becomes a state.
+            # Last: this file makes the others a state.
             for file in [*files, other / "last" / "checkpoint"]:
                 if file.is_file():
                     shutil.copyfile(file, self.directory / file.relative_to(other))
-        # A manager knows only the checkpoints that were there when it was made.
+        # A manager knows only the checkpoints that existed when it was created.
         self._manager = tf.train.CheckpointManager(
             self._manager.checkpoint, str(self.directory / "last"), max_to_keep=_KEPT
         )
@@ -153,7 +140,7 @@ class Checkpoints:
         """Saves the state after `step` steps of the epoch that follows `history`.
 
         Raises:
-          CheckpointError: the disk is full, or cannot be written; the state before is kept.
+          CheckpointError: the disk is full, or cannot be written; the previous state is kept.
         """
         self._write(history, step)
 
@@ -162,12 +149,12 @@ class Checkpoints:
         self._write(history, 0)
 
     def save_best(self, epoch: int) -> None:
-        """Keeps the model's weights as they are now as those of `epoch`, counted from 1."""
+        """Saves the present weights of the model as those of `epoch`, counted from 1."""
         with self._writing():
             self._best.write(str(self.directory / f"best-{epoch}"))
 
     def save_probe(self, facts: Mapping[str, Any], whole: Sequence[np.ndarray] = ()) -> None:
-        """Keeps the model's weights as they are now as those of the linear probe, with `facts`.
+        """Saves the present weights of the model as those of the linear probe, with `facts`.
 
         Args:
           facts: to be read by `read_probe`.
@@ -175,22 +162,23 @@ class Checkpoints:
         """
         with self._writing():
             self._best.write(str(self.directory / _PROBE))
-            np.savez(self.directory / f"{_PROBE}.npz", *whole)
-        # Written last: a probe without it is made anew.
+            with writing(self.directory / f"{_PROBE}.npz") as file:
+                np.savez(file, *whole)
+        # Written last: a probe without this file is made again.
         self.keep_probe(facts)
 
     def keep_probe(self, facts: Mapping[str, Any]) -> None:
-        """Keeps other `facts` of the linear probe."""
+        """Replaces the `facts` of the linear probe."""
         with self._writing():
             write_json(self.directory / f"{_PROBE}.json", dict(facts))
 
     def read_probe(self) -> dict[str, Any] | None:
-        """The facts that `save_probe` kept; None where there is no probe."""
+        """The facts that `save_probe` saved; None if there is no probe."""
         path = self._source / f"{_PROBE}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def whole_probe(self) -> list[np.ndarray]:
-        """Kernel and bias of the probe on train and validation; empty where there is none."""
+        """Kernel and bias of the probe on train and validation; empty if there is none."""
         path = self._source / f"{_PROBE}.npz"
         if not path.is_file():
             return []
@@ -198,7 +186,7 @@ class Checkpoints:
             return [found[name] for name in found.files]
 
     def restore_probe(self) -> None:
-        """Loads the weights that `save_probe` kept."""
+        """Loads the weights that `save_probe` saved."""
         self._best.read(self.probe_prefix).expect_partial()
 
     @property
@@ -210,7 +198,7 @@ class Checkpoints:
         """Loads the weights of the best epoch so far and returns its number, counted from 1."""
         epoch = best_epoch(history)
         self._best.read(str(self._source / f"best-{epoch}")).expect_partial()
-        # TensorFlow's half-written files lie in a folder of a similar name.
+        # TensorFlow's half-written files are in a folder with a similar name.
         for stale in self.directory.glob("best-*.*"):
             if stale.name.split(".")[0] != f"best-{epoch}" and stale.is_file():
                 stale.unlink()
@@ -218,7 +206,7 @@ class Checkpoints:
 
     def _write(self, history: list[Row], step: int) -> None:
         with self._writing():
-            write_atomically(self.directory / "history.json", json.dumps(history))
+            write_json(self.directory / "history.json", history, indent=None)
             self._epoch.assign(len(history))
             self._step.assign(step)
             self._manager.save()
@@ -230,8 +218,8 @@ class Checkpoints:
         except (OSError, tf.errors.OpError) as error:
             reason = str(error).splitlines()[0][:200]
             raise CheckpointError(
-                f"the training state could not be saved in {self.directory} ({reason}); make room "
-                "there and start again: the run goes on from the state that was saved before"
+                f"the training state could not be saved in {self.directory} ({reason}); free space "
+                "there and start again: the run resumes from the state that was saved before"
             ) from error
 
 
@@ -255,13 +243,3 @@ def best_epoch(history: list[Row]) -> int:
         range(len(history)), key=lambda i: (history[i]["val_top1"], -history[i]["val_loss"])
     )
     return ranked + 1
-
-
-def weights_path(directory: Path) -> str:
-    """The checkpoint prefix of a trained model's weights."""
-    return str(Path(directory) / "weights" / "best")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_atomically(path, json.dumps(value, indent=2) + "\n")

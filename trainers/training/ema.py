@@ -1,4 +1,4 @@
-"""The moving average of a model's weights, which is often better than the last ones."""
+"""Exponential moving average of a model's weights, which is often better than the last ones."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import tensorflow as tf
 from trainers.keras import keras
 
 
-class Average(tf.Module):
+class MovingAverage(tf.Module):
     """`average = decay * average + (1 - decay) * weights` after every step.
 
     Over all float weights, moving statistics too. The decay grows to its value as
@@ -27,7 +27,7 @@ class Average(tf.Module):
         self.shadows = [tf.Variable(w.read_value(), trainable=False) for w in self._weights]
 
     def update(self, step: tf.Tensor) -> None:
-        """Takes the weights after `step` steps in; call it in cross-replica context."""
+        """Adds the weights after `step` steps; call it in cross-replica context."""
         done = tf.cast(step, tf.float32)
         decay = tf.minimum(self._decay, (1.0 + done) / (10.0 + done))
         for weight, shadow in zip(self._weights, self.shadows, strict=True):
@@ -40,8 +40,8 @@ class Average(tf.Module):
             shadow.assign(weight.read_value())
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Within it the model has the average as its weights; afterwards its own again."""
+    def applied(self) -> Iterator[None]:
+        """Gives the model the average as its weights within the context."""
         own = [weight.numpy() for weight in self._weights]
         for weight, shadow in zip(self._weights, self.shadows, strict=True):
             weight.assign(shadow.read_value())

@@ -1,4 +1,4 @@
-"""One training epoch: steps, progress, the NaN guard, and how long the loop waited for data."""
+"""One training epoch: steps, progress, check for divergence, time spent waiting for data."""
 
 import time
 from collections.abc import Callable
@@ -12,31 +12,31 @@ from trainers.training.checkpoint import Row
 from trainers.training.step import TrainStep
 
 _REPORT_SECONDS = 0.5
-# Reading the loss makes the host wait for the device, so it is looked at now and then only.
+# Reading the loss makes the host wait for the device, so it is read from time to time only.
 _CHECK_SECONDS = 0.5
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the epoch, the step and the remedy."""
+    """Training cannot continue; the message names the epoch, the step and the remedy."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training is.
+    """Progress of training.
 
     Attributes:
       epoch: from 1.
-      epochs: how many the configuration wants.
+      epochs: number of epochs of the run.
       step: of this epoch, from 1.
       steps: of an epoch.
       loss: mean over this epoch so far.
-      top1: part of training images that were right in this epoch so far, in [0, 1].
+      top1: share of correct training images in this epoch so far, in [0, 1].
       learning_rate: of this step.
       images_per_second: of this epoch, over all replicas.
-      input_stall: part of the time that the loop waited for data, in [0, 1].
+      input_stall: share of the time that the loop waited for data, in [0, 1].
       eta_seconds: until training ends, at this rate.
-      mfu: part of the device's peak arithmetic that the model's multiply-adds use, in [0, 1]; None
-        where the peak is not known.
+      mfu: share of the device's peak arithmetic that the model's multiply-adds use, in [0, 1]; None
+        if the peak is not known.
     """
 
     epoch: int
@@ -57,13 +57,13 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class EpochJob:
-    """What an epoch needs to know.
+    """The inputs of an epoch.
 
     Attributes:
       config: of the run.
       info: of its data.
       epoch: from 0; decides the order of examples.
-      start: steps of it that are done already.
+      start: number of its steps that are done already.
       shift: how many epochs later in the data's order than `epoch` its batches are.
       report: called about twice a second.
       save: called within the epoch after every `train.save_steps` steps, with the steps done.
@@ -81,34 +81,29 @@ class EpochJob:
     peak_flops: float | None = None
     step_flops: float = 0.0
 
-    @property
-    def save_steps(self) -> int:
-        """`train.save_steps`; 0 is only at the end."""
-        return self.config.train.save_steps
-
 
 def run_epoch(step: TrainStep, batches: Any, job: EpochJob) -> Row:
-    """Takes the steps of one epoch and returns what is known of it.
+    """Runs the steps of one epoch and returns its figures.
 
     Args:
-      step: counts since its last `reset`, which is the caller's to do.
+      step: the caller calls its `reset` before a new epoch.
       batches: of the epoch from step `job.start` on.
-      job: see there.
+      job: the inputs of the epoch.
 
     Raises:
       DataError: a record that cannot be used; names the file and the record.
       TrainingError: the loss is not finite; names the step and the examples of its batch.
     """
-    steps = pipeline.steps_per_epoch(job.config, job.info)
-    clock, watch = _Clock(job, steps), _Watch(step, job)
+    steps, every = pipeline.steps_per_epoch(job.config, job.info), job.config.train.save_steps
+    clock, divergence = _Clock(job, steps), _DivergenceCheck(step, job)
     with pipeline.named_errors(job.config, job.info, "train"):
         iterator = iter(batches)
         for done in range(job.start + 1, steps + 1):
             with clock.waiting():
                 batch = next(iterator)
             step(batch)
-            saves = done == steps or (job.save_steps and done % job.save_steps == 0)
-            watch.look(done, now=bool(saves))
+            saves = done == steps or (every and done % every == 0)
+            divergence.check(done, now=bool(saves))
             if job.report is not None and clock.is_due(last=done == steps):
                 job.report(clock.progress(done, step))
             if saves and done < steps and job.save is not None:
@@ -176,18 +171,18 @@ class _Clock:
         )
 
 
-class _Watch:
-    """Stops a run whose loss is not finite, and finds the step where that began."""
+class _DivergenceCheck:
+    """Stops a run whose loss is not finite, and finds the first such step."""
 
     def __init__(self, step: TrainStep, job: EpochJob) -> None:
         self._step, self._job = step, job
-        self._looked = time.perf_counter()
+        self._checked = time.perf_counter()
 
-    def look(self, done: int, *, now: bool) -> None:
-        """Raises TrainingError when a step up to `done` gave no finite loss."""
-        if not now and time.perf_counter() - self._looked < _CHECK_SECONDS:
+    def check(self, done: int, *, now: bool) -> None:
+        """Raises TrainingError if the loss of a step up to `done` was not finite."""
+        if not now and time.perf_counter() - self._checked < _CHECK_SECONDS:
             return
-        self._looked = time.perf_counter()
+        self._checked = time.perf_counter()
         since = int(self._step.diverged.numpy())
         if not since:
             return
@@ -204,7 +199,7 @@ class _Watch:
 
 
 def diverged(config: Config, epoch: int, what: str) -> TrainingError:
-    """The error for numbers that are not finite, with what usually helps."""
+    """The error for numbers that are not finite, with the usual remedies."""
     return TrainingError(
         f"{what} in epoch {epoch + 1}; lower optim.learning_rate "
         f"(now {config.optim.learning_rate}) or set optim.clip_norm=1"

@@ -1,7 +1,7 @@
 """TensorBoard event files of a run: `tensorboard --logdir WORK/<run>/events`.
 
-Training and validation are two runs there, `train` and `validation`, so that both curves of a
-figure share one chart. The x axis is the global step.
+Training and validation are two runs, `train` and `validation`, so that both curves of a figure are
+in one chart. The x axis is the global step.
 """
 
 import time
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainers.training.epoch import Progress
 
 _VALIDATION = "val_"
-# Of a progress report, what is a figure rather than a place.
+# The attributes of a progress report that are figures rather than positions.
 _FIGURES = ("loss", "top1", "learning_rate", "images_per_second", "input_stall", "mfu")
 
 
@@ -23,8 +23,8 @@ class EventLog:
     """Scalars in `directory/train` and `directory/validation`, on disk after every call.
 
     Args:
-      directory: is made at the first figure. A run that goes on adds a file to it.
-      every_seconds: `progress` writes no more often.
+      directory: created at the first figure. A resumed run adds a file to it.
+      every_seconds: minimum time between two writes of `progress`.
     """
 
     def __init__(self, directory: Path, *, every_seconds: float = 10.0) -> None:
@@ -37,7 +37,7 @@ class EventLog:
 
         Args:
           row: name -> value; a name that begins with `val_` goes to the validation run without it.
-            What is no number is left out.
+            Values that are not numbers are left out.
           step: the global step that the epoch ended with.
         """
         for name, value in row.items():
@@ -48,7 +48,7 @@ class EventLog:
     def progress(self, progress: "Progress") -> None:
         """Writes the figures within an epoch as `step/<name>`, or nothing if it is too soon.
 
-        Fits `report` of `trainers.loop.fit`.
+        Can be the `report` of `trainers.loop.fit`.
         """
         now = time.monotonic()
         if now - self._last < self._every:
@@ -59,7 +59,7 @@ class EventLog:
             self._scalar("train", f"step/{name}", getattr(progress, name), step)
 
     def close(self) -> None:
-        """Closes the files; what is written later goes to new ones."""
+        """Closes the files; later figures are written to new ones."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()

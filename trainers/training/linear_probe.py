@@ -3,9 +3,10 @@
     found = fit_probe(features, labels, classes=10)
     scores = softmax(features @ found.kernel + found.bias)
 
-The penalty is `|W|^2 / 2` against `strength` times the sum of the cross-entropies, as
-scikit-learn's `C`, after the features were centered and divided by their root mean square distance
-from the center, so that one grid serves any network. The bias has no penalty. NumPy and SciPy only.
+The penalty is `|W|^2 / 2` against `strength` times the sum of the cross-entropies, as `C` in
+scikit-learn. Features are first centered and divided by their root mean square distance from the
+center, so that one grid of strengths suits any network. The bias has no penalty. NumPy and SciPy
+only.
 """
 
 from collections.abc import Sequence
@@ -18,14 +19,14 @@ from scipy import optimize, special
 
 Array = NDArray[Any]
 
-#: Inverse penalties to choose from, weakest fit first.
+#: Inverse penalties to choose from, the strongest penalty first.
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 _FOLDS = 5
-# Where nothing can be held out.
+# Used if no images can be held out.
 _DEFAULT_STRENGTH = 1.0
-# The least probability whose log is taken, as in `trainers.evaluation.metrics.cross_entropy`.
+# Lower bound of probabilities before the logarithm, as in the metric `cross_entropy`.
 _LEAST = 1e-7
-# (steps, tolerance) of L-BFGS: for the probe that is kept, and for those that choose a penalty.
+# (steps, tolerance) of L-BFGS: for the final probe, and for the choice of a penalty.
 _EXACT, _ROUGH = (300, 1e-11), (100, 1e-6)
 
 
@@ -36,9 +37,9 @@ class LinearProbe:
     Attributes:
       kernel: (F, N) float32.
       bias: (N,) float32.
-      strength: the inverse penalty that was chosen.
-      top1: share of held-out images that are right with it; None where nothing was held out.
-      how: what the choice was made on, in words.
+      strength: the chosen inverse penalty.
+      top1: share of held-out images that are classified correctly with it; None without any.
+      how: description of the images that it was chosen on.
     """
 
     kernel: Array
@@ -50,7 +51,7 @@ class LinearProbe:
 
 @dataclass(frozen=True)
 class Held:
-    """Images that were set aside to choose the penalty by: (M, F) features and (M,) labels."""
+    """Held-out images that decide the penalty: (M, F) features and (M,) labels."""
 
     features: Array
     labels: Array
@@ -65,14 +66,14 @@ def fit_probe(
     held: Held | None = None,
     seed: int = 0,
 ) -> LinearProbe:
-    """The probe with the penalty that gives held-out images the lowest cross-entropy.
+    """The probe with the lowest cross-entropy on held-out images.
 
     Args:
       features: (M, F) float, at least one row.
       labels: (M,) int in [0, classes); a class may be missing.
       classes: N.
-      groups: of each image; images of one group are in one fold. Empty: each is its own.
-      held: chooses the penalty in place of 5-fold cross-validation.
+      groups: of each image; images of one group are in one fold. Empty: no groups.
+      held: decides the penalty instead of 5-fold cross-validation.
       seed: of the folds.
 
     Raises:
@@ -108,10 +109,10 @@ def fit_probe(
 def refitted(
     found: LinearProbe, features: Array, labels: Array, *, classes: int
 ) -> tuple[Array, Array]:
-    """Kernel (F, N) and bias (N,), float32, of the penalty of `found` on other images.
+    """Kernel (F, N) and bias (N,), float32, fitted on other images with the penalty of `found`.
 
     Args:
-      found: gives the penalty.
+      found: its penalty is used.
       features: (M, F) float.
       labels: (M,) int in [0, classes).
       classes: N.
@@ -123,9 +124,9 @@ def refitted(
 
 
 def fold_numbers(labels: Array, groups: Sequence[str] = (), *, seed: int = 0) -> Array:
-    """(M,) int: the fold of each image, of 5 or as many as there are groups.
+    """The fold of each image, (M,) int: 5 folds, or fewer if there are fewer groups.
 
-    The groups of each class are dealt out in turns, so that every fold has its share of a class.
+    The groups of each class are distributed round-robin, so that every fold has its share.
     """
     names = np.asarray(groups if len(groups) else np.arange(len(labels)))
     _, first, member = np.unique(names, return_index=True, return_inverse=True)
@@ -140,8 +141,8 @@ def fold_numbers(labels: Array, groups: Sequence[str] = (), *, seed: int = 0) ->
 class _Space:
     """Centered and scaled features, in at most as many dimensions as there are images.
 
-    The best kernel is a sum of images' features, so nothing is lost, and 100 images with 1,280
-    features cost a tenth.
+    The best kernel is a linear combination of the features of images, so nothing is lost, and 100
+    images with 1,280 features need a tenth of the time.
     """
 
     center: Array
@@ -191,7 +192,7 @@ def _fitted(
     start: tuple[Array, Array] | None = None,
     effort: tuple[int, float] = _EXACT,
 ) -> tuple[Array, Array]:
-    """Kernel (F, N) and bias (N,) of the one minimum, by L-BFGS from `start`."""
+    """Kernel (F, N) and bias (N,) at the unique minimum, by L-BFGS from `start`."""
     count, width = features.shape
     wanted = np.eye(classes)[labels]
     penalty = 1.0 / (strength * count)

@@ -9,9 +9,9 @@ from trainers.keras import keras
 
 
 def make_loss(config: TrainConfig) -> keras.losses.Loss:
-    """The loss that `train.loss` names, with `train.label_smoothing`.
+    """The loss of `train.loss`, with `train.label_smoothing`.
 
-    Its `call(labels, logits)` gives (B,) float32, one value an image.
+    Its `call(labels, logits)` returns (B,) float32, one value per image.
     """
     kind = BinaryCrossEntropy if config.loss == "bce" else CrossEntropy
     return kind(config.label_smoothing)
@@ -22,7 +22,7 @@ class CrossEntropy(keras.losses.Loss):
     """Softmax cross-entropy with label smoothing (Szegedy et al. 2016, s7), in nats.
 
     Labels are (B,) int in [0, N), or (B,N) float32 rows of weights that sum to 1, as mixed images
-    have; predictions are (B,N) float32 logits; the result is one value an image.
+    have; predictions are (B,N) float32 logits; the result is one value per image.
     """
 
     def __init__(self, label_smoothing: float = 0.0, **kwargs) -> None:
@@ -51,12 +51,12 @@ class CrossEntropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="sightline")
 class BinaryCrossEntropy(keras.losses.Loss):
-    """One sigmoid a class against "is in the image" (Wightman et al. 2021, s3.1), in nats.
+    """One sigmoid per class against "is in the image" (Wightman et al. 2021, s3.1), in nats.
 
-    A mixed image shows both of its classes: every class with some weight has the target 1,
-    however small its part, and targets of one image don't sum to 1. Smoothing by s makes them
-    1 - s + s / N and s / N, as in the authors' code. The result is the mean over classes, also
-    theirs, so gradients are N times smaller than those of a sum: rates found for one don't fit the
+    A mixed image shows both of its classes: every class with some weight has the target 1, so the
+    targets of one image do not sum to 1. Smoothing by s makes them
+    1 - s + s / N and s / N, as in the authors' code. The result is the mean over classes, as
+    there, so gradients are N times smaller than with a sum: learning rates for one do not suit the
     other, unless the optimizer is LAMB.
 
     Labels and predictions are as for `CrossEntropy`.
@@ -84,10 +84,10 @@ class BinaryCrossEntropy(keras.losses.Loss):
 
 
 def are_soft(y_true: tf.Tensor, y_pred: tf.Tensor) -> bool:
-    """Whether labels are weights, one a class, rather than class numbers.
+    """Whether labels are weights, one per class, rather than class numbers.
 
     Args:
-      y_true: (B,), (B,1) or (B,N); Keras gives (B,) labels a second axis.
+      y_true: (B,), (B,1) or (B,N); Keras adds a second axis to (B,) labels.
       y_pred: (B,N).
     """
     labels, classes = tf.convert_to_tensor(y_true), y_pred.shape[-1]
@@ -110,7 +110,7 @@ def top1_hits(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable(package="sightline")
 class Top1(keras.metrics.Mean):
-    """The part of images that `top1_hits` counts, in [0, 1]."""
+    """The share of images that `top1_hits` counts, in [0, 1]."""
 
     def __init__(self, name: str = "top1", **kwargs) -> None:
         super().__init__(name=name, **kwargs)

@@ -1,4 +1,4 @@
-"""The linear probe of a run that starts from weights: made once, trained from, compared, kept.
+"""The linear probe of a run with initial weights: fitted, fine-tuned, compared with the result.
 
 Fine-tuning from a random classifier distorts good features; starting from a probe does not (Kumar
 et al. 2022, arXiv 2202.10054: LP-FT). On few images it is often no better than the probe. So such a
@@ -31,12 +31,12 @@ from trainers.training.checkpoint import Checkpoints, Row
 from trainers.training.forward import Forward, predict_split
 from trainers.training.linear_probe import Held, fit_probe, refitted
 
-#: `train.head`: the classifier that training starts from.
-FRESH, PROBE = "fresh", "probe"
+#: Value of `train.head` that starts training from a linear probe.
+PROBE = "probe"
 
-#: A probe is fitted on so many training images at most, drawn by `train.seed`.
+#: A probe is fitted on at most so many training images, sampled by `train.seed`.
 MOST_IMAGES = 10_000
-# From so many on, the validation images choose the penalty in one fit each instead of five.
+# With at least so many images, the penalty is chosen on validation images instead of five folds.
 _MANY_IMAGES = 2_000
 _CLASSIFIER = "logits"
 _SHIPS = "the frozen backbone with the linear probe as its last layer is the model"
@@ -44,23 +44,23 @@ _SHIPS = "the frozen backbone with the linear probe as its last layer is the mod
 
 @dataclass(frozen=True)
 class Probe:
-    """What is known of a run's linear probe.
+    """The linear probe of a run and its figures.
 
     Attributes:
       images: training images that it was fitted on.
       total: training images of the data set.
       strength: its inverse penalty, see `trainers.training.linear_probe`.
-      how: what that was chosen on, in words.
-      held_out: top-1 on those images; None where there were none.
+      how: description of the images that it was chosen on.
+      held_out: top-1 on those images; None if there were none.
       val_top1: on the validation split.
-      val_loss: its cross-entropy there.
-      right: a 1 for each validation image that it gets right, else a 0, in file order.
-      given: the weights had a classifier of these classes, which training starts from: the probe is
-        for the gates only.
-      shipped: it is the run's model.
-      why: the comparison with fine-tuning in one sentence; empty before there is one.
+      val_loss: cross-entropy on the validation split.
+      right: a 1 for each validation image that it classifies correctly, else a 0, in file order.
+      given: the initial weights include a classifier for these classes, from which training starts;
+        only the gates use the probe.
+      shipped: the probe is the model of the run.
+      why: the comparison with fine-tuning in one sentence; empty before the comparison.
       epochs: of fine-tuning before that comparison.
-      refitted: images of train and validation that it is fitted on where it ships; 0: of train.
+      refitted: number of train and validation images of the final fit if it ships; 0 is train only.
     """
 
     images: int
@@ -79,22 +79,22 @@ class Probe:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "Probe":
-        """Reads what `asdict` gave; unknown keys are passed over."""
+        """Reads the result of `asdict`; unknown keys are ignored."""
         known = {one.name for one in fields(cls)}
         return cls(**{key: value for key, value in raw.items() if key in known})
 
     @property
     def row(self) -> Row:
-        """Its figures as those of an epoch."""
+        """The figures of the probe in the form of an epoch."""
         return {"val_top1": self.val_top1, "val_loss": self.val_loss}
 
     @property
     def wrong(self) -> int:
-        """Validation images that it gets wrong."""
+        """Number of validation images that it misclassifies."""
         return self.right.count("0")
 
     def line(self) -> str:
-        """What a user is shown of it before training."""
+        """The line that is printed before training."""
         on = f"{self.images:,} training images"
         if self.images < self.total:
             on = f"{self.images:,} of {self.total:,} training images"
@@ -105,14 +105,14 @@ class Probe:
             f"{len(self.right)} validation images"
         )
 
-    def compared(self, answers: Predictions) -> "Probe":
+    def compared(self, predictions: Predictions) -> "Probe":
         """This probe with the decision between it and fine-tuning.
 
         Args:
-          answers: of the fine-tuned model to the validation images, in file order.
+          predictions: of the fine-tuned model on the validation images, in file order.
         """
         ours = np.frombuffer(self.right.encode(), np.uint8) == ord("1")
-        theirs = answers.scores.argmax(axis=1) == answers.labels
+        theirs = predictions.scores.argmax(axis=1) == predictions.labels
         gained, lost = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
         better = gained > lost and (gained - lost) ** 2 > gained + lost
         counts = (
@@ -133,7 +133,7 @@ class ProbeStage:
     """The probe of one run; does nothing for a run without one.
 
     Attributes:
-      probe: None before `begin`, and where the run has none.
+      probe: None before `begin`, and for a run without one.
     """
 
     def __init__(
@@ -150,13 +150,13 @@ class ProbeStage:
 
     @property
     def suffices(self) -> bool:
-        """Whether fine-tuning from the probe could not be better than it by the rule above."""
+        """Whether fine-tuning could not be better than the probe by the rule above."""
         wanted = self._config.train.head == PROBE
         return self.probe is not None and wanted and not self.probe.given and self.probe.wrong <= 1
 
     @property
     def ships_untrained(self) -> bool:
-        """Whether the probe is the model without any fine-tuning."""
+        """Whether the probe is the model, without fine-tuning."""
         return self.probe is not None and (self.suffices or not self._config.train.epochs)
 
     def resume(self) -> None:
@@ -167,11 +167,11 @@ class ProbeStage:
             self.probe = replace(self.probe, shipped=True, why=self._why_untrained(self.probe))
 
     def begin(self, start: Callable[[], list[str]], announce: Callable[[str], None]) -> None:
-        """Fills the model by `start`, and makes the probe or reads the one that there is.
+        """Initializes the model with `start`, and fits the probe or reads an existing one.
 
         Args:
-          start: fills the model from `model.init` and returns lines worth printing.
-          announce: gets these lines and one on the probe.
+          start: loads `model.init` into the model and returns lines to print.
+          announce: called with these lines and one about the probe.
         """
         before = _classifiers(self._model)
         for line in start():
@@ -196,22 +196,22 @@ class ProbeStage:
 
     def decide(
         self,
-        answers: Callable[[], Predictions],
+        predict_validation: Callable[[], Predictions],
         announce: Callable[[str], None],
         *,
         epochs: int,
     ) -> None:
-        """Compares with the fine-tuned model and, if that is not better, restores the probe.
+        """Compares the probe with the fine-tuned model and restores it unless that is better.
 
         Args:
-          answers: predicts the validation split with the model as it is.
-          announce: gets the comparison, once.
-          epochs: that were trained.
+          predict_validation: returns predictions of the present model.
+          announce: called with the comparison, once.
+          epochs: number of epochs trained.
         """
         if self.probe is None:
             return
         if not self.ships_untrained and (not self.probe.why or self.probe.epochs != epochs):
-            compared = replace(self.probe.compared(answers()), epochs=epochs)
+            compared = replace(self.probe.compared(predict_validation()), epochs=epochs)
             (shipped,) = from_chief(self._strategy, [float(compared.shipped)])
             self.probe = replace(compared, shipped=bool(shipped))
             self._checkpoints.keep_probe(asdict(self.probe))
@@ -244,9 +244,9 @@ class ProbeStage:
         )
         self._set_classifier([found.kernel, found.bias])
         logits = validation.scores @ found.kernel + found.bias
-        answers = replace(validation, scores=tf.nn.softmax(logits).numpy())
-        figures = tasks.get(self._config.task).evaluate(answers)
-        right = answers.scores.argmax(axis=1) == answers.labels
+        predictions = replace(validation, scores=tf.nn.softmax(logits).numpy())
+        figures = tasks.get(self._config.task).evaluate(predictions)
+        right = predictions.scores.argmax(axis=1) == predictions.labels
         made = Probe(
             images=len(train.labels),
             total=self._info.splits["train"].examples,
@@ -277,7 +277,7 @@ class ProbeStage:
         )
 
     def _features(self, split: str) -> Predictions:
-        """Inputs of the classifier, as `scores`, of a split or of the most images of it."""
+        """Inputs of the classifier, as `scores`, of a split or of a sample of `MOST_IMAGES`."""
         network = keras.Model(self._model.input, self._model.get_layer(_CLASSIFIER).input)
         forward = Forward(network, self._config, self._strategy, convert=_as_float32)
         if split != "train" or self._info.splits["train"].examples <= MOST_IMAGES:
@@ -289,7 +289,7 @@ class ProbeStage:
             return predict(forward, drawn)
 
     def _groups(self, train: Predictions) -> list[str]:
-        """The group of each image; empty where the records have none."""
+        """The group of each image; empty if the records have none."""
         if not self._info.group:
             return []
         found = {}

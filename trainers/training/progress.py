@@ -1,7 +1,7 @@
-"""How progress leaves a process that has no console: one JSON line an event on a pipe.
+"""Progress of a child process: one JSON line per event on a pipe.
 
-The command line starts training in a child process and hands it the pipe's descriptor in an
-environment variable. Without one, nothing is reported.
+The command line starts training in a child process and passes the descriptor of the pipe in an
+environment variable. Without it, nothing is reported.
 """
 
 import json
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 #: Holds the number of an open, writable file descriptor.
 EVENTS_FD = "SIGHTLINE_EVENTS_FD"
-#: Set for training within a pipeline that is to resume a state of other code, as
-#: `--resume-anyway` does. Not part of a node's configuration, which decides what is cached.
+#: Set for training within a pipeline that resumes a state of other code, as with
+#: `--resume-anyway`. Not part of a node's configuration, which decides what is cached.
 RESUME_ANYWAY = "SIGHTLINE_RESUME_ANYWAY"
 
 # A line on a pipe is written at once up to 4 KiB.
@@ -23,9 +23,9 @@ _MESSAGE_CHARACTERS = 1500
 
 
 def emit(kind: str, **values: Any) -> None:
-    """Writes one event, if anybody listens.
+    """Writes one event if there is a pipe.
 
-    A listener that went away is no reason to stop: what is written to a closed pipe is dropped.
+    Events for a closed pipe are dropped: training continues without its observer.
     """
     descriptor = os.environ.get(EVENTS_FD)
     if not descriptor:
@@ -38,13 +38,13 @@ def emit(kind: str, **values: Any) -> None:
 
 
 def announce(line: str) -> None:
-    """Prints a line worth reading, and emits it for whoever shows the run."""
+    """Prints a line, and emits it for the console that shows the run."""
     print(line, flush=True)
     emit("announcement", line=line[:_MESSAGE_CHARACTERS])
 
 
 def reporter() -> "Report | None":
-    """A `report` for `trainers.loop.fit` that emits `progress` events; None if nobody listens."""
+    """A `report` for `trainers.loop.fit` that emits `progress` events; None without a pipe."""
     if EVENTS_FD not in os.environ:
         return None
 

@@ -1,9 +1,8 @@
-"""Which folder a run's checkpoints live in, and which other folders hold a state it could take.
+"""The folder of a run's checkpoints, and other folders with a state that the run could resume.
 
-A folder is named by everything that decides the weights: configuration, data, and code with the
-packages that it imports. `identity.json` in it spells that out. A run whose code changed gets
-another folder, so that a state is never resumed by other code unless the user says so; nor does
-it disappear.
+The name of a folder is a digest of everything that decides the weights: configuration, data, and
+code with the packages that it imports; `identity.json` in it lists them. A run whose code changed
+gets another folder, so that other code resumes a state only on request, and no state is lost.
 """
 
 import hashlib
@@ -16,32 +15,26 @@ from typing import Any
 
 import tensorflow as tf
 
+from core.files import write_json
 from trainers.config import Config, ConfigError, from_dict, to_dict
-from trainers.config_keys import YOUNG_KEYS
+from trainers.config_keys import keys_of, values_with
 from trainers.data.augment import split_names
+from trainers.data.digest import training_digest
+from trainers.data.entries import former_spelling
 from trainers.data.features import DatasetInfo
 from trainers.distillation.teacher import Teacher
 from trainers.identity.code_digest import Code, code_of
-from trainers.identity.data import training_digest
 from trainers.identity.file_index import FileIndex
 from trainers.identity.stack import git_commit
 from trainers.optim.schedule import schedule_of
-from trainers.training.checkpoint import saved_position, write_json
+from trainers.training.checkpoint import saved_position
 from trainers.weights.start import init_file
 
 IDENTITY_FILE = "identity.json"
-#: The option that resumes a state that would not be resumed by itself.
+#: The option that resumes a state of other code or with other learning rates.
 RESUME_ANYWAY = "--resume-anyway"
 
-# What may change between two starts of one run: locations, caches, devices, how often it is saved.
-_SECTIONS = ("compress", "export", "eval")
-_KEYS = {
-    "data": ("dir", "cache", "cache_dir", "cache_mb"),
-    "model": ("init",),
-    "train": ("early_stop", "save_steps", "tensorboard", "strategy", "devices", "tpu"),
-    "distill": ("teacher", "cache_dir"),
-}
-# Epochs that a folder without `identity.json` may have been meant for.
+# The largest number of epochs to look for in the names of folders without `identity.json`.
 _MOST_EPOCHS = 2000
 _FOLDER = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}(-[0-9a-f]{8})?")
 _NAMED = 3
@@ -55,7 +48,7 @@ class Identity:
       config: of the run.
       teacher: digest of the teacher; empty without one.
       init: digest of the weights to start from; empty without any.
-      data: `trainers.identity.data.training_digest`.
+      data: `trainers.data.digest.training_digest`.
       fingerprint: of `dataset.json`, which names folders without `identity.json`.
       code: of the training loop.
     """
@@ -75,29 +68,30 @@ class Identity:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What decides the weights, besides data, code and the number of epochs."""
+        """Everything that decides the weights, except data, code and the number of epochs."""
         facts = _facts(self.config)
         del facts["train"]["epochs"]
         crop, _ = split_names(self.config.data.augment)
-        # A cache keeps the image that a crop is taken from at a lower resolution.
+        # A cache stores the image that a crop is taken from at a lower resolution.
         facts["cached_crops"] = crop is not None and self.config.data.cache in ("memory", "disk")
         return {**facts, "teacher": self.teacher, "init": self.init}
 
     def old_name(self, epochs: int) -> str:
-        """The name that versions without `identity.json` gave the folder of so many epochs.
+        """The folder name of so many epochs in versions without `identity.json`.
 
-        Empty where a key that they did not have is set to what they could not do.
+        Empty if a key that they did not have is set to a value that they could not produce.
         """
-        facts = _facts(replace(self.config, train=replace(self.config.train, epochs=epochs)))
-        for section, keys in YOUNG_KEYS.items():
-            for key, then in keys.items():
-                if facts[section].pop(key) != then:
-                    return ""
+        facts = _facts(self.config)
+        facts["train"]["epochs"] = epochs
+        for name, key in keys_of(Config).items():
+            section, _, own = name.partition(".")
+            if key.identity and key.is_young and facts[section].pop(own) != key.before:
+                return ""
         facts |= {"teacher": self.teacher, "init": self.init}
         return f"{_short(facts)[:16]}-{self.fingerprint[:8]}"
 
     def write(self, folder: Path, **about: Any) -> None:
-        """Writes `identity.json`, with `about` beside it."""
+        """Writes `identity.json`, with the keys of `about` added."""
         facts = {
             "config": to_dict(self.config),
             "teacher": self.teacher,
@@ -122,11 +116,11 @@ class CodeRecord:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "CodeRecord":
-        """Reads what `asdict` gave; further keys are passed over."""
+        """Reads the result of `asdict`; further keys are ignored."""
         return cls(dict(raw["modules"]), dict(raw["packages"]), str(raw["commit"]))
 
     def changes(self, code: Code) -> str:
-        """What differs in `code`, in words; empty if nothing does."""
+        """The differences to `code` as text; empty if there are none."""
         both = {**self.modules, **code.modules}
         changed = [one for one in both if self.modules.get(one) != code.modules.get(one)]
         parts = sorted(changed)[:_NAMED]
@@ -140,16 +134,16 @@ class CodeRecord:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Another folder with a state that a run could take over.
+class ResumableState:
+    """A state in another folder that a run could resume.
 
     Attributes:
-      folder: where.
-      epoch: how many epochs are done.
-      step: how many steps of the next one.
-      epochs: how many the run was meant for.
+      folder: of the state.
+      epoch: number of epochs done.
+      step: number of steps done of the next one.
+      epochs: number of epochs of its run.
       commit: of the code that made it; empty if it is not known.
-      reasons: why it is not taken without being told to; empty if nothing speaks against it.
+      reasons: why it is resumed on request only; empty if it is resumed anyway.
     """
 
     folder: Path
@@ -166,7 +160,7 @@ class Origin:
         return f"{self.folder} (epoch {self.epoch} of {self.epochs}{within}, {commit})"
 
     def line(self, *, anyway: bool, epochs: int) -> str:
-        """What a user is shown when a run of `epochs` epochs finds this state."""
+        """The line that is printed if a run of `epochs` epochs finds this state."""
         why = "; ".join(self.reasons)
         if not why:
             return (
@@ -183,7 +177,7 @@ def identify(
 ) -> Identity:
     """The identity of the run that `config` describes.
 
-    A teacher and the weights to start from count by their content, wherever they are.
+    A teacher and initial weights are identified by their content, not by their location.
 
     Args:
       config: of the run; `data.dir` holds the records.
@@ -202,14 +196,16 @@ def identify(
     )
 
 
-def find_origin(work_dir: Path, identity: Identity, *, steps_per_epoch: int) -> Origin | None:
-    """The state in `work_dir` that comes nearest to a run that has none of its own.
+def find_resumable(
+    work_dir: Path, identity: Identity, *, steps_per_epoch: int
+) -> ResumableState | None:
+    """The best state in `work_dir` for a run that has no state yet; None if there is none.
 
-    It is one of the same configuration and data, from other code or for another number of epochs,
-    with no more epochs done than the run has. Of several, the one with the fewest reasons against
-    it, then the newest.
+    It has the same configuration and data, from other code or for another number of epochs, and at
+    most as many epochs done as the run has. Of several, the one with the fewest reasons against it
+    is returned, then the newest.
     """
-    found: list[tuple[int, float, Origin]] = []
+    found: list[tuple[int, float, ResumableState]] = []
     folders = work_dir.iterdir() if work_dir.is_dir() else ()
     for folder in folders:
         if not _FOLDER.fullmatch(folder.name) or folder.name == identity.name:
@@ -223,8 +219,8 @@ def find_origin(work_dir: Path, identity: Identity, *, steps_per_epoch: int) -> 
         rates = _rates(identity.config, epochs, epoch=epoch, step=step, each=steps_per_epoch)
         reasons = tuple(filter(None, (change, rates)))
         newest = (folder / "history.json").stat().st_mtime
-        origin = Origin(folder, epoch, step, epochs, commit, reasons)
-        found.append((-len(reasons), newest, origin))
+        state = ResumableState(folder, epoch, step, epochs, commit, reasons)
+        found.append((-len(reasons), newest, state))
     return max(found, key=lambda one: one[:2])[2] if found else None
 
 
@@ -255,7 +251,7 @@ def _known(folder: Path, identity: Identity) -> tuple[int, str, str] | None:
 
 
 def _rates(config: Config, epochs: int, *, epoch: int, step: int, each: int) -> str:
-    """Why the steps done in a run of `epochs` are not those of `config`; empty if they are."""
+    """The difference between the rates of the steps done and those of `config`; empty if none."""
     wanted, done = config.train.epochs, epoch * each + step
     if epochs == wanted or not done:
         return ""
@@ -276,12 +272,9 @@ def _rates(config: Config, epochs: int, *, epoch: int, step: int, each: int) -> 
 
 
 def _facts(config: Config) -> dict[str, Any]:
-    facts = to_dict(config)
-    for section in _SECTIONS:
-        del facts[section]
-    for section, keys in _KEYS.items():
-        for key in keys:
-            del facts[section][key]
+    facts = values_with(config, "identity")
+    # A renamed augmentation must not separate a run from its checkpoints.
+    facts["data"]["augment"] = [former_spelling(text) for text in config.data.augment]
     return facts
 
 
@@ -291,7 +284,7 @@ def _short(facts: dict[str, Any]) -> str:
 
 
 def _digest(path: Path) -> str:
-    """Of a file, or of the weights in a trained folder; empty where there is nothing."""
+    """Digest of a file, or of the weights in a trained folder; empty without any."""
     files = [path] if path.is_file() else sorted((path / "weights").glob("best*"))
     found = hashlib.sha256()
     for block in _blocks(files):

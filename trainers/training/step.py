@@ -6,8 +6,8 @@
     print(step.loss, step.top1)
 
 A step depends on the state in `step.state` and on its batch alone: dropout draws from (seed, step,
-layer, replica), not from a generator. So a run that goes on from a checkpoint of that state, at any
-step, goes on exactly.
+layer, replica), not from a generator. So a run that resumes from a checkpoint of that state, at any
+step, continues exactly.
 """
 
 import zlib
@@ -22,7 +22,7 @@ from trainers.config import Config
 from trainers.distillation.teacher import distillation_loss, training_model
 from trainers.keras import keras
 from trainers.models import HEADS
-from trainers.training.ema import Average
+from trainers.training.ema import MovingAverage
 from trainers.training.losses import top1_hits
 
 Teacher = Callable[[tf.Tensor], tf.Tensor]
@@ -42,7 +42,7 @@ class TrainStep:
       loss: its `call(labels, logits)` gives one value an example.
       config: `train` and `distill` are used.
       strategy: where it runs.
-      teacher: images (B,H,W,3) to logits (B,N); asked when a batch brings no teacher's logits.
+      teacher: images (B,H,W,3) to logits (B,N); called if a batch has no teacher logits.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class TrainStep:
         self.model, self.strategy = model, strategy
         self._config, self._loss, self._teacher = config, loss, teacher
         self._outputs = training_model(config.distill, model)
-        self._draws = _Draws(config.train.seed, model)
+        self._dropout = _DropoutSeeds(config.train.seed, model)
         with strategy.scope():
-            self.average = Average(model, config.train.ema) if config.train.ema else None
+            self.average = MovingAverage(model, config.train.ema) if config.train.ema else None
             if config.train.precision == "float16":
                 optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
             # All slots exist before the first step, so that a checkpoint restores every one.
@@ -74,7 +74,7 @@ class TrainStep:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Everything a checkpoint has to hold, by name."""
+        """Everything a checkpoint must contain, by name."""
         held = {"model": self.model, "optimizer": self.optimizer, "totals": self.totals}
         return held | ({"average": self.average} if self.average else {})
 
@@ -85,26 +85,26 @@ class TrainStep:
 
     @property
     def top1(self) -> float:
-        """Part of training images that were right since `reset`, in [0, 1]."""
+        """Share of correct training images since `reset`, in [0, 1]."""
         return self._mean(1)
 
     @property
     def learning_rate(self) -> float:
-        """Of the last step."""
+        """The learning rate of the last step."""
         # Under a strategy it is a distributed variable, which `float` does not take.
         return float(tf.convert_to_tensor(self.optimizer.learning_rate))
 
     @property
     def replicas(self) -> int:
-        """How many share a global batch."""
+        """The number of replicas that share a global batch."""
         return self.strategy.num_replicas_in_sync
 
     def reset(self) -> None:
-        """Begins counting anew."""
+        """Resets the sums to zero."""
         self.totals.assign(tf.zeros_like(self.totals))
 
     def refresh(self) -> None:
-        """Traces the step anew at the next call; needed after layers were frozen or unfrozen."""
+        """Traces the step again at the next call; needed after layers were frozen or unfrozen."""
         self._run = tf.function(self._global, autograph=False)
 
     def freeze(self, frozen: bool) -> None:
@@ -113,8 +113,8 @@ class TrainStep:
             layer.trainable = not frozen or layer.name in HEADS
         self.refresh()
 
-    def settle(self) -> None:
-        """Gives every replica the same moving statistics: the mean, which is what is saved."""
+    def average_statistics(self) -> None:
+        """Sets the moving statistics of every replica to their mean, which is what is saved."""
         if self.replicas == 1:
             return
         with self.strategy.scope():
@@ -122,15 +122,15 @@ class TrainStep:
                 weight.assign(tf.convert_to_tensor(weight.read_value()))
 
     def evaluated(self) -> AbstractContextManager[None]:
-        """Within it the model has the weights to keep: the average, where there is one."""
-        return self.average.in_place() if self.average else nullcontext()
+        """Gives the model the average, if there is one, as its weights within the context."""
+        return self.average.applied() if self.average else nullcontext()
 
     def __call__(self, batch: tuple[Any, ...]) -> None:
-        """Takes one step.
+        """Runs one step.
 
         Args:
           batch: this step's element of `trainers.data.pipeline.train_batches`: images (B,H,W,3)
-            and labels (B,) or (B,N), and perhaps a teacher's logits (B,N).
+            and labels (B,) or (B,N), optionally with teacher logits (B,N).
         """
         self._run(*batch)
 
@@ -139,7 +139,7 @@ class TrainStep:
         return float(totals[index] / totals[2]) if totals[2] else float(np.nan)
 
     def _global(self, *batch: Any) -> None:
-        with self._draws.decided():
+        with self._dropout.seeded():
             if self.replicas == 1:
                 sums = self._replica(*batch)
             else:
@@ -195,12 +195,12 @@ class TrainStep:
         variables: list[tf.Variable],
         images: tf.Tensor,
         labels: tf.Tensor,
-        taught: tf.Tensor | None = None,
+        teacher_logits: tf.Tensor | None = None,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         with tf.GradientTape() as tape:
-            self._draws.number(draw)
+            self._dropout.set_draw(draw)
             outputs = self._outputs(images, training=True)
-            each, logits = self._each(images, labels, outputs, taught)
+            each, logits = self._each(images, labels, outputs, teacher_logits)
             mean = tf.reduce_sum(each) / self._config.train.global_batch
             if self.model.losses:
                 mean += tf.add_n(self.model.losses) / self.replicas
@@ -212,45 +212,46 @@ class TrainStep:
         return [tf.convert_to_tensor(gradient) for gradient in gradients], sums
 
     def _each(
-        self, images: tf.Tensor, labels: tf.Tensor, outputs: Any, taught: tf.Tensor | None
+        self, images: tf.Tensor, labels: tf.Tensor, outputs: Any, teacher_logits: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """((B,) losses, (B,N) logits that are counted)."""
         several = isinstance(outputs, (list, tuple))
         logits = tf.add_n(list(outputs)) / len(outputs) if several else outputs
         each = self._loss.call(labels, outputs[0] if several else outputs)
-        if taught is None and self._teacher is not None:
-            taught = self._teacher(images)
-        if taught is not None:
-            each = distillation_loss(self._config.distill, each, outputs, taught)
+        if teacher_logits is None and self._teacher is not None:
+            teacher_logits = self._teacher(images)
+        if teacher_logits is not None:
+            each = distillation_loss(self._config.distill, each, outputs, teacher_logits)
         return each, logits
 
 
-class _Draws:
-    """Lets Dropout layers draw from (seed, number of the draw, layer, replica).
+class _DropoutSeeds:
+    """Seeds of Dropout layers: (seed, number of the draw, layer, replica).
 
-    Keras' own generators have a state in the kernels of the operations, which no checkpoint holds.
+    The generators of Keras have a state inside their operations, which no checkpoint contains.
 
     Args:
       seed: of the run.
-      model: whose layers, also those inside wrappers, are meant.
+      model: its layers, including those inside wrappers, are seeded.
     """
 
     def __init__(self, seed: int, model: keras.Model) -> None:
         self._seed = seed & 0x7FFFFFFF
         layers = [one for one in model.submodules if isinstance(one, keras.layers.Dropout)]
         self._kept = [(layer, layer._random_generator) for layer in layers]
-        # Replicas are traced in threads that take turns, so each has a number of its own.
+        # Replicas are traced in threads that alternate, so each has its own number.
         self._numbers: dict[int, tf.Tensor] = {}
 
-    def number(self, draw: tf.Tensor) -> None:
-        """What this replica's layers draw from now on, () int32; for the trace that goes on."""
+    def set_draw(self, draw: tf.Tensor) -> None:
+        """Sets the number of the draw for the rest of this replica's trace; () int32."""
         self._numbers[_key(_replica())] = draw
 
     @contextmanager
-    def decided(self) -> Iterator[None]:
-        """Within it the layers take their masks from `number`; afterwards from Keras again."""
+    def seeded(self) -> Iterator[None]:
+        """Makes the layers use these seeds within the context, and those of Keras afterwards."""
         for layer, _ in self._kept:
-            layer._random_generator = _Masks(self, zlib.crc32(layer.name.encode()) & 0x7FFFFFFF)
+            number = zlib.crc32(layer.name.encode()) & 0x7FFFFFFF
+            layer._random_generator = _SeededGenerator(self, number)
         try:
             yield
         finally:
@@ -258,32 +259,32 @@ class _Draws:
                 layer._random_generator = generator
 
     def seed(self, layer: int) -> tf.Tensor:
-        """(2,) int32: of this draw, for one layer on this replica."""
+        """The seed of this draw for one layer on this replica, (2,) int32."""
         replica = _replica()
         seed = tf.random.fold_in([self._seed, layer], self._numbers[_key(replica)])
         return tf.random.fold_in(seed, replica)
 
 
-class _Masks:
-    """Stands in for a layer's generator."""
+class _SeededGenerator:
+    """Replaces the generator of a Dropout layer."""
 
-    def __init__(self, draws: _Draws, layer: int) -> None:
-        self._draws, self._layer = draws, layer
+    def __init__(self, seeds: _DropoutSeeds, layer: int) -> None:
+        self._seeds, self._layer = seeds, layer
 
     def dropout(self, inputs: tf.Tensor, rate: float, noise_shape: Any = None) -> tf.Tensor:
-        seed = self._draws.seed(self._layer)
+        seed = self._seeds.seed(self._layer)
         return tf.nn.experimental.stateless_dropout(
             inputs, rate=rate, seed=seed, noise_shape=noise_shape, rng_alg="philox"
         )
 
 
 def _replica() -> Any:
-    """This replica's number: an int, or a tensor where one trace serves several."""
+    """The number of this replica: an int, or a tensor if one trace is used by several."""
     context = tf.distribute.get_replica_context()
     return context.replica_id_in_sync_group if context else 0
 
 
 def _key(replica: Any) -> int:
-    """`replica` as it is known while tracing; -1 where it is not."""
+    """`replica` if it is known while tracing, else -1."""
     known = tf.get_static_value(replica) if tf.is_tensor(replica) else replica
     return -1 if known is None else int(known)

@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from core.files import write_json
+from core.renamed import current_fields
 from trainers import plugins
 from trainers.config import Config, ConfigError, from_dict, to_dict
 from trainers.data.features import DatasetInfo
@@ -15,8 +17,9 @@ from trainers.identity.plugin_code import counted_files
 from trainers.keras import keras
 from trainers.profiling.complexity import complexity
 from trainers.registry import tasks
-from trainers.training.checkpoint import Row, best_epoch, weights_path, write_history, write_json
+from trainers.training.checkpoint import Row, best_epoch, write_history
 from trainers.training.probe_stage import Probe
+from trainers.weights.trained import weights_path
 
 _PROBE = "probe"
 
@@ -26,9 +29,9 @@ class Trained:
     """A trained model: the best epoch's weights, and one row of figures an epoch.
 
     Attributes:
-      weights_origin: where the weights come from that it started from; see
-        `trainers.weights.origin`. Empty for random ones.
-      probe: the linear probe of a run that started from weights, and whether it is the model.
+      weights_origin: source of the initial weights, see `trainers.weights.origin`; empty for random
+        ones.
+      probe: the linear probe of a run with initial weights, and whether it is the model.
       probe_weights: checkpoint prefix of the probe's weights; empty without a probe.
     """
 
@@ -49,7 +52,7 @@ class Trained:
 
 
 def save_trained(trained: Trained, directory: Path) -> None:
-    """Writes what `load_trained` reads: weights, configuration, history, the chosen epoch."""
+    """Writes the folder that `load_trained` reads: weights, configuration, history, best epoch."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "trained.json").unlink(missing_ok=True)
     tf.train.Checkpoint(model=trained.model).write(weights_path(directory))
@@ -58,7 +61,7 @@ def save_trained(trained: Trained, directory: Path) -> None:
     write_json(directory / "history.json", trained.history)
     (directory / "dataset.json").write_text(trained.info.to_json(), encoding="utf-8")
     _save_probe(trained, directory)
-    # Written last: its presence says that the folder is whole.
+    # Written last: its presence means that the folder is complete.
     cost = {
         "parameters": trained.model.count_params(),
         "multiply_adds": complexity(trained.model).multiply_adds,
@@ -75,7 +78,7 @@ def save_trained(trained: Trained, directory: Path) -> None:
 def _save_probe(trained: Trained, directory: Path) -> None:
     for stale in directory.glob(f"{_PROBE}.*"):
         stale.unlink()
-    # A probe that is the model has the weights that are there already.
+    # The weights of a probe that is the model are saved already.
     if trained.probe and not trained.probe.shipped:
         source = Path(trained.probe_weights)
         for file in source.parent.glob(f"{source.name}.*"):
@@ -84,7 +87,7 @@ def _save_probe(trained: Trained, directory: Path) -> None:
 
 
 def probe_model(trained: Trained) -> keras.Model | None:
-    """The frozen backbone with the linear probe as its last layer; None where there is no probe."""
+    """The frozen backbone with the linear probe as its last layer; None without a probe."""
     if trained.probe is None or trained.probe.shipped:
         return trained.model if trained.probe else None
     model = tasks.get(trained.config.task).build(trained.config, trained.info)
@@ -94,12 +97,12 @@ def probe_model(trained: Trained) -> keras.Model | None:
 
 
 def load_trained(directory: Path) -> Trained:
-    """Reads what `save_trained` wrote.
+    """Reads the folder that `save_trained` wrote.
 
     Raises:
-      FileNotFoundError: the folder is not a trained model; names the verb that makes one.
+      FileNotFoundError: the folder is not a trained model; names the command that makes one.
       ConfigError: its configuration has a key or value that this version does not take.
-      PluginError: a plugin that it was made with is missing.
+      PluginError: a plugin that it was trained with is missing.
     """
     if not (directory / "trained.json").is_file():
         raise FileNotFoundError(
@@ -116,7 +119,8 @@ def load_trained(directory: Path) -> Trained:
     tf.train.Checkpoint(model=model).read(weights_path(directory)).assert_existing_objects_matched()
     history = json.loads((directory / "history.json").read_text(encoding="utf-8"))
     facts = json.loads((directory / "trained.json").read_text(encoding="utf-8"))
-    origin = facts.get("weights_origin", {})  # Folders of earlier versions have none.
+    # Folders of earlier versions have none.
+    origin = current_fields(facts.get("weights_origin", {}))
     probe = Probe.from_json(facts["probe"]) if facts.get("probe") else None
     weights = str(directory / _PROBE) if probe else ""
     return Trained(model, config, info, history, best_epoch(history), origin, probe, weights)

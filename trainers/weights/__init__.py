@@ -1,12 +1,12 @@
-"""Starting from weights: `initialize` fills a model from a local file, and reports the mapping.
+"""Loads pretrained weights: `initialize` fills a model from a local file and reports the mapping.
 
     report = initialize(model, init_path(config), config)
     print(*report.lines(), sep=os.linesep)
 
-A file is read as named arrays (`files`); rules per library turn its names into ours (`vit_names`,
-`resnet_names`, `efficientnet_names`, `keras_names`, `trained`); `place` fits and assigns them, or
-names what is left over. `pretrained` finds the weights that installed packages hold. Nothing is
-downloaded, and pickles are read as data, without running what they name.
+A file is read as named arrays (`files`); rules per library translate its names to ours
+(`vit_names`, `resnet_names`, `efficientnet_names`, `keras_names`, `trained`); `assign` assigns
+them, or lists the tensors that do not match. `pretrained` finds weights in installed packages.
+Nothing is downloaded, and pickles are read as data, without running code.
 """
 
 from dataclasses import replace
@@ -17,10 +17,10 @@ import numpy as np
 from trainers.config import Config
 from trainers.data.features import DatasetInfo
 from trainers.keras import keras
+from trainers.weights.assign import assign
 from trainers.weights.efficientnet_names import translate_efficientnet
 from trainers.weights.files import WeightsFile, read
 from trainers.weights.keras_names import translate_keras
-from trainers.weights.place import place
 from trainers.weights.pretrained import (
     PRETRAINED,
     init_path,
@@ -29,7 +29,7 @@ from trainers.weights.pretrained import (
     other_classes,
     with_input_of_weights,
 )
-from trainers.weights.report import Report, Row, WeightsError
+from trainers.weights.report import WeightsError, WeightsReport, WeightsRow, number_list
 from trainers.weights.resnet_names import translate_resnet
 from trainers.weights.rules import Translation
 from trainers.weights.to_applications import export_to_applications
@@ -38,9 +38,9 @@ from trainers.weights.vit_names import translate_vit
 
 __all__ = [
     "PRETRAINED",
-    "Report",
-    "Row",
     "WeightsError",
+    "WeightsReport",
+    "WeightsRow",
     "export_to_applications",
     "init_path",
     "initialize",
@@ -50,22 +50,23 @@ __all__ = [
 ]
 
 
-def initialize(model: keras.Model, path: Path, config: Config) -> Report:
-    """Fills `model` from weights on disk; its classifier stays fresh where the classes differ.
+def initialize(model: keras.Model, path: Path, config: Config) -> WeightsReport:
+    """Fills `model` from weights on disk; the classifier stays random if the classes differ.
 
     Args:
-      model: as `trainers.models.build_model` makes it of `config`.
+      model: from `trainers.models.build_model` with `config`.
       path: a folder of `sightline train`, a `.safetensors`, `.npz` or PyTorch file (`.pth`, `.pt`)
-        with the names of timm, torchvision, Hugging Face or the JAX papers, or a file of Keras
-        (`.h5`, `.keras`); see `init_path`.
-      config: of the run; `model` names the network, `data.mean` and `data.std` its input.
+        with the names of timm, torchvision, Hugging Face or the JAX papers, or a Keras file (`.h5`,
+        `.keras`); see `init_path`.
+      config: configuration of the run; `model` decides the network, `data.mean` and `data.std` its
+        input.
 
     Returns:
-      What was done with each tensor.
+      The mapping of each tensor.
 
     Raises:
-      WeightsError: not readable, or of another architecture; names every tensor left over. Also
-        where `model.init=pretrained` and `data.mean` is not what these weights expect.
+      WeightsError: the file cannot be read, or has another architecture; lists all unmatched
+        tensors. Also if `data.mean` differs from the mean of packaged weights.
     """
     if path.is_dir():
         translation = translate_trained(path, model, config)
@@ -74,21 +75,21 @@ def initialize(model: keras.Model, path: Path, config: Config) -> Report:
         translation = _translate(file, model, config)
         if translation is None:
             raise WeightsError(
-                f"{_described(file)}; model.name={config.model.name} starts from weights of "
-                f"{_takes(config.model.name)}\n{_every_name(file)}"
+                f"{_described(file)}; model.name={config.model.name} needs weights of "
+                f"{_accepted(config.model.name)}\n{_every_name(file)}"
             )
         facts = replace(translation.facts, notes=(*file.notes, *translation.facts.notes))
         translation = replace(translation, facts=facts)
         if config.model.init == PRETRAINED:
             translation = _packaged(translation, config)
-    return place(model, translation, config, source=str(path))
+    return assign(model, translation, config, source=str(path))
 
 
 def looks_like(path: Path) -> str:
-    """One line on what a weights file or folder holds, e.g. `a vit of width 384, depth 12, ...`.
+    """One line about the content of a weights file or folder, e.g. `a vit of width 384, ...`.
 
     Raises:
-      WeightsError: it cannot be read.
+      WeightsError: the file cannot be read.
     """
     if path.is_dir():
         config = read_config(path)
@@ -107,38 +108,36 @@ def _of_library(file: WeightsFile) -> Translation | None:
 
 
 def _packaged(translation: Translation, config: Config) -> Translation:
-    """Packaged weights for `config`: without their classifier where its classes are not ImageNet's.
+    """Packaged weights for `config`, without their classifier if its classes are not ImageNet's.
 
     Raises:
-      WeightsError: `data.mean` is another, which would lose accuracy without a word.
+      WeightsError: `data.mean` differs, which would silently reduce the accuracy.
     """
     facts = translation.facts
     mean = facts.mean or ()
     if not np.allclose(config.data.mean, mean, atol=0.05):
         raise WeightsError(
-            f"model.init={PRETRAINED} of {config.model.name} takes images with data.mean="
-            f"{_list(mean)}, got data.mean={_list(config.data.mean)}, which a padded convolution "
-            "cannot make up for; leave data.mean and data.std as they are"
+            f"model.init={PRETRAINED} of {config.model.name} needs data.mean={number_list(mean)}, "
+            f"got data.mean={number_list(config.data.mean)}, which a padded convolution cannot "
+            "compensate; remove data.mean and data.std"
         )
     notes = [*facts.notes, *input_notes(config)]
     classes = _classes(config)
-    why = other_classes(classes) if classes else ""  # Without data only the count decides.
+    why = (
+        other_classes(classes) if classes else ""
+    )  # Without data, only the number of classes decides.
     if why:
-        notes.append(f"{why}, so the classifier starts fresh")
+        notes.append(f"{why}, so the classifier has random weights")
     facts = replace(facts, notes=tuple(notes), other_classes=bool(why))
     return replace(translation, facts=facts)
 
 
 def _classes(config: Config) -> tuple[str, ...]:
-    """Of the data set; empty where there is none."""
+    """The classes of the data set; empty if there is none."""
     try:
         return DatasetInfo.load(Path(config.data.dir)).classes
     except (OSError, ValueError):
         return ()
-
-
-def _list(values: tuple[float, ...]) -> str:
-    return ",".join(f"{value:g}" for value in values)
 
 
 def _described(file: WeightsFile) -> str:
@@ -151,11 +150,11 @@ def _described(file: WeightsFile) -> str:
     return f"{file.path} holds {what}, {len(names)} tensors ({shown})"
 
 
-def _takes(name: str) -> str:
+def _accepted(name: str) -> str:
     families = {"resnet": "a ResNet", "vit": "a ViT", "deit": "a DeiT"}
     families["efficientnet_lite"] = "an EfficientNet-Lite"
     found = [words for start, words in families.items() if name.startswith(start)]
-    return f"{found[0]} or of its own kind" if found else "its own kind"
+    return f"{found[0]} or of the same model" if found else "the same model"
 
 
 def _every_name(file: WeightsFile) -> str:

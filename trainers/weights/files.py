@@ -1,4 +1,4 @@
-"""Weights files as named arrays: safetensors, npz, PyTorch's and Keras' HDF5; none runs code."""
+"""Reads weights files (safetensors, npz, PyTorch, Keras) as named arrays, without running code."""
 
 import io
 import json
@@ -16,36 +16,36 @@ from safetensors import SafetensorError, safe_open
 from trainers.weights.report import WeightsError
 from trainers.weights.torch_files import read_torch
 
-#: Endings that PyTorch's files have; all are read as data, see `torch_files`.
+#: Suffixes of PyTorch files, which are read as data; see `torch_files`.
 _TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl", ".pickle")
 
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, AttributeError)
 _START_BYTES = 64
 _STAND_INS = {
-    b"version https://git-lfs": "is a pointer of Git LFS, not the file; run `git lfs pull`",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file; run `git lfs pull`",
     b"<!doctype": "is a web page; download the file itself",
     b"<html": "is a web page; download the file itself",
-    b"<?xml": "is an XML text, such as a server's error; download the file again",
-    b"\x1f\x8b": "is compressed by gzip; unpack it",
+    b"<?xml": "is XML, probably an error message of a server; download the file again",
+    b"\x1f\x8b": "is compressed with gzip; unpack it",
 }
 
-#: One layer of a Keras file: its name, then (name, array) of its weights in Keras' order.
+#: One layer of a Keras file: its name, and (name, array) of its weights in Keras' order.
 KerasLayer = tuple[str, tuple[tuple[str, np.ndarray], ...]]
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file's content.
+    """The content of a weights file.
 
     Attributes:
-      path: where it is.
+      path: path of the file.
       kind: `safetensors`, `npz`, `torch` or `keras`.
       tensors: name -> array; floats are float32.
-      layers: of a Keras file, in the order that it holds them; empty for the others.
-      counted: the layers of a Keras file are named after their classes (`conv2d_3`), not by names.
-      beside: facts of a `config.json` and `preprocessor_config.json` in the same folder, as
-        Hugging Face's hub lays them.
-      notes: what else the file holds, which is not read.
+      layers: layers of a Keras file, in its order; empty for other files.
+      counted: whether layers of a Keras file have numbered class names (`conv2d_3`).
+      beside: content of `config.json` and `preprocessor_config.json` in the same folder, as on the
+        Hugging Face hub.
+      notes: other content of the file, which is not read.
     """
 
     path: Path
@@ -61,7 +61,7 @@ def read(path: Path) -> WeightsFile:
     """The tensors of a weights file.
 
     Raises:
-      WeightsError: not there, a pickle that holds more than tensors, or not readable.
+      WeightsError: the file does not exist, cannot be read, or is a pickle with more than tensors.
     """
     if not path.is_file():
         raise WeightsError(f"model.init={path}: no such file or folder of `sightline train`")
@@ -71,25 +71,25 @@ def read(path: Path) -> WeightsFile:
     suffix = path.suffix.lower()
     if suffix not in readers:
         raise WeightsError(
-            f"{path}: a weights file ends in {', '.join(sorted(readers))}, got {path.suffix!r}"
+            f"{path}: a weights file must end in {', '.join(sorted(readers))}, got {path.suffix!r}"
         )
-    _refuse_stand_ins(path)
+    _reject_other_files(path)
     try:
         found = readers[suffix](path)
     except MemoryError as error:
-        raise WeightsError(f"{path} states arrays that memory does not hold: {error}") from error
+        raise WeightsError(f"{path} declares arrays that do not fit in memory: {error}") from error
     except (*_UNREADABLE, SafetensorError, zipfile.BadZipFile) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(
-            f"{path} cannot be read as {suffix[1:]}: {error}; is the download whole?"
+            f"{path} cannot be read as {suffix[1:]}: {error}; check that the download is complete"
         ) from error
     _check_values(found)
     return found
 
 
-def _refuse_stand_ins(path: Path) -> None:
-    """Refuses what lies in a weights file's place when a download went wrong."""
+def _reject_other_files(path: Path) -> None:
+    """Rejects files that a failed download leaves, such as a web page."""
     with path.open("rb") as file:
         start = file.read(_START_BYTES)
     for mark, message in _STAND_INS.items():
@@ -98,17 +98,17 @@ def _refuse_stand_ins(path: Path) -> None:
 
 
 def _check_values(file: WeightsFile) -> None:
-    """Refuses arrays of text, and weights that are no finite numbers."""
+    """Rejects arrays that are not numeric or not finite."""
     for name, value in file.tensors.items():
         if value.dtype.kind not in "biuf":
             raise WeightsError(
-                f"{file.path}: {name} is {value.dtype}, which is no array of numbers"
+                f"{file.path}: {name} is {value.dtype}, which is not an array of numbers"
             )
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             bad = value.size - int(np.isfinite(value).sum())
             raise WeightsError(
-                f"{file.path}: {bad:,} of the {value.size:,} values of {name} are no finite "
-                "numbers (NaN or infinity); take another checkpoint"
+                f"{file.path}: {bad:,} of the {value.size:,} values of {name} are NaN or infinite; "
+                "use another checkpoint"
             )
 
 
@@ -124,7 +124,7 @@ def _tensor(path: Path, file: Any, name: str) -> np.ndarray:
     except (TypeError, AttributeError) as error:
         kind = file.get_slice(name).get_dtype()
         raise WeightsError(
-            f"{path}: tensor {name} is {kind}, which NumPy does not hold; save it as float32"
+            f"{path}: tensor {name} is {kind}, which NumPy does not support; save it as float32"
         ) from error
 
 
@@ -135,8 +135,8 @@ def _torch(path: Path) -> WeightsFile:
 
 
 def _npz(path: Path) -> WeightsFile:
-    if not zipfile.is_zipfile(path):  # NumPy would read an array or a pickle of that name.
-        raise zipfile.BadZipFile("it is no zip archive")
+    if not zipfile.is_zipfile(path):  # NumPy would read an array or a pickle with this suffix.
+        raise zipfile.BadZipFile("it is not a zip archive")
     with np.load(path, allow_pickle=False) as file:
         tensors = {name: _plain(file[name]) for name in file.files}
     return WeightsFile(path, "npz", tensors)
@@ -155,7 +155,7 @@ def _keras_archive(path: Path) -> WeightsFile:
 
 
 def _keras(path: Path, file: h5py.File) -> WeightsFile:
-    """Keras' first format names its layers; the newer one only counts them, class by class."""
+    """The layers of a Keras file; the newer format has numbered class names only."""
     root = file.get("model_weights", file)
     counted = "layer_names" not in root.attrs
     if not counted:
@@ -164,9 +164,9 @@ def _keras(path: Path, file: h5py.File) -> WeightsFile:
     else:
         keys = [key for key in ("_layer_checkpoint_dependencies", "layers") if key in root]
         if not keys:
-            raise WeightsError(f"{path} holds no layers as Keras saves them: {sorted(root)}")
+            raise WeightsError(f"{path} has no layers in Keras' format: {sorted(root)}")
         groups = root[keys[0]]
-        layers = [(name, _counted_weights(groups[name])) for name in sorted(groups, key=_place)]
+        layers = [(name, _counted_weights(groups[name])) for name in sorted(groups, key=_sort_key)]
     layers = [(name, weights) for name, weights in layers if weights]
     tensors = {f"{name}/{key}": value for name, found in layers for key, value in found}
     return WeightsFile(path, "keras", tensors, tuple(layers), counted)
@@ -182,10 +182,10 @@ def _counted_weights(group: h5py.Group) -> tuple[tuple[str, np.ndarray], ...]:
     return tuple((str(index), _plain(found[str(index)][()])) for index in range(len(found)))
 
 
-def _place(name: str) -> tuple[str, int]:
-    """`conv2d_10` after `conv2d_9`."""
+def _sort_key(name: str) -> tuple[str, int]:
+    """A sort key with `conv2d_10` after `conv2d_9`."""
     match = re.fullmatch(r"(.*?)(?:_(\d+))?", name)
-    assert match is not None  # The pattern takes any name.
+    assert match is not None  # The pattern matches any name.
     return match[1], int(match[2] or 0)
 
 
@@ -194,15 +194,15 @@ def _text(name: Any) -> str:
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
-    """Float32 of any float; other dtypes as they are."""
+    """Floats as float32; other dtypes unchanged."""
     array = np.asarray(array)
-    # What NumPy calls bfloat16 where TensorFlow is loaded is of kind "V" to it.
+    # TensorFlow registers bfloat16 in NumPy with kind "V".
     floats = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
     return array.astype(np.float32) if floats else array
 
 
 def _beside(path: Path) -> dict[str, Any]:
-    """What `config.json` and `preprocessor_config.json` in the file's folder say, put together."""
+    """The merged content of `config.json` and `preprocessor_config.json` in the same folder."""
     facts: dict[str, Any] = {}
     for name in ("config.json", "preprocessor_config.json"):
         try:

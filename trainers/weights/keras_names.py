@@ -1,9 +1,9 @@
-"""Weights files of Keras: for models of `keras.applications`, and for ours saved by Keras itself.
+"""Weights files of Keras, for models of `keras.applications` and our models saved by Keras.
 
-Keras' first format names the layers; the newer one (`.weights.h5`, `.keras`) counts them class by
-class, so a model of the same architecture is built to learn the names. Names that Keras makes by
-counting (`conv2d_12`) depend on what was built before: their rank counts, not their number. Where
-names differ all the same, as in old files, the order decides, as in Keras' own `load_weights`.
+Keras' first format has the names of layers; the newer one (`.weights.h5`, `.keras`) has counters
+per class, so a model of the same architecture is built to find the names. Numbered names
+(`conv2d_12`) depend on layers that were created before, so their rank is compared, not their
+number. If names still differ, as in old files, the order decides, as in Keras' `load_weights`.
 """
 
 import math
@@ -19,20 +19,20 @@ from trainers.models.applications import application
 from trainers.registry import models
 from trainers.weights.files import KerasLayer, WeightsFile
 from trainers.weights.resnet_names import CAFFE_MEAN, UNIT_STD, translate_resnet
-from trainers.weights.rules import Facts, Piece, Translation
+from trainers.weights.rules import TensorPiece, Translation, WeightsFacts
 from trainers.weights.slots import Slot, weight_name
 
 _HALF = (127.5, 127.5, 127.5)
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-#: Start of a registered name -> what the published weights' images were normalized with, from
-#: each architecture's `preprocess_input` or, where that does nothing, from its first layers.
+#: Prefix of a registered name -> normalization of the published weights, from `preprocess_input` of
+#: the architecture or, if that is the identity, from its first layers.
 _NORMALISATION: tuple[tuple[str, tuple[tuple[float, ...], tuple[float, ...]]], ...] = (
     (r"vgg.*|keras_resnet\d+", (CAFFE_MEAN, UNIT_STD)),
     (r"densenet.*|convnext.*|resnet_rs.*|efficientnetv2_b\d", _IMAGENET),
     (r"efficientnetv2_[sml]", ((128.0, 128.0, 128.0), (128.0, 128.0, 128.0))),
     (r"regnet.*", ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))),
 )
-#: Layers of the original classifiers, before the last one.
+#: Layers of the original classifiers before the last one.
 _CLASSIFIER = re.compile(r"fc[12]|Conv_2")
 _COUNTED = re.compile(
     r"(conv2d|batch_normalization|dense|layer_normalization|depthwise_conv2d|separable_conv2d)"
@@ -42,20 +42,20 @@ _NORMALIZATION = re.compile(r"normalization(_\d+)?")
 
 
 @dataclass(frozen=True)
-class _Target:
-    """A layer of ours, or two that stand for one of theirs: its name there, and their slots."""
+class _KerasLayerTarget:
+    """The name of a Keras layer, and the slots of the one or two layers of ours for it."""
 
     name: str
     slots: tuple[Slot, ...]
 
 
 def is_application(name: str) -> bool:
-    """Whether the registered model `name` is one of `keras.applications`."""
+    """Whether the registered model `name` is from `keras.applications`."""
     return getattr(models.get(name), "func", None) is application
 
 
 def translate_keras(file: WeightsFile, model: keras.Model, config: Config) -> Translation | None:
-    """The file in our words, or None where it holds nothing that `model` could be."""
+    """The translated file; None if it does not match `model`."""
     name = config.model.name
     if is_application(name):
         architecture = getattr(models.get(name), "args", ("",))[0]
@@ -69,13 +69,13 @@ def translate_keras(file: WeightsFile, model: keras.Model, config: Config) -> Tr
     targets = _targets(model)
     if {target.name for target in targets} & {layer for layer, _ in file.layers}:
         mean, std = config.data.mean, config.data.std
-        facts = Facts(name, "Sightline", f"weights of {name} that Keras saved", mean, std)
+        facts = WeightsFacts(name, "Sightline", f"weights of {name} that Keras saved", mean, std)
         return _matched(file, targets, facts)
     return None
 
 
 def _named(file: WeightsFile, architecture: str, shape: tuple[int, ...]) -> WeightsFile:
-    """A counted file with the names that `keras.applications` gives its layers."""
+    """A file with counters, with the layer names of `keras.applications`."""
     if not file.counted:
         return replace(file, layers=tuple(part for each in file.layers for part in _split(each)))
     build = getattr(keras.applications, architecture)
@@ -95,7 +95,7 @@ def _named(file: WeightsFile, architecture: str, shape: tuple[int, ...]) -> Weig
 
 
 def _split(layer: KerasLayer) -> list[KerasLayer]:
-    """A nested model's layers, each under its own name; another layer as it is."""
+    """The layers of a nested model; a list of the layer itself otherwise."""
     name, weights = layer
     inner: dict[str, list[tuple[str, np.ndarray]]] = {}
     for key, value in weights:
@@ -109,7 +109,7 @@ def _split(layer: KerasLayer) -> list[KerasLayer]:
 
 
 def _snake(name: str) -> str:
-    """How Keras writes a class's name into a file: `conv2d`, `batch_normalization`."""
+    """The name of a class in Keras files: `conv2d`, `batch_normalization`."""
     words = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
 
@@ -120,7 +120,7 @@ def _application(file: WeightsFile, model: keras.Model, name: str) -> Translatio
     inside = [layer for layer in file.layers if _NORMALIZATION.fullmatch(layer[0])]
     if inside:
         mean, std = _normalization_inside(inside[0])
-    facts = Facts(
+    facts = WeightsFacts(
         family=name,
         naming="keras.applications",
         architecture=f"a Keras model of {len(file.layers)} layers with weights",
@@ -137,18 +137,18 @@ def _application(file: WeightsFile, model: keras.Model, name: str) -> Translatio
 
 
 def _normalization_inside(layer: KerasLayer) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) on [0, 255] of EfficientNet's own layer, which follows a division by 255."""
+    """(mean, std) in [0, 255] of EfficientNet's normalization layer after a division by 255."""
     mean, variance = (np.asarray(value, np.float64).reshape(-1) for _, value in layer[1][:2])
     std = np.sqrt(variance)
     if np.allclose(std * 255.0, _IMAGENET[1], atol=0.1):
-        # The published ones were trained with a division by the variance, and Keras adds a layer
-        # without weights that divides by the deviation's root; see its efficientnet.py.
+        # The published weights were trained with a division by the variance; Keras adds a layer
+        # without weights that corrects it, see its efficientnet.py.
         std = std * np.sqrt(std)
     return tuple(map(float, mean * 255.0)), tuple(map(float, std * 255.0))
 
 
-def _targets(model: keras.Model) -> list[_Target]:
-    """Layers with weights, without the classifier; a separable convolution's halves are one."""
+def _targets(model: keras.Model) -> list[_KerasLayerTarget]:
+    """Layers with weights, without the classifier; separable convolutions count as one."""
     layers = {layer.name: layer for layer in model.layers}
     found = []
     for name, layer in layers.items():
@@ -157,12 +157,12 @@ def _targets(model: keras.Model) -> list[_Target]:
             continue
         halves = [layer, *([layers[f"{name}_pointwise"]] if f"{name}_pointwise" in layers else [])]
         slots = tuple((half.name, weight_name(each)) for half in halves for each in half.weights)
-        found.append(_Target(name, slots))
+        found.append(_KerasLayerTarget(name, slots))
     return found
 
 
 def _ranked(names: list[str]) -> list[str]:
-    """Names with a counted one's rank among its kind in place of its number."""
+    """Names, with numbers replaced by ranks among names of the same class."""
     kinds: dict[str, list[int]] = {}
     matches = [_COUNTED.fullmatch(name) for name in names]
     for match in filter(None, matches):
@@ -173,7 +173,9 @@ def _ranked(names: list[str]) -> list[str]:
     ]
 
 
-def _matched(file: WeightsFile, targets: list[_Target], facts: Facts) -> Translation:
+def _matched(
+    file: WeightsFile, targets: list[_KerasLayerTarget], facts: WeightsFacts
+) -> Translation:
     ours = _ranked([target.name for target in targets])
     theirs = dict(zip(_ranked([name for name, _ in file.layers]), file.layers, strict=True))
     if set(ours) <= set(theirs):
@@ -188,21 +190,23 @@ def _matched(file: WeightsFile, targets: list[_Target], facts: Facts) -> Transla
     return Translation(facts, pieces + head, ignored, left)
 
 
-def _pieces(layer: KerasLayer, target: _Target) -> list[Piece]:
+def _pieces(layer: KerasLayer, target: _KerasLayerTarget) -> list[TensorPiece]:
     name, weights = layer
     known = [
-        Piece(f"{name}/{key}", *slot, value)
+        TensorPiece(f"{name}/{key}", *slot, value)
         for slot, (key, value) in zip(target.slots, weights, strict=False)
     ]
-    # A weight that ours has not goes to a slot that no model has, and is told as left over.
+    # An extra weight gets a slot that no model has, and is reported as unmatched.
     extra = weights[len(target.slots) :]
-    return known + [Piece(f"{name}/{key}", target.name, f"{key}?", value) for key, value in extra]
+    return known + [
+        TensorPiece(f"{name}/{key}", target.name, f"{key}?", value) for key, value in extra
+    ]
 
 
-def _classifier(rest: list[KerasLayer]) -> tuple[list[Piece], dict[str, str], list[str]]:
-    """Pieces of the last layer where it is a classifier, tensors not needed, and those left."""
+def _classifier(rest: list[KerasLayer]) -> tuple[list[TensorPiece], dict[str, str], list[str]]:
+    """(pieces of the classifier, ignored tensors -> reason, unmatched tensors)."""
     heads = [layer for layer in rest if _is_head(layer)]
-    pieces: list[Piece] = []
+    pieces: list[TensorPiece] = []
     ignored: dict[str, str] = {}
     left: list[str] = []
     for layer in rest:
@@ -210,8 +214,8 @@ def _classifier(rest: list[KerasLayer]) -> tuple[list[Piece], dict[str, str], li
         if heads and layer is heads[-1]:
             (_, kernel), (_, bias) = layer[1]
             flat = kernel.reshape(kernel.shape[-2:])
-            pieces += [Piece(names[0], "logits", "kernel", flat)]
-            pieces += [Piece(names[1], "logits", "bias", bias)]
+            pieces += [TensorPiece(names[0], "logits", "kernel", flat)]
+            pieces += [TensorPiece(names[1], "logits", "bias", bias)]
         elif _CLASSIFIER.fullmatch(layer[0]) or (layer in heads):
             ignored.update(dict.fromkeys(names, "of the original classifier"))
         else:
@@ -220,7 +224,7 @@ def _classifier(rest: list[KerasLayer]) -> tuple[list[Piece], dict[str, str], li
 
 
 def _is_head(layer: KerasLayer) -> bool:
-    """A Dense layer or, in MobileNets, a convolution of one pixel."""
+    """Whether a layer is Dense or, in MobileNets, a 1x1 convolution."""
     values = [value for _, value in layer[1]]
     one_pixel = len(values) == 2 and math.prod(values[0].shape[:-2]) == 1
     return one_pixel and values[0].ndim in (2, 4)

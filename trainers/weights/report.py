@@ -1,4 +1,4 @@
-"""What starting from weights says: the mapping that was made, or why there is none."""
+"""The report of loading weights: the mapping of all tensors."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 
 
 class WeightsError(ValueError):
-    """A weights file that does not fit; the message names every tensor that is left over."""
+    """A weights file that does not fit; the message lists all unmatched tensors."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One tensor of the file and where it went.
+class WeightsRow:
+    """The mapping of one tensor.
 
     Attributes:
-      theirs: its name in the file; empty for a weight of ours that keeps its fresh value.
-      ours: `layer/weight` of the model; empty for a tensor that is not needed.
-      shape: of our weight, or of a tensor that is not needed.
+      theirs: its name in the file; empty for a weight of the model that keeps its random values.
+      ours: `layer/weight` of the model; empty for an unused tensor.
+      shape: shape of the weight, or of an unused tensor.
       action: `copied`, `transposed`, `split`, `interpolated 14x14 to 24x24`, `head replaced`, ...
     """
 
@@ -27,23 +27,23 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
-    """A model that was started from weights.
+class WeightsReport:
+    """The result of filling a model from weights.
 
     Attributes:
-      source: what the file holds, in words.
-      rows: one a tensor.
-      notes: what a reader should know: a head that was replaced, another normalization.
+      source: text about the content of the file.
+      rows: one row per tensor.
+      notes: notes for users, such as a replaced head or a different normalization.
     """
 
     source: str
-    rows: tuple[Row, ...]
+    rows: tuple[WeightsRow, ...]
     notes: tuple[str, ...] = field(default=())
 
     def lines(self) -> list[str]:
-        """The mapping as a table, one line a weight of the model, with source and notes around it.
+        """The mapping as a table with one line per weight of the model, with source and notes.
 
-        Tensors of the file that are not needed are counted, reason by reason.
+        Unused tensors of the file are counted by reason.
         """
         cells = [
             (row.theirs or "-", row.ours, shape_text(row.shape), row.action)
@@ -52,12 +52,12 @@ class Report:
         ]
         return [
             f"weights: {self.source}",
-            *_columns([("in the file", "in the model", "shape", "what was done"), *cells]),
+            *_columns([("in the file", "in the model", "shape", "action"), *cells]),
             *self._remarks(),
         ]
 
     def brief(self) -> list[str]:
-        """As `lines`, with one line in place of the table."""
+        """Like `lines`, with one line instead of the table."""
         return [f"weights: {self.summary()}", *self._remarks()]
 
     def _remarks(self) -> list[str]:
@@ -68,10 +68,10 @@ class Report:
         ]
 
     def summary(self) -> str:
-        """One line: how many weights were filled, how many kept fresh values."""
+        """One line with the numbers of filled and random weights."""
         filled = sum(bool(row.theirs and row.ours) for row in self.rows)
         fresh = sum(not row.theirs or row.action.startswith("head replaced") for row in self.rows)
-        return f"{self.source}: {filled - _replaced(self.rows)} weights taken, {fresh} fresh"
+        return f"{self.source}: {filled - _replaced(self.rows)} weights loaded, {fresh} random"
 
 
 def shape_text(shape: Iterable[int]) -> str:
@@ -79,13 +79,18 @@ def shape_text(shape: Iterable[int]) -> str:
     return "x".join(str(size) for size in shape) or "scalar"
 
 
+def number_list(values: Iterable[float]) -> str:
+    """Numbers as in configuration keys: `127,127,127`."""
+    return ",".join(f"{value:g}" for value in values)
+
+
 def listing(title: str, names: Iterable[str]) -> list[str]:
-    """A title with its count, and every name on a line of its own; nothing for no names."""
+    """A title with the count, and one line per name; empty without names."""
     found = list(names)
     return [f"{title} ({len(found)}):", *(f"  {name}" for name in found)] if found else []
 
 
-def _replaced(rows: Iterable[Row]) -> int:
+def _replaced(rows: Iterable[WeightsRow]) -> int:
     return sum(bool(row.theirs) and row.action.startswith("head replaced") for row in rows)
 
 

@@ -1,10 +1,10 @@
-"""How torchvision, timm, Hugging Face and `keras.applications` name a residual network."""
+"""Names of residual networks in torchvision, timm, Hugging Face and `keras.applications`."""
 
 import re
 
 from trainers.weights.files import KerasLayer, WeightsFile
-from trainers.weights.rules import Facts, Piece, Rule, Translation, apply_rules
-from trainers.weights.vit_names import told_normalization
+from trainers.weights.rules import Rule, TensorPiece, Translation, WeightsFacts, apply_rules
+from trainers.weights.vit_names import declared_normalization
 
 _WRAPPERS = re.compile(r"((module|model|_orig_mod|resnet)\.)+")
 
@@ -12,7 +12,7 @@ _BLOCK = r"layer([1-4])\.(\d+)\."
 _TORCH = (
     Rule(r"conv1", "stem_conv", "conv"),
     Rule(r"bn1", "stem_bn", "norm"),
-    # The three 3x3 of timm's `resnet50d` stem, with its own normalizations between.
+    # The three 3x3 convolutions of timm's `resnet50d` stem and their normalizations.
     Rule(r"conv1\.0", "stem_1_conv", "conv"),
     Rule(r"conv1\.1", "stem_1_bn", "norm"),
     Rule(r"conv1\.3", "stem_2_conv", "conv"),
@@ -24,7 +24,7 @@ _TORCH = (
     Rule(_BLOCK + r"downsample\.2", "stage{0}_block{1}_shortcut_bn", "norm", (0, 1)),
     Rule(r"fc", "logits", "dense"),
 )
-# In `downsample.1` lies the normalization, or after an average pooling the convolution.
+# `downsample.1` is the normalization, or after average pooling the convolution.
 _PLAIN_SHORTCUT = Rule(_BLOCK + r"downsample\.1", "stage{0}_block{1}_shortcut_bn", "norm", (0, 1))
 _POOLED_SHORTCUT = Rule(
     _BLOCK + r"downsample\.1", "stage{0}_block{1}_shortcut_conv", "conv", (0, 1)
@@ -40,7 +40,7 @@ _HUGGING_FACE = (
     Rule(r"classifier\.1", "logits", "dense"),
 )
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-# He et al. 2016, table 1: (blocks a stage, bottlenecks) -> depth.
+# He et al. 2016, table 1: (blocks per stage, bottlenecks) -> depth.
 _DEPTHS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "18",
     ((3, 4, 6, 3), False): "34",
@@ -51,14 +51,14 @@ _DEPTHS: dict[tuple[tuple[int, ...], bool], str] = {
 _KERAS_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 _KERAS_DENSE = ("kernel", "bias")
 _KERAS_BLOCK = re.compile(r"conv([2-5])_block(\d+)_([0-3])_(conv|bn)")
-#: `keras.applications` adds this to the variance, PyTorch 1e-5.
+#: Epsilon of `keras.applications`; PyTorch has 1e-5.
 KERAS_EPSILON = 1.001e-5
-# `preprocess_input` in its caffe mode subtracts these and swaps red and blue.
+# `preprocess_input` in caffe mode subtracts these means and swaps red and blue.
 CAFFE_MEAN, UNIT_STD = (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)
 
 
 def translate_resnet(file: WeightsFile) -> Translation | None:
-    """The file in our words, or None where it holds no residual network that we know."""
+    """The translated file; None if it is not a known residual network."""
     if file.kind == "keras":
         return _from_keras(file)
     short = {name: _WRAPPERS.sub("", name, count=1) for name in file.tensors}
@@ -72,27 +72,27 @@ def translate_resnet(file: WeightsFile) -> Translation | None:
     else:
         return None
     ignored = {
-        name: "a counter of PyTorch's" for name in short if name.endswith(".num_batches_tracked")
+        name: "a counter of PyTorch" for name in short if name.endswith(".num_batches_tracked")
     }
     kept = {name: value for name, value in file.tensors.items() if name not in ignored}
     pieces, left = apply_rules(kept, rules, short=lambda name: short[name])
-    told = told_normalization(file.beside) or _IMAGENET
+    declared = declared_normalization(file.beside) or _IMAGENET
     variant = "v1" if file.beside.get("downsample_in_bottleneck") else "v1.5"
     deep = any(piece.layer == "stem_1_conv" for piece in pieces)
-    facts = Facts(
+    facts = WeightsFacts(
         family="resnet",
         naming=naming,
         architecture=architecture(pieces),
-        mean=told[0],
-        std=told[1],
+        mean=declared[0],
+        std=declared[1],
         epsilon=1e-5,
         variant="d" if deep else variant,
     )
     return Translation(facts, pieces, ignored, left)
 
 
-def architecture(pieces: list[Piece]) -> str:
-    """A residual network in words, e.g. `a resnet of blocks 3-4-6-3 (model.name=resnet50)`."""
+def architecture(pieces: list[TensorPiece]) -> str:
+    """Text about a residual network, e.g. `a resnet of blocks 3-4-6-3 (model.name=resnet50)`."""
     layers = {piece.layer for piece in pieces}
     found = [re.fullmatch(r"stage(\d)_block(\d+)_\d_conv", layer) for layer in layers]
     blocks: dict[int, int] = {}
@@ -106,17 +106,17 @@ def architecture(pieces: list[Piece]) -> str:
 
 
 def _from_keras(file: WeightsFile) -> Translation | None:
-    """A ResNet of `keras.applications`, whose layers have names like `conv2_block1_1_conv`."""
+    """A ResNet of `keras.applications`, with names such as `conv2_block1_1_conv`."""
     names = {name for name, _ in file.layers}
     if not {"conv1_conv", "conv2_block1_1_conv"} <= names or "conv2_block1_preact_bn" in names:
         return None
-    pieces: list[Piece] = []
+    pieces: list[TensorPiece] = []
     left: list[str] = []
     for layer in file.layers:
         found = _keras_pieces(layer)
         pieces += found
         left += [] if found else [f"{layer[0]}/{name}" for name, _ in layer[1]]
-    facts = Facts(
+    facts = WeightsFacts(
         family="resnet",
         naming="keras.applications",
         architecture=architecture(pieces),
@@ -129,20 +129,20 @@ def _from_keras(file: WeightsFile) -> Translation | None:
     return Translation(facts, pieces, {}, left)
 
 
-def _keras_pieces(layer: KerasLayer) -> list[Piece]:
+def _keras_pieces(layer: KerasLayer) -> list[TensorPiece]:
     name, weights = layer
     ours = keras_to_ours(name, dense=len(weights[0][1].shape) == 2)
     if not ours:
         return []
     words = _KERAS_NORM if ours.endswith("_bn") else _KERAS_DENSE
     return [
-        Piece(f"{name}/{key}", ours, word, value)
+        TensorPiece(f"{name}/{key}", ours, word, value)
         for word, (key, value) in zip(words, weights, strict=False)
     ]
 
 
 def keras_to_ours(name: str, *, dense: bool = False) -> str:
-    """Our layer for one of `keras.applications`' ResNets, empty where there is none."""
+    """Our layer for a layer of `keras.applications`' ResNets; empty if there is none."""
     if dense:
         return "logits"
     if name in ("conv1_conv", "conv1_bn"):

@@ -1,4 +1,4 @@
-"""From a foreign library's tensor names to layers of ours, one rule a kind of layer."""
+"""Rules that map tensor names of other libraries to our layers."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -8,15 +8,15 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A value for one weight of ours, in our layout.
+class TensorPiece:
+    """A value for one of our weights, in our layout.
 
     Attributes:
-      source: the tensor it comes from.
-      layer: our layer's name.
+      source: name of the tensor in the file.
+      layer: name of our layer.
       weight: `kernel`, `bias`, `gamma`, `beta`, `moving_mean`, `moving_variance`, `token`, `table`.
       value: the array.
-      action: what was done to it, for the report.
+      action: conversion of the value, for the report.
     """
 
     source: str
@@ -27,21 +27,21 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is known of where a file's weights come from.
+class WeightsFacts:
+    """Facts about the weights in a file.
 
     Attributes:
       family: `vit`, `resnet` or a name of `keras.applications`.
-      naming: the library whose names it has.
-      architecture: in words, with the `model.name` that fits.
-      mean: of the images it was trained with, on the [0, 255] scale, RGB; None where unknown.
-      std: their deviation, likewise.
-      bgr: its first kernel takes blue, green, red.
-      epsilon: of its batch normalization; None where it has none.
-      heads: of attention; 0 where unknown.
-      variant: where a residual network's bottlenecks stride; empty where unknown.
-      notes: for the report.
-      other_classes: its classifier is for other classes than the run's, however many.
+      naming: the library with these names.
+      architecture: text, with the matching `model.name`.
+      mean: mean of the training images in [0, 255], RGB; None if unknown.
+      std: standard deviation in [0, 255], RGB; None if unknown.
+      bgr: whether the first kernel expects blue, green, red.
+      epsilon: epsilon of batch normalization; None without batch normalization.
+      heads: number of attention heads; 0 if unknown.
+      variant: variant of a residual network's bottlenecks; empty if unknown.
+      notes: notes for the report.
+      other_classes: whether the classifier is for other classes, even if their number is equal.
     """
 
     family: str
@@ -59,18 +59,18 @@ class Facts:
 
 @dataclass(frozen=True)
 class Translation:
-    """A file in our words.
+    """The content of a file in terms of our layers.
 
     Attributes:
-      facts: where it comes from.
+      facts: facts about the weights.
       pieces: values for our weights.
-      ignored: tensor -> why it is not needed.
-      left: tensors that no rule knows.
-      problems: why it does not fit, beyond names and shapes.
+      ignored: unused tensor -> reason.
+      left: tensors without a rule.
+      problems: reasons why it does not fit, besides names and shapes.
     """
 
-    facts: Facts
-    pieces: list[Piece]
+    facts: WeightsFacts
+    pieces: list[TensorPiece]
     ignored: dict[str, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     problems: tuple[str, ...] = ()
@@ -78,14 +78,14 @@ class Translation:
 
 @dataclass(frozen=True)
 class Rule:
-    """Tensors that start with `base` belong to `layer`.
+    """A mapping of tensors with the prefix `base` to `layer`.
 
     Attributes:
-      base: a pattern for the whole name before the last separator, or for all of it (kinds `token`
+      base: a pattern for the name before the last separator, or for the whole name (kinds `token`
         and `table`).
-      layer: our layer, with `{0}`, `{1}` for the pattern's groups.
+      layer: name of our layer, with `{0}`, `{1}` for groups of the pattern.
       kind: a key of `_LEAVES`, or `qkv`.
-      shifts: added to the groups, which are numbers: 1 where they count from 0 there.
+      shifts: values added to the numbers in groups: 1 if the library counts from 0.
     """
 
     base: str
@@ -103,7 +103,8 @@ def _same(value: np.ndarray) -> np.ndarray:
 
 _COPIED = "copied"
 _BIAS: Leaf = ("bias", lambda value: value.reshape(-1), _COPIED)
-#: Kind of layer -> the tensor's last word -> (our weight, the change of layout, its name).
+#: Kind of layer -> last word of the tensor name -> (our weight, conversion, name of the
+#: conversion).
 _LEAVES: dict[str, dict[str, Leaf]] = {
     "conv": {
         "weight": ("kernel", lambda value: value.transpose(2, 3, 1, 0), "transposed OIHW to HWIO"),
@@ -122,7 +123,7 @@ _LEAVES: dict[str, dict[str, Leaf]] = {
         "kernel": ("kernel", _same, _COPIED),
         "bias": _BIAS,
     },
-    # (D, heads, D / heads) there, and (heads, D / heads, D) after attention.
+    # (D, heads, D / heads) in the file, and (heads, D / heads, D) after attention.
     "into_heads": {
         "kernel": ("kernel", lambda value: value.reshape(len(value), -1), "heads joined"),
         "bias": _BIAS,
@@ -145,16 +146,16 @@ _WHOLE = {"token": "token", "table": "table", "gamma": "gamma"}
 
 def apply_rules(
     tensors: Mapping[str, np.ndarray], rules: Iterable[Rule], *, short: Callable[[str], str]
-) -> tuple[list[Piece], list[str]]:
-    """Values for our weights, and the names of tensors that no rule takes.
+) -> tuple[list[TensorPiece], list[str]]:
+    """Values for our weights, and the names of tensors without a rule.
 
     Args:
-      tensors: of the file.
-      rules: the first that matches decides.
-      short: a tensor's name without what wraps all of them, e.g. `module.`.
+      tensors: name -> tensor of the file.
+      rules: the rules; the first match decides.
+      short: tensor name -> name without a common prefix such as `module.`.
     """
     compiled = [(re.compile(rule.base), rule) for rule in rules]
-    pieces: list[Piece] = []
+    pieces: list[TensorPiece] = []
     left: list[str] = []
     for name, value in tensors.items():
         found = _pieces_of(name, short(name), value, compiled)
@@ -165,7 +166,7 @@ def apply_rules(
 
 def _pieces_of(
     name: str, short: str, value: np.ndarray, rules: list[tuple[re.Pattern[str], Rule]]
-) -> list[Piece]:
+) -> list[TensorPiece]:
     base, leaf = re.fullmatch(r"(?:(.*)[./])?([^./]*)", short).groups()  # type: ignore[union-attr]
     for pattern, rule in rules:
         whole = rule.kind in _WHOLE
@@ -176,23 +177,25 @@ def _pieces_of(
         numbers = [int(group) + by for group, by in zip(match.groups(), shifts, strict=False)]
         layer = rule.layer.format(*numbers)
         if whole:
-            return [Piece(name, layer, _WHOLE[rule.kind], value)]
+            return [TensorPiece(name, layer, _WHOLE[rule.kind], value)]
         if rule.kind == "qkv":
             return _split(name, layer, leaf, value)
         if leaf in _LEAVES[rule.kind]:
             weight, change, action = _LEAVES[rule.kind][leaf]
-            return [Piece(name, layer, weight, np.ascontiguousarray(change(value)), action)]
+            return [TensorPiece(name, layer, weight, np.ascontiguousarray(change(value)), action)]
     return []
 
 
-def _split(name: str, layer: str, leaf: str, value: np.ndarray) -> list[Piece]:
-    """Query, key and value, which lie one above the other in one tensor."""
+def _split(name: str, layer: str, leaf: str, value: np.ndarray) -> list[TensorPiece]:
+    """Query, key and value from one stacked tensor."""
     if len(value) % 3:
         return []
     weight = "kernel" if leaf in ("weight", "in_proj_weight") else "bias"
     thirds = np.split(value, 3)
     parts = zip(("query", "key", "value"), thirds, strict=True)
     return [
-        Piece(name, f"{layer}_{part}", weight, np.ascontiguousarray(third.T), f"split: {part}")
+        TensorPiece(
+            name, f"{layer}_{part}", weight, np.ascontiguousarray(third.T), f"split: {part}"
+        )
         for part, third in parts
     ]

@@ -1,4 +1,4 @@
-"""A model's weights by layer and name, which is what values are put into."""
+"""Slots: the weights of a model by layer and name."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ Slot = tuple[str, str]
 
 
 def weight_name(variable: Any) -> str:
-    """The last word of a variable's name: `kernel` of `block1_query/kernel:0`."""
+    """The last word of the name of a variable: `kernel` for `block1_query/kernel:0`."""
     return variable.name.split("/")[-1].split(":")[0]
 
 
 def slots(model: keras.Model) -> dict[Slot, Any]:
-    """(layer, weight) -> variable, in the model's order.
+    """(layer, weight) -> variable, in the order of the model.
 
     Args:
-      model: flat, as `trainers.models.build_model` returns it.
+      model: a flat model, from `trainers.models.build_model`.
     """
     return {
         (layer.name, weight_name(variable)): variable
@@ -29,10 +29,10 @@ def slots(model: keras.Model) -> dict[Slot, Any]:
 
 
 def values(model: keras.Model) -> dict[Slot, np.ndarray]:
-    """(layer, weight) -> its value."""
+    """(layer, weight) -> value."""
     return {slot: variable.numpy() for slot, variable in slots(model).items()}
 
 
 def slot_name(slot: Slot) -> str:
-    """`layer/weight`, as reports and errors write it."""
+    """`layer/weight`, for reports and errors."""
     return "/".join(slot)

@@ -1,6 +1,6 @@
-"""The weights that training starts from: random ones, or those of `model.init`.
+"""The initial weights of training: random, or from `model.init`.
 
-The readers of weight files (`trainers.weights`) are loaded only by runs that need them.
+The readers of weights files (`trainers.weights`) are loaded only if needed.
 """
 
 from pathlib import Path
@@ -10,10 +10,10 @@ from trainers.keras import keras
 
 
 def prepared(config: Config) -> Config:
-    """`config` as it is trained: with the normalization that packaged weights were trained with.
+    """`config` with the normalization of packaged weights, if it uses them.
 
     Raises:
-      WeightsError: `model.init=pretrained`, and there are no such weights here.
+      WeightsError: `model.init=pretrained`, and the weights are not installed.
     """
     if not config.model.init:
         return config
@@ -23,7 +23,7 @@ def prepared(config: Config) -> Config:
 
 
 def origin_of(config: Config) -> dict[str, str]:
-    """What `trainers.weights.origin` says of `model.init`; empty for random weights."""
+    """`trainers.weights.origin` of `model.init`; empty for random weights."""
     if not config.model.init:
         return {}
     from trainers.weights import origin
@@ -32,7 +32,7 @@ def origin_of(config: Config) -> dict[str, str]:
 
 
 def init_file(config: Config) -> Path | None:
-    """The file or trained folder that `model.init` names; None for random weights."""
+    """The file or folder of `model.init`; None for random weights."""
     if not config.model.init:
         return None
     from trainers.weights import init_path
@@ -41,12 +41,12 @@ def init_file(config: Config) -> Path | None:
 
 
 def start(model: keras.Model, config: Config) -> list[str]:
-    """Fills `model` from `model.init`, if it is set, and returns the mapping, one line a row.
+    """Fills `model` from `model.init`, if set, and returns the lines of the report.
 
-    Packaged weights are known to fit: of their mapping there is a summary.
+    For packaged weights, which always fit, this is a summary.
 
     Raises:
-      WeightsError: weights that cannot be read or that do not fit.
+      WeightsError: the weights cannot be read or do not fit.
     """
     path = init_file(config)
     if path is None:

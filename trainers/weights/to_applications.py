@@ -1,4 +1,4 @@
-"""Our ResNets as those of `keras.applications`, for tools that know only these."""
+"""Converts our ResNets to `keras.applications`, for tools that support only these."""
 
 import re
 
@@ -12,20 +12,19 @@ from trainers.weights.slots import slots, weight_name
 
 
 def export_to_applications(model: keras.Model, config: Config) -> keras.Model:
-    """A `keras.applications` ResNet that answers what `model` answers.
+    """A `keras.applications` ResNet with the same outputs as `model`.
 
     Args:
       model: `resnet50`, `resnet101` or `resnet152` with v1 strides and biases
         (`model.options.variant=v1 model.options.bias=true`).
-      config: what `model` was built of; `data.mean` and `data.std` are folded into the first
-        kernel.
+      config: configuration of `model`; `data.mean` and `data.std` are folded into the first kernel.
 
     Returns:
-      From (B, H, W, 3) images of their `preprocess_input` to (B, N) logits.
+      A model from (B, H, W, 3) images after `preprocess_input` to (B, N) logits.
 
     Raises:
-      WeightsError: `model` is no such network, or its `data.mean` is not that of their
-        `preprocess_input`, which zero padding does not let us fold.
+      WeightsError: `model` is not such a network, or `data.mean` differs from `preprocess_input`,
+        which cannot be folded because of zero padding.
     """
     depth = re.fullmatch(r"resnet(50|101|152)", config.model.name)
     options = config.model.options
@@ -37,7 +36,7 @@ def export_to_applications(model: keras.Model, config: Config) -> keras.Model:
     if not np.allclose(config.data.mean, CAFFE_MEAN, atol=0.05):
         raise WeightsError(
             f"keras.applications subtracts {CAFFE_MEAN}, got data.mean={config.data.mean}; train "
-            "with theirs"
+            "with that mean"
         )
     variables = slots(model)
     theirs = getattr(keras.applications, f"ResNet{depth[1]}")(

@@ -1,8 +1,8 @@
-"""Weights that PyTorch saved (`.pth`, `.pt`, ...), read as data: without PyTorch, and nothing runs.
+"""Reads weights saved by PyTorch (`.pth`, `.pt`, ...) without PyTorch and without running code.
 
-PyTorch has two formats, and both describe their tensors in a pickle. The zip format, since 1.6,
-holds each tensor's bytes in a member of its own; the legacy one has them behind the pickle. What a
-pickle may name is the list here, see `trainers.weights.pickle_machine`.
+PyTorch has two formats, which both describe tensors in a pickle. The zip format, since 1.6, has one
+member per storage; the legacy format has the bytes after the pickle. The allowed names in pickles
+are listed here, see `trainers.weights.pickle_machine`.
 """
 
 import contextlib
@@ -44,15 +44,15 @@ _NAMES = frozenset(
     {_ORDERED_DICT, *_REBUILD, _PARAMETER, _SIZE, *(f"torch.{name}" for name in _STORAGES)}
 )
 _MOST_AXES = 32
-#: Tensors may share bytes (tied weights), but not be more than this many times what is stored.
+#: Tensors may share bytes (tied weights), but only up to this multiple of the stored elements.
 _MOST_SHARING = 4
-#: Where training scripts put the weights among other things, the likeliest first.
+#: Keys of the weights in checkpoints of training scripts, the most common first.
 _NESTS = (
     *("state_dict", "model_state_dict", "model", "module", "net", "network", "params", "weights"),
     *("state_dict_ema", "ema_state_dict", "model_ema", "ema", "teacher", "student"),
 )
 _CONVERT = (
-    "where you trust the file and have PyTorch, save the weights alone:\n"
+    "if you trust the file and have PyTorch, save only the weights:\n"
     '  python -c "import sys, torch; '
     "w = torch.load(sys.argv[1], map_location='cpu', weights_only=False); "
     "w = w.state_dict() if hasattr(w, 'state_dict') else w; "
@@ -62,12 +62,12 @@ _CONVERT = (
 
 @dataclass(frozen=True)
 class _Storage:
-    """Bytes that tensors view.
+    """The bytes of tensors.
 
     Attributes:
-      key: its name in the file.
-      dtype: of NumPy, or `bfloat16`.
-      count: elements.
+      key: name in the file.
+      dtype: NumPy dtype, or `bfloat16`.
+      count: number of elements.
     """
 
     key: str
@@ -81,7 +81,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _View:
-    """A tensor before its bytes are read: a view of `storage`, in elements."""
+    """A tensor whose bytes are not read yet: a view of `storage`, in elements."""
 
     storage: _Storage
     offset: int
@@ -90,17 +90,17 @@ class _View:
 
 
 def read_torch(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The tensors of a file of PyTorch by name, and notes on what else it holds.
+    """Name -> tensor of a PyTorch file, and notes about its other content.
 
     Args:
-      path: a state dict, or a checkpoint that has one under `state_dict`, `model` or the like.
+      path: a state dict, or a checkpoint with a state dict at `state_dict`, `model` or the like.
 
     Returns:
-      Arrays in the file's dtypes (bfloat16 as float32), and one line for each thing left out.
+      Arrays with the dtypes of the file (bfloat16 as float32), and one line per skipped item.
 
     Raises:
-      WeightsError: the file names code, is damaged or truncated, has tensors outside of their
-        storage, or holds no state dict.
+      WeightsError: the file contains code, is damaged or truncated, has tensors outside of their
+        storage, or has no state dict.
     """
     try:
         with contextlib.ExitStack() as stack:
@@ -116,7 +116,7 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
             views, notes = _state(path, top)
             return _arrays(views, fetch, len(content)), notes
     except PickleError as error:
-        message = f"{path} is refused, and nothing in it was run: {error}; {_CONVERT}"
+        message = f"{path} is rejected, and no code in it was run: {error}; {_CONVERT}"
         raise WeightsError(message) from error
 
 
@@ -124,18 +124,16 @@ Fetch = Callable[[_Storage], bytes]
 
 
 def _opened_zip(path: Path, archive: zipfile.ZipFile, size: int) -> tuple[object, Fetch]:
-    """The file's whole object, and what reads the bytes of a storage."""
+    """The object in the file, and a function that reads the bytes of a storage."""
     pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1:
         raise WeightsError(
-            f"{path} is a zip file without one NAME/data.pkl, which PyTorch writes; it holds "
+            f"{path} is a zip file without PyTorch's NAME/data.pkl; it contains "
             f"{', '.join(archive.namelist()[:3]) or 'nothing'}"
         )
     prefix = pickles[0].removesuffix("data.pkl")
     if f"{prefix}constants.pkl" in archive.namelist():
-        raise WeightsError(
-            f"{path} is a TorchScript program; give the weights of the model it was made from"
-        )
+        raise WeightsError(f"{path} is a TorchScript program; use the weights of its model instead")
 
     def member(name: str) -> bytes:
         info = archive.getinfo(name)
@@ -161,7 +159,7 @@ def _opened_zip(path: Path, archive: zipfile.ZipFile, size: int) -> tuple[object
 
 
 def _opened_legacy(path: Path, content: mmap.mmap) -> tuple[object, Fetch]:
-    """As `_opened_zip`."""
+    """Like `_opened_zip`, for the legacy format."""
     if content[257:262] == b"ustar":
         raise WeightsError(
             f"{path} is a tar archive: unpack it, or if PyTorch before 0.2 wrote it, {_CONVERT}"
@@ -176,22 +174,22 @@ def _opened_legacy(path: Path, content: mmap.mmap) -> tuple[object, Fetch]:
     top = load_data(content, _rules(storages))
     keys = load_data(content, plain)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise PickleError("its list of storages is none")
-    places = dict(_legacy_places(content, keys, storages))
+        raise PickleError("its list of storages is invalid")
+    offsets = dict(_legacy_offsets(content, keys, storages))
 
     def fetch(storage: _Storage) -> bytes:
-        if storage.key not in places:
+        if storage.key not in offsets:
             raise PickleError(f"storage {storage.key!r} is not in the file")
-        start = places[storage.key]
+        start = offsets[storage.key]
         return content[start : start + storage.nbytes]
 
     return top, fetch
 
 
-def _legacy_places(
+def _legacy_offsets(
     content: mmap.mmap, keys: list[str], storages: Mapping[str, _Storage]
 ) -> Iterator[tuple[str, int]]:
-    """Where each storage's bytes start: each follows its count of elements, 8 bytes."""
+    """Storage -> offset of its bytes, which follow the number of elements (8 bytes)."""
     at = content.tell()
     for key in keys:
         if key not in storages:
@@ -202,14 +200,14 @@ def _legacy_places(
             raise PickleError(f"truncated: it ends {end - len(content)} bytes too soon")
         if count != storages[key].count:
             raise PickleError(
-                f"storage {key!r} has {count} elements, its tensors say {storages[key].count}"
+                f"storage {key!r} has {count} elements, but its tensors need {storages[key].count}"
             )
         yield key, at + 8
         at = end
 
 
 def _rules(storages: dict[str, _Storage] | None = None) -> Rules:
-    """What a pickle of tensors may use; `storages` gets those that it mentions."""
+    """The rules for a pickle of tensors; storages that it names are added to `storages`."""
     known: dict[str, _Storage] = {} if storages is None else storages
 
     def look_up(pid: object) -> _Storage:
@@ -230,13 +228,13 @@ def _no_id(pid: object) -> object:
 
 
 def _storage(pid: object) -> _Storage:
-    """`('storage', torch.FloatStorage, key, device, elements)`, and None for no view."""
+    """The storage of `('storage', torch.FloatStorage, key, device, elements)`, maybe with None."""
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or any(pid[5:]):
-        raise PickleError("a persistent id that is no storage")
+        raise PickleError("a persistent id that is not a storage")
     _, kind, key, _, count = pid[:5]
     dtype = _STORAGES.get(kind.name, "") if isinstance(kind, Name) else ""
     if not dtype or type(key) is not str or type(count) is not int or count < 0:
-        raise PickleError(f"a storage of {kind}, which is not readable here")
+        raise PickleError(f"a storage of {kind}, which is not supported")
     return _Storage(key, dtype, count)
 
 
@@ -256,7 +254,7 @@ def _pairs(found: object) -> dict[str, object]:
     named: dict[str, object] = {}
     for pair in found if isinstance(found, list) else [None]:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise PickleError("an OrderedDict of something else than names and values")
+            raise PickleError("an OrderedDict without pairs of names and values")
         named[pair[0]] = pair[1]
     return named
 
@@ -278,12 +276,12 @@ def _view(storage: object, offset: object, shape: object, strides: object) -> _V
 
 def _whole_numbers(values: object) -> tuple[int, ...]:
     if not isinstance(values, tuple) or not all(type(v) is int and v >= 0 for v in values):
-        raise PickleError("a tensor whose offset, shape or strides are no whole numbers")
+        raise PickleError("a tensor whose offset, shape or strides are not integers")
     return values
 
 
 def _state(path: Path, top: object) -> tuple[dict[str, _View], tuple[str, ...]]:
-    """Name -> tensor of the state dict within `top`, and notes on what is left out."""
+    """Name -> tensor of the state dict in `top`, and notes about skipped items."""
     notes = []
     for _ in range(len(_NESTS)):
         if not isinstance(top, dict):
@@ -293,14 +291,14 @@ def _state(path: Path, top: object) -> tuple[dict[str, _View], tuple[str, ...]]:
         if nest is None:
             break
         others = [str(key) for key in top if key != nest]
-        notes += [f"read from {nest!r}; left out beside it: {_listed(others)}"] if others else []
+        notes += [f"read from {nest!r}; skipped: {_listed(others)}"] if others else []
         top = top[nest]
     found = top if isinstance(top, dict) else {}
     views = {key: value for key, value in found.items() if isinstance(value, _View)}
     others = [str(key) for key in found if key not in views]
     if not views or not all(isinstance(key, str) for key in views):
-        raise WeightsError(f"{path} holds no tensors by name; it holds {_listed(others)}")
-    notes += [f"left out, as they are no tensors: {_listed(others)}"] if others else []
+        raise WeightsError(f"{path} has no named tensors, only {_listed(others)}")
+    notes += [f"skipped, as they are not tensors: {_listed(others)}"] if others else []
     return views, tuple(notes)
 
 
@@ -311,11 +309,11 @@ def _listed(names: list[str]) -> str:
 
 
 def _arrays(views: Mapping[str, _View], fetch: Fetch, size: int) -> dict[str, np.ndarray]:
-    """Name -> array; every storage is read once."""
+    """Name -> array; each storage is read once."""
     storages = {view.storage.key: view.storage for view in views.values()}
     stored = sum(storage.nbytes for storage in storages.values())
     if stored > size:
-        raise PickleError(f"its storages have {stored} bytes, more than the whole file's {size}")
+        raise PickleError(f"its storages have {stored} bytes, but the file only {size}")
     elements = sum(math.prod(view.shape) for view in views.values())
     if elements > _MOST_SHARING * sum(storage.count for storage in storages.values()):
         raise PickleError(f"tensors of {elements} elements share far fewer stored ones")
@@ -325,7 +323,7 @@ def _arrays(views: Mapping[str, _View], fetch: Fetch, size: int) -> dict[str, np
 
 def _values(storage: _Storage, content: bytes) -> np.ndarray:
     if storage.dtype == _BFLOAT16:
-        # The upper half of a float32.
+        # bfloat16 is the upper half of a float32.
         return (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32)
     if storage.dtype == "?":
         return np.frombuffer(content, np.uint8) != 0

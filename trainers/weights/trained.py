@@ -1,4 +1,4 @@
-"""Weights of a model that `sightline train` made."""
+"""Weights of a model from `sightline train`."""
 
 import inspect
 import json
@@ -14,47 +14,52 @@ from trainers.data.features import DatasetInfo
 from trainers.keras import keras
 from trainers.models import HEADS
 from trainers.registry import models, tasks
-from trainers.training.checkpoint import weights_path
 from trainers.weights.report import WeightsError
-from trainers.weights.rules import Facts, Piece, Translation
+from trainers.weights.rules import TensorPiece, Translation, WeightsFacts
 from trainers.weights.slots import Slot, slots, values
 
-# Options that change how a network learns, not what its weights mean.
+# Options that affect only training, not the meaning of weights.
 _TRAINING_ONLY = {"dropout", "drop_path", "zero_init", "layer_scale"}
+
+
+def weights_path(directory: Path) -> str:
+    """The checkpoint prefix of a trained model's weights."""
+    return str(Path(directory) / "weights" / "best")
 
 
 def read_config(directory: Path) -> Config:
     """The configuration in a folder of `sightline train`.
 
     Raises:
-      WeightsError: no such folder, or a field that this version does not know; it is named.
-      PluginError: a plugin that it was made with is missing.
+      WeightsError: no such folder, or an unknown field, which is named.
+      PluginError: a plugin of the model is missing.
     """
     if not (directory / "trained.json").is_file():
         raise WeightsError(
-            f"{directory} holds no trained model; make one with `sightline train RECIPE --out "
-            f"{directory}`, or give a weights file"
+            f"{directory} has no trained model; train one with `sightline train RECIPE --out "
+            f"{directory}`, or use a weights file"
         )
     plugins.require_of(directory)
     try:
         return from_dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
     except (ConfigError, ValueError) as error:
         raise WeightsError(
-            f"{directory / 'config.json'} is of another version of Sightline: {error}; correct "
-            "that field there, or train the model anew"
+            f"{directory / 'config.json'} is from another version of Sightline: {error}; correct "
+            "this field, or train the model again"
         ) from error
 
 
 def translate_trained(directory: Path, model: keras.Model, config: Config) -> Translation:
-    """A trained model's weights for `model`.
+    """The weights of a trained model for `model`.
 
     Args:
-      directory: as `trainers.training.trained.save_trained` writes it.
-      model: what is to be filled.
-      config: of the run; classes of `data.dir` decide whether the classifier is kept.
+      directory: a folder written by `trainers.training.trained.save_trained`.
+      model: the model to fill.
+      config: configuration of the run; the classes of `data.dir` decide whether the classifier is
+        kept.
 
     Raises:
-      WeightsError: as `read_config`, or weights that are not those of the configuration.
+      WeightsError: as for `read_config`, or the weights do not match the configuration.
     """
     old, info = read_config(directory), DatasetInfo.load(directory)
     network = _restored(directory, old, info)
@@ -63,9 +68,9 @@ def translate_trained(directory: Path, model: keras.Model, config: Config) -> Tr
     pieces = []
     for slot, value in found.items():
         if slot[0] in HEADS and order is not None:
-            value = value[..., order] if len(order) else _nothing(value)
-        pieces.append(Piece("/".join(slot), *slot, np.ascontiguousarray(value)))
-    facts = Facts(
+            value = value[..., order] if len(order) else _without_classes(value)
+        pieces.append(TensorPiece("/".join(slot), *slot, np.ascontiguousarray(value)))
+    facts = WeightsFacts(
         family=old.model.name,
         naming="Sightline",
         architecture=f"{old.model.name} for {len(info.classes)} classes",
@@ -80,7 +85,7 @@ def _restored(directory: Path, config: Config, info: DatasetInfo) -> keras.Model
     network = tasks.get(config.task).build(config, info)
     status = tf.train.Checkpoint(model=network).read(weights_path(directory))
     try:
-        # Only what is read back is asked for: the file may hold more than the network.
+        # The file may contain more than the network.
         status.assert_existing_objects_matched().expect_partial()
     except AssertionError as error:
         raise WeightsError(f"{weights_path(directory)} lacks weights: {error}") from error
@@ -88,7 +93,7 @@ def _restored(directory: Path, config: Config, info: DatasetInfo) -> keras.Model
 
 
 def _paired(network: keras.Model, model: keras.Model) -> dict[Slot, np.ndarray]:
-    """Values by the slots of `model`: by name, or in order where Keras counted the names."""
+    """Slot of `model` -> value: by name, or in order if Keras numbered the names."""
     theirs, ours = values(network), slots(model)
     same = [value.shape for value in theirs.values()] == [tuple(v.shape) for v in ours.values()]
     if set(theirs) != set(ours) and same:
@@ -97,33 +102,34 @@ def _paired(network: keras.Model, model: keras.Model) -> dict[Slot, np.ndarray]:
 
 
 def _class_order(classes: tuple[str, ...], config: Config) -> tuple[list[int] | None, list[str]]:
-    """Where each new class is in the old classifier; None as it is, empty for a fresh one."""
+    """Index of each new class in the old classifier; None if equal, empty for random weights."""
     try:
         new = DatasetInfo.load(Path(config.data.dir)).classes
     except (OSError, ValueError):
-        return None, []  # Without data only the count decides.
+        return None, []  # Without data, only the number of classes decides.
     if new == classes:
         return None, []
     fresh = sorted(set(new) - set(classes))
     if fresh:
-        return [], [f"other classes (no {fresh[0]!r} there), so the classifier starts fresh"]
+        note = f"other classes (no {fresh[0]!r} in the file), so the classifier has random weights"
+        return [], [note]
     note = f"its classes are {len(new)} of {len(classes)}" if len(new) < len(classes) else ""
     note = note or "the classes are in another order"
-    return [classes.index(name) for name in new], [f"{note}: the classifier is paired by name"]
+    return [classes.index(name) for name in new], [f"{note}: the classifier is matched by name"]
 
 
-def _nothing(value: np.ndarray) -> np.ndarray:
-    """No classes: a shape that fits no classifier."""
+def _without_classes(value: np.ndarray) -> np.ndarray:
+    """A value without classes, whose shape does not fit any classifier."""
     return value[..., :0]
 
 
 def _other_fields(old: Config, new: Config) -> tuple[str, ...]:
-    """Fields of the configuration that decide what a weight means, and differ."""
+    """Differences in fields that decide the meaning of weights."""
     if old.model.name != new.model.name and _network(old) != _network(new):
-        return (f"model.name is {old.model.name} there and {new.model.name} here",)
+        return (f"model.name is {old.model.name} in the file and {new.model.name} here",)
     there, here = _options(old), _options(new)
     return tuple(
-        f"model.options.{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+        f"model.options.{key} is {there.get(key)!r} in the file and {here.get(key)!r} here"
         for key in sorted(set(there) | set(here))
         if there.get(key) != here.get(key) and key not in _TRAINING_ONLY
     )
@@ -135,7 +141,7 @@ def _network(config: Config) -> tuple[Any, Any]:
 
 
 def _options(config: Config) -> dict[str, Any]:
-    """The builder's keyword arguments with those of the configuration."""
+    """The keyword arguments of the builder, updated by the configuration."""
     known = inspect.signature(models.get(config.model.name)).parameters.values()
     defaults = {p.name: p.default for p in known if p.kind is inspect.Parameter.KEYWORD_ONLY}
     given = {

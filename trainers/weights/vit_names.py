@@ -1,4 +1,4 @@
-"""How timm, torchvision, Hugging Face transformers and the JAX papers name a vision transformer."""
+"""Names of vision transformers in timm, torchvision, Hugging Face and the JAX papers."""
 
 import math
 import re
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainers.weights.files import WeightsFile
-from trainers.weights.rules import Facts, Piece, Rule, Translation, apply_rules
+from trainers.weights.rules import Rule, TensorPiece, Translation, WeightsFacts, apply_rules
 
 _WRAPPERS = re.compile(r"((module|model|_orig_mod|vit|deit)\.|(params|target|opt/target)/)+")
 
@@ -65,7 +65,7 @@ _HUGGING_FACE = (
     Rule(r"(?:cls_)?classifier", "logits", "dense"),
     Rule(r"distillation_classifier", "logits_distill", "dense"),
 )
-# vision_transformer counts a block's parts from 0 to 3, big_vision each kind from 0.
+# vision_transformer numbers the parts of a block from 0 to 3, big_vision each kind from 0.
 _JAX_BLOCK = r"Transformer/encoderblock_(\d+)/"
 _JAX_ATTENTION = _JAX_BLOCK + r"MultiHeadDotProductAttention_[01]/"
 _JAX = (
@@ -83,7 +83,7 @@ _JAX = (
     Rule(r"Transformer/encoder_norm", "norm", "norm"),
     Rule(r"head", "logits", "dense"),
 )
-#: A tensor that only this naming has -> (the naming, its rules).
+#: A tensor that identifies the naming -> (naming, rules).
 _NAMINGS = {
     "patch_embed.proj.weight": ("timm", _TIMM),
     "conv_proj.weight": ("torchvision", _TORCHVISION),
@@ -98,7 +98,7 @@ _HALF = (127.5, 127.5, 127.5)
 
 
 def translate_vit(file: WeightsFile) -> Translation | None:
-    """The file in our words, or None where it holds no vision transformer that we know."""
+    """The translated file; None if it is not a known vision transformer."""
     short = {name: _WRAPPERS.sub("", name, count=1) for name in file.tensors}
     found = [naming for sign, naming in _NAMINGS.items() if sign in short.values()]
     if not found:
@@ -118,23 +118,23 @@ def _unused(name: str) -> bool:
     return name.startswith("pooler.") or name == "embeddings.mask_token"
 
 
-def _class_head(piece: Piece) -> Piece:
+def _class_head(piece: TensorPiece) -> TensorPiece:
     layer = "logits_class" if piece.layer == "logits" else piece.layer
-    return Piece(piece.source, layer, piece.weight, piece.value, piece.action)
+    return TensorPiece(piece.source, layer, piece.weight, piece.value, piece.action)
 
 
-def _facts(file: WeightsFile, naming: str, pieces: list[Piece]) -> Facts:
+def _facts(file: WeightsFile, naming: str, pieces: list[TensorPiece]) -> WeightsFacts:
     mean, std = _normalization(file.beside, naming)
     notes = []
     act = file.beside.get("hidden_act", "gelu")
     if act != "gelu":
-        notes.append(f"it was trained with the activation {act!r}; ours is the exact GELU")
+        notes.append(f"it was trained with the activation {act!r}; here it is the exact GELU")
     if naming == "JAX":
-        notes.append("it was trained with GELU's tanh form; ours is the exact one, 0.0005 apart")
+        notes.append("it was trained with the tanh form of GELU; the exact form differs by 0.0005")
     if naming == "Hugging Face":
         epsilon = file.beside.get("layer_norm_eps", 1e-12)
-        notes.append(f"its layer normalization adds {epsilon:g} to the variance; ours adds 1e-06")
-    return Facts(
+        notes.append(f"the epsilon of its layer normalization is {epsilon:g}; here it is 1e-06")
+    return WeightsFacts(
         family="vit",
         naming=naming,
         architecture=_architecture(pieces),
@@ -145,7 +145,7 @@ def _facts(file: WeightsFile, naming: str, pieces: list[Piece]) -> Facts:
     )
 
 
-def _architecture(pieces: list[Piece]) -> str:
+def _architecture(pieces: list[TensorPiece]) -> str:
     values = {(piece.layer, piece.weight): piece.value for piece in pieces}
     patch, width = values["patches", "kernel"].shape[1:4:2]
     depth = max(
@@ -162,8 +162,8 @@ def _architecture(pieces: list[Piece]) -> str:
     return f"a {kind} of width {width}, depth {depth}, patch {patch} ({name})"
 
 
-def _heads(file: WeightsFile, pieces: list[Piece]) -> int:
-    """Of attention: the JAX layout shows them, a `config.json` says them, else 0."""
+def _heads(file: WeightsFile, pieces: list[TensorPiece]) -> int:
+    """Number of attention heads, from the JAX layout or a `config.json`; otherwise 0."""
     sources = {piece.source for piece in pieces if piece.layer == "block1_query"}
     for name in sources:
         if file.tensors[name].ndim == 3:
@@ -174,9 +174,9 @@ def _heads(file: WeightsFile, pieces: list[Piece]) -> int:
 def _normalization(
     beside: Mapping[str, Any], naming: str
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    told = told_normalization(beside)
-    if told is not None:
-        return told
+    declared = declared_normalization(beside)
+    if declared is not None:
+        return declared
     known = {
         "JAX": (_HALF, _HALF),  # Images in [-1, 1].
         "torchvision": (_IMAGENET_MEAN, _IMAGENET_STD),
@@ -184,10 +184,10 @@ def _normalization(
     return known.get(naming, (None, None))
 
 
-def told_normalization(
+def declared_normalization(
     beside: Mapping[str, Any],
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """(mean, std) on the [0, 255] scale that the files beside the weights state, if they do."""
+    """(mean, std) in [0, 255] from the files beside the weights, or None."""
     timm = beside.get("pretrained_cfg", {})
     mean = beside.get("image_mean") or timm.get("mean")
     std = beside.get("image_std") or timm.get("std")
@@ -201,20 +201,20 @@ def _on_255(values: list[float]) -> tuple[float, ...]:
 
 
 def grid_of(tokens: int, prefix: int) -> tuple[int, int]:
-    """(side of the square grid, prefix tokens that have a position) of a table of positions.
+    """(side of the square grid, number of prefix tokens with a position) of a table of positions.
 
-    Some models add positions before the class token, whose own is then zero; a square number of
-    rows tells them, because n*n + 1 and n*n + 2 are never squares.
+    Some models add positions before they prepend the class token, whose position is then zero.
+    These have a square number of rows, because n*n + 1 and n*n + 2 are never squares.
 
     Args:
-      tokens: rows of the table.
-      prefix: class and distillation tokens of the model.
+      tokens: number of rows of the table.
+      prefix: number of class and distillation tokens of the model.
 
     Raises:
-      ValueError: the patches make no square.
+      ValueError: the patches do not form a square.
     """
     for leading in (prefix, 0):
         side = math.isqrt(max(tokens - leading, 0))
         if side and side * side == tokens - leading:
             return side, leading
-    raise ValueError(f"{tokens} positions make no square grid after {prefix} tokens")
+    raise ValueError(f"{tokens} positions do not form a square grid after {prefix} tokens")

@@ -1,36 +1,36 @@
-"""Load tests of any server that speaks TF Serving's API; see README.md for what is counted how.
+"""Load tests of any server with TF Serving's API; README.md defines the figures.
 
-target = Target("http://127.0.0.1:8501", "digits_cnn")
+target = LoadTarget("http://127.0.0.1:8501", "digits_cnn")
 requests = from_images(Path("images"), target)
-result = run_load(target, requests, Plan(rate=200, seconds=30))
+result = run_load(target, requests, LoadPlan(rate=200, seconds=30))
 result.percentile(99)
 """
 
 from serving.benchmark.loadtest.bodies import (
     Requests,
     from_file,
+    from_folder,
     from_images,
-    from_pictures,
     generated,
 )
-from serving.benchmark.loadtest.generator import Progress
-from serving.benchmark.loadtest.plan import LoadError, Plan, Target
+from serving.benchmark.loadtest.generator import LoadProgress
+from serving.benchmark.loadtest.plan import LoadError, LoadPlan, LoadTarget
 from serving.benchmark.loadtest.result import LoadResult
 from serving.benchmark.loadtest.run import run_load
-from serving.benchmark.loadtest.search import Search, find_max
+from serving.benchmark.loadtest.search import RateSearch, find_max
 
 __all__ = [
     "LoadError",
+    "LoadPlan",
+    "LoadProgress",
     "LoadResult",
-    "Plan",
-    "Progress",
+    "LoadTarget",
+    "RateSearch",
     "Requests",
-    "Search",
-    "Target",
     "find_max",
     "from_file",
+    "from_folder",
     "from_images",
-    "from_pictures",
     "generated",
     "run_load",
 ]

@@ -1,4 +1,4 @@
-"""Sends one process's share of the load and records what became of it."""
+"""Sends one process's share of the load and records the outcome of each request."""
 
 import asyncio
 import gc
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.benchmark.loadtest.callers import OK, Answer, Caller
-from serving.benchmark.loadtest.plan import Plan, Target
+from serving.benchmark.loadtest.callers import OK, Caller, Outcome
+from serving.benchmark.loadtest.plan import LoadPlan, LoadTarget
 
 NOT_SENT = "not sent"
 
@@ -22,19 +22,21 @@ _REPORT_S = 0.25
 
 @dataclass(frozen=True)
 class Job:
-    """What one generator process does.
+    """The task of one generator process.
 
     Attributes:
-      bodies: to choose from.
+      target: the server and the model.
+      bodies: prepared requests.
+      plan: of the whole run.
       arrivals: (N,) float64 seconds after the start, ascending; empty for a closed loop.
-      numbers: (N,) int64, which body each sends; a closed loop goes round in them.
+      numbers: (N,) int64 index of the body of each request; a closed loop cycles through them.
       clients: of a closed loop in this process, else 0.
       max_in_flight: of this process.
     """
 
-    target: Target
+    target: LoadTarget
     bodies: tuple[bytes, ...]
-    plan: Plan
+    plan: LoadPlan
     arrivals: np.ndarray
     numbers: np.ndarray
     clients: int
@@ -42,37 +44,37 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a run is.
+class LoadProgress:
+    """Progress of a run.
 
     Attributes:
-      elapsed_s: since its start, warm-up included.
+      elapsed_s: since the start, warm-up included.
       total_s: of warm-up and measurement.
       sent: requests so far.
-      answered: with a good answer.
-      failed: refused, late, broken or not sent.
+      succeeded: requests with a successful response.
+      failed: requests that were refused, late, broken or not sent.
     """
 
     elapsed_s: float
     total_s: float
     sent: int = 0
-    answered: int = 0
+    succeeded: int = 0
     failed: int = 0
 
 
 @dataclass
 class Samples:
-    """Every request of a process, in the order of their arrival.
+    """All requests of a process, in order of arrival.
 
     Attributes:
-      scheduled_s: (N,) float64, when it was to be sent, after the start; a closed loop's requests
-        are due when the answer before them is there.
-      lag_ms: (N,) float64, how much later it was sent.
-      latency_ms: (N,) float64, from when it was due to its answer or failure.
-      codes: N names: `OK` or a failure's, see `serving.benchmark.loadtest.callers.Answer`; `not
-      sent`.
-      reasons: failure -> what was said the first time.
-      resends: requests that were sent twice, see `serving.benchmark.loadtest.callers.RestCaller`.
+      scheduled_s: (N,) float64 scheduled time after the start; in a closed loop, the time of the
+        client's previous response.
+      lag_ms: (N,) float64 delay of sending.
+      latency_ms: (N,) float64, from the scheduled time to the response or failure.
+      codes: N codes of `serving.benchmark.loadtest.callers.Outcome`, or `not sent`.
+      reasons: code -> message of the first such failure.
+      resends: number of requests that were sent twice, see
+        `serving.benchmark.loadtest.callers.RestCaller`.
       cpu_s: of the process during the run.
       elapsed_s: of the run.
     """
@@ -88,7 +90,7 @@ class Samples:
 
 
 class _PreciseSelector(selectors.DefaultSelector):
-    """Waits to the microsecond: epoll takes whole milliseconds, and asyncio's timers with it."""
+    """Waits with microsecond precision; epoll and so asyncio's timers round to milliseconds."""
 
     def select(self, timeout: float | None = None) -> Any:
         """See `selectors.BaseSelector.select`."""
@@ -108,7 +110,7 @@ def precise_loop() -> asyncio.AbstractEventLoop:
 class Generator:
     """Runs a job once."""
 
-    def __init__(self, job: Job, caller: Caller, report: Callable[[Progress], None]) -> None:
+    def __init__(self, job: Job, caller: Caller, report: Callable[[LoadProgress], None]) -> None:
         self._job = job
         self._caller = caller
         self._report = report
@@ -119,16 +121,16 @@ class Generator:
         self._resends = 0
 
     async def run(self, start: float) -> Samples:
-        """Sends everything and waits for every answer or its deadline.
+        """Sends all requests and waits for each response or deadline.
 
         Args:
-          start: when the run's clock is 0, in seconds of `time.monotonic`.
+          start: of the run, in seconds of `time.monotonic`.
         """
-        # What was made so far stays; looking through it again and again would delay requests.
+        # Scanning the objects that exist so far again and again would delay requests.
         gc.collect()
         gc.freeze()
         cpu = _cpu_s()
-        reporter = asyncio.create_task(self._report_often(start))
+        reporter = asyncio.create_task(self._report_repeatedly(start))
         try:
             if self._job.clients:
                 await self._closed(start)
@@ -149,20 +151,20 @@ class Generator:
         )
 
     async def _open(self, start: float) -> None:
-        under_way: set[asyncio.Task[None]] = set()
+        in_flight: set[asyncio.Task[None]] = set()
         for at, number in zip(self._job.arrivals.tolist(), self._job.numbers.tolist(), strict=True):
-            # Also when it is late: answers want to be read.
+            # Sleeps even when late, so that responses are read.
             await asyncio.sleep(max(start + at - time.monotonic(), 0))
-            if len(under_way) >= self._job.max_in_flight:
+            if len(in_flight) >= self._job.max_in_flight:
                 now = time.monotonic()
                 reason = f"more than {self._job.max_in_flight} in flight"
-                self._record(start, start + at, now, Answer(NOT_SENT, reason, now))
+                self._record(start, start + at, now, Outcome(NOT_SENT, reason, now))
                 continue
             task = asyncio.create_task(self._send(start, start + at, number))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-        if under_way:
-            await asyncio.gather(*under_way)
+            in_flight.add(task)
+            task.add_done_callback(in_flight.discard)
+        if in_flight:
+            await asyncio.gather(*in_flight)
 
     async def _closed(self, start: float) -> None:
         await asyncio.sleep(max(start - time.monotonic(), 0))
@@ -179,27 +181,27 @@ class Generator:
 
     async def _send(self, start: float, due: float, number: int) -> None:
         sent = time.monotonic()
-        answer = await self._caller.call(number, due + self._job.plan.timeout_s)
-        self._record(start, due, sent, answer)
+        response = await self._caller.call(number, due + self._job.plan.timeout_s)
+        self._record(start, due, sent, response)
 
-    def _record(self, start: float, due: float, sent: float, answer: Answer) -> None:
+    def _record(self, start: float, due: float, sent: float, response: Outcome) -> None:
         self._sent += 1
-        self._good += answer.code == OK
-        self._resends += answer.resent
-        if answer.code != OK:
-            self._reasons.setdefault(answer.code, answer.reason)
-        late_ms, took_ms = (sent - due) * 1000, (answer.at - due) * 1000
-        self._rows.append((due - start, late_ms, took_ms, answer.code))
+        self._good += response.code == OK
+        self._resends += response.resent
+        if response.code != OK:
+            self._reasons.setdefault(response.code, response.reason)
+        late_ms, took_ms = (sent - due) * 1000, (response.at - due) * 1000
+        self._rows.append((due - start, late_ms, took_ms, response.code))
 
-    async def _report_often(self, start: float) -> None:
+    async def _report_repeatedly(self, start: float) -> None:
         while True:
             await asyncio.sleep(_REPORT_S)
             self._report(self._progress(start))
 
-    def _progress(self, start: float) -> Progress:
+    def _progress(self, start: float) -> LoadProgress:
         elapsed = max(time.monotonic() - start, 0.0)
         total = self._job.plan.total_s
-        return Progress(elapsed, total, self._sent, self._good, self._sent - self._good)
+        return LoadProgress(elapsed, total, self._sent, self._good, self._sent - self._good)
 
 
 def _cpu_s() -> float:

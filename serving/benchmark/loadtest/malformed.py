@@ -1,4 +1,4 @@
-"""Requests that a server has to refuse, with a reason, and survive."""
+"""Malformed requests, each of which a server must refuse with a reason."""
 
 import threading
 from collections import Counter
@@ -9,11 +9,11 @@ import requests as http
 
 from serving.benchmark.loadtest.bodies import from_images
 from serving.benchmark.loadtest.callers import PREDICT_METHOD
-from serving.benchmark.loadtest.plan import Target
+from serving.benchmark.loadtest.plan import LoadTarget
 from serving.client.address import grpc_proxy_options
 from serving.client.connections import Session
 
-#: REST bodies, all of them 400.
+#: REST bodies; the expected status is 400.
 _BODIES = (
     b"{",
     b'{"instances": 7}',
@@ -27,55 +27,55 @@ _TIMEOUT_S = 30.0
 
 @dataclass
 class Refusals:
-    """How a server took them.
+    """The responses to malformed requests.
 
     Attributes:
-      codes: answer -> how often.
-      wrong: answers that were no refusal, in words.
+      codes: status -> number of responses.
+      wrong: descriptions of responses that were no refusal.
     """
 
     codes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
 
-class Malformed:
-    """Sends one malformed request after another, to each target in turn."""
+class MalformedSender:
+    """Sends malformed requests to the targets, round-robin."""
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    def __init__(self, targets: Sequence[LoadTarget]) -> None:
         self._targets = targets
         self._sent = 0
 
-    def send_often(self, every_s: float, stop: threading.Event) -> Refusals:
-        """Sends one now and every `every_s` seconds, until told to stop."""
+    def send_repeatedly(self, every_s: float, stop: threading.Event) -> Refusals:
+        """Sends one now and every `every_s` seconds, until `stop` is set."""
         found = Refusals()
         while True:
-            code, said = self.send()
+            code, text = self.send()
             found.codes[code] += 1
             if code not in _REFUSALS:
-                found.wrong.append(f"{code}: {said}")
+                found.wrong.append(f"{code}: {text}")
             if stop.wait(every_s):
                 return found
 
     def send(self) -> tuple[str, str]:
-        """Sends the next one: the answer's code and text."""
+        """Sends the next one; returns code and text of the response."""
         target = self._targets[self._sent % len(self._targets)]
         number = self._sent // len(self._targets)
         self._sent += 1
         return _by_grpc(target) if target.is_grpc else _by_rest(target, number)
 
 
-def _by_rest(target: Target, number: int) -> tuple[str, str]:
+def _by_rest(target: LoadTarget, number: int) -> tuple[str, str]:
     body = _BODIES[number % len(_BODIES)]
     try:
         with Session() as session:
             url = target.url.rstrip("/") + target.path
-            answer = session.post(url, data=body, timeout=_TIMEOUT_S)
+            response = session.post(url, data=body, timeout=_TIMEOUT_S)
     except http.RequestException as error:
         return "connection", str(error)
-    return str(answer.status_code), answer.text[:200]
+    return str(response.status_code), response.text[:200]
 
 
-def _by_grpc(target: Target) -> tuple[str, str]:
+def _by_grpc(target: LoadTarget) -> tuple[str, str]:
     import grpc
 
     body = from_images([b"not an image"], target).bodies[0]

@@ -1,4 +1,4 @@
-"""What to send, where, when: plain values that a generator process is handed."""
+"""The target and the plan of a load test: plain values that generator processes receive."""
 
 import re
 from dataclasses import asdict, dataclass, replace
@@ -10,27 +10,31 @@ import numpy as np
 
 PORTS = {"http": 8501, "https": 8501, "grpc": 8500, "grpcs": 8500}
 _SECURE = ("https", "grpcs")
-#: What only the generator knows of a request.
+#: Headers that the generator sets itself.
 _OWN_HEADERS = ("content-length", "transfer-encoding")
 
 
 class LoadError(RuntimeError):
-    """A load test that cannot be run, with the reason and what to do."""
+    """A load test cannot be run; the message has the reason and what to do."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where requests go.
+class LoadTarget:
+    """The server and the model of a load test.
 
     Attributes:
       url: `http://host:8501`, `https://host:8501`, `grpc://host:8500` or `grpcs://host:8500`.
-      model: its name on the server.
-      version: None is the server's choice.
-      signature: empty is `serving_default`.
-      verb: `predict`, `classify` or `regress`; gRPC has `predict` only.
+      model: name on the server.
+      version: None leaves the choice to the server.
+      signature: empty means `serving_default`.
+      verb: `predict`, `classify` or `regress`; only `predict` over gRPC.
       ca_file: PEM certificates to trust for https and grpcs, instead of the system's.
       label: instead of a version, e.g. `canary`.
-      headers: (name, value) pairs sent along with every request, over gRPC as metadata.
+      headers: (name, value) pairs of every request; metadata over gRPC.
+
+    Raises:
+      LoadError: an invalid address, verb or header, both a version and a label, or a missing file
+        of certificates.
     """
 
     url: str
@@ -43,12 +47,6 @@ class Target:
     headers: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        """Looks at the address and what goes with it.
-
-        Raises:
-          LoadError: no address that can be called, a verb that is none, a version and a label at
-            once, a header that cannot be sent, or a file of certificates that is not there.
-        """
         parts = urlsplit(self.url)
         try:
             wrong = parts.scheme not in PORTS or not parts.hostname or (parts.port or 1) < 1
@@ -56,18 +54,20 @@ class Target:
             wrong = True
         if wrong or parts.path.strip("/") or parts.query:
             raise LoadError(
-                f"{self.url!r} is no address of a server; write http://host:8501, "
+                f"{self.url!r} is not a server address; write http://host:8501, "
                 "https://host:8501, grpc://host:8500 or grpcs://host:8500, and the model as "
                 "--model NAME"
             )
         if not self.model:
-            raise LoadError("which model? give its name on the server, --model NAME")
+            raise LoadError("no model is given; name one that the server has, --model NAME")
         verbs = ("predict",) if self.is_grpc else ("predict", "classify", "regress")
         if self.verb not in verbs:
-            raise LoadError(f"the verb over {parts.scheme} is {' or '.join(verbs)}: {self.verb!r}")
+            raise LoadError(
+                f"the verb over {parts.scheme} must be {' or '.join(verbs)}, got {self.verb!r}"
+            )
         if self.label and self.version is not None:
             raise LoadError(
-                f"give a version or a label, not both: {self.version} and {self.label!r}"
+                f"give a version or a label, not both; got {self.version} and {self.label!r}"
             )
         self._check_headers()
         self._check_ca()
@@ -77,8 +77,8 @@ class Target:
             plain = re.fullmatch(r"[!#-'*+.^`|~\w-]+", name, re.ASCII) and value.isascii()
             if not plain or not value.isprintable() or name.lower() in _OWN_HEADERS:
                 raise LoadError(
-                    f"the header {name!r} cannot be sent; write `Name: value` in ASCII, and not "
-                    f"{' or '.join(_OWN_HEADERS)}"
+                    f"the header {name!r} cannot be sent; write `Name: value` in ASCII, except for "
+                    f"{' and '.join(_OWN_HEADERS)}, which are computed"
                 )
 
     def _check_ca(self) -> None:
@@ -94,57 +94,60 @@ class Target:
 
     @property
     def is_grpc(self) -> bool:
-        """Whether requests are gRPC's."""
+        """Whether requests are sent over gRPC."""
         return self.scheme.startswith("grpc")
 
     @property
     def host(self) -> str:
-        """Without brackets, also for IPv6."""
+        """Host name or address, without brackets also for IPv6."""
         return urlsplit(self.url).hostname or ""
 
     @property
     def port(self) -> int:
-        """TF Serving's where none is given."""
+        """The given port, else TF Serving's default."""
         return urlsplit(self.url).port or PORTS[self.scheme]
 
     @property
     def authority(self) -> str:
-        """`host:port`, as a Host header and gRPC want it."""
+        """`host:port` for the Host header and gRPC."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     @property
     def path(self) -> str:
-        """Of a REST request."""
+        """URL path of a REST request."""
         version = "" if self.version is None else f"/versions/{self.version}"
         if self.label:
             version = f"/labels/{quote(self.label, safe='')}"
         return f"/v1/models/{quote(self.model, safe='')}{version}:{self.verb}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; of headers the names only, because a report is passed on."""
+        """Plain values; headers without their values, because reports are shared."""
         return {**asdict(self), "headers": [name for name, _ in self.headers]}
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How the load is shaped.
+class LoadPlan:
+    """The shape of the load.
 
-    Open loop: requests arrive as a Poisson process of `rate`, whatever the server does. Closed
-    loop: each of `clients` sends its next request when it has its answer.
+    Open loop: requests arrive as a Poisson process of `rate`, independent of the server. Closed
+    loop: each of `clients` sends its next request when it has a response.
 
     Attributes:
-      rate: requests a second, open loop; None with `clients`.
+      rate: requests per second of an open loop; None with `clients`.
       clients: of a closed loop; None with `rate`.
-      seconds: that are measured.
-      warm_up_s: of load before them that is not.
-      seed: of arrivals and of which request is sent.
-      timeout_s: after its scheduled arrival a request has failed.
-      max_in_flight: a request that would be one more is an error, `not sent`.
-      channels: gRPC connections of each process.
-      processes: generators, each with its own interpreter.
-      max_lag_ms: a run whose generator was later than this at its p99, and later than a tenth of
-        the p99 latency, is invalid.
+      seconds: length of the measurement.
+      warm_up_s: length of unmeasured load before it.
+      seed: of the arrivals and the choice of requests.
+      timeout_s: time after its scheduled arrival at which a request fails.
+      max_in_flight: maximum number of requests in flight; further ones fail as `not sent`.
+      channels: gRPC connections per process.
+      processes: number of generator processes.
+      max_lag_ms: a run is invalid when the p99 of the generator's delay is above this and above a
+        tenth of the p99 latency.
+
+    Raises:
+      LoadError: a value is out of range.
     """
 
     rate: float | None = None
@@ -159,13 +162,8 @@ class Plan:
     max_lag_ms: float = 1.0
 
     def __post_init__(self) -> None:
-        """Looks at the ranges.
-
-        Raises:
-          LoadError: a value out of range; names it.
-        """
         if (self.rate is None) == (self.clients is None):
-            raise LoadError("give a rate (open loop) or clients (closed loop), one of the two")
+            raise LoadError("give either a rate (open loop) or clients (closed loop)")
         for name in ("rate", "clients", "seconds", "timeout_s", "max_in_flight", "channels"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -178,16 +176,16 @@ class Plan:
 
     @property
     def total_s(self) -> float:
-        """Warm-up and what is measured."""
+        """Length of warm-up and measurement."""
         return self.warm_up_s + self.seconds
 
     @property
-    def in_words(self) -> str:
-        """E.g. `200/s` or `8 clients`."""
+    def summary(self) -> str:
+        """The load as text: `200/s` or `8 clients`."""
         return f"{self.rate:g}/s" if self.rate is not None else f"{self.clients} clients"
 
-    def at(self, rate: float, *, seconds: float | None = None) -> "Plan":
-        """The same, open loop at another rate."""
+    def at(self, rate: float, *, seconds: float | None = None) -> "LoadPlan":
+        """This plan as an open loop at another rate."""
         length = self.seconds if seconds is None else seconds
         return replace(self, rate=rate, clients=None, seconds=length)
 
@@ -197,24 +195,24 @@ class Plan:
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
-    """Arrival times of a Poisson process, drawn in one go.
+    """Arrival times of a Poisson process.
 
     Args:
-      rate: a second, above 0.
+      rate: per second, above 0.
       seconds: length of the process.
-      seed: the same seed draws the same times.
+      seed: determines the times.
 
     Returns:
       (N,) float64 in [0, seconds), ascending; N is Poisson with mean rate * seconds.
     """
     random = np.random.default_rng(seed)
-    # Given their number, the arrivals of a Poisson process are uniform: no gap is cut at the end.
+    # Given their number, the arrivals of a Poisson process are uniform.
     return np.sort(random.uniform(0, seconds, random.poisson(rate * seconds)))
 
 
 def draw_requests(count: int, requests: int, seed: int) -> np.ndarray:
-    """Which request each arrival sends: (count,) int64 below `requests`, with replacement.
+    """The request of each arrival, (count,) int64 below `requests`, drawn with replacement.
 
-    As MLPerf's LoadGen does; a stream apart from that of the arrivals.
+    As in MLPerf's LoadGen. The random stream is independent of that of the arrivals.
     """
     return np.random.default_rng([seed, 1]).integers(requests, size=count)

@@ -1,8 +1,8 @@
-"""Percentiles of latencies, what is known of them, and how many queries a claim needs.
+"""Percentiles of latencies with intervals, and the number of queries that a claim needs.
 
-All of it is distribution-free: the number of values below the true quantile is binomial, whatever
-the values' distribution. Observations are taken to be independent; latencies close to saturation
-are not, so there the intervals are too narrow and only several windows tell more.
+The methods are distribution-free: the number of values below the true quantile is binomial for any
+distribution. They assume independent observations. Latencies close to saturation are not
+independent: there the intervals are too narrow, and only several runs give the variation.
 """
 
 import math
@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: Of MLPerf's rule, inference_rules.adoc, appendix "Early Stopping Criterion": c = .99, d = 0.
+#: MLPerf's inference_rules.adoc, appendix "Early Stopping Criterion": c = .99, d = 0.
 CLAIM_CONFIDENCE = 0.99
 
 
-class Interval(NamedTuple):
+class PercentileInterval(NamedTuple):
     """A percentile and the order statistics around it.
 
     Attributes:
-      value: infinite where the percentile falls among failed requests.
-      low: of the confidence interval; None where there are too few values for one.
-      high: likewise.
+      value: infinite when the percentile is a failed request.
+      low: lower end of the confidence interval; None with too few values.
+      high: upper end; None with too few values.
     """
 
     value: float
@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 
 
 def percentile(ordered: np.ndarray, percent: float) -> float:
-    """The smallest value that at least `percent` of the values do not exceed; NaN of none.
+    """The smallest value that at least `percent` of the values do not exceed; NaN without values.
 
     Args:
       ordered: (N,) float, ascending.
@@ -40,7 +40,9 @@ def percentile(ordered: np.ndarray, percent: float) -> float:
     return float(ordered[_rank(percent, len(ordered)) - 1])
 
 
-def interval(ordered: np.ndarray, percent: float, *, confidence: float = 0.95) -> Interval:
+def interval(
+    ordered: np.ndarray, percent: float, *, confidence: float = 0.95
+) -> PercentileInterval:
     """A percentile with its confidence interval by order statistics, for independent values.
 
     The ends are the l-th and u-th smallest values with at most half of 1 - `confidence` of the
@@ -55,14 +57,14 @@ def interval(ordered: np.ndarray, percent: float, *, confidence: float = 0.95) -
       percent: in (0, 100).
       confidence: in (0, 1).
     """
-    from scipy import stats  # A generator process imports this module and has no need of SciPy.
+    from scipy import stats  # Generator processes import this module and do not need SciPy.
 
     count, share, outside = len(ordered), percent / 100, (1 - confidence) / 2
     if count == 0:
-        return Interval(math.nan, None, None)
+        return PercentileInterval(math.nan, None, None)
     low = int(stats.binom.ppf(outside, count, share))
     high = int(stats.binom.ppf(1 - outside, count, share)) + 1
-    return Interval(
+    return PercentileInterval(
         percentile(ordered, percent),
         float(ordered[low - 1]) if low >= 1 else None,
         float(ordered[high - 1]) if high <= count else None,
@@ -73,11 +75,11 @@ def meets_bound(queries: int, over: int, percent: float) -> bool:
     """Whether a run proves, at 99 % confidence, that `percent` of queries stay under a bound.
 
     MLPerf Inference's early stopping criterion: with a share of exactly 1 - p over the bound, a
-    run as good as this one would come up at most once in a hundred.
+    run as good as this one would occur at most once in a hundred.
 
     Args:
       queries: sent in the run.
-      over: of them, later than the bound or failed.
+      over: queries later than the bound or failed.
       percent: in (0, 100), e.g. 99.
     """
     from scipy import stats
@@ -87,9 +89,9 @@ def meets_bound(queries: int, over: int, percent: float) -> bool:
 
 
 def queries_for_claim(percent: float, *, over: int = 0) -> int:
-    """Fewest queries after which `meets_bound` can be true with `over` late ones.
+    """The smallest number of queries with which `meets_bound` is true despite `over` late ones.
 
-    459 for p99 when none is late, 662 with one, 1307 with five.
+    459 for p99 with none late, 662 with one, 1307 with five.
     """
     low, high = over + 1, 2 * (over + 1)
     while not meets_bound(high, over, percent):
@@ -104,7 +106,7 @@ def queries_for_claim(percent: float, *, over: int = 0) -> int:
 
 
 def queries_for_margin(percent: float) -> int:
-    """Queries that fix a percentile's share to a twentieth of its tail at 99 % confidence.
+    """Queries that determine a percentile's share to a twentieth of its tail at 99 % confidence.
 
     The fixed counts of MLPerf Inference 0.5 to 2.0: 23 886 for p90 and 262 742 for p99, from the
     normal approximation z^2 p (1 - p) / margin^2 with margin (1 - p) / 20.

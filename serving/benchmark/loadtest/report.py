@@ -1,42 +1,39 @@
-"""A load test as a table for the console, as JSON, and as one HTML page."""
+"""A load test as a table for the console, as JSON, and as an HTML page."""
 
 import datetime
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from core import figures, html
+from core.files import write_text
 from serving.benchmark.loadtest import charts
-from serving.benchmark.loadtest.quantiles import Interval
+from serving.benchmark.loadtest.quantiles import PercentileInterval
 from serving.benchmark.loadtest.result import PERCENTS, LoadResult
-from serving.benchmark.loadtest.search import Search
+from serving.benchmark.loadtest.search import RateSearch
 from serving.benchmark.variants import environment
 
 _PACKAGES = ("httptools", "grpcio", "protobuf", "sightline")
 NOTE = (
-    "Latency from the scheduled arrival; failures count as slower than any answer. In brackets, "
+    "Latency from the scheduled arrival; failures count as slower than any response. In brackets, "
     "order statistics that cover at least 95 % if requests are independent of each other; those "
     "that queue are not: close to saturation the brackets are too narrow."
 )
 
 _RESENT = (
-    "the server closed the kept-alive connection within milliseconds of the request, as one does "
-    "that was idle for too long; many of them are a server that drops requests"
+    "the server closed the kept-alive connection within milliseconds of the request, as servers do "
+    "with idle connections; if there are many, the server drops requests"
 )
 
 
-def table(results: Sequence[LoadResult], search: Search | None = None) -> Table:
-    """One row a run, in 130 columns."""
+def table(results: Sequence[LoadResult], search: RateSearch | None = None) -> Table:
+    """One row per run, in 130 columns."""
     first = results[0]
     found = Table(
         title=Text(f"{first.target.model} at {first.target.url}", style="bold"),
@@ -56,12 +53,21 @@ def table(results: Sequence[LoadResult], search: Search | None = None) -> Table:
     return found
 
 
-def row(result: LoadResult, search: Search | None = None) -> list[str]:
-    """A run's cells: load, rate, requests, latencies, the generator's lag, what to know of it."""
+def milliseconds(value: float) -> str:
+    """A latency with its unit; `failed` for infinity, a dash for NaN."""
+    return "failed" if math.isinf(value) else figures.milliseconds(value)
+
+
+def _ms(value: float) -> str:
+    return milliseconds(value).removesuffix(" ms")
+
+
+def row(result: LoadResult, search: RateSearch | None = None) -> list[str]:
+    """The cells of a run: load, rate, requests, latencies, the generator's delay and a remark."""
     p50, p90, p99, p999 = (result.percentile(percent) for percent in PERCENTS)
     return [
-        result.plan.in_words,
-        f"{result.achieved_rate:.4g}",
+        result.plan.summary,
+        figures.short(result.achieved_rate, 4),
         str(result.requests),
         _with_interval(p50),
         _ms(p90.value),
@@ -74,8 +80,8 @@ def row(result: LoadResult, search: Search | None = None) -> list[str]:
     ]
 
 
-def remark(result: LoadResult, search: Search | None = None) -> str:
-    """What is wrong with a run, its errors and resends, and a search's verdict on it."""
+def remark(result: LoadResult, search: RateSearch | None = None) -> str:
+    """A run's validity, errors and resends, and whether it passed in a search."""
     parts = [f"{count} x {code}" for code, count in result.errors.items()]
     if result.resends:
         parts.append(f"{result.resends} resent")
@@ -87,45 +93,45 @@ def remark(result: LoadResult, search: Search | None = None) -> str:
 
 
 def notes(results: Sequence[LoadResult]) -> list[str]:
-    """In words: each run's problems, and what the server said the first time it failed."""
+    """Each run's problems, and the first message of each kind of failure."""
     found = []
     for result in results:
-        found += [f"{result.plan.in_words}: {problem}" for problem in result.problems]
+        found += [f"{result.plan.summary}: {problem}" for problem in result.problems]
         seen = (code for code in result.errors if result.reasons.get(code))
-        found += [f"{result.plan.in_words}: {code}: {result.reasons[code]}" for code in seen]
+        found += [f"{result.plan.summary}: {code}: {result.reasons[code]}" for code in seen]
         if result.resends:
-            found.append(f"{result.plan.in_words}: {result.resends} resent: {_RESENT}")
+            found.append(f"{result.plan.summary}: {result.resends} resent: {_RESENT}")
     return found
 
 
-def verdict(search: Search) -> str:
-    """A search's answer in a sentence, with what it rests on."""
+def verdict(search: RateSearch) -> str:
+    """A search's result in a sentence, with its evidence."""
     bound = f"p{search.percent:g} <= {search.bound_ms:g} ms"
     needs = (
         f"Each step had at least {search.min_queries} queries; passed means {bound} at 99 % "
         "confidence (MLPerf's early stopping criterion)."
     )
     if not search.rate:
-        return f"No rate passed, not even {search.steps[-1].plan.in_words}. {needs}"
+        return f"No rate passed, not even {search.steps[-1].plan.summary}. {needs}"
     limited = " (the generator's limit, not the server's)" if search.is_limited_by_generator else ""
-    return f"Sustains {search.rate:.4g} requests/s at {bound}{limited}. {needs}"
+    return f"Sustains {figures.short(search.rate, 4)} requests/s at {bound}{limited}. {needs}"
 
 
 def document(
-    results: Sequence[LoadResult], search: Search | None = None, *, command: str = ""
+    results: Sequence[LoadResult], search: RateSearch | None = None, *, command: str = ""
 ) -> dict[str, Any]:
-    """All of it as JSON values: machine, versions, plan, seed, figures.
+    """The runs as JSON values, with machine, versions, plan, seed and figures.
 
     Args:
       results: the runs.
-      search: that they are the steps of.
-      command: how the test was started.
+      search: whose steps the runs are; None without one.
+      command: that started the test.
     """
     return {
         "kind": "loadtest",
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": command,
-        "machine": {**environment(), **{name: _version(name) for name in _PACKAGES}},
+        "machine": environment(*_PACKAGES),
         "note": NOTE,
         "runs": [result.to_dict() for result in results],
         "search": None if search is None else search.to_dict(),
@@ -133,36 +139,42 @@ def document(
 
 
 def write_json(values: Mapping[str, Any], file: Path) -> None:
-    """Writes it under a temporary name, then renames it.
+    """Writes JSON atomically.
 
     Raises:
-      OSError: the disk refused; an older file stays as it was.
+      OSError: the file cannot be written; an older one stays as it was.
     """
-    _write(json.dumps(values, indent=2, allow_nan=False) + "\n", file)
+    write_text(file, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def write_html(
-    results: Sequence[LoadResult], file: Path, search: Search | None = None, *, command: str = ""
+    results: Sequence[LoadResult],
+    file: Path,
+    search: RateSearch | None = None,
+    *,
+    command: str = "",
 ) -> None:
-    """One page without scripts or links: table, percentiles, latency over rate and over time.
+    """Writes a page with the table and charts of latency by percentile, over rate and over time.
 
     Raises:
-      OSError: the disk refused; an older file stays as it was.
+      OSError: the file cannot be written; an older one stays as it was.
     """
     last = results[-1]
-    figures = [charts.by_percentile(results), charts.over_time(last)]
+    drawn = [charts.by_percentile(results), charts.over_time(last)]
     if len({result.plan.rate for result in results}) > 1:
-        figures.insert(0, charts.over_rate(results, search.bound_ms if search else None))
-    page = _template().render(
+        drawn.insert(0, charts.over_rate(results, search.bound_ms if search else None))
+    page = html.render(
+        Path(__file__).parent,
+        "page.html.j2",
         title=f"{last.target.model} at {last.target.url}",
         verdict=verdict(search) if search else "",
         rows=[row(result, search) for result in results],
-        charts=figures,
+        charts=drawn,
         notes=notes(results),
         facts=_facts(document(results, search, command=command), last),
         note=NOTE,
     )
-    _write(page, file)
+    write_text(file, page)
 
 
 def _facts(values: Mapping[str, Any], last: LoadResult) -> dict[str, str]:
@@ -177,39 +189,6 @@ def _facts(values: Mapping[str, Any], last: LoadResult) -> dict[str, str]:
     }
 
 
-@cache
-def _template() -> Any:
-    loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(
-        "page.html.j2"
-    )
-
-
-def _write(text: str, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _with_interval(found: Interval) -> str:
+def _with_interval(found: PercentileInterval) -> str:
     low, high = (_ms(end) if end is not None else "?" for end in (found.low, found.high))
     return f"{_ms(found.value)} [{low}, {high}]"
-
-
-def _ms(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    if math.isinf(value):
-        return "failed"
-    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

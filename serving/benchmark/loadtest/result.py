@@ -1,4 +1,4 @@
-"""What a run showed: every request, and the figures of the measured window."""
+"""The result of a run: all requests, and the figures of the measured window."""
 
 import math
 from collections import Counter
@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from core.figures import milliseconds
 from serving.benchmark.loadtest.callers import OK
-from serving.benchmark.loadtest.plan import Plan, Target
-from serving.benchmark.loadtest.quantiles import Interval, interval, percentile
+from serving.benchmark.loadtest.plan import LoadPlan, LoadTarget
+from serving.benchmark.loadtest.quantiles import PercentileInterval, interval, percentile
 
 PERCENTS = (50.0, 90.0, 99.0, 99.9)
 
-#: Share of a core above which a generator process has no time to be punctual.
+#: Share of a core above which a generator process is not punctual.
 _BUSY = 0.9
 
 
@@ -22,27 +23,27 @@ _BUSY = 0.9
 class LoadResult:
     """One run. Arrays are parallel, in order of arrival, warm-up included.
 
-    Percentiles are of all requests due in the measured window, where one that failed counts as
-    slower than any that did not: a server gains nothing by refusing. `mean_ms` and `max_ms` are of
-    the good answers.
+    Percentiles are of all requests due in the measured window. A failed request counts as slower
+    than any other, so that a server gains nothing by refusing requests. `mean_ms` and `max_ms` are
+    of the successful requests.
 
     Attributes:
-      target: what was asked.
-      plan: how.
+      target: the server and the model.
+      plan: of the load.
       source: of the requests.
       scheduled_s: (N,) float64 seconds after the start.
-      lag_ms: (N,) float64, the generator's own delay; part of the latency.
+      lag_ms: (N,) float64 delay of the generator; part of the latency.
       latency_ms: (N,) float64, from the scheduled arrival.
       codes: (N,) str; `OK`, an HTTP status, a gRPC code, `deadline`, `connection` or `not sent`.
-      reasons: failure -> what was said the first time.
+      reasons: code -> message of the first such failure.
       started: `time.monotonic` of second 0.
-      cpu_share: CPU seconds a second of the busiest generator process.
+      cpu_share: CPU seconds per second of the busiest generator process.
       resends: requests of the whole run that were sent twice, because their kept-alive connection
-        was closed as they were sent; their latency is that of both.
+        was closed as they were sent; their latency includes both attempts.
     """
 
-    target: Target
-    plan: Plan
+    target: LoadTarget
+    plan: LoadPlan
     source: str
     scheduled_s: np.ndarray
     lag_ms: np.ndarray
@@ -66,63 +67,63 @@ class LoadResult:
 
     @property
     def requests(self) -> int:
-        """Due in the measured window."""
+        """Number of requests due in the measured window."""
         return int(self.measured.sum())
 
     @property
     def good(self) -> int:
-        """Of them, answered well."""
+        """Number of them that succeeded."""
         return int(np.isfinite(self.ordered_ms).sum())
 
     @property
     def errors(self) -> dict[str, int]:
-        """Failure -> how many of the measured window, the most frequent first."""
+        """Code -> number of failures in the measured window, the most frequent first."""
         found = Counter(self.codes[self.measured].tolist())
         del found[OK]
         return dict(found.most_common())
 
     @property
     def offered_rate(self) -> float:
-        """Requests due a second."""
+        """Requests due per second."""
         return self.requests / self.plan.seconds
 
     @property
     def achieved_rate(self) -> float:
-        """Good answers that came within the measured window, a second."""
+        """Successful responses per second that arrived within the measured window."""
         done = self.scheduled_s + self.latency_ms / 1000
         within = (done >= self.plan.warm_up_s) & (done < self.plan.total_s)
         return int((within & (self.codes == OK)).sum()) / self.plan.seconds
 
     @property
     def mean_ms(self) -> float:
-        """Of the good answers; NaN of none."""
+        """Mean latency of successful requests; NaN without any."""
         return float(self.ordered_ms[: self.good].mean()) if self.good else math.nan
 
     @property
     def max_ms(self) -> float:
-        """Of the good answers; NaN of none."""
+        """Maximum latency of successful requests; NaN without any."""
         return float(self.ordered_ms[self.good - 1]) if self.good else math.nan
 
-    def percentile(self, percent: float) -> Interval:
-        """With its interval for independent requests; see `quantiles.interval`."""
+    def percentile(self, percent: float) -> PercentileInterval:
+        """A percentile with its interval for independent requests; see `quantiles.interval`."""
         return interval(self.ordered_ms, percent)
 
     def lag(self, percent: float) -> float:
-        """Milliseconds that the generator was late, of the measured window."""
+        """A percentile of the generator's delay in ms, in the measured window."""
         return percentile(np.sort(self.lag_ms[self.measured]), percent)
 
     @cached_property
     def problems(self) -> tuple[str, ...]:
-        """Why the figures do not count; empty for a valid run."""
+        """Reasons why the figures are invalid; empty for a valid run."""
         found = []
         if not self.good:
-            found.append("no request was answered well")
+            found.append("no request succeeded")
         p99, lag = percentile(self.ordered_ms, 99), self.lag(99)
         if lag > max(self.plan.max_lag_ms, 0.1 * p99 if math.isfinite(p99) else 0.0):
             found.append(
-                f"the generator was late: {lag:.2f} ms at its p99, allowed are "
+                f"the generator was late: p99 {milliseconds(lag)}, allowed are "
                 f"{self.plan.max_lag_ms:g} ms or a tenth of the p99 latency; use a lower rate, "
-                "more processes, or a machine of its own"
+                "more processes, or a separate machine"
             )
         if self.cpu_share > _BUSY:
             found.append(f"the generator used {self.cpu_share:.0%} of a core; use more processes")
@@ -130,15 +131,15 @@ class LoadResult:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the figures are the server's, and not the generator's."""
+        """Whether the generator was fast enough for the figures to be the server's."""
         return not self.problems
 
     def over(self, bound_ms: float) -> int:
-        """Requests of the measured window that were slower than a bound, or failed."""
+        """Number of requests in the measured window that failed or were slower than a bound."""
         return int((self.ordered_ms > bound_ms).sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; what is infinite or unknown is None."""
+        """JSON values; infinite and unknown ones are None."""
         return {
             "target": self.target.to_dict(),
             "plan": self.plan.to_dict(),
@@ -166,7 +167,7 @@ class LoadResult:
         }
 
 
-def _interval_dict(found: Interval) -> dict[str, float | None]:
+def _interval_dict(found: PercentileInterval) -> dict[str, float | None]:
     return {name: _finite(value) for name, value in found._asdict().items()}
 
 

@@ -1,11 +1,10 @@
-"""Runs a plan in generator processes and gathers what they saw."""
+"""Runs a plan in generator processes and collects their results."""
 
 import contextlib
-import os
 import pickle
 import queue
+import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -14,44 +13,49 @@ from typing import Any
 
 import numpy as np
 
-from core.processes import module_command
+from core.processes import exit_reason, module_command, start, stop, tail
 from serving.benchmark.loadtest.bodies import Requests
-from serving.benchmark.loadtest.generator import Job, Progress, Samples
-from serving.benchmark.loadtest.plan import LoadError, Plan, Target, draw_requests, poisson_arrivals
+from serving.benchmark.loadtest.generator import Job, LoadProgress, Samples
+from serving.benchmark.loadtest.plan import (
+    LoadError,
+    LoadPlan,
+    LoadTarget,
+    draw_requests,
+    poisson_arrivals,
+)
 from serving.benchmark.loadtest.result import LoadResult
 from serving.benchmark.loadtest.worker import PROBE_S, PROGRESS, READY, REFUSED, RESULT
 
-#: Until the processes have read the start time, which must lie ahead of them all.
+#: Time for all processes to read the start time before it passes.
 _HEAD_START_S = 0.1
-#: Beyond the last deadline, for a process to hand over its samples.
+#: Time after the last deadline for a process to return its samples.
 _GRACE_S = 60.0
-#: Between two looks at whether the run is to be stopped.
-_LOOK_S = 0.25
-_LOG_CHARACTERS = 2000
-#: Of a closed loop, whose number of requests nobody knows beforehand.
+#: Interval of checks whether to stop the run.
+_POLL_S = 0.25
+#: Requests drawn for a closed loop, which cycles through them.
 _CLOSED_DRAWS = 10_000
 
 
 def run_load(
-    target: Target,
+    target: LoadTarget,
     requests: Requests,
-    plan: Plan,
+    plan: LoadPlan,
     *,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[LoadProgress], None] | None = None,
     stop: threading.Event | None = None,
 ) -> LoadResult:
-    """Sends the load and waits for its last answer.
+    """Sends the load and waits for the last response.
 
     Args:
       target: the server and the model.
       requests: made for this target.
-      plan: see there; arrivals and requests are drawn from its seed before anything is sent.
-      on_progress: called a few times a second, from the caller's thread.
-      stop: when another thread sets it, the run ends without a result.
+      plan: of the load; its seed determines arrivals and requests before anything is sent.
+      on_progress: called a few times per second in the caller's thread.
+      stop: ends the run without a result when another thread sets it.
 
     Raises:
-      LoadError: no server, an unknown model, a first request that is refused, a generator process
-        that broke, or `stop`; the message says which.
+      LoadError: there is no server, the model is unknown, the first request is refused, a generator
+        process failed, or `stop` was set.
     """
     stop = stop or threading.Event()
     jobs = _split(target, requests, plan)
@@ -60,17 +64,17 @@ def run_load(
         inbox: queue.Queue[tuple[int, str, Any]] = queue.Queue()
         for number, worker in enumerate(workers):
             worker.listen(number, inbox)
-        _gather(workers, inbox, READY, None, timeout_s=PROBE_S + _GRACE_S, stop=stop)
+        _collect(workers, inbox, READY, None, timeout_s=PROBE_S + _GRACE_S, stop=stop)
         start = time.monotonic() + _HEAD_START_S
         for worker in workers:
             worker.send(start)
         limit = plan.total_s + plan.timeout_s + _GRACE_S
-        samples = _gather(workers, inbox, RESULT, on_progress, timeout_s=limit, stop=stop)
+        samples = _collect(workers, inbox, RESULT, on_progress, timeout_s=limit, stop=stop)
     return _merge(target, requests, plan, start, samples)
 
 
-def _split(target: Target, requests: Requests, plan: Plan) -> list[Job]:
-    """One job a process. Every n-th arrival to each keeps their sum exactly the Poisson process."""
+def _split(target: LoadTarget, requests: Requests, plan: LoadPlan) -> list[Job]:
+    """One job per process. Each gets every n-th arrival, so that the sum is the Poisson process."""
     arrivals = np.zeros(0)
     if plan.rate is not None:
         arrivals = poisson_arrivals(plan.rate, plan.total_s, plan.seed)
@@ -83,7 +87,7 @@ def _split(target: Target, requests: Requests, plan: Plan) -> list[Job]:
             bodies=requests.bodies,
             plan=plan,
             arrivals=arrivals[k::n],
-            # One number is drawn even when nothing is due.
+            # One number is drawn even without arrivals.
             numbers=numbers[k::n] if plan.clients or count > k else numbers[:0],
             clients=len(range(k, plan.clients, n)) if plan.clients else 0,
             max_in_flight=len(range(k, plan.max_in_flight, n)),
@@ -92,26 +96,26 @@ def _split(target: Target, requests: Requests, plan: Plan) -> list[Job]:
     ]
 
 
-def _gather(
+def _collect(
     workers: Sequence["_Worker"],
     inbox: "queue.Queue[tuple[int, str, Any]]",
     wanted: str,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[LoadProgress], None] | None,
     *,
     timeout_s: float,
     stop: threading.Event,
 ) -> list[Any]:
     """One message of the wanted kind from each worker, in their order."""
     found: dict[int, Any] = {}
-    progress: dict[int, Progress] = {}
+    progress: dict[int, LoadProgress] = {}
     deadline = time.monotonic() + timeout_s
     while len(found) < len(workers):
         if stop.is_set():
             raise LoadError("the load was stopped before its end")
         if time.monotonic() > deadline:
-            raise LoadError("a generator process does not answer; is the machine out of memory?")
+            raise LoadError("a generator process does not respond; is the machine out of memory?")
         try:
-            number, kind, value = inbox.get(timeout=_LOOK_S)
+            number, kind, value = inbox.get(timeout=_POLL_S)
         except queue.Empty:
             continue
         if kind == wanted:
@@ -127,18 +131,18 @@ def _gather(
     return [found[number] for number in range(len(workers))]
 
 
-def _sum(parts: Sequence[Progress]) -> Progress:
-    return Progress(
+def _sum(parts: Sequence[LoadProgress]) -> LoadProgress:
+    return LoadProgress(
         max(part.elapsed_s for part in parts),
         parts[0].total_s,
         sum(part.sent for part in parts),
-        sum(part.answered for part in parts),
+        sum(part.succeeded for part in parts),
         sum(part.failed for part in parts),
     )
 
 
 def _merge(
-    target: Target, requests: Requests, plan: Plan, start: float, samples: Sequence[Samples]
+    target: LoadTarget, requests: Requests, plan: LoadPlan, start: float, samples: Sequence[Samples]
 ) -> LoadResult:
     scheduled = np.concatenate([part.scheduled_s for part in samples])
     order = np.argsort(scheduled, kind="stable")
@@ -161,26 +165,24 @@ def _merge(
 
 
 class _Worker:
-    """A generator process, ended with the `with`."""
+    """A generator process that ends with its context."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
     def __enter__(self) -> "_Worker":
-        # What it prints must not reach the terminal, where a progress bar is drawn.
+        # Its output must not reach the terminal, which shows a progress bar.
         self._log = tempfile.TemporaryFile("w+b")
-        self._process = subprocess.Popen(
-            module_command("serving.benchmark.loadtest.worker"),
+        self._process = start(
+            module_command("serving.benchmark.loadtest.worker", end_with_parent=signal.SIGKILL),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        stop(self._process, grace_s=0, by=signal.SIGKILL)
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 if pipe is not None:
@@ -188,7 +190,7 @@ class _Worker:
         self._log.close()
 
     def listen(self, number: int, inbox: "queue.Queue[tuple[int, str, Any]]") -> None:
-        """Hands over the job; its messages go to the inbox from then on."""
+        """Sends the job and forwards all messages of the process to the inbox."""
         pipe: Any = self._process.stdout
 
         def read() -> None:
@@ -205,16 +207,14 @@ class _Worker:
         self.send(self._job)
 
     def send(self, value: Any) -> None:
-        """Writes one message."""
+        """Sends one message."""
         pipe: Any = self._process.stdin
-        # A process that ended is told by its reader, with the end of its log.
+        # The reader thread reports a process that has ended, with the end of its log.
         with contextlib.suppress(BrokenPipeError):
             pickle.dump(value, pipe)
             pipe.flush()
 
     def log(self) -> str:
-        """The end of what it wrote to stderr."""
+        """The end of its stderr."""
         self._process.wait(timeout=5)
-        self._log.seek(0)
-        text = self._log.read().decode("utf-8", "replace").strip()
-        return text[-_LOG_CHARACTERS:] or f"exit status {self._process.returncode}"
+        return "\n".join(tail(self._log)) or exit_reason(self._process.returncode)

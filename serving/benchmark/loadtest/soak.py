@@ -1,17 +1,16 @@
-"""A soak test: the embedded server under load while versions come and go.
+"""A soak test: the embedded server under load while versions are pushed and removed.
 
-    python -m serving.benchmark.loadtest.soak bundles/digits_cnn --pictures images --seconds 60
+    python -m serving.benchmark.loadtest.soak bundles/digits_cnn --images photos --seconds 60
 
-It serves a copy of the model's folder, sends mixed REST and gRPC load, pushes a new version every
-few seconds (the folder's versions in turn, under growing numbers), and sends malformed requests in
-between. Exit status: 0 when every criterion is met, 1 when one is not, 2 for wrong arguments, 130
-after Ctrl-C.
+It serves a copy of the model's folder, sends mixed REST and gRPC load, pushes a version every few
+seconds (the folder's versions in rotation, under increasing numbers), and sends malformed requests.
+Exit status: 0 when every criterion is met, 1 when one is not, 2 for wrong arguments, 130 after
+Ctrl-C.
 """
 
 import argparse
 import contextlib
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,11 +25,13 @@ import requests as http
 from rich.console import Console
 
 from core import bundle as bundles
+from core.processes import resident_memory_bytes
+from core.renamed import current_flags
 from serving.benchmark.loadtest import report, soak_report
-from serving.benchmark.loadtest.bodies import Requests, from_pictures, generated
-from serving.benchmark.loadtest.generator import Progress
-from serving.benchmark.loadtest.malformed import Malformed
-from serving.benchmark.loadtest.plan import LoadError, Plan, Target
+from serving.benchmark.loadtest.bodies import Requests, from_folder, generated
+from serving.benchmark.loadtest.generator import LoadProgress
+from serving.benchmark.loadtest.malformed import MalformedSender
+from serving.benchmark.loadtest.plan import LoadError, LoadPlan, LoadTarget
 from serving.benchmark.loadtest.result import LoadResult
 from serving.benchmark.loadtest.run import run_load
 from serving.benchmark.loadtest.soak_report import SoakResult, Swap
@@ -38,28 +39,32 @@ from serving.client.connections import Session
 from serving.server.errors import ServerError
 from serving.server.lifecycle.server_process import ServerProcess
 
-#: Until a pushed version has to be available and the one before it gone.
+#: Time limit for a pushed version to be available and the previous one to be removed.
 _SWAP_TIMEOUT_S = 60.0
-_LOOK_S = 0.1
-#: Exit status of a program that Ctrl-C ended, as shells count it.
+_POLL_S = 0.1
+#: Exit status after Ctrl-C, by the convention of shells.
 _INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
 class SoakOptions:
-    """How long and how hard.
+    """Length, load and criteria of a soak test.
 
     Attributes:
-      model_dir: holds the versions that are served in turn; one is swapped with its own copy.
-      images: a folder to send; None sends generated ones.
-      seconds: of load, after the warm-up.
-      warm_up_s: of load before the first swap; memory is compared with that at its end.
-      rate: requests a second, half of them over REST and half over gRPC.
-      swap_s: between the starts of two swaps.
-      malformed_s: between two malformed requests.
+      model_dir: folder of the versions that are served in rotation; a single version is swapped
+        with a copy.
+      images: folder of images to send; None sends generated ones.
+      seconds: length of the load after the warm-up.
+      warm_up_s: length of the load before the first swap; the memory at its end is the reference.
+      rate: requests per second, half over REST and half over gRPC.
+      swap_s: seconds between the starts of two swaps.
+      malformed_s: seconds between two malformed requests.
       seed: of the arrivals.
-      answers_only: judge the answers; latency and memory, which on a shared machine are not the
-        server's alone, are shown.
+      answers_only: only the responses must meet their criteria; latency and memory, which on a
+        shared machine also depend on other programs, are shown.
+
+    Raises:
+      LoadError: a value is out of range.
     """
 
     model_dir: Path
@@ -73,34 +78,29 @@ class SoakOptions:
     answers_only: bool = False
 
     def __post_init__(self) -> None:
-        """Looks at the ranges.
-
-        Raises:
-          LoadError: a value out of range; names it.
-        """
         for name in ("seconds", "rate", "swap_s", "malformed_s"):
             if not getattr(self, name) > 0:
                 raise LoadError(f"`{name}` must be above 0, got {getattr(self, name)}")
 
 
 def run_soak(
-    options: SoakOptions, *, on_progress: Callable[[Progress, int], None] | None = None
+    options: SoakOptions, *, on_progress: Callable[[LoadProgress, int], None] | None = None
 ) -> SoakResult:
-    """Runs it.
+    """Runs a soak test.
 
     Args:
-      options: see there.
-      on_progress: told of the REST half of the load, and of the swaps so far.
+      options: of the test.
+      on_progress: called with the progress of the load and the number of swaps.
 
     Raises:
-      LoadError: no version in the folder, or a load that cannot be sent.
-      OSError: a version that cannot be copied; the load is stopped then, as after Ctrl-C.
+      LoadError: the folder has no version, or the load cannot be sent.
+      OSError: a version cannot be copied; the load is stopped, as after Ctrl-C.
       ServerError: the server does not start.
     """
     sources = list(bundles.version_dirs(options.model_dir).values())
     if not sources:
         raise LoadError(
-            f"{options.model_dir} holds no version: expected {options.model_dir}/<integer>/"
+            f"{options.model_dir} has no version: expected {options.model_dir}/<integer>/"
             f"{bundles.SAVED_MODEL_FILE}"
         )
     with tempfile.TemporaryDirectory(prefix="sightline-soak-") as folder:
@@ -112,7 +112,7 @@ def run_soak(
 
 
 class _Versions:
-    """The served folder: what is pushed to it and taken away."""
+    """The served folder, to which versions are pushed."""
 
     def __init__(self, root: Path, model: str, sources: Sequence[Path]) -> None:
         self.root = root / "bundles"
@@ -123,14 +123,14 @@ class _Versions:
         (self.root / model).mkdir(parents=True)
 
     def push(self) -> None:
-        """Puts the next version there, whole or not at all."""
+        """Adds the next version atomically."""
         source = self._sources[self.newest % len(self._sources)]
         shutil.copytree(source, self._staging)
         self._staging.rename(self.root / self.model / str(self.newest + 1))
         self.newest += 1
 
     def remove_old(self) -> None:
-        """Takes away all but the newest."""
+        """Removes all versions but the newest."""
         for number, path in bundles.version_dirs(self.root / self.model).items():
             if number != self.newest:
                 shutil.rmtree(path)
@@ -140,17 +140,17 @@ def _drive(
     options: SoakOptions,
     versions: _Versions,
     server: ServerProcess,
-    on_progress: Callable[[Progress, int], None] | None,
+    on_progress: Callable[[LoadProgress, int], None] | None,
 ) -> SoakResult:
     targets = [
-        Target(server.rest_url, versions.model),
-        Target(f"grpc://{server.grpc_target}", versions.model),
+        LoadTarget(server.rest_url, versions.model),
+        LoadTarget(f"grpc://{server.grpc_target}", versions.model),
     ]
     swaps: list[Swap] = []
     stop = threading.Event()
     load_began = threading.Event()
 
-    def tell(now: Progress) -> None:
+    def on_load_progress(now: LoadProgress) -> None:
         load_began.set()
         if on_progress is not None:
             on_progress(now, len(swaps))
@@ -162,44 +162,46 @@ def _drive(
                 target,
                 _requests(options, target),
                 _plan(options, k),
-                on_progress=tell,
+                on_progress=on_load_progress,
                 stop=stop,
             )
             for k, target in enumerate(targets)
         ]
         try:
-            while not load_began.wait(_LOOK_S) and not any(half.done() for half in halves):
+            while not load_began.wait(_POLL_S) and not any(half.done() for half in halves):
                 pass
             stop.wait(options.warm_up_s)
-            start_mb = resident_mb(server.pid)
-            malformed = pool.submit(Malformed(targets).send_often, options.malformed_s, stop)
+            start_mb = _resident_mib(server.pid)
+            malformed = pool.submit(
+                MalformedSender(targets).send_repeatedly, options.malformed_s, stop
+            )
             for swap in _swaps(options, versions, server, halves):
                 swaps.append(swap)
             for half in as_completed(halves):
                 half.result()
         finally:
-            # Also ends what is left of the load: the pool waits for its threads.
+            # Ends the remaining load, because the pool waits for its threads.
             stop.set()
         return SoakResult(
             loads=tuple(half.result() for half in halves),
             swaps=tuple(swaps),
             malformed=malformed.result(),
             start_mb=start_mb,
-            end_mb=resident_mb(server.pid),
+            end_mb=_resident_mib(server.pid),
             answers_only=options.answers_only,
         )
 
 
-def _requests(options: SoakOptions, target: Target) -> Requests:
-    return from_pictures(options.images, target) if options.images else generated(target)
+def _requests(options: SoakOptions, target: LoadTarget) -> Requests:
+    return from_folder(options.images, target) if options.images else generated(target)
 
 
-def _plan(options: SoakOptions, half: int) -> Plan:
-    return Plan(
+def _plan(options: SoakOptions, half: int) -> LoadPlan:
+    return LoadPlan(
         rate=options.rate / 2,
         seconds=options.seconds,
         warm_up_s=options.warm_up_s,
-        # Two halves that came at the same moments would be pairs and not a Poisson process.
+        # With equal seeds both halves would send at the same times, which is no Poisson process.
         seed=2 * options.seed + half,
         channels=2,
     )
@@ -211,23 +213,23 @@ def _swaps(
     server: ServerProcess,
     halves: Sequence["Future[LoadResult]"],
 ) -> Iterator[Swap]:
-    """One swap after another, until the load is over."""
+    """Swaps versions until the load ends; yields each swap."""
     while not any(half.done() for half in halves):
         began = time.monotonic()
         versions.push()
         done = _wait_for_swap(versions, server)
         ended = time.monotonic()
         versions.remove_old()
-        yield Swap(began, ended, resident_mb(server.pid), done)
+        yield Swap(began, ended, _resident_mib(server.pid), done)
         while time.monotonic() < began + options.swap_s and not any(h.done() for h in halves):
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
 
 
 def _wait_for_swap(versions: _Versions, server: ServerProcess) -> bool:
-    """Whether the newest version became the only one in time."""
+    """Whether the newest version became the only one within the time limit."""
     url = f"{server.rest_url}/v1/models/{versions.model}"
     deadline = time.monotonic() + _SWAP_TIMEOUT_S
-    # Over one connection: looking must not be part of the load that is measured.
+    # Over one connection, so that polling adds little to the load.
     with Session() as session:
         while time.monotonic() < deadline:
             with contextlib.suppress(http.RequestException, ValueError, KeyError):
@@ -238,25 +240,18 @@ def _wait_for_swap(versions: _Versions, server: ServerProcess) -> bool:
                 newest = states.pop(versions.newest, "")
                 if newest == "AVAILABLE" and set(states.values()) <= {"END"}:
                     return True
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
     return False
 
 
-def resident_mb(pid: int) -> float:
-    """Memory of a process that is in RAM, in MB of 2^20 bytes; NaN where that cannot be read."""
-    status = Path(f"/proc/{pid}/status")
-    if status.is_file():
-        lines = status.read_text(encoding="ascii").splitlines()
-        found = next((line.split()[1] for line in lines if line.startswith("VmRSS:")), "nan")
-    else:
-        ps = ["ps", "-o", "rss=", "-p", str(pid)]
-        found = subprocess.run(ps, capture_output=True, text=True, check=False).stdout.strip()
-    return float(found or "nan") / 1024
+def _resident_mib(pid: int) -> float:
+    return resident_memory_bytes(pid) / 2**20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs it from the command line; the exit status is the module's docstring's."""
-    flags = _parser().parse_args(arguments)
+    """Runs a soak test from the command line; returns the exit status, see above."""
+    given = sys.argv[1:] if arguments is None else arguments
+    flags = _parser().parse_args(current_flags(given, "loadtest"))
     console = Console(width=None if sys.stdout.isatty() else 110)
     options = SoakOptions(
         flags.model_dir,
@@ -271,16 +266,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     with console.status("starting the server") as status:
 
-        def tell(now: Progress, swaps: int) -> None:
+        def show(now: LoadProgress, swaps: int) -> None:
             status.update(f"{now.elapsed_s:.0f} of {now.total_s:.0f} s, {swaps} swaps")
 
         try:
-            result = run_soak(options, on_progress=tell)
+            result = run_soak(options, on_progress=show)
         except (LoadError, ServerError, OSError) as error:
             Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
             return 1
         except KeyboardInterrupt:
-            Console(stderr=True).print("stopped; nothing was measured to its end", markup=False)
+            Console(stderr=True).print("stopped before the end; there are no results", markup=False)
             return _INTERRUPTED
     console.print(soak_report.table(result))
     for line in report.notes(result.loads):
@@ -298,13 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     default: Any = SoakOptions(Path())
     parser.add_argument("model_dir", type=Path, help="a model's folder of versions")
-    parser.add_argument(
-        "--images",
-        "--pictures",
-        dest="images",
-        type=Path,
-        help="to send; generated ones without it",
-    )
+    parser.add_argument("--images", type=Path, help="folder of images to send [generated images]")
     parser.add_argument("--seconds", type=float, default=default.seconds)
     parser.add_argument("--warm-up", type=float, default=default.warm_up_s, help="seconds")
     parser.add_argument("--rate", type=float, default=default.rate, help="requests a second")
@@ -314,7 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--answers-only",
         action="store_true",
-        help="latency and memory are shown and fail nothing, for a machine that others use",
+        help="show latency and memory without a limit, for a shared machine",
     )
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     return parser

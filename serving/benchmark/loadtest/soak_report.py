@@ -1,4 +1,4 @@
-"""A soak's criteria, as a table and as JSON."""
+"""The criteria of a soak test, as a table and as JSON."""
 
 import math
 from collections.abc import Mapping
@@ -14,27 +14,27 @@ from rich.text import Text
 from serving.benchmark.loadtest import report
 from serving.benchmark.loadtest.callers import OK
 from serving.benchmark.loadtest.malformed import Refusals
-from serving.benchmark.loadtest.quantiles import Interval, interval
+from serving.benchmark.loadtest.quantiles import PercentileInterval, interval
 from serving.benchmark.loadtest.result import LoadResult
 
 MAX_P99_RATIO = 1.5
 MAX_GROWTH = 0.05
-#: Load and unload cycles after which memory is to be judged.
+#: Number of swaps that a judgment of memory needs.
 CYCLES = 20
 
-#: After a swap, requests that waited for it are still being answered.
+#: Requests that waited during a swap still complete this long after it.
 _AFTER_S = 0.5
-#: Of the last swaps, whose median is the memory at the end.
+#: Number of last swaps whose median is the memory at the end.
 _LAST_SWAPS = 3
 
 
 class Swap(NamedTuple):
-    """One version replaced by the next.
+    """The replacement of one version by the next.
 
     Attributes:
-      began: seconds of `time.monotonic` when the version was pushed.
-      ended: when the one before it was gone.
-      resident_mb: of the server then.
+      began: time of the push, in seconds of `time.monotonic`.
+      ended: time at which the previous version was removed.
+      resident_mb: memory of the server at the end.
       done: False when it took longer than a minute.
     """
 
@@ -45,10 +45,14 @@ class Swap(NamedTuple):
 
 
 class Criterion(NamedTuple):
-    """One thing that must hold.
+    """A requirement, with the value found and the value allowed.
 
     Attributes:
-      judged: False for one that is shown only.
+      name: of the criterion.
+      found: value as text.
+      allowed: limit as text.
+      passed: whether the limit is met.
+      judged: False when the criterion is only shown.
     """
 
     name: str
@@ -60,15 +64,15 @@ class Criterion(NamedTuple):
 
 @dataclass(frozen=True)
 class SoakResult:
-    """What a soak saw.
+    """The measurements of a soak test.
 
     Attributes:
       loads: the REST and the gRPC half.
       swaps: in order.
-      malformed: how the malformed requests were answered.
-      start_mb: the server's resident memory after the warm-up.
-      end_mb: after the load.
-      answers_only: latency and memory are shown, and not judged.
+      malformed: responses to the malformed requests.
+      start_mb: resident memory of the server after the warm-up.
+      end_mb: resident memory after the load.
+      answers_only: latency and memory are shown, not judged.
     """
 
     loads: tuple[LoadResult, ...]
@@ -80,14 +84,14 @@ class SoakResult:
 
     @property
     def failed(self) -> dict[str, int]:
-        """Failure -> good requests that ended so, warm-up included."""
+        """Code -> number of valid requests that failed with it, warm-up included."""
         codes = np.concatenate([load.codes for load in self.loads])
         names, counts = np.unique(codes[codes != OK], return_counts=True)
         return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
     @cached_property
     def _latencies_ms(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ascending: of requests due during swaps, of the others after the warm-up."""
+        """Ascending latencies of requests due during swaps, and of others after the warm-up."""
         during: list[np.ndarray] = []
         steady: list[np.ndarray] = []
         for load in self.loads:
@@ -101,25 +105,25 @@ class SoakResult:
         return np.sort(np.concatenate(during)), np.sort(np.concatenate(steady))
 
     @cached_property
-    def p99_ms(self) -> tuple[Interval, Interval]:
-        """Of requests due during swaps and of the others after the warm-up, as if independent."""
+    def p99_ms(self) -> tuple[PercentileInterval, PercentileInterval]:
+        """p99 of requests due during swaps and of others, as if they were independent."""
         during, steady = self._latencies_ms
         return interval(during, 99), interval(steady, 99)
 
     @property
     def growth(self) -> float:
-        """Of resident memory, as a share: the last swaps' median against the start."""
+        """Relative growth of resident memory from the start to the median of the last swaps."""
         last = [swap.resident_mb for swap in self.swaps[-_LAST_SWAPS:]]
         return float(np.median(last)) / self.start_mb - 1 if last else math.nan
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
-        """What must hold, with what was found."""
+        """All criteria with the values found."""
         during, steady = (found.value for found in self.p99_ms)
-        # A short soak has few requests during swaps, and their p99 is the slowest of them: what
-        # fails is a ratio whose low end is above. It is no confidence in the ratio: requests of
-        # one swap depend on each other, and the steady p99 varies too.
-        surely = (self.p99_ms[0].low or 0.0) / steady
+        # A short test has few requests during swaps, whose p99 is then the slowest of them, so the
+        # low end of its interval must be above the limit to fail. This is not an interval of the
+        # ratio: requests during a swap are dependent, and the steady p99 varies too.
+        low_ratio = (self.p99_ms[0].low or 0.0) / steady
         failed = sum(self.failed.values())
         resends = sum(load.resends for load in self.loads)
         total = sum(len(load.codes) for load in self.loads)
@@ -128,7 +132,7 @@ class SoakResult:
         listed = "".join(f", {count} x {code}" for code, count in self.failed.items())
         counts = [len(latencies) for latencies in self._latencies_ms]
         measured = not self.answers_only
-        few = "" if len(self.swaps) >= CYCLES else f" (asked for after {CYCLES})"
+        few = "" if len(self.swaps) >= CYCLES else f" (needs {CYCLES})"
         return (
             Criterion("failed good requests", f"{failed} of {total}{listed}", "0", failed == 0),
             Criterion("resent requests", str(resends), "0", resends == 0),
@@ -146,11 +150,12 @@ class SoakResult:
             ),
             Criterion(
                 "p99 during swaps",
-                f"{during:.2f} ms of {counts[0]}, steady {steady:.2f} ms of {counts[1]}: "
-                f"{during / steady:.2f} x, {surely:.2f} x at the low end of its interval for "
+                f"{report.milliseconds(during)} of {counts[0]}, "
+                f"steady {report.milliseconds(steady)} of {counts[1]}: "
+                f"{during / steady:.2f} x, {low_ratio:.2f} x at the low end of its interval for "
                 "independent requests",
                 f"{MAX_P99_RATIO:g} x steady",
-                not math.isnan(during) and surely <= MAX_P99_RATIO,
+                not math.isnan(during) and low_ratio <= MAX_P99_RATIO,
                 judged=measured,
             ),
             Criterion(
@@ -164,12 +169,12 @@ class SoakResult:
 
     @property
     def passed(self) -> bool:
-        """Whether all of them hold that are judged."""
+        """Whether all judged criteria are met."""
         return all(criterion.passed for criterion in self.criteria if criterion.judged)
 
 
 def table(result: SoakResult) -> Table:
-    """The criteria, one a row."""
+    """The criteria, one per row."""
     title = "soak: " + ("passed" if result.passed else "FAILED")
     found = Table(
         title=Text(title, style="bold green" if result.passed else "bold red"),
@@ -193,7 +198,7 @@ def _mark(criterion: Criterion) -> Text:
 
 
 def document(result: SoakResult, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All of it as JSON values."""
+    """The results as JSON values."""
     values = report.document(result.loads)
     return {
         **values,

@@ -1,7 +1,7 @@
-"""A generator process: a job in by stdin, progress and samples out by stdout, both pickled.
+"""A generator process: reads a job from stdin, writes progress and samples to stdout, all pickled.
 
-A process of its own shares no interpreter lock with a server in the caller's, and one that is
-started by name asks nothing of the caller's main module.
+A separate process shares no interpreter lock with a server in the caller's process, and one that is
+started by module name does not import the caller's main module.
 """
 
 import asyncio
@@ -13,26 +13,26 @@ import sys
 import time
 from typing import Any, BinaryIO
 
-from serving.benchmark.loadtest.callers import CONNECTION, DEADLINE, OK, Answer, make_caller
+from serving.benchmark.loadtest.callers import CONNECTION, DEADLINE, OK, Outcome, make_caller
 from serving.benchmark.loadtest.generator import Generator, Job, precise_loop
-from serving.benchmark.loadtest.plan import Target
+from serving.benchmark.loadtest.plan import LoadTarget
 
 READY = "ready"
 REFUSED = "refused"
 PROGRESS = "progress"
 RESULT = "result"
 
-#: For all first requests together; `serving.benchmark.loadtest.run` waits longer than this.
+#: Time limit of all first requests together; `serving.benchmark.loadtest.run` waits longer.
 PROBE_S = 30.0
-#: A server that is busy now may take load later; anything else would fail every request.
+#: A busy server may accept load later; any other error would fail every request.
 _BUSY = ("429", "503", "RESOURCE_EXHAUSTED")
 
 
 def main() -> int:
-    """Runs the job on stdin; the caller is `serving.benchmark.loadtest.run`."""
-    # Ctrl-C reaches the whole group; the caller ends this process in its own time.
+    """Runs the job that `serving.benchmark.loadtest.run` writes to stdin."""
+    # Ctrl-C is sent to the whole process group; the parent process ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Whatever a library prints must not come between the messages.
+    # Output of libraries must not be mixed with the messages.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     gc.set_threshold(50_000, 20, 20)
@@ -49,13 +49,13 @@ def main() -> int:
 async def _work(job: Job, stdin: BinaryIO, out: BinaryIO) -> None:
     caller = make_caller(job.target, job.bodies, job.plan)
     try:
-        # One connection is tried before the others: a server that is not there is told once.
+        # One connection after the other, so that a missing server is reported once.
         first = int(job.numbers[0]) if len(job.numbers) else 0
         deadline = time.monotonic() + PROBE_S
         for _ in range(job.plan.channels if job.target.is_grpc else 1):
-            answer = await caller.call(first, deadline)
-            if answer.code != OK and answer.code not in _BUSY:
-                _write(out, REFUSED, _why(job.target, answer))
+            response = await caller.call(first, deadline)
+            if response.code != OK and response.code not in _BUSY:
+                _write(out, REFUSED, _refusal(job.target, response))
                 return
         _write(out, READY, None)
         start: float = pickle.load(stdin)
@@ -70,17 +70,17 @@ def _write(out: BinaryIO, kind: str, value: Any) -> None:
     out.flush()
 
 
-def _why(target: Target, answer: Answer) -> str:
-    if answer.code in (CONNECTION, "UNAVAILABLE"):
+def _refusal(target: LoadTarget, response: Outcome) -> str:
+    if response.code in (CONNECTION, "UNAVAILABLE"):
         return (
-            f"no server at {target.url}: {answer.reason}; is `sightline serve` running there? "
+            f"no server at {target.url}: {response.reason}; is `sightline serve` running there? "
             f"(REST is http://host:8501, gRPC is grpc://host:8500)"
         )
-    if answer.code == DEADLINE:
-        return f"{target.url} did not answer a request on each connection within {PROBE_S:.0f} s"
-    if answer.code in ("404", "NOT_FOUND"):
-        return f"{target.url} does not serve the model {target.model!r}: {answer.reason}"
-    return f"{target.url} refuses the first request with {answer.code}: {answer.reason}"
+    if response.code == DEADLINE:
+        return f"{target.url} returned no response on each connection within {PROBE_S:.0f} s"
+    if response.code in ("404", "NOT_FOUND"):
+        return f"{target.url} does not serve the model {target.model!r}: {response.reason}"
+    return f"{target.url} refuses the first request with {response.code}: {response.reason}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Reads deployment files and says what would not work, without a cluster, Docker or a network.
+"""Checks deployment files offline, without a cluster, Docker or a network.
 
     findings = check(Path("serving/deploy"), bundles=Path("bundles"))
 
-Read in this order: `kubernetes.py` and `compose.py` find the containers and what is mounted in
-them, `server.py` follows their flags to the files and the models, `links.py` holds Kubernetes
-objects against each other.
+`kubernetes.py` and `compose.py` find the containers and their mounts, `server.py` resolves their
+flags to files and models, `links.py` checks references between Kubernetes objects.
 """
 
 from pathlib import Path
@@ -21,21 +20,21 @@ __all__ = ["KUBERNETES_VERSION", "CheckError", "Finding", "Findings", "check"]
 def check(
     folder: Path, bundles: Path | None = None, *, kubernetes_version: str | None = None
 ) -> Findings:
-    """Every finding about the deployment files under a folder.
+    """All findings in the deployment files under a folder.
 
     Args:
-      folder: holds Compose files, Kubernetes objects, kustomizations and what they refer to.
-      bundles: the folder that is mounted where the models' base paths lie; None looks at what a
-        Compose file mounts by default, and leaves the versions of the other models alone.
-      kubernetes_version: whose schema is taken; None is `KUBERNETES_VERSION`.
+      folder: Compose files, Kubernetes objects, kustomizations and the files that they refer to.
+      bundles: the folder that is mounted at the models' base paths; None uses the default mounts of
+        a Compose file, and does not check the versions of other models.
+      kubernetes_version: version of the schema; None is `KUBERNETES_VERSION`.
 
     Raises:
-      CheckError: no such folder, nothing to check in it, or no schemas.
+      CheckError: the folder does not exist or has no files to check, or a schema is missing.
     """
     if not folder.is_dir():
-        raise CheckError(f"{folder} is not a folder; give one with deployment files")
+        raise CheckError(f"{folder} is not a folder; specify the folder of the deployment files")
     if bundles is not None and not bundles.is_dir():
-        raise CheckError(f"{bundles} is not a folder; --bundles is the one that holds the models")
+        raise CheckError(f"--bundles: {bundles} is not a folder; specify the folder of the models")
     findings = Findings()
     documents = [
         document
@@ -43,7 +42,7 @@ def check(
         for document in read_documents(path, folder, findings)
     ]
     if not findings.looked_at:
-        raise CheckError(f"{folder} holds no .yaml or .yml file; nothing to check")
+        raise CheckError(f"{folder} has no .yaml or .yml file to check")
     objects = []
     for document in documents:
         if _is_compose(document):
@@ -51,7 +50,7 @@ def check(
         elif "kind" in document.data and "apiVersion" in document.data:
             objects.append(document)
         else:
-            document.place.warn(
+            document.location.warn(
                 "neither a Kubernetes object nor a Compose file; not checked",
                 "add apiVersion and kind, or services",
             )

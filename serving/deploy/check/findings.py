@@ -1,4 +1,4 @@
-"""What the check has to say: one finding a line, each with its remedy."""
+"""Findings of the check, each with its remedy."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -7,18 +7,18 @@ from typing import Any
 
 
 class CheckError(ValueError):
-    """The check cannot look at all; says what is missing and what to do."""
+    """The check cannot run; the message has the reason and what to do."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or worth a look.
+    """An error or a warning.
 
     Attributes:
       level: `error` or `warning`.
       file: relative to the folder that was checked.
-      about: the object in it, e.g. `Deployment/tensorflow-serving`, or empty.
-      finding: what was found.
+      about: the object in the file, e.g. `Deployment/tensorflow-serving`, or empty.
+      finding: the problem.
       remedy: what to do.
     """
 
@@ -31,23 +31,23 @@ class Finding:
 
 @dataclass
 class Findings:
-    """The findings so far, and what was looked at."""
+    """The findings so far, and the checked files."""
 
     found: list[Finding] = field(default_factory=list)
     looked_at: list[str] = field(default_factory=list)
 
-    def at(self, file: str, about: str = "") -> "Place":
-        """A place to report from."""
-        return Place(self, file, about)
+    def at(self, file: str, about: str = "") -> "Location":
+        """The location of findings in a file."""
+        return Location(self, file, about)
 
     @property
     def errors(self) -> int:
-        """How many are errors."""
+        """Number of errors."""
         return sum(finding.level == "error" for finding in self.found)
 
     @property
     def warnings(self) -> int:
-        """How many are warnings."""
+        """Number of warnings."""
         return len(self.found) - self.errors
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,30 +61,30 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A file, and an object in it, that findings are about."""
+class Location:
+    """The file and the object that findings are about."""
 
     findings: Findings
     file: str
     about: str
 
     def error(self, finding: str, remedy: str) -> None:
-        """Reports what would not work."""
+        """Reports an error."""
         self._add("error", finding, remedy)
 
     def warn(self, finding: str, remedy: str) -> None:
-        """Reports what works, but not as it should."""
+        """Reports a warning."""
         self._add("warning", finding, remedy)
 
     def _add(self, level: str, finding: str, remedy: str) -> None:
         new = Finding(level, self.file, self.about, finding, remedy)
-        # Two services may mount one file, and one container be two objects' target.
+        # Two services may mount one file, and two objects may refer to one container.
         if new not in self.findings.found:
             self.findings.found.append(new)
 
 
-def known(names: Iterable[Any]) -> str:
-    """The names in words for a remedy."""
+def listed(names: Iterable[Any]) -> str:
+    """The names with commas, for a remedy."""
     return ", ".join(str(name) for name in names) or "none"
 
 
@@ -95,5 +95,5 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def matches(selector: Mapping[str, Any] | None, labels: Mapping[str, Any] | None) -> bool:
-    """Whether a label selector of equalities chooses these labels; an empty one chooses all."""
+    """Whether a label selector of equalities matches the labels; an empty one matches all."""
     return all((labels or {}).get(key) == value for key, value in (selector or {}).items())

@@ -1,9 +1,9 @@
-"""TF Serving's flags: which there are, and what their values must be."""
+"""TF Serving's flags and the types of their values."""
 
 import re
 from collections.abc import Sequence
 
-from serving.deploy.check.findings import Place, nearest
+from serving.deploy.check.findings import Location, nearest
 
 _INTEGERS = """
     port rest_api_port rest_api_num_threads grpc_max_threads rest_api_timeout_in_ms
@@ -35,7 +35,7 @@ FLAGS: dict[str, str] = {
     **dict.fromkeys(_FLOATS, "number"),
 }
 
-#: Flags that name a file -> the message it holds; None is one that is not looked into.
+#: Flags that name a file -> the message in the file; None for files that are not checked.
 FILE_FLAGS: dict[str, str | None] = {
     "model_config_file": "ModelServerConfig",
     "batching_parameters_file": "BatchingParameters",
@@ -54,34 +54,34 @@ _PATTERNS = {
 }
 
 
-def read_flags(arguments: Sequence[str], place: Place) -> dict[str, str]:
-    """Flag -> value of TF Serving's command line; what TF Serving would refuse is reported."""
+def read_flags(arguments: Sequence[str], location: Location) -> dict[str, str]:
+    """Flag -> value of TF Serving's command line; invalid arguments are reported."""
     found: dict[str, str] = {}
     for argument in arguments:
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--"):
-            place.error(
-                f"the argument {argument!r} is no flag",
-                "TF Serving takes --name=value, in one word",
+            location.error(
+                f"the argument {argument!r} is not a flag",
+                "write --name=value, as one argument",
             )
         elif name not in FLAGS:
-            remedy = nearest(name, FLAGS) or "leave it out, or see serving/deploy/README.md"
-            place.error(f"TF Serving has no flag --{name}", remedy)
+            remedy = nearest(name, FLAGS) or "remove it, or see serving/deploy/README.md"
+            location.error(f"TF Serving has no flag --{name}", remedy)
         elif name in found:
-            place.error(f"--{name} is given twice", "leave one of them out")
+            location.error(f"--{name} is given twice", "remove one of them")
         else:
-            found[name] = _value(name, value if equals else None, place)
+            found[name] = _value(name, value if equals else None, location)
     return found
 
 
-def _value(name: str, value: str | None, place: Place) -> str:
+def _value(name: str, value: str | None, location: Location) -> str:
     kind = FLAGS[name]
     if value is None:
         if kind != "true or false":
-            place.error(f"--{name} has no value", f"write --{name}=..., {kind}")
+            location.error(f"--{name} has no value", f"write --{name}=..., {kind}")
         return "true"
     if not re.fullmatch(_PATTERNS[kind], value):
-        place.error(f"--{name}={value} is not {kind}", f"write --{name}= with {kind}")
+        location.error(f"--{name}={value} is not {kind}", f"write --{name}= with {kind}")
     return value
 
 
@@ -91,6 +91,6 @@ def is_on(flags: dict[str, str], name: str) -> bool:
 
 
 def ports(flags: dict[str, str]) -> dict[str, int]:
-    """`grpc` and `rest` -> the port that is open; one that is off is left out."""
+    """`grpc` and `rest` -> open port; without those that are switched off."""
     found = {"grpc": flags.get("port", "8500"), "rest": flags.get("rest_api_port", "0")}
     return {name: int(port) for name, port in found.items() if port.isdigit() and int(port)}

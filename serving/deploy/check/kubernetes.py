@@ -1,10 +1,10 @@
-"""Kubernetes objects: their schemas, and the containers in them with what is mounted."""
+"""Checks of Kubernetes objects: schemas, containers and mounts."""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from serving.deploy.check.findings import Place, known, matches
+from serving.deploy.check.findings import Location, listed, matches
 from serving.deploy.check.kserve import check_inference_service
 from serving.deploy.check.kustomize import check_kustomization
 from serving.deploy.check.links import check_links
@@ -28,11 +28,11 @@ class Kubernetes:
     """The objects of a folder, checked together."""
 
     def __init__(self, documents: list[Document], bundles: Path | None, version: str) -> None:
-        """Looks at nothing yet.
+        """Does not check anything yet.
 
         Args:
           documents: with `apiVersion` and `kind`.
-          bundles: the folder that stands for the volume that the models lie in.
+          bundles: replaces the volume of the models.
           version: of Kubernetes.
         """
         self._bundles = bundles
@@ -41,7 +41,7 @@ class Kubernetes:
         self._config_maps: dict[str, dict[str, str]] = {}
 
     def check(self) -> None:
-        """Checks each object, then, if none breaks its schema, all against each other."""
+        """Checks each object, and if all match their schemas, the references between them."""
         fits = {id(document): _fits_schema(document, self._version) for document in self._documents}
         self._documents = [document for document in self._documents if fits[id(document)]]
         if False in fits.values():
@@ -71,14 +71,14 @@ class Kubernetes:
         )
         selector = (spec.get("selector") or {}).get("matchLabels")
         if not matches(selector, workload.labels):
-            document.place.error(
-                f"the selector {selector} does not choose its own pods, {workload.labels}",
-                "give the template the selector's labels",
+            document.location.error(
+                f"the selector {selector} does not match its own pods, {workload.labels}",
+                "add the selector's labels to the template",
             )
         volumes = {volume["name"]: volume for volume in workload.spec.get("volumes") or []}
         for container in workload.spec.get("initContainers") or []:
-            check_image(container.get("image", ""), document.place)
-            self._mounts(container, volumes, document.place)
+            check_image(container.get("image", ""), document.location)
+            self._mounts(container, volumes, document.location)
         for container in workload.spec["containers"]:
             self._check_container(container, volumes, workload)
         return workload
@@ -86,11 +86,11 @@ class Kubernetes:
     def _check_container(
         self, container: dict[str, Any], volumes: dict[str, Any], workload: Workload
     ) -> None:
-        place = workload.document.place
+        location = workload.document.location
         image = container.get("image", "")
         command = container.get("command") or []
-        check_image(image, place)
-        mounts = self._mounts(container, volumes, place)
+        check_image(image, location)
+        mounts = self._mounts(container, volumes, location)
         declared: dict[str, int] = {}
         for port in container.get("ports") or []:
             declared[str(port["containerPort"])] = port["containerPort"]
@@ -102,60 +102,60 @@ class Kubernetes:
                 entry["name"]: entry.get("value", "") for entry in container.get("env") or []
             }
             arguments = server_arguments(command, container.get("args") or [], environment)
-            server = check_container(Container(place, arguments, mounts, self._bundles))
+            server = check_container(Container(location, arguments, mounts, self._bundles))
             workload.servers.append(server)
             for number in sorted(set(declared.values()) - set(server.ports.values())):
-                place.error(
-                    f"the container's port {number} is not one that its flags open",
-                    f"they open {known(server.ports.values())}",
+                location.error(
+                    f"the flags of the container do not open its port {number}",
+                    f"they open {listed(server.ports.values())}",
                 )
-        check_probes(container, declared, server, place)
+        check_probes(container, declared, server, location)
 
     def _mounts(
-        self, container: dict[str, Any], volumes: dict[str, Any], place: Place
+        self, container: dict[str, Any], volumes: dict[str, Any], location: Location
     ) -> list[Mount]:
         mounts = []
         for mount in container.get("volumeMounts") or []:
             volume = volumes.get(mount["name"])
             if volume is None:
-                place.error(
-                    f"{container['name']} mounts the volume {mount['name']}, which is not there",
-                    f"volumes: {known(volumes)}",
+                location.error(
+                    f"{container['name']} mounts the volume {mount['name']}, which is not defined",
+                    f"volumes: {listed(volumes)}",
                 )
                 continue
-            mounts.append(self._mount(mount, volume, place))
+            mounts.append(self._mount(mount, volume, location))
         return mounts
 
-    def _mount(self, mount: dict[str, Any], volume: dict[str, Any], place: Place) -> Mount:
-        target, about = mount["mountPath"], f"the volume {volume['name']}"
+    def _mount(self, mount: dict[str, Any], volume: dict[str, Any], location: Location) -> Mount:
+        target, description = mount["mountPath"], f"the volume {volume['name']}"
         sources = [volume]
         if "projected" in volume:
             sources = volume["projected"].get("sources") or []
         if not any("configMap" in source for source in sources):
-            self._check_claim(volume, place)
-            return Mount(target=target, about=about)
+            self._check_claim(volume, location)
+            return Mount(target=target, description=description)
         files: dict[str, str] = {}
         for source in sources:
             if "configMap" in source:
-                files.update(self._files(source["configMap"], place))
+                files.update(self._files(source["configMap"], location))
         if "subPath" in mount:
             path = PurePosixPath(target)
             files = {path.name: files[mount["subPath"]]} if mount["subPath"] in files else {}
             target = path.parent.as_posix()
-            place.warn(
-                f"{path} is mounted by subPath, so a changed ConfigMap does not reach it",
+            location.warn(
+                f"{path} is mounted by subPath, so it is not updated with the ConfigMap",
                 "mount the folder",
             )
-        return Mount(target=target, files=files, about=about)
+        return Mount(target=target, files=files, description=description)
 
-    def _files(self, source: dict[str, Any], place: Place) -> dict[str, str]:
+    def _files(self, source: dict[str, Any], location: Location) -> dict[str, str]:
         """The files that a ConfigMap is mounted as."""
         data = self._config_maps.get(source.get("name", ""))
         if data is None:
             if not source.get("optional"):
-                place.error(
-                    f"the ConfigMap {source.get('name')} is not there",
-                    f"ConfigMaps: {known(self._config_maps)}",
+                location.error(
+                    f"the ConfigMap {source.get('name')} is not defined",
+                    f"ConfigMaps: {listed(self._config_maps)}",
                 )
             return {}
         items = source.get("items")
@@ -163,41 +163,37 @@ class Kubernetes:
             return data
         for item in items:
             if item["key"] not in data:
-                place.error(
+                location.error(
                     f"the ConfigMap {source['name']} has no key {item['key']}",
-                    f"keys: {known(data)}",
+                    f"keys: {listed(data)}",
                 )
         return {item["path"]: data[item["key"]] for item in items if item["key"] in data}
 
-    def _check_claim(self, volume: dict[str, Any], place: Place) -> None:
+    def _check_claim(self, volume: dict[str, Any], location: Location) -> None:
         claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
         claims = [
             document.data["metadata"].get("name") for document in self._of("PersistentVolumeClaim")
         ]
         if claim and claim not in claims:
-            place.warn(
-                f"the PersistentVolumeClaim {claim} is not among the files",
-                "see that the cluster has it",
+            location.warn(
+                f"the PersistentVolumeClaim {claim} is not defined in these files",
+                "make sure that the cluster has it",
             )
 
 
 def _fits_schema(document: Document, version: str) -> bool | None:
-    """Whether an object is as its schema says; None for a custom kind, which has none here."""
+    """Whether an object matches its schema; None for a custom kind without a schema here."""
     errors = kubernetes_errors(document.data, version)
     if errors is None:
         kind = f"{document.data['apiVersion']} {document.data['kind']}"
-        # Kubernetes' own groups have short names, or end in k8s.io as some custom ones do as well.
+        # Kubernetes' own groups have short names, or end in k8s.io, as do some custom ones.
         if "." not in str(document.data["apiVersion"]):
-            document.place.error(
-                f"Kubernetes {version} has no {kind}", "mend apiVersion or kind, then check again"
+            document.location.error(
+                f"Kubernetes {version} has no {kind}", "fix apiVersion or kind, then check again"
             )
             return False
-        document.place.warn(
-            f"no schema of {kind}; not checked", "see that kind and version are right"
-        )
+        document.location.warn(f"no schema of {kind}; not checked", "verify kind and version")
         return None
     for error in errors:
-        document.place.error(
-            error, f"mend it by the schema of Kubernetes {version}, then check again"
-        )
+        document.location.error(error, f"see the schema of Kubernetes {version}, then check again")
     return not errors

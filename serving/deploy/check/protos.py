@@ -1,7 +1,7 @@
-"""TF Serving's text configuration files, parsed with their real field names and types.
+"""Parser of TF Serving's text configuration files.
 
-`ModelServerConfig` comes from `tensorflow-serving-api`, whose configuration part needs no
-TensorFlow; the others are `serving.protocol.config_messages`.
+`ModelServerConfig` comes from `tensorflow-serving-api`, whose configuration part does not need
+TensorFlow; the others are in `serving.protocol.config_messages`.
 """
 
 from typing import Any
@@ -11,14 +11,14 @@ from serving.protocol import config_messages
 
 
 def parse(name: str, text: str) -> Any:
-    """The message `name` that the text holds.
+    """The parsed message.
 
     Args:
       name: `ModelServerConfig`, `BatchingParameters`, `MonitoringConfig` or `SSLConfig`.
       text: in protobuf's text format.
 
     Raises:
-      ValueError: the text is no such message; says the line and the column.
+      ValueError: the text does not parse; the message has line and column.
       CheckError: the API package is not installed.
     """
     if name != "ModelServerConfig":

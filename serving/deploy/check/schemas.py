@@ -1,9 +1,8 @@
-"""The published schemas, read from packages that carry them: nothing is downloaded.
+"""Published schemas, read from installed packages without a download.
 
-`kubernetes-validate` brings Kubernetes' own, `check-jsonschema` the Compose specification's. Of
-custom resources it is KServe's InferenceService and Prometheus' ServiceMonitor that are known
-here, by the fields that a manifest of ours can need; where they embed Kubernetes' types these are
-checked with the published schema again.
+`kubernetes-validate` has the schemas of Kubernetes, `check-jsonschema` that of Compose. The custom
+resources KServe InferenceService, Prometheus ServiceMonitor and Kustomization are defined here with
+their common fields; embedded Kubernetes types use the published schema.
 """
 
 import json
@@ -19,10 +18,10 @@ from referencing import Registry, Resource
 
 from serving.deploy.check.findings import CheckError
 
-#: Kubernetes' version whose schema is taken where none is named.
+#: Default version of the Kubernetes schema.
 KUBERNETES_VERSION = "1.34"
 
-_REMEDY = "install the extra that holds the schemas: `sightline[deploy]`"
+_REMEDY = "install the extra with the schemas, `sightline[deploy]`"
 _DEFINITIONS = "https://kubernetes.io/api/_definitions.json#"
 _META = f"{_DEFINITIONS}/$defs/io.k8s.apimachinery.pkg.apis.meta.v1"
 
@@ -46,7 +45,7 @@ _COUNT = {"type": "integer", "minimum": 0}
 _SWITCH = {"type": "boolean"}
 _SELECTOR = {"$ref": f"{_META}.LabelSelector"}
 _PORT_NAME_OR_NUMBER = {"type": ["string", "integer"]}
-_LABELLING = {
+_RELABELING = {
     "sourceLabels": _array(_TEXT),
     "separator": _TEXT,
     "regex": _TEXT,
@@ -56,7 +55,7 @@ _LABELLING = {
     "modulus": _COUNT,
 }
 
-# What a predictor takes beside the fields of a container and of a pod.
+# Fields of a predictor in addition to those of a container and a pod.
 _MODEL_FIELDS = {
     "modelFormat": _strict({"name": _TEXT, "version": _TEXT}, "name"),
     "runtime": _TEXT,
@@ -93,8 +92,8 @@ _ENDPOINT = _strict(
         "params": {"type": "object"},
         "tlsConfig": {"type": "object"},
         "authorization": {"type": "object"},
-        "relabelings": _array(_strict(_LABELLING)),
-        "metricRelabelings": _array(_strict(_LABELLING)),
+        "relabelings": _array(_strict(_RELABELING)),
+        "metricRelabelings": _array(_strict(_RELABELING)),
     }
 )
 _SERVICE_MONITOR = _strict(
@@ -167,17 +166,17 @@ _KUSTOMIZATION = _strict(
 
 
 def kubernetes_errors(data: dict[str, Any], version: str) -> list[str] | None:
-    """What the published schema of the object's kind refuses, each with its path.
+    """The violations of the published schema of an object's kind, each with its path.
 
     Args:
       data: an object with `apiVersion` and `kind`.
       version: of Kubernetes, e.g. `1.34`.
 
     Returns:
-      None where there is no schema for that kind and version.
+      None if there is no schema for that kind and version.
 
     Raises:
-      CheckError: the package with the schemas is not installed, or has not that version.
+      CheckError: the package with the schemas is not installed or lacks the version.
     """
     definitions = _definitions(version)
     group = str(data["apiVersion"])
@@ -185,7 +184,7 @@ def kubernetes_errors(data: dict[str, Any], version: str) -> list[str] | None:
     custom = _custom_schema(group, kind, version)
     if custom is not None:
         return _errors(custom, data, definitions)
-    # `rbac.authorization.k8s.io/v1` lies under `rbac-v1`.
+    # The file of `rbac.authorization.k8s.io/v1` ends in `rbac-v1`.
     name = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", group)
     file = _schema_folder(version) / f"{kind.lower()}-{name}.json"
     if not re.fullmatch(r"[\w.-]+", f"{kind}-{name}") or not file.is_file():
@@ -194,7 +193,7 @@ def kubernetes_errors(data: dict[str, Any], version: str) -> list[str] | None:
 
 
 def compose_errors(data: dict[str, Any]) -> list[str]:
-    """What the Compose specification refuses, each with its path.
+    """The violations of the Compose specification, each with its path.
 
     Raises:
       CheckError: the package with the schema is not installed.
@@ -232,7 +231,7 @@ def _inference_service(version: str) -> dict[str, Any]:
 
 
 def _absolute(properties: dict[str, Any]) -> dict[str, Any]:
-    """Their references, which are to the file they lie in, from any other."""
+    """The properties with absolute references, for use outside of their file."""
     text = json.dumps(properties)
     return json.loads(text.replace('"$ref": "#/', f'"$ref": "{_DEFINITIONS}/'))
 
@@ -248,7 +247,7 @@ def _schema_folder(version: str) -> Any:
     try:
         root = resources.files("kubernetes_validate") / "kubernetes-json-schema"
     except ModuleNotFoundError as error:
-        raise CheckError(f"Kubernetes' schemas are not here: {error}; {_REMEDY}") from error
+        raise CheckError(f"the Kubernetes schemas are missing: {error}; {_REMEDY}") from error
     folder = root / f"v{version}.0-local-strict"
     if not folder.is_dir():
         names = (entry.name for entry in root.iterdir())
@@ -259,7 +258,7 @@ def _schema_folder(version: str) -> Any:
                 if (match := re.match(r"v(\d+\.\d+)\.0-local-strict", name))
             }
         )
-        raise CheckError(f"no schema of Kubernetes {version}; there are {', '.join(found)}")
+        raise CheckError(f"no schema of Kubernetes {version}; available: {', '.join(found)}")
     return folder
 
 
@@ -268,7 +267,7 @@ def _compose_schema() -> dict[str, Any]:
     try:
         from check_jsonschema.builtin_schemas import get_builtin_schema
     except ModuleNotFoundError as error:
-        raise CheckError(f"the Compose schema is not here: {error}; {_REMEDY}") from error
+        raise CheckError(f"the Compose schema is missing: {error}; {_REMEDY}") from error
     return get_builtin_schema("vendor.compose-spec")
 
 
@@ -280,11 +279,11 @@ def _errors(
         resource = Resource.from_contents(definitions)
         registry = registry.with_resource(definitions["$id"], resource)
     validator = jsonschema.Draft202012Validator(schema, registry=registry)
-    return list(dict.fromkeys(_words(error) for error in _leaves(validator.iter_errors(data))))
+    return list(dict.fromkeys(_message(error) for error in _leaves(validator.iter_errors(data))))
 
 
 def _leaves(errors: Any) -> Iterator[Any]:
-    """The errors that say something: of alternatives, those of the one that came nearest."""
+    """The specific errors: for alternatives, those of the best match."""
     for error in errors:
         if error.context:
             yield best_match([error])
@@ -292,7 +291,7 @@ def _leaves(errors: Any) -> Iterator[Any]:
             yield error
 
 
-def _words(error: Any) -> str:
+def _message(error: Any) -> str:
     path = ".".join(str(part) for part in error.absolute_path)
     message = str(error.message)
     if len(message) > 200:

@@ -1,38 +1,38 @@
-"""One container that runs TF Serving: its flags, the files they name, and the models in them."""
+"""Checks of a TF Serving container: flags, configuration files and models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from serving.deploy.check.findings import Place, known
+from serving.deploy.check.findings import Location, listed
 from serving.deploy.check.flags import FILE_FLAGS, is_on, ports, read_flags
 from serving.deploy.check.models import check_model_folder, check_models
 from serving.deploy.check.protos import parse
 
-# TF Serving's own, where the file names none.
+# Defaults of TF Serving.
 _MAX_BATCH_SIZE = 1000
 DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
 @dataclass(frozen=True)
 class Mount:
-    """What lies at a path of the container.
+    """A mount of the container.
 
     Attributes:
       target: the path.
       files: name -> text, of a ConfigMap.
-      folder: a folder of this machine; None with `files`, and for what is not known here.
-      about: what is mounted, in words.
+      folder: local folder; None with `files`, and if the content is unknown.
+      description: for messages, e.g. `the volume bundles`.
     """
 
     target: str
     files: Mapping[str, str] | None = None
     folder: Path | None = None
-    about: str = ""
+    description: str = ""
 
-    def rest_of(self, path: str) -> str | None:
-        """The path within the mount, or None where it is not under it."""
+    def relative(self, path: str) -> str | None:
+        """The path relative to the mount, or None if it is not under it."""
         try:
             return PurePosixPath(path).relative_to(self.target).as_posix()
         except ValueError:
@@ -44,13 +44,13 @@ class Container:
     """A container that runs TF Serving.
 
     Attributes:
-      place: where to report about it.
-      arguments: after the program's name.
-      mounts: what lies in it.
-      bundles: the folder that stands for what is mounted where the models lie.
+      location: where to report.
+      arguments: without the name of the program.
+      mounts: of the container.
+      bundles: replaces the mount at the models' base paths.
     """
 
-    place: Place
+    location: Location
     arguments: Sequence[str]
     mounts: Sequence[Mount]
     bundles: Path | None = None
@@ -58,13 +58,13 @@ class Container:
 
 @dataclass(frozen=True)
 class Server:
-    """What a checked container serves.
+    """The server of a checked container.
 
     Attributes:
       ports: `grpc` and `rest` -> number.
-      health: whether it answers gRPC's health service.
-      models: the names.
-      metrics_path: of Prometheus; None without metrics.
+      health: whether the gRPC health service is on.
+      models: model names.
+      metrics_path: for Prometheus; None without metrics.
     """
 
     ports: dict[str, int] = field(default_factory=dict)
@@ -83,12 +83,12 @@ def is_tf_serving(image: str, command: Sequence[str]) -> bool:
 def server_arguments(
     command: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str]
 ) -> list[str]:
-    """TF Serving's arguments, with those that the image's own script adds where it is run.
+    """TF Serving's arguments, including those that the image's entry point adds.
 
     Args:
-      command: what replaces the image's entry point; empty leaves it.
-      arguments: what follows it.
-      environment: of the container; the script reads MODEL_NAME and MODEL_BASE_PATH.
+      command: replaces the entry point unless empty.
+      arguments: after the command.
+      environment: of the container; the entry point reads MODEL_NAME and MODEL_BASE_PATH.
     """
     if command:
         return [*command[1:], *arguments]
@@ -101,28 +101,28 @@ def server_arguments(
     return [*missing, *arguments]
 
 
-def check_image(image: str, place: Place) -> None:
-    """Reports an image without a fixed tag: the next pull may be another server."""
+def check_image(image: str, location: Location) -> None:
+    """Reports an image without a fixed tag, whose next pull may be another version."""
     name, _, digest = image.partition("@")
     tag = name.rpartition("/")[2].partition(":")[2]
     if not digest and tag in ("", "latest", "latest-gpu", "nightly"):
-        place.warn(f"the image {image} is not pinned", "name a version, e.g. :2.16.1")
+        location.warn(f"the image {image} is not pinned", "add a version, e.g. :2.16.1")
 
 
 def check_container(container: Container) -> Server:
-    """Checks flags, files and models of a container; findings go to its place."""
-    place = container.place
-    flags = read_flags(container.arguments, place)
+    """The server of a container, whose flags, files and models are checked."""
+    location = container.location
+    flags = read_flags(container.arguments, location)
     open_ports = ports(flags)
     if open_ports.get("grpc") == open_ports.get("rest"):
-        place.error(
-            "--port and --rest_api_port are the same; TF Serving goes on without REST",
-            "give each its own",
+        location.error(
+            "--port and --rest_api_port are equal, so TF Serving starts without REST",
+            "use different ports",
         )
     configs = {
         name: _read_config(container, name, flags[name]) for name in FILE_FLAGS if name in flags
     }
-    _check_batching(flags, configs.get("batching_parameters_file"), place)
+    _check_batching(flags, configs.get("batching_parameters_file"), location)
     _check_ssl(container, configs.get("ssl_config_file"))
     return Server(
         ports=open_ports,
@@ -133,40 +133,47 @@ def check_container(container: Container) -> Server:
 
 
 def find_mount(container: Container, path: str) -> tuple[Mount, str] | None:
-    """The mount that a path lies under, the deepest one, and the path within it."""
-    found = [(mount, mount.rest_of(path)) for mount in container.mounts]
+    """The innermost mount of a path, and the path relative to it; None if there is none."""
+    found = [(mount, mount.relative(path)) for mount in container.mounts]
     inside = [(mount, rest) for mount, rest in found if rest is not None]
     return max(inside, key=lambda pair: len(pair[0].target), default=None)
 
 
 def _read_text(container: Container, path: str, what: str) -> str | None:
-    """The text of a file of the container; its absence is reported. None: absent or not known."""
-    place = container.place
+    """The text of a file in the container; None, with a finding, if it cannot be read."""
+    location = container.location
     found = find_mount(container, path)
     if found is None:
-        targets = known(mount.target for mount in container.mounts)
-        place.error(f"{what} names {path}, which no mount holds", f"mounts are at: {targets}")
+        targets = listed(mount.target for mount in container.mounts)
+        location.error(f"{what} is {path}, which is in no mount", f"mounts: {targets}")
         return None
     mount, rest = found
     if mount.files is not None:
         if rest not in mount.files:
-            keys = known(mount.files)
-            place.error(f"{what} names {path}, but {mount.about} has no {rest}", f"it has: {keys}")
+            keys = listed(mount.files)
+            location.error(
+                f"{what} is {path}, but {mount.description} has no {rest}", f"it has {keys}"
+            )
         return mount.files.get(rest)
     if mount.folder is None:
-        place.warn(f"{what} names {path}; what {mount.about} holds is not known here", "look there")
+        location.warn(
+            f"{what} is {path}, and the content of {mount.description} is unknown",
+            "check it by hand",
+        )
         return None
     file = mount.folder / rest
     if not file.is_file():
-        place.error(f"{what} names {path}, but {file.name} is not in {mount.about}", "add the file")
+        location.error(
+            f"{what} is {path}, but {file.name} is not in {mount.description}", "add the file"
+        )
         return None
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         text = f"\ufeff{error}"
     if text.startswith("\ufeff"):
-        # TensorFlow Serving reads plain UTF-8 only.
-        place.error(f"{path} is not plain UTF-8", "save it as UTF-8 without a byte order mark")
+        # TF Serving accepts only plain UTF-8.
+        location.error(f"{path} is not plain UTF-8", "save it as UTF-8 without a byte order mark")
         return None
     return text
 
@@ -179,7 +186,7 @@ def _read_config(container: Container, flag: str, path: str) -> Any:
     try:
         return parse(message, text)
     except ValueError as error:
-        container.place.error(f"{path} is not a {message}: {error}", "mend the line named")
+        container.location.error(f"{path} is not a {message}: {error}", "fix that line")
         return None
 
 
@@ -189,9 +196,9 @@ def _metrics_path(config: Any) -> str | None:
     return config.prometheus_config.path or DEFAULT_METRICS_PATH
 
 
-def _check_batching(flags: dict[str, str], config: Any, place: Place) -> None:
+def _check_batching(flags: dict[str, str], config: Any, location: Location) -> None:
     if "batching_parameters_file" in flags and not is_on(flags, "enable_batching"):
-        place.error(
+        location.error(
             "--batching_parameters_file without --enable_batching; TF Serving does not start",
             "add --enable_batching=true",
         )
@@ -199,71 +206,73 @@ def _check_batching(flags: dict[str, str], config: Any, place: Place) -> None:
         return
     sizes = list(config.allowed_batch_sizes)
     if sizes != sorted(set(sizes)) or any(size < 1 for size in sizes):
-        place.error(f"allowed_batch_sizes {sizes} do not rise", "list them from small to large")
+        location.error(f"allowed_batch_sizes {sizes} do not increase", "sort them")
     limit = config.max_batch_size.value if config.HasField("max_batch_size") else _MAX_BATCH_SIZE
     if sizes and sizes[-1] != limit:
-        place.error(
+        location.error(
             f"allowed_batch_sizes end in {sizes[-1]}, max_batch_size is {limit}",
-            "make the last size max_batch_size; TF Serving does not load the model otherwise",
+            "make them equal; otherwise TF Serving does not load the model",
         )
     for name in ("max_batch_size", "num_batch_threads", "max_enqueued_batches"):
         if config.HasField(name) and getattr(config, name).value < 1:
             value = getattr(config, name).value
-            place.error(f"{name} is {value}", "write 1 or more")
+            location.error(f"{name} is {value}", "write 1 or more")
     if config.HasField("batch_timeout_micros") and config.batch_timeout_micros.value < 0:
-        place.error("batch_timeout_micros is negative", "write 0 or more")
+        location.error("batch_timeout_micros is negative", "write 0 or more")
 
 
 def _check_ssl(container: Container, config: Any) -> None:
-    """The key, a secret, may be inline PEM text; in TF Serving it must be."""
+    """TF Serving needs inline PEM text, not paths."""
     if config is None:
         return
     for name in ("server_key", "server_cert"):
         value = getattr(config, name)
         if "-----BEGIN" not in value:
-            container.place.error(
+            container.location.error(
                 f"{name} of --ssl_config_file is not PEM text",
-                "write the text itself between quotes, \\n for a new line; a path is not taken",
+                "write the text in quotes, with \\n for line breaks; paths are not supported",
             )
     if config.client_verify and not config.custom_ca:
-        container.place.error("client_verify without custom_ca", "add the CA that signed them")
+        container.location.error(
+            "client_verify without custom_ca", "add the CA of the client certificates"
+        )
 
 
 def _check_models(container: Container, flags: dict[str, str], config: Any) -> tuple[str, ...]:
-    place = container.place
+    location = container.location
     if "model_config_file" in flags:
         if "model_base_path" in flags:
-            place.warn("--model_base_path is not used beside --model_config_file", "leave it out")
+            location.warn("--model_base_path has no effect with --model_config_file", "remove it")
         if config is None:
             return ()
-        return check_models(config, container.place, lambda path: _model_folder(container, path))
+        return check_models(config, container.location, lambda path: _model_folder(container, path))
     if "model_base_path" not in flags:
-        place.error("no flag says what to serve", "give --model_config_file, or --model_base_path")
+        location.error("no flag specifies a model", "add --model_config_file or --model_base_path")
         return ()
     name = flags.get("model_name", "default")
     folder = _model_folder(container, flags["model_base_path"])
     if folder is not None:
-        check_model_folder(name, folder, place)
+        check_model_folder(name, folder, location)
     return (name,)
 
 
 def _model_folder(container: Container, path: str) -> Path | None:
-    """The folder here that a base path of the container is; None where that is not known."""
-    place = container.place
+    """The local folder of a base path in the container; None if it is unknown."""
+    location = container.location
     found = find_mount(container, path)
     if found is None:
-        targets = known(mount.target for mount in container.mounts)
-        place.error(f"the base path {path} lies in no mount", f"mounts are at: {targets}")
+        targets = listed(mount.target for mount in container.mounts)
+        location.error(f"the base path {path} is in no mount", f"mounts: {targets}")
         return None
     mount, rest = found
     if mount.files is not None:
-        place.error(f"the base path {path} lies in {mount.about}", "mount the bundles there")
+        location.error(f"the base path {path} is in {mount.description}", "mount the bundles there")
         return None
     root = container.bundles or mount.folder
     if root is None:
-        place.warn(
-            f"the versions under {path} were not looked at",
-            "give --bundles DIR, the folder that is mounted there",
+        location.warn(
+            f"the versions under {path} were not checked",
+            "specify --bundles DIR, the folder that is mounted there",
         )
         return None
     return root / rest

@@ -1,4 +1,4 @@
-"""Reading YAML: every document of every file, with the mistakes that PyYAML lets pass."""
+"""Reads YAML documents, and reports errors that PyYAML ignores."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from serving.deploy.check.findings import Findings, Place
+from serving.deploy.check.findings import Findings, Location
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -18,17 +18,17 @@ class Document:
 
     Attributes:
       path: of the file.
-      data: a mapping; anything else was reported and left out.
-      place: where to report about it.
+      data: a mapping; other values are reported and skipped.
+      location: where to report.
     """
 
     path: Path
     data: dict[str, Any]
-    place: Place
+    location: Location
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, as `kubectl apply` does; PyYAML takes the last."""
+    """Rejects duplicate keys, as `kubectl apply` does; PyYAML keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         self.flatten_mapping(node)
@@ -37,18 +37,18 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", key_node.start_mark
+                    None, None, f"the key {key!r} is duplicated", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-# A bare `=` is a value of YAML 1.1 that PyYAML's own safe loader cannot construct.
+# A bare `=` is a YAML 1.1 value that PyYAML's safe loader cannot construct.
 _Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: str(node.value))
 
 
 def yaml_files(folder: Path) -> list[Path]:
-    """The YAML files under `folder`, in order; folders that start with a dot are left out."""
+    """The YAML files under `folder`, in order, without folders that start with a dot."""
     return [
         path
         for path in sorted(folder.rglob("*"))
@@ -59,22 +59,22 @@ def yaml_files(folder: Path) -> list[Path]:
 
 
 def read_documents(path: Path, folder: Path, findings: Findings) -> list[Document]:
-    """The mappings in a file; what is not YAML, or no mapping, is reported."""
+    """The mappings in a file; invalid YAML and other values are reported."""
     file = path.relative_to(folder).as_posix()
     findings.looked_at.append(file)
-    place = findings.at(file)
+    location = findings.at(file)
     try:
         text = path.read_text(encoding="utf-8")
         loaded = list(yaml.load_all(text, Loader=_Loader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        place.error(f"not YAML: {_in_one_line(error)}", "mend the file at the place named")
+        location.error(f"not YAML: {_in_one_line(error)}", "fix the file at that line")
         return []
     documents = []
     for number, data in enumerate(loaded, 1):
         if isinstance(data, dict):
             documents.append(Document(path, data, findings.at(file, _about(data))))
         elif data is not None:
-            place.error(f"document {number} is a {type(data).__name__}", "write a mapping")
+            location.error(f"document {number} is a {type(data).__name__}", "write a mapping")
     return documents
 
 

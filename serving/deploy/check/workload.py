@@ -1,4 +1,4 @@
-"""Pods, and what is known of them, for the objects that refer to them."""
+"""Pods that other objects refer to."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,15 +9,15 @@ from serving.deploy.check.sources import Document
 
 @dataclass
 class Workload:
-    """Pods of one kind.
+    """The pods of one object.
 
     Attributes:
       document: the object.
       labels: of its pods.
       annotations: of its pods.
       spec: of its pods.
-      ports: name, or number as text, -> number, of all its containers.
-      servers: what its TF Serving containers serve.
+      ports: name, or number as text -> number, of all containers.
+      servers: of the TF Serving containers.
     """
 
     document: Document

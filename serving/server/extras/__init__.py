@@ -1,1 +1,1 @@
-"""Optional features: canary and shadow traffic, TLS, Vertex AI."""
+"""Optional features: canary and shadow traffic, request logs, traces."""

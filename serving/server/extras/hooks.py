@@ -1,29 +1,32 @@
-"""What a server does beside answering: steer a canary's share, log, shadow, trace.
+"""The optional features around a call of a model: canary, request log, shadow traffic, traces.
 
-The front ends run every call of a model through `Hooks`, which does nothing of it by default.
+REST, gRPC and V2 run every call through `Hooks`, which does nothing else by default.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from serving.server.models.manager import Servable
-from serving.server.scheduling.calls import Outputs, Steps, T
+from serving.server.extras.tracing import OpenTelemetry
+from serving.server.extras.traffic import Canary
+from serving.server.models import inference
+from serving.server.models.servable import Servable
+from serving.server.scheduling.calls import Steps, T
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A call of a model that was answered.
+    """The request and the response of a call of a model. Neither may be changed.
 
     Attributes:
       api: `Predict`, `Classify`, `Regress` or `MultiInference`.
-      servable: the version that answered; it may be gone when this is read.
-      signature: the name as asked for, may be empty.
-      request: of Predict the inputs, name -> array; of Classify and Regress the `Input` proto; of
-        MultiInference the request proto. Not to be changed.
-      response: of Predict the outputs, name -> array; else the result's proto. Not to be changed.
+      servable: the version that ran; it may be unloaded by now.
+      signature: the requested name, may be empty.
+      request: the inputs of Predict, name -> array; the `Input` proto of Classify and Regress; the
+        request proto of MultiInference.
+      response: the outputs of Predict, name -> array; otherwise the proto of the result.
       output_filter: of Predict.
     """
 
@@ -36,7 +39,7 @@ class Exchange:
 
     @property
     def size_bytes(self) -> int:
-        """About how much memory it keeps."""
+        """The approximate memory of request and response."""
         if self.api != "Predict":
             return self.request.ByteSize() + self.response.ByteSize()
         arrays = map(np.asarray, (*self.request.values(), *self.response.values()))
@@ -48,104 +51,73 @@ def _array_bytes(array: np.ndarray) -> int:
     return sum(map(len, array.ravel().tolist())) if strings else array.nbytes
 
 
-class Watcher(Protocol):
-    """Is told of every answered call, in the thread that answers: it must return at once."""
-
-    def __call__(self, exchange: Exchange) -> None:
-        """Takes note."""
-        ...
-
-
-class Steerer(Protocol):
-    """Chooses a version for requests that name none."""
-
-    def choose(self, model: str, headers: Mapping[str, str]) -> tuple[int | None, str | None]:
-        """(version, label), at most one of them; neither leaves the choice to the server."""
-        ...
-
-
-class Tracer(Protocol):
-    """Records what a request spends its time on."""
-
-    def traced(self, steps: Steps[T], name: str, headers: Mapping[str, str]) -> Steps[T]:
-        """The same steps, recorded."""
-        ...
+#: Receives every successful exchange, in the thread of the request: it must not block.
+Observer: TypeAlias = Callable[[Exchange], None]
 
 
 class Hooks:
-    """A server's canary, watchers and tracer; every method may be called from any thread."""
+    """The canary, observers and tracer of a server; every method is thread-safe."""
 
     def __init__(
         self,
         *,
-        canary: Steerer | None = None,
-        watchers: Sequence[Watcher] = (),
-        tracer: Tracer | None = None,
+        canary: Canary | None = None,
+        observers: Sequence[Observer] = (),
+        tracer: OpenTelemetry | None = None,
     ) -> None:
         self._canary = canary
-        self._watchers = tuple(watchers)
+        self._observers = tuple(observers)
         self._tracer = tracer
 
     @property
-    def read_headers(self) -> bool:
-        """Whether any of them looks at what a client sent beside its request."""
+    def reads_headers(self) -> bool:
+        """Whether any hook needs the headers or metadata of a request."""
         return self._canary is not None or self._tracer is not None
 
-    def steer(
+    def choose_version(
         self, model: str, version: int | None, label: str | None, headers: Mapping[str, str]
     ) -> tuple[int | None, str | None]:
-        """The (version, label) to serve: the request's own if it names one, else the canary's."""
+        """The (version, label) to serve: those of the request, or else the canary's choice."""
         if self._canary is None or version is not None or label:
             return version, label
         return self._canary.choose(model, headers)
 
     def traced(self, steps: Steps[T], name: str, headers: Mapping[str, str]) -> Steps[T]:
-        """The steps of a request, recorded as a span called `name` under the client's own."""
+        """The steps of a request, recorded as a span called `name` under the client's span."""
         return steps if self._tracer is None else self._tracer.traced(steps, name, headers)
 
-    def predict(
+    def call(
         self,
+        api: str,
         servable: Servable,
         signature: str,
-        inputs: Mapping[str, Any],
+        request: Any,
         output_filter: Sequence[str] = (),
-    ) -> Steps[Outputs]:
-        """`inference.predict`, watched."""
-        from serving.server.models import inference
+    ) -> Steps[Any]:
+        """The response of `serving.server.models.inference`, passed to the observers.
 
-        outputs = yield from inference.predict(servable, signature, inputs, output_filter)
+        Args:
+          api: see `Exchange`, as the other arguments.
+          servable: the version, kept loaded.
+          signature: empty for the default.
+          request: the inputs or the proto.
+          output_filter: of Predict.
+
+        Raises:
+          ServingError: an invalid request, or the model refuses it.
+        """
         kept = tuple(output_filter)
-        self._tell(Exchange("Predict", servable, signature, inputs, outputs, kept))
-        return outputs
-
-    def classify(self, servable: Servable, signature: str, examples: Any) -> Steps[Any]:
-        """`inference.classify`, watched."""
-        from serving.server.models import inference
-
-        result = yield from inference.classify(servable, signature, examples)
-        self._tell(Exchange("Classify", servable, signature, examples, result))
-        return result
-
-    def regress(self, servable: Servable, signature: str, examples: Any) -> Steps[Any]:
-        """`inference.regress`, watched."""
-        from serving.server.models import inference
-
-        result = yield from inference.regress(servable, signature, examples)
-        self._tell(Exchange("Regress", servable, signature, examples, result))
-        return result
-
-    def multi_inference(self, servable: Servable, request: Any) -> Steps[Any]:
-        """`inference.multi_inference`, watched."""
-        from serving.server.models import inference
-
-        response = yield from inference.multi_inference(servable, request)
-        self._tell(Exchange("MultiInference", servable, "", request, response))
+        if api == "Predict":
+            response = yield from inference.predict(servable, signature, request, kept)
+        elif api == "Classify":
+            response = yield from inference.classify(servable, signature, request)
+        elif api == "Regress":
+            response = yield from inference.regress(servable, signature, request)
+        else:
+            response = yield from inference.multi_inference(servable, request)
+        for observe in self._observers:
+            observe(Exchange(api, servable, signature, request, response, kept))
         return response
 
-    def _tell(self, exchange: Exchange) -> None:
-        for watcher in self._watchers:
-            watcher(exchange)
 
-
-#: Nothing beside answering.
 NO_HOOKS = Hooks()

@@ -1,9 +1,9 @@
-"""Shadow traffic: a copy of the served requests to another version, whose answers are compared.
+"""Shadow traffic: copies of requests run on another version, and the outputs are compared.
 
-    --shadow digits_cnn=candidate:25        a quarter of the requests that another version answered
+    --shadow digits_cnn=candidate:25        a quarter of the requests that another version served
 
-One thread runs the copies, one after the other, at low priority and behind a bounded queue: what
-does not fit is dropped and counted. Nobody waits for a shadow.
+One thread of low priority runs the copies from a bounded queue. Copies that do not fit are dropped
+and counted, so that no request waits for a shadow.
 """
 
 import random
@@ -12,21 +12,23 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from serving.server.errors import ServerError, ServingError
-from serving.server.extras.hooks import Exchange
-from serving.server.extras.traffic import Models, Target
-from serving.server.http.web import Page, Response, json_response
+from serving.server.extras.side_thread import SideThread
+from serving.server.extras.traffic import VersionRef
+from serving.server.models.manager import ModelManager
 from serving.server.observability.metrics import Metrics
-from serving.server.observability.side_thread import SideThread
 from serving.server.scheduling.calls import Outputs, Steps, run_now
 
 REPORT_PATH = "/shadow/report"
+if TYPE_CHECKING:
+    from serving.server.extras.hooks import Exchange
+
 _FORM = re.compile(r"(?P<model>[^=]+)=(?P<target>[^:=]+)(?::(?P<percent>[0-9]+(?:\.[0-9]+)?))?")
-#: Relative and absolute: floats closer than that are the same.
+#: Relative and absolute tolerance within which floats count as equal.
 TOLERANCE = 1e-3
 _MAX_WAITING = 32
 _NICENESS = 10
@@ -36,10 +38,10 @@ Predict = Callable[[Any, str, Mapping[str, Any], Sequence[str]], Steps[Outputs]]
 
 @dataclass(frozen=True)
 class ShadowConfig:
-    """Which version of a model gets copies, and of which share of the requests."""
+    """The version of a model that receives copies, and the share of the requests."""
 
     model: str
-    target: Target
+    target: VersionRef
     share: float = 1.0
 
 
@@ -47,25 +49,25 @@ def read_shadow(text: str) -> ShadowConfig:
     """The shadow of `MODEL=LABEL` or `MODEL=LABEL:PERCENT`; a label may be a version's number.
 
     Raises:
-      ServerError: not of that form, or more than 100 percent.
+      ServerError: another form, or more than 100 percent.
     """
     found = _FORM.fullmatch(text)
     percent = float(found["percent"] or 100) if found else 0.0
     if not found or percent > 100:
         raise ServerError(f"--shadow must be MODEL=LABEL or MODEL=LABEL:PERCENT, got {text!r}")
-    return ShadowConfig(found["model"], Target(found["target"]), percent / 100)
+    return ShadowConfig(found["model"], VersionRef(found["target"]), percent / 100)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How two versions' answers to one request differ.
+    """The difference between two versions' outputs for one request.
 
     Attributes:
-      rows: images in the request; 0 when the answers cannot be laid side by side.
-      top1_disagreements: rows whose best class is another.
-      score: greatest absolute difference of a score, or of any number where none is called that.
-      values: whether any output is missing, of another shape, or of other values: text and whole
-        numbers as they are, floats beyond `TOLERANCE`.
+      rows: images in the request; 0 when the outputs cannot be compared by row.
+      top1_disagreements: rows with different best classes.
+      score: largest absolute difference of `scores`, or of any float output without them.
+      values: whether an output is missing or differs in shape or value; floats may differ by
+        `TOLERANCE`.
     """
 
     rows: int
@@ -76,21 +78,21 @@ class Difference:
 
 @dataclass
 class ShadowReport:
-    """What was seen of one shadow.
+    """The results of one shadow.
 
     Attributes:
-      target: label or version that gets the copies.
-      requests: compared.
+      target: label or version that receives the copies.
+      requests: number of compared requests.
       rows: images in them.
-      top1_disagreements: rows whose best class is another.
-      requests_that_differ: with any such row.
-      requests_of_other_values: whose outputs are not the same; see `Difference`.
-      max_score_difference: the greatest of all.
-      failed: copies that the shadow refused, though the served version answered.
-      dropped: not run, the shadow was too slow.
-      not_served: not run, the target was not loaded.
-      versions: pairs (served, shadow) that were compared.
-      errors: code -> how many of the failed.
+      top1_disagreements: rows with different best classes.
+      requests_that_differ: requests with any such row.
+      requests_of_other_values: requests with different outputs; see `Difference.values`.
+      max_score_difference: the largest difference of a score.
+      failed: copies that failed on the shadow only.
+      dropped: copies that did not run because the shadow was too slow.
+      not_served: copies that did not run because the target was not loaded.
+      versions: compared pairs (served, shadow).
+      errors: code -> number of failed copies.
     """
 
     target: str
@@ -108,12 +110,12 @@ class ShadowReport:
 
 
 class Shadow:
-    """Copies predictions; called with every answered exchange, from any thread."""
+    """Copies predictions; thread-safe observer of exchanges."""
 
     def __init__(
         self,
         configs: Sequence[ShadowConfig],
-        models: Models,
+        models: ModelManager,
         metrics: Metrics,
         *,
         predict: Predict,
@@ -123,11 +125,11 @@ class Shadow:
         """Starts the thread.
 
         Args:
-          configs: one a model.
-          models: those served.
-          metrics: get `shadow_count` by model and outcome, and `shadow_latency`.
+          configs: one per model.
+          models: the served models.
+          metrics: record `shadow_count` by model and outcome, and `shadow_latency`.
           predict: `inference.predict`.
-          draw: a number in [0, 1) for each request.
+          draw: returns a number in [0, 1) for each request.
           max_waiting: copies that may wait.
 
         Raises:
@@ -135,7 +137,7 @@ class Shadow:
         """
         self._configs = {config.model: config for config in configs}
         if len(self._configs) < len(configs):
-            raise ServerError("--shadow names a model twice; one shadow a model")
+            raise ServerError("--shadow names a model twice; one shadow per model")
         self._models = models
         self._metrics = metrics
         self._predict = predict
@@ -146,13 +148,13 @@ class Shadow:
             "shadow", self._compare, max_waiting=max_waiting, niceness=_NICENESS
         )
 
-    def __call__(self, exchange: Exchange) -> None:
-        """Queues a copy; never waits."""
+    def __call__(self, exchange: "Exchange") -> None:
+        """Queues a copy, without waiting."""
         config = self._configs.get(exchange.servable.name)
         if config is None or exchange.api != "Predict" or self._draw() >= config.share:
             return
         if not self._thread.offer(exchange, exchange.size_bytes):
-            self._note(config.model, "dropped")
+            self._count(config.model, "dropped")
 
     def reports(self) -> dict[str, dict[str, Any]]:
         """Model -> its report, as plain values."""
@@ -160,13 +162,13 @@ class Shadow:
             return {model: asdict(report) for model, report in self._reports.items()}
 
     def close(self) -> None:
-        """Ends the thread; what waits is forgotten."""
+        """Ends the thread; waiting copies are dropped."""
         self._thread.close(drain=False)
 
-    def _compare(self, exchange: Exchange) -> None:
+    def _compare(self, exchange: "Exchange") -> None:
         config = self._configs[exchange.servable.name]
         if not config.target.is_served(self._models, config.model):
-            self._note(config.model, "not_served")
+            self._count(config.model, "not_served")
             return
         try:
             with self._models.use(config.model, *config.target.version_and_label) as servable:
@@ -204,33 +206,20 @@ class Shadow:
         with self._lock:
             errors = self._reports[model].errors
             errors[code] = errors.get(code, 0) + 1
-        self._note(model, "failed")
+        self._count(model, "failed")
 
-    def _note(self, model: str, outcome: str) -> None:
+    def _count(self, model: str, outcome: str) -> None:
         with self._lock:
             report = self._reports[model]
             setattr(report, outcome, getattr(report, outcome) + 1)
         self._metrics.count("shadow_count", model_name=model, outcome=outcome)
 
 
-def shadow_page(shadow: Shadow) -> Page:
-    """The reports as JSON, at `REPORT_PATH`."""
-
-    async def page(
-        method: str, path: str, headers: Mapping[str, str], body: bytes
-    ) -> Response | None:
-        if path != REPORT_PATH or method != "GET":
-            return None
-        return json_response(200, shadow.reports())
-
-    return page
-
-
 def compare(served: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> Difference:
-    """How two answers to the same request differ.
+    """The difference between two outputs for one request.
 
-    The best class is the first of `classes` or `labels`, which come best first, or else the
-    greatest of (B, N) scores. Scores of a top-k answer are compared class by class.
+    The best class is the first of `classes` or `labels`, which are sorted, or else the argmax of
+    (B, N) scores. Scores of a top-k output are compared by class.
     """
     rows, wrong = _top1(served, other)
     return Difference(rows, wrong, _score_difference(served, other), _values_differ(served, other))

@@ -1,38 +1,27 @@
-"""A canary's share of the requests that name no version.
+"""Canary traffic: a share of the requests that name no version goes to another version.
 
     --canary digits_cnn=stable:90,canary:10
 
-A label moves with the model config, so a roll-out is one edit of the labels. A request that carries
-an id (`X-Request-Id` over REST, `x-request-id` in gRPC metadata) always goes to the same side.
+The model config assigns labels, so a rollout is one edit of the labels. Requests with the same id
+(`X-Request-Id` over REST, `x-request-id` in gRPC metadata) always go to the same version.
 """
 
 import hashlib
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from serving.server.errors import ServerError, ServingError
+from serving.server.models.manager import ModelManager
 from serving.server.observability.metrics import Metrics
 
 ID_HEADER = "x-request-id"
 _ARM = re.compile(r"(?P<target>[^:,=]+):(?P<weight>[0-9]+(?:\.[0-9]+)?)")
 
 
-class Models(Protocol):
-    """What is asked of `ModelManager`."""
-
-    def use(
-        self, name: str, version: int | None = None, label: str | None = None
-    ) -> AbstractContextManager[Any]:
-        """A version, kept loaded."""
-        ...
-
-
 @dataclass(frozen=True)
-class Target:
+class VersionRef:
     """A version by its number, or by its label."""
 
     text: str
@@ -42,8 +31,8 @@ class Target:
         """(version, label), one of them None."""
         return (int(self.text), None) if self.text.isdigit() else (None, self.text)
 
-    def is_served(self, models: Models, model: str) -> bool:
-        """Whether a request to it would find a model."""
+    def is_served(self, models: ModelManager, model: str) -> bool:
+        """Whether the version is loaded."""
         try:
             with models.use(model, *self.version_and_label):
                 return True
@@ -53,22 +42,22 @@ class Target:
 
 @dataclass(frozen=True)
 class Split:
-    """How a model's requests are shared.
+    """The shares of the versions of a model.
 
     Attributes:
       model: its name.
-      arms: (where, share) with the shares adding up to 1, the greatest first.
+      arms: (version, share), the largest share first; the shares add up to 1.
     """
 
     model: str
-    arms: tuple[tuple[Target, float], ...]
+    arms: tuple[tuple[VersionRef, float], ...]
 
 
 def read_split(text: str) -> Split:
     """The split of `MODEL=LABEL:WEIGHT,LABEL:WEIGHT`; a label may be a version's number.
 
     Raises:
-      ServerError: not of that form, or weights that add up to nothing.
+      ServerError: another form, or weights that add up to 0.
     """
     model, _, arms = text.partition("=")
     found = [_ARM.fullmatch(arm.strip()) for arm in arms.split(",")]
@@ -79,27 +68,27 @@ def read_split(text: str) -> Split:
     if len(weights) < len(found) or total <= 0:
         raise ServerError(f"--canary {text}: each label once, and one weight above 0")
     ordered = sorted(weights.items(), key=lambda item: -item[1])
-    return Split(model, tuple((Target(target), weight / total) for target, weight in ordered))
+    return Split(model, tuple((VersionRef(target), weight / total) for target, weight in ordered))
 
 
 class Canary:
-    """Chooses for every request that leaves the version to the server."""
+    """Chooses the version of every request that names none."""
 
     def __init__(
         self,
         splits: Sequence[Split],
-        models: Models,
+        models: ModelManager,
         metrics: Metrics,
         *,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """Takes what it chooses from.
+        """Creates the canary.
 
         Args:
-          splits: one a model.
-          models: those served.
-          metrics: get `canary_count` by model and label.
-          draw: a number in [0, 1) for a request without an id.
+          splits: one per model.
+          models: the served models.
+          metrics: count `canary_count` by model and label.
+          draw: returns a number in [0, 1) for a request without an id.
 
         Raises:
           ServerError: two splits of one model.
@@ -112,10 +101,10 @@ class Canary:
         self._draw = draw
 
     def choose(self, model: str, headers: Mapping[str, str]) -> tuple[int | None, str | None]:
-        """(version, label); an arm that is not served gives its share to the greatest.
+        """(version, label); the largest arm replaces one that is not loaded.
 
         Args:
-          model: asked for.
+          model: its name.
           headers: of the request, by lower-case name.
         """
         split = self._splits.get(model)
@@ -131,13 +120,13 @@ class Canary:
 
 
 def share_point(model: str, identity: str) -> float:
-    """Where in [0, 1) an id falls: the same in every process, another for every model."""
+    """A hash of the id in [0, 1): equal in every process, different for every model."""
     text = f"{model}\0{identity}".encode("utf-8", "surrogateescape")
     digest = hashlib.blake2b(text, digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _arm_at(split: Split, point: float) -> Target:
+def _arm_at(split: Split, point: float) -> VersionRef:
     for target, share in split.arms:
         if point < share:
             return target

@@ -1,88 +1,240 @@
-"""What every gRPC method needs: threads, the client's deadline, refusals. No TensorFlow."""
+"""The common parts of gRPC methods: threads, messages, deadlines and errors. No TensorFlow.
+
+Python's gRPC assigns a thread to a call before its message has arrived, and shows no part of a
+message before it is complete. So complete messages are counted exactly. A call whose message is
+late is cancelled when other calls wait for its thread, or when the process grows while messages
+arrive.
+"""
 
 import logging
+import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 
+from serving.limits import DEFAULT_LIMITS
 from serving.server.errors import OverloadedError, ServingError
-from serving.server.grpc.messages import Messages
+from serving.server.models.background import trim_memory
 
 T = TypeVar("T")
-#: Answers a request; is given the call's context too.
-Behavior: TypeAlias = Callable[..., Any]
+#: Receives a request and the context of its call; returns the response.
+Method: TypeAlias = Callable[..., Any]
 
 _LOG = logging.getLogger(__name__)
 
-#: Calls that have a thread, where the server sets no bound to what waits. More wait in gRPC.
+#: Threads for calls, where the server sets no bound. Further calls wait inside gRPC.
 MOST_CALLS = 256
-#: Beyond those that may wait: they refuse what comes on top.
+#: Threads besides those of the calls that may wait: they refuse further calls.
 _REFUSING = 4
-#: For what is answered from memory. One would do, were it not for clients that send half a call.
-_AT_ONCE = 8
-#: Deadlines beyond it are none.
+#: Threads for methods that never wait; several, as clients may send incomplete calls.
+_QUICK = 8
+#: Longer deadlines count as none.
 _NO_DEADLINE_S = 10.0 * 365 * 86400
-#: Of a request whose deadline has passed when it is read: 0 would mean no deadline.
-_AT_ONCE_S = 1e-3
-#: A call that waits for a thread for longer finds all of them taken.
+#: Replaces a deadline that has passed when the request is read: 0 would mean no deadline.
+_PASSED_S = 1e-3
+#: A call that has waited for longer finds all threads busy.
 _WAITS_S = 0.05
 _NO_MESSAGE = "a call must bring one message"
 
+#: Between two checks of the messages that are arriving.
+_TICK_S = 0.1
+#: A message that has been arriving for longer may be cancelled.
+SLOW_S = 1.0
+#: The same where as many calls wait as there are threads: small messages have arrived by then.
+_CROWDED_S = 0.1
+#: The longest time that a message may take, as for a REST body.
+MESSAGE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Arrival:
+    """A call whose message has not arrived: its context, its thread pool, and its start."""
+
+    context: Any
+    threads: Any
+    began: float
+
+
+def resident_bytes() -> int:
+    """Memory of this process; 0 where the system has no `/proc`."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+class Messages:
+    """The messages of all calls of a server; every method is thread-safe."""
+
+    def __init__(
+        self,
+        limit: int = DEFAULT_LIMITS.max_body_bytes_in_flight,
+        *,
+        resident: Callable[[], int] = resident_bytes,
+    ) -> None:
+        """Creates the budget.
+
+        Args:
+          limit: bytes of all messages together.
+          resident: measures the memory of the process in bytes.
+        """
+        self._limit = limit
+        self._resident = resident
+        self._lock = threading.Lock()
+        self._used = 0
+        self._arriving: set[_Arrival] = set()
+        # Resident bytes before messages arrived slowly.
+        self._before = 0
+        self._has_grown = False
+        self._closed = threading.Event()
+        self._monitor: threading.Thread | None = None
+
+    def receive(self, requests: Iterator[bytes], context: Any, threads: Any) -> bytes | None:
+        """The message of a call, to be released after it; None when the client sent none.
+
+        Args:
+          requests: gRPC's iterator, which waits for the message in this thread.
+          context: of the call.
+          threads: the pool of this thread: `waiting` calls have none of its `most` threads.
+
+        Raises:
+          OverloadedError: the messages of all calls exceed the limit.
+          grpc.RpcError: the call is over.
+        """
+        arrival = _Arrival(context, threads, time.monotonic())
+        self._arriving.add(arrival)
+        if self._monitor is None:
+            self._start()
+        try:
+            data = next(requests, None)
+        finally:
+            self._arriving.discard(arrival)
+        if data is not None:
+            self._acquire(len(data))
+        return data
+
+    def _acquire(self, size: int) -> None:
+        with self._lock:
+            if self._used + size <= self._limit:
+                self._used += size
+                return
+        raise OverloadedError(
+            "RESOURCE_EXHAUSTED",
+            f"a message of {size} bytes: those of the calls under way may take {self._limit} bytes "
+            "together (--max_body_bytes_in_flight); try again later",
+            1,
+        )
+
+    def release(self, size: int) -> None:
+        """Ends a call whose message had so many bytes."""
+        with self._lock:
+            self._used -= size
+
+    def close(self) -> None:
+        """Ends the monitoring thread."""
+        self._closed.set()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._monitor is not None:
+                return
+            self._monitor = threading.Thread(target=self._watch, name="grpc-messages", daemon=True)
+        self._monitor.start()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(_TICK_S):
+            self._check()
+
+    def _check(self) -> None:
+        """Cancels calls whose messages are late."""
+        now = time.monotonic()
+        arriving = sorted(self._arriving.copy(), key=lambda arrival: arrival.began)
+        for threads in {arrival.threads for arrival in arriving}:
+            waiting = threads.waiting
+            patience = SLOW_S if waiting < threads.most else _CROWDED_S
+            held = [a for a in arriving if a.threads is threads and now - a.began > patience]
+            _cancel(held[:waiting], "kept other calls waiting for a thread")
+        late = [a for a in arriving if now - a.began > MESSAGE_TIMEOUT_S]
+        _cancel(late, f"did not arrive within {MESSAGE_TIMEOUT_S:g} s")
+        slow = [a for a in arriving if now - a.began > SLOW_S]
+        if not slow:
+            if self._has_grown:
+                trim_memory()
+                self._has_grown = False
+            self._before = self._resident()
+        elif self._resident() - self._before > self._limit:
+            self._has_grown = True
+            _cancel(
+                slow[: (len(slow) + 1) // 2],
+                "were arriving while the process grew by more than "
+                f"{self._limit} bytes (--max_body_bytes_in_flight)",
+            )
+
+
+def _cancel(arrivals: list[_Arrival], why: str) -> None:
+    if arrivals:
+        _LOG.warning("gRPC calls are cancelled, as their messages %s: %d", why, len(arrivals))
+    for arrival in arrivals:
+        arrival.context.cancel()
+
 
 class CallThreads:
-    """The threads of a gRPC server, made when they are needed.
+    """The threads of a gRPC server, started when they are needed.
 
-    A call of a model keeps its thread until it is answered, in a queue too. Health, status and
-    metadata have threads of their own, so that they are told however many calls wait; so have
-    reloads, which take minutes.
+    A call of a model occupies its thread until its response, also while it waits. Health, status
+    and metadata have separate threads, so that they work however many calls wait; so have reloads,
+    which take minutes.
 
     Attributes:
-      calls: the threads of calls of models.
+      calls: the threads for calls of models.
     """
 
     def __init__(
         self, most_requests: int | None = None, *, messages: Messages | None = None
     ) -> None:
-        """Starts none.
+        """Creates the pools.
 
         Args:
-          most_requests: calls of models that may run or wait before more are refused; None, none
-            is ever refused.
-          messages: bounds those of all calls; None sets the flag's default.
+          most_requests: calls of models that may run or wait before more are refused; None refuses
+            none.
+          messages: the budget of all messages; None uses the default of its flag.
         """
         self._messages = messages or Messages()
         most = MOST_CALLS if most_requests is None else most_requests
         self.calls = _Threads(most + _REFUSING, "grpc")
-        self._quick = _Threads(_AT_ONCE, "grpc-at-once")
+        self._quick = _Threads(_QUICK, "grpc-quick")
         self._reloads = _Threads(1, "grpc-reload")
 
-    def at_once(self, behavior: Behavior) -> Behavior:
-        """The same, in the threads of what never waits."""
-        return _within(behavior, self._quick)
+    def quick(self, method: Method) -> Method:
+        """The same method, in the threads for methods that never wait."""
+        return _in_pool(method, self._quick)
 
-    def reloading(self, behavior: Behavior) -> Behavior:
-        """The same, in the thread of reloads: one after the other."""
-        return _within(behavior, self._reloads)
+    def reloading(self, method: Method) -> Method:
+        """The same method, in the single thread for reloads."""
+        return _in_pool(method, self._reloads)
 
     def close(self) -> None:
-        """Ends them once they are done."""
+        """Ends the threads after their calls."""
         self._messages.close()
         for threads in (self.calls, self._quick, self._reloads):
             threads.shutdown(wait=False)
 
-    def receiving(self, behavior: Behavior, request: Any) -> Behavior:
-        """The same for gRPC's iterator of messages, of which it takes one: without gRPC's own wait.
+    def receiving(self, method: Method, request: Any) -> Method:
+        """The same method for gRPC's iterator of messages, of which it takes one.
 
         Args:
-          behavior: takes a message and the call's context.
+          method: takes a message and the call's context.
           request: class of the message.
         """
-        threads = getattr(behavior, "experimental_thread_pool", self.calls)
+        threads = getattr(method, "experimental_thread_pool", self.calls)
 
         def call(requests: Iterator[bytes], context: Any, *more: Any) -> Any:
             try:
@@ -97,20 +249,20 @@ class CallThreads:
                 message = _parsed(request, data, context)
                 # Two copies of a large message are one too many.
                 del data
-                return behavior(message, context, *more)
+                return method(message, context, *more)
             finally:
-                self._messages.give_back(size)
+                self._messages.release(size)
 
         # The names by which gRPC finds threads and callbacks.
-        call.__dict__.update(getattr(behavior, "__dict__", {}))
+        call.__dict__.update(getattr(method, "__dict__", {}))
         return call
 
 
 class _Threads(ThreadPoolExecutor):
-    """Survives that the system gives no further thread: those that run take what waits.
+    """A pool that keeps working when the system cannot start another thread.
 
     Attributes:
-      most: threads.
+      most: maximum number of threads.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -120,7 +272,7 @@ class _Threads(ThreadPoolExecutor):
 
     @property
     def waiting(self) -> int:
-        """Calls that have been waiting for a while, as all threads are taken."""
+        """The number of calls that have waited for a while because all threads are busy."""
         if len(self._threads) < self.most:
             return 0
         long_ago = time.monotonic() - _WAITS_S
@@ -134,8 +286,8 @@ class _Threads(ThreadPoolExecutor):
             if self._shutdown or not self._threads:
                 self._since.pop()
                 raise
-            # It is in the queue. Raised in gRPC's own thread, it would end the server's only one.
-            _LOG.warning("%s; %d threads go on", error, len(self._threads))
+            # The call is queued. Raising here would end the only thread that accepts calls.
+            _LOG.warning("%s; continuing with %d threads", error, len(self._threads))
             return Future()
 
     def _begin(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
@@ -143,20 +295,20 @@ class _Threads(ThreadPoolExecutor):
         return fn(*args, **kwargs)
 
 
-def _within(behavior: Behavior, threads: ThreadPoolExecutor) -> Behavior:
-    apart: Any = partial(behavior)
-    # gRPC looks for this name; a version that did not would take the threads of all calls.
-    apart.experimental_thread_pool = threads
-    apart.experimental_non_blocking = getattr(behavior, "experimental_non_blocking", False)
-    return apart
+def _in_pool(method: Method, threads: ThreadPoolExecutor) -> Method:
+    moved: Any = partial(method)
+    # gRPC reads this attribute; a version that does not would use the threads of all calls.
+    moved.experimental_thread_pool = threads
+    moved.experimental_non_blocking = getattr(method, "experimental_non_blocking", False)
+    return moved
 
 
 def _parsed(request: Any, data: bytes, context: Any) -> Any:
     try:
         return request.FromString(data)
     except Exception:
-        # Protobuf's error has another class in each of its implementations.
-        _LOG.warning("a call brings %d bytes that are no %s", len(data), request.__name__)
+        # Each implementation of Protobuf has another class for this error.
+        _LOG.warning("a call sent %d bytes that are not a valid %s", len(data), request.__name__)
         context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
         raise AssertionError("abort returned") from None
 
@@ -164,32 +316,32 @@ def _parsed(request: Any, data: bytes, context: Any) -> Any:
 def time_left(context: Any) -> float | None:
     """Seconds until the client's deadline; None when it set none."""
     left = context.time_remaining()
-    # Python's gRPC tells a missing deadline as one in the far future or as None.
-    return None if left is None or left > _NO_DEADLINE_S else max(left, _AT_ONCE_S)
+    # Python's gRPC returns None or the far future without a deadline.
+    return None if left is None or left > _NO_DEADLINE_S else max(left, _PASSED_S)
 
 
 def call_headers(context: Any) -> dict[str, str]:
-    """The metadata that a client sent, by lower-case name; binary values are left out."""
+    """The metadata of a call, by lower-case name, without binary values."""
     pairs = context.invocation_metadata() or ()
     return {key: value for key, value in pairs if isinstance(value, str)}
 
 
 def abort(context: Any, error: ServingError) -> NoReturn:
-    """Ends a call with the error's code and message, by an exception that gRPC knows."""
+    """Ends a call with the error's code and message, by raising gRPC's exception."""
     if isinstance(error, OverloadedError):
-        # The key by which gRPC's own retry policy is told when to try again.
+        # The key that gRPC's own retry policy reads.
         hint = ("grpc-retry-pushback-ms", str(error.retry_after_s * 1000))
         context.set_trailing_metadata((hint,))
     context.abort(grpc.StatusCode[error.code], error.grpc_message)
     raise AssertionError("abort returned")
 
 
-def refusing(behavior: Behavior) -> Behavior:
-    """The same, its ServingErrors told to the client."""
+def reporting_errors(method: Method) -> Method:
+    """The same method, which sends its ServingErrors to the client."""
 
     def call(request: Any, context: Any) -> Any:
         try:
-            return behavior(request, context)
+            return method(request, context)
         except ServingError as error:
             abort(context, error)
 
@@ -197,17 +349,17 @@ def refusing(behavior: Behavior) -> Behavior:
 
 
 def unary_service(
-    name: str, methods: Mapping[str, tuple[Behavior, Any]], threads: CallThreads
+    name: str, methods: Mapping[str, tuple[Method, Any]], threads: CallThreads
 ) -> grpc.GenericRpcHandler:
     """A service of unary methods.
 
     Args:
       name: with its package, e.g. `grpc.health.v1.Health`.
-      methods: name -> (what answers, class of the request message).
-      threads: that calls run and wait in.
+      methods: name -> (method, class of its request message).
+      threads: run the calls.
     """
     handlers = {
-        # On the wire a stream of one message is what a unary method takes.
+        # A stream of one message has the same bytes as a unary request.
         method: grpc.stream_unary_rpc_method_handler(
             threads.receiving(behavior, request), response_serializer=serialize
         )

@@ -1,1 +1,1 @@
-"""TF Serving's REST API: routes, JSON, compression and CORS."""
+"""TF Serving's REST API, and the pages beside it: health, Vertex AI, the shadow report."""

@@ -1,10 +1,10 @@
-"""TF Serving's predict request in JSON to arrays: row and column form, strict types, its errors."""
+"""Arrays from the JSON of TF Serving's predict requests, with its strict types and errors."""
 
 import binascii
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from math import prod
 from typing import Any
 
@@ -16,7 +16,7 @@ from serving.server.http.json_parse import debug_text, parse, type_name
 
 _INSTANCES = "instances"
 _INPUTS = "inputs"
-#: Values that are checked at once on the way to the first wrong one.
+#: Values that are checked together in the search for the first invalid one.
 _CHUNK = 1024
 _BASE64 = re.compile(r"([A-Za-z0-9+/]*)(={0,2})")
 
@@ -31,7 +31,7 @@ _INTS = {
     "DT_INT64": np.int64,
     "DT_UINT64": np.uint64,
 }
-#: Names that errors use where they are not the enum's, lower case.
+#: Type names in errors that are not the enum's name in lower case.
 _TYPE_TEXT = {"DT_HALF": "half", "DT_FLOAT": "float", "DT_DOUBLE": "double"}
 
 
@@ -58,11 +58,11 @@ def decode_predict(
 
     Args:
       document: from `read_document`.
-      dtypes: input name -> TensorFlow's enum name, for every input of the signature. Declared
-        shapes are not TF Serving's business; the graph checks them.
+      dtypes: input name -> TensorFlow's enum name, for every input of the signature. The graph
+        checks the shapes.
 
     Raises:
-      ServingError: as TF Serving words it.
+      ServingError: in TF Serving's words.
     """
     if _INSTANCES in document and _INPUTS in document:
         raise _format_error(
@@ -94,16 +94,16 @@ def _decode_rows(document: Mapping[str, Any], dtypes: Mapping[str, str]) -> dict
             return {name: _to_array(rows, dtypes[name])}
         if all(_is_object(row) and row.keys() == dtypes.keys() for row in rows):
             return {name: _to_array([r[name] for r in rows], dtypes[name]) for name in dtypes}
-    except ServingError as fault:
-        # The batch as a whole is wrong somewhere; go through it as TF Serving does, to say where.
+    except ServingError as error:
+        # Some row is invalid; check them in TF Serving's order to find the first.
         _explain_rows(rows, dtypes, named)
-        raise fault
+        raise error
     _explain_rows(rows, dtypes, named)
     raise invalid("'instances' do not fit the signature")
 
 
 def _explain_rows(rows: list[Any], dtypes: Mapping[str, str], named: bool) -> None:
-    """Raises the error of the first row that TF Serving would refuse."""
+    """Raises the error of the first row that TF Serving refuses."""
     shapes: dict[str, tuple[int, ...]] = {}
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
@@ -118,7 +118,7 @@ def _same_rows(
     named: bool,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> bool:
-    """Whether none of the rows has an error; at a hundredth of the cost of a look at each."""
+    """Whether no row has an error, at a hundredth of the cost of checking each."""
     if named:
         if not all(_is_object(row) and row.keys() == dtypes.keys() for row in rows):
             return False
@@ -150,10 +150,10 @@ def _explain_row(
     for name, value in members:
         try:
             _explain_row_value(name, value, dtypes, shapes)
-        except ServingError as fault:
+        except ServingError as error:
             key = f" key: {name}" if named else ""
             raise invalid(
-                f"Failed to process element: {index}{key} of 'instances' list. Error: {fault}"
+                f"Failed to process element: {index}{key} of 'instances' list. Error: {error}"
             ) from None
     if named and row.keys() != dtypes.keys():
         raise invalid(
@@ -190,15 +190,15 @@ def _decode_columns(value: Any, dtypes: Mapping[str, str]) -> dict[str, np.ndarr
 
 
 def _to_array(value: Any, dtype: str) -> np.ndarray:
-    """Nested lists to an array; checks whole levels at once, and only a fault is walked singly."""
+    """The array of nested lists; checks whole levels, and single values only after an error."""
     array = _tensor(value, dtype)
     if array is None:
-        raise _first_fault(value, dtype)
+        raise _first_error(value, dtype)
     return array
 
 
 def _tensor(value: Any, dtype: str) -> np.ndarray | None:
-    """The array of nested lists; None where they do not form one of the type."""
+    """The array of nested lists; None where they do not form an array of the type."""
     shape: list[int] = []
     leaves = [value]
     while leaves and isinstance(leaves[0], list):
@@ -219,10 +219,10 @@ def _tensor(value: Any, dtype: str) -> np.ndarray | None:
 
 
 def _leaves_to_array(leaves: list[Any], dtype: str) -> np.ndarray | None:
-    """A flat array; None when some leaf is not of the type."""
+    """A flat array; None when a leaf has another type."""
     types = set(map(type, leaves))
     if dtype in _FLOATS and types <= {int, float}:
-        # A number beyond float32 is infinite, as in TF Serving.
+        # As in TF Serving, a number beyond float32 is infinite.
         with np.errstate(over="ignore", under="ignore"):
             try:
                 return np.array(leaves, np.float64).astype(_FLOATS[dtype])
@@ -251,15 +251,15 @@ def _string_leaf(leaf: Any) -> bytes:
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes of base64 text: standard alphabet, padding optional, blanks skipped.
+    """The bytes of base64 text in the standard alphabet; padding is optional, blanks are skipped.
 
     Raises:
-      ServingError: anything else, the web-safe alphabet too.
+      ServingError: any other text, including the web-safe alphabet.
     """
     padded = text[-2:].count("=")
     with contextlib.suppress(ValueError):
-        # It skips what is no digit, so as many bytes as there are digits for prove that all are:
-        # an image's text need not be searched, which takes longer than this.
+        # Invalid characters are skipped, so a result of full length proves that there are none.
+        # A search in the text of an image would take longer.
         data = binascii.a2b_base64(text)
         if len(text) % 4 == 0 and len(data) == len(text) // 4 * 3 - padded:
             return data
@@ -271,11 +271,11 @@ def decode_base64(text: str) -> bytes:
     return binascii.a2b_base64(digits + "=" * missing)
 
 
-def _first_fault(value: Any, dtype: str) -> ServingError:
-    """The error of the first value that does not fit, in document order.
+def _first_error(value: Any, dtype: str) -> ServingError:
+    """The error of the first invalid value, in document order.
 
-    Goes down one list at a time, and passes over what is right many values at a time: the cost
-    grows with the request as that of reading it does.
+    Descends one list at a time and skips valid values in chunks, so that the cost is linear in the
+    size of the request.
     """
     sizes: list[int] = []
     inner = value
@@ -286,17 +286,18 @@ def _first_fault(value: Any, dtype: str) -> ServingError:
         inner = inner[0] if inner else None
     item, level = value, 0
     while True:
-        fault = _own_fault(item, level, sizes, dtype)
-        if fault is not None:
-            return fault
-        below = next(_suspects(item, level, sizes, dtype), None) if isinstance(item, list) else None
-        if below is None:
+        error = _direct_error(item, level, sizes, dtype)
+        if error is not None:
+            return error
+        # A list, as the first invalid item may be None.
+        found = list(islice(_invalid_items(item, level, sizes, dtype), 1))
+        if not found:
             return invalid("the values do not form a tensor")
-        item, level = below, level + 1
+        item, level = found[0], level + 1
 
 
-def _own_fault(item: Any, level: int, sizes: list[int], dtype: str) -> ServingError | None:
-    """What is wrong with a value itself, whatever is inside it."""
+def _direct_error(item: Any, level: int, sizes: list[int], dtype: str) -> ServingError | None:
+    """The error of a value itself, regardless of its content."""
     if isinstance(item, list):
         if level >= len(sizes):
             return invalid(f"Encountered list at unexpected level: {level} expected < {len(sizes)}")
@@ -311,11 +312,13 @@ def _own_fault(item: Any, level: int, sizes: list[int], dtype: str) -> ServingEr
             f"JSON Value: {debug_text(item)} found at incorrect level: {level + 1} in the "
             f"JSON DOM. Expected at level: {len(sizes)}"
         )
-    return _leaf_fault(item, dtype)
+    return _leaf_error(item, dtype)
 
 
-def _suspects(items: list[Any], level: int, sizes: list[int], dtype: str) -> Iterator[Any]:
-    """Those of a list's values that are wrong, or hold something that is."""
+def _invalid_items(items: Any, level: int, sizes: list[int], dtype: str) -> Iterator[Any]:
+    """The values of a list that are invalid or contain invalid ones; none for a single value."""
+    if not isinstance(items, list):
+        return
     wanted = tuple(sizes[level + 1 :])
     for start in range(0, len(items), _CHUNK):
         chunk = items[start : start + _CHUNK]
@@ -331,7 +334,7 @@ def _fits(value: Any, shape: tuple[int, ...], dtype: str) -> bool:
     return array is not None and array.shape == shape
 
 
-def _leaf_fault(leaf: Any, dtype: str) -> ServingError | None:
+def _leaf_error(leaf: Any, dtype: str) -> ServingError | None:
     name = _TYPE_TEXT.get(dtype, dtype.removeprefix("DT_").lower())
     known = dtype in _FLOATS or dtype in _INTS or dtype in ("DT_BOOL", "DT_STRING")
     if not known and not isinstance(leaf, dict):
@@ -340,8 +343,8 @@ def _leaf_fault(leaf: Any, dtype: str) -> ServingError | None:
     try:
         if known and _leaves_to_array([leaf], dtype) is not None:
             return None
-    except ServingError as fault:
-        return fault
+    except ServingError as error:
+        return error
     return invalid(
         f"JSON Value: {debug_text(leaf)} Type: {type_name(leaf)} is not of expected type: {name}"
     )

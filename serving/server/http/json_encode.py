@@ -1,4 +1,4 @@
-"""Arrays and results to TF Serving's JSON: its layout, its number text, its refusals."""
+"""TF Serving's JSON for arrays and results, with its layout, number format and errors."""
 
 import base64
 import json
@@ -11,25 +11,25 @@ import numpy as np
 from serving.server.errors import invalid
 
 _NUMPY_TEXT = {"float16": "half", "float32": "float", "float64": "double"}
-#: Sizes in bytes of the floats that can be written -> how `struct` packs one.
+#: Size of a float type in bytes -> function that packs a number.
 _PACKS = {4: struct.Struct("=f").pack, 8: struct.Struct("=d").pack}
-#: Values up to which a loop is faster than NumPy: most responses hold a few scores.
+#: Up to this number of values a loop is faster than NumPy; most responses hold a few scores.
 _FEW_VALUES = 64
 
-#: `json.dumps` with an argument makes an encoder for every call.
+#: `json.dumps` with an argument creates an encoder for every call.
 _json_text = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def encode_predict(outputs: Mapping[str, np.ndarray], *, row: bool) -> bytes:
-    """The body of a predict answer: `predictions` in row format, `outputs` in columnar.
+    """The body of a predict response: `predictions` in row format, `outputs` in columnar format.
 
     Args:
-      outputs: output name -> array; strings are object arrays of bytes. Those whose name ends in
-        `_bytes` are written as base64.
-      row: split along the first dimension, which all outputs must share.
+      outputs: output name -> array; strings are object arrays of bytes, which are written as base64
+        if the name ends in `_bytes`.
+      row: whether to split along the first dimension, which all outputs must share.
 
     Raises:
-      ServingError: a type JSON cannot carry, or outputs that do not split into rows.
+      ServingError: a type without a JSON form, or outputs that do not split into rows.
     """
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")
@@ -69,7 +69,7 @@ def _columns_text(outputs: Mapping[str, np.ndarray]) -> str:
 
 
 def _nested(texts: list[str], shape: tuple[int, ...], outer: int) -> list[str]:
-    """Joins flat texts into brackets, innermost dimension first, leaving the first `outer`."""
+    """Joins flat texts into lists of all dimensions except the first `outer`."""
     for level in range(len(shape) - 1, outer - 1, -1):
         size, groups = shape[level], prod(shape[:level])
         texts = [f"[{', '.join(texts[g * size : (g + 1) * size])}]" for g in range(groups)]
@@ -92,14 +92,14 @@ def _texts(name: str, array: np.ndarray) -> list[str]:
 
 
 def decimals(values: np.ndarray) -> list[str]:
-    """The number text of each value: six digits if they are exact in its type, else all of them.
+    """The text of each value: six digits if they are exact in its type, otherwise all digits.
 
     Args:
       values: float32 or float64, any shape.
     """
     size = values.dtype.itemsize
     numbers = values.ravel().tolist()
-    texts = ["%.6g" % number for number in numbers]  # noqa: UP031 - it is printf's %g that counts
+    texts = ["%.6g" % number for number in numbers]  # noqa: UP031 - TF Serving uses printf's %g
     full: Callable[[float], str] = "%.9g".__mod__ if size == 4 else "%.17g".__mod__
     for index in _inexact(values, numbers, texts):
         texts[index] = full(numbers[index])
@@ -107,14 +107,14 @@ def decimals(values: np.ndarray) -> list[str]:
 
 
 def _inexact(values: np.ndarray, numbers: list[float], texts: list[str]) -> Iterable[int]:
-    """Positions of the values that their texts do not stand for exactly."""
+    """The positions of values that differ from their texts."""
     if len(texts) > _FEW_VALUES:
         with np.errstate(over="ignore"):
             read = np.array(list(map(float, texts)), np.float64).astype(values.dtype)
         return np.flatnonzero(read != values.ravel())
     pack = _PACKS[values.dtype.itemsize]
     pairs = enumerate(zip(numbers, texts, strict=True))
-    # Six digits never round up beyond the greatest float32, which `pack` would refuse.
+    # Six digits never round up beyond the largest float32, which `pack` would refuse.
     return [index for index, (number, text) in pairs if pack(float(text)) != pack(number)]
 
 
@@ -127,7 +127,7 @@ def _finish(text: str) -> str:
 
 
 def string_text(value: bytes | str) -> str:
-    """A JSON string of UTF-8 bytes; other bytes pass through unchanged, as TF Serving does."""
+    """A JSON string of UTF-8 bytes; as in TF Serving, other bytes are not changed."""
     text = value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
     return _json_text(text)
 
@@ -137,16 +137,16 @@ def _base64_text(value: bytes) -> str:
 
 
 def encode_error(message: str) -> bytes:
-    """The body of a refusal."""
+    """The body of an error response."""
     text = _json_text(message)
     return f'{{\n    "error": {text}\n}}'.encode("utf-8", "surrogateescape")
 
 
 def encode_classifications(results: Sequence[Sequence[tuple[str, float]]]) -> bytes:
-    """The body of a classify answer: a list of [label, score] for each example.
+    """The body of a classify response: a list of [label, score] for each example.
 
     Raises:
-      ServingError: no example.
+      ServingError: there are no examples.
     """
     if not results:
         raise invalid("Cannot convert empty ClassificationResults to JSON")
@@ -159,10 +159,10 @@ def encode_classifications(results: Sequence[Sequence[tuple[str, float]]]) -> by
 
 
 def encode_regressions(values: Sequence[float]) -> bytes:
-    """The body of a regress answer: one float32 number for each example.
+    """The body of a regress response: one float32 number for each example.
 
     Raises:
-      ServingError: no example.
+      ServingError: there are no examples.
     """
     if not values:
         raise invalid("Cannot convert empty RegressionResults to JSON")

@@ -1,4 +1,4 @@
-"""The JSON of classify and regress requests to TF Serving's `Input` proto of tf.Examples."""
+"""TF Serving's `Input` proto of tf.Examples from the JSON of classify and regress requests."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,14 +21,14 @@ def decode_examples(document: Mapping[str, Any]) -> input_pb2.Input:
       document: from `serving.server.http.json_decode.read_document`.
 
     Raises:
-      ServingError: as TF Serving words it.
+      ServingError: in TF Serving's words.
     """
     result = input_pb2.Input()
     has_context = _CONTEXT in document
     if has_context:
         context = _example(document[_CONTEXT])
         result.example_list_with_context.context.CopyFrom(context)
-    # TF Serving says "classify" for :regress too.
+    # TF Serving's text is the same for :regress.
     if _EXAMPLES not in document:
         raise _format_error(
             document, "When method is classify, key 'examples' is expected and was not found"
@@ -61,12 +61,12 @@ def _feature(name: str, values: list[Any]) -> feature_pb2.Feature:
     """The values of one feature, all of the kind of the first.
 
     Raises:
-      ServingError: of the first value that cannot be taken.
+      ServingError: the error of the first invalid value.
     """
     feature = feature_pb2.Feature()
     kinds = [_kind(value) for value in values]
     kind = kinds[0] if kinds else ""
-    # What is of another kind ends the list; the values before it are judged first.
+    # Errors of the values before the first one of another kind come first.
     end = next((i for i, other in enumerate(kinds) if other != kind or not other), len(values))
     if kind == "bytes":
         feature.bytes_list.value.extend(map(_bytes, values[:end]))
@@ -89,10 +89,10 @@ def _mixed(name: str, kind: str, other: str, value: Any) -> Exception:
 
 
 def _kind(item: Any) -> str:
-    """`bytes`, `float` or `int64`, as RapidJSON sees it; empty for what no feature holds."""
+    """`bytes`, `float` or `int64`, as in RapidJSON; empty for a value that no feature holds."""
     found = _KINDS.get(type(item))
     if found is not None:
-        # Beyond 64 bits a whole number is a double.
+        # A whole number beyond 64 bits is a double.
         return "float" if found == "int64" and not -(2**63) <= item < 2**64 else found
     return "bytes" if is_base64(item) else ""
 
@@ -107,7 +107,7 @@ def _bytes(item: Any) -> bytes:
 
 
 def _float(item: Any) -> float:
-    # A double beyond float32 is infinite in float32.
+    # As float32, a larger double is infinite.
     return item if abs(item) < _FLOAT_LIMIT or item != item else _infinity(item)
 
 

@@ -1,8 +1,8 @@
-r"""JSON as RapidJSON reads it: NaN and Inf, any depth, the first of equal keys, nothing after.
+r"""Parses JSON as RapidJSON does: NaN and Inf, any depth, the first of equal keys.
 
-The standard library reads what it can at C speed. What it refuses (deep nesting, `Inf`, errors,
-lone surrogates) goes through an iterative parser that knows RapidJSON's words for each fault. That
-one is slow, so the number of values that it reads is limited.
+The standard library parses most documents at C speed. Documents that it refuses (deep nesting,
+`Inf`, errors, lone surrogates) are parsed by an iterative parser with RapidJSON's error messages.
+It is slow, so the number of its values is limited.
 """
 
 import json
@@ -13,15 +13,15 @@ from typing import Any
 
 from serving.server.errors import ServingError, invalid
 
-#: TF Serving shows this much of a value in an error.
+#: Characters of a value in TF Serving's errors.
 _DEBUG_LIMIT = 256
 
-#: Values that the slow parser reads; RapidJSON's depth of 500,000 is among them.
+#: Maximum number of values of the slow parser, above RapidJSON's maximum depth of 500,000.
 _MAX_SLOW_VALUES = 600_000
 
-#: Of one request's lists, objects and values in memory.
+#: Maximum memory of one request's lists, objects and values.
 MAX_PARSED_BYTES = 512 * 2**20
-#: What CPython takes for each, about: with the list's own buffer, and a key and its value.
+#: Approximate memory of each in CPython, with the list's buffer, and a key and its value.
 _LIST_BYTES, _OBJECT_BYTES, _ITEM_BYTES = 88, 240, 16
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]*)?")
 _NON_FINITE = re.compile(r"(-?)(NaN|Infinity|Inf)")
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-#: One escape, of a pair both; `lone` is set for a half without the other.
+#: One escape, or both of a surrogate pair; `lone` matches half a pair.
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|"
     r"(?P<lone>u[dD][89a-fA-F])|.)",
@@ -53,11 +53,11 @@ def parse(body: bytes) -> Any:
     """The first JSON value in `body`; bytes that are not UTF-8 become surrogate escapes.
 
     Raises:
-      ServingError: not JSON; the message holds RapidJSON's words and the byte offset.
+      ServingError: not JSON, with RapidJSON's message and the byte offset.
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
-    # Before anything is made of it: an empty list of two bytes takes 64.
+    # Before parsing: an empty list of two bytes takes 64 bytes of memory.
     _check_memory(body)
     text = body.decode("utf-8", "surrogateescape")
     if not _has_lone_surrogate(text):
@@ -69,14 +69,14 @@ def parse(body: bytes) -> Any:
             return value
         except (ValueError, RecursionError):
             pass
-    # One character a byte, so that positions are RapidJSON's offsets.
-    return _Reader(body.decode("latin-1")).document()
+    # One character per byte, so that positions are RapidJSON's offsets.
+    return _SlowParser(body.decode("latin-1")).document()
 
 
 def _check_memory(body: bytes) -> None:
-    """Refuses JSON whose lists, objects and values would take too much memory."""
+    """Raises an error for JSON whose lists, objects and values would take too much memory."""
     if len(body) * _OBJECT_BYTES <= MAX_PARSED_BYTES:
-        return  # Even if each byte began an object; counting takes as long as parsing an image.
+        return  # Even if each byte began an object. Counting takes as long as parsing an image.
     lists, objects, items = map(body.count, (b"[", b"{", b","))
     needed = _LIST_BYTES * lists + _OBJECT_BYTES * objects + _ITEM_BYTES * items
     if needed > MAX_PARSED_BYTES:
@@ -87,7 +87,7 @@ def _check_memory(body: bytes) -> None:
 
 
 def _has_lone_surrogate(text: str) -> bool:
-    """Whether an escaped half of a character has no other half, or there are too many to tell."""
+    """Whether half an escaped pair lacks the other half, or there are too many escapes to check."""
     if not _SURROGATE_ESCAPE.search(text):
         return False
     escapes = _ESCAPE.finditer(text)
@@ -104,10 +104,10 @@ def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _may_be_too_big(body: bytes) -> bool:
-    """Whether a number in it may be too big for a double, which the decoder takes for infinity.
+    """Whether a number may be too big for a double, which the decoder would read as infinity.
 
-    That takes an exponent of three digits, or of fewer behind more than 200 digits. Base64 has
-    such exponents too, but then there are few numbers to check.
+    Such a number has an exponent of three digits, or more than 200 digits. Base64 text matches too,
+    but then there are few numbers to check.
     """
     shape = body.translate(_SHAPE, b"+")
     return b"e000" in shape or _MANY_DIGITS in shape
@@ -120,7 +120,7 @@ def _double(text: str) -> float:
     return value
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     if len(text) >= len(_MANY_DIGITS):
         raise ValueError(f"{text} may be too big")
     return int(text)
@@ -129,18 +129,18 @@ def _whole(text: str) -> int:
 #: Every digit as 0, every exponent as e.
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
 _MANY_DIGITS = b"0" * 200
-#: Commas up to which checking every number costs less than a look at the whole body.
+#: Up to this number of commas, checking every number costs less than scanning the body.
 _FEW_NUMBERS = 100
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_first_wins)
-#: A function of ours for each number costs as much as the rest.
+#: Calling a Python function for each number doubles the time.
 _CHECKING_DECODER = json.JSONDecoder(
-    object_pairs_hook=_first_wins, parse_float=_double, parse_int=_whole
+    object_pairs_hook=_first_wins, parse_float=_double, parse_int=_integer
 )
 
 
-class _Reader:
-    """Reads one document without recursion; `text` holds one byte a character."""
+class _SlowParser:
+    """Parses one document without recursion; each character of `text` stands for one byte."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -151,7 +151,7 @@ class _Reader:
         self._skip_space()
         if self._at >= len(self._text):
             raise self._error("The document is empty.")
-        # Open containers, innermost last, each with the key that its next value goes under.
+        # Open containers, innermost last, each with the key of its next value.
         containers: list[Any] = []
         keys: list[str] = []
         while True:
@@ -188,7 +188,7 @@ class _Reader:
         return True
 
     def _add(self, container: Any, keys: list[str], value: Any) -> bool:
-        """Puts `value` in; True when the container ends there, False when another value follows."""
+        """Adds `value`; True when the container ends after it, False when another value follows."""
         self._skip_space()
         is_list = isinstance(container, list)
         if is_list:
@@ -245,7 +245,7 @@ class _Reader:
             raise self._error("Miss fraction part in number.")
         if exponent and not exponent[-1].isdigit():
             raise self._error("Miss exponent in number.")
-        # RapidJSON keeps what fits 64 bits as an integer; the rest is a double.
+        # In RapidJSON a whole number beyond 64 bits is a double.
         if fraction is None and exponent is None and len(found[0]) <= 20:
             whole = int(found[0])
             if -(2**63) <= whole < 2**64:
@@ -311,7 +311,7 @@ class _Reader:
 
 
 def type_name(value: Any) -> str:
-    """RapidJSON's name of the value's type, as errors show it."""
+    """RapidJSON's name of the value's type, for errors."""
     if value is None:
         return "Null"
     if isinstance(value, bool):
@@ -320,17 +320,17 @@ def type_name(value: Any) -> str:
 
 
 def debug_text(value: Any) -> str:
-    """`value` as errors show it: objects indented, arrays on one line, the first 256 characters."""
+    """The first 256 characters of `value` for errors: objects indented, arrays on one line."""
     pieces: list[str] = []
     length = 0
-    pending: list[tuple[str, Any, int]] = [("", value, 0)]
-    while pending and length < _DEBUG_LIMIT:
-        before, item, depth = pending.pop()
+    stack: list[tuple[str, Any, int]] = [("", value, 0)]
+    while stack and length < _DEBUG_LIMIT:
+        before, item, depth = stack.pop()
         pieces.append(before)
         if item is not _NOTHING:
             text, inside = _shallow(item, depth)
             pieces.append(text)
-            pending.extend(reversed(inside))
+            stack.extend(reversed(inside))
         length = sum(map(len, pieces[-2:])) + length
     return "".join(pieces)[:_DEBUG_LIMIT]
 
@@ -339,7 +339,7 @@ _NOTHING = object()
 
 
 def _shallow(value: Any, depth: int) -> tuple[str, list[tuple[str, Any, int]]]:
-    """Text that starts `value`, and what follows as (text before, value or nothing, depth)."""
+    """The text that starts `value`, and the rest as (text before, value or nothing, depth)."""
     if isinstance(value, list):
         shown = list(islice(value, _DEBUG_LIMIT))
         inside = [(", " if i else "", item, depth + 1) for i, item in enumerate(shown)]

@@ -1,6 +1,6 @@
-"""One REST connection: uvicorn's, with limits on headers and time, and room for those that ask.
+"""uvicorn's HTTP connection with limits on headers, idle time and the number of connections.
 
-uvicorn reads headers without end and keeps a connection that sends nothing for ever.
+uvicorn itself reads headers of any size and keeps idle connections forever.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.limits import Limits
 
-#: A connection that was made this long ago may give way to a new one while it is idle.
+#: A connection that has been idle for longer may be closed for a new one.
 _MIN_IDLE_S = 1.0
-#: What chunked framing may take beside the body: for each byte of it, and at most.
+#: Maximum bytes of chunked framing: per byte of the body, and in total.
 _FRAMING_FACTOR = 8
 _MOST_FRAMING = 4 * 2**20
 
@@ -26,16 +26,16 @@ _STATUS = {
 
 
 class _TooLargeError(Exception):
-    """Headers beyond the limit; httptools stops at any exception."""
+    """Headers exceed the limit; any exception stops httptools."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection; made by `protocol_class`, which sets the limits."""
+    """A connection; `protocol_class` creates the class with its limits."""
 
     limits: Limits
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Takes a new connection, at the cost of an idle one where there are too many."""
+        """Accepts a new connection; closes an idle one where there are too many."""
         super().connection_made(transport)
         self._in_head, self._refused, self._too_large = True, False, False
         self._head = self._unfinished = self._body = self._beside = self._requests = 0
@@ -56,21 +56,21 @@ class BoundedProtocol(HttpToolsProtocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Lets go of the timers."""
+        """Cancels the timers."""
         self._stop_waiting()
         self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Reads on, and counts what is not a body."""
+        """Parses bytes, and counts those outside a body."""
         if self._refused:
             return
         in_head, body, requests = self._in_head, self._body, self._requests
         super().data_received(data)
         if requests != self._requests:
-            pass  # It holds whole headers, which were counted one by one.
+            pass  # The data holds whole headers, which were counted one by one.
         elif self._in_head:
-            # The piece in which headers begin is not counted: it may end another request.
+            # The data in which headers begin is not counted: it may end another request.
             self._unfinished += len(data) if in_head else 0
         else:
             self._beside += len(data) - (self._body - body)
@@ -80,17 +80,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self.send_431()
 
     def on_message_begin(self) -> None:
-        """Starts to count."""
+        """Resets the counters."""
         super().on_message_begin()
         self._in_head, self._head, self._body = True, 0, 0
 
     def on_url(self, url: bytes) -> None:
-        """Counts the request's line."""
+        """Counts the request line."""
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Counts a header, or a trailer."""
+        """Counts a header or trailer."""
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
@@ -101,7 +101,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise _TooLargeError
 
     def on_headers_complete(self) -> None:
-        """The request begins; from here on its own deadline holds."""
+        """Begins the request, which has its own deadline."""
         self._in_head = False
         self._requests += 1
         self._unfinished = self._beside = 0
@@ -109,12 +109,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Counts the body's bytes."""
+        """Counts the bytes of the body."""
         self._body += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The next bytes are of another request."""
+        """Ends the request; the next bytes belong to another one."""
         super().on_message_complete()
         self._in_head = True
         self._unfinished = 0
@@ -122,20 +122,20 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Waits for the next request."""
         super().on_response_complete()
-        # One timer is enough: uvicorn's own would end at any byte.
+        # Replaces uvicorn's timer, which any byte would stop.
         self._unset_keepalive_if_required()
         if not self.pipeline and self._in_head and not self.transport.is_closing():
             self._wait_for_request()
 
     def pause_writing(self) -> None:
-        """The client does not read: it has so long for the next part of its response."""
+        """Starts a timer, as the client does not read its response."""
         super().pause_writing()
         if self._stall is None:
             wait = self.limits.idle_timeout_s
             self._stall = self.loop.call_later(wait, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Stops the timer, as the client reads again."""
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
@@ -143,14 +143,14 @@ class BoundedProtocol(HttpToolsProtocol):
             super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuses what is no HTTP, or has too long headers."""
+        """Refuses invalid HTTP, or headers beyond the limit."""
         if self._too_large:
             self.send_431()
         elif not self._refused:
             self._refuse(400, msg.encode("ascii", "replace"))
 
     def send_431(self) -> None:
-        """Refuses too long headers."""
+        """Refuses headers beyond the limit."""
         limit = self.limits.max_header_bytes
         self._refuse(431, b"the headers have more than %d bytes (--max_header_bytes)" % limit)
 
@@ -158,7 +158,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return False
 
     def _unsupported_upgrade_warning(self) -> None:
-        """The response says it; a line in the log for every such request would not help."""
+        """Logs nothing: the response holds the reason."""
 
     def _wait_for_request(self) -> None:
         self._stop_waiting()
@@ -193,5 +193,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def protocol_class(limits: Limits) -> type[Any]:
-    """The protocol with these limits, as `uvicorn.Config(http=...)` takes it."""
+    """The protocol with these limits, for `uvicorn.Config(http=...)`."""
     return type("LimitedProtocol", (BoundedProtocol,), {"limits": limits})

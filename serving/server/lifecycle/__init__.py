@@ -1,1 +1,1 @@
-"""Processes, listeners and shutdown."""
+"""Listeners and TLS, worker processes, and shutdown."""

@@ -1,4 +1,4 @@
-"""The two listeners: uvicorn for REST in the caller's event loop, gRPC with threads of its own."""
+"""The listeners: uvicorn for REST in the caller's event loop, and gRPC in its threads."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.limits import DEFAULT_LIMITS, Limits
 from serving.server.errors import ServerError
-from serving.server.extras.security import GrpcTls, RestTls
+from serving.server.lifecycle.tls import GrpcTls, RestTls
 from serving.server.lifecycle.worker_processes import share_port
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 _BACKLOG = 128
 _PING_TIMEOUT_MS = 20_000
-#: Seconds that requests under way get at shutdown.
+#: Seconds that running requests may take at shutdown.
 GRACE_S = 5.0
 
 
 def bracketed(host: str) -> str:
-    """A host as it stands in a URL."""
+    """A host as a URL writes it."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -32,16 +32,16 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
     Args:
       host: to bind.
-      port: 0 takes a free one.
-      shared: with the other processes of `serving.server.lifecycle.worker_processes`.
+      port: 0 takes a free port.
+      shared: whether other processes share the port, see `worker_processes`.
 
     Raises:
       ServerError: the port is in use.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol left out asyncio does not set TCP_NODELAY, which costs 40 ms an answer.
+    # Without the protocol asyncio does not set TCP_NODELAY, which costs 40 ms per response.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    # A port in TIME_WAIT is free; one that another server listens on is not.
+    # A port in TIME_WAIT is free; a port that another server listens on is not.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         share_port(listener)
@@ -59,12 +59,12 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 
 @dataclass
-class RestFront:
-    """A running REST front end.
+class RestListener:
+    """A running REST server.
 
     Attributes:
       url: e.g. `http://127.0.0.1:8501`.
-      task: ends with it.
+      task: ends with the server.
     """
 
     url: str
@@ -72,7 +72,7 @@ class RestFront:
     _server: Any
 
     async def stop(self) -> None:
-        """Lets requests under way end."""
+        """Stops after the running requests."""
         self._server.should_exit = True
         await asyncio.gather(self.task, return_exceptions=True)
 
@@ -84,14 +84,14 @@ def start_rest(
     host: str,
     tls: RestTls | None,
     limits: Limits = DEFAULT_LIMITS,
-) -> RestFront:
+) -> RestListener:
     """Serves an ASGI application.
 
     Args:
       app: the application.
       listener: listening.
-      host: as told in the URL.
-      tls: None serves in the clear.
+      host: for the URL.
+      tls: None serves without TLS.
       limits: of its connections.
     """
     import uvicorn
@@ -99,7 +99,7 @@ def start_rest(
     from serving.server.http.rest_protocol import protocol_class
 
     class Uvicorn(uvicorn.Server):
-        """Leaves signals to us: it would end the process before gRPC has finished."""
+        """Ignores signals: uvicorn would end the process before gRPC has finished."""
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -109,10 +109,10 @@ def start_rest(
         app,
         http=protocol_class(limits),
         ws="none",
-        # At the limit of descriptors asyncio tries to accept so many at once, and logs each.
+        # At the limit of descriptors asyncio tries to accept this many at once, and logs each.
         backlog=_BACKLOG,
         lifespan="off",
-        # Its own handlers would write a line for every bad request, without a time.
+        # Uvicorn's handlers would log every bad request, without a time.
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -124,12 +124,12 @@ def start_rest(
     server = Uvicorn(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     scheme = "https" if tls else "http"
-    return RestFront(f"{scheme}://{bracketed(host)}:{listener.getsockname()[1]}", task, server)
+    return RestListener(f"{scheme}://{bracketed(host)}:{listener.getsockname()[1]}", task, server)
 
 
 @dataclass
-class GrpcFront:
-    """A running gRPC front end.
+class GrpcListener:
+    """A running gRPC server.
 
     Attributes:
       url: e.g. `grpc://127.0.0.1:8500`.
@@ -140,9 +140,9 @@ class GrpcFront:
     _threads: "CallThreads"
 
     async def stop(self) -> None:
-        """Lets calls under way end, and cancels what is left after the grace period."""
+        """Stops after the running calls; cancels those that exceed the grace period."""
         ended = self._server.stop(GRACE_S)
-        # A call that nothing can stop has had its time by then.
+        # A call that cannot be stopped must not delay this further.
         wait = partial(ended.wait, GRACE_S + 1)
         await asyncio.get_running_loop().run_in_executor(None, wait)
         self._threads.close()
@@ -160,19 +160,19 @@ def start_grpc(
     arguments: Sequence[tuple[str, int | str]] = (),
     socket_path: str = "",
     limits: Limits = DEFAULT_LIMITS,
-) -> GrpcFront:
-    """Serves the methods of some services.
+) -> GrpcListener:
+    """Starts a server for some services.
 
     Args:
       host: to bind.
-      port: 0 takes a free one.
-      handlers: generic ones, the most wanted first.
-      threads: that calls run and wait in.
+      port: 0 takes a free port.
+      handlers: generic handlers, the most used first.
+      threads: run the calls.
       max_request_bytes: of one message.
-      tls: None serves in the clear.
-      shared: the port, with the other processes of `serving.server.lifecycle.worker_processes`.
-      arguments: further options of gRPC; they win over ours.
-      socket_path: of a Unix socket to serve on too, in the clear; empty for none.
+      tls: None serves without TLS.
+      shared: whether other processes share the port, see `worker_processes`.
+      arguments: further options of gRPC, which override the defaults here.
+      socket_path: of a Unix socket that also serves, without TLS; empty for none.
       limits: of its connections.
 
     Raises:
@@ -183,10 +183,10 @@ def start_grpc(
     options = {
         "grpc.max_receive_message_length": max_request_bytes,
         "grpc.max_send_message_length": -1,
-        # Otherwise a second server would silently share the port with the first.
+        # Otherwise a second server would share the port without an error.
         "grpc.so_reuseport": int(shared),
-        # A connection without calls is closed; clients open another at their next call. One whose
-        # client sends nothing at all, or no longer responds to a ping, is closed too.
+        # Connections are closed when they have no calls (clients reconnect at their next call), or
+        # when the client sends nothing or does not respond to a ping.
         "grpc.max_connection_idle_ms": int(1000 * limits.idle_timeout_s),
         "grpc.server_handshake_timeout_ms": int(1000 * limits.idle_timeout_s),
         "grpc.keepalive_time_ms": int(1000 * limits.idle_timeout_s),
@@ -207,4 +207,4 @@ def start_grpc(
     except RuntimeError as error:
         raise ServerError(f"gRPC cannot listen on {address}: {error}") from error
     server.start()
-    return GrpcFront(f"grpc://{bracketed(host)}:{port}", server, threads)
+    return GrpcListener(f"grpc://{bracketed(host)}:{port}", server, threads)

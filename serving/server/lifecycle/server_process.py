@@ -1,4 +1,4 @@
-"""The embedded server as a process of its own, on free ports, for as long as a `with` lasts.
+"""The embedded server as a child process on free ports, for the duration of a `with` block.
 
 with ServerProcess("bundles") as server:
 requests.get(f"{server.rest_url}/v1/models/digits_cnn")
@@ -8,17 +8,17 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.processes import module_command
+from core.processes import exit_reason, module_command, start, stop
 from serving.server.errors import ServerError
 
 _READY = re.compile(r"^serving .* at (https?://\S+) and grpc://(\S+)$", re.MULTILINE)
 _LOG_CHARACTERS = 2000
+_STOP_S = 15.0
 
 
 class ServerProcess:
@@ -39,12 +39,12 @@ class ServerProcess:
         flags: Sequence[str] = (),
         timeout_s: float = 120.0,
     ) -> None:
-        """Nothing is started before the `with`.
+        """Prepares the process, which starts with the `with` block.
 
         Args:
-          bundles_dir: every model under it is served; None when `flags` say what to serve.
+          bundles_dir: folder whose models are all served; None when `flags` name the models.
           flags: further flags of `python -m serving.server`.
-          timeout_s: to be ready in; most of it is the import of TensorFlow.
+          timeout_s: until it is ready; most of the time is the import of TensorFlow.
         """
         what = [] if bundles_dir is None else [f"--bundles_dir={bundles_dir}"]
         own = ["--port=auto", "--rest_api_port=auto", "--lame_duck_seconds=0"]
@@ -55,24 +55,21 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
+        """The id of the running process."""
         if self._process is None:
-            raise ServerError("the server is not running; use it in a `with`")
+            raise ServerError("the server is not running; use it in a `with` block")
         return self._process.pid
 
     def start(self) -> "ServerProcess":
-        """Starts it and waits until it is ready.
+        """Starts the server and waits until it is ready.
 
         Raises:
-          ServerError: it ended or did not get ready in time; the message holds the end of its log.
+          ServerError: it ended or was not ready in time; the message holds the end of its log.
         """
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
-        self._process = subprocess.Popen(
-            module_command("serving.server", *self._flags),
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        self._process = start(
+            module_command("serving.server", *self._flags, end_with_parent=signal.SIGTERM),
+            log=self._log,
         )
         deadline = time.monotonic() + self._timeout_s
         while True:
@@ -82,31 +79,26 @@ class ServerProcess:
                 return self
             code = self._process.poll()
             if code is not None or time.monotonic() > deadline:
-                what = "was not ready in time" if code is None else f"ended with status {code}"
+                what = "was not ready in time" if code is None else exit_reason(code)
                 log = self.log()[-_LOG_CHARACTERS:]
                 self.stop()
                 raise ServerError(f"the server {what}; its log:\n{log}")
             time.sleep(0.05)
 
     def log(self) -> str:
-        """What the server has printed so far."""
+        """The output of the server so far."""
         if self._log is None:
             return ""
-        # Not through the position: the server writes where it is, and may do so meanwhile.
+        # Not through the file position, at which the server may be writing.
         file = self._log.fileno()
         return os.pread(file, os.fstat(file).st_size, 0).decode("utf-8", "replace")
 
     def stop(self) -> int:
-        """Ends it and returns its exit status; requests under way get a few seconds."""
+        """Stops the server after its running requests; returns the exit status."""
         if self._process is None:
             return 0
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        code = self._process.wait()
+        stop(self._process, grace_s=_STOP_S)
+        code = self._process.returncode
         if self._log is not None:
             self._log.close()
             self._log = None

@@ -1,8 +1,8 @@
-"""From a signal to the end of the process: not ready, a lame-duck delay, drain, and out.
+"""Shutdown: from a signal to the end of the process.
 
-SIGTERM makes the server not ready at once; it serves on for the delay, so that load balancers see
-it, and then lets requests under way end. SIGINT, a second signal and a parent that is gone leave
-the delay out.
+SIGTERM makes the server not ready at once. It keeps serving for a delay, so that load balancers
+notice, and then stops after the running requests. SIGINT, a second signal and the end of the parent
+skip the delay.
 """
 
 import asyncio
@@ -19,23 +19,23 @@ from serving.server.observability.health import Readiness
 
 _LOG = logging.getLogger(__name__)
 
-#: Seconds for writing logs and freeing models, after requests had theirs.
+#: Seconds for writing logs and freeing models, after the requests have ended.
 CLOSE_S = 10.0
-#: Seconds for threads to end that no signal reaches, such as those in a decoder.
+#: Seconds for threads that cannot be interrupted, such as those in a decoder.
 _LAST_S = 1.0
 
 
 class StopSignals:
-    """The server's signal handlers; `event` is set when it is to stop."""
+    """The server's signal handlers, which set `event` when it must stop."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, readiness: Readiness, lame_duck_s: float
     ) -> None:
-        """Takes the signals over.
+        """Installs the handlers.
 
         Args:
-          loop: that they are handled in.
-          readiness: ends with the first of them.
+          loop: runs the handlers.
+          readiness: ends with the first signal.
           lame_duck_s: between SIGTERM and `event`.
         """
         self.event = asyncio.Event()
@@ -60,10 +60,10 @@ class StopSignals:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process with `status`, whatever its threads are at.
+    """Ends the process with `status`, even if threads are still running.
 
-    Python would wait for every thread of a pool: one that decodes an image, or runs a model without
-    a time limit, keeps a server that was told to stop.
+    Python would wait for every thread of a pool. A thread that decodes an image, or runs a model
+    without a time limit, would delay the end of the server.
     """
     waiting = [
         thread

@@ -1,10 +1,10 @@
-"""Several server processes that share the ports, each with models of its own.
+"""Several server processes that share the ports, each of which loads the models.
 
     sightline serve bundles --processes 4
 
-The parent loads nothing. It holds the ports, starts the processes, lets them listen once all have
-loaded their models, starts another where one dies, and hands signals on. The kernel shares the
-connections out (SO_REUSEPORT), so one client with one connection uses one process.
+The parent loads no models. It reserves the ports, starts the processes, lets them listen once all
+have loaded their models, restarts a process that ends, and forwards signals. The kernel distributes
+connections (SO_REUSEPORT), so one client with one connection uses one process.
 """
 
 import contextlib
@@ -21,46 +21,42 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.processes import module_command
+from core.processes import module_command, start, stop
 from serving.server.errors import ServerError
 
-#: What a process prints when its models are loaded, and what it then waits for.
+#: A process prints the first when its models are loaded, and then waits for the second.
 _LOADED = "loaded"
 _GO = b"go\n"
 _FIRST_DELAY_S = 1.0
 _MAX_DELAY_S = 60.0
-#: A process that lived that long has not failed to start.
+#: A process that has run for longer did not fail to start.
 _STEADY_S = 60.0
 _STOP_S = 20.0
 
 
-class Member:
-    """A process's side: tells when it is loaded, waits for the others, and ends with the parent."""
+class WorkerProcess:
+    """One process: reports that it has loaded, waits for the others, and ends with the parent."""
 
     def __init__(self, folder: str) -> None:
-        """Takes what the parent said.
-
-        Args:
-          folder: that all of them share, for their metrics.
-        """
+        """Takes the folder of the metrics of all processes."""
         self.folder = folder
 
-    def wait_for_the_others(self) -> None:
-        """Says that the models are loaded and returns once all may listen; blocks.
+    def wait_for_all(self) -> None:
+        """Reports that the models are loaded, and blocks until all processes may listen.
 
         Raises:
-          ServerError: the parent is gone.
+          ServerError: the parent has ended.
         """
         print(_LOADED, flush=True)
         if sys.stdin.buffer.readline() != _GO:
             raise ServerError("the parent process is gone")
 
     def watch_parent(self, stop: Callable[[], object]) -> None:
-        """Calls `stop`, from another thread, when the parent is gone."""
+        """Calls `stop` in another thread when the parent has ended."""
 
         def wait() -> None:
-            # The parent never writes again: this returns when it ends, however it ends. A thread
-            # in `sys.stdin` holds its lock, for want of which Python aborts when it exits.
+            # The parent never writes again, so this returns when it ends. A thread that reads
+            # `sys.stdin` would hold its lock, and Python aborts at exit when it cannot take it.
             os.read(0, 1)
             stop()
 
@@ -68,7 +64,7 @@ class Member:
 
 
 def can_share_ports() -> bool:
-    """Whether the system shares a port among processes."""
+    """Whether the system lets processes share a port."""
     return hasattr(socket, "SO_REUSEPORT")
 
 
@@ -79,9 +75,9 @@ def share_port(listener: socket.socket) -> None:
 
 @dataclass
 class _Child:
-    """One place among the processes, and who holds it now."""
+    """One of the processes, which is replaced when it ends."""
 
-    place: int
+    index: int
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
@@ -91,17 +87,17 @@ class _Child:
 
 @dataclass
 class Supervisor:
-    """Keeps the processes running; used by one thread.
+    """Keeps the processes running; for one thread.
 
     Attributes:
-      arguments: of `python -m serving.server`; those that differ are added behind them.
-      count: of processes.
+      arguments: of `python -m serving.server`; each process gets further ones.
+      count: number of processes.
       host: to bind.
-      ports: gRPC and REST; 0 takes a free one, None is switched off.
-      command: what is started; a test has a smaller one.
-      delay_s: before a dead process is started again the first time; it doubles each time.
+      ports: gRPC and REST; 0 takes a free port, None disables the API.
+      command: starts a process.
+      delay_s: before the first restart of a process; it doubles with each further one.
       rest_host: to bind for REST; empty is `host`.
-      lame_duck_s: that a process goes on after SIGTERM before it stops.
+      lame_duck_s: between SIGTERM and the end of a process.
     """
 
     arguments: Sequence[str]
@@ -118,7 +114,7 @@ class Supervisor:
     _stop_signal: int = signal.SIGTERM
 
     def run(self) -> int:
-        """Starts them and waits for a signal; prints one line when all are ready.
+        """Starts the processes and waits for a signal; prints one line when all are ready.
 
         Returns:
           The exit status: 0 after a signal.
@@ -130,10 +126,10 @@ class Supervisor:
             raise ServerError("--processes needs SO_REUSEPORT, which this system does not have")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: self._events.put(("stop", number)))
-        with contextlib.ExitStack() as held, tempfile.TemporaryDirectory() as self._folder:
+        with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as self._folder:
             addresses = zip((self.host, self.rest_host or self.host), self.ports, strict=True)
             reserved = [
-                held.enter_context(_reserve(host, port))
+                stack.enter_context(_reserve(host, port))
                 for host, port in addresses
                 if port is not None
             ]
@@ -141,7 +137,7 @@ class Supervisor:
             grpc_port, rest_port = (None if p is None else next(numbers) for p in self.ports)
             self.ports = (grpc_port, rest_port)
             try:
-                self._children = [_Child(place) for place in range(self.count)]
+                self._children = [_Child(index) for index in range(self.count)]
                 for child in self._children:
                     self._start(child)
                 return self._supervise()
@@ -150,17 +146,17 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         child.state, child.ready, child.started = "loading", "", time.monotonic()
-        child.process = subprocess.Popen(
-            [*self.command, *self.arguments, *self._own_arguments()],
+        child.process = start(
+            [*self.command, *self.arguments, *self._child_arguments()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # A terminal's Ctrl-C goes to the parent alone, which hands it on.
+            # A terminal's Ctrl-C must reach the parent alone, which forwards it.
             start_new_session=True,
         )
         reader = threading.Thread(target=self._read, args=(child, child.process), daemon=True)
         reader.start()
 
-    def _own_arguments(self) -> list[str]:
+    def _child_arguments(self) -> list[str]:
         grpc_port, rest_port = self.ports
         return [
             "--processes=1",
@@ -170,17 +166,17 @@ class Supervisor:
         ]
 
     def _read(self, child: _Child, process: "subprocess.Popen[bytes]") -> None:
-        """Turns what a process prints, and its end, into events."""
+        """Turns the output of a process, and its end, into events."""
         with process.stdout or contextlib.nullcontext(()) as lines:
             for line in lines:
                 text = line.decode("utf-8", "replace").rstrip("\n")
-                kind = "loaded" if text == _LOADED else "said"
+                kind = "loaded" if text == _LOADED else "printed"
                 self._events.put((kind, (child, process, text)))
         process.wait()
         self._events.put(("ended", (child, process, "")))
 
     def _supervise(self) -> int:
-        told = False
+        all_ready = False
         while True:
             kind, value = self._events.get()
             if kind == "stop":
@@ -193,41 +189,42 @@ class Supervisor:
             if process is not child.process:
                 continue
             if kind == "ended":
-                self._bury(child, process, told)
+                self._restart(child, process, all_ready)
             elif kind == "loaded":
                 child.state = "loaded"
-                self._let_listen(told)
+                self._let_listen(all_ready)
             elif text.startswith("serving "):
                 child.ready = text
-                if not told and all(other.ready for other in self._children):
-                    self._tell_ready()
-                    told = True
+                if not all_ready and all(other.ready for other in self._children):
+                    self._print_ready()
+                    all_ready = True
             else:
                 print(text, flush=True)
 
-    def _let_listen(self, told: bool) -> None:
-        """At the start all wait for the slowest; later on a new one has nobody to wait for."""
-        if not told and any(child.state == "loading" for child in self._children):
+    def _let_listen(self, all_ready: bool) -> None:
+        """Lets processes listen: at the start once all have loaded, later at once."""
+        if not all_ready and any(child.state == "loading" for child in self._children):
             return
         for child in self._children:
             if child.state == "loaded" and child.process and child.process.stdin:
                 child.state = "listening"
-                # One that has just died is told of by its end.
+                # The end of a process that has just died is an event too.
                 with contextlib.suppress(OSError):
                     child.process.stdin.write(_GO)
                     child.process.stdin.flush()
 
-    def _tell_ready(self) -> None:
+    def _print_ready(self) -> None:
         pids = " ".join(str(child.process.pid) for child in self._children if child.process)
         print(f"{self.count} processes: {pids}", flush=True)
         print(self._children[0].ready, flush=True)
 
-    def _bury(self, child: _Child, process: "subprocess.Popen[bytes]", told: bool) -> None:
+    def _restart(self, child: _Child, process: "subprocess.Popen[bytes]", all_ready: bool) -> None:
+        """Starts a process again after a delay; before all were ready, its end is an error."""
         status = process.returncode
-        words = f"process {child.place + 1} of {self.count} (pid {process.pid}) ended with {status}"
+        words = f"process {child.index + 1} of {self.count} (pid {process.pid}) ended with {status}"
         if process.stdin:
             process.stdin.close()
-        if not told:
+        if not all_ready:
             raise ServerError(f"{words} before all were ready; its errors are above")
         lived = time.monotonic() - child.started
         child.failures = 1 if lived > _STEADY_S else child.failures + 1
@@ -239,15 +236,7 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         running = [c.process for c in self._children if c.process and c.process.poll() is None]
-        for process in running:
-            process.send_signal(self._stop_signal)
-        deadline = time.monotonic() + _STOP_S + self.lame_duck_s
-        for process in running:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        stop(*running, grace_s=_STOP_S + self.lame_duck_s, by=signal.Signals(self._stop_signal))
         for child in self._children:
             if child.process and child.process.stdin:
                 with contextlib.suppress(OSError):
@@ -255,11 +244,11 @@ class Supervisor:
 
 
 def threads_flags(count: int, given: Sequence[int]) -> list[str]:
-    """Flags by which the processes share the cores; none where the user has said how many threads.
+    """Flags that divide the cores among the processes; none where the user set any of them.
 
     Args:
-      count: of processes.
-      given: the values of all flags about threads, 0 where they were not given.
+      count: number of processes.
+      given: the values of all flags for threads, 0 where they were not given.
     """
     if any(given):
         return []
@@ -268,15 +257,15 @@ def threads_flags(count: int, given: Sequence[int]) -> list[str]:
 
 
 def _reserve(host: str, port: int) -> socket.socket:
-    """A socket that holds the port and gets no connections, since it does not listen.
+    """A socket that reserves the port and receives no connections, as it does not listen.
 
     Raises:
-      ServerError: somebody else has the port.
+      ServerError: another process uses the port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # Sharing would succeed beside another server of the same user; this would not.
+            # Sharing the port would succeed beside another server of the same user; this does not.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)

@@ -1,4 +1,4 @@
-"""Which models are to be served, and which of their versions."""
+"""Which models are served, and which of their versions."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ from serving.server.errors import invalid
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """Which of the versions on disk are served.
+    """The selection of the versions on disk.
 
     Attributes:
       kind: `latest`, `all` or `specific`.
-      num_versions: how many of the newest, for `latest`.
-      versions: which, for `specific`.
+      num_versions: number of the newest versions, for `latest`.
+      versions: the versions, for `specific`.
     """
 
     kind: str = "latest"
@@ -31,7 +31,7 @@ class VersionPolicy:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ServedModel:
     """A model to serve.
 
     Attributes:
@@ -45,11 +45,11 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
 
 
-def check_names(configs: Sequence[ModelConfig]) -> None:
-    """Refuses a list that names a model twice.
+def check_names(configs: Sequence[ServedModel]) -> None:
+    """Checks that each model is listed once.
 
     Raises:
-      ServingError: it does.
+      ServingError: a name is listed twice.
     """
     names = [config.name for config in configs]
     for name in names:

@@ -1,4 +1,4 @@
-"""Which engine serves a version: TensorFlow for SavedModels, LiteRT where the flags ask for it."""
+"""The engine of a version: TensorFlow for SavedModels, LiteRT where a flag selects it."""
 
 import functools
 import logging
@@ -11,26 +11,28 @@ import numpy as np
 
 from core import bundle as bundles
 from core.model_folder import MAX_VERSION
-from serving.engines.engine import available_cores, open_engine
+from core.processes import available_cores
+from serving.engines.engine import open_engine
 from serving.engines.graph_import import Build, build_here
-from serving.engines.saved_model import EngineError, Signature, load_saved_model
+from serving.engines.saved_model import EngineError, load_saved_model
+from serving.engines.signatures import GraphSignature
 
 _LOG = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """What the server needs of a loaded model; every method may be called from any thread.
+    """A loaded model; every method is thread-safe.
 
     Attributes:
       path: the version's folder.
-      runtime: what computes, as the metrics name it.
+      runtime: its name in the metrics.
       signatures: by name, those that can be called.
-      signature_defs: every `SignatureDef` proto, as metadata tells them.
+      signature_defs: name -> `SignatureDef` proto, for the metadata.
     """
 
     path: Path
     runtime: str
-    signatures: dict[str, Signature]
+    signatures: dict[str, GraphSignature]
     signature_defs: dict[str, Any]
 
     def prepare(
@@ -39,10 +41,10 @@ class Engine(Protocol):
         inputs: Mapping[str, np.ndarray],
         outputs: Sequence[str] | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """(tensor -> array, output name -> tensor) for `run_tensors`; checks one request.
+        """(tensor -> array, output name -> tensor) for `run_tensors`, after checks.
 
         Raises:
-          EngineError: names that the signature lacks, or an input that cannot be run.
+          EngineError: names that the signature lacks, or an invalid input.
         """
         ...
 
@@ -52,7 +54,7 @@ class Engine(Protocol):
         """Tensor name -> array.
 
         Raises:
-          EngineError: what the model refuses, or the engine is closed.
+          EngineError: the model refuses the inputs, or the engine is closed.
         """
         ...
 
@@ -67,13 +69,13 @@ class EngineOptions:
 
     Attributes:
       prefer_tflite: serve a version's `model.tflite` if it has one.
-      tflite_pools: of interpreters, 0 is one a core.
-      tflite_interpreters_per_pool: so many images are computed at once in each pool.
+      tflite_pools: pools of interpreters; 0 is one per core.
+      tflite_interpreters_per_pool: images that run at a time in each pool.
       variants: model name -> variant of its bundles to serve, `saved_model` or e.g. `ptq_int8`;
         the name "" stands for all other models that are bundles.
-      intra_op: threads for one TensorFlow operation, 0 is one a core.
-      inter_op: TensorFlow operations at a time, 0 is one a core.
-      run_timeout_ms: of one run, see `load_saved_model`; 0 sets no bound, and LiteRT knows none.
+      intra_op: threads for one TensorFlow operation; 0 is one per core.
+      inter_op: TensorFlow operations at a time; 0 is one per core.
+      run_timeout_ms: of one run, see `load_saved_model`; 0 sets no bound. LiteRT has none.
     """
 
     prefer_tflite: bool = False
@@ -86,27 +88,26 @@ class EngineOptions:
 
     @property
     def interpreters(self) -> int:
-        """LiteRT interpreters of one model."""
+        """The number of LiteRT interpreters per model."""
         return (self.tflite_pools or available_cores()) * self.tflite_interpreters_per_pool
 
 
-#: SavedModels, in TensorFlow.
 DEFAULT_OPTIONS = EngineOptions()
 
 
 def load_engine(
     name: str, version_dir: Path, options: EngineOptions, *, build: Build = build_here
 ) -> Engine:
-    """The engine that the options choose for a version.
+    """The engine that the options select for a version.
 
     Args:
-      name: the model's.
-      version_dir: its folder.
-      options: see there; a chosen variant comes before `prefer_tflite`.
-      build: runs what takes long of a SavedModel's load.
+      name: of the model.
+      version_dir: folder of the version.
+      options: a variant takes precedence over `prefer_tflite`.
+      build: runs the long parts of loading a SavedModel.
 
     Raises:
-      EngineError: nothing there that can be loaded.
+      EngineError: the folder has nothing that can be loaded.
     """
     variant = _variant(name, version_dir, options)
     if variant != bundles.SAVED_MODEL:
@@ -140,12 +141,12 @@ def _variant(name: str, version_dir: Path, options: EngineOptions) -> str:
 
 
 @functools.lru_cache(maxsize=1000)
-def _say_once(entry: Path) -> None:
+def _warn_once(entry: Path) -> None:
     _LOG.warning("%s is ignored: a version is at most %d", entry, MAX_VERSION)
 
 
 def version_dirs(model_dir: Path, options: EngineOptions) -> dict[int, Path]:
-    """Version -> folder of those that `load_engine` can load, or cannot read, ascending.
+    """Version -> folder, ascending; includes folders that cannot be read.
 
     Raises:
       OSError: `model_dir` itself cannot be read.
@@ -158,9 +159,9 @@ def version_dirs(model_dir: Path, options: EngineOptions) -> dict[int, Path]:
         if not (name.isascii() and name.isdigit()):
             continue
         if int(name) > MAX_VERSION:
-            _say_once(entry)
+            _warn_once(entry)
         elif options.prefer_tflite:
-            # Those that cannot be read are among them already, and would raise here.
+            # Unreadable folders have been found already, and would raise here.
             is_new = int(name) not in found
             if is_new and (entry / bundles.RECOMMENDED_TFLITE).is_file():
                 found[int(name)] = entry

@@ -1,6 +1,6 @@
-"""What the calls do once REST or gRPC has read them: predict, classify, regress, metadata.
+"""Predict, classify, regress and metadata, independent of REST and gRPC.
 
-Those that run the model are steps; see `serving.server.scheduling.calls`.
+Functions that run the model return steps; see `serving.server.scheduling.calls`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from tensorflow_serving.apis import (
 
 from serving.engines.saved_model import DEFAULT_SIGNATURE, EngineError
 from serving.server.errors import ServingError, invalid
-from serving.server.models.manager import Servable
+from serving.server.models.servable import Servable
 from serving.server.models.tensors import to_array
 from serving.server.scheduling.calls import EngineCall, Steps
 
@@ -35,13 +35,13 @@ def predict(
     """Output name -> array.
 
     Args:
-      servable: the model, in use.
+      servable: the version, kept loaded.
       signature_name: empty for `serving_default`.
       inputs: input name -> array.
       output_filter: outputs to compute; empty for all.
 
     Raises:
-      ServingError: as TF Serving words it, or what the graph refuses.
+      ServingError: in TF Serving's words, or the graph refuses the inputs.
     """
     name = signature_name or DEFAULT_SIGNATURE
     signature = servable.engine.signatures.get(name)
@@ -62,13 +62,13 @@ def predict(
         feeds, tensors = servable.engine.prepare(name, inputs, output_filter or None)
     except EngineError as error:
         raise ServingError(error.code, str(error)) from error
-    # A session refuses to fetch one tensor twice, and two outputs may share one.
+    # A session refuses to fetch a tensor twice, and two outputs may share one.
     fetched = yield EngineCall(servable, feeds, tuple(dict.fromkeys(tensors.values())))
     return {alias: fetched[tensor] for alias, tensor in tensors.items()}
 
 
 def _with_defaults(signature: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`inputs`, and the signature's own values for those that were not sent."""
+    """`inputs`, with the signature's default values for those that were not sent."""
     defaults = getattr(signature.proto, "defaults", {})
     missing = {name: to_array(name, defaults[name]) for name in defaults if name not in inputs}
     return {**missing, **inputs}
@@ -93,7 +93,7 @@ def classify(
     """Classes and scores of each example, from the signature's `classes` and `scores`.
 
     Raises:
-      ServingError: a signature that does not classify, no examples, or what the graph refuses.
+      ServingError: a signature that does not classify, no examples, or the graph refuses them.
     """
     spec = _classify_spec(_signature(servable, signature_name))
     values = _serialized(examples)
@@ -104,10 +104,10 @@ def classify(
 def regress(
     servable: Servable, signature_name: str, examples: input_pb2.Input
 ) -> Steps[regression_pb2.RegressionResult]:
-    """One number for each example, from the signature's `outputs`.
+    """One number per example, from the signature's `outputs`.
 
     Raises:
-      ServingError: a signature that does not regress, no examples, or what the graph refuses.
+      ServingError: a signature that does not regress, no examples, or the graph refuses them.
     """
     spec = _regress_spec(_signature(servable, signature_name))
     values = _serialized(examples)
@@ -165,7 +165,7 @@ def _task_specs(servable: Servable, request: inference_pb2.MultiInferenceRequest
 
 
 class _Spec:
-    """Tensor names of a classify or regress signature; None where it lacks that output."""
+    """Tensor names of a classify or regress signature; None for a missing output."""
 
     def __init__(self, input_: str, first: str | None, second: str | None = None) -> None:
         self.input = input_
@@ -302,10 +302,10 @@ def _regressions(
 def metadata(
     servable: Servable, fields: Sequence[str]
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """The signatures of a model, as `GetModelMetadata` answers.
+    """The response of `GetModelMetadata`: the signatures of a model.
 
     Raises:
-      ServingError: no field asked for, or one other than `signature_def`.
+      ServingError: no field, or one other than `signature_def`.
     """
     if not fields:
         raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
@@ -325,7 +325,7 @@ def metadata(
 def signature_map(
     response: get_model_metadata_pb2.GetModelMetadataResponse,
 ) -> get_model_metadata_pb2.SignatureDefMap:
-    """The signatures inside a metadata answer."""
+    """The signatures in a metadata response."""
     listed = get_model_metadata_pb2.SignatureDefMap()
     response.metadata[_METADATA_FIELD].Unpack(listed)
     return listed

@@ -1,8 +1,8 @@
-"""Which versions of which models are loaded: policies, states, hot load, no gap in service.
+"""Loading and unloading of the versions of models, without a gap in service.
 
-A version is AVAILABLE before the one it replaces is unloaded. A version that fails to load leaves
-the old one serving, is tried again, and its error is what the status says. A folder that cannot be
-read leaves what was loaded from it, and all other models, as they are.
+A version is AVAILABLE before the one it replaces is unloaded. When a version fails to load, the old
+one stays, the status holds the error, and the load is tried again. When a folder cannot be read,
+the versions that were loaded from it and all other models stay.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from serving.engines.saved_model import EngineError
 from serving.server.errors import ServingError, invalid
-from serving.server.lifecycle.background import Background
-from serving.server.models.config import ModelConfig, VersionPolicy, check_names
+from serving.server.models.background import Background
+from serving.server.models.config import ServedModel, check_names
 from serving.server.models.engines import (
     DEFAULT_OPTIONS,
     Engine,
@@ -25,41 +25,35 @@ from serving.server.models.engines import (
     load_engine,
     version_dirs,
 )
-from serving.server.models.servable import Record, Servable, State, VersionStatus, loaded
+from serving.server.models.servable import Servable, State, VersionRecord, VersionStatus, loaded
 from serving.server.scheduling.batching import BatchingOptions
-
-__all__ = ["ModelConfig", "ModelManager", "Servable", "State", "VersionPolicy", "VersionStatus"]
 
 _LOG = logging.getLogger(__name__)
 
 
 Prepare = Callable[[str, Path, Engine], None]
-#: Model -> version -> what is known of it.
-_Table = dict[str, dict[int, Record]]
+#: Model -> version -> its state.
+_Table = dict[str, dict[int, VersionRecord]]
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What a look at a model's folder says: the versions to have, or why it cannot be read."""
+class _Scan:
+    """The versions to serve from a model's folder, or why it cannot be read."""
 
     wanted: Sequence[int] = ()
     problem: str = ""
 
 
-#: No matter how many models there are, each has its lines.
+#: Exempts the lines of each model from the log's rate limit.
 _ALWAYS = {"lifecycle": True}
 
 
-def _ignore(name: str, event: str) -> None:
-    """Nobody counts."""
-
-
 class ModelManager:
-    """The loaded models. `sync` and `switch` alone change them, one at a time."""
+    """The loaded models, which only `sync` and `switch` change, one at a time."""
 
     def __init__(
         self,
-        source: Callable[[], Sequence[ModelConfig]],
+        source: Callable[[], Sequence[ServedModel]],
         *,
         engines: EngineOptions = DEFAULT_OPTIONS,
         batching: Callable[[Path], BatchingOptions | None] | None = None,
@@ -72,63 +66,63 @@ class ModelManager:
         versions_always_present: bool = False,
         labels_for_unavailable: bool = False,
     ) -> None:
-        """Nothing is loaded before `sync`.
+        """Creates a manager without loading anything.
 
         Args:
-          source: says what to serve, asked at every `sync`.
+          source: returns the models to serve, at every `sync`.
           engines: how versions are loaded.
-          batching: version folder -> how its requests share runs; what it raises makes the load
-            fail. None runs every request by itself.
-          prepare: runs on (name, version folder, engine) before a version is AVAILABLE, e.g. its
-            warm-up; what it raises makes the load fail.
-          on_event: is called with a model's name and `loaded`, `failed` or `unloaded`.
-          background: loads and frees them, and is closed with them; None does it all at once.
-          load_threads: models that load at a time; the versions of one load one after the other.
+          batching: version folder -> how its requests share runs; the load fails if it raises.
+            None runs every request by itself.
+          prepare: called with (name, version folder, engine) before a version is AVAILABLE, such
+            as for its warm-up; the load fails if it raises.
+          on_event: called with a model's name and `loaded`, `failed` or `unloaded`.
+          background: loads and frees the models, and is closed with this manager.
+          load_threads: models that load at a time; the versions of one model load in sequence.
           max_retries: of a version that failed to load.
-          retry_seconds: between two tries.
-          versions_always_present: keep what is loaded when the last version leaves the disk.
-          labels_for_unavailable: let a new label name a version that is not loaded; moving one
-            that exists to such a version is refused all the same.
+          retry_seconds: between two attempts.
+          versions_always_present: keep the loaded versions when the last one leaves the disk.
+          labels_for_unavailable: let a new label name a version that is not loaded; an existing
+            label cannot move to such a version.
         """
         self._source = source
         self._engines = engines
         self._batching = batching
         self._prepare = prepare
-        self._on_event = on_event or _ignore
+        self._on_event = on_event or (lambda name, event: None)
         self._background = background or Background()
         self._load_threads = max(1, load_threads)
         self._max_retries = max_retries
         self._retry_seconds = retry_seconds
         self._versions_always_present = versions_always_present
         self._labels_for_unavailable = labels_for_unavailable
-        self._configs: dict[str, ModelConfig] = {}
+        self._configs: dict[str, ServedModel] = {}
         self._records: _Table = {}
         self._problems: dict[str, str] = {}
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()
 
     def sync(self) -> None:
-        """One look at the disk: loads what is new, then unloads what is no longer wanted.
+        """Loads new versions from the disk, then unloads those that are no longer wanted.
 
         Raises:
           ServingError: the source names a model twice, or labels a version that is not served.
-          OSError: the source cannot say what to serve; what is loaded stays.
+          OSError: the source cannot be read; the loaded versions stay.
         """
         with self._sync_lock:
             configs = self._source()
             check_names(configs)
-            looks = self._load_all(configs, self._records)
-            self._check_labels(configs, looks, self._records)
-            self._commit(configs, looks, self._records)
+            scans = self._load_all(configs, self._records)
+            self._check_labels(configs, scans, self._records)
+            self._commit(configs, scans, self._records)
 
-    def switch(self, configs: Sequence[ModelConfig]) -> None:
-        """Serves other models if each of them can be; requests notice nothing until that is known.
+    def switch(self, configs: Sequence[ServedModel]) -> None:
+        """Serves other models, if each of them can be served.
 
-        The source has to say the same from then on. What failed to load before is tried again:
-        whoever asks may have mended it.
+        The source must return the same models from then on. Versions that failed to load before
+        are tried again.
 
         Raises:
-          ServingError: as `sync`, or no version of a model would be served; all stays as it was.
+          ServingError: as `sync`, or a model would have no version; nothing changes then.
         """
         with self._sync_lock:
             check_names(configs)
@@ -137,22 +131,22 @@ class ModelManager:
                 for name, records in self._records.items()
             }
             try:
-                looks = self._load_all(configs, table)
-                self._check_served(configs, looks, table)
-                self._check_labels(configs, looks, table)
+                scans = self._load_all(configs, table)
+                self._check_served(configs, scans, table)
+                self._check_labels(configs, scans, table)
             except BaseException:
                 self._drop(table)
                 raise
-            self._commit(configs, looks, table)
+            self._commit(configs, scans, table)
 
-    def _load_all(self, configs: Sequence[ModelConfig], table: _Table) -> list[_Look]:
-        """What the models are to have; of that, what could be loaded is in `table`."""
+    def _load_all(self, configs: Sequence[ServedModel], table: _Table) -> list[_Scan]:
+        """The versions that each model needs; `table` receives those that load."""
         if self._load_threads == 1 or len(configs) == 1:
             return [self._load_wanted(config, table) for config in configs]
         with ThreadPoolExecutor(self._load_threads, "load") as pool:
             return list(pool.map(lambda config: self._load_wanted(config, table), configs))
 
-    def _load_wanted(self, config: ModelConfig, table: _Table) -> _Look:
+    def _load_wanted(self, config: ServedModel, table: _Table) -> _Scan:
         with self._lock:
             records = table.setdefault(config.name, {})
         problem, on_disk = "", {}
@@ -165,30 +159,30 @@ class ModelManager:
         if problem:
             if self._problems.get(config.name) != problem:
                 _LOG.error("model %s: %s", config.name, problem)
-            return _Look(problem=problem)
+            return _Scan(problem=problem)
         wanted = config.policy.choose(on_disk)
         for version in wanted:
             if self._is_due(records.get(version)):
                 self._load(config.name, version, on_disk[version], records)
-        return _Look(wanted)
+        return _Scan(wanted)
 
     def _commit(
-        self, configs: Sequence[ModelConfig], looks: Sequence[_Look], table: _Table
+        self, configs: Sequence[ServedModel], scans: Sequence[_Scan], table: _Table
     ) -> None:
-        """From here on `configs` are served, from `table`; unloads the rest."""
+        """Serves `configs` from `table`, and unloads all other versions."""
         with self._lock:
             self._records = table
             self._configs = {config.name: config for config in configs}
-            named = zip(self._configs, looks, strict=True)
-            self._problems = {name: look.problem for name, look in named if look.problem}
-        # Only now: until then the labels named the old versions.
-        for config, look in zip(configs, looks, strict=True):
-            self._unload_except(config.name, self._kept(table[config.name], look))
+            named = zip(self._configs, scans, strict=True)
+            self._problems = {name: scan.problem for name, scan in named if scan.problem}
+        # After the swap, as until then the labels name the old versions.
+        for config, scan in zip(configs, scans, strict=True):
+            self._unload_except(config.name, self._kept(table[config.name], scan))
         for name in set(table) - set(self._configs):
             self._unload_except(name, [])
 
     def _drop(self, table: _Table) -> None:
-        """Frees what was loaded for `table` alone."""
+        """Frees versions that were loaded for `table` alone."""
         for name, records in table.items():
             before = self._records.get(name, {})
             for version in loaded(records):
@@ -197,17 +191,17 @@ class ModelManager:
                 if servable is not None and servable is not kept:
                     servable.retire()
 
-    def _kept(self, records: Mapping[int, Record], look: _Look) -> list[int]:
-        """The loaded versions that stay: the wanted, or all while none can take their place."""
-        there = loaded(records)
-        if look.problem:
-            return there
-        wanted = [version for version in look.wanted if version in there]
-        if wanted or not (look.wanted or self._versions_always_present):
+    def _kept(self, records: Mapping[int, VersionRecord], scan: _Scan) -> list[int]:
+        """The loaded versions that stay: the wanted ones, or all if none of those is loaded."""
+        present = loaded(records)
+        if scan.problem:
+            return present
+        wanted = [version for version in scan.wanted if version in present]
+        if wanted or not (scan.wanted or self._versions_always_present):
             return wanted
-        return there
+        return present
 
-    def _is_due(self, record: Record | None) -> bool:
+    def _is_due(self, record: VersionRecord | None) -> bool:
         if record is None:
             return True
         if record.servable is not None:
@@ -215,26 +209,26 @@ class ModelManager:
         tries_left = record.failures <= self._max_retries
         return record.failures == 0 or (tries_left and time.monotonic() >= record.retry_at)
 
-    def _load(self, name: str, version: int, path: Path, records: dict[int, Record]) -> None:
+    def _load(self, name: str, version: int, path: Path, records: dict[int, VersionRecord]) -> None:
         began = time.monotonic()
         failures = records[version].failures if version in records else 0
-        self._put(records, Record(VersionStatus(version, State.LOADING)))
+        self._put(records, VersionRecord(VersionStatus(version, State.LOADING)))
         try:
             batching = self._batching(path) if self._batching else None
             with self._background.loading():
                 engine = self._load_and_prepare(name, path)
         except Exception as error:
-            # Whatever is wrong with this version, the others are still to be served.
+            # A version that fails to load must not affect the others.
             code = error.code if isinstance(error, (EngineError, ServingError)) else "UNKNOWN"
             _LOG.error("model %s version %d does not load: %s", name, version, error, extra=_ALWAYS)
             self._on_event(name, "failed")
             status = VersionStatus(version, State.END, code, str(error))
             retry_at = time.monotonic() + self._retry_seconds
-            self._put(records, Record(status, None, failures + 1, retry_at))
+            self._put(records, VersionRecord(status, None, failures + 1, retry_at))
             return
         status = VersionStatus(version, State.AVAILABLE)
         servable = Servable(name, version, engine, batching, background=self._background)
-        self._put(records, Record(status, servable))
+        self._put(records, VersionRecord(status, servable))
         seconds = time.monotonic() - began
         _LOG.info(
             "model %s version %d is available (%.1f s)", name, version, seconds, extra=_ALWAYS
@@ -256,29 +250,29 @@ class ModelManager:
         for version in loaded(records):
             servable = records[version].servable
             if version not in wanted and servable is not None:
-                self._put(records, Record(VersionStatus(version, State.UNLOADING)))
+                self._put(records, VersionRecord(VersionStatus(version, State.UNLOADING)))
                 servable.retire()
-                self._put(records, Record(VersionStatus(version, State.END)))
+                self._put(records, VersionRecord(VersionStatus(version, State.END)))
                 _LOG.info("model %s version %d is unloaded", name, version, extra=_ALWAYS)
                 self._on_event(name, "unloaded")
 
     def _check_served(
-        self, configs: Sequence[ModelConfig], looks: Sequence[_Look], table: _Table
+        self, configs: Sequence[ServedModel], scans: Sequence[_Scan], table: _Table
     ) -> None:
-        for config, look in zip(configs, looks, strict=True):
+        for config, scan in zip(configs, scans, strict=True):
             records = table[config.name]
-            if look.problem or not self._kept(records, look):
-                failed = {version: records[version] for version in look.wanted}
-                reason = _why_not_served(config, failed, look.problem)
+            if scan.problem or not self._kept(records, scan):
+                failed = {version: records[version] for version in scan.wanted}
+                reason = _why_not_served(config, failed, scan.problem)
                 raise ServingError("FAILED_PRECONDITION", reason)
 
     def _check_labels(
-        self, configs: Sequence[ModelConfig], looks: Sequence[_Look], table: _Table
+        self, configs: Sequence[ServedModel], scans: Sequence[_Scan], table: _Table
     ) -> None:
-        """A label that stays as it is may outlive its version, or no sync would ever end again."""
-        for config, look in zip(configs, looks, strict=True):
+        """Checks new and moved labels; an unchanged one may outlive its version."""
+        for config, scan in zip(configs, scans, strict=True):
             before = self._configs[config.name].labels if config.name in self._configs else {}
-            served = self._kept(table[config.name], look)
+            served = self._kept(table[config.name], scan)
             for label, version in config.labels.items():
                 is_new = label not in before
                 if before.get(label) == version or (self._labels_for_unavailable and is_new):
@@ -290,7 +284,7 @@ class ModelManager:
                         "which is not currently available for inference",
                     )
 
-    def _put(self, records: dict[int, Record], record: Record) -> None:
+    def _put(self, records: dict[int, VersionRecord], record: VersionRecord) -> None:
         with self._lock:
             records[record.status.version] = record
 
@@ -298,7 +292,7 @@ class ModelManager:
     def use(
         self, name: str, version: int | None = None, label: str | None = None
     ) -> Iterator[Servable]:
-        """The version that a request means, kept loaded for as long as the context lasts.
+        """The version for a request, kept loaded for the duration of the context.
 
         Raises:
           ServingError: no such model, version or label.
@@ -328,7 +322,7 @@ class ModelManager:
         return servable
 
     def status(self, name: str, version: int | None = None) -> list[VersionStatus]:
-        """What is known of a model's versions, newest first.
+        """The statuses of a model's versions, newest first.
 
         Raises:
           ServingError: no such model or version.
@@ -351,12 +345,12 @@ class ModelManager:
             return name in self._records
 
     def available(self) -> dict[str, list[int]]:
-        """Name of a model that is to be served -> its versions that are, ascending."""
+        """Configured model -> its loaded versions, ascending."""
         with self._lock:
             return {name: loaded(self._records.get(name, {})) for name in self._configs}
 
     def not_served(self) -> list[str]:
-        """Why none of its versions is served, of each model for which that is so; one line each."""
+        """One line per model without a loaded version, with the reason."""
         with self._lock:
             found = {name: self._records.get(name, {}) for name in self._configs}
             return [
@@ -373,7 +367,7 @@ class ModelManager:
         self._background.close()
 
 
-def _why_not_served(config: ModelConfig, records: Mapping[int, Record], problem: str) -> str:
+def _why_not_served(config: ServedModel, records: Mapping[int, VersionRecord], problem: str) -> str:
     failed = [r.status for r in records.values() if r.status.error_message]
     if problem or not failed:
         return f"model {config.name}: {problem or f'{config.base_path} holds no version'}"

@@ -1,17 +1,17 @@
-"""A version of a model while it is served, and what is known of it."""
+"""A loaded version of a model, and the state of a version."""
 
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from serving.server.lifecycle.background import Background
+from serving.server.models.background import Background
 from serving.server.models.engines import Engine
 from serving.server.scheduling.batching import BatchingOptions
 
 
 class State(IntEnum):
-    """Of a version, numbered as in `tensorflow.serving.ModelVersionStatus`."""
+    """The state of a version, as in `tensorflow.serving.ModelVersionStatus`."""
 
     UNKNOWN = 0
     START = 10
@@ -23,7 +23,7 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """What `GetModelStatus` says of a version; `error_code` is a gRPC status name."""
+    """The status of a version for `GetModelStatus`; `error_code` is a gRPC status name."""
 
     version: int
     state: State
@@ -32,7 +32,7 @@ class VersionStatus:
 
 
 class Servable:
-    """A loaded version. It is freed when it is retired and the last request has left it.
+    """A loaded version, which is freed when it is retired and its last request has ended.
 
     Attributes:
       batching: how its requests share runs; None when each runs by itself.
@@ -47,7 +47,7 @@ class Servable:
         *,
         background: Background | None = None,
     ) -> None:
-        """Takes the engine over; `background` frees it, and without one who asks does."""
+        """Takes ownership of the engine, which `background` frees."""
         self.name = name
         self.version = version
         self.engine = engine
@@ -58,7 +58,7 @@ class Servable:
         self._lock = threading.Lock()
 
     def retire(self) -> None:
-        """Frees the model, now or after its last request."""
+        """Frees the model now, or after its last request."""
         with self._lock:
             self._retired = True
             idle = self._users == 0
@@ -66,7 +66,7 @@ class Servable:
             self._background.free(self.engine.close, wait=True)
 
     def enter(self) -> bool:
-        """Counts a request in; False when the version is gone."""
+        """Registers a request; False when the version is retired."""
         with self._lock:
             if self._retired:
                 return False
@@ -74,7 +74,7 @@ class Servable:
             return True
 
     def leave(self) -> None:
-        """Counts a request out."""
+        """Unregisters a request."""
         with self._lock:
             self._users -= 1
             last = self._retired and self._users == 0
@@ -83,14 +83,14 @@ class Servable:
 
 
 @dataclass(frozen=True)
-class Record:
-    """What is known of a version.
+class VersionRecord:
+    """The state of a version, with its loaded model.
 
     Attributes:
-      status: as it is told.
+      status: for `GetModelStatus`.
       servable: None while it is not loaded.
-      failures: tries to load it that failed, in a row.
-      retry_at: of the monotonic clock, in seconds; not before is it tried again.
+      failures: consecutive failed attempts to load it.
+      retry_at: `time.monotonic()` of the next attempt.
     """
 
     status: VersionStatus
@@ -99,6 +99,6 @@ class Record:
     retry_at: float = 0.0
 
 
-def loaded(records: Mapping[int, Record]) -> list[int]:
-    """The versions that can be asked, ascending."""
+def loaded(records: Mapping[int, VersionRecord]) -> list[int]:
+    """The loaded versions, ascending."""
     return sorted(v for v, record in records.items() if record.servable is not None)

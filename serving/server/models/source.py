@@ -1,59 +1,121 @@
-"""What a server is told to serve, and how a reload request may change that."""
+"""The list of models to serve: a folder, a list that a reload replaces, or a config file."""
 
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core import bundle as bundles
 from serving.server.errors import ServerError, ServingError, invalid
-from serving.server.models.manager import ModelConfig, ModelManager
+from serving.server.models.config import ServedModel
+from serving.server.models.manager import ModelManager
 
 #: On every ext4 volume, readable by root alone.
 _LOST_AND_FOUND = "lost+found"
 
 
-class ModelSource:
-    """What to serve: the models under a folder, or a list that a reload replaces."""
+class ConfigFile:
+    """A text ModelServerConfig that may change while the server runs; for one thread."""
 
     def __init__(
-        self, models: Path | str | Sequence[ModelConfig], *, roots: Sequence[Path] | None = ()
+        self,
+        path: Path,
+        *,
+        retry_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Looks at nothing yet.
+        """Reads the file, whose present content counts as served.
+
+        Args:
+          path: of the file.
+          retry_seconds: before content that was refused is tried again.
+          clock: returns seconds.
+        """
+        self._path = path
+        self._retry_seconds = retry_seconds
+        self._clock = clock
+        self._served = self._content()
+        self._refused: bytes | None = None
+        self._retry_at = 0.0
+
+    def follow(self, serve: Callable[[list[ServedModel]], object]) -> bool:
+        """Passes the models to `serve` when the file has changed.
+
+        Content that makes it raise is tried again after `retry_seconds`, other content at once.
+
+        Returns:
+          Whether `serve` was called and returned.
+
+        Raises:
+          ServerError: the file is no longer a ModelServerConfig.
+          Exception: raised by `serve`.
+        """
+        content = self._content()
+        if content is None or content == self._served:
+            self._refused = None
+            return False
+        if content == self._refused and self._clock() < self._retry_at:
+            return False
+        from serving.server.models.protos import read_model_config_file
+
+        try:
+            serve(read_model_config_file(self._path, content))
+        except Exception:
+            self._refused, self._retry_at = content, self._clock() + self._retry_seconds
+            raise
+        self._served = content
+        return True
+
+    def _content(self) -> bytes | None:
+        try:
+            return self._path.read_bytes()
+        except OSError:
+            # As between an unlink and a rename.
+            return None
+
+
+class ModelSource:
+    """The models to serve: those in a folder, or a list that a reload replaces."""
+
+    def __init__(
+        self, models: Path | str | Sequence[ServedModel], *, roots: Sequence[Path] | None = ()
+    ) -> None:
+        """Creates the source without reading anything.
 
         Args:
           models: a folder, all of whose models are served, new ones as they appear; or the models.
-          roots: a reload request may name models in these folders, besides those in `models` or in
-            a folder of one of them; None refuses every reload request.
+          roots: folders that reload requests may load models from, besides those of `models`; None
+            refuses every reload request.
         """
         self._folder = Path(models) if isinstance(models, (str, Path)) else None
         self._configs = [] if isinstance(models, (str, Path)) else list(models)
         self._own = [self._folder] if self._folder else _base_paths(self._configs)
         self._roots = roots
 
-    def __call__(self) -> list[ModelConfig]:
-        """The models to serve now; one whose folder cannot be read stays among them.
+    def __call__(self) -> list[ServedModel]:
+        """The models to serve now, including those whose folder cannot be read.
 
         Raises:
-          OSError: the folder of all models cannot be read, or is no longer there.
+          OSError: the folder of all models cannot be read.
         """
         if self._folder is None:
             return self._configs
         entries = sorted(self._folder.iterdir())
-        return [ModelConfig(entry.name, entry) for entry in entries if _may_be_model(entry)]
+        return [ServedModel(entry.name, entry) for entry in entries if _may_be_model(entry)]
 
     def reload(
-        self, configs: list[ModelConfig], models: ModelManager, *, trusted: bool = False
+        self, configs: list[ServedModel], models: ModelManager, *, trusted: bool = False
     ) -> None:
         """Serves `configs` from now on, and returns once they are available.
 
         Args:
-          configs: replace what is served.
-          models: are brought up to date.
-          trusted: they come from a file and may lie anywhere; a request's may not.
+          configs: replace the present list.
+          models: loads and unloads models.
+          trusted: whether the configs come from a file and may use any folder; a request may not.
 
         Raises:
-          ServingError: a path outside the configured folders, a model that does not load, or what
-            `ModelManager.switch` refuses; what was served before goes on being served.
+          ServingError: a path outside the allowed folders, a model that does not load, or an error
+            of `ModelManager.switch`; the models that were served before stay.
         """
         if not trusted:
             self._check_paths(configs)
@@ -62,7 +124,7 @@ class ModelSource:
         if trusted:
             self._own = _base_paths(configs)
 
-    def _check_paths(self, configs: Sequence[ModelConfig]) -> None:
+    def _check_paths(self, configs: Sequence[ServedModel]) -> None:
         if self._roots is None:
             raise ServingError("PERMISSION_DENIED", "this server takes no reload requests")
         for config in configs:
@@ -70,7 +132,7 @@ class ModelSource:
                 path = config.base_path.resolve()
                 roots = [root.resolve() for root in (*self._own, *self._roots)]
             except (OSError, RuntimeError, ValueError) as error:
-                # Links in a circle, or a null character.
+                # Circular links, or a null character.
                 raise invalid(
                     f"model {config.name}: no path {config.base_path}: {error}"
                 ) from error
@@ -82,18 +144,18 @@ class ModelSource:
                 )
 
     def check(self) -> None:
-        """Looks whether there is anything to serve.
+        """Checks that there is a model, and a version of each.
 
         Raises:
-          ServerError: a folder without a model, or a model without a version; names the remedy.
+          ServerError: a folder without a model, or a model without a version.
         """
-        if self._folder is not None and not self._named():
+        if self._folder is not None and not self._in_folder(self._folder):
             raise ServerError(
                 f"{self._folder} holds no model: expected {self._folder}/<model>/<integer>/"
                 f"{bundles.SAVED_MODEL_FILE}; push one with `sightline run`"
             )
         for config in [] if self._folder is not None else self._configs:
-            # One that cannot be read must not stop the others: the first load tells of it.
+            # An unreadable folder must not stop the others: the first load reports it.
             with contextlib.suppress(OSError):
                 if not bundles.version_dirs(config.base_path):
                     raise ServerError(
@@ -101,21 +163,21 @@ class ModelSource:
                         f"{config.base_path}/<integer>/{bundles.SAVED_MODEL_FILE}"
                     )
 
-    def _named(self) -> list[ModelConfig]:
+    def _in_folder(self, folder: Path) -> list[ServedModel]:
         try:
-            return self() if self._folder is None or self._folder.is_dir() else []
+            return self() if folder.is_dir() else []
         except OSError as error:
             raise ServerError(
-                f"{self._folder} cannot be read: {error.strerror}; let this user read it"
+                f"{folder} cannot be read: {error.strerror}; let this user read it"
             ) from error
 
 
-def _base_paths(configs: Sequence[ModelConfig]) -> list[Path]:
+def _base_paths(configs: Sequence[ServedModel]) -> list[Path]:
     return [config.base_path for config in configs]
 
 
 def _may_be_model(entry: Path) -> bool:
-    """Of a folder that cannot be read: yes, or what is served from it would be unloaded."""
+    """True for a folder that cannot be read, or its loaded versions would be unloaded."""
     if entry.name == _LOST_AND_FOUND:
         return False
     try:

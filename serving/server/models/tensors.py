@@ -9,8 +9,46 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 
 from serving.limits import DEFAULT_LIMITS, MAX_ELEMENTS, MAX_RANK
-from serving.server.errors import invalid
-from serving.server.models.repeated import Expansion
+from serving.server.errors import ServingError, invalid
+
+
+class Expansion:
+    """The budget of one request for repeated values."""
+
+    def __init__(self, limit: int) -> None:
+        """Takes the limit in bytes."""
+        self._limit = self._left = limit
+
+    def take(self, name: str, size: int) -> None:
+        """Takes bytes from the budget.
+
+        Raises:
+          ServingError: the repeated values exceed the limit.
+        """
+        self._left -= size
+        if self._left < 0:
+            raise too_much(f"input {name!r}", self._limit)
+
+
+def too_much(what: str, limit: int) -> ServingError:
+    """The error of repeated values beyond the limit."""
+    return invalid(
+        f"{what} is too large to be filled from single values: more than {limit} bytes of one "
+        "request (--max_repeated_bytes); send every value, numbers as tensor_content"
+    )
+
+
+def check_examples(examples: Any, limit: int) -> None:
+    """Refuses an `Input` whose context would be copied into too many examples.
+
+    Raises:
+      ServingError: the copies take more than `limit` bytes.
+    """
+    if examples.WhichOneof("kind") == "example_list_with_context":
+        listed = examples.example_list_with_context
+        if prod((listed.context.ByteSize(), max(0, len(listed.examples) - 1))) > limit:
+            raise too_much("the examples' context", limit)
+
 
 _FIELDS = {
     tf.float32: "float_val",
@@ -34,10 +72,10 @@ _CONTENT_DTYPES = {
 }
 
 _STRING = tf.string.as_datatype_enum
-#: Of a string beside its characters, in Python and in TensorFlow.
+#: Memory of a string besides its characters, in Python and in TensorFlow.
 _STRING_BYTES = 64
 _FIELDS_BY_NUMBER = {dtype.as_datatype_enum: field for dtype, field in _FIELDS.items()}
-#: Types with values, those that only TensorFlow reads among them; a resource has none.
+#: Types with values, including those that only TensorFlow reads; a resource has none.
 _READABLE = frozenset(
     dtype.as_datatype_enum
     for dtype in (
@@ -53,7 +91,7 @@ _READABLE = frozenset(
         tf.qint32,
     )
 )
-#: NumPy's type -> number of TensorFlow's, field of a TensorProto; looked up for every answer.
+#: NumPy's type -> TensorFlow's number, field of a TensorProto; used for every response.
 _BY_DTYPE = {
     np.dtype(dtype.as_numpy_dtype): (dtype.as_datatype_enum, field)
     for dtype, field in _FIELDS.items()
@@ -62,7 +100,7 @@ _BY_DTYPE = {
 
 
 def to_arrays(protos: Mapping[str, Any], max_repeated_bytes: int) -> dict[str, np.ndarray]:
-    """Name -> array of the inputs of one request; see `to_array`.
+    """Name -> array, for the inputs of one request; see `to_array`.
 
     Raises:
       ServingError: a shape or type that no tensor has, or more repeated values than the limit.
@@ -72,13 +110,13 @@ def to_arrays(protos: Mapping[str, Any], max_repeated_bytes: int) -> dict[str, n
 
 
 def to_array(name: str, proto: Any, expansion: Expansion | None = None) -> np.ndarray:
-    """The array of a `TensorProto`; of too few values the last repeats.
+    """The array of a `TensorProto`; where values are missing, the last one is repeated.
 
     Args:
-      name: the input's, for errors.
-      expansion: what the values may be repeated to; None is the flag's default.
-      proto: strings become object arrays of bytes; `tensor_content` is not copied, and so the array
-        cannot be written to.
+      name: of the input, for errors.
+      proto: strings become object arrays of bytes; `tensor_content` is not copied, so the array is
+        read-only.
+      expansion: the request's budget for repeated values; None uses the flag's default.
 
     Raises:
       ServingError: a shape or type that no tensor has.
@@ -86,7 +124,7 @@ def to_array(name: str, proto: Any, expansion: Expansion | None = None) -> np.nd
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0 or len(shape) > MAX_RANK:
         raise invalid(f"input {name!r}: the shape {shape} is not that of a tensor")
-    # NumPy refuses sizes beyond its own even where another one is 0.
+    # NumPy refuses sizes beyond its limit even where another one is 0.
     if prod(size or 1 for size in shape) > MAX_ELEMENTS:
         raise invalid(f"input {name!r}: shape {shape} has more than {MAX_ELEMENTS} elements")
     dtype = _CONTENT_DTYPES.get(proto.dtype)
@@ -104,7 +142,7 @@ def to_array(name: str, proto: Any, expansion: Expansion | None = None) -> np.nd
     expansion = expansion or Expansion(DEFAULT_LIMITS.max_repeated_bytes)
     expansion.take(name, _repeated_bytes(proto, dtype, prod(shape)))
     if proto.dtype == _STRING and len(proto.string_val) == prod(shape):
-        # As below, at a tenth of its cost: images come this way.
+        # The same as below at a tenth of its cost, for images.
         return np.array([*proto.string_val], object).reshape(shape)
     try:
         return tf.make_ndarray(proto)
@@ -113,18 +151,18 @@ def to_array(name: str, proto: Any, expansion: Expansion | None = None) -> np.nd
 
 
 def _given(proto: Any) -> int:
-    """Values in the field of a type that NumPy has; 0 for other types, which TensorFlow reads."""
+    """The number of values of a type that NumPy has; 0 for types that TensorFlow reads."""
     field = _FIELDS_BY_NUMBER.get(proto.dtype)
     return len(getattr(proto, field)) if field else 0
 
 
 def _repeated_bytes(proto: Any, dtype: np.dtype[Any] | None, count: int) -> int:
-    """Bytes that the last value of too few takes in the places of those that are missing."""
+    """The memory of the copies of the last value that replace missing values."""
     if proto.dtype == _STRING:
         values = proto.string_val
         size = len(values[-1]) if values else 0
         return (count - len(values)) * (_STRING_BYTES + size) if count > len(values) else 0
-    # Content of the wrong length, or a type that is read as TensorFlow does it: a guess from above.
+    # An upper bound for content of the wrong length, and for types that TensorFlow reads.
     size = 16 if dtype is None else dtype.itemsize
     return max(0, count - _given(proto)) * size
 
@@ -135,7 +173,7 @@ def _type_text(number: int) -> str:
 
 
 def _view(name: str, content: bytes, dtype: np.dtype[Any], shape: list[int]) -> np.ndarray:
-    """The array over the message's own bytes: read-only, and nothing is copied."""
+    """A read-only array of the bytes of the message, without a copy."""
     wanted = prod(shape) * dtype.itemsize
     if len(content) != wanted:
         raise invalid(
@@ -149,10 +187,10 @@ def fill_proto(proto: Any, array: np.ndarray, *, content: bool = False) -> None:
     """Writes an array into an empty `TensorProto`.
 
     Args:
-      proto: of an answer.
+      proto: of a response.
       array: of any type that has a TensorProto.
-      content: as raw `tensor_content`. Otherwise in `float_val` and its like: many clients read
-        those fields directly.
+      content: write raw `tensor_content`, not typed fields such as `float_val`, which many clients
+        read directly.
     """
     strings = array.dtype.kind in "OS"
     found = (_STRING, "string_val") if strings else _BY_DTYPE.get(array.dtype)
@@ -161,7 +199,7 @@ def fill_proto(proto: Any, array: np.ndarray, *, content: bool = False) -> None:
         return
     proto.dtype, field = found
     shape = proto.tensor_shape
-    # An answer of no dimensions must still carry the shape.
+    # A scalar must carry its empty shape too.
     shape.SetInParent()
     for size in array.shape:
         shape.dim.add(size=size)

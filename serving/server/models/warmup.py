@@ -1,6 +1,7 @@
 """Replays a model's `tf_serving_warmup_requests` before it takes traffic."""
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from serving.engines.saved_model import DEFAULT_SIGNATURE
 from serving.server.errors import ServingError
 from serving.server.models import inference
 from serving.server.models.engines import Engine
-from serving.server.models.manager import Servable
+from serving.server.models.servable import Servable
 from serving.server.models.tensors import to_array
+from serving.server.observability.metrics import Metrics
 from serving.server.scheduling.calls import run_now
 
 _LOG = logging.getLogger(__name__)
@@ -23,20 +25,45 @@ _LOG = logging.getLogger(__name__)
 MAX_RECORDS = 1000
 
 
-def replay(name: str, path: Path, engine: Engine) -> int:
-    """How many requests were run on `engine`; 0 when the model brings none.
-
-    A `.tflite` file has fewer signatures than the SavedModel that the requests were made for: those
-    that it lacks are skipped, with a line in the log.
+def warm_up(metrics: Metrics, name: str, path: Path, engine: Engine) -> None:
+    """Replays a version's requests and records their number and duration.
 
     Args:
-      name: the model's.
-      path: the version's folder.
+      metrics: of the server.
+      name: of the model.
+      path: folder of the version.
       engine: loaded from it.
 
     Raises:
-      ServingError: the file is damaged, too long, or a request in it fails: a model that cannot
-        answer its own warm-up is not made available.
+      ServingError: see `replay`.
+    """
+    began, status = time.monotonic(), "INTERNAL"
+    try:
+        count = replay(name, path, engine)
+        status = "OK"
+    except ServingError as error:
+        status = error.code
+        raise
+    finally:
+        seconds = time.monotonic() - began
+        metrics.observe("model_warmup_latency", seconds, model_path=str(path), status=status)
+    if count:
+        metrics.count("model_warmup_records_read", count, model_path=str(path))
+
+
+def replay(name: str, path: Path, engine: Engine) -> int:
+    """The number of requests that ran on `engine`; 0 when the model has none.
+
+    Requests for signatures that a `.tflite` file lacks are skipped, with a warning.
+
+    Args:
+      name: of the model.
+      path: folder of the version.
+      engine: loaded from it.
+
+    Raises:
+      ServingError: the file is damaged or too long, or a request in it fails. The version is then
+        not made available.
     """
     file = path / bundles.WARMUP_FILE
     if not file.is_file():
@@ -65,7 +92,7 @@ def replay(name: str, path: Path, engine: Engine) -> int:
 
 
 def _fits(log: prediction_log_pb2.PredictionLog, engine: Engine) -> bool:
-    """Whether the engine is to run it; a `.tflite` alone may lack the SavedModel's signatures."""
+    """Whether the engine has the signature; a `.tflite` alone may lack it."""
     if engine.runtime != "TFLite" or len(engine.signatures) > 1:
         return True
     request = log.predict_log.request
@@ -74,7 +101,7 @@ def _fits(log: prediction_log_pb2.PredictionLog, engine: Engine) -> bool:
 
 
 def _records(file: Path) -> Iterator[bytes]:
-    # Not tf.data, which traces a function each time and keeps requests waiting meanwhile.
+    # Not tf.data, which traces a function each time and delays requests meanwhile.
     with quiet_tensorflow(tf):
         records = tf.compat.v1.io.tf_record_iterator(str(file))
     return iter(records)

@@ -1,1 +1,1 @@
-"""Metrics, logs, traces, request logs and health."""
+"""Metrics, logs and health."""

@@ -1,37 +1,30 @@
-"""Health of the server: `/healthz/live`, `/healthz/ready`, and whoever watches over gRPC.
+"""Readiness of the server, for `/healthz/ready` and gRPC's health service.
 
-Ready means that every model that is to be served is, that there is one, and that the server is not
-about to stop.
+A server is ready when it has at least one model, every configured model is loaded, and it is not
+shutting down.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
-
-from serving.server.http.web import Page, Response, json_response
 
 LIVE = "/healthz/live"
 READY = "/healthz/ready"
 
 
 class Availability(Protocol):
-    """What is asked of `ModelManager`."""
+    """The part of `ModelManager` that readiness needs."""
 
     def available(self) -> dict[str, list[int]]:
-        """Name of a model that is to be served -> its versions that are."""
+        """Configured model -> its loaded versions."""
         ...
 
 
-def missing_models(models: Availability) -> list[str]:
-    """Models that are to be served and of which no version is, sorted."""
-    return sorted(name for name, versions in models.available().items() if not versions)
-
-
 class Readiness:
-    """Whether the server is ready, and who is notified when that changes; from any thread."""
+    """Whether the server is ready, and the watchers of changes; every method is thread-safe."""
 
     def __init__(self, models: Availability) -> None:
-        """Takes the models; nobody watches yet."""
+        """Takes the models."""
         self._models = models
         self._lock = threading.Lock()
         self._watchers: dict[Callable[[bool], None], bool] = {}
@@ -39,29 +32,29 @@ class Readiness:
 
     @property
     def draining(self) -> bool:
-        """Whether the server is about to stop."""
+        """Whether the server is shutting down."""
         return self._draining
 
     def is_ready(self) -> bool:
-        """Whether requests for every model can be sent here."""
+        """Whether the server accepts requests for every model."""
         return not self._draining and self.models_are_ready()
 
     def models_are_ready(self) -> bool:
-        """The same, whether or not the server is about to stop."""
+        """The same, regardless of a shutdown."""
         available = self._models.available()
         return bool(available) and all(available.values())
 
     def missing(self) -> list[str]:
-        """Models that are to be served and are not, sorted."""
-        return missing_models(self._models)
+        """The configured models without a loaded version, sorted."""
+        return sorted(name for name, versions in self._models.available().items() if not versions)
 
     def drain(self) -> None:
-        """The server is not ready from now on."""
+        """Makes the server not ready from now on."""
         self._draining = True
         self.notify()
 
     def watch(self, watcher: Callable[[bool], None], *, most: int) -> bool:
-        """Adds a watcher, which is called at once and at every change; False beyond `most`."""
+        """Adds a watcher and calls it now and at every change; False beyond `most` watchers."""
         with self._lock:
             if len(self._watchers) >= most:
                 return False
@@ -70,41 +63,15 @@ class Readiness:
         return True
 
     def unwatch(self, watcher: Callable[[bool], None]) -> None:
-        """Forgets a watcher, known or not."""
+        """Removes a watcher, if it is registered."""
         with self._lock:
             self._watchers.pop(watcher, None)
 
     def notify(self) -> None:
-        """Looks whether there is a change, and calls the watchers."""
+        """Calls the watchers if the readiness has changed."""
         with self._lock:
             ready = self.is_ready()
             for watcher, before in list(self._watchers.items()):
                 if ready != before:
                     self._watchers[watcher] = ready
                     watcher(ready)
-
-
-def health_page(readiness: Readiness) -> Page:
-    """The two URLs, for GET and HEAD; see `Readiness`."""
-
-    async def page(
-        method: str, path: str, headers: Mapping[str, str], body: bytes
-    ) -> Response | None:
-        if path not in (LIVE, READY):
-            return None
-        if method not in ("GET", "HEAD"):
-            return Response(405, headers={"Allow": "GET, HEAD"})
-        if path == LIVE:
-            return json_response(200, {"live": True})
-        return ready_response(readiness)
-
-    return page
-
-
-def ready_response(readiness: Readiness) -> Response:
-    """200 or 503, with the models that are not served."""
-    ready = readiness.is_ready()
-    answer = {"ready": ready, "not_served": readiness.missing()}
-    if readiness.draining:
-        answer["draining"] = True
-    return json_response(200 if ready else 503, answer)

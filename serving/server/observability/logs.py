@@ -1,6 +1,8 @@
-"""The server's log: lines with a time on stderr, and not the same one without end."""
+"""The server's log: lines with a time on stderr, with a rate limit."""
 
+import asyncio
 import contextlib
+import errno
 import logging
 import os
 import subprocess
@@ -9,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 LEVELS = ("debug", "info", "warning", "error")
 _FORM = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
 _TIME = "%Y-%m-%dT%H:%M:%S"
-#: Lines of one place in the code in that many seconds.
+#: Lines per line of code in that many seconds.
 _MOST_LINES = 10
 _SECONDS = 10.0
 _GRPC_MESSAGES = "grpc._common"
@@ -21,13 +24,13 @@ _FILTER = Path(__file__).with_name("stderr_filter.py")
 
 
 class RateLimit(logging.Filter):
-    """Leaves out what one place in the code says too often, and says how often it did.
+    """Limits the lines per line of code, and reports how many were dropped.
 
-    A record with `lifecycle` set is never left out.
+    A record with `lifecycle` set is never dropped.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Takes what measures seconds."""
+        """Takes a clock in seconds."""
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
@@ -51,19 +54,19 @@ class RateLimit(logging.Filter):
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what is `sys.stderr` by then, as `captured_native_lines` replaces it."""
+    """Writes to the present `sys.stderr`, which `captured_native_lines` replaces."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         if record.name == _GRPC_MESSAGES:
-            # A message that a client has damaged is no fault of ours: a line, and no trace.
+            # Caused by a damaged message of a client: one line without a trace.
             record.exc_info = record.exc_text = None
         super().emit(record)
 
 
 @contextlib.contextmanager
 def configured(level: str) -> Iterator[None]:
-    """Writes the log to stderr in its block: the server's from `level` on, warnings of others.
+    """Writes the log to stderr: the server's records from `level` on, warnings of other packages.
 
     Args:
       level: one of `LEVELS`.
@@ -89,10 +92,10 @@ def configured(level: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def captured_native_lines() -> Iterator[None]:
-    """Lets what C libraries write to stderr go through `stderr_filter.py`, a process of its own.
+    """Filters what C libraries write to stderr with `stderr_filter.py`, in a child process.
 
-    libjpeg writes a line for each damaged image, whoever sends it. Another process also writes the
-    last words of one that is aborted.
+    libjpeg writes a line for each damaged image. The child process also writes the last lines of a
+    server that aborts.
     """
     real = os.dup(2)
     command = [sys.executable, "-I", "-S", str(_FILTER)]
@@ -108,8 +111,44 @@ def captured_native_lines() -> Iterator[None]:
     finally:
         sys.stderr = stderr
         own.close()
-        # The last descriptor of the pipe: the filter ends.
+        # This closes the last descriptor of the pipe, and the filter ends.
         os.dup2(real, 2)
         os.close(real)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(5)
+
+
+_LOG = logging.getLogger(__name__)
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+#: Seconds between two lines about rejected connections.
+_EVERY_S = 10.0
+
+
+class AcceptErrors:
+    """An exception handler for `loop.set_exception_handler`.
+
+    At the limit of descriptors asyncio reports every connection that it cannot accept, thousands a
+    second; this handler logs one line every ten seconds.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Takes a clock in seconds."""
+        self._clock = clock
+        self._logged_at = -_EVERY_S
+        self._count = 0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Reports connections that cannot be accepted; passes other errors to asyncio."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _NO_DESCRIPTORS:
+            loop.default_exception_handler(context)
+            return
+        self._count += 1
+        if self._clock() - self._logged_at >= _EVERY_S:
+            _LOG.error(
+                "cannot accept connections: %s (%d times); raise the limit of open files, or lower "
+                "--max_connections",
+                error.strerror,
+                self._count,
+            )
+            self._logged_at, self._count = self._clock(), 0

@@ -2,17 +2,20 @@
 
 import asyncio
 import contextlib
+import json
+import os
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from serving.server.errors import ServingError
 
 _PREFIX = ":tensorflow:serving:"
-#: What TF Serving has no name for.
+#: For metrics that TF Serving does not have.
 _OWN_PREFIX = ":sightline:serving:"
 #: TF Serving's latency buckets: 10 x 1.8^k microseconds, 33 of them.
 _LATENCY_BUCKETS = tuple(10 * 1.8**k for k in range(33))
@@ -35,7 +38,7 @@ _BUCKETS = {
 }
 
 Labels = tuple[tuple[str, str], ...]
-#: A process's numbers as plain values: kind -> name -> list of (labels, number or numbers).
+#: The numbers of a process: kind -> name -> list of (labels, number or numbers).
 Snapshot: TypeAlias = dict[str, dict[str, list[tuple[Any, Any]]]]
 
 
@@ -58,7 +61,7 @@ class _Histogram:
 
 
 class Metrics:
-    """One server's metrics; every method may be called from any thread."""
+    """The metrics of one server; every method is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -83,16 +86,16 @@ class Metrics:
             self._histogram(name, tuple(labels.items())).add(value)
 
     def gauge(self, name: str, read: Callable[[], int]) -> None:
-        """Tells a number that is read whenever the metrics are; a second one replaces the first."""
+        """Registers a number that is read with the metrics; a second one replaces the first."""
         with self._lock:
             self._gauges[name] = read
 
     def queued(self, pool: str, model: str, seconds: float) -> None:
-        """The time that a request waited for its batch.
+        """Records the time that a request waited for its batch.
 
         Args:
           pool: name of the batch threads, or empty for a request that waited for any thread.
-          model: the name asked for.
+          model: its name.
           seconds: from joining the queue to leaving it.
         """
         if pool:
@@ -100,34 +103,34 @@ class Metrics:
         self.observe("queue_latency", seconds, model_name=model)
 
     def computed(self, model: str, seconds: float) -> None:
-        """One run of a model, of one request or of a batch, without any waiting."""
+        """Records one run of a model, without waiting time."""
         self.observe("compute_latency", seconds, model_name=model)
 
     def batch(self, model: str, rows: int, padded: int) -> None:
-        """One batch: its rows, and how many it runs with padding."""
+        """Records one batch: its rows without and with padding."""
         self.count("batching_session:wrapped_run_count")
         self.add("batch_rows", rows, model_name=model)
         if padded > rows:
             self.count("padding_rows", padded - rows, model_name=model)
 
     def engine_call(self, model: str, api: str, runtime: str, seconds: float) -> None:
-        """What TF Serving calls a run: with batching it holds the wait for the batch too."""
+        """Records a run as TF Serving does: with batching, it includes the wait for the batch."""
         self.observe("runtime_latency", seconds, model_name=model, API=api, runtime=runtime)
 
     def examples(self, model: str, count: int) -> None:
-        """The tf.Examples of one request."""
+        """Records the number of tf.Examples of one request."""
         self.add("request_example_counts", count, model=model)
         self.count("request_example_count_total", count, model=model)
 
     def request(self, model: str, api: str, entry: str, status: str, seconds: float) -> None:
-        """One finished request.
+        """Records one finished request.
 
         Args:
-          model: the name asked for.
+          model: its name.
           api: `Predict`, `Classify`, ...
           entry: `REST` or `GRPC`.
           status: gRPC status name.
-          seconds: from reading it to its answer; kept for successes only, as TF Serving does.
+          seconds: until its response; recorded for successes only, as in TF Serving.
         """
         self.count("request_count", model_name=model, status=status)
         if status == "OK":
@@ -135,7 +138,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def counting(self, model: str, api: str, entry: str) -> Iterator[None]:
-        """Counts what it surrounds as one request, by how it ends; see `request`."""
+        """Counts the block as one request, with the status of its exception; see `request`."""
         began = time.perf_counter()
         status = "INTERNAL"
         try:
@@ -151,10 +154,10 @@ class Metrics:
             self.request(model, api, entry, status, time.perf_counter() - began)
 
     def total(self, name: str) -> int:
-        """A counter, summed over its labels; 0 for what has not counted.
+        """A counter, summed over its labels; 0 for an unknown one.
 
         Args:
-          name: in full, e.g. `/tensorflow/serving/request_count` as TensorFlow writes it, or
+          name: full name, e.g. `/tensorflow/serving/request_count` as TensorFlow writes it, or
             `:tensorflow:serving:request_count` as Prometheus does.
         """
         full = name.replace("/", ":")
@@ -166,7 +169,7 @@ class Metrics:
             )
 
     def snapshot(self) -> Snapshot:
-        """All numbers, for another process to add to its own."""
+        """All numbers, for `merge` in another process."""
         with self._lock:
             gauges = dict(self._gauges)
             snapshot: Snapshot = {
@@ -176,7 +179,7 @@ class Metrics:
                     for name, series in self._histograms.items()
                 },
             }
-        # Read without the lock: what they ask may be counting just now.
+        # Read without the lock, as a gauge may take other locks.
         snapshot["gauges"] = {name: [((), read())] for name, read in gauges.items()}
         return snapshot
 
@@ -191,10 +194,10 @@ class Metrics:
                     self._histogram(name, tuple(map(tuple, labels))).merge(counts, total)
 
     def text(self, others: Iterable[Snapshot] = ()) -> str:
-        """Everything in Prometheus' text format, without HELP lines.
+        """The metrics in Prometheus' text format, without HELP lines.
 
         Args:
-          others: of other processes, to be added.
+          others: numbers of other processes, which are added.
         """
         total = Metrics()
         gauges: dict[str, int] = {}
@@ -250,3 +253,71 @@ def _braces(labels: Labels) -> str:
 
 def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+_PERIOD_S = 1.0
+
+
+class SharedMetrics:
+    """The metrics of several processes as one page, in whichever of them it is requested.
+
+    Every process keeps a file of its numbers in a shared folder. A file outlives its process: a
+    counter that decreased when a process died would look like a restart of the whole server.
+    """
+
+    def __init__(self, metrics: Metrics, folder: Path, *, period_s: float = _PERIOD_S) -> None:
+        """Starts the thread that writes.
+
+        Args:
+          metrics: of this process.
+          folder: holds nothing else.
+          period_s: between two writes, and so the age of the other processes' numbers.
+        """
+        self._metrics = metrics
+        self._folder = folder
+        self._file = folder / f"{os.getpid()}.metrics"
+        self._period_s = period_s
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._write_always, name="metrics", daemon=True)
+        self._thread.start()
+
+    def text(self) -> str:
+        """The metrics of all processes, as `Metrics.text`."""
+        others = [path for path in self._folder.glob("*.metrics") if path != self._file]
+        return self._metrics.text(filter(None, map(_read, sorted(others))))
+
+    def close(self) -> None:
+        """Ends the thread after writing the last numbers."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _write_always(self) -> None:
+        while not self._stopping.wait(self._period_s):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        temporary = self._file.with_suffix(".new")
+        # The server continues when the parent has removed the folder, or the disk is full.
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(self._metrics.snapshot()), encoding="utf-8")
+            temporary.replace(self._file)
+
+
+def _read(path: Path) -> Snapshot | None:
+    try:
+        snapshot: Snapshot = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not _is_alive(int(path.stem)):
+        # The counters of a dead process remain valid, its gauges do not.
+        snapshot["gauges"] = {}
+    return snapshot
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

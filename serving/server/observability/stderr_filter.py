@@ -1,6 +1,6 @@
-"""Copies lines from stdin to stderr, with times and a limit; see `observability.logs`.
+"""Copies lines from stdin to stderr, with times and a rate limit; see `observability.logs`.
 
-Run by its path, without anything else of Sightline: it must start in milliseconds.
+It runs by its path and imports nothing of Sightline, as it must start in milliseconds.
 """
 
 import sys
@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-#: Lines that are written in so many seconds; the last of those left out are written at the end.
+#: Lines per that many seconds; the last of the dropped ones are written at the end.
 MOST_LINES = 20
 SECONDS = 10.0
 
@@ -19,12 +19,12 @@ def copy(
     *,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Writes the lines until there are no more.
+    """Copies the lines until there are no more.
 
     Args:
-      lines: as C libraries write them.
-      write: takes a line with its end.
-      clock: seconds since 1970.
+      lines: from C libraries.
+      write: receives a line with its end.
+      clock: returns seconds since 1970.
     """
     began, count = clock(), 0
     left_out = 0
@@ -43,7 +43,7 @@ def copy(
         else:
             left_out += 1
             last.append(text)
-    # What a process said before it was aborted.
+    # The last lines of a process that aborted.
     for text in last:
         write(text)
 
@@ -54,7 +54,7 @@ def _stamped(seconds: float, text: str) -> str:
 
 
 def main() -> None:
-    """From stdin to stderr."""
+    """Copies stdin to stderr."""
 
     def write(text: str) -> None:
         sys.stderr.write(text)

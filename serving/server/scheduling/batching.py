@@ -1,32 +1,35 @@
-"""TF Serving's batching rules as functions of arrays: what may share a run, merging, splitting."""
+"""TF Serving's batching rules: options, which requests may share a run, merging and splitting."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from serving.protocol import config_messages
 from serving.server.errors import ServerError, ServingError, invalid
 from serving.server.scheduling.calls import Outputs
 
-#: Under `--enable_per_model_batching_parameters`, in a version's folder.
+#: Name in a version's folder, for `--enable_per_model_batching_parameters`.
 PER_MODEL_FILE = "batching_params.pbtxt"
 _MAX_PADDED_RANK = 6
 
 
 @dataclass(frozen=True)
 class BatchingOptions:
-    """A `BatchingParameters`, with TF Serving's defaults, and our own `adaptive`.
+    """A `BatchingParameters` with TF Serving's defaults, and `adaptive`.
 
     Attributes:
       max_batch_size: rows of one request, and of one run unless large batches are split.
-      batch_timeout_micros: that the first request of a batch waits for others.
-      max_enqueued_batches: that wait for a thread, of one signature; more is UNAVAILABLE.
-      num_batch_threads: runs at a time, over all models; 0 is one a core.
+      batch_timeout_micros: longest time that the first request of a batch waits for others.
+      max_enqueued_batches: batches of one signature that may wait; further ones are UNAVAILABLE.
+      num_batch_threads: runs at a time, over all models; 0 is one per core.
       thread_pool_name: label of the queuing metric.
       allowed_batch_sizes: ascending; a batch is padded to the next of them.
       pad_variable_length_inputs: pad all dimensions but the first to the batch's largest.
-      enable_large_batch_splitting: a request may be spread over several runs.
+      enable_large_batch_splitting: a request may be split into several runs.
       max_execution_batch_size: rows of one run when splitting; 0 is `max_batch_size`.
       adaptive: a request runs at once, in its own thread, while a batch thread is free; requests
         that cannot share a batch run alone.
@@ -44,10 +47,10 @@ class BatchingOptions:
     adaptive: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses what TF Serving refuses.
+        """Validates the options as TF Serving does.
 
         Raises:
-          ServerError: names the parameter.
+          ServerError: an invalid parameter.
         """
         for name in ("max_batch_size", "max_enqueued_batches"):
             if getattr(self, name) < 1:
@@ -81,12 +84,12 @@ class BatchingOptions:
 
     @property
     def splits(self) -> bool:
-        """Whether a request may be spread over several runs."""
+        """Whether a request may be split into several runs."""
         return self.enable_large_batch_splitting
 
     @property
     def run_limit(self) -> int:
-        """Rows of one run at most."""
+        """The maximum number of rows of one run."""
         return (self.splits and self.max_execution_batch_size) or self.max_batch_size
 
     def padded(self, rows: int) -> int:
@@ -95,7 +98,7 @@ class BatchingOptions:
 
 
 def batch_rows(feeds: Mapping[str, np.ndarray]) -> int:
-    """The size that all inputs have in dimension 0.
+    """The size of dimension 0, which is equal for all inputs.
 
     Raises:
       ServingError: no input, one without dimensions, or different sizes; in TF Serving's words.
@@ -111,11 +114,11 @@ def batch_rows(feeds: Mapping[str, np.ndarray]) -> int:
 
 
 def share_key(feeds: Mapping[str, np.ndarray], *, any_length: bool) -> tuple[object, ...]:
-    """Requests with equal keys can be merged.
+    """A key that is equal for requests that can be merged.
 
     Args:
       feeds: tensor name -> array with at least one dimension.
-      any_length: whether other dimensions than the first may differ, to be padded.
+      any_length: whether dimensions other than the first may differ and are padded.
     """
     return tuple(
         (name, array.dtype.str, array.ndim if any_length else array.shape[1:])
@@ -124,12 +127,12 @@ def share_key(feeds: Mapping[str, np.ndarray], *, any_length: bool) -> tuple[obj
 
 
 def merge(parts: Sequence[Mapping[str, np.ndarray]], options: BatchingOptions) -> Outputs:
-    """The inputs of several requests, one after the other, with padding rows at the end.
+    """The concatenated inputs of several requests, with padding rows at the end.
 
     Args:
       parts: of equal `share_key`; at least one, each of at least one row.
-      options: say what is padded. Padding rows repeat the last request's first row, which is known
-        to be a valid input; other dimensions are filled with each array's first element.
+      options: control the padding. Padding rows repeat the first row of the last request, a valid
+        input; other dimensions are filled with the first element of each array.
 
     Raises:
       ServingError: an array that cannot be padded.
@@ -165,7 +168,7 @@ def _pad(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def split(outputs: Outputs, rows: Sequence[int], total: int) -> list[Outputs]:
-    """Each request's own rows of every output.
+    """The rows of each request in every output.
 
     Args:
       outputs: of the merged run.
@@ -184,9 +187,71 @@ def split(outputs: Outputs, rows: Sequence[int], total: int) -> list[Outputs]:
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th "
                 "dimension sizes of the input tensors",
             )
-    answers = []
+    results = []
     start = 0
     for size in rows:
-        answers.append({name: array[start : start + size] for name, array in outputs.items()})
+        results.append({name: array[start : start + size] for name, array in outputs.items()})
         start += size
-    return answers
+    return results
+
+
+#: Rows of one run with `--adaptive_batching`, unless a parameters file says otherwise.
+_ADAPTIVE_BATCH_SIZE = 32
+
+
+def read_batching_options(file: Path) -> BatchingOptions:
+    """The options in a text `BatchingParameters`, with TF Serving's defaults for missing fields.
+
+    Raises:
+      ServerError: no such file, not a BatchingParameters, or inconsistent values.
+    """
+    try:
+        text = config_messages.decode(file.read_bytes())
+        parameters = config_messages.parse("BatchingParameters", text)
+    except (OSError, ValueError) as error:  # undecodable bytes are a ValueError
+        raise ServerError(f"{file} is not a BatchingParameters: {error}") from error
+    given: dict[str, Any] = {}
+    for field in parameters.DESCRIPTOR.fields:
+        value = getattr(parameters, field.name)
+        if field.name == "allowed_batch_sizes":
+            given[field.name] = tuple(value)
+        elif field.message_type is None:
+            given[field.name] = value
+        elif parameters.HasField(field.name):
+            # `{ value: ... }`; a missing field keeps the default.
+            given[field.name] = value.value
+    try:
+        return BatchingOptions(**given)
+    except ServerError as error:
+        raise ServerError(f"{file}: {error}") from error
+
+
+def adaptive_options(options: BatchingOptions | None) -> BatchingOptions:
+    """Adaptive batching, with the sizes and threads of a parameters file if given."""
+    if options is None:
+        return BatchingOptions(max_batch_size=_ADAPTIVE_BATCH_SIZE, adaptive=True)
+    # Adaptive batches have no timeout, and --max_queue bounds the queue.
+    return replace(options, adaptive=True, batch_timeout_micros=0)
+
+
+def version_batching(
+    version_dir: Path, *, shared: BatchingOptions | None, per_model: bool
+) -> BatchingOptions | None:
+    """The options of one version; None where its requests are not batched.
+
+    Args:
+      version_dir: folder of the version.
+      shared: options of the server.
+      per_model: whether the version's own file replaces `shared`, as in TF Serving. A version
+        without the file is not batched. The batch threads stay those of `shared`.
+
+    Raises:
+      ServerError: the version's file is not a BatchingParameters.
+    """
+    if shared is None or not per_model:
+        return shared
+    file = version_dir / PER_MODEL_FILE
+    if not file.is_file():
+        return None
+    own = read_batching_options(file)
+    return adaptive_options(own) if shared.adaptive else own

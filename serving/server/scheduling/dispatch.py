@@ -1,12 +1,12 @@
-"""From a front end to a place where requests run, and back: admission, deadlines, cancellation.
+"""Admission, deadlines and cancellation of requests, and the threads that run them.
 
-    answer = await dispatcher.run(steps, timeout=1.5)          # in an event loop
-    answer = dispatcher.run_here(steps, timeout=1.5)           # in a thread that may wait
+    response = await dispatcher.run(steps, timeout=1.5)        # in an event loop
+    response = dispatcher.run_here(steps, timeout=1.5)         # in a thread that may block
 
-There are so many places, for both together, first come, first served. In its place a request is
-decoded, and its engine call runs too, unless it joins a batch: then the place is free for others,
-and the request ends once the batch has run. What an event loop asks for runs in worker threads;
-`run_here` does everything in the caller's thread, so that nobody has to be woken for one request.
+A fixed number of slots serves both in order of arrival. A request with a slot is decoded, and its
+engine call runs, unless the call joins a batch: then the slot is free for the next request, and the
+request continues once the batch has run. Requests from an event loop run in worker threads;
+`run_here` does all the work in the caller's thread, which saves waking another one.
 """
 
 import asyncio
@@ -16,24 +16,36 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeAlias
 
 from serving.server.errors import OverloadedError, ServingError
 from serving.server.observability.metrics import Metrics
-from serving.server.scheduling.calls import EngineCall, Outputs, Steps, T
-from serving.server.scheduling.request import ON_THE_WAY_S, Request, Work, closing, late
-from serving.server.scheduling.scheduler import BatchScheduler, Task
+from serving.server.scheduling.calls import (
+    TRANSIT_S,
+    BatchTask,
+    EngineCall,
+    Outputs,
+    ServedRequest,
+    Steps,
+    T,
+    late,
+)
+from serving.server.scheduling.scheduler import BatchScheduler
 
-#: Weight of the newest request in the mean from which Retry-After is told.
+#: Weight of the newest request in the mean duration, from which Retry-After is computed.
 _NEWEST = 0.1
-#: Times the places: requests beyond their deadline whose work still runs, without a place.
+#: Requests per slot that may run beyond their deadline, without a slot.
 _OVERDUE_FACTOR = 2
 
 _Step: TypeAlias = Callable[[], EngineCall]
-#: Is given what to call when the client goes away; False when it has gone already.
-OnGone: TypeAlias = Callable[[Callable[[], None]], bool]
+#: Receives the function to call when the client disconnects; False when it already has.
+OnDisconnect: TypeAlias = Callable[[Callable[[], None]], bool]
+
+
+def _closing() -> ServingError:
+    return ServingError("UNAVAILABLE", "the server is shutting down")
 
 
 class Dispatcher:
@@ -41,32 +53,32 @@ class Dispatcher:
 
     def __init__(
         self,
-        threads: int,
+        slots: int,
         *,
         metrics: Metrics,
         scheduler: BatchScheduler | None = None,
         max_queue: int | None = None,
     ) -> None:
-        """Starts no thread before the first request.
+        """Creates a dispatcher, whose threads start with the first request.
 
         Args:
-          threads: places, in which requests are decoded, run unless they are batched, and encoded.
-          metrics: get the time in the queues and in the engine.
-          scheduler: of the batches; None runs every call by itself.
-          max_queue: requests that may wait beyond those that have a place; None sets no bound.
+          slots: requests that are decoded, run without batching, or encoded at a time.
+          metrics: record queue and engine times.
+          scheduler: runs the batches; None runs every call by itself.
+          max_queue: requests that may wait besides those with a slot; None sets no bound.
         """
-        self._threads = threads
+        self._slots = slots
         self._metrics = metrics
         self._scheduler = scheduler
         self._max_queue = max_queue
-        # More threads than places: work that outlives its deadline keeps the one and not the other.
-        self._most_overdue = _OVERDUE_FACTOR * threads
-        self._pool = ThreadPoolExecutor(threads + self._most_overdue, "request")
-        # Answers of batches must not wait behind requests that have not begun.
-        self._finishers = ThreadPoolExecutor(threads, "answer")
+        # More threads than slots: work that outlives its deadline keeps its thread, not its slot.
+        self._most_overdue = _OVERDUE_FACTOR * slots
+        self._pool = ThreadPoolExecutor(slots + self._most_overdue, "request")
+        # Results of batches must not wait behind requests that have not begun.
+        self._finishers = ThreadPoolExecutor(slots, "response")
         self._lock = threading.Lock()
-        self._queue: OrderedDict[Request, None] = OrderedDict()
-        self._running: set[Request] = set()
+        self._queue: OrderedDict[ServedRequest, None] = OrderedDict()
+        self._running: set[ServedRequest] = set()
         self._busy = 0
         self._overdue = 0
         self._closed = False
@@ -76,30 +88,30 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a place or for a batch."""
+        """The number of requests that wait for a slot or for a batch."""
         return len(self._queue) + (self._scheduler.waiting if self._scheduler else 0)
 
     @property
-    def most_requests(self) -> int | None:
-        """Requests that may be here at a time, running or waiting; None without a bound."""
-        return None if self._max_queue is None else self._threads + self._max_queue
+    def max_requests(self) -> int | None:
+        """The number of requests that may run or wait at a time; None without a bound."""
+        return None if self._max_queue is None else self._slots + self._max_queue
 
     async def run(self, steps: Steps[T], *, timeout: float | None = None) -> T:
-        """What the steps return.
+        """The return value of the steps.
 
-        Cancelling the task takes the request out of its queue.
+        Cancelling the task removes the request from its queue.
 
         Args:
           steps: not begun yet; closed in any case.
-          timeout: seconds; what waits beyond them does not run. None or 0 sets no bound.
+          timeout: seconds; a request that waits longer does not run. None or 0 sets no bound.
 
         Raises:
           OverloadedError: too many requests wait.
-          ServingError: DEADLINE_EXCEEDED, UNAVAILABLE, or what the steps raise.
+          ServingError: DEADLINE_EXCEEDED, UNAVAILABLE, or an error of the steps.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        request = Request(steps, timeout, partial(_to_loop, loop, future))
+        request = ServedRequest(steps, timeout, partial(_to_loop, loop, future))
         if self._admit(request):
             self._pool.submit(self._begin, request)
         timer = loop.call_later(timeout, self._expire, request, future) if timeout else None
@@ -107,7 +119,7 @@ class Dispatcher:
             return await future
         except ServingError as error:
             if error.code == "UNAVAILABLE":
-                raise self._hinted(error) from error
+                raise self._with_retry_after(error) from error
             raise
         finally:
             if timer is not None:
@@ -115,52 +127,57 @@ class Dispatcher:
             self._drop(request)
 
     def run_here(
-        self, steps: Steps[T], *, timeout: float | None = None, on_gone: OnGone | None = None
+        self,
+        steps: Steps[T],
+        *,
+        timeout: float | None = None,
+        on_disconnect: OnDisconnect | None = None,
     ) -> T:
-        """What the steps return; they run in this thread, which waits meanwhile.
+        """The return value of the steps, which run in this thread.
 
         Args:
           steps: not begun yet; closed in any case.
-          timeout: seconds; what waits beyond them does not run. None or 0 sets no bound.
-          on_gone: tells when the client goes away: what waits then does not run.
+          timeout: seconds; a request that waits longer does not run. None or 0 sets no bound.
+          on_disconnect: registers what to call when the client disconnects; a request that waits
+            then does not run.
 
         Raises:
           OverloadedError: too many requests wait.
-          ServingError: DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE, or what the steps raise.
+          ServingError: DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE, or an error of the steps.
         """
-        request = Request(steps, timeout)
-        has_place = self._admit(request)
+        request = ServedRequest(steps, timeout)
+        has_slot = self._admit(request)
         try:
-            if on_gone is not None and not on_gone(partial(self._gone, request)):
-                request.leave()
-            if has_place:
+            if on_disconnect is not None and not on_disconnect(partial(self._disconnect, request)):
+                request.disconnect()
+            if has_slot:
                 self._begin(request)
             value, error = request.wait()
         finally:
             self._drop(request)
         if error is None:
             return value
-        raise self._hinted(error) if isinstance(error, ServingError) else error
+        raise self._with_retry_after(error) if isinstance(error, ServingError) else error
 
     def close(self) -> None:
-        """Ends the threads; requests under way go on to their end, what waits fails."""
+        """Ends the threads; running requests continue to their end, waiting ones fail."""
         with self._lock:
             self._closed = True
             left = list(self._queue)
             self._queue.clear()
         for request in left:
-            self._go_on(request, partial(request.fail, closing()), self._finishers)
+            request.do(partial(request.fail, _closing()), self._finishers)
         self._pool.shutdown(wait=False)
         if self._scheduler is not None:
             self._scheduler.close()
         self._finishers.shutdown(wait=False)
 
-    def _admit(self, request: Request) -> bool:
-        """Whether the request has a place at once; otherwise it waits for one."""
+    def _admit(self, request: ServedRequest) -> bool:
+        """Whether the request has a slot at once; otherwise it waits for one."""
         with self._lock:
             refusal = self._refusal()
             if refusal is None:
-                if self._busy < self._threads:
+                if self._busy < self._slots:
                     self._busy += 1
                     return True
                 self._queue[request] = None
@@ -170,35 +187,30 @@ class Dispatcher:
 
     def _refusal(self) -> ServingError | None:
         if self._closed:
-            return self._hinted(closing())
+            return self._with_retry_after(_closing())
         taken = self.waiting + self._busy
-        if self._max_queue is None or taken < self._max_queue + self._threads:
+        if self._max_queue is None or taken < self._max_queue + self._slots:
             return None
         self._metrics.count("refused_count", reason="max_queue")
         return OverloadedError(
             "RESOURCE_EXHAUSTED",
             f"{taken} requests are under way or wait, and --max_queue lets "
-            f"{self._max_queue} wait for {self._threads} threads; try again later",
+            f"{self._max_queue} wait for {self._slots} threads; try again later",
             self._retry_after(),
         )
 
-    def _hinted(self, error: ServingError) -> ServingError:
-        """The error; one that says to come again says when."""
+    def _with_retry_after(self, error: ServingError) -> ServingError:
+        """The error; an UNAVAILABLE one with the time after which to retry."""
         if error.code != "UNAVAILABLE":
             return error
         return OverloadedError(error.code, error.message, self._retry_after())
 
     def _retry_after(self) -> int:
-        """Seconds until what waits now is likely to be done."""
-        return max(1, math.ceil(self.waiting * self._mean_s / self._threads))
+        """Seconds until the requests that wait now have probably run."""
+        return max(1, math.ceil(self.waiting * self._mean_s / self._slots))
 
-    def _go_on(self, request: Request, work: Work, threads: Executor) -> None:
-        """Has the request's next piece of work done: in its own thread, or in one of `threads`."""
-        if not request.take(work):
-            threads.submit(work)
-
-    def _drop(self, request: Request) -> None:
-        """Takes a request that is over, or whose client is gone, out of wherever it waits."""
+    def _drop(self, request: ServedRequest) -> None:
+        """Removes a request that is over, or whose client has left, from the queues."""
         task = request.end()
         with self._lock:
             waited = request in self._queue
@@ -207,12 +219,12 @@ class Dispatcher:
         if waited:
             request.steps.close()
         elif task is not None and self._scheduler is not None and self._scheduler.withdraw(task):
-            # Letting go of a model may free it, which is no work for the event loop.
+            # Closing the steps may free a model, which would block the event loop.
             with contextlib.suppress(RuntimeError):
                 self._finishers.submit(request.steps.close)
 
-    def _begin(self, request: Request) -> None:
-        """Runs the request in the place that it was given, which then is the next one's."""
+    def _begin(self, request: ServedRequest) -> None:
+        """Runs the request in its slot, and assigns the slot to the next one."""
         began = time.monotonic()
         with self._lock:
             self._running.add(request)
@@ -226,41 +238,41 @@ class Dispatcher:
                 self._mean_s += _NEWEST * (time.monotonic() - began - self._mean_s)
                 if request in self._running:
                     self._running.discard(request)
-                    self._pass_on()
+                    self._assign_slot()
                 else:
                     self._overdue -= 1
 
-    def _pass_on(self) -> None:
-        """Gives a place that is free to the next request; under the lock."""
+    def _assign_slot(self) -> None:
+        """Assigns a free slot to the next request; the caller holds the lock."""
         if self._queue:
             following, _ = self._queue.popitem(last=False)
-            # Under the lock: who leaves the queue finds its turn there, or is not in it.
-            self._go_on(following, partial(self._begin, following), self._pool)
+            # Under the lock, a request is either in the queue or has the work that begins it.
+            following.do(partial(self._begin, following), self._pool)
         else:
             self._busy -= 1
 
-    def _gone(self, request: Request) -> None:
-        """The client of `run_here` has gone, by its deadline or by itself."""
-        request.leave()
-        if time.monotonic() >= request.deadline - ON_THE_WAY_S:
-            self._give_up(request)
+    def _disconnect(self, request: ServedRequest) -> None:
+        """The client of `run_here` has left, at its deadline or earlier."""
+        request.disconnect()
+        if time.monotonic() >= request.deadline - TRANSIT_S:
+            self._release_slot(request)
 
-    def _expire(self, request: Request, future: "asyncio.Future[Any]") -> None:
+    def _expire(self, request: ServedRequest, future: "asyncio.Future[Any]") -> None:
         _resolve(future, None, late())
-        self._give_up(request)
+        self._release_slot(request)
 
-    def _give_up(self, request: Request) -> None:
-        """Takes the place from work that has outlived its deadline, which nothing can stop.
+    def _release_slot(self, request: ServedRequest) -> None:
+        """Releases the slot of a running request beyond its deadline, which cannot be stopped.
 
-        Only from so many at a time, or a flood of such requests would start threads without end.
+        The number of such requests is bounded, as each of them occupies a thread.
         """
         with self._lock:
             if request in self._running and self._overdue < self._most_overdue:
                 self._running.discard(request)
                 self._overdue += 1
-                self._pass_on()
+                self._assign_slot()
 
-    def _advance(self, request: Request, step: _Step) -> None:
+    def _advance(self, request: ServedRequest, step: _Step) -> None:
         """Runs the steps until they end or wait for a batch."""
         following: _Step | None = step
         while following is not None:
@@ -273,7 +285,7 @@ class Dispatcher:
                 request.finish(stop.value, None)
                 return
             except BaseException as error:
-                # It is raised again where the request is awaited.
+                # Raised again by `run` or `run_here`.
                 request.finish(None, error)
                 return
             try:
@@ -281,18 +293,18 @@ class Dispatcher:
             except Exception as error:
                 following = partial(request.steps.throw, error)
 
-    def _call(self, request: Request, call: EngineCall) -> _Step | None:
+    def _call(self, request: ServedRequest, call: EngineCall) -> _Step | None:
         """The step after a call; None when the call waits for a batch."""
         scheduler, options = self._scheduler, call.servable.batching
         if scheduler is None or options is None or not scheduler.can_batch(call, options):
-            return partial(request.steps.send, self._run_here(call))
+            return partial(request.steps.send, self._run_call(call))
         if options.adaptive and scheduler.try_start():
             try:
-                return partial(request.steps.send, self._run_here(call))
+                return partial(request.steps.send, self._run_call(call))
             finally:
                 scheduler.end()
-        # The last place is left to what comes next, which may join a batch or be refused.
-        if not options.adaptive and self._busy < self._threads:
+        # The last slot stays free for a request that may join a batch or be refused.
+        if not options.adaptive and self._busy < self._slots:
             began = time.monotonic()
             outputs = scheduler.run_at_once(call, options)
             if outputs is not None:
@@ -301,7 +313,7 @@ class Dispatcher:
         self._submit(scheduler, request, call)
         return None
 
-    def _run_here(self, call: EngineCall) -> Outputs:
+    def _run_call(self, call: EngineCall) -> Outputs:
         began = time.monotonic()
         outputs = call.run()
         seconds = time.monotonic() - began
@@ -309,7 +321,7 @@ class Dispatcher:
         self._record(call, seconds)
         return outputs
 
-    def _submit(self, scheduler: BatchScheduler, request: Request, call: EngineCall) -> None:
+    def _submit(self, scheduler: BatchScheduler, request: ServedRequest, call: EngineCall) -> None:
         began = time.monotonic()
 
         def done(outputs: Outputs | None, error: BaseException | None) -> None:
@@ -317,9 +329,9 @@ class Dispatcher:
                 self._record(call, time.monotonic() - began)
             step = request.steps.send if error is None else request.steps.throw
             work = partial(self._advance, request, partial(step, error or outputs))
-            self._go_on(request, work, self._finishers)
+            request.do(work, self._finishers)
 
-        task = Task(call, done, deadline=request.deadline)
+        task = BatchTask(call, done, deadline=request.deadline)
         with request.lock:
             if request.over:
                 request.steps.close()
@@ -340,7 +352,7 @@ def _to_loop(
     value: Any,
     error: BaseException | None,
 ) -> None:
-    """Hands the outcome to the event loop, which may be gone."""
+    """Passes the outcome to the event loop, which may be closed."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(_resolve, future, value, error)
 

@@ -1,4 +1,5 @@
-"""The Open Inference Protocol (KServe's V2), REST and gRPC, over the same models.
+"""The Open Inference Protocol (KServe's V2) over REST and gRPC.
 
-`tensors.py` is the data, `service.py` the calls, `rest.py` and `grpc_service.py` the two forms.
+`tensors.py` converts the data and `service.py` makes the calls, for the two transports `rest.py`
+and `grpc_service.py`.
 """

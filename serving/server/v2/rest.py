@@ -1,4 +1,4 @@
-"""The protocol over HTTP: `/v2/...`, JSON with tensors beside it or in binary behind it."""
+"""The protocol over HTTP: `/v2/...`, with tensors in JSON or in binary after the JSON."""
 
 import json
 import logging
@@ -12,25 +12,22 @@ import numpy as np
 from serving.engines.saved_model import DEFAULT_SIGNATURE
 from serving.limits import DEFAULT_LIMITS
 from serving.server.errors import ServingError, invalid
-from serving.server.http.compression import inflated
 from serving.server.http.json_parse import parse
-from serving.server.http.web import JSON, Page, Response, json_response, refusal
+from serving.server.http.web import JSON, Page, Response, error_response, inflated, json_response
 from serving.server.v2 import tensors
 from serving.server.v2.service import (
     SIGNATURE_PARAMETER,
-    InferAnswer,
     InferCall,
     InferRequest,
-    ModelMetadata,
+    InferResponse,
     OpenInference,
-    TensorMetadata,
 )
 
 _LOG = logging.getLogger(__name__)
 _MODEL = re.compile(
     r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>ready|infer))?"
 )
-#: How many bytes of the body are JSON; the rest is tensors.
+#: Bytes of the body that are JSON; the rest is tensors.
 _JSON_LENGTH = "inference-header-content-length"
 _MOST_DIGITS = 20
 
@@ -66,49 +63,35 @@ def open_inference_page(
                 return await infer(found, headers, body)
             if method not in ("GET", "HEAD"):
                 return _wrong_method("GET, HEAD")
-            return _look(service, path, found)
+            return _get(service, path, found)
         except ServingError as error:
-            return refusal(error)
+            return error_response(error)
         except Exception:
-            # A fault of our own: the client gets an answer, the log gets the trace.
+            # A bug of the server: the log gets the trace.
             _LOG.exception("%s %s", method, path)
             return json_response(500, {"error": "internal error; the server's log has the details"})
 
     return page
 
 
-def _look(service: OpenInference, path: str, found: re.Match[str] | None) -> Response:
+def _get(service: OpenInference, path: str, found: re.Match[str] | None) -> Response:
     if found:
         name, version = unquote(found["name"]), unquote(found["version"] or "")
         if found["verb"] == "ready":
             ready = service.model_ready(name, version)
             return json_response(200 if ready else 503, {"name": name, "ready": ready})
-        return json_response(200, _metadata_json(service.model_metadata(name, version)))
+        return json_response(200, service.model_metadata(name, version))
     path = path.rstrip("/")
     if path == "/v2":
         name, version, extensions = service.server_metadata()
-        answer = {"name": name, "version": version, "extensions": list(extensions)}
-        return json_response(200, answer)
+        server = {"name": name, "version": version, "extensions": list(extensions)}
+        return json_response(200, server)
     if path == "/v2/health/live":
         return json_response(200, {"live": True})
     if path == "/v2/health/ready":
         ready = service.server_ready()
         return json_response(200 if ready else 503, {"ready": ready})
     raise ServingError("NOT_FOUND", f"the Open Inference Protocol has no path {path}")
-
-
-def _metadata_json(model: ModelMetadata) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "versions": list(model.versions),
-        "platform": model.platform,
-        "inputs": [_tensor_json(tensor) for tensor in model.inputs],
-        "outputs": [_tensor_json(tensor) for tensor in model.outputs],
-    }
-
-
-def _tensor_json(tensor: TensorMetadata) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 
 def _infer_call(
@@ -121,8 +104,8 @@ def _infer_call(
         wants.update(_binary_outputs(document))
         return _request(document, rest)
 
-    def write(request: InferRequest, answer: InferAnswer) -> Response:
-        return _answer(answer, wants)
+    def write(request: InferRequest, response: InferResponse) -> Response:
+        return _write(response, wants)
 
     return InferCall(unquote(found["name"]), unquote(found["version"] or ""), read, write)
 
@@ -130,11 +113,11 @@ def _infer_call(
 def _split_body(
     headers: Mapping[str, str], body: bytes, limit: int
 ) -> tuple[dict[str, Any], bytes]:
-    """The JSON object and the binary data behind it."""
+    """The JSON object and the binary data after it."""
     plain = inflated(headers, body, limit)
     length = headers.get(_JSON_LENGTH)
     if length is not None and not (
-        # Python itself refuses to read numbers of thousands of digits.
+        # Python itself refuses to parse thousands of digits.
         length.isdigit() and len(length) < _MOST_DIGITS and int(length) <= len(plain)
     ):
         raise invalid(f"{_JSON_LENGTH} is {length[:40]!r}, the body has {len(plain)} bytes")
@@ -167,7 +150,7 @@ def _request(document: dict[str, Any], rest: bytes) -> InferRequest:
 
 
 def _input(entry: dict[str, Any], name: str, rest: bytes) -> tuple[np.ndarray, bytes]:
-    """The array, and the binary data that is left for the next input."""
+    """The array, and the binary data of the further inputs."""
     datatype = _text(entry, "datatype", f"input {name!r}")
     shape = entry.get("shape")
     if not isinstance(shape, list):
@@ -184,7 +167,7 @@ def _input(entry: dict[str, Any], name: str, rest: bytes) -> tuple[np.ndarray, b
 
 
 def _binary_outputs(document: dict[str, Any]) -> dict[str, bool]:
-    """Output name -> whether it is to be sent in binary; the name "" stands for the others."""
+    """Output name -> whether to send it in binary; the name "" stands for all others."""
     wants = {"": bool(_parameters(document).get("binary_data_output", False))}
     for entry in _objects(document, "outputs"):
         chosen = _parameters(entry).get("binary_data", wants[""])
@@ -192,9 +175,9 @@ def _binary_outputs(document: dict[str, Any]) -> dict[str, bool]:
     return wants
 
 
-def _answer(answer: InferAnswer, wants: Mapping[str, bool]) -> Response:
+def _write(response: InferResponse, wants: Mapping[str, bool]) -> Response:
     listed, binary = [], []
-    for name, array in answer.outputs.items():
+    for name, array in response.outputs.items():
         head = {
             "name": name,
             "shape": list(array.shape),
@@ -210,9 +193,9 @@ def _answer(answer: InferAnswer, wants: Mapping[str, bool]) -> Response:
         if packed:
             head["parameters"] = {"content_type": "base64"}
         listed.append(f'{json.dumps(head)[:-1]}, "data": {data}}}')
-    body = {"model_name": answer.model, "model_version": str(answer.version)}
-    if answer.id:
-        body["id"] = answer.id
+    body = {"model_name": response.model, "model_version": str(response.version)}
+    if response.id:
+        body["id"] = response.id
     text = f'{json.dumps(body)[:-1]}, "outputs": [{", ".join(listed)}]}}'.encode()
     if not binary:
         return Response(200, text, {"Content-Type": JSON})
@@ -242,5 +225,5 @@ def _text(entry: dict[str, Any], key: str, where: str, default: str | None = Non
 
 
 def _wrong_method(allowed: str) -> Response:
-    answer = json_response(405, {"error": f"this path takes {allowed}"})
-    return Response(answer.status, answer.body, {**answer.headers, "Allow": allowed})
+    refused = json_response(405, {"error": f"this path takes {allowed}"})
+    return Response(refused.status, refused.body, {**refused.headers, "Allow": allowed})

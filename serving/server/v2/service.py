@@ -1,8 +1,8 @@
-"""The protocol's calls, whichever way they came: readiness, metadata, inference."""
+"""The protocol's calls for REST and gRPC: readiness, metadata, inference."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Generic
 
@@ -11,11 +11,12 @@ import numpy as np
 from serving.engines.saved_model import DEFAULT_SIGNATURE
 from serving.server.errors import ServingError, invalid
 from serving.server.extras.hooks import NO_HOOKS, Hooks
-from serving.server.models.manager import ModelManager, Servable
+from serving.server.models.manager import ModelManager
+from serving.server.models.servable import Servable
 from serving.server.observability.health import Readiness
 from serving.server.observability.metrics import Metrics
 from serving.server.scheduling.calls import Steps, T
-from serving.server.scheduling.dispatch import Dispatcher, OnGone
+from serving.server.scheduling.dispatch import Dispatcher, OnDisconnect
 from serving.server.v2.tensors import datatype_of, from_tensorflow
 
 EXTENSIONS = ("binary_tensor_data",)
@@ -26,13 +27,13 @@ _API = "ModelInfer"
 
 @dataclass(frozen=True)
 class InferRequest:
-    """What is asked of a model.
+    """A decoded request.
 
     Attributes:
       inputs: name -> array.
-      outputs: names to answer with; empty for all.
+      outputs: names of the requested outputs; empty for all.
       signature: of the SavedModel.
-      id: comes back with the answer.
+      id: copied to the response.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -42,8 +43,8 @@ class InferRequest:
 
 
 @dataclass(frozen=True)
-class InferAnswer:
-    """What a model says, and which version of it."""
+class InferResponse:
+    """The outputs of a model, and the version that computed them."""
 
     model: str
     version: int
@@ -51,28 +52,8 @@ class InferAnswer:
     outputs: Mapping[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class TensorMetadata:
-    """An input or output; -1 is any size, and of unknown rank the shape is just that."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ModelMetadata:
-    """A model's versions and the inputs and outputs of one signature."""
-
-    name: str
-    versions: tuple[str, ...]
-    platform: str
-    inputs: tuple[TensorMetadata, ...] = field(default=())
-    outputs: tuple[TensorMetadata, ...] = field(default=())
-
-
 class OpenInference:
-    """The calls; `infer` is awaited, `infer_here` blocks, the others answer at once."""
+    """The calls; `infer` is a coroutine, `infer_here` blocks, the others return at once."""
 
     def __init__(
         self,
@@ -83,14 +64,14 @@ class OpenInference:
         hooks: Hooks = NO_HOOKS,
         readiness: Readiness | None = None,
     ) -> None:
-        """Takes what the server is made of.
+        """Creates the calls.
 
         Args:
-          models: those served.
-          metrics: get every request.
-          dispatcher: gives them places to run in.
-          hooks: what is done beside answering.
-          readiness: of the server; None is that of `models` alone.
+          models: the served models.
+          metrics: count every request.
+          dispatcher: runs the requests.
+          hooks: optional features around a call.
+          readiness: of the server; None uses that of `models` alone.
         """
         self._models = models
         self._metrics = metrics
@@ -99,7 +80,7 @@ class OpenInference:
         self._readiness = readiness or Readiness(models)
 
     def server_ready(self) -> bool:
-        """Whether all models are ready, as the protocol has it; not so when there is none."""
+        """Whether there are models and all are ready, as the protocol requires."""
         return self._readiness.is_ready()
 
     def server_metadata(self) -> tuple[str, str, tuple[str, ...]]:
@@ -107,7 +88,7 @@ class OpenInference:
         return "sightline", metadata.version("sightline"), EXTENSIONS
 
     def model_ready(self, model: str, version: str) -> bool:
-        """Whether a version, a label, or with an empty version any of them, can be asked.
+        """Whether the version or label, or any version if it is empty, is loaded.
 
         Raises:
           ServingError: NOT_FOUND, no model of that name.
@@ -120,8 +101,11 @@ class OpenInference:
         except ServingError:
             return False
 
-    def model_metadata(self, model: str, version: str) -> ModelMetadata:
-        """The inputs and outputs of `serving_default`, or of the only signature.
+    def model_metadata(self, model: str, version: str) -> dict[str, Any]:
+        """The protocol's metadata: versions, platform, inputs and outputs.
+
+        The signature is `serving_default`, or the only one. In a shape, -1 is any size; (-1,) also
+        stands for unknown rank.
 
         Raises:
           ServingError: no such model or version, or several signatures and none the default.
@@ -134,26 +118,26 @@ class OpenInference:
                 raise invalid(
                     f"model {model!r} has no signature {DEFAULT_SIGNATURE}, but {list(signatures)}"
                 )
-            return ModelMetadata(
-                name=model,
-                versions=tuple(str(v) for v in self._models.available().get(model, [])),
-                platform=_platform(servable),
-                inputs=_tensors(signature.inputs),
-                outputs=_tensors(signature.outputs),
-            )
+            return {
+                "name": model,
+                "versions": [str(v) for v in self._models.available().get(model, [])],
+                "platform": _platform(servable),
+                "inputs": _tensors(signature.inputs),
+                "outputs": _tensors(signature.outputs),
+            }
 
     async def infer(
         self, call: "InferCall[T]", *, headers: Mapping[str, str], timeout: float | None
     ) -> T:
-        """What the call's `write` makes of the answer, for REST.
+        """The result of the call's `write`, for REST.
 
         Args:
-          call: see there.
+          call: see `InferCall`.
           headers: of the request, by lower-case name.
           timeout: seconds; None sets no bound.
 
         Raises:
-          ServingError: whatever is wrong with the request, or the model refuses.
+          ServingError: an invalid request, or the model refuses it.
         """
         with self._counted(call, "REST", headers) as steps:
             return await self._dispatcher.run(steps, timeout=timeout)
@@ -164,62 +148,62 @@ class OpenInference:
         *,
         headers: Mapping[str, str],
         timeout: float | None,
-        on_gone: OnGone,
+        on_disconnect: OnDisconnect,
     ) -> T:
         """The same for gRPC, in the calling thread.
 
         Args:
-          call: see there.
+          call: see `InferCall`.
           headers: of the request, by lower-case name.
           timeout: seconds; None sets no bound.
-          on_gone: tells when the client goes away.
+          on_disconnect: registers what to call when the client disconnects.
 
         Raises:
-          ServingError: whatever is wrong with the request, or the model refuses.
+          ServingError: an invalid request, or the model refuses it.
         """
         with self._counted(call, "GRPC", headers) as steps:
-            return self._dispatcher.run_here(steps, timeout=timeout, on_gone=on_gone)
+            return self._dispatcher.run_here(steps, timeout=timeout, on_disconnect=on_disconnect)
 
     @contextmanager
     def _counted(
         self, call: "InferCall[T]", entry: str, headers: Mapping[str, str]
     ) -> Iterator[Steps[T]]:
-        # Names that clients make up must not become metrics.
+        # Unknown names must not become metrics: clients can invent any number of them.
         name = call.model if self._models.knows(call.model) else ""
         with self._metrics.counting(name, _API, entry):
             yield self._hooks.traced(self._steps(call, headers), f"{_API} {name}", headers)
 
     def _steps(self, call: "InferCall[T]", headers: Mapping[str, str]) -> Steps[T]:
         request = call.read()
-        chosen = self._hooks.steer(call.model, *parse_version(call.version), headers)
+        chosen = self._hooks.choose_version(call.model, *parse_version(call.version), headers)
         with self._models.use(call.model, *chosen) as servable:
             _check_datatypes(servable, request)
-            outputs = yield from self._hooks.predict(
-                servable, request.signature, request.inputs, request.outputs
+            outputs = yield from self._hooks.call(
+                "Predict", servable, request.signature, request.inputs, request.outputs
             )
-            answer = InferAnswer(servable.name, servable.version, request.id, outputs)
-        return call.write(request, answer)
+            response = InferResponse(servable.name, servable.version, request.id, outputs)
+        return call.write(request, response)
 
 
 @dataclass(frozen=True)
 class InferCall(Generic[T]):
-    """An inference before it is decoded: decoding and encoding are work for a thread.
+    """An inference before decoding, which runs in a worker thread, as encoding does.
 
     Attributes:
       model: its name.
       version: a number, a label, or empty.
-      read: the request, decoded; may raise ServingError.
-      write: encodes the answer.
+      read: decodes the request; may raise ServingError.
+      write: encodes the response.
     """
 
     model: str
     version: str
     read: Callable[[], InferRequest]
-    write: Callable[[InferRequest, InferAnswer], T]
+    write: Callable[[InferRequest, InferResponse], T]
 
 
 def parse_version(text: str) -> tuple[int | None, str | None]:
-    """(version, label) of the protocol's version, which is text: a number or one of our labels.
+    """(version, label) of the protocol's version: the text of a number or of a label.
 
     Raises:
       ServingError: a number beyond 64 bits.
@@ -228,7 +212,7 @@ def parse_version(text: str) -> tuple[int | None, str | None]:
         return None, None
     if not (text.isascii() and text.isdigit()):
         return None, text
-    # Without its zeros, and lengths first: Python refuses to read thousands of digits.
+    # The length is checked first: Python refuses to parse thousands of digits.
     digits = text.lstrip("0") or "0"
     if len(digits) > 19 or int(digits) >= 2**63:
         raise invalid(f"the version {text[:40]} is beyond 64 bits")
@@ -240,15 +224,15 @@ def _platform(servable: Servable) -> str:
     return "tensorflow_savedmodel" if "lite" not in runtime else "tensorflow_lite"
 
 
-def _tensors(infos: Mapping[str, Any]) -> tuple[TensorMetadata, ...]:
-    return tuple(
-        TensorMetadata(name, from_tensorflow(info.dtype), _shape(info.shape))
+def _tensors(infos: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "datatype": from_tensorflow(info.dtype),
+            "shape": [-1] if info.shape is None else list(info.shape),
+        }
         for name, info in infos.items()
-    )
-
-
-def _shape(shape: tuple[int, ...] | None) -> tuple[int, ...]:
-    return (-1,) if shape is None else shape
+    ]
 
 
 def _check_datatypes(servable: Servable, request: InferRequest) -> None:

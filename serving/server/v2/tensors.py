@@ -1,4 +1,4 @@
-"""The protocol's tensors to arrays and back: JSON, typed fields, raw little-endian bytes."""
+"""Arrays from and to the protocol's tensors: JSON, typed fields, raw little-endian bytes."""
 
 import base64
 import binascii
@@ -35,7 +35,7 @@ _NUMPY = {name: dtype for _, name, dtype in DATA_TYPES}
 DATATYPES = {name: np.dtype(_NUMPY[own]) for name, own in _TENSORFLOW_NAMES.items()}
 _OWN_NAMES = {own: name for name, own in _TENSORFLOW_NAMES.items()}
 
-#: Datatype -> field of `InferTensorContents`; FP16 has none and travels raw.
+#: Datatype -> field of `InferTensorContents`; FP16 has none and is always raw.
 CONTENTS = {
     "BOOL": "bool_contents",
     "UINT8": "uint_contents",
@@ -55,7 +55,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def from_tensorflow(name: str) -> str:
-    """The protocol's name of a TensorFlow type; the type's own where it has none."""
+    """The protocol's name of a TensorFlow type, or else TensorFlow's name."""
     return _OWN_NAMES.get(name, name)
 
 
@@ -63,7 +63,7 @@ def datatype_of(array: np.ndarray) -> str:
     """The protocol's name of an array's type.
 
     Raises:
-      ServingError: UNIMPLEMENTED, e.g. complex numbers.
+      ServingError: UNIMPLEMENTED, such as for complex numbers.
     """
     if array.dtype.kind in "OSU":
         return "BYTES"
@@ -74,10 +74,10 @@ def datatype_of(array: np.ndarray) -> str:
 
 
 def check_tensor(name: str, datatype: str, shape: Sequence[Any]) -> tuple[int, ...]:
-    """The shape of a tensor that is to be read.
+    """The shape of an input tensor, after checks.
 
     Raises:
-      ServingError: no such datatype, or not the shape of a tensor.
+      ServingError: an unknown datatype, or an invalid shape.
     """
     if datatype not in DATATYPES:
         raise invalid(f"input {name!r}: datatype {datatype!r} is none of {', '.join(DATATYPES)}")
@@ -94,14 +94,14 @@ def from_json(
     """The array of an input's `data`, flat or nested.
 
     Args:
-      name: the input's, for errors.
+      name: of the input, for errors.
       datatype: the protocol's name.
       shape: of the array.
       data: from JSON. An element of BYTES is text, or `{"b64": "..."}` as in TF Serving.
-      base64_strings: every text is base64, as the parameter `content_type: base64` says.
+      base64_strings: whether every text is base64, from the parameter `content_type: base64`.
 
     Raises:
-      ServingError: values of another type, out of range, or too few or many for the shape.
+      ServingError: values of another type, out of range, or not as many as the shape holds.
     """
     sizes = check_tensor(name, datatype, shape)
     if not isinstance(data, list):
@@ -121,7 +121,7 @@ def from_values(name: str, datatype: str, shape: Sequence[Any], values: Any) -> 
     """The array of a typed field of `InferTensorContents`.
 
     Raises:
-      ServingError: out of range, or too few or many for the shape.
+      ServingError: values out of range, or not as many as the shape holds.
     """
     sizes = check_tensor(name, datatype, shape)
     if datatype == "BYTES":
@@ -133,10 +133,10 @@ def from_values(name: str, datatype: str, shape: Sequence[Any], values: Any) -> 
 
 
 def from_raw(name: str, datatype: str, shape: Sequence[Any], data: bytes) -> np.ndarray:
-    """The array of raw bytes: little endian, row major; not copied, so it cannot be written to.
+    """The read-only array of raw bytes: little endian, row major, not copied.
 
     Raises:
-      ServingError: too few or many bytes for the shape.
+      ServingError: not as many bytes as the shape holds.
     """
     sizes = check_tensor(name, datatype, shape)
     if datatype == "BYTES":
@@ -167,7 +167,7 @@ def to_values(array: np.ndarray) -> list[Any]:
 
 
 def to_json_text(array: np.ndarray) -> tuple[str, bool]:
-    """(the flat JSON list, whether its strings are base64): they are when one is not UTF-8."""
+    """(flat JSON list, whether its strings are base64), as they are when one is not UTF-8."""
     kind = array.dtype.kind
     if kind in "OSU":
         values = [_encoded(value) for value in array.ravel().tolist()]
@@ -175,7 +175,7 @@ def to_json_text(array: np.ndarray) -> tuple[str, bool]:
         texts = [string_text(base64.b64encode(v) if packed else v) for v in values]
         return f"[{', '.join(texts)}]", packed
     if kind == "f":
-        # Half precision has no shortest text of its own; every half is a float32.
+        # Every half is a float32, whose shortest text is used.
         texts = decimals(array if array.dtype.itemsize > 2 else array.astype(np.float32))
     elif kind == "b":
         texts = ["true" if value else "false" for value in array.ravel().tolist()]
@@ -186,11 +186,11 @@ def to_json_text(array: np.ndarray) -> tuple[str, bool]:
 
 def _numbers(name: str, datatype: str, data: list[Any]) -> np.ndarray:
     dtype = DATATYPES[datatype]
-    # NumPy would make room for the longest text in every place.
+    # NumPy would allocate the longest text for every element.
     if not {type(value) for value in _flat(data)} <= {bool, int, float}:
         raise invalid(f"input {name!r}: data holds values that are not {datatype}")
     try:
-        # Only Python's own integers hold 64 unsigned bits next to smaller numbers.
+        # NumPy would turn a mix of large and small integers into floats.
         array = np.array(data, object if datatype == "UINT64" else None)
     except ValueError as error:
         raise invalid(f"input {name!r}: data is not a regular list of lists: {error}") from error
@@ -227,16 +227,16 @@ def _object_array(name: str, values: list[bytes], shape: tuple[int, ...]) -> np.
 
 
 def _flat(data: list[Any]) -> Iterator[Any]:
-    """Every element of nested lists, however deep."""
-    waiting = [iter(data)]
-    while waiting:
-        for value in waiting[-1]:
+    """Every element of nested lists of any depth."""
+    stack = [iter(data)]
+    while stack:
+        for value in stack[-1]:
             if isinstance(value, list):
-                waiting.append(iter(value))
+                stack.append(iter(value))
                 break
             yield value
         else:
-            waiting.pop()
+            stack.pop()
 
 
 def _bytes(name: str, value: Any, base64_string: bool) -> bytes:
@@ -254,7 +254,7 @@ def _bytes(name: str, value: Any, base64_string: bool) -> bytes:
 
 
 def _split(name: str, data: bytes) -> Iterator[bytes]:
-    """The elements of BYTES, each behind its length in four bytes."""
+    """The elements of BYTES, each after its length in four bytes."""
     start = 0
     while start < len(data):
         begin = start + _LENGTH.size

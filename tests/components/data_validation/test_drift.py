@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from components.data_validation.drift import Sample, distance, restricted
+from components.data_validation.drift import ValueCounts, distance, restricted
 
 
 def sample(counts):
     counts = np.round(counts).astype(int)
-    return Sample({f"v{i}": int(c) for i, c in enumerate(counts) if c}, int(counts.sum()))
+    return ValueCounts({f"v{i}": int(c) for i, c in enumerate(counts) if c}, int(counts.sum()))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -75,9 +75,9 @@ def test_the_threshold_is_not_so_wide_that_it_says_nothing():
 
 def test_a_restricted_sample_is_smaller():
     found = restricted(sample([50, 30, 20]), {"v1", "v2", "absent"})
-    assert found == Sample({"v1": 30, "v2": 20}, 50)
-    objects = restricted(Sample({"v0": 50, "v1": 50}, 20), {"v1"})
-    assert objects == Sample({"v1": 50}, 10)
+    assert found == ValueCounts({"v1": 30, "v2": 20}, 50)
+    objects = restricted(ValueCounts({"v0": 50, "v1": 50}, 20), {"v1"})
+    assert objects == ValueCounts({"v1": 50}, 10)
     assert restricted(sample([1]), {"absent"}) is None
 
 
@@ -85,7 +85,7 @@ def test_objects_that_come_together_are_no_more_evidence_than_their_images():
     """Each image holds five objects of one class: a difference of images, counted five times."""
     x, y = np.array([60, 40]), np.array([40, 60])
     images = distance(sample(x), sample(y), 0.0)
-    objects = [Sample({f"v{i}": 5 * int(c) for i, c in enumerate(one)}, 100) for one in (x, y)]
+    objects = [ValueCounts({f"v{i}": 5 * int(c) for i, c in enumerate(one)}, 100) for one in (x, y)]
     found = distance(*objects, 0.0)
     assert found.exceeded == images.exceeded
     assert found.threshold == pytest.approx(images.threshold, rel=0.2)

@@ -90,8 +90,12 @@ def test_a_damaged_image_is_named_by_file_and_index(find):
     torn = swapped(5, whole[: len(whole) // 3], height=400, width=400)
     found = only(find({"train": [*both(), torn]}), "corrupt")
     assert found.severity == "error"
-    assert found.place.file == "data_tfrecord-00000-of-00001"
-    assert (found.place.split, found.place.index, found.place.filename) == ("train", 2, "5.jpg")
+    assert found.location.file == "data_tfrecord-00000-of-00001"
+    assert (found.location.split, found.location.index, found.location.filename) == (
+        "train",
+        2,
+        "5.jpg",
+    )
     assert "damaged JPEG" in found.detail
     assert "crop window" in found.detail
 
@@ -111,9 +115,9 @@ def bomb():
         ("format_refused", lambda: swapped(5, encode(photo(5), "WEBP")), "WebP"),
         ("format_refused", lambda: swapped(5, b"<html>" * 9), "text"),
         ("pixel_budget", lambda: swapped(5, bomb()), "900,000,000"),
-        ("format_mismatch", lambda: record(5, format="PNG"), "says PNG, is JPEG"),
-        ("identity_mismatch", lambda: record(5, **{"key/sha256": "0" * 64}), "says b'000"),
-        ("size_mismatch", lambda: record(5, height=64), "says 64, the image has 48"),
+        ("format_mismatch", lambda: record(5, format="PNG"), "stated PNG, actual JPEG"),
+        ("identity_mismatch", lambda: record(5, **{"key/sha256": "0" * 64}), "stated b'000"),
+        ("size_mismatch", lambda: record(5, height=64), "is 64, the image has 48"),
         ("label_range", lambda: record(5, 2), "label 2, allowed is 0 to 1"),
         ("broken_record", lambda: b"no example at all", "17 bytes"),
         ("broken_record", lambda: {"image/class/label": 0}, "no 'image/encoded'"),
@@ -122,7 +126,7 @@ def bomb():
 )
 def test_one_bad_record_among_good_ones(find, kind, made, word):
     found = only(find({"train": [*both(), made()]}), kind)
-    assert found.place.index == 2
+    assert found.location.index == 2
     assert word in found.detail
 
 
@@ -161,9 +165,9 @@ def test_equal_bytes_within_and_across_splits(find):
     found = find({"train": [*both(), record(0)], "test": [*both(10), record(1, 1)]})
     assert found.counts == {"leakage": 1, "duplicate": 1}
     (leak,), (twin,) = found.of("leakage"), found.of("duplicate")
-    assert (leak.place.split, leak.place.index) == ("test", 2)
+    assert (leak.location.split, leak.location.index) == ("test", 2)
     assert (leak.other.split, leak.other.index, leak.other.label) == ("train", 1, "dog")
-    assert (twin.place.index, twin.other.index) == (2, 0)
+    assert (twin.location.index, twin.other.index) == (2, 0)
     assert blocking(found) == {"leakage": (1, 0)}
 
 
@@ -187,7 +191,7 @@ def test_an_image_compressed_again_is_a_near_duplicate(find):
     found = find({"train": both(), "test": [*both(10), again]})
     assert found.counts == {"near_leakage": 1, "near_label_conflict": 1}
     (near,) = found.of("near_leakage")
-    assert (near.place.split, near.other.split, near.other.index) == ("test", "train", 0)
+    assert (near.location.split, near.other.split, near.other.index) == ("test", "train", 0)
     assert blocking(found) == {}
 
 
@@ -207,7 +211,7 @@ def test_classes_that_are_missing_or_rare(find):
     assert found.of("imbalance")[0].detail == "train has 5 images of 'cat' and 1 of 'dog', 5 to 1"
 
 
-def test_a_cut_shard_is_told_and_the_rest_still_read(find, tmp_path, write_dataset):
+def test_a_truncated_shard_is_reported_and_the_rest_is_read(find, tmp_path, write_dataset):
     folder = write_dataset(
         tmp_path / "cut", {"train": both(), "test": both(10)}, classes=("cat", "dog")
     )
@@ -215,12 +219,12 @@ def test_a_cut_shard_is_told_and_the_rest_still_read(find, tmp_path, write_datas
     shard.write_bytes(shard.read_bytes()[:-5])
     found = find_anomalies(folder)
     assert found.counts["broken_record"] == 1
-    assert found.of("broken_record")[0].place.index == 1
-    assert "train holds 1 records, dataset.json says 2" in found.of("record_count")[0].detail
+    assert found.of("broken_record")[0].location.index == 1
+    assert "train has 1 records, dataset.json states 2" in found.of("record_count")[0].detail
     assert found.records == {"train": 1, "test": 2}
 
 
-def test_records_without_a_single_image_are_told(find):
+def test_records_without_a_single_image_are_reported(find):
     found = find({"train": [b"nothing", {"image/class/label": 0}]})
     assert found.counts == {"broken_record": 2, "class_absent": 2}
 
@@ -276,7 +280,7 @@ GOOD = (0.25, 0.25, 0.75, 0.75)
 def test_one_bad_object(find, kind, made):
     facts = {"task": "detection", "label_offset": 1}
     found = only(find({"train": [objects([GOOD], [2], 7), made]}, **facts), kind)
-    assert found.place.index == 1
+    assert found.location.index == 1
 
 
 def test_good_objects_have_no_anomaly(find):
@@ -376,7 +380,7 @@ def test_near_leakage_has_a_share_of_the_tested_images_for_its_limit():
         make_settings({"max_near_leakage": 5})
 
 
-def test_progress_is_told_to_the_end(tmp_path, write_dataset):
+def test_progress_is_reported_to_the_end(tmp_path, write_dataset):
     folder = write_dataset(tmp_path / "data", {"train": both()}, classes=("cat", "dog"))
     told = []
     find_anomalies(folder, report=lambda done, total: told.append((done, total)))
@@ -385,6 +389,6 @@ def test_progress_is_told_to_the_end(tmp_path, write_dataset):
 
 def test_a_record_is_read_again_by_its_offset(find, tmp_path):
     found = find({"train": [*both(), record(9, format="PNG")]})
-    place = found.anomalies[0].place
-    example = read_record(tmp_path / "data/Split-train" / place.file, place.offset)
+    location = found.anomalies[0].location
+    example = read_record(tmp_path / "data/Split-train" / location.file, location.offset)
     assert example.features.feature["image/filename"].bytes_list.value[0] == b"9.jpg"

@@ -69,18 +69,18 @@ def test_the_validator_writes_the_list_and_thumbnails(leaky, tmp_path):
     assert found == find_anomalies(leaky)
     assert found.counts == {"corrupt": 1, "leakage": 2}
     for one in found.of("leakage"):
-        for place in (one.place, one.other):
-            with Image.open(thumbnail_file(made.uri, place)) as thumbnail:
+        for location in (one.location, one.other):
+            with Image.open(thumbnail_file(made.uri, location)) as thumbnail:
                 assert thumbnail.size == (224, 168)
-    assert not thumbnail_file(made.uri, found.of("corrupt")[0].place).exists()
+    assert not thumbnail_file(made.uri, found.of("corrupt")[0].location).exists()
 
 
-def test_the_gallery_is_as_large_as_asked(leaky, tmp_path):
+def test_the_gallery_has_the_given_size(leaky, tmp_path):
     run(leaky, tmp_path, gallery=1)
     assert len(list((tmp_path / "report/thumbnails").iterdir())) == 2
 
 
-def test_the_gate_stops_a_run_with_a_table_and_says_where_to_look(leaky, tmp_path):
+def test_the_gate_stops_a_run_with_a_table_and_the_folder_of_the_images(leaky, tmp_path):
     made = run(leaky, tmp_path)
     with pytest.raises(DataRefusedError) as caught:
         gate(made)
@@ -91,18 +91,18 @@ def test_the_gate_stops_a_run_with_a_table_and_says_where_to_look(leaky, tmp_pat
     assert made.uri in message
 
 
-def test_the_gate_lets_a_run_pass_that_is_not_to_be_stopped(leaky, tmp_path):
+def test_the_gate_passes_without_stop(leaky, tmp_path):
     gate(run(leaky, tmp_path, stop=False), stop=False)
 
 
-def test_limits_that_hold_let_it_pass(leaky, tmp_path):
+def test_the_gate_passes_within_the_limits(leaky, tmp_path):
     limits = {"leakage": 2, "corrupt": None}
     made = run(leaky, tmp_path, limits=limits)
     gate(made)
     assert image_gate(made.uri).passed
 
 
-def test_the_models_gate_tells_what_is_over(leaky, tmp_path):
+def test_the_gate_of_a_model_lists_exceeded_limits(leaky, tmp_path):
     verdict = image_gate(run(leaky, tmp_path, stop=False, limits={"corrupt": 1}).uri)
     assert not verdict.passed
     assert (verdict.name, verdict.value) == ("data/images", 2)
@@ -114,17 +114,26 @@ def test_a_wrong_setting_stops_before_an_image_is_read(tmp_path):
         run(tmp_path / "nowhere", tmp_path, min_sid=3)
 
 
+def test_anomalies_of_an_earlier_version_are_read(leaky, tmp_path):
+    run(leaky, tmp_path)
+    file = tmp_path / "report" / "anomalies.json"
+    found = read_gallery(tmp_path / "report")
+    assert file.read_text().count('"location":') == len(found.anomalies) > 0
+    file.write_text(file.read_text().replace('"location":', '"place":'))
+    assert read_gallery(tmp_path / "report") == found
+
+
 @pytest.mark.parametrize("damage", ["cut", "length"])
 def test_a_shard_damaged_after_it_was_read_has_no_thumbnail(damage, leaky, tmp_path):
     found = find_anomalies(leaky)
-    shards = {leaky / f"Split-{p.split}" / p.file for a in found.anomalies if (p := a.place)}
+    shards = {leaky / f"Split-{p.split}" / p.file for a in found.anomalies if (p := a.location)}
     assert shards
     for shard in shards:
         whole = shard.read_bytes()
         shard.write_bytes(whole[:5] if damage == "cut" else b"\xff" * 8 + whole[8:])
     write_gallery(leaky, found, tmp_path / "out", shown=3)
     assert read_gallery(tmp_path / "out") == found
-    for one in (a.place for a in found.anomalies if a.place and a.place.offset == 0):
+    for one in (a.location for a in found.anomalies if a.location and a.location.offset == 0):
         assert not thumbnail_file(tmp_path / "out", one).exists()
 
 
@@ -207,4 +216,4 @@ def test_a_record_with_bad_boxes_is_drawn_all_the_same(tmp_path, write_dataset):
     found = find_anomalies(folder, ValidatorSettings())
     write_gallery(folder, found, tmp_path / "out", shown=3)
     assert set(found.counts) == {"box_outside", "mask_invalid", "constant"}
-    assert thumbnail_file(tmp_path / "out", found.anomalies[0].place).is_file()
+    assert thumbnail_file(tmp_path / "out", found.anomalies[0].location).is_file()

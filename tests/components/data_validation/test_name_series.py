@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from components.data_validation.name_series import series_of, split_series
+from components.data_validation.name_series import series_of, split_across
 
 
 def found(names, labels, splits, classes):
     series = np.array([series_of(name, [label]) for name, label in zip(names, labels, strict=True)])
-    return split_series(series, np.array(splits), classes=classes)
+    return split_across(series, np.array(splits), classes=classes)
 
 
 def test_frames_of_one_object_are_a_series():
@@ -43,5 +43,6 @@ def test_one_number_of_two_classes_is_two_series():
     assert series_of("a/00001_00002.ppm", [1]) == series_of("b/00001_00007.ppm", [1])
     assert series_of("a/00001_00002.ppm", [1]) != series_of("b/00001_00002.ppm", [2])
     assert series_of("frame.ppm", [1]) == 0
-    # Frames of a video hold other objects each.
+    assert series_of("cam 017.jpg", [1]) == series_of("cam 018.jpg", [1]) != 0
+    # Frames of a video show different objects.
     assert series_of("cam3-017.jpg", [1, 2]) == series_of("cam3-018.jpg", [])

@@ -8,8 +8,8 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx.types import standard_artifacts
 
 from components.data_validation.statistics_checks import (
-    Before,
     ClassNames,
+    LiveStatistics,
     check_statistics,
     statistics_options,
     with_thresholds,
@@ -75,7 +75,7 @@ def test_distances_are_those_of_numpy_and_scipy(data, schema, side, name):
     (texts, heights), train = data["train"]
     (other_texts, other_heights), other = data[name]
     splits = {"train": train, "test": other} if side == "skew" else {"train": train}
-    before = [Before("m 1", other)] if side == "drift" else []
+    before = [LiveStatistics("m 1", other)] if side == "drift" else []
     found = check_statistics(splits, schema, StatisticsSettings(), before)["train"]
 
     shares = [
@@ -92,13 +92,13 @@ def test_distances_are_those_of_numpy_and_scipy(data, schema, side, name):
 
 def test_what_is_alike_passes_and_what_is_not_is_named(data, schema):
     train, like, other = (data[name][1] for name in ("train", "like", "other"))
-    before = [Before("m 1", like)]
+    before = [LiveStatistics("m 1", like)]
     alike = check_statistics({"train": train, "test": like}, schema, StatisticsSettings(), before)
     assert not any(anomalies.anomaly_info for anomalies in alike.values())
 
     skewed = check_statistics({"train": train, "test": other}, schema, StatisticsSettings())
     assert set(skewed["train"].anomaly_info) == {TEXT, HEIGHT}
-    before = [Before("m 7", other), Before("n 2", like)]
+    before = [LiveStatistics("m 7", other), LiveStatistics("n 2", like)]
     drifted = check_statistics({"train": train, "test": like}, schema, StatisticsSettings(), before)
     assert set(drifted["train"].anomaly_info) == {TEXT, HEIGHT}
     for info in drifted["train"].anomaly_info.values():
@@ -130,7 +130,7 @@ def test_thresholds_allow_for_small_samples():
     assert not schema.feature[0].HasField("skew_comparator")
 
 
-def test_a_large_difference_of_small_samples_is_still_told():
+def test_a_large_difference_of_small_samples_is_still_reported():
     found = check_statistics(
         {
             "train": statistics(["cat"] * 90, [5] * 90),
@@ -297,7 +297,7 @@ def test_every_other_class_gone_is_found_and_named(classes, each, columns):
             {"train": now, "test": before},
             tfdv.infer_schema(now),
             StatisticsSettings(),
-            [Before("m 1", before, about)],
+            [LiveStatistics("m 1", before, about)],
             about,
         )["train"]
         assert set(found.anomaly_info) == columns
@@ -318,7 +318,7 @@ def test_labels_are_compared_by_the_names_of_their_classes():
     renumbered = ClassNames(tuple(names[i] for i in order), 0)
 
     def drift(its):
-        before_ = [Before("m 1", before, its)]
+        before_ = [LiveStatistics("m 1", before, its)]
         found = check_statistics({"train": now}, schema, StatisticsSettings(), before_, renumbered)
         return set(found["train"].anomaly_info)
 
@@ -332,7 +332,7 @@ def test_new_classes_are_no_drift_of_the_others():
     names = ["cat", "dog", "eel", "fox"]
     before = labeled(rng.choice(3, 3000, p=[0.5, 0.3, 0.2]), names)
     now = labeled(rng.choice(4, 4000, p=[0.25, 0.15, 0.1, 0.5]), names)
-    about = Before("m 1", before, ClassNames(tuple(names[:3]), 0))
+    about = LiveStatistics("m 1", before, ClassNames(tuple(names[:3]), 0))
     all_names, settings = ClassNames(tuple(names), 0), StatisticsSettings()
     found = check_statistics({"train": now}, tfdv.infer_schema(now), settings, [about], all_names)
     assert not found["train"].anomaly_info

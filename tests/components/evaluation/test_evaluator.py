@@ -44,19 +44,19 @@ def test_tfma_agrees_with_scikit_learn(evaluated, variant):
     import tensorflow_model_analysis as tfma
 
     folder, table = evaluated
-    answers = table[variant]
-    guess = answers.scores.argmax(axis=1)
+    predictions = table[variant]
+    guess = predictions.scores.argmax(axis=1)
     result = tfma.load_eval_result(str(folder), model_name=variant)
     metrics = {k: v["doubleValue"] for k, v in result.get_metrics_for_slice().items()}
     expected = precision_recall_fscore_support(
-        answers.labels, guess, average="macro", zero_division=0
+        predictions.labels, guess, average="macro", zero_division=0
     )
     assert metrics["example_count"] == 101
-    assert metrics["top1"] == pytest.approx((guess == answers.labels).mean())
+    assert metrics["top1"] == pytest.approx((guess == predictions.labels).mean())
     assert metrics["macro_precision"] == pytest.approx(expected[0])
     assert metrics["macro_recall"] == pytest.approx(expected[1])
     assert metrics["macro_f1"] == pytest.approx(expected[2])
-    truth = answers.scores[np.arange(101), answers.labels]
+    truth = predictions.scores[np.arange(101), predictions.labels]
     assert metrics["cross_entropy"] == pytest.approx(-np.log(truth).mean(), rel=1e-5)
 
 
@@ -64,13 +64,13 @@ def test_slices_contain_their_own_examples(evaluated):
     import tensorflow_model_analysis as tfma
 
     folder, table = evaluated
-    answers = table["ptq_int8"]
+    predictions = table["ptq_int8"]
     result = tfma.load_eval_result(str(folder), model_name="ptq_int8")
     found = dict(result.slicing_metrics)
     dark = found[(("slice/brightness", "dark"),)][""][""]
-    chosen = answers.slices["slice/brightness"] == "dark"
+    chosen = predictions.slices["slice/brightness"] == "dark"
     assert dark["example_count"]["doubleValue"] == chosen.sum()
-    correct = answers.scores.argmax(axis=1) == answers.labels
+    correct = predictions.scores.argmax(axis=1) == predictions.labels
     assert dark["top1"]["doubleValue"] == pytest.approx(correct[chosen].mean())
     assert (("image/class/text", "3"),) in found
 

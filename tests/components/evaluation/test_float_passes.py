@@ -127,7 +127,7 @@ def predicted(compressed, tmp_path_factory):
 
 
 def litert(bundle, variant, images):
-    """(N,) classes by the interpreter itself, one image after the other."""
+    """(N,) classes by the interpreter itself, image by image."""
     from ai_edge_litert.interpreter import Interpreter
 
     draft = open_bundle(Path(bundle.uri) / files.SERVING_MODEL)
@@ -160,7 +160,7 @@ def test_a_methods_float_pass_is_its_own_keras_model_in_float(compressed, predic
     np.testing.assert_allclose(table["float/qat"].scores, expected, atol=1e-5)
     assert own_float("qat_int8", table) == "float/qat"
     assert own_float("ptq_int8", table) == "none_fp32"
-    # Beside the draft, not in it: nothing of it can be pushed.
+    # Next to the draft and not in it, so that it cannot be pushed.
     draft = open_bundle(Path(bundle.uri) / files.SERVING_MODEL)
     assert not [path for path in draft.path.rglob("*") if files.FLOAT_PASSES in str(path.name)]
     assert not [variant.name for variant in draft.manifest.variants if "float/" in variant.name]
@@ -199,7 +199,7 @@ def float_passes_detail(raw):
     return AllImages.from_json(raw).describe("ptq_int8")
 
 
-def test_a_table_without_a_float_pass_is_an_error_with_the_remedy(predicted, tmp_path):
+def test_a_table_without_a_float_pass_is_an_error_with_advice(predicted, tmp_path):
     test, _, _ = read_tables(predicted.uri)
     del test["float/qat"]
     write_table(files.predictions_file(str(tmp_path)), test, CLASSES)

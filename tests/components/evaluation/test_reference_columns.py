@@ -1,4 +1,4 @@
-"""The columns of other models in a predictions table: TFMA evaluates the candidate's alone."""
+"""Reference columns of a predictions table: TFMA evaluates only those of the candidate."""
 
 import apache_beam as beam
 import numpy as np
@@ -16,8 +16,10 @@ from trainers.evaluation.predictions import read_table, write_table
 CLASSES = tuple(str(digit) for digit in range(10))
 
 
-def test_a_reference_of_other_classes_is_in_the_table_and_not_in_the_evaluation(answers, tmp_path):
-    candidate, other = answers(0.9), answers(0.2)
+def test_a_reference_of_other_classes_is_in_the_table_and_not_in_the_evaluation(
+    predictions_of, tmp_path
+):
+    candidate, other = predictions_of(0.9), predictions_of(0.2)
     other.scores[:, 3] = UNKNOWN
     table = {"saved_model": candidate, "none_fp32": candidate, BASELINE: other, BEST: other}
     made = standard_artifacts.Examples(), standard_artifacts.ModelEvaluation()

@@ -30,7 +30,7 @@ def predictions(labels, scores, ids=None):
     )
 
 
-def test_another_order_of_classes_is_paired_by_name():
+def test_classes_in_another_order_match_by_name():
     candidate = predictions([0, 1, 2], np.eye(3))
     other = predictions([0, 0, 0], [[0.1, 0.7, 0.2], [0.2, 0.1, 0.7], [0.7, 0.2, 0.1]])
     found = align(other, ("blue", "red", "green"), candidate, RGB)
@@ -43,7 +43,7 @@ def test_another_order_of_classes_is_paired_by_name():
     np.testing.assert_array_equal(two.scores, found.scores)
 
 
-def test_other_classes_are_compared_on_what_both_know():
+def test_models_are_compared_on_their_common_classes():
     # The candidate: red, green, blue. The other: green, black, red.
     candidate = predictions(
         [0, 1, 2, 0], [[0.5, 0.1, 0.4], [0.2, 0.3, 0.5], [0, 0, 1], [0.1, 0.2, 0.7]]
@@ -57,10 +57,10 @@ def test_other_classes_are_compared_on_what_both_know():
     assert ours.labels.tolist() == theirs.labels.tolist() == [0, 1, 0]
     assert (ours.scores.argmax(1) == ours.labels).tolist() == [True, True, False]
     assert (theirs.scores.argmax(1) == theirs.labels).tolist() == [True, True, False]
-    # The other way round is the same comparison.
+    # The reverse comparison is the same.
     again = paired(found, candidate)
     np.testing.assert_array_equal(again[0].scores, theirs.scores)
-    # Its own figures are over what it knows.
+    # Its own metrics are over its classes.
     assert known(found, found).scores.shape == (3, 2)
 
 
@@ -87,7 +87,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def live(tmp_path, model):
-    """`live(classes)`: the artifact of the store as it is."""
+    """`live(classes)`: the artifact of the current store."""
 
     def look(classes=RGB):
         out = tmp_path / f"live{len(bundles.versions(model))}"
@@ -99,7 +99,7 @@ def live(tmp_path, model):
 
 @pytest.fixture
 def store(tmp_path, model, color_bundle):
-    """`store(labels, kept=table)` pushes a bundle that really predicts."""
+    """`store(labels, kept=table)` pushes a bundle with a real model."""
 
     def push(*labels, kept=None, top1=None):
         number = len(bundles.versions(model)) + 1
@@ -120,7 +120,7 @@ def store(tmp_path, model, color_bundle):
     return push
 
 
-def test_kept_predictions_serve_where_they_are_of_these_images(store, live, color_records):
+def test_stored_predictions_are_used_if_they_are_of_these_images(store, live, color_records):
     data = color_records(RGB, ("red", "green", "blue", "red"))
     candidate = predictions([0, 1, 2, 0], np.eye(3)[[0, 1, 2, 0]], ["w", "x", "y", "z"])
     order = [2, 0, 3, 1]
@@ -148,11 +148,11 @@ def test_a_bundle_predicts_again_without_predictions_of_these_images(
     found = predict_references(looked, candidate, RGB, data, "test")
     why = "it was pushed with another test split" if kept else "no lineage was kept"
     assert f"predicted again: {why}" in found.how[BASELINE]
-    # The bundle's classes are blue, red, green; it is right about every image all the same.
+    # The bundle's classes are blue, red, green; it is nevertheless correct for every image.
     assert found.columns[BASELINE].scores.argmax(1).tolist() == [0, 1, 2, 0]
 
 
-def test_a_live_model_that_lacks_a_class_predicts_again(store, live, color_records):
+def test_a_live_model_without_a_class_predicts_again(store, live, color_records):
     data = color_records(RGB, ("red", "green", "blue", "red"))
     store("green", "red", "not blue")
     candidate = predictions([0, 1, 2, 0], np.eye(3)[[0, 1, 2, 0]], [str(i) for i in range(4)])
@@ -160,16 +160,19 @@ def test_a_live_model_that_lacks_a_class_predicts_again(store, live, color_recor
     (column,) = predict_references(looked, candidate, RGB, data, "test").columns.values()
     assert column.scores.argmax(1)[[0, 1, 3]].tolist() == [0, 1, 0]
     np.testing.assert_array_equal(column.scores[:, 2], -1)
-    with pytest.raises(DatasetError, match=r"does not know 1 of the 3 classes .*'blue'"):
+    with pytest.raises(DatasetError, match=r"lacks 1 of the 3 classes .*'blue'"):
         predict_variant(looked.bundle(1), "none_fp32", data, "test")
 
 
-def test_the_best_ever_is_left_out_where_it_is_no_better(store, live, color_records):
+def test_the_best_ever_is_left_out_if_it_is_not_better(store, live, color_records):
     data = color_records(RGB, ("red", "green", "blue", "red"))
-    store(*RGB)  # right about everything
+    store(*RGB)  # always correct
     store("red", "green", "not blue")
     looked = live(("red", "green", "not blue"))
-    assert (looked.baseline, looked.contenders) == (2, ())  # other classes are no contenders
+    assert (looked.baseline, looked.contenders) == (
+        2,
+        (),
+    )  # versions of other classes do not contend
     store("green", "red", "blue")
     looked = live()
     assert (looked.baseline, looked.contenders) == (3, (1,))

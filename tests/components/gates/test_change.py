@@ -52,19 +52,19 @@ def test_a_first_push_needs_the_absolute_gates_only():
     assert not any(name.startswith("change/") for name in gates(found))
 
 
-def test_a_model_provably_below_the_live_one_fails_even_when_undecided_is_accepted():
+def test_a_model_below_the_live_one_fails_even_if_undecided_is_accepted():
     found = judged(candidate(400, range(40)), baseline=candidate(400, range(4)), settings=ACCEPT)
     assert stopping(found) == {"change/top1": "failed"}
     assert found["verdict"] == "failed"
 
 
-def test_a_model_shown_to_be_within_the_margin_of_the_live_one_holds():
+def test_a_model_within_the_margin_of_the_live_one_is_held():
     found = judged(candidate(600, range(6)), baseline=candidate(600, range(4, 9)))
     assert found["blessed"]
     assert gates(found)["change/top1"]["verdict"] == "held"
 
 
-def test_no_evidence_on_50_images_is_not_decided_and_names_the_images_needed():
+def test_50_images_do_not_decide_and_the_detail_has_the_number_needed():
     found = judged(candidate(50, [3]), baseline=candidate(50, [3]))
     assert stopping(found) == {"change/top1": "not decided"}
     assert (found["verdict"], found["blessed"]) == ("not decided", False)
@@ -75,7 +75,7 @@ def test_no_evidence_on_50_images_is_not_decided_and_names_the_images_needed():
     assert "95 % interval -0.0713 to +0.0713" in gate["detail"]
 
 
-def test_an_undecided_model_is_accepted_only_when_its_estimate_is_not_lower():
+def test_an_undecided_model_is_accepted_only_if_its_estimate_is_not_lower():
     same = judged(candidate(50, [3]), baseline=candidate(50, [4]), settings=ACCEPT)
     assert same["blessed"]
     gate = gates(same)["change/top1"]
@@ -87,7 +87,7 @@ def test_an_undecided_model_is_accepted_only_when_its_estimate_is_not_lower():
 
 
 @pytest.mark.parametrize("settings", [GateSettings(), ACCEPT], ids=["refuse", "accept"])
-def test_no_series_of_pushes_leads_downhill(settings):
+def test_a_series_of_pushes_does_not_degrade(settings):
     """Six candidates, each four net errors worse than the live model, on 400 images."""
     generator = np.random.default_rng(0)
     live = best = set(generator.permutation(400)[:6].tolist())
@@ -108,7 +108,7 @@ def test_no_series_of_pushes_leads_downhill(settings):
     assert pushed == [False] * 6
 
 
-def test_a_slow_descent_within_the_margin_stops_at_the_best_ever_pushed():
+def test_a_slow_decline_within_the_margin_stops_at_the_best_ever_pushed():
     # 10,000 images show that each step of 0.4 points is within the margin of 2; the sum is not.
     best = candidate(10_000, range(100))
     verdicts = []
@@ -126,12 +126,12 @@ def test_a_slow_descent_within_the_margin_stops_at_the_best_ever_pushed():
     assert verdicts == [Verdict.HELD] * 4 + [Verdict.FAILED] * 3
 
 
-def test_the_best_ever_pushed_counts_where_there_is_no_live_model():
+def test_the_best_ever_pushed_counts_without_a_live_model():
     found = judged(candidate(400, range(40)), best=candidate(400, range(4)))
     assert stopping(found) == {"change/best": "failed"}
 
 
-def test_the_verdict_says_which_drop_the_test_images_can_exclude():
+def test_the_verdict_has_the_drop_that_the_test_images_can_exclude():
     found = judged(candidate(50, [3]), baseline=candidate(50, [3, 4]))["excludable_drop"]
     z = scipy_stats.norm.ppf(0.975)
     assert found["images"] == 50
@@ -143,7 +143,7 @@ def test_the_verdict_says_which_drop_the_test_images_can_exclude():
 
 
 @pytest.mark.parametrize("images", [18, 50, 400])
-def test_the_defaults_refuse_a_constant_answer(images):
+def test_the_defaults_refuse_constant_predictions(images):
     labels = np.arange(images) % 10
     found = judged(predictions(np.zeros(images, int), labels))
     assert stopping(found) == {"value/above_majority": "failed"}
@@ -154,7 +154,7 @@ def test_the_defaults_refuse_a_constant_answer(images):
 def test_the_least_accuracy_is_the_share_of_the_most_common_class():
     labels = np.where(np.arange(400) < 380, 0, np.arange(400) % 9 + 1)
     rare = np.flatnonzero(labels)
-    # 95.5 % right looks well, and 95 % are had for nothing.
+    # A constant prediction reaches 95 %, so 95.5 % is not good.
     found = judged(candidate(400, rare[:18], labels))
     gate = gates(found)["value/above_majority"]
     assert gate["value"] == pytest.approx(0.955)
@@ -180,7 +180,7 @@ def garbage(images):
 
 
 @pytest.mark.parametrize("broken", [constant, garbage])
-def test_a_collapsed_variant_is_named_and_left_out_of_a_blessed_bundle(broken):
+def test_a_collapsed_variant_is_reported_and_left_out_of_a_blessed_bundle(broken):
     good = candidate(400, range(4))
     table = collapse_table(good, ptq_int8=broken(400), ptq_dynamic=good)
     found = judge(table, dict.fromkeys(table, COST), GateSettings(), classes=CLASSES)
@@ -193,7 +193,7 @@ def test_a_collapsed_variant_is_named_and_left_out_of_a_blessed_bundle(broken):
     assert "collapse/ptq_dynamic" not in gates(found)
 
 
-def test_a_method_whose_fine_tuning_collapsed_is_left_out_too():
+def test_a_method_with_collapsed_fine_tuning_is_left_out():
     # Faithful to its own float pass, which is constant.
     table = collapse_table(
         candidate(400, range(4)), **{"qat_int8": constant(400), "float/qat": constant(400)}
@@ -203,7 +203,7 @@ def test_a_method_whose_fine_tuning_collapsed_is_left_out_too():
     assert "the lead of none_fp32" in gates(found)["collapse/qat_int8"]["detail"]
 
 
-def test_a_variant_that_lost_half_of_its_classes_collapsed_and_a_worse_one_did_not():
+def test_a_variant_without_half_of_its_classes_collapsed_and_a_slightly_worse_one_did_not():
     good = candidate(400, range(4))
     guess = np.where(np.arange(400) % 10 < 4, np.arange(400) % 10, 3)
     table = collapse_table(

@@ -1,4 +1,4 @@
-"""Values, slices, budgets, agreement and recommendation, on tables made by hand."""
+"""Values, slices, budgets, agreement and recommendation, on handmade tables."""
 
 import numpy as np
 import pytest
@@ -95,14 +95,14 @@ def test_each_gate_refuses(predictions_of, settings, gate):
     assert failed(found) == {gate}
 
 
-def test_checks_from_elsewhere_count(predictions_of):
+def test_other_checks_count(predictions_of):
     bad = Gate("serving/round_trip", 1.0, "<= 1e-5", Verdict.FAILED)
     accuracies = table(predictions_of, saved_model=0.99, none_fp32=0.99)
     found = judge(accuracies, FIGURES, GateSettings(), classes=CLASSES, checks=[bad])
     assert failed(found) == {"serving/round_trip"}
 
 
-def test_a_verdict_has_three_values_and_a_boolean_is_none_of_them():
+def test_a_boolean_is_not_a_verdict():
     held = Gate("a", 1.0, "", Verdict.HELD)
     failed_ = Gate("b", 1.0, "", Verdict.FAILED)
     open_ = Gate("c", 1.0, "", Verdict.UNDECIDED)
@@ -135,12 +135,12 @@ def test_settings_out_of_range_are_refused(settings):
 def test_compare_is_paired(predictions_of):
     found = compare(predictions_of(0.9), predictions_of(0.95))
     assert found["top1"][0] == pytest.approx(-0.05)
-    # 20 images changed sides, all in one direction: exact binomial, two-sided.
+    # 20 images changed, all in one direction: exact binomial, two-sided.
     assert found["mcnemar_p"] == pytest.approx(2 * 0.5**20)
     assert found["agreement"] == pytest.approx(0.95)
 
 
-def test_slices_cover_every_example_once_a_key(predictions_of):
+def test_slices_cover_every_example_once_per_key(predictions_of):
     rows = slice_rows(predictions_of(0.9), CLASSES)
     for key in ("class", "slice/brightness"):
         mine = [row for row in rows if row["key"] == key]
@@ -153,7 +153,7 @@ def test_slices_cover_every_example_once_a_key(predictions_of):
 
 
 def tied(found, row, gap=0.0):
-    """`found` with two classes ahead on `row`, `gap` apart; the label's is the higher one."""
+    """`found` with two high scores on `row`, `gap` apart; the label has the higher one."""
     scores = found.scores.copy()
     label = found.labels[row]
     scores[row] = 0.01
@@ -172,7 +172,7 @@ def swapped(found, row):
 @pytest.mark.parametrize(
     ("gap", "expected"), [(2e-6, (0, 1)), (5e-6, (0, 1)), (1e-4, (1, 0)), (0.3, (1, 0))]
 )
-def test_a_tie_between_two_runtimes_is_no_difference(predictions_of, gap, expected):
+def test_a_tie_between_two_runtimes_is_not_a_difference(predictions_of, gap, expected):
     first = tied(predictions_of(1.0), 7, gap)
     assert differing(first, swapped(first, 7)) == expected
 
@@ -214,7 +214,7 @@ def test_a_retrained_variant_is_compared_with_its_own_float_pass(predictions_of)
     assert "float/qat" in gate_of(found, "agreement/float")["detail"]
     assert "float/qat" not in found["variants"]
 
-    # Unfaithful to its own float pass, though as good as before: not this one.
+    # As accurate as before, but unfaithful to its own float pass: not recommended.
     columns["float/qat"] = changed(better, np.arange(40))
     assert judge(columns, FIGURES, GateSettings(), classes=CLASSES)["recommended"] == "none_fp32"
 
@@ -223,7 +223,7 @@ def test_recommend_ignores_a_variant_that_disagrees_with_its_float_pass(predicti
     accuracies = table(predictions_of, saved_model=0.9, none_fp32=0.9, ptq_int8=0.9, pqat_int8=0.9)
     wrong = np.flatnonzero(accuracies["none_fp32"].scores.argmax(1) != predictions_of(0.9).labels)
     guess = accuracies["none_fp32"].scores.argmax(1)
-    guess[wrong] = (predictions_of(0.9).labels[wrong] + 2) % 10  # Wrong as well, and another class.
+    guess[wrong] = (predictions_of(0.9).labels[wrong] + 2) % 10  # Also wrong, but another class.
     accuracies["ptq_int8"] = from_guess(guess, predictions_of(0.9))
     chosen = recommend(accuracies, FIGURES, GateSettings(min_agreement=0.95)).variant
     assert chosen == "pqat_int8"
@@ -261,7 +261,7 @@ def test_a_post_training_variant_of_a_small_set_is_judged_by_all_images(predicti
         assert other["recommended"] == "none_fp32"
 
 
-def test_an_undecided_variant_ships_only_when_accepted_and_not_lower(predictions_of):
+def test_an_undecided_variant_ships_only_if_accepted_and_not_lower(predictions_of):
     few = {
         name: shortened(predictions_of(0.95), 40)
         for name in ("saved_model", "none_fp32", "qat_int8")
@@ -292,7 +292,7 @@ def test_the_variant_is_chosen_on_validation(predictions_of):
     assert "no validation split" in recommend(test, FIGURES, GateSettings()).reason
 
 
-def test_the_test_split_takes_a_choice_back_and_says_so(predictions_of):
+def test_the_test_split_rejects_a_choice_with_a_reason(predictions_of):
     names = ("saved_model", "none_fp32", "ptq_int8", "pqat_int8")
     validation = table(predictions_of, **dict.fromkeys(names, 0.97))
     test = {**validation, "pqat_int8": predictions_of(0.90)}
@@ -317,7 +317,7 @@ def test_the_fastest_model_among_those_as_good_as_the_best_is_recommended(predic
     assert (chosen, "not decided on these images: b, c" in reason) == ("a", True)
 
 
-def test_anomalies_are_named(tmp_path):
+def test_anomalies_are_listed(tmp_path):
     from tensorflow_metadata.proto.v0 import anomalies_pb2
 
     anomalies = anomalies_pb2.Anomalies()

@@ -1,4 +1,4 @@
-"""Class names that differ from the live model's, and what the gate table says of comparisons."""
+"""Class names that differ from those of the live model, and the rows about comparisons."""
 
 import json
 
@@ -29,7 +29,7 @@ def predicted(labels, guesses, classes):
 
 
 def gates(theirs, ours, *, new_classes="refuse"):
-    """The verdict on a perfect candidate of `ours` beside a perfect live model of `theirs`."""
+    """The verdict on a perfect candidate of `ours` against a perfect live model of `theirs`."""
     labels = np.arange(600) % len(ours)
     perfect = predicted(labels, labels, ours)
     table = {"saved_model": perfect, "none_fp32": perfect}
@@ -49,7 +49,7 @@ def held(found: Gate) -> bool:
     return found.passed
 
 
-def test_another_order_is_no_difference():
+def test_another_order_is_not_a_difference():
     found, verdict = gates(("b", "c", "a"), ("a", "b", "c"))
     assert held(found)
     assert found.detail == "in another order, paired by name"
@@ -79,18 +79,18 @@ def test_other_names_are_refused_unless_accepted(theirs, ours, words, images):
     assert verdict["blessed"]
 
 
-def test_without_a_class_in_common_the_missing_comparison_is_said():
+def test_without_a_common_class_the_missing_comparison_is_reported():
     found, verdict = gates(("x", "y"), ("a", "b"))
     assert not held(found)
     assert "nothing is compared" in found.detail
     assert not [gate for gate in verdict["gates"] if gate["name"] == "change/top1"]
 
 
-def test_a_worse_model_is_found_among_the_classes_in_common():
-    """New classes that only the candidate can know do not make up for what it lost."""
+def test_a_worse_model_is_found_by_the_common_classes():
+    """New classes that only the candidate has do not compensate for its losses."""
     ours, theirs = ("a", "b", "c", "d"), ("a", "b")
     labels = np.arange(400) % 4
-    # Wrong about a tenth of a and b, always right about c and d.
+    # Wrong for a tenth of a and b, always correct for c and d.
     guesses = np.where((labels < 2) & (np.arange(400) % 10 < 2), 1 - labels, labels)
     candidate = predicted(labels, guesses, ours)
     before = align(
@@ -105,7 +105,7 @@ def test_a_worse_model_is_found_among_the_classes_in_common():
     assert not verdict["blessed"]
 
 
-def test_settings_take_two_words():
+def test_settings_refuse_or_accept():
     with pytest.raises(ValueError, match=r"new_classes must be refuse or accept, got 'yes'"):
         GateSettings(new_classes="yes")
 
@@ -115,7 +115,7 @@ def test_before_the_first_push_nothing_is_compared(tmp_path):
     assert compared_gate(Live("m", {}), str(tmp_path), str(tmp_path)) == []
 
 
-def test_what_was_compared_and_what_was_not_is_one_row(tmp_path):
+def test_one_row_lists_what_was_compared_and_what_was_not(tmp_path):
     made = {"versions": {"baseline": 4, "best": 2}, "how": {"baseline": "again", "best": "kept"}}
     (tmp_path / "compared.json").write_text(json.dumps(made))
     (tmp_path / "data").mkdir()

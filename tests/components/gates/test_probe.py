@@ -41,7 +41,7 @@ def row(found, name="value/linear_probe"):
 
 
 def wald(gained, lost, images):
-    """High end of the textbook interval of a paired difference, which is near enough here."""
+    """High end of the textbook interval of a paired difference, which is close enough here."""
     difference = (gained - lost) / images
     error = np.sqrt((gained + lost) / images - difference**2) / np.sqrt(images)
     return difference + scipy_stats.norm.ppf(0.975) * error
@@ -53,11 +53,11 @@ def wald(gained, lost, images):
         (range(40), range(10), True),  # 30 lost, 0 gained
         (range(100, 140), range(40), False),  # 40 lost, 40 gained
         (range(16), range(10), True),  # 6 lost, 0 gained
-        (range(11), range(10), False),  # 1 lost: its interval holds 0
+        (range(11), range(10), False),  # 1 lost: its interval contains 0
         (range(0), range(50), False),
     ],
 )
-def test_a_model_whose_interval_lies_below_the_probe_is_refused(ours, theirs, refused):
+def test_a_model_with_an_interval_below_the_probe_is_refused(ours, theirs, refused):
     ours, theirs = set(ours), set(theirs)
     found = judged(wrong_on(300, ours), probe=wrong_on(300, theirs))
     gate = row(found)
@@ -72,7 +72,7 @@ def test_a_model_whose_interval_lies_below_the_probe_is_refused(ours, theirs, re
     )
 
 
-def test_a_refusal_can_be_accepted_by_its_own_setting_only():
+def test_only_its_own_setting_accepts_a_refused_model():
     columns = {"column": wrong_on(300, range(40)), "probe": wrong_on(300, range(5))}
     for settings in (GateSettings(undecided="accept"), GateSettings(below_majority="accept")):
         assert not judged(**columns, settings=settings)["blessed"]
@@ -89,7 +89,7 @@ def test_without_a_probe_the_gate_does_not_apply():
     assert gate["detail"].startswith("does not apply")
 
 
-def test_the_probe_is_compared_with_and_never_shipped():
+def test_the_probe_is_a_reference_and_never_ships():
     found = judged(wrong_on(300, range(5)), probe=wrong_on(300, range(3)))
     assert not ships(PROBE)
     assert found["recommended"] == "none_fp32"
@@ -110,7 +110,7 @@ def test_a_model_that_ignores_the_image_is_refused_unless_that_is_accepted():
 
 @pytest.mark.parametrize("right", [45, 50, 55, 60, 70])
 def test_the_lead_over_the_most_common_class_must_be_significant(right):
-    """Beside the exact binomial test of the same count against a known share of one half."""
+    """Against the exact binomial test of the same count with a known share of one half."""
     labels = np.arange(90) % 2
     guess = labels.copy()
     guess[right:] = 1 - guess[right:]

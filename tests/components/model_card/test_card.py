@@ -19,6 +19,7 @@ MANIFEST = Manifest(
         Variant("pqat_int8", "pqat", "int8", 45_000, 14_100, 0.8),
     ),
     recommended="pqat_int8",
+    methods={"pqat": "pruned, then trained for quantization"},
     config={"name": "digits_cnn", "model": {"name": "cnn"}},
     config_hash="0123456789abcdef",
     git_commit="c0ffee",
@@ -71,7 +72,7 @@ class _Reader(HTMLParser):
         self.words.append(data)
 
 
-def test_the_card_tells_what_a_stranger_asks():
+def test_the_card_has_all_figures_and_facts():
     text = _Reader(render_card(MANIFEST, MODEL)).text
 
     for shown in (
@@ -80,7 +81,7 @@ def test_the_card_tells_what_a_stranger_asks():
         "Intended use",
         "98.6 % 97.0 to 99.4",
         "0.061 0.040 to 0.080",
-        "pruned, then trained for quantisation, int8",
+        "pruned, then trained for quantization, int8",
         "45.0 kB 14.1 kB 0.051 ms 0.083 ms",
         "test examples 360",
         "predict_tensor images uint8 (B, 16, 24, 3), RGB in [0, 255] scores float32 (B, 10)",
@@ -159,29 +160,29 @@ def test_figures_as_people_read_them(shown, expected):
     assert shown == expected
 
 
-def test_the_card_names_the_starting_weights_and_their_licence():
+def test_the_card_names_the_starting_weights_and_their_license():
     origin = {
         "package": "some-weights",
         "version": "0.1.0",
         "file": "some.pth",
         "sha256": "5793",
-        "licence": "Apache-2.0",
+        "license": "Apache-2.0",
     }
     card = render_card(replace(MANIFEST, weights_origin=origin), MODEL)
     row = '<tr><th scope="row">{}</th><td>{}</td></tr>'
     assert row.format("starting weights", "some-weights 0.1.0 some.pth") in card
     assert row.format("sha256 of the weights", "5793") in card
-    assert row.format("licence of the weights", "Apache-2.0") in card
+    assert row.format("license of the weights", "Apache-2.0") in card
     assert "starting weights" not in render_card(MANIFEST, MODEL)
 
 
 @pytest.mark.parametrize(
     ("stated", "words"),
     [
-        ({}, "the central 100.0% of each side, stretched to the input's aspect; bilinear without"),
+        ({}, "the central 100.0 % of each side, stretched to the input's aspect; bilinear without"),
         (
             {"crop_fraction": 0.875, "resize": "antialias", "fit": "crop"},
-            "the central 87.5% of the largest box of the input's aspect; antialiased (triangle",
+            "the central 87.5 % of the largest box of the input's aspect; antialiased (triangle",
         ),
         (
             {"resize": "antialias", "fit": "stretch"},

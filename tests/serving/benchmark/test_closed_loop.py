@@ -14,11 +14,11 @@ from core.image_header import check_image
 from serving.benchmark.closed_loop import (
     BenchmarkError,
     closed_loop,
-    engine_turn,
+    measure_engine,
+    measure_server,
     sample_jpeg,
-    server_turn,
 )
-from serving.benchmark.loadtest.plan import Target
+from serving.benchmark.loadtest.plan import LoadTarget
 from serving.client import ClientError
 from serving.engines.saved_model import EngineError
 from serving.protocol import wire
@@ -34,13 +34,13 @@ def test_every_caller_calls_at_least_three_times():
 
         return call
 
-    turn = closed_loop([caller(0), caller(1)], 0.0, rows=4)
+    found = closed_loop([caller(0), caller(1)], 0.0, rows=4)
     # Three more of each are its warm-up.
     assert seen == [6, 6]
     # Six calls of 4 images, each of 1 ms at least, two at a time.
-    assert 0 < turn.images_per_second <= 6 * 4 / 0.003
-    assert turn.p50_ms >= 1
-    assert 0 <= turn.caller_cores < 2
+    assert 0 < found.images_per_second <= 6 * 4 / 0.003
+    assert found.p50_ms >= 1
+    assert 0 <= found.caller_cores < 2
 
 
 def test_callers_call_at_the_same_time():
@@ -49,21 +49,21 @@ def test_callers_call_at_the_same_time():
     assert not together.broken
 
 
-def test_a_call_that_fails_ends_the_turn():
+def test_a_call_that_fails_ends_the_measurement():
     def call():
-        raise BenchmarkError("no answer")
+        raise BenchmarkError("no response")
 
-    with pytest.raises(BenchmarkError, match="no answer"):
+    with pytest.raises(BenchmarkError, match="no response"):
         closed_loop([call, call], 0.0)
 
 
 @pytest.mark.parametrize("variant", ["saved_model", "none_fp32"])
 def test_an_engine_is_called_through_serving_default(tiny_draft, make_png, variant):
     images = [make_png((255, 0, 0)), make_png((0, 255, 0), (9, 7))]
-    turn = engine_turn(tiny_draft, variant, images, callers=2, rows=3, seconds=0.0)
-    assert turn.images_per_second > 0
+    found = measure_engine(tiny_draft, variant, images, callers=2, rows=3, seconds=0.0)
+    assert found.images_per_second > 0
     with pytest.raises(EngineError, match="not an image"):
-        engine_turn(tiny_draft, variant, [b"no image"], callers=1, seconds=0.0)
+        measure_engine(tiny_draft, variant, [b"no image"], callers=1, seconds=0.0)
 
 
 def test_the_sample_is_a_jpeg_and_always_the_same():
@@ -75,11 +75,11 @@ def test_the_sample_is_a_jpeg_and_always_the_same():
 
 
 class RestStub(threading.Thread):
-    """Answers each request of one connection after the other with the same bytes, in pieces."""
+    """Returns the same bytes to each request of one connection, in pieces."""
 
-    def __init__(self, answer):
+    def __init__(self, response):
         super().__init__(daemon=True)
-        self.answer = answer
+        self.response = response
         self.requests = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
@@ -94,18 +94,18 @@ class RestStub(threading.Thread):
                     continue
                 self.requests.append((head, body))
                 data = b""
-                if not self.answer:
+                if not self.response:
                     return
-                for start in range(0, len(self.answer), 20):
-                    connection.sendall(self.answer[start : start + 20])
+                for start in range(0, len(self.response), 20):
+                    connection.sendall(self.response[start : start + 20])
 
 
 @pytest.fixture
 def rest():
     stubs = []
 
-    def start(answer):
-        stub = RestStub(answer)
+    def start(response):
+        stub = RestStub(response)
         stub.start()
         stubs.append(stub)
         return stub
@@ -116,15 +116,17 @@ def rest():
         assert not stub.is_alive()
 
 
-def http_answer(status, body):
+def http_response(status, body):
     head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nContent-Length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
 
 
-def test_rest_goes_round_in_the_images(rest):
-    stub = rest(http_answer("200 OK", b'{"predictions": []}' * 5))
-    turn = server_turn(Target(stub.url, "m"), [b"one", b"two"], lean=True, callers=1, seconds=0.0)
-    assert turn.images_per_second > 0
+def test_rest_callers_cycle_through_the_images(rest):
+    stub = rest(http_response("200 OK", b'{"predictions": []}' * 5))
+    found = measure_server(
+        LoadTarget(stub.url, "m"), [b"one", b"two"], prepared=True, callers=1, seconds=0.0
+    )
+    assert found.images_per_second > 0
     assert len(stub.requests) == 6
     heads, bodies = zip(*stub.requests, strict=True)
     assert all(head.startswith(b"POST /v1/models/m:predict HTTP/1.1\r\n") for head in heads)
@@ -133,32 +135,34 @@ def test_rest_goes_round_in_the_images(rest):
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("response", "words"),
     [
-        (http_answer("404 Not Found", b'{"error": "no m"}'), 'answers 404: {"error": "no m"}'),
-        (b"HTTP/1.1 200 OK\r\n\r\n", "without a Content-Length"),
+        (http_response("404 Not Found", b'{"error": "no m"}'), 'returned 404: {"error": "no m"}'),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "sent no Content-Length"),
         (b"", "closed the connection"),
     ],
 )
-def test_rest_answers_that_are_not_good(rest, answer, words):
-    target = Target(rest(answer).url, "m")
+def test_rest_responses_that_are_errors(rest, response, words):
+    target = LoadTarget(rest(response).url, "m")
     with pytest.raises(BenchmarkError, match=words):
-        server_turn(target, [b"one"], lean=True, callers=1, seconds=0.0)
+        measure_server(target, [b"one"], prepared=True, callers=1, seconds=0.0)
 
 
 def test_no_server():
     with pytest.raises(BenchmarkError, match=r"no server at http://127\.0\.0\.1:1: "):
-        server_turn(Target("http://127.0.0.1:1", "m"), [b"x"], lean=True, callers=1, seconds=0.0)
+        measure_server(
+            LoadTarget("http://127.0.0.1:1", "m"), [b"x"], prepared=True, callers=1, seconds=0.0
+        )
 
 
 @pytest.fixture
 def over_grpc():
-    """`(model, bytes) pairs that Predict was asked`, and the address; model `m` is served."""
-    asked = []
+    """(model, bytes) of each Predict request, and the address of a server of the model `m`."""
+    requested = []
 
     def predict(data, context):
         request = wire.message("PredictRequest").FromString(data)
-        asked.append((request.model_spec.name, request.inputs[0].value.string_val[0]))
+        requested.append((request.model_spec.name, request.inputs[0].value.string_val[0]))
         if request.model_spec.name != "m":
             context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
         return b""
@@ -169,20 +173,20 @@ def over_grpc():
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    yield asked, f"grpc://127.0.0.1:{port}"
+    yield requested, f"grpc://127.0.0.1:{port}"
     server.stop(None).wait()
 
 
 def test_grpc_sends_prepared_requests(over_grpc):
-    asked, url = over_grpc
-    turn = server_turn(Target(url, "m"), [b"one"], lean=True, callers=2, seconds=0.0)
-    assert turn.images_per_second > 0
-    assert asked == [("m", b"one")] * 12
+    requested, url = over_grpc
+    found = measure_server(LoadTarget(url, "m"), [b"one"], prepared=True, callers=2, seconds=0.0)
+    assert found.images_per_second > 0
+    assert requested == [("m", b"one")] * 12
 
 
-def test_grpc_refusals_are_told(over_grpc):
-    target = Target(over_grpc[1], "other")
-    with pytest.raises(BenchmarkError, match="answers NOT_FOUND: no such model"):
-        server_turn(target, [b"one"], lean=True, callers=1, seconds=0.0)
+def test_grpc_errors_are_raised(over_grpc):
+    target = LoadTarget(over_grpc[1], "other")
+    with pytest.raises(BenchmarkError, match="returned NOT_FOUND: no such model"):
+        measure_server(target, [b"one"], prepared=True, callers=1, seconds=0.0)
     with pytest.raises(ClientError, match="no such model"):
-        server_turn(target, [b"one"], lean=False, callers=1, seconds=0.0)
+        measure_server(target, [b"one"], prepared=False, callers=1, seconds=0.0)

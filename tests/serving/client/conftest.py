@@ -1,4 +1,4 @@
-"""Stub servers: real sockets and real gRPC, with answers that a test decides on."""
+"""Stub servers: real sockets and real gRPC, with responses that each test sets."""
 
 import contextlib
 import http.server
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-#: A classifier's answer to one image, in row form.
+#: A classifier's response for one image, in row format.
 ROW = {"scores": [0.75, 0.25], "classes": [4, 1], "labels": ["four", "one"]}
 
 
@@ -50,15 +50,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class RestStub:
-    """Answers with `answers`, one after the other, then with `reply`.
+    """Sends `answers`, one by one, then `reply`.
 
-    An answer is (status, JSON or bytes, headers), a function from the request to one, or None to
+    Each is (status, JSON or bytes, headers), a function from the request to one, or None to
     hang up.
     """
 
     def __init__(self):
         self.answers, self.requests, self.connections = [], [], 0
-        self.reply = (500, {"error": "the test queued no answer"})
+        self.reply = (500, {"error": "the test queued no response"})
         self.lock = threading.Lock()
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self.server.daemon_threads = True
@@ -82,7 +82,7 @@ def rest():
 
 @pytest.fixture
 def listen():
-    """`listen(handle) -> port`; `handle` gets each connection in a thread of its own."""
+    """`listen(handle) -> port`; `handle` handles each connection in its own thread."""
     workers = []
     with contextlib.ExitStack() as stack:
 
@@ -91,7 +91,7 @@ def listen():
                 handle(connection)
 
         def start(handle):
-            # With a small buffer, so that whoever does not read is soon not written to.
+            # With a small buffer, so that writes to a client that does not read soon block.
             listener = stack.enter_context(socket.socket())
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             listener.bind(("127.0.0.1", 0))
@@ -115,7 +115,7 @@ def listen():
 
 
 class GrpcStub:
-    """Answers every method with `reply(method, request bytes, context)`, bytes too."""
+    """Responds with the bytes of `reply(method, request bytes, context)`."""
 
     def __init__(self, credentials=None):
         import grpc
@@ -169,13 +169,13 @@ def make_grpc_stub():
 
 @pytest.fixture
 def rows():
-    """`(number of images) -> a classifier's answer`, in row form."""
+    """`(number of images) -> a classifier's response`, in row format."""
     return lambda count: (200, {"predictions": [ROW] * count})
 
 
 @pytest.fixture
 def no_jitter(monkeypatch):
-    """Waits of the whole back-off, noted down instead of slept; returns the list of them."""
+    """Waits without jitter are recorded in the returned list instead of slept."""
     from serving.client import retry
 
     waits = []

@@ -1,4 +1,4 @@
-"""What is told of an address and of TLS files before anything is sent."""
+"""Addresses and TLS files are checked before anything is sent."""
 
 import pytest
 
@@ -26,13 +26,15 @@ def test_a_file_of_another_kind_is_named(kind, url, tmp_path):
     other = tmp_path / "other.pem"
     other.write_text("no certificate\n")
     for tls in (Tls(roots=other), Tls(certificate=other, key=other)):
-        with pytest.raises(ValueError, match=r"not PEM files .*other\.pem"):
+        with pytest.raises(ValueError, match=r"expected PEM files .*other\.pem"):
             kind(url, tls=tls)
 
 
 @BOTH
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "grpc://127.0.0.1:9"])
-def test_trust_without_encryption_is_refused(kind, url, tmp_path):
-    """Or whoever gives roots would take the connection for a safe one."""
-    with pytest.raises(ValueError, match=f"{url} is not encrypted; write https:// or grpcs://"):
+def test_tls_without_encryption_is_an_error(kind, url, tmp_path):
+    """Otherwise roots would suggest a secure connection."""
+    with pytest.raises(
+        ValueError, match=f"{url}, which is not encrypted; use https:// or grpcs://"
+    ):
         kind(url, tls=Tls(roots=tmp_path / "any.pem"))

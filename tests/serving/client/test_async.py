@@ -14,7 +14,7 @@ from serving.protocol import wire
 
 
 class Echo:
-    """Both stubs answer each image with its bytes as the label; counts how many are under way."""
+    """Both stubs return the bytes of each image as its label, and count requests in progress."""
 
     def __init__(self, rest, grpc_stub):
         self.rest, self.grpc_stub = rest, grpc_stub
@@ -69,7 +69,7 @@ def names(count):
 
 
 def test_the_same_methods_and_arguments():
-    """Whoever knows one client knows the other."""
+    """Both clients have the same methods."""
 
     def surface(kind):
         methods = inspect.getmembers(kind, inspect.isfunction)
@@ -99,7 +99,7 @@ def test_long_lists_come_back_in_order(echo, url):
     assert sorted(echo.sizes) == [2, 3, 3, 3, 3, 3, 3]
 
 
-def test_several_at_once_and_never_more(echo, url):
+def test_the_number_of_requests_in_progress_is_limited(echo, url):
     echo.gated = True
 
     async def main():
@@ -136,14 +136,14 @@ def test_an_error_ends_the_rest(echo, url, grpc_stub, rest):
         async with AsyncClient(url, max_concurrency=1) as client:
             with pytest.raises(ClientError, match=r"^images\[0:2\]: .*image_bytes\[0\]: not an im"):
                 await client.predict([b"x"] * 100, model="m", batch_size=2)
-            # And the client goes on.
+            # The client is still usable.
             assert len(await client.predict([b"x"], model="m")) == 1
 
     asyncio.run(main())
     assert len(echo.sizes) == 1
 
 
-def test_busy_is_tried_again(echo, url, grpc_stub, rest, monkeypatch):
+def test_busy_is_retried(echo, url, grpc_stub, rest, monkeypatch):
     waits, sleep = [], asyncio.sleep
 
     def over_grpc(method, body, context):
@@ -172,7 +172,7 @@ def test_busy_is_tried_again(echo, url, grpc_stub, rest, monkeypatch):
     assert 2 <= wait <= 2.1
 
 
-def test_the_deadline_counts_waiting_for_a_turn(echo, url):
+def test_the_deadline_includes_waiting_for_a_slot(echo, url):
     echo.gated = True
 
     async def main():
@@ -231,7 +231,7 @@ def test_a_cancelled_task_cancels_the_call(grpc_stub):
 
 
 def test_a_cancelled_task_frees_its_thread(listen, rest):
-    """Over REST too: what nobody waits for must not keep the next call from the server."""
+    """Over REST too, a canceled request must not delay the next call."""
     arrived, ended = threading.Event(), threading.Event()
 
     def hang(connection):
@@ -253,7 +253,7 @@ def test_a_cancelled_task_frees_its_thread(listen, rest):
     assert asyncio.run(main())
 
 
-def test_images_that_are_slow_to_come_keep_nobody_from_the_server(rest):
+def test_slow_downloads_do_not_delay_other_calls(rest):
     release = threading.Event()
 
     def reply(request):
@@ -335,7 +335,7 @@ def test_detections(rest):
         assert (found.labels, same.labels) == (("cat",), ("cat",))
         np.testing.assert_array_equal(found.boxes, same.boxes)
         rest.reply = (200, {"predictions": [{"scores": [1.0]}]})
-        with pytest.raises(ClientError, match="m does not answer as a detector: no boxes"):
+        with pytest.raises(ClientError, match="m is not a detector: no boxes"):
             client.detect([b"x"], model="m")
 
 
@@ -351,7 +351,7 @@ def test_a_client_that_is_closed(url):
     asyncio.run(main())
 
 
-def test_wrong_numbers_are_told_at_once():
+def test_wrong_numbers_are_errors_at_once():
     with pytest.raises(ValueError, match="`max_concurrency` must be 1 or more, got 0"):
         AsyncClient("http://x", max_concurrency=0)
 

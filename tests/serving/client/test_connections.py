@@ -1,4 +1,4 @@
-"""Connections that claim memory, time or descriptors, against a server of small limits."""
+"""Connections that use much memory, time or descriptors, with a server of small limits."""
 
 import asyncio
 import contextlib
@@ -64,7 +64,7 @@ def good(server):
 
 
 def is_taken(server, body):
-    """Whether it is served; one that is refused may break off while it is sent."""
+    """Whether the request is served; the connection of a rejected one may close early."""
     with contextlib.suppress(ConnectionError):
         return send(server, "POST", PATH, body)[0] == 200
     return False
@@ -108,7 +108,7 @@ def rss(server):
     ],
     ids=["headers", "header", "url", "trailers", "chunk"],
 )
-def test_headers_without_end(server, start, more):
+def test_endless_headers(server, start, more):
     with connect(server) as connection:
         connection.sendall(start)
         # Beside the limit there are the buffers of both ends.
@@ -137,7 +137,7 @@ def test_idle_half_sent_and_stalled_connections_are_closed(server):
 
 
 def test_a_client_that_does_not_read_is_dropped(server):
-    """Its responses fill both ends' buffers; then its connection is no longer there."""
+    """Its responses fill the buffers of both sides; then the connection is closed."""
     body = b'{"instances": [%s]}' % b", ".join([b"1.5"] * 60_000)
     head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
     with connect(server) as connection:
@@ -156,7 +156,7 @@ def test_a_client_that_does_not_read_is_dropped(server):
     assert good(server)
 
 
-def test_requests_that_are_no_http_fill_no_log(server):
+def test_invalid_http_does_not_fill_the_log(server):
     logged, began = len(server.log()), time.monotonic()
     for _ in range(60):
         with connect(server) as connection:
@@ -169,11 +169,11 @@ def test_requests_that_are_no_http_fill_no_log(server):
     assert all(re.match(stamp, line) for line in lines), lines
 
 
-def test_many_idle_connections_give_way(monkeypatch):
-    """There may be four; the one that has been idle for longest is closed for a new one."""
+def test_idle_connections_are_closed_for_new_ones(monkeypatch):
+    """The limit is four; the longest idle connection is closed for a new one."""
     from serving.limits import Limits
     from serving.server.http import rest_protocol
-    from serving.server.http.rest import RestApp
+    from serving.server.http.asgi import RestApp
     from serving.server.http.web import Response
     from serving.server.lifecycle.listeners import listen, start_rest
 
@@ -202,7 +202,7 @@ def test_many_idle_connections_give_way(monkeypatch):
 
 
 def test_the_limit_of_descriptors(server):
-    """It refuses, says so in few words, and recovers."""
+    """The server rejects connections, logs it briefly, and recovers."""
     before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     logged = len(server.log())
     used = len(os.listdir(f"/proc/{server.pid}/fd"))
@@ -221,7 +221,7 @@ def test_the_limit_of_descriptors(server):
 
 
 def test_unfinished_bodies_share_a_budget(server):
-    """Ten clients send 6 of 7 MB and stop; the memory stays, and good requests are served."""
+    """Ten clients send 6 of 7 MB and stop; memory is limited, and other requests are served."""
     before = rss(server)
     stalled = []
     try:
@@ -244,7 +244,7 @@ def test_unfinished_bodies_share_a_budget(server):
 
 
 @pytest.mark.parametrize("path", [PATH, "/v2/models/hp2/infer"])
-def test_gzip_of_much_is_refused(server, path):
+def test_a_large_gzip_body_is_rejected(server, path):
     packed = gzip.compress(b" " * 6_000_000)
     status, data = send(server, "POST", path, packed, {"Content-Encoding": "gzip"})
     assert (status, b"inflates to more than 5000000 bytes" in data) == (400, True)
@@ -275,8 +275,8 @@ def refused(call, request):
     return caught.value.details()
 
 
-def test_a_few_bytes_of_grpc_do_not_claim_the_memory(server, stub):
-    """One value for 2^26 places, alone or as many inputs of 2^21 each."""
+def test_a_few_bytes_of_grpc_do_not_allocate_large_tensors(server, stub):
+    """One value for 2^26 elements, alone or as many inputs of 2^21 each."""
     before = rss(server)
     for inputs, size in ((1, 2**26 - 1), (100, 2**21)):
         request = predict_pb2.PredictRequest()
@@ -297,7 +297,7 @@ def test_a_few_bytes_of_grpc_do_not_claim_the_memory(server, stub):
 
 
 def test_messages_of_grpc_share_a_budget(server):
-    """Two of 7 MB at a time are more than the limit, whenever they meet."""
+    """Two messages of 7 MB at a time exceed the limit."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "hp2"
     request.inputs["x"].dtype = 1
@@ -317,7 +317,7 @@ def test_messages_of_grpc_share_a_budget(server):
         assert stub.Predict(request, timeout=WAIT_S).outputs["y"].float_val[0] == 2.0
 
 
-def test_a_context_is_not_copied_without_end(server, stub):
+def test_a_context_is_copied_a_limited_number_of_times(server, stub):
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name = "hp2"
     request.model_spec.signature_name = "classify_x_to_y"
@@ -355,7 +355,7 @@ def test_numbers_of_thousands_of_digits(server):
 
 
 def test_large_requests_on_one_connection(server):
-    """Headers are counted, bodies are not, however they are cut into pieces."""
+    """Headers count, bodies do not, regardless of their pieces."""
     connection = http.client.HTTPConnection("127.0.0.1", port(server), timeout=WAIT_S)
     body = BODY[:-1] + b" " * 100_000 + b"}"
     with contextlib.closing(connection):

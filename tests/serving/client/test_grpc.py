@@ -13,7 +13,7 @@ from serving.protocol import wire
 
 
 def predictions(count, label=b"four"):
-    """What a classifier answers over gRPC to that many images."""
+    """A classifier's gRPC response for that many images."""
     answer = wire.message("PredictResponse")()
     columns = {
         "labels": np.array([[label, b"one"]] * count, object),
@@ -21,7 +21,7 @@ def predictions(count, label=b"four"):
         "scores": np.array([[0.75, 0.25]] * count, np.float32),
     }
     for name, array in columns.items():
-        answer.outputs.add(key=name).value.CopyFrom(wire.to_tensor(array))
+        wire.fill_tensor(answer.outputs.add(key=name).value, array)
     return answer.SerializeToString()
 
 
@@ -30,7 +30,7 @@ def read(kind, body):
 
 
 def refusing(times, code, details, trailers=(), then=b""):
-    """A reply that refuses so often."""
+    """A reply that fails that often."""
     left = [times]
 
     def reply(method, body, context):
@@ -49,7 +49,7 @@ def client(grpc_stub):
         yield opened
 
 
-def test_what_is_sent_and_what_comes_of_it(client, grpc_stub):
+def test_requests_and_results(client, grpc_stub):
     grpc_stub.reply = lambda method, body, context: predictions(2)
     first, second = client.predict([b"a\x00", b"b"], model="m", label="stable", timeout_s=20)
     assert first == second
@@ -78,7 +78,7 @@ def test_a_version(client, grpc_stub):
     assert spec.version.value == 0
 
 
-def test_unavailable_is_tried_again(client, grpc_stub, no_jitter):
+def test_unavailable_is_retried(client, grpc_stub, no_jitter):
     reply = refusing(2, grpc.StatusCode.UNAVAILABLE, "loading", then=predictions(1))
     grpc_stub.reply = reply
     assert client.predict([b"a"], model="m")[0].label == "four"
@@ -108,7 +108,7 @@ def retry_info(seconds):
     ],
     ids=lambda value: str(value[0]),
 )
-def test_a_full_queue_that_says_when(client, grpc_stub, no_jitter, trailer, waits):
+def test_a_full_queue_with_a_wait(client, grpc_stub, no_jitter, trailer, waits):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     grpc_stub.reply = refusing(1, code, "queue is full", [trailer], predictions(1))
     client.predict([b"a"], model="m")
@@ -126,17 +126,17 @@ def test_a_full_queue_that_says_when(client, grpc_stub, no_jitter, trailer, wait
     ],
     ids=str,
 )
-def test_refusals_are_not_tried_again(client, grpc_stub, code, trailers):
+def test_rejections_are_not_retried(client, grpc_stub, code, trailers):
     grpc_stub.reply = refusing(9, code, "the reason", trailers)
     with pytest.raises(ClientError, match=r"grpc://127.*: the reason") as caught:
         client.status("m")
     assert (caught.value.status, len(grpc_stub.requests)) == (code.name, 1)
 
 
-def test_a_server_that_does_not_answer_in_time(client, grpc_stub):
+def test_a_server_that_does_not_respond_in_time(client, grpc_stub):
     done = threading.Event()
     grpc_stub.reply = lambda method, body, context: done.wait(30) and b""
-    with pytest.raises(ClientError, match=r"no answer from grpc.* within 0\.\d+ s") as caught:
+    with pytest.raises(ClientError, match=r"no response from grpc.* within 0\.\d+ s") as caught:
         client.status("m", timeout_s=0.3)
     done.set()
     assert (caught.value.status, caught.value.tries) == (DEADLINE_EXCEEDED, 1)
@@ -149,7 +149,7 @@ def test_no_server(no_jitter):
     assert (caught.value.status, caught.value.tries) == ("UNAVAILABLE", 2)
 
 
-def test_a_server_that_comes_later(make_grpc_stub):
+def test_a_server_that_starts_later(make_grpc_stub):
     import socket
 
     with socket.socket() as taken:
@@ -178,8 +178,8 @@ def test_a_server_that_comes_later(make_grpc_stub):
             server.stop(0).wait()
 
 
-def test_a_server_that_is_slow_to_shake_hands(grpc_stub, listen):
-    """Longer than the waits between attempts to connect, of which each would be cut short."""
+def test_a_slow_handshake(grpc_stub, listen):
+    """Longer than the waits between connection attempts."""
     grpc_stub.reply = lambda method, body, context: predictions(1)
 
     def relay(connection):
@@ -223,7 +223,7 @@ def test_headers_are_metadata(grpc_stub):
 
 
 def test_run(client, grpc_stub):
-    """Echoes what it gets, under the same names."""
+    """The server echoes its inputs under the same names."""
 
     def echo(method, body, context):
         answer = wire.message("PredictResponse")()
@@ -246,7 +246,7 @@ def test_run(client, grpc_stub):
         client.run({"x": np.zeros(1, "datetime64[s]")}, model="m")
 
 
-def test_an_answer_that_is_no_tensor(client, grpc_stub):
+def test_a_response_that_is_not_a_tensor(client, grpc_stub):
     answer = wire.message("PredictResponse")()
     answer.outputs.add(key="y").value.dtype = 20
     grpc_stub.reply = lambda method, body, context: answer.SerializeToString()
@@ -255,7 +255,7 @@ def test_an_answer_that_is_no_tensor(client, grpc_stub):
     with pytest.raises(ClientError, match="m: cannot read a tensor"):
         client.predict([b"x"], model="m")
     grpc_stub.reply = lambda method, body, context: b""
-    with pytest.raises(ClientError, match="does not answer as a classifier"):
+    with pytest.raises(ClientError, match="is not a classifier"):
         client.predict([b"x"], model="m")
 
 

@@ -6,16 +6,16 @@ import pytest
 from PIL import Image
 
 from serving.client import ClientError
-from serving.client.images import Pictures
+from serving.client.images import ImageLoader
 from serving.client.retry import Deadline
 from serving.protocol.images import encode_png, encoded_image
 
 
 @pytest.fixture
 def load():
-    pictures = Pictures(max_download_bytes=1000, retries=1)
-    yield lambda *images, timeout_s=20.0: pictures.load(images, Deadline(timeout_s))
-    pictures.close()
+    loader = ImageLoader(max_download_bytes=1000, retries=1)
+    yield lambda *images, timeout_s=20.0: loader.load(images, Deadline(timeout_s))
+    loader.close()
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 5, 3), (64, 48, 3)])
@@ -90,7 +90,7 @@ def test_data_urls(load, url, content):
         ("data:," + "A" * 4000, "is larger than 1000 bytes"),
     ],
 )
-def test_data_urls_that_are_none(load, url, words):
+def test_invalid_data_urls(load, url, words):
     with pytest.raises(ClientError, match=words) as caught:
         load(url)
     assert len(str(caught.value)) < 300
@@ -122,13 +122,13 @@ def test_a_compressed_bomb_stays_small(load, rest):
 def test_a_download_has_a_time_limit(load, rest):
     done = threading.Event()
     rest.reply = lambda request: done.wait(30) and None
-    with pytest.raises(ClientError, match=r"no answer from .*/slow within 0\.\d+ s") as caught:
+    with pytest.raises(ClientError, match=r"no response from .*/slow within 0\.\d+ s") as caught:
         load(f"{rest.url}/slow", timeout_s=0.3)
     done.set()
     assert caught.value.status == "DEADLINE_EXCEEDED"
 
 
-def test_downloads_are_tried_again(load, rest, no_jitter):
+def test_downloads_are_retried(load, rest, no_jitter):
     rest.answers += [(503, b""), (200, b"x")]
     assert load(f"{rest.url}/a") == [b"x"]
     assert no_jitter == [0.1]
@@ -138,7 +138,7 @@ def test_downloads_are_tried_again(load, rest, no_jitter):
     assert (caught.value.status, caught.value.tries) == ("404", 1)
 
 
-def test_a_web_page_is_no_image(load, rest):
+def test_a_web_page_is_not_an_image(load, rest):
     rest.answers += [(200, b"<html>", {"Content-Type": "text/html; charset=utf-8"})]
     with pytest.raises(ClientError, match=r"is text/html; charset=utf-8, not an image"):
         load(f"{rest.url}/page")
@@ -153,6 +153,6 @@ def test_redirects_are_followed(load, rest):
         load(f"{rest.url}/a.png")
 
 
-def test_a_url_that_is_none(load):
+def test_an_invalid_url(load):
     with pytest.raises(ClientError, match="http:///"):
         load("http:///")

@@ -1,4 +1,4 @@
-"""What a client needs to be installed, each in a process of its own."""
+"""What a client needs to be installed, each in a separate process."""
 
 import subprocess
 import sys
@@ -71,7 +71,7 @@ def test_grpc_needs_no_tensorflow(grpc_stub):
 
 
 @pytest.mark.parametrize("name", ["Client", "AsyncClient"])
-def test_grpc_that_is_not_installed_is_told(name):
+def test_missing_grpc_is_an_error_that_names_it(name):
     program = f"""
 from serving.client import {name}, ClientError
 try:

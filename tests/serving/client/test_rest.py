@@ -16,7 +16,7 @@ def client(rest):
         yield opened
 
 
-def test_what_is_sent_and_what_comes_of_it(client, rest, rows):
+def test_requests_and_results(client, rest, rows):
     rest.answers += [rows(1)]
     (prediction,) = client.predict([b"image"], model="a/b", version=3)
     assert (prediction.label, prediction.score) == ("four", 0.75)
@@ -49,7 +49,7 @@ def test_version_and_label_at_once(client, rest):
     assert rest.requests == []
 
 
-def test_busy_answers_are_tried_again(client, rest, rows, no_jitter):
+def test_busy_responses_are_retried(client, rest, rows, no_jitter):
     rest.answers += [(503, b""), (429, {}, {"Retry-After": "7"}), rows(1)]
     assert client.predict([b"x"], model="m")[0].label == "four"
     assert no_jitter == [0.1, 7.2]
@@ -58,13 +58,13 @@ def test_busy_answers_are_tried_again(client, rest, rows, no_jitter):
 
 
 @pytest.mark.parametrize("status", [502, 504])
-def test_gateways_are_tried_again(client, rest, rows, no_jitter, status):
+def test_gateway_errors_are_retried(client, rest, rows, no_jitter, status):
     rest.answers += [(status, b"<html>"), rows(1)]
     client.predict([b"x"], model="m")
     assert no_jitter == [0.1]
 
 
-def test_a_lost_connection_is_tried_again(client, rest, rows, no_jitter):
+def test_a_lost_connection_is_retried(client, rest, rows, no_jitter):
     cut = (200, b'{"predictions', {"Content-Length": "1000"})
     rest.answers += [None, lambda request: hang_up_after(rest, cut), rows(1)]
     assert client.predict([b"x"], model="m")[0].label == "four"
@@ -77,7 +77,7 @@ def hang_up_after(rest, answer):
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 500, 501])
-def test_refusals_are_not_tried_again(client, rest, status):
+def test_rejections_are_not_retried(client, rest, status):
     rest.answers += [(status, {"error": "no image"})]
     with pytest.raises(ClientError, match=r"^no image$") as caught:
         client.predict([b"x"], model="m")
@@ -95,38 +95,38 @@ def test_it_gives_up(client, rest, no_jitter):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ({"predictions": [1.0]}, "does not answer as a classifier"),
+        ({"predictions": [1.0]}, "is not a classifier"),
         ({"predictions": [{"scores": [1.0]}]}, r"its outputs are \['scores'\]"),
-        ({"predictions": [{"labels": [], "classes": [], "scores": []}]}, "as a classifier"),
+        ({"predictions": [{"labels": [], "classes": [], "scores": []}]}, "is not a classifier"),
         (
             {"predictions": [{"boxes": [], "num_detections": 0}]},
-            "it finds objects, use `detect`",
+            "it is a detector, use `detect`",
         ),
-        (b"<html>hello", r"does not answer in JSON: b'<html>hello'"),
-        (b"[1]", "does not answer as TF Serving"),
+        (b"<html>hello", r"is not JSON: b'<html>hello'"),
+        (b"[1]", "is not a JSON object"),
     ],
 )
-def test_answers_that_are_none(client, rest, answer, words):
+def test_malformed_responses(client, rest, answer, words):
     rest.answers += [(200, answer)]
     with pytest.raises(ClientError, match=words):
         client.predict([b"x"], model="m")
 
 
-def test_a_redirect_is_told_and_not_followed(client, rest):
+def test_a_redirect_is_reported_and_not_followed(client, rest):
     rest.answers += [(301, b"", {"Location": "https://elsewhere/"})]
-    with pytest.raises(ClientError, match=r"HTTP 301 .*points to https://elsewhere/, use that"):
+    with pytest.raises(ClientError, match=r"HTTP 301 .*redirects to https://elsewhere/, use that"):
         client.predict([b"x"], model="m")
     assert len(rest.requests) == 1
 
 
-def test_a_server_that_does_not_answer_in_time(client, rest):
+def test_a_server_that_does_not_respond_in_time(client, rest):
     done = threading.Event()
 
     def hang(request):
         done.wait(30)
 
     rest.reply = hang
-    with pytest.raises(ClientError, match=r"no answer from .* within 0\.3 s") as caught:
+    with pytest.raises(ClientError, match=r"no response from .* within 0\.3 s") as caught:
         client.status("m", timeout_s=0.3)
     done.set()
     assert caught.value.status == "DEADLINE_EXCEEDED"
@@ -134,8 +134,8 @@ def test_a_server_that_does_not_answer_in_time(client, rest):
     assert len(rest.requests) == 1
 
 
-def test_a_server_that_drips(client, rest):
-    """Bytes that keep coming do not move the deadline."""
+def test_a_slow_response_body(client, rest):
+    """Bytes that keep arriving do not extend the deadline."""
     stop = threading.Event()
 
     class Dripping(bytes):
@@ -170,8 +170,8 @@ def test_a_server_that_drips(client, rest):
     assert took < 10
 
 
-def test_a_server_that_drips_its_head(listen):
-    """Each byte is in time, and the head never is: its last byte would come after three seconds."""
+def test_a_slow_response_head(listen):
+    """Each byte is in time, but the complete head would take three seconds."""
 
     def drip(connection):
         connection.recv(65536)
@@ -190,7 +190,7 @@ def test_a_server_that_drips_its_head(listen):
 
 
 def test_a_body_may_take_longer_than_a_connection(listen, monkeypatch, rows):
-    """A server may be slow to read; the time to connect has nothing to do with it."""
+    """The connect timeout does not apply to a server that reads slowly."""
     from serving.client import http
 
     monkeypatch.setattr(http, "CONNECT_TIMEOUT_S", 0.2)
@@ -219,7 +219,7 @@ def test_no_server():
     assert caught.value.status == ""
 
 
-def test_no_server_is_tried_again(no_jitter):
+def test_no_server_is_retried(no_jitter):
     client = connect("http://127.0.0.1:9", retries=2)
     with client, pytest.raises(ClientError, match="tried 3 times"):
         client.status("m")
@@ -246,16 +246,16 @@ def test_long_lists_are_split_in_order(client, rest):
         client.predict(images, model="m", batch_size=0)
 
 
-def test_an_error_says_which_part_of_the_list(client, rest, rows):
+def test_an_error_names_the_part_of_the_list(client, rest, rows):
     rest.answers += [rows(2), (400, {"error": "image_bytes[1]: not an image"})]
     with pytest.raises(ClientError, match=r"^images\[2:4\]: image_bytes\[1\]: not an") as caught:
         client.predict([b"x"] * 5, model="m", batch_size=2)
     assert (caught.value.status, len(rest.requests)) == ("400", 2)
 
 
-def test_too_few_answers(client, rest, rows):
+def test_too_few_results(client, rest, rows):
     rest.answers += [rows(1)]
-    with pytest.raises(ClientError, match="gave 1 answers to 2 images"):
+    with pytest.raises(ClientError, match="returned 1 results for 2 images"):
         client.predict([b"x", b"y"], model="m")
 
 
@@ -303,7 +303,7 @@ def test_a_client_that_is_closed(rest):
 def test_headers(rest, rows, monkeypatch, tmp_path):
     # A netrc entry for the host must not replace what the caller gave.
     netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login somebody password secret\n")
+    netrc.write_text("machine 127.0.0.1 login alice password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
     rest.answers += [rows(1)]
     with Client(rest.url, headers={"Authorization": "Bearer 7"}) as client:
@@ -329,30 +329,32 @@ def test_retry_after_a_date():
     ["localhost:8501", "ftp://x", "", "http:/x", "http://", "http://x:port", "grpc://x:99999"],
 )
 def test_addresses(url):
-    with pytest.raises(ClientError, match="is no address; write http://host:8501 or grpc://"):
+    with pytest.raises(
+        ClientError, match="is not a server address; write http://host:8501 or grpc://"
+    ):
         connect(url)
 
 
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://me:secret@x", "put no password into the address; give `headers`"),
+        ("http://me:secret@x", "write no password in the address; use `headers`"),
         ("http://x/?a=1", "without"),
-        ("grpc://x:1/models", "gRPC has no path, got '/models'"),
+        ("grpc://x:1/models", "a gRPC address has no path, got '/models'"),
     ],
 )
-def test_addresses_that_say_too_much(url, words):
+def test_addresses_with_unsupported_parts(url, words):
     with pytest.raises(ClientError, match=words) as caught:
         Client(url)
     assert "secret" not in str(caught.value)
 
 
-def test_wrong_numbers_are_told_at_once():
+def test_wrong_numbers_are_errors_at_once():
     with pytest.raises(ValueError, match="timeout_s"):
         Client("http://x", timeout_s=0)
     with pytest.raises(ValueError, match="retries"):
         Client("grpc://x", retries=-1)
-    with pytest.raises(ValueError, match="`certificate` and `key` go together"):
+    with pytest.raises(ValueError, match="give both `certificate` and `key`, or neither"):
         Tls(certificate="client.pem")
 
 

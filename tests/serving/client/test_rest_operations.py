@@ -4,7 +4,8 @@ import threading
 import numpy as np
 import pytest
 
-from serving.client import Client, ClientError, signatures
+from serving.client import Client, ClientError
+from serving.client import rest as rest_api
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_status(client, rest):
         client.status("m")
 
 
-def test_the_last_look_may_be_cut_short(client, rest):
+def test_the_last_status_request_may_be_short(client, rest):
     done = threading.Event()
     rest.answers += [versions(v1="LOADING")]
     rest.reply = lambda request: done.wait(30) and None
@@ -89,14 +90,14 @@ def typed(x="DT_FLOAT", y="DT_FLOAT"):
     return {**SIGNATURE, "inputs": inputs, "outputs": {"y": {**inputs["x"], "dtype": y}}}
 
 
-def asked(rest):
-    """What was asked for since the last time, in short."""
+def requests_of(rest):
+    """The requests since the last call, in short."""
     found = ["metadata" if r.path.endswith("metadata") else r.method for r in rest.requests]
     rest.requests.clear()
     return found
 
 
-def test_run_asks_for_the_types_once(client, rest):
+def test_run_requests_the_types_once(client, rest):
     rest.answers += [described(s=SIGNATURE), (200, {"outputs": [1.5, float("nan")]})]
     found = client.run({"x": np.array([1, np.inf], np.float32)}, model="m", signature="s")
     assert found["y"].dtype == np.float32
@@ -111,7 +112,7 @@ def test_run_asks_for_the_types_once(client, rest):
     assert len(rest.requests) == 3
 
 
-def test_run_learns_a_new_versions_signature(client, rest):
+def test_run_fetches_the_signature_of_a_new_version(client, rest):
     rest.answers += [described(s=SIGNATURE), (200, {"outputs": [1.5]})]
     client.run({"x": np.ones(1)}, model="m", signature="s")
     changed = {**SIGNATURE, "outputs": {**SIGNATURE["outputs"], "z": {"dtype": "DT_INT64"}}}
@@ -119,7 +120,7 @@ def test_run_learns_a_new_versions_signature(client, rest):
     found = client.run({"x": np.ones(1)}, model="m", signature="s")
     assert (found["z"].dtype, found["z"].item()) == (np.int64, 7)
     rest.answers += [(200, {"outputs": {"q": [1.0]}}), described(s=changed)]
-    with pytest.raises(ClientError, match=r"the answer holds \['q'\], the signature \['y', 'z'\]"):
+    with pytest.raises(ClientError, match=r"the response has \['q'\], the signature \['y', 'z'\]"):
         client.run({"x": np.ones(1)}, model="m", signature="s")
 
 
@@ -133,7 +134,7 @@ def test_run_learns_a_new_versions_signature(client, rest):
         ("DT_FLOAT", [1.0], "DT_STRING", ["1.5"]),
     ],
 )
-def test_run_bends_no_answer_to_an_old_type(client, rest, old, first, new, values):
+def test_run_converts_no_response_to_an_old_type(client, rest, old, first, new, values):
     rest.answers += [described(s=typed(y=old)), (200, {"outputs": first})]
     client.run({"x": np.ones(1)}, model="m", signature="s")
     rest.answers += [(200, {"outputs": values}), described("2", s=typed(y=new))]
@@ -143,25 +144,25 @@ def test_run_bends_no_answer_to_an_old_type(client, rest, old, first, new, value
     assert found.tolist() == [v.encode() if isinstance(v, str) else v for v in values]
 
 
-def test_run_tells_an_input_of_another_kind(client, rest):
+def test_run_rejects_an_input_of_another_type(client, rest):
     rest.answers += [described(s=typed(x="DT_INT32"))] * 2
-    words = "m, signature 's': input 'x' is float64, and the model takes DT_INT32; convert it"
+    words = "m, signature 's': input 'x' is float64, the model expects DT_INT32; convert it"
     with pytest.raises(ValueError, match=words):
         client.run({"x": np.ones(1)}, model="m", signature="s")
-    assert asked(rest) == ["metadata"]
-    # What was told before is asked for again: a newer version may take it.
+    assert requests_of(rest) == ["metadata"]
+    # The metadata is requested again, because a newer version may accept the input.
     rest.answers[:] = [described("2", s=typed(x="DT_FLOAT")), (200, {"outputs": [1.5]})]
     client.run({"x": np.ones(1)}, model="m", signature="s")
-    assert asked(rest) == ["metadata", "POST"]
+    assert requests_of(rest) == ["metadata", "POST"]
     rest.answers += [(200, {"outputs": [1.5]})]
     client.run({"x": np.ones(1, int)}, model="m", signature="s")
-    assert asked(rest) == ["POST"]
+    assert requests_of(rest) == ["POST"]
 
 
-def test_run_asks_again_when_the_version_has_changed(client, rest):
+def test_run_requests_the_types_again_for_a_new_version(client, rest):
     def run():
         client.run({"x": np.ones(1)}, model="m", signature="s")
-        return asked(rest)
+        return requests_of(rest)
 
     answer = (200, {"outputs": [1.5]})
     rest.answers += [described(s=SIGNATURE), answer]
@@ -180,17 +181,17 @@ def test_run_asks_again_when_the_version_has_changed(client, rest):
     assert run() == ["metadata", "metadata", "POST"]
 
 
-def test_only_a_fixed_version_s_signature_is_kept_for_good(client, rest, monkeypatch):
-    monkeypatch.setattr(signatures, "KEPT_S", -1)
+def test_only_the_signature_of_a_fixed_version_does_not_expire(client, rest, monkeypatch):
+    monkeypatch.setattr(rest_api, "KEPT_S", -1)
     for which, second in (({}, ["metadata", "POST"]), ({"version": 1}, ["POST"])):
         for expected in (["metadata", "POST"], second):
             told = [described(s=SIGNATURE)] if "metadata" in expected else []
             rest.answers += [*told, (200, {"outputs": [1.5]})]
             client.run({"x": np.ones(1)}, model="m", signature="s", **which)
-            assert asked(rest) == expected
+            assert requests_of(rest) == expected
 
 
-def test_run_knows_the_signatures(client, rest):
+def test_run_uses_known_signatures(client, rest):
     rest.answers += [described(s=SIGNATURE, t=SIGNATURE)] * 2
     with pytest.raises(ClientError, match="m has no signature 'serving_default'; it has s, t"):
         client.run({"x": np.ones(1)}, model="m")
@@ -217,4 +218,4 @@ def test_classify_and_regress(client, rest, label):
     assert verbs == ["classify", "regress"]
     assert json.loads(rest.requests[1].body)["examples"] == [{"x": 0.5}]
     with pytest.raises(ValueError, match="serialized ones need a grpc:// address"):
-        client.classify([b"serialised"], model="m")
+        client.classify([b"serialized"], model="m")

@@ -12,7 +12,7 @@ def busy(wait_s=None):
 
 
 def failing(times, failure):
-    """`attempt` that fails so often, and the list of the seconds it was given."""
+    """`attempt` that fails that often, and the list of its timeouts."""
     given = []
 
     def attempt(left):
@@ -53,13 +53,15 @@ def test_the_servers_wait_is_the_least(no_jitter):
 
 def test_no_wait_beyond_the_deadline(no_jitter):
     attempt, given = failing(1, lambda: busy(30.0))
-    with pytest.raises(ClientError, match=r"busy; the next try in 30\.1 s would be past") as caught:
+    with pytest.raises(
+        ClientError, match=r"busy; the next attempt in 30\.1 s would be after"
+    ) as caught:
         call(attempt, Tries(Deadline(5), 3))
     assert (len(given), no_jitter) == (1, [])
     assert (caught.value.status, caught.value.tries) == ("503", 1)
 
 
-def test_it_gives_up_and_says_how_often_it_tried(no_jitter):
+def test_the_final_error_has_the_number_of_tries(no_jitter):
     attempt, given = failing(9, busy)
     with pytest.raises(ClientError, match=r"^busy \(tried 3 times in \d+\.\d s\)$") as caught:
         call(attempt, Tries(Deadline(60), 2))
@@ -67,21 +69,21 @@ def test_it_gives_up_and_says_how_often_it_tried(no_jitter):
     assert isinstance(caught.value.__cause__, Failure)
 
 
-def test_a_refusal_is_final(no_jitter):
+def test_a_rejection_is_final(no_jitter):
     attempt, given = failing(1, lambda: Failure("no such model", "404"))
     with pytest.raises(ClientError, match=r"^no such model$"):
         call(attempt, Tries(Deadline(60), 5))
     assert len(given) == 1
 
 
-def test_time_that_ran_out_is_final(no_jitter):
+def test_a_timeout_is_final(no_jitter):
     attempt, given = failing(1, lambda: Failure("slow", DEADLINE_EXCEEDED, again=True))
     with pytest.raises(ClientError, match=r"slow \(tried once in") as caught:
         call(attempt, Tries(Deadline(60), 5))
     assert (len(given), caught.value.status) == (1, DEADLINE_EXCEEDED)
 
 
-def test_every_try_gets_what_is_left(monkeypatch):
+def test_each_attempt_has_the_remaining_time(monkeypatch):
     from serving.client import retry
 
     now = [100.0]
@@ -93,7 +95,7 @@ def test_every_try_gets_what_is_left(monkeypatch):
     call(attempt, Tries(deadline, 3))
     assert given == pytest.approx([2.0, 1.9, 1.7])
     now[0] += 1.7
-    with pytest.raises(ClientError, match="not done within 2 s; raise `timeout_s`") as caught:
+    with pytest.raises(ClientError, match="timed out after 2 s; raise `timeout_s`") as caught:
         call(attempt, Tries(deadline, 3))
     assert caught.value.status == DEADLINE_EXCEEDED
     assert len(given) == 3

@@ -97,9 +97,9 @@ def test_signatures(client):
     assert found["serving_default"].outputs["classes"].dtype == "DT_INT32"
 
 
-def test_both_transports_tell_the_same_metadata(server):
+def test_both_transports_return_the_same_metadata(server):
     def without(entry):
-        """`defaults` is told by REST alone; what it holds is no part of the gRPC client."""
+        """Only REST returns `defaults`, whose contents the gRPC client does not have."""
         if isinstance(entry, dict):
             return {name: without(value) for name, value in entry.items() if name != "defaults"}
         return entry

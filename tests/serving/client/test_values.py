@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from serving.client.api import Target
+from serving.client.api import ModelSpec
 from serving.client.errors import ClientError
-from serving.client.rest_values import json_input, misfit, outputs_from_json
+from serving.client.rest_values import json_input, mismatch, outputs_from_json
 from serving.client.results import batches, detections, span
 from serving.protocol.types import Detections, Signature, TensorInfo, detections_from_outputs
 
@@ -66,13 +66,16 @@ def test_text_from_json():
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros(2, np.float16), "input 'x': JSON cannot carry float16; use a grpc:// address"),
-        (np.zeros(2, np.complex64), "JSON cannot carry complex64"),
+        (
+            np.zeros(2, np.float16),
+            "input 'x': float16 is not possible in JSON; use a grpc:// address",
+        ),
+        (np.zeros(2, np.complex64), "complex64 is not possible in JSON"),
         (np.zeros((0, 3)), r"an empty array of shape \(0, 3\) would lose its shape"),
         (np.array([b"x", 1], object), "holds bytes or text, got int"),
     ],
 )
-def test_what_json_cannot_carry(array, words):
+def test_arrays_that_json_cannot_represent(array, words):
     with pytest.raises(ValueError, match=words):
         json_input("x", array)
 
@@ -104,17 +107,17 @@ def test_empty_arrays():
         ([[1.0], [1.0, 2.0]], "DT_FLOAT", "output 'y' is not DT_FLOAT"),
         ([10**400], "DT_FLOAT", "output 'y' is not DT_FLOAT"),
         ([2**70], "DT_INT64", "output 'y' is not DT_INT64"),
-        ([1.0], "DT_HALF", "output 'y' is DT_HALF, which JSON cannot carry"),
-        ([1.0], "DT_VARIANT", "which JSON cannot carry"),
+        ([1.0], "DT_HALF", "output 'y' is DT_HALF, which JSON cannot represent"),
+        ([1.0], "DT_VARIANT", "which JSON cannot represent"),
     ],
 )
-def test_answers_of_another_type(document, dtype, words):
+def test_outputs_of_another_type(document, dtype, words):
     with pytest.raises(ValueError, match=words):
         outputs_from_json(document, signature(y=TensorInfo(dtype, (None,))))
 
 
 def test_whole_numbers_for_floats():
-    """TF Serving writes 1.0; what rewrites its answers on the way may write 1."""
+    """TF Serving writes 1.0; a proxy that rewrites responses may write 1."""
     floats = signature(y=TensorInfo("DT_FLOAT", (None,)))
     assert outputs_from_json([1, 2], floats)["y"].dtype == np.float32
     assert outputs_from_json([1, 2.5], floats, exact=True)["y"].tolist() == [1, 2.5]
@@ -136,11 +139,11 @@ def test_whole_numbers_for_floats():
 def test_inputs_of_another_kind(dtype, fitting):
     takes = Signature({"x": TensorInfo(dtype, None)}, {}, "")
     arrays = [np.zeros(1, kind) for kind in ("f4", "i8", "u1", "?", "O", "S1", "U1")]
-    found = [array.dtype.kind for array in arrays if not misfit({"x": array}, takes)]
+    found = [array.dtype.kind for array in arrays if not mismatch({"x": array}, takes)]
     assert set(found) == set(fitting)
-    words = misfit({"other": arrays[0], "x": np.zeros(1, "c8")}, takes)
+    words = mismatch({"other": arrays[0], "x": np.zeros(1, "c8")}, takes)
     if dtype != "DT_HALF":
-        assert words == f"input 'x' is complex64, and the model takes {dtype}; convert it"
+        assert words == f"input 'x' is complex64, the model expects {dtype}; convert it"
 
 
 def test_signatures_from_metadata():
@@ -215,12 +218,12 @@ def test_detections_without_a_count_or_without_boxes():
         ({"detection_classes": [[1.0]]}, r"classes \(1, 1\) are not"),
     ],
 )
-def test_outputs_that_are_no_detections(changed, words):
+def test_outputs_that_are_not_detections(changed, words):
     outputs = {n: v for n, v in {**OUTPUTS, **changed}.items() if v is not None}
     with pytest.raises(ValueError, match=words):
         detections_from_outputs(outputs)
-    with pytest.raises(ClientError, match="m version 3 does not answer as a detector"):
-        detections(outputs, Target("m", 3), class_names=None)
+    with pytest.raises(ClientError, match="m version 3 is not a detector"):
+        detections(outputs, ModelSpec("m", 3), class_names=None)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 9, None])
@@ -234,6 +237,6 @@ def test_batches(size):
     assert batches([], size) == []
 
 
-def test_targets_in_words():
-    names = [str(Target("m")), str(Target("m", 3)), str(Target("m", label="x"))]
+def test_model_specs_as_text():
+    names = [str(ModelSpec("m")), str(ModelSpec("m", 3)), str(ModelSpec("m", label="x"))]
     assert names == ["m", "m version 3", "m labeled x"]

@@ -1,4 +1,4 @@
-"""The deployment files themselves: what the check does not know to ask for."""
+"""Properties of the deployment files that the check does not cover."""
 
 import re
 from pathlib import Path
@@ -132,19 +132,19 @@ def test_dockerfile_syncs_extras_that_exist(dockerfile):
 def test_dockerfile_s_flags_are_the_embedded_server_s(dockerfile):
     import json
 
-    from serving.server.__main__ import _parser
+    from serving.server.flags import make_parser
 
     words = {word: rest for word, rest in dockerfile if word in ("ENTRYPOINT", "CMD")}
     entry, command = (json.loads(words[word]) for word in ("ENTRYPOINT", "CMD"))
     assert entry[:3] == ["python", "-m", "serving.server"]
-    flags = _parser().parse_args([*entry[3:], *command])
+    flags = make_parser().parse_args([*entry[3:], *command])
     assert (flags.host, flags.port, flags.rest_api_port) == ("0.0.0.0", 8500, 8501)
     assert str(flags.bundles_dir) == "/bundles"
 
 
 def test_the_embedded_server_reads_the_same_files():
     from serving.server.models.protos import read_model_config_file
-    from serving.server.observability.monitoring import read_monitoring_path
+    from serving.server.options import read_monitoring_path
 
     assert read_monitoring_path(DEPLOY / "monitoring.config") == "/monitoring/prometheus/metrics"
     configs = read_model_config_file(DEPLOY / "models.config")
@@ -156,7 +156,7 @@ def test_the_embedded_server_reads_the_same_files():
 
 def test_monitoring_that_is_off_or_broken(tmp_path):
     from serving.server.errors import ServerError
-    from serving.server.observability.monitoring import read_monitoring_path
+    from serving.server.options import read_monitoring_path
 
     file = tmp_path / "m.config"
     file.write_text("prometheus_config { enable: false }")

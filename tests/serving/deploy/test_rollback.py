@@ -84,20 +84,20 @@ def test_the_served_one_is_left_alone_without_a_record(tmp_path):
 
 
 @pytest.mark.parametrize("version", [0, 4, -1])
-def test_a_version_that_never_was_is_refused_with_the_list(tmp_path, version):
+def test_an_unknown_version_is_an_error_with_the_list(tmp_path, version):
     model = make(tmp_path, 1, 2, 3)
     rollback(model)
     with pytest.raises(BundleError, match=f"no version {version}: versions 1, 2; withdrawn 3"):
         rollback(model, version)
 
 
-def test_a_model_that_never_was_is_refused_with_those_there(tmp_path):
+def test_an_unknown_model_is_an_error_with_the_list(tmp_path):
     model = make(tmp_path, 1)
-    with pytest.raises(BundleError, match=r"not a folder; .* holds m$"):
+    with pytest.raises(BundleError, match=r"not a folder; .* has m$"):
         rollback(model.parent / "n")
 
 
-def test_every_spelling_and_half_a_version_above_goes_too(tmp_path):
+def test_every_spelling_and_incomplete_versions_are_withdrawn_too(tmp_path):
     model = make(tmp_path, 1, "002", 2)
     (model / "9").mkdir()
     assert rollback(model, 1).withdrawn == (2, 9)
@@ -112,7 +112,7 @@ def folders_only(model):
 def test_a_name_that_is_taken_is_refused_before_anything_moves(tmp_path):
     model = make(tmp_path, 1, 2, 3, ".withdrawn-3")
     before = folders(model)
-    with pytest.raises(BundleError, match="both there; move one"):
+    with pytest.raises(BundleError, match="both exist; move one"):
         rollback(model, 1)
     assert folders(model) == before
 
@@ -122,7 +122,7 @@ def test_a_changed_bundle_is_refused(tiny_copy, tmp_path):
     bundles.push(tiny_copy, model)
     shutil.copytree(model / "1", model / "2")
     (model / "1" / bundles.LABELS_FILE).write_text("blue\ngreen\nred\n")
-    with pytest.raises(BundleError, match="not what was pushed"):
+    with pytest.raises(BundleError, match="changed after the push"):
         rollback(model)
     assert model_versions(model).served == 2
     assert not (model / HISTORY_FILE).exists()
@@ -203,7 +203,7 @@ def test_the_same_command_without_a_version_finishes_what_was_begun(
 def test_a_push_after_an_interrupted_rollback_is_what_the_next_one_leaves(tmp_path, monkeypatch):
     model = make(tmp_path, 5, 6, 7)
     with monkeypatch.context() as broken:
-        broken.setattr(module, "_carry_out", interrupted)
+        broken.setattr(module, "_apply", interrupted)
         with pytest.raises(KeyboardInterrupt):
             rollback(model)
     make(tmp_path, 8)
@@ -214,14 +214,12 @@ def interrupted(model_dir, plan):
     raise KeyboardInterrupt
 
 
-def test_a_look_that_takes_time_finds_a_version_when_one_comes_back_and_one_goes(
-    tmp_path, monkeypatch
-):
+def test_a_slow_listing_finds_a_version_while_versions_are_renamed(tmp_path, monkeypatch):
     model = make(tmp_path, 8, ".withdrawn-6")
     pauses = []
 
     def pause(seconds):
-        # Whoever listed the folder before still finds what was in it; so does a look from now on.
+        # A listing from before the rename is still valid, and so is one from now on.
         pauses.append(seconds)
         assert bundles.versions(model) == [6, 8]
 
@@ -231,7 +229,7 @@ def test_a_look_that_takes_time_finds_a_version_when_one_comes_back_and_one_goes
     assert model_versions(model) == module.ModelVersions(6, (6,), (8,))
 
 
-def test_a_torn_line_of_the_history_does_not_bar_the_way(tmp_path):
+def test_a_truncated_line_of_the_history_does_not_prevent_a_rollback(tmp_path):
     model = make(tmp_path, 1, 2, 3)
     rollback(model)
     file = model / HISTORY_FILE
@@ -241,7 +239,7 @@ def test_a_torn_line_of_the_history_does_not_bar_the_way(tmp_path):
     begun, ended = file.read_text().splitlines()[-2:]
     assert (json.loads(begun)["finished"], json.loads(ended)["finished"]) == (False, True)
     file.write_text('{"model": "m"}\n')
-    with pytest.raises(BundleError, match="line 1 is no record"):
+    with pytest.raises(BundleError, match="line 1 is not a record"):
         history(model)
 
 
@@ -263,20 +261,20 @@ def test_nothing_moves_while_a_push_or_another_rollback_is_under_way(tmp_path, m
     assert rollback(model).serves == 1
 
 
-def test_a_file_that_tf_serving_would_take_for_a_version_goes_too(tmp_path):
+def test_a_file_that_tf_serving_treats_as_a_version_is_withdrawn_too(tmp_path):
     model = make(tmp_path, 1, 2)
     (model / "9").touch()
     assert rollback(model, 1).withdrawn == (2, 9)
     assert tf_serving_takes(model) == 1
 
 
-def test_half_a_version_in_the_way_of_one_that_comes_back_is_told_before_anything_moves(tmp_path):
+def test_an_existing_target_name_is_an_error_before_anything_is_renamed(tmp_path):
     model = make(tmp_path, 1, 2, 3)
     rollback(model, 1)
     (model / "3").mkdir()
     (model / "3" / "half").touch()
     before, records = sorted(folders_only(model)), len(history(model))
-    with pytest.raises(BundleError, match=r"withdrawn-3 and .*/3 are both there; move one"):
+    with pytest.raises(BundleError, match=r"withdrawn-3 and .*/3 both exist; move one"):
         rollback(model, 3)
     assert sorted(folders_only(model)) == before
     assert len(history(model)) == records
@@ -285,7 +283,7 @@ def test_half_a_version_in_the_way_of_one_that_comes_back_is_told_before_anythin
 def test_naming_the_served_version_gives_up_an_interrupted_rollback(tmp_path, monkeypatch):
     model = make(tmp_path, 5, 6, 7)
     with monkeypatch.context() as broken:
-        broken.setattr(module, "_carry_out", interrupted)
+        broken.setattr(module, "_apply", interrupted)
         with pytest.raises(KeyboardInterrupt):
             rollback(model, 5)
     assert not rollback(model, 7).changed
@@ -297,7 +295,7 @@ def test_naming_the_served_version_gives_up_an_interrupted_rollback(tmp_path, mo
     [b'{"model": "m", "why": "{brackets}', b'{"model": "m"\0\0\0\0', b"\0\0", b"\xff}"],
     ids=["at_a_bracket", "zeros_after", "zeros", "no_text"],
 )
-def test_whatever_a_crash_left_of_a_record_does_not_bar_the_way(tmp_path, torn):
+def test_a_partial_record_does_not_prevent_a_rollback(tmp_path, torn):
     model = make(tmp_path, 1, 2, 3)
     rollback(model)
     with (model / HISTORY_FILE).open("ab") as file:
@@ -306,7 +304,7 @@ def test_whatever_a_crash_left_of_a_record_does_not_bar_the_way(tmp_path, torn):
     assert [entry.serves for entry in history(model)] == [2, 1]
 
 
-def test_a_full_disk_is_told_before_anything_moves(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_before_anything_is_renamed(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 

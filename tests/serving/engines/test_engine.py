@@ -76,7 +76,7 @@ def test_bytes_become_the_saved_models_pixels(tiny_draft, make_png, expected_sco
         assert scores.argmax(1).tolist() == [0, 1, 2]
 
 
-def test_bytes_that_are_no_image(tiny_draft, make_png):
+def test_bytes_that_are_not_an_image(tiny_draft, make_png):
     with open_engine(tiny_draft) as engine:
         with pytest.raises(EngineError, match=r"image_bytes\[1\]: not an image") as caught:
             engine.predict_bytes([make_png((1, 2, 3)), b"not an image"])
@@ -153,7 +153,7 @@ def test_pool_keeps_order_under_threads(tiny_draft, images, expected_scores):
     assert not wrong
 
 
-def test_unknown_variant_names_those_there(tiny_draft):
+def test_an_unknown_variant_lists_the_known_ones(tiny_draft):
     with pytest.raises(bundles.BundleError, match="'int9'; it has saved_model, none_fp32"):
         open_engine(tiny_draft, "int9")
 
@@ -170,7 +170,7 @@ def test_half_plus_two(half_plus_two):
         engine.run("serving_default", {"x": x})
 
 
-def test_run_says_what_is_wrong(half_plus_two):
+def test_run_errors(half_plus_two):
     engine = load_saved_model(half_plus_two / "123")
     x = np.zeros(1, np.float32)
     with pytest.raises(EngineError, match="no signature 'nope'; it has classify_x_to_y"):
@@ -212,18 +212,18 @@ def test_a_run_beyond_the_limit_is_stopped_and_the_next_one_runs(counter):
             failures.append(error)
 
     assert count(3) == 3
-    # A thread of its own: if it is not stopped nothing else will.
+    # A separate thread, because nothing else would stop the run.
     worker = threading.Thread(target=count_for_ever, daemon=True)
     worker.start()
     worker.join(60)
     assert [failure.code for failure in failures] == ["DEADLINE_EXCEEDED"]
-    assert "a run may take 300 ms; send fewer rows" in str(failures[0])
+    assert "the limit of a run is 300 ms; send fewer rows" in str(failures[0])
     assert count(4) == 4
     engine.close()
 
 
 def test_broken_models_are_refused(tmp_path, tiny_copy):
-    with pytest.raises(EngineError, match=r"holds no saved_model\.pb"):
+    with pytest.raises(EngineError, match=r"has no saved_model\.pb"):
         load_saved_model(tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(b"garbage")
     with pytest.raises(EngineError, match="cannot load"):

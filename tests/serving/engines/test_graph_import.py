@@ -10,7 +10,7 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from serving.engines import graph_import
-from serving.engines.graph_import import Unknown, read_graph
+from serving.engines.graph_import import UnsupportedGraph, read_graph
 from serving.engines.saved_model import EngineError, load_saved_model
 
 X = np.array([2.0], np.float32)
@@ -34,7 +34,7 @@ def no_python_loader(monkeypatch):
     """Lets nothing be loaded as before."""
 
     def refuse(*arguments):
-        raise AssertionError("TensorFlow's own loader was asked")
+        raise AssertionError("TensorFlow's own loader was used")
 
     monkeypatch.setattr(tf.compat.v1.saved_model, "load", refuse)
 
@@ -61,17 +61,17 @@ def test_pieces_make_up_the_graph(version, piece, monkeypatch):
     assert served.meta == expected
 
 
-def test_what_is_no_savedmodel(model):
+def test_files_that_are_not_a_savedmodel(model):
     file = model / "saved_model.pb"
     data = file.read_bytes()
-    with pytest.raises(Unknown, match="train"):
+    with pytest.raises(UnsupportedGraph, match="train"):
         read_graph(file, ["train"])
     for cut in range(0, len(data), max(1, len(data) // 100)):
         file.write_bytes(data[:cut])
-        with pytest.raises(Unknown):
+        with pytest.raises(UnsupportedGraph):
             read_graph(file, SERVE)
     file.write_bytes(b"\x0b" + data)
-    with pytest.raises(Unknown, match="wire type 3"):
+    with pytest.raises(UnsupportedGraph, match="wire type 3"):
         read_graph(file, SERVE)
 
 
@@ -90,7 +90,7 @@ def names(engine, signature):
 
 
 def test_variables_initializer_and_assets(tmp_path, no_python_loader):
-    """All three are needed for the right answer; the names are where they are on disk."""
+    """All three are needed for the right result; the names are their paths on disk."""
     words = tmp_path / "words.txt"
     words.write_text("zero\none\ntwo\n")
 
@@ -149,7 +149,7 @@ def test_functions_that_are_operations_are_left_to_tensorflows_loader(tmp_path, 
 
 
 def test_an_initializer_that_does_nothing_is_not_compiled(version):
-    """Those of the table's and of other models are run: the answers show it."""
+    """Initializers of tables and of other models run, as the results show."""
     served = read_graph(version / "saved_model.pb", SERVE)
     name = graph_import._init_op(served.meta)
     nodes = {node.name: node for node in whole(version / "saved_model.pb").graph_def.node}
@@ -160,7 +160,7 @@ def test_an_initializer_that_does_nothing_is_not_compiled(version):
     assert not graph_import._does_nothing(served.pieces[0], "nothing_like_it")
 
 
-def test_what_takes_long_is_given_away(tiny_copy):
+def test_slow_parts_run_where_the_caller_wants(tiny_copy):
     """Variables are restored where the caller wants it, and signatures compiled there."""
     given = []
 

@@ -1,4 +1,4 @@
-"""`.tflite` files behind the server's engines: signatures, rows, variants, who is chosen."""
+"""`.tflite` files in the server's engines: signatures, rows, variants, engine selection."""
 
 import shutil
 import tarfile
@@ -53,7 +53,7 @@ def test_any_number_of_rows(engine):
         np.testing.assert_array_equal(predict(engine, x), x / 2 + 2)
 
 
-def test_wrong_inputs_and_the_next_request(engine):
+def test_wrong_inputs_do_not_affect_the_next_request(engine):
     with pytest.raises(EngineError, match="no signature 'nope'; it has serving_default"):
         engine.prepare("nope", {})
     with pytest.raises(EngineError, match="must be float32, got int32"):
@@ -80,14 +80,15 @@ def test_a_closed_engine(tmp_path):
 def test_prefer_tflite_model(shared_data, tmp_path, name):
     """A version of TF Serving's own that is a `.tflite` alone, through the model manager."""
     from serving.server.models import inference
-    from serving.server.models.manager import ModelConfig, ModelManager
+    from serving.server.models.config import ServedModel
+    from serving.server.models.manager import ModelManager
     from serving.server.scheduling.calls import run_now
 
     folder = f"saved_model_half_plus_two_{name}"
     with tarfile.open(shared_data / "tfserving_testdata_A.tar") as archive:
         members = [m for m in archive.getmembers() if m.name.startswith(folder + "/")]
         archive.extractall(tmp_path, members=members, filter="data")
-    models = [ModelConfig("m", tmp_path / folder)]
+    models = [ServedModel("m", tmp_path / folder)]
     plain = ModelManager(lambda: models)
     plain.sync()
     assert plain.available() == {"m": []}
@@ -126,7 +127,7 @@ def test_which_engine_is_chosen(tiny_draft, half_plus_two, tmp_path):
     assert list(version_dirs(tmp_path, EngineOptions(prefer_tflite=True))) == [2]
 
 
-def test_examples_that_hold_no_image(tiny_draft):
+def test_examples_without_an_image(tiny_draft):
     engine = load_engine("m", tiny_draft, EngineOptions(variants={"": "none_fp32"}))
     for junk, words in ((b"\xff", r"examples\[0\] is not"), (b"", "must have one image/encoded")):
         with pytest.raises(EngineError, match=words):

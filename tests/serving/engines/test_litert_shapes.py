@@ -1,4 +1,4 @@
-"""Shapes that a `.tflite` was not made for: LiteRT ends the process at some of them."""
+"""Shapes that a `.tflite` does not support; LiteRT ends the process at some of them."""
 
 import grpc
 import numpy as np
@@ -98,7 +98,7 @@ def test_no_shape_ends_the_process(server):
 
 
 @pytest.mark.parametrize("rows", [1, None], ids=["one_row", "any_rows"])
-def test_rows_may_be_missing_and_nothing_else(tmp_path, rows):
+def test_only_rows_may_be_missing(tmp_path, rows):
     from serving.engines.litert import LiteRtEngine
 
     kernel = write_convolution(tmp_path / "model.tflite", rows=rows)
@@ -137,7 +137,7 @@ def oracle(images, kernel):
     return pooled.mean((1, 2))
 
 
-def test_sizes_that_the_file_leaves_open(tmp_path):
+def test_dynamic_sizes(tmp_path):
     """An empty image is an error, and the memory of a large one is given back."""
     import tensorflow as tf
 
@@ -204,7 +204,7 @@ def attending(x):
     ],
     ids=["sizes", "rows", "quadratic"],
 )
-def test_memory_is_known_before_it_is_allocated(tmp_path, call, shape, sent, largest):
+def test_memory_is_estimated_before_it_is_allocated(tmp_path, call, shape, sent, largest):
     """Of graphs with open sizes: a few MB of input make gigabytes inside."""
     from serving.engines.litert import LiteRtEngine
     from serving.engines.litert_memory import estimate
@@ -259,10 +259,10 @@ def test_an_interpreter_that_failed_is_not_used_again(tmp_path):
     reopen, engine._open = engine._open, lambda: (_ for _ in ()).throw(EngineError("no memory"))
     with pytest.raises(EngineError, match="failed to reshape"):
         run()
-    with pytest.raises(EngineError, match="could not be loaded again; try later"):
+    with pytest.raises(EngineError, match="could not be reloaded; try again later"):
         run()
     engine._open = reopen
-    with pytest.raises(EngineError, match="could not be loaded again; try later"):
+    with pytest.raises(EngineError, match="could not be reloaded; try again later"):
         run()
     assert [array.shape for array in run().values()] == [(1, 512)]
     engine.close()

@@ -1,4 +1,4 @@
-"""Outputs and inputs of types that few models have, over REST, V2 and gRPC."""
+"""Rare types of inputs and outputs, over REST, V2 and gRPC."""
 
 import json
 import urllib.request

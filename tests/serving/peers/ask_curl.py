@@ -1,4 +1,4 @@
-"""curl over HTTP/1.1: REST as a person at a terminal asks it, labels and refusals among it."""
+"""curl over HTTP/1.1: REST requests from a terminal, with labels and errors."""
 
 import base64
 import json
@@ -6,19 +6,19 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from asking import Asking, X, Y, check, read_facts
+from asking import Transcript, X, Y, check, read_facts
 
 facts = read_facts()
-ask = Asking(facts)
+ask = Transcript(facts)
 api = f"http://{facts.rest}/v1/models"
 version = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True)
-ask.tell("# " + " ".join(version.stdout.split()[:2]))
+ask.print("# " + " ".join(version.stdout.split()[:2]))
 
 
 def curl(path, *options):
     """(status, body) of a request."""
     command = ["curl", "-s", *options, f"{api}/{path}"]
-    ask.tell(f"$ {shlex.join(command)}")
+    ask.print(f"$ {shlex.join(command)}")
     run = subprocess.run(
         [*command[:1], "-w", "\n%{http_code}", "--max-time", "30", *command[1:]],
         cwd=facts.folder,
@@ -29,19 +29,19 @@ def curl(path, *options):
     body, _, status = run.stdout.rpartition("\n")
     # Metadata are long, and in another order in every process.
     shown = body if len(body) < 1000 else f"{body[:100]} ..."
-    ask.tell(f"{status} {' '.join(shown.split())}")
+    ask.print(f"{status} {' '.join(shown.split())}")
     return int(status), body
 
 
 def answer(path, *options):
-    """The JSON of an answer that is no refusal."""
+    """The JSON of a successful response."""
     status, body = curl(path, *options)
     check(status, 200)
     return json.loads(body)
 
 
 def refusal(status, path, *options):
-    """The text of a refusal with that status."""
+    """The text of an error with this status."""
     got, body = curl(path, *options)
     check(got, status)
     return json.loads(body)["error"]
@@ -64,7 +64,7 @@ file = Path(facts.folder) / "photo.json"
 encoded = base64.b64encode(facts.photo).decode()
 file.write_text(json.dumps({"inputs": [{"b64": encoded}]}))
 subprocess.run(["gzip", "--keep", str(file)], check=True)
-ask.tell(f"# photo.json is {file.stat().st_size} bytes of JSON, a JPEG in base64")
+ask.print(f"# photo.json is {file.stat().st_size} bytes of JSON, a JPEG in base64")
 packed = ("--data-binary", "@photo.json.gz", "-H", "Content-Encoding: gzip")
 for sent in (("--data-binary", "@photo.json"), packed):
     check(answer("colors/versions/1:predict", *sent), {"outputs": facts.answers["photo"]})
@@ -73,7 +73,7 @@ states = [one["state"] for one in answer("half_plus_two")["model_version_status"
 check(states, ["AVAILABLE", "AVAILABLE"])
 (only,) = answer("half_plus_two/versions/123")["model_version_status"]
 check(only["version"], "123")
-# TF Serving's own answer for this model, which lies beside it, under another name.
+# TF Serving's response for this model is recorded beside it, under another name.
 recorded = json.loads(Path(facts.recorded_metadata).read_text())
 recorded["model_spec"]["name"] = "half_plus_two"
 check(answer("half_plus_two/labels/stable/metadata"), recorded)

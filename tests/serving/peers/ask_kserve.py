@@ -8,7 +8,7 @@ import logging
 import grpc
 import httpx
 import numpy as np
-from asking import SHOWN, Asking, X, Y, brief, check, read_facts
+from asking import SHOWN, Transcript, X, Y, brief, check, read_facts
 from kserve import (
     InferenceGRPCClient,
     InferenceRESTClient,
@@ -21,7 +21,7 @@ from kserve import (
 # It logs a trace of every refusal before it raises it.
 logging.disable(logging.ERROR)
 facts = read_facts()
-ask = Asking(facts, "kserve", "httpx", "grpcio", "protobuf", "numpy")
+ask = Transcript(facts, "kserve", "httpx", "grpcio", "protobuf", "numpy")
 x = np.array(X, np.float32)
 photo = np.array([facts.photo], np.object_)
 loop = asyncio.new_event_loop()
@@ -46,7 +46,7 @@ def request(model, name, array, datatype, *, binary, version=None):
 
 
 def arrays(response):
-    """The client's own arrays of an answer."""
+    """The client's arrays of a response."""
     return {output.name: output.as_numpy() for output in response.outputs}
 
 

@@ -1,14 +1,14 @@
-"""min-tfs-client, over gRPC: TF Serving's messages of 2020, in a `tensorflow` package it brings."""
+"""min-tfs-client over gRPC: TF Serving's messages of 2020, in its own `tensorflow` package."""
 
 # pyright: reportMissingImports=false
 import grpc
 import numpy as np
-from asking import Asking, X, Y, check, read_facts
+from asking import Transcript, X, Y, check, read_facts
 from min_tfs_client.requests import TensorServingClient
 from min_tfs_client.tensors import tensor_proto_to_ndarray
 
 facts = read_facts()
-ask = Asking(facts, "min-tfs-client", "grpcio", "protobuf", "numpy")
+ask = Transcript(facts, "min-tfs-client", "grpcio", "protobuf", "numpy")
 host, port = facts.grpc.split(":")
 client = TensorServingClient(host, int(port))
 predict = client.predict_request
@@ -16,7 +16,7 @@ x = np.array(X, np.float32)
 
 
 def outputs(response):
-    """The client's own arrays of an answer."""
+    """The client's arrays of a response."""
     return {name: tensor_proto_to_ndarray(proto) for name, proto in response.outputs.items()}
 
 
@@ -31,7 +31,7 @@ check(newest.model_spec.signature_name, "serving_default")
 # Its strings are text, which no JPEG is; a BMP of ASCII bytes is both.
 image = np.array([facts.text_image])
 answer = ask(predict, "colors", {"image_bytes": image})
-check(outputs(answer), facts.answers["text_picture"])
+check(outputs(answer), facts.answers["text_image"])
 
 for code, model, inputs, version in (
     ("NOT_FOUND", "no_such_model", {"x": x}, None),

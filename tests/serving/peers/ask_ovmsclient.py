@@ -1,16 +1,17 @@
-"""OpenVINO Model Server's client, over gRPC and over HTTP.
+"""OpenVINO Model Server's client over gRPC and HTTP.
 
-Without a version it asks for version 0, which TF Serving does not know either: it is always given.
+Without a version it requests version 0, which TF Serving does not have either, so the script always
+gives one.
 """
 
 # pyright: reportMissingImports=false
 import numpy as np
 import ovmsclient
-from asking import Asking, X, Y, check, read_facts
+from asking import Transcript, X, Y, check, read_facts
 from ovmsclient import InvalidInputError, ModelNotFoundError
 
 facts = read_facts()
-ask = Asking(facts, "ovmsclient", "grpcio", "requests", "protobuf", "numpy")
+ask = Transcript(facts, "ovmsclient", "grpcio", "requests", "protobuf", "numpy")
 x = np.array(X, np.float32)
 available = {123: {"state": "AVAILABLE", "error_code": 0, "error_message": ""}}
 

@@ -1,13 +1,13 @@
-"""TFX's InfraValidator client over gRPC, and requests by TFX's own builder; in our environment.
+"""TFX's InfraValidator client over gRPC, and requests by TFX's builder, in Sightline's environment.
 
-`SendRequests` throws the answers away and raises for an error, so the same requests go once more
+`SendRequests` drops the responses and raises for an error, so the same requests are sent again
 through the client's stub.
 """
 
 import time
 
 import tensorflow as tf
-from asking import SHOWN, Asking, X, Y, check, read_facts
+from asking import SHOWN, Transcript, X, Y, check, read_facts
 from tensorflow_serving.apis import (
     classification_pb2,
     predict_pb2,
@@ -27,7 +27,7 @@ REQUESTS = (
     regression_pb2.RegressionRequest,
     predict_pb2.PredictRequest,
 )
-ask = Asking(facts, "tfx", "tensorflow-serving-api", "grpcio", "protobuf")
+ask = Transcript(facts, "tfx", "tensorflow-serving-api", "grpcio", "protobuf")
 
 
 def feature(value):
@@ -72,7 +72,7 @@ def wait_until_model_loaded(client, *, seconds):
 
 
 def send_again(client, requests):
-    """The answers that `SendRequests` throws away."""
+    """The responses that `SendRequests` drops."""
     service = client._prediction_service
     calls = dict(zip(REQUESTS, (service.Classify, service.Regress, service.Predict), strict=True))
     return [calls[type(request)](request) for request in requests]

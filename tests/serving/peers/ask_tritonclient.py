@@ -4,11 +4,11 @@
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
-from asking import SHOWN, Asking, X, Y, brief, check, read_facts
+from asking import SHOWN, Transcript, X, Y, brief, check, read_facts
 from tritonclient.utils import InferenceServerException
 
 facts = read_facts()
-ask = Asking(facts, "tritonclient", "geventhttpclient", "grpcio", "protobuf", "numpy")
+ask = Transcript(facts, "tritonclient", "geventhttpclient", "grpcio", "protobuf", "numpy")
 x = np.array(X, np.float32)
 photos = np.array([facts.photo], np.object_)
 # Zeros and a pixel of pure green: the bundle's class 1 wins.
@@ -34,7 +34,7 @@ def ask_everything(api, client, model_version, **as_dict):
         wanted = [api.InferRequestedOutput(name) for name in outputs]
         result = ask(client.infer, model, tensors, outputs=wanted, **how)
         arrays = {name: result.as_numpy(name) for name in outputs}
-        ask.tell(f"# {brief(arrays)}")
+        ask.print(f"# {brief(arrays)}")
         return arrays, model_version(result.get_response())
 
     SHOWN[api.InferInput] = lambda one: f"<{one.name()}: {one.datatype()} {one.shape()}>"

@@ -1,6 +1,6 @@
-"""What the peers' scripts share: what they are to ask, and a transcript of what was answered.
+"""Common parts of the clients' scripts: the test data, and a transcript of calls and results.
 
-Only the standard library, because it runs in every peer's own environment.
+Only the standard library, because it runs in the environment of every client.
 """
 
 import json
@@ -14,11 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
-#: (3, 1) inputs of half_plus_two, and what they must become.
+#: (3, 1) inputs of half_plus_two, and the expected outputs.
 X = [[1.0], [2.0], [-5.5]]
 Y = [[x / 2 + 2 for x in row] for row in X]
 
-#: Types of a peer's own -> how a transcript shows them.
+#: A client's own type -> function that formats it for the transcript.
 SHOWN = {}
 
 _LONGEST_BYTES = 24
@@ -27,11 +27,11 @@ _LONGEST_LINE = 600
 
 
 def read_facts():
-    """What the test tells, as attributes.
+    """The data of the test, as attributes.
 
     `grpc` and `rest`: host:port. `photo`: the bytes of a real JPEG. `text_image`: a BMP whose
-    bytes are ASCII, as text. `folder`: to write into. `answers`: by the images' names, the
-    bundle's outputs in TensorFlow.
+    bytes are ASCII, as text. `folder`: for temporary files. `answers`: the bundle's outputs in
+    TensorFlow, by the images' names.
     """
     facts = SimpleNamespace(**json.loads(Path(sys.argv[1]).read_text()))
     facts.photo = Path(facts.photo).read_bytes()
@@ -40,9 +40,9 @@ def read_facts():
 
 
 def check(got, expected):
-    """Raises AssertionError unless they are the same; floats may differ by 1e-5 of their size.
+    """Raises AssertionError unless the values are equal, floats within a relative 1e-5.
 
-    Arrays are lists to it, and bytes are text.
+    Arrays count as lists, and bytes as text.
     """
     assert _same(_plain(got), expected), f"got {brief(got)}, not {brief(expected)}"
 
@@ -73,7 +73,7 @@ def _plain(value):
 
 
 def brief(value):
-    """A value on one line, as a transcript shows it."""
+    """A value on one line, for the transcript."""
     for kind, show in SHOWN.items():
         if isinstance(value, kind):
             return show(value)
@@ -86,58 +86,58 @@ def brief(value):
     if isinstance(value, str) and not value.isprintable():
         return f"<{len(value)} characters>"
     if isinstance(value, Mapping):
-        # A protobuf map has another order in every process.
+        # The order of a protobuf map differs between processes.
         items = sorted((repr(key), brief(one)) for key, one in value.items())
         return "{" + ", ".join(f"{key}: {one}" for key, one in items) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(brief, value)) + "]"
     if hasattr(value, "DESCRIPTOR"):
         return f"<{type(value).__name__} {' '.join(str(value).split())[:_LONGEST_MESSAGE]}>"
-    # An address in memory is another one in every run.
+    # Memory addresses differ between runs.
     return re.sub(r" at 0x\w+", "", repr(value))
 
 
 def brief_error(error):
-    """An exception's name and text; gRPC's own text holds times and ports, so its parts."""
+    """The name and text of an exception; for gRPC, whose text varies, its code and details."""
     text = str(error)
     if callable(getattr(error, "details", None)):
         text = f"{error.code().name}: {error.details()}"
-    caused = f" <- {brief_error(error.__cause__)}" if error.__cause__ is not None else ""
-    return f"{type(error).__name__}: {' '.join(text.split())[:300]}{caused}"
+    cause = f" <- {brief_error(error.__cause__)}" if error.__cause__ is not None else ""
+    return f"{type(error).__name__}: {' '.join(text.split())[:300]}{cause}"
 
 
-class Asking:
-    """Calls a peer and prints what was called and what came of it."""
+class Transcript:
+    """Calls a client and prints the call and its result."""
 
     def __init__(self, facts, *packages):
         """Prints the versions first.
 
         Args:
-          facts: the addresses in it are printed as a server's default ones.
-          packages: names of what is installed and worth telling.
+          facts: its addresses are printed as the default ones of a server.
+          packages: names of packages whose versions are printed.
         """
         self._addresses = {facts.grpc: "localhost:8500", facts.rest: "localhost:8501"}
         versions = [f"{name} {metadata.version(name)}" for name in packages]
-        self.tell("# " + ", ".join([f"Python {platform.python_version()}", *versions]))
+        self.print("# " + ", ".join([f"Python {platform.python_version()}", *versions]))
 
     def __call__(self, call, *args, **kwargs):
-        """The call's answer."""
-        self._tell_call(call, args, kwargs)
-        answer = call(*args, **kwargs)
-        self.tell(brief(answer))
-        return answer
+        """The result of the call."""
+        self._print_call(call, args, kwargs)
+        result = call(*args, **kwargs)
+        self.print(brief(result))
+        return result
 
     def refused(self, error, call, *args, **kwargs):
-        """The exception of that very type, which the call must raise."""
-        self._tell_call(call, args, kwargs)
+        """The exception of this type, which the call must raise."""
+        self._print_call(call, args, kwargs)
         try:
-            answer = call(*args, **kwargs)
-        except error as refusal:
-            self.tell(f"!! {brief_error(refusal)}")
-            return refusal
-        raise AssertionError(f"not refused with {error.__name__}, but answered {brief(answer)}")
+            result = call(*args, **kwargs)
+        except error as raised:
+            self.print(f"!! {brief_error(raised)}")
+            return raised
+        raise AssertionError(f"no {error.__name__}, but the result {brief(result)}")
 
-    def tell(self, text):
+    def print(self, text):
         """Prints a line of the transcript."""
         for address, usual in self._addresses.items():
             text = text.replace(address, usual)
@@ -145,6 +145,6 @@ class Asking:
             text = text[:_LONGEST_LINE] + " ..."
         print(textwrap.fill(text, 98, subsequent_indent="    ", break_on_hyphens=False))
 
-    def _tell_call(self, call, args, kwargs):
+    def _print_call(self, call, args, kwargs):
         given = [brief(one) for one in args] + [f"{k}={brief(v)}" for k, v in kwargs.items()]
-        self.tell(f">>> {call.__qualname__}({', '.join(given)})")
+        self.print(f">>> {call.__qualname__}({', '.join(given)})")

@@ -1,4 +1,4 @@
-"""The server that the peers ask, and what they are told about it."""
+"""The server for the clients, and the data of the test."""
 
 import json
 import struct
@@ -34,7 +34,7 @@ def ascii_bmp() -> bytes:
 
 @pytest.fixture(scope="module")
 def peer_files(extract, shared_data, tmp_path_factory) -> dict[str, Path]:
-    """TF Serving's model of two versions and the metadata it answers, a real JPEG, and that BMP."""
+    """TF Serving's model of two versions, its recorded metadata, a real JPEG, and the BMP."""
     folder = tmp_path_factory.mktemp("peers")
     with tarfile.open(shared_data / "tfserving_testdata_A.tar") as archive:
         archive.extractall(folder, filter="data")
@@ -45,7 +45,7 @@ def peer_files(extract, shared_data, tmp_path_factory) -> dict[str, Path]:
         "half_plus_two": folder / _HALF_PLUS_TWO,
         "recorded_metadata": folder / f"{_HALF_PLUS_TWO}_metadata.json",
         "photo": min((extract("imagenet_sample_A") / "images").glob("*.JPEG")),
-        "text_picture": text_image,
+        "text_image": text_image,
     }
 
 
@@ -72,7 +72,7 @@ def peer_facts(peer_files, bundles_dir) -> Iterator[Path]:
     )
     colors = bundles_dir / "colors" / "1"
     answers = {
-        name: _bundle_in_tensorflow(colors, peer_files[name]) for name in ("photo", "text_picture")
+        name: _bundle_in_tensorflow(colors, peer_files[name]) for name in ("photo", "text_image")
     }
     with ServerProcess(flags=flags, timeout_s=300) as server:
         facts = {

@@ -1,4 +1,4 @@
-"""TF Serving's text configuration messages, held against files as its documentation writes them."""
+"""TF Serving's text configuration messages, compared with the files of its documentation."""
 
 import pytest
 
@@ -35,6 +35,6 @@ def test_fields_are_tf_servings():
         ("SSLConfig", "client_verify: 7", r"^1:\d+ : .*client_verify"),
     ],
 )
-def test_faults_are_named_by_place_and_field(name, text, words):
+def test_errors_have_position_and_field(name, text, words):
     with pytest.raises(ValueError, match=words):
         parse(name, text)

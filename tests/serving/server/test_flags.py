@@ -1,6 +1,5 @@
 """TF Serving's flags: all of them are taken, the unknown refused."""
 
-import argparse
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,32 +7,18 @@ import pytest
 
 from serving.deploy.check.flags import FLAGS
 from serving.server.errors import ServerError
-from serving.server.extras.features import add_extra_flags, read_extras
-from serving.server.flags import (
-    add_unused_flags,
-    channel_arguments,
-    parse_flags,
-    unused_warnings,
-)
-
-
-def parser():
-    made = argparse.ArgumentParser(prog="server", allow_abbrev=False)
-    add_unused_flags(made)
-    add_extra_flags(made)
-    return made
+from serving.server.flags import make_parser, parse_flags, unused_warnings
+from serving.server.options import ServerOptions, channel_arguments, read_options
 
 
 def parsed(*arguments):
-    return parse_flags(parser(), arguments)
+    return parse_flags(make_parser(), arguments)
 
 
 def test_defaults_say_nothing_and_switch_nothing_on():
-    from serving.server.extras.features import NO_EXTRAS
-
     flags = parsed()
     assert unused_warnings(flags) == []
-    assert read_extras(flags) == NO_EXTRAS
+    assert read_options(flags) == ServerOptions(health=False, load_threads=0)
 
 
 def test_tf_servings_own_defaults_pass_without_a_word():
@@ -122,17 +107,13 @@ def test_vertex_has_no_roots(capsys):
 
 
 def test_every_flag_of_tf_serving_is_taken():
-    from serving.server import __main__ as command
-
-    known = {name for action in command._parser()._actions for name in action.option_strings}
+    known = {name for action in make_parser()._actions for name in action.option_strings}
     assert {f"--{name}" for name in FLAGS} - known == set()
 
 
 def test_the_limit_of_a_run_reaches_the_engines():
-    from serving.server import __main__ as command
-
     for flags, limit in (([], 300_000), (["--run_timeout_ms=250"], 250)):
-        assert command._engines(command._parser().parse_args(flags)).run_timeout_ms == limit
+        assert read_options(parsed(*flags)).engines.run_timeout_ms == limit
 
 
 def test_channel_arguments():
@@ -147,8 +128,8 @@ def test_channel_arguments():
         channel_arguments("grpc.x")
 
 
-def test_extras_of_the_flags(tmp_path):
-    flags = parser().parse_args(
+def test_production_options_of_the_flags(tmp_path):
+    flags = make_parser().parse_args(
         [
             "--rest_api_enable_cors_support",
             "--health_urls",
@@ -161,13 +142,13 @@ def test_extras_of_the_flags(tmp_path):
             "--grpc_channel_arguments=a=1",
         ]
     )
-    extras = read_extras(flags)
-    assert (extras.cors, extras.health_urls, extras.open_inference) == (True, True, True)
-    assert extras.compression_min_bytes == 100
-    assert extras.canaries[0].model == "m"
-    assert extras.shadows[0].share == 0.05
-    assert extras.request_logs[""].sampling_rate == 0.5
-    assert extras.grpc_arguments == (("a", 1),)
+    options = read_options(flags)
+    assert (options.cors, options.health_urls, options.open_inference) == (True, True, True)
+    assert options.compression_min_bytes == 100
+    assert options.canaries[0].model == "m"
+    assert options.shadows[0].share == 0.05
+    assert options.request_logs[""].sampling_rate == 0.5
+    assert options.grpc_arguments == (("a", 1),)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +162,6 @@ def test_extras_of_the_flags(tmp_path):
         ("--ssl_config_file=/nowhere", "not an SSLConfig"),
     ],
 )
-def test_extras_that_make_no_sense(flag, words):
+def test_invalid_production_options(flag, words):
     with pytest.raises(ServerError, match=words):
-        read_extras(parsed(flag))
+        read_options(parsed(flag))

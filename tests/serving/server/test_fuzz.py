@@ -1,4 +1,4 @@
-"""Requests and model folders that nobody would write, against a server in a process of its own.
+"""Random invalid requests and model folders, against a server in a child process.
 
 After all of them it is alive, its memory is where it began, and good requests were always served.
 """
@@ -45,8 +45,8 @@ PATHS = (
 METHODS = ("Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata")
 
 
-class Target:
-    """The server, what it is asked beside the fuzzing, and what came of it."""
+class FuzzedServer:
+    """The server, the valid requests besides the fuzzing, and their results."""
 
     def __init__(self, root):
         flags = ["--open_inference", "--file_system_poll_wait_seconds=0.1", "--log_level=error"]
@@ -91,7 +91,7 @@ class Target:
             return answer.status, answer.read()
 
     def raw(self, data):
-        """Bytes on a connection of their own, and whatever comes back at once."""
+        """Sends bytes on a new connection and returns what arrives at once."""
         address = self.host, self.port
         with contextlib.suppress(OSError), socket.create_connection(address, WAIT_S) as connection:
             connection.sendall(data)
@@ -224,7 +224,7 @@ def fuzz(bundles_dir, half_plus_two, tmp_path, seconds, *, repeatable):
     shutil.copytree(half_plus_two, root / "hp2")
     random.seed(0)
     np.random.seed(0)
-    with Target(root) as target:
+    with FuzzedServer(root) as target:
         # What is made once, at the first requests, is no leak.
         attack(target, max(2.0, seconds / 10), repeatable=repeatable)
         before = target.memory

@@ -1,4 +1,4 @@
-"""Memory after unloading, in a process of its own so that nothing else grows in it."""
+"""Memory after unloading, in a separate process, in which nothing else grows."""
 
 import subprocess
 import sys
@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 import numpy as np
 from serving.server.models import inference
-from serving.server.lifecycle.background import Background
+from serving.server.models.background import Background
 from serving.server.scheduling.calls import run_now
-from serving.server.models.manager import ModelConfig, ModelManager
+from serving.server.models.config import ServedModel
+from serving.server.models.manager import ModelManager
 
 def resident():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -23,7 +24,7 @@ background = Background()
 manager = ModelManager(lambda: configs, background=background)
 
 def cycle():
-    configs[:] = [ModelConfig("m", Path(sys.argv[1]))]
+    configs[:] = [ServedModel("m", Path(sys.argv[1]))]
     manager.sync()
     with manager.use("m") as servable:
         x = np.ones(4, np.float32)

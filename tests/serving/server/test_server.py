@@ -75,10 +75,10 @@ def test_not_an_image_is_the_clients_fault_and_the_server_lives(client, make_png
 
 
 @pytest.mark.shared_data
-def test_every_odd_file_gets_an_answer_or_a_reason(root, extract, make_png):
+def test_every_odd_file_gets_a_result_or_a_reason(root, extract, make_png):
     """The server's verdict is ingest's and training's: `check_image`, then the graph's decoder."""
     answered = refused = 0
-    # A server of its own: libjpeg writes what it thinks of damaged files to the log.
+    # A separate server, as libjpeg writes about damaged files to the log.
     with ServerProcess(root) as process, connect(process.rest_url, retries=0) as client:
         for path in sorted(extract("odd_images_A").rglob("*")):
             if not path.is_file() or path.stat().st_size > 600_000:

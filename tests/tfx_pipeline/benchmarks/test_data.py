@@ -8,8 +8,9 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
+from core.files import write_json
 from tfx_pipeline.benchmarks import data
-from tfx_pipeline.benchmarks.data import measure, ratio, table, write
+from tfx_pipeline.benchmarks.data import measure, ratio, table
 from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
 
 
@@ -22,7 +23,7 @@ def jpeg(level, side=40):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six JPEGs at two depths, and a text."""
+    """Six JPEGs at two depths, and a text file."""
     target = tmp_path / "in"
     for number in range(6):
         file = target / str(number % 2) / f"{number}.jpg"
@@ -46,7 +47,7 @@ def test_unusable_sources_are_named(tmp_path):
     (tmp_path / "one.jpg").write_bytes(jpeg(0))
     with pytest.raises(DatasetError, match="has 1 JPEGs, and measuring takes at least 2"):
         measure(tmp_path)
-    with pytest.raises(DatasetError, match="neither a folder nor a tar"):
+    with pytest.raises(DatasetError, match="is not a folder or a tar"):
         measure(tmp_path / "one.jpg")
     with pytest.raises(ValueError, match="rounds and images must be at least 1"):
         measure(tmp_path, rounds=0)
@@ -67,12 +68,12 @@ def test_ratios_are_of_the_same_round():
 def test_every_input_is_measured_and_shown(folder, tmp_path):
     # Images of 2 kB: at the default size it would stream 1.7 million of them.
     figures = measure(folder, rounds=1, images=64, image_size=(16, 16), memory_mib=1)
-    assert figures["pictures"] == 6
+    assert figures["images"] == 6
     names = list(figures["rates"])
     assert len(names) == 9
     assert all(min(rates) > 0 for rates in figures["rates"].values())
     assert all(mb > 50 for mb in figures["memory_mb"].values())
-    write(figures, tmp_path / "out.json")
+    write_json(tmp_path / "out.json", figures)
     assert json.loads((tmp_path / "out.json").read_text()) == figures
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(table(figures))
@@ -87,7 +88,7 @@ def test_the_table_has_a_row_an_input():
     rates = {"ingest": [25.0], data.DECODE: [100.0, 50.0], "x": [1200.0, 40.0]}
     figures = {
         "machine": {"cpu": "Z80", "cores": "1"},
-        "pictures": 6,
+        "images": 6,
         "mean_kb": 1.5,
         "rounds": 2,
         "rates": rates,

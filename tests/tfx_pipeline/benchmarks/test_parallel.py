@@ -1,4 +1,4 @@
-"""A split network against the whole one; a process of its own has the devices."""
+"""A split network compared with the whole one, in a child process with virtual devices."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def test_a_split_network_beside_the_whole_one():
     assert 0 <= figures["difference"] < 1e-5 * figures["largest"]
     assert figures["virtual"] is True
     assert [stage["device"][-5:] for stage in figures["stages"]] == ["CPU:0", "CPU:1"]
-    # Three micro-batches through two stages: of four turns each stage rests in one.
+    # Three micro-batches through two stages take four steps, and each stage is idle in one.
     assert figures["bubble"] == pytest.approx(1 / 4)
     for key in ("whole_images_per_second", "split_images_per_second"):
         assert len(figures[key]) == 4
@@ -49,7 +49,7 @@ def test_a_split_network_beside_the_whole_one():
     assert [value, low, high] == pytest.approx([stats.gmean(ratios), *np.exp(limits)])
     shown = " ".join(shown.split())
     assert f"ratio {value:.2f} (95 % interval {low:.2f} to {high:.2f}) over 4 rounds" in shown
-    assert "devices are virtual ones of one processor" in shown
+    assert "the devices are virtual devices of one processor" in shown
 
 
 @pytest.mark.parametrize(("batch", "rounds"), [(0, 5), (4, 1)])

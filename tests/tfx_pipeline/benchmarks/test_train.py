@@ -1,4 +1,4 @@
-"""Training steps in turns: what is compared, how ratios are made, and one real run."""
+"""The benchmark of training steps: contenders, ratios, and one real run."""
 
 import io
 import json
@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from core.files import write_json
 from tfx_pipeline.benchmarks import train
-from tfx_pipeline.benchmarks.train import measure, table, write
+from tfx_pipeline.benchmarks.train import measure, table
 from trainers.data.features import DatasetError
 from trainers.registry import UnknownNameError
 
@@ -59,10 +60,10 @@ def test_the_table_has_a_row_a_contender():
     assert row == "cnn width=8 20.0 200.0 0.500 0.400 to 0.625 4.8 % 812 4.10"
 
 
-def test_what_cannot_be_measured_is_told(tmp_path):
+def test_invalid_arguments_are_errors(tmp_path):
     with pytest.raises(ValueError, match="rounds must be at least 2 and steps at least 1, got 1"):
         measure("cnn", against="resnet8", data=tmp_path, rounds=1)
-    with pytest.raises(DatasetError, match="is no folder; give records"):
+    with pytest.raises(DatasetError, match="is not a folder; use records"):
         measure("cnn", against="resnet8", data=tmp_path / "absent")
 
 
@@ -91,5 +92,5 @@ def test_real_steps_on_ingested_images(tmp_path):
     # Sixteen times as many multiply-adds take longer, whatever the machine.
     assert found["cnn"]["multiply_adds"] > 10 * found["cnn width=4 depth=1"]["multiply_adds"]
     assert all(row["peak_mb"] > 50 and 0 <= row["stall"] < 1 for row in found.values())
-    write(figures, tmp_path / "out.json")
+    write_json(tmp_path / "out.json", figures)
     assert json.loads((tmp_path / "out.json").read_text()) == figures

@@ -1,4 +1,4 @@
-"""`sightline benchmark serving`: its options, its table and its file; measuring is tested apart."""
+"""`sightline benchmark serving`: its options, its table, and its file."""
 
 import json
 
@@ -15,31 +15,31 @@ def run(*arguments):
 
 
 def test_options_reach_the_measurement_and_figures_the_file(tmp_path, monkeypatch):
-    asked = {}
+    options_given = {}
     row = {"part": "one caller", "name": "engine, p50", "unit": "ms", "target": "", "met": None}
     figures = {
         "machine": {"cpu": "Abacus", "cores": "2"},
         "model": "digits",
         "source": "a.jpg",
-        "pictures": 2,
+        "images": 2,
         "mean_kb": 1.5,
         "seconds": 0.25,
         "rounds": 3,
         "variants": {"ptq_int8": {"rows": [{**row, "value": 4.0, "low": 3.5, "high": 4.5}]}},
     }
 
-    def measure(bundle, images, *, on_turn, **options):
-        asked.update(options, bundle=str(bundle), images=[str(file) for file in images])
-        on_turn(1, 6, "ptq_int8: round 1, gRPC x1")
+    def measure(bundle, images, *, on_progress, **options):
+        options_given.update(options, bundle=str(bundle), images=[str(file) for file in images])
+        on_progress(1, 6, "ptq_int8: round 1, gRPC x1")
         return figures
 
     monkeypatch.setattr(server, "measure", measure)
     result = run(
-        *("b", "--picture", "a.jpg", "--picture", "c.jpg", "--variant", "ptq_int8"),
+        *("b", "--image", "a.jpg", "--image", "c.jpg", "--variant", "ptq_int8"),
         *("--seconds", 0.25, "--rounds", 3, "--no-batching", "--out", tmp_path / "o.json"),
     )
     assert result.exit_code == 0, result.output
-    assert asked == {
+    assert options_given == {
         "bundle": "b",
         "images": ["a.jpg", "c.jpg"],
         "variants": ["ptq_int8"],

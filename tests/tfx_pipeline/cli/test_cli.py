@@ -1,4 +1,4 @@
-"""The command line as a user meets it: in a process of its own."""
+"""The command line in a child process."""
 
 import os
 import re
@@ -78,7 +78,10 @@ def test_every_verb_has_an_example(verb):
         (("ingest", "digit"), ["unknown ingest job 'digit'", "digits"]),
         (("ingest", "folder", "nowhere"), ["nowhere"]),
         (("ingest", "coco", "nowhere", "caption=true"), ["no option 'caption'", "captions"]),
-        (("ingest", "digits", "levels=3"), ["`digits` has no option 'levels'", "takes none"]),
+        (
+            ("ingest", "digits", "levels=3"),
+            ["`digits` has no option 'levels'", "it has no options"],
+        ),
         (("ingest", "digits", "--split", "dev"), ["'dev'", "train, validation, test"]),
         (("ingest", "digits", "--exif", "turned"), ["as_stored or upright", "'turned'"]),
         (("ingest", "digits", "--shards", "0"), ["1..99999, got 0"]),
@@ -93,7 +96,7 @@ def test_every_verb_has_an_example(verb):
         (("evaluate", "nowhere"), ["nowhere is not a folder"]),
     ],
 )
-def test_errors_are_one_line_with_a_remedy(arguments, words, tmp_path, capsys, monkeypatch):
+def test_errors_have_one_line_and_a_remedy(arguments, words, tmp_path, capsys, monkeypatch):
     from tfx_pipeline import cli
 
     monkeypatch.chdir(tmp_path)
@@ -108,7 +111,7 @@ def test_errors_are_one_line_with_a_remedy(arguments, words, tmp_path, capsys, m
         assert word in message
 
 
-def test_ingest_says_what_was_found_and_lists_its_jobs(tmp_path, capsys, monkeypatch):
+def test_ingest_prints_its_findings_and_lists_its_jobs(tmp_path, capsys, monkeypatch):
     from tfx_pipeline import cli
 
     monkeypatch.chdir(tmp_path)
@@ -128,7 +131,7 @@ def test_ingest_says_what_was_found_and_lists_its_jobs(tmp_path, capsys, monkeyp
         assert re.search(rf"^{job} ", printed, re.MULTILINE)
 
 
-def test_an_error_in_a_process_of_its_own_has_status_1_and_no_trace(tmp_path):
+def test_an_error_has_status_1_and_no_stack_trace(tmp_path):
     found = sightline("run", "smok", cwd=tmp_path)
     assert found.returncode == 1
     assert found.stderr.startswith("error: unknown pipeline 'smok'")
@@ -155,8 +158,8 @@ def test_new_classes_are_accepted_by_a_flag(tmp_path, monkeypatch, flags, expect
 
 
 def test_limits_of_drift_and_skew_can_be_set_for_one_run(tmp_path):
-    from tfx_pipeline.pipeline_options import with_settings
     from tfx_pipeline.pipelines.smoke import smoke
+    from tfx_pipeline.request.settings import with_settings
     from trainers.config import ConfigError
 
     given = ("statistics.drift_distance=0.5", "train.epochs=2", "digits_vit:train.seed=1")
@@ -168,3 +171,35 @@ def test_limits_of_drift_and_skew_can_be_set_for_one_run(tmp_path):
         with_settings(smoke(), ("statistics.drift_distnace=0.5",))
     with pytest.raises(ConfigError, match=r"statistics.skew_share must be 0 or more, got -1"):
         with_settings(smoke(), ("statistics.skew_share=-1",))
+
+
+@pytest.fixture
+def user_folder(tmp_path):
+    """A folder with modules and a package of the user, named as ours and as Python's."""
+    for name in ("core", "trainers", "serving", "random", "signal"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('imported {name}.py')\n")
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components" / "__init__.py").write_text("raise SystemExit('imported it')\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--help"], "Real-time image recognition"), (["describe", "resnet50"], "4.089 GMAC")],
+)
+def test_files_of_the_user_in_the_current_folder_are_not_imported(user_folder, arguments, words):
+    script = Path(sys.executable).with_name("sightline")
+    found = subprocess.run(
+        [script, *arguments],
+        cwd=user_folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    assert words in found.stdout
+    # Python itself imports them with `-m`.
+    module = [sys.executable, "-m", "tfx_pipeline.cli", "--help"]
+    taken = subprocess.run(module, cwd=user_folder, capture_output=True, text=True, check=False)
+    assert "imported" in taken.stderr

@@ -1,4 +1,4 @@
-"""`sightline deploy check` and `sightline rollback`, as a user types them."""
+"""`sightline deploy check` and `sightline rollback` from the command line."""
 
 import json
 import shlex
@@ -46,7 +46,7 @@ def test_check_of_our_own_files(bundles, capsys):
     assert printed == "10 files, 0 errors, 0 warnings"
 
 
-def test_check_tells_errors_in_a_table_and_as_json(bundles, tmp_path, capsys):
+def test_check_shows_errors_in_a_table_and_as_json(bundles, tmp_path, capsys):
     pytest.importorskip("kubernetes_validate")
     (tmp_path / "d").mkdir()
     file = tmp_path / "d" / "service.yaml"
@@ -63,7 +63,7 @@ def test_check_tells_errors_in_a_table_and_as_json(bundles, tmp_path, capsys):
     assert set(found["findings"][0]) == {"level", "file", "about", "finding", "remedy"}
 
 
-def test_warnings_alone_are_no_failure(tmp_path, capsys):
+def test_warnings_have_status_0(tmp_path, capsys):
     pytest.importorskip("kubernetes_validate")
     (tmp_path / "x.yaml").write_text("a: 1\n")
     status, printed = sightline(capsys, "deploy", "check", tmp_path)
@@ -71,11 +71,11 @@ def test_warnings_alone_are_no_failure(tmp_path, capsys):
     assert "warning: neither a Kubernetes object" in printed
 
 
-def test_rollback_says_what_it_did_and_its_undo_works(bundles, capsys):
+def test_rollback_prints_its_changes_and_a_command_that_undoes_them(bundles, capsys):
     where = ["--bundles", bundles]
     status, printed = sightline(capsys, "rollback", "digits_cnn", *where, "--reason", "[b]ad")
     assert status == 0
-    assert "digits_cnn: version 1 is served, was 2 withdrawn: 2 undo: " in printed
+    assert "digits_cnn: now serves version 1, previously 2 withdrawn: 2 undo: " in printed
     undo = printed.partition("undo: sightline ")[2].partition(" Servers")[0].split()
     status, printed = sightline(capsys, "rollback", "digits_cnn", *where, "--list")
     assert "versions 1; withdrawn 2; served 1" in printed
@@ -86,7 +86,7 @@ def test_rollback_says_what_it_did_and_its_undo_works(bundles, capsys):
     assert (status, "nothing changed" in printed) == (0, True)
 
 
-def test_the_way_back_that_a_push_names_is_a_command_that_works(write_bundle, tmp_path, capsys):
+def test_the_rollback_command_of_a_push_works(write_bundle, tmp_path, capsys):
     model = tmp_path / "my bundles" / "m"
     drafts = [write_bundle(tmp_path / name, name) for name in ("first", "second")]
     for draft in drafts:
@@ -101,7 +101,7 @@ def test_the_way_back_that_a_push_names_is_a_command_that_works(write_bundle, tm
     assert (again.path, again.pushed, again.withdrawn) == (model / "2", False, False)
 
 
-def test_version_0_is_one(tmp_path, capsys):
+def test_version_0_is_a_version(tmp_path, capsys):
     (tmp_path / "bundles" / "m" / "0").mkdir(parents=True)
     (tmp_path / "bundles" / "m" / "0" / "saved_model.pb").touch()
     listing = ["rollback", "m", "--list", "--bundles", tmp_path / "bundles"]
@@ -113,12 +113,12 @@ def test_version_0_is_one(tmp_path, capsys):
     [
         (("rollback", "digits_cnn", "7"), ["no version 7: versions 1, 2"]),
         (("rollback", "digits"), ["digits is not a folder", "digits_cnn"]),
-        (("rollback", "../digits_cnn"), ["named by its folder"]),
+        (("rollback", "../digits_cnn"), ["must be the name of a folder"]),
         (("rollback", "digits", "--list"), ["is not a folder"]),
         (("deploy", "check", "nowhere"), ["nowhere is not a folder"]),
     ],
 )
-def test_errors_are_one_line_with_a_remedy(bundles, capsys, monkeypatch, arguments, words):
+def test_errors_have_one_line_and_a_remedy(bundles, capsys, monkeypatch, arguments, words):
     monkeypatch.chdir(bundles.parent)
     status, printed = sightline(capsys, *arguments)
     assert status == 1

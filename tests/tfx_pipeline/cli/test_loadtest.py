@@ -7,8 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
+from core.renamed import RenamedWarning
 from serving.benchmark.loadtest import LoadError
-from tfx_pipeline.cli import app
+from tfx_pipeline.cli import app, main
 from tfx_pipeline.cli.loadtest import public_arguments
 
 SHORT = ["--seconds", "0.5", "--warm-up", "0.1"]
@@ -62,7 +63,7 @@ def test_rates_make_a_table_a_page_and_json(url, tmp_path):
     assert html.read_text().count("<svg") == 3
 
 
-def test_closed_loop_with_a_file_of_ones_own(url, tmp_path):
+def test_closed_loop_with_a_request_file(url, tmp_path):
     (tmp_path / "a.json").write_text('{"instances": [1]}')
     result = loadtest(url, "--model", "cats", "--closed", 2, *SHORT, "--input", tmp_path / "a.json")
     assert result.exit_code in (0, 3), result.output
@@ -70,7 +71,7 @@ def test_closed_loop_with_a_file_of_ones_own(url, tmp_path):
     assert "a.json" in result.output
 
 
-def test_a_report_keeps_what_a_header_holds_to_itself():
+def test_a_report_does_not_show_header_values():
     given = ["--header", "Authorization: Bearer 7", "--rate", "5", "--header=X-Key: secret"]
     shown = ["--header", "Authorization: ...", "--rate", "5", "--header=X-Key: ..."]
     assert public_arguments(given) == shown
@@ -86,8 +87,8 @@ def test_a_report_keeps_what_a_header_holds_to_itself():
         (["--model", "cats", "--rates", "5,x"], "numbers with commas"),
         (["--model", "cats", "--header", "colonless"], "takes 'Name: value', got 'colonless'"),
         (["--model", "cats", "--rate", "-5"], "`rate` must be above 0"),
-        (["--model", "cats", "--pictures", "a", "--input", "b"], "one of the two"),
-        (["--model", "cats", "--pictures", "nowhere"], "nowhere does not exist"),
+        (["--model", "cats", "--images", "a", "--input", "b"], "either --images or --input"),
+        (["--model", "cats", "--images", "nowhere"], "nowhere does not exist"),
         (["--model", "cats", "--input", "nowhere.json"], "nowhere.json does not exist"),
     ],
 )
@@ -97,6 +98,21 @@ def test_errors_say_what_to_do(url, arguments, words):
     assert words in str(result.exception)
 
 
-def test_an_address_that_is_none():
+@pytest.mark.parametrize(
+    ("arguments", "flag", "said"),
+    [
+        (["loadtest", "http://h", "--model", "m", "--pictures", "nowhere"], "--images", "nowhere"),
+        (["benchmark", "serving", "absent", "--picture", "a.jpg"], "--image", "absent"),
+    ],
+)
+def test_former_flags_reach_the_verb_with_a_warning(arguments, flag, said, capsys):
+    with pytest.warns(RenamedWarning, match=f"is now {flag};"), pytest.raises(SystemExit):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert said in error
+    assert "No such option" not in error
+
+
+def test_an_invalid_address_is_an_error():
     result = loadtest("localhost:8501", "--model", "cats")
     assert "write http://host:8501" in str(result.exception)

@@ -1,4 +1,4 @@
-"""Images to ingest, and what is in a folder of records."""
+"""Images to ingest, and readers of a folder of records."""
 
 import hashlib
 import json
@@ -75,7 +75,7 @@ def records():
 
 @pytest.fixture(scope="session")
 def rejected():
-    """`rejected(folder)`: source file -> why it is not among the records."""
+    """`rejected(folder)`: source file -> reason of its rejection."""
     return _rejected
 
 
@@ -87,5 +87,5 @@ def noise():
 
 @pytest.fixture(scope="session")
 def pets():
-    """`pets(root, count)`: so many images of noise in two classes."""
+    """`pets(root, count)`: writes `count` images of noise in two classes."""
     return _pets

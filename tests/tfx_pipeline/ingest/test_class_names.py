@@ -1,4 +1,4 @@
-"""What classes may be called, and in which order they come."""
+"""Rules for class names, and their order."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_capitals_count_where_names_are_not_typed(typed):
         check_names(["Cardigan", "cardigan"], "ImageNet", typed=False)
         return
     for one, other in (("Cat", "cat"), ("STRASSE", "stra\u00dfe")):
-        with pytest.raises(IngestError, match="differ only in capitals"):
+        with pytest.raises(IngestError, match="differ only in case"):
             check_names([one, other], "here", typed=True)
 
 
@@ -51,5 +51,5 @@ def test_one_name_in_two_unicode_forms(tmp_path):
     assert source.classes == ("caf\u00e9", "dog")
     assert [one.class_name for one in source.items] == ["caf\u00e9", "dog"] * 2
     (tmp_path / "test" / "Dog").mkdir()
-    with pytest.raises(IngestError, match="'Dog' and 'dog' differ only in capitals"):
+    with pytest.raises(IngestError, match="'Dog' and 'dog' differ only in case"):
         jobs.get("folder")(Request(str(tmp_path), tmp_path))

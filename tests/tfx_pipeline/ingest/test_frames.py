@@ -1,4 +1,4 @@
-"""Boxes and masks of images that EXIF turns, on the pixels of their records."""
+"""Boxes and masks of images that EXIF rotates."""
 
 import hashlib
 import io
@@ -11,20 +11,20 @@ from pycocotools import mask as coco_mask
 
 from tfx_pipeline.ingest.check import Checker
 from tfx_pipeline.ingest.frames import SHOWN, STORED
-from tfx_pipeline.ingest.images import load_picture
+from tfx_pipeline.ingest.images import load_stored
 from tfx_pipeline.ingest.masks import encode_gray_png
 from tfx_pipeline.ingest.records import make_example
 from tfx_pipeline.ingest.source import Item, Objects
 from trainers.data import features
 
-# (height, width) as shown, and a red box in it: xmin, ymin, xmax, ymax.
+# Displayed (height, width), and a red box in it: xmin, ymin, xmax, ymax.
 SHOWN_SIZE, BOX = (64, 48), (8, 4, 40, 20)
 QUARTERS = (5, 6, 7, 8)
 UNDONE = {6: 8, 8: 6}
 
 
 def scene(orientation, size=SHOWN_SIZE):
-    """PNG bytes whose pixels, turned as EXIF says, have the red box at `BOX`."""
+    """PNG bytes whose pixels, rotated by EXIF, have the red box at `BOX`."""
     pixels = np.full((*size, 3), 128, np.uint8)
     pixels[BOX[1] : BOX[3], BOX[0] : BOX[2]] = (255, 0, 0)
     shown = Image.fromarray(pixels)
@@ -45,7 +45,7 @@ def red(pixels):
 
 
 def record(item, data, exif):
-    image = load_picture(data, exif=exif)
+    image = load_stored(data, exif=exif)
     return make_example(item, image.facts, image.encoded, classes=("a",)).features.feature
 
 

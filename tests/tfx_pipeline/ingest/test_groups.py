@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from tfx_pipeline.ingest import IngestError, Request, ingest, jobs
-from tfx_pipeline.ingest.balance import ObjectCounts
 from tfx_pipeline.ingest.check import Verdict, verdict_file
 from tfx_pipeline.ingest.groups import with_groups
-from tfx_pipeline.ingest.images import Facts
+from tfx_pipeline.ingest.images import ImageFacts
 from tfx_pipeline.ingest.index import connect, create
-from tfx_pipeline.ingest.merge import merge, place
+from tfx_pipeline.ingest.merge import assign_splits, merge
 from tfx_pipeline.ingest.output import writing
+from tfx_pipeline.ingest.result_checks import ObjectCounts
 from tfx_pipeline.ingest.source import Item
 
 FRACTIONS = (0.6, 0.2, 0.2)
@@ -32,11 +32,11 @@ def placed(tmp_path, items, group, *, every_class=True):
     with writing(path) as file:
         for row in range(listing.items):
             digest = f"{row * 7919 % 65536:04x}" * 16
-            facts = Facts(digest, "PNG", 4, 4, 3, "RGB", 1, 1, False, {})
+            facts = ImageFacts(digest, "PNG", 4, 4, 3, "RGB", 1, 1, False, {})
             line = json.dumps(dataclasses.asdict(Verdict(row, facts, ())))
             file.write(f"{line}\n".encode())
     merge(index, [path], keep_duplicates=True)
-    place(index, fractions=FRACTIONS, shards=1, every_class=every_class)
+    assign_splits(index, fractions=FRACTIONS, shards=1, every_class=every_class)
     with connect(index) as opened:
         query = "SELECT name, facts.split FROM items JOIN facts USING (row)"
         return {name.decode(): split for name, split in opened.execute(query)}
@@ -92,7 +92,7 @@ def test_a_group_that_the_source_has_in_two_splits_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("group", "message"), [("(", "neither a column"), (r"x(\d)", "gives no group")]
+    ("group", "message"), [("(", "not a column"), (r"x(\d)", "gives no group")]
 )
 def test_expressions_that_find_nothing(tmp_path, group, message):
     with pytest.raises(IngestError, match=message):
@@ -112,7 +112,7 @@ def test_columns_of_a_table(tmp_path):
 
 
 def test_records_in_place_take_no_groups(tmp_path):
-    with pytest.raises(IngestError, match="--group cannot move them"):
+    with pytest.raises(IngestError, match="--group has no effect"):
         ingest("tfrecord", tmp_path / "out", where=tmp_path, group="x")
 
 

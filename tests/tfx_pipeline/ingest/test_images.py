@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from core.image_header import ImageError, ImageTooLargeError
-from tfx_pipeline.ingest.images import load_picture, name_differs
+from tfx_pipeline.ingest.images import load_stored, name_differs
 from trainers.data.decode import load_image
 
 RNG = np.random.default_rng(0)
@@ -22,44 +22,44 @@ def save(image, kind, **options):
     return buffer.getvalue()
 
 
-def kinds(picture):
-    return {kind for kind, _ in picture.found}
+def kinds(stored):
+    return {kind for kind, _ in stored.found}
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
 def test_what_the_graph_decodes_is_kept_byte_for_byte(kind):
     data = save(RGB, kind)
-    picture = load_picture(data)
-    assert picture.encoded == data
-    assert picture.facts.format == kind
-    assert not picture.facts.transcoded
+    stored = load_stored(data)
+    assert stored.encoded == data
+    assert stored.facts.format == kind
+    assert not stored.facts.transcoded
 
 
 @pytest.mark.parametrize(
     ("kind", "options"), [("PPM", {}), ("TIFF", {}), ("WEBP", {"lossless": True})]
 )
 def test_other_formats_become_png_losslessly(kind, options):
-    picture = load_picture(save(RGB, kind, **options))
-    assert picture.facts.format == "PNG"
-    assert kinds(picture) == {"transcoded"}
-    np.testing.assert_array_equal(load_image(picture.encoded), RGB)
+    stored = load_stored(save(RGB, kind, **options))
+    assert stored.facts.format == "PNG"
+    assert kinds(stored) == {"transcoded"}
+    np.testing.assert_array_equal(load_image(stored.encoded), RGB)
 
 
 def test_palette_bmp_becomes_png_with_its_colors():
     palette = Image.fromarray(RGB).convert("P")
-    picture = load_picture(save(palette, "BMP"))
-    assert picture.facts.format == "PNG"
-    assert kinds(picture) == {"transcoded"}
-    np.testing.assert_array_equal(load_image(picture.encoded), np.asarray(palette.convert("RGB")))
+    stored = load_stored(save(palette, "BMP"))
+    assert stored.facts.format == "PNG"
+    assert kinds(stored) == {"transcoded"}
+    np.testing.assert_array_equal(load_image(stored.encoded), np.asarray(palette.convert("RGB")))
 
 
 def test_16_bit_tiff_and_pgm_keep_the_high_byte_as_16_bit_png_does():
     values = RNG.integers(0, 2**16, (6, 9), dtype=np.uint16)
     expected = load_image(save(Image.fromarray(values), "PNG"))
     for kind in ("TIFF", "PPM"):
-        picture = load_picture(save(Image.fromarray(values), kind))
-        assert {"transcoded", "sixteen_bits", "grey"} <= kinds(picture)
-        np.testing.assert_array_equal(load_image(picture.encoded), expected)
+        stored = load_stored(save(Image.fromarray(values), kind))
+        assert {"transcoded", "sixteen_bits", "grayscale"} <= kinds(stored)
+        np.testing.assert_array_equal(load_image(stored.encoded), expected)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_16_bit_tiff_and_pgm_keep_the_high_byte_as_16_bit_png_does():
         (b"plain text", "not an image"),
         (save(RGB, "PNG")[:500], "damaged PNG"),
         (save(RGB, "JPEG")[:500], "damaged JPEG"),
-        (save(RGB, "TIFF")[:500], "nor can Pillow read it"),
+        (save(RGB, "TIFF")[:500], "Pillow cannot read it either"),
         (save(np.ones((4, 4), np.float32), "TIFF"), "floating-point"),
         (save(np.full((4, 4), 2**20, np.int32), "TIFF"), "32-bit"),
         (b"P5 9000 9000 255 ", "over the limit"),
@@ -77,20 +77,20 @@ def test_16_bit_tiff_and_pgm_keep_the_high_byte_as_16_bit_png_does():
 )
 def test_refusals_give_the_reason(data, message):
     with pytest.raises(ImageError, match=message):
-        load_picture(data)
+        load_stored(data)
 
 
 @pytest.mark.parametrize("kind", ["TGA", "EPS"])
 def test_formats_outside_the_list_are_not_tried(kind):
     with pytest.raises(ImageError, match="not an image"):
-        load_picture(save(RGB, kind))
+        load_stored(save(RGB, kind))
 
 
-def test_a_bomb_is_told_by_its_header():
+def test_a_bomb_is_rejected_by_its_header():
     bomb = save(RGB, "PNG")
     bomb = bomb[:16] + (60_000).to_bytes(4, "big") * 2 + bomb[24:]
     with pytest.raises(ImageTooLargeError, match="over the limit"):
-        load_picture(bomb)
+        load_stored(bomb)
 
 
 def test_a_gif_whose_first_frame_is_smaller_is_redrawn_on_its_canvas():
@@ -98,19 +98,19 @@ def test_a_gif_whose_first_frame_is_smaller_is_redrawn_on_its_canvas():
     data = save(frame, "GIF")
     canvas = (80).to_bytes(2, "little") + (60).to_bytes(2, "little")
     data = data[:6] + canvas + data[10:]
-    # What TensorFlow would return: the frame alone, of another size than the header says.
+    # TensorFlow would return only the frame, with another size than the header.
     assert tf.io.decode_image(data, expand_animations=False).shape == (40, 50, 3)
-    picture = load_picture(data)
-    assert (picture.facts.height, picture.facts.width) == (60, 80)
-    assert kinds(picture) >= {"transcoded"}
-    assert load_image(picture.encoded).shape == (60, 80, 3)
+    stored = load_stored(data)
+    assert (stored.facts.height, stored.facts.width) == (60, 80)
+    assert kinds(stored) >= {"transcoded"}
+    assert load_image(stored.encoded).shape == (60, 80, 3)
 
 
 def test_cmyk_jpeg_is_kept_because_the_graph_turns_it_into_the_same_rgb():
     smooth = np.add.outer(np.arange(64), np.arange(64))[..., None] * np.array([1, 2, 0.5])
-    picture = Image.fromarray(smooth.astype(np.uint8)).convert("CMYK")
-    data = save(picture, "JPEG", quality=95)
-    found = load_picture(data)
+    stored = Image.fromarray(smooth.astype(np.uint8)).convert("CMYK")
+    data = save(stored, "JPEG", quality=95)
+    found = load_stored(data)
     assert found.encoded == data
     assert found.facts.colorspace == "CMYK"
     assert "cmyk" in kinds(found)
@@ -121,11 +121,11 @@ def test_cmyk_jpeg_is_kept_because_the_graph_turns_it_into_the_same_rgb():
 def test_what_is_noted_of_kept_images():
     frames = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (0, 200)]
     animated = save(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert "animated" in kinds(load_picture(animated))
-    assert kinds(load_picture(save(Image.fromarray(RGB[..., 0]), "JPEG"))) == {"grey"}
+    assert "animated" in kinds(load_stored(animated))
+    assert kinds(load_stored(save(Image.fromarray(RGB[..., 0]), "JPEG"))) == {"grayscale"}
     rgba = Image.fromarray(np.dstack([RGB, RGB[..., 0]]))
-    assert kinds(load_picture(save(rgba, "PNG"))) == {"alpha"}
-    assert load_picture(save(RGB, "JPEG")).found == ()
+    assert kinds(load_stored(save(rgba, "PNG"))) == {"alpha"}
+    assert load_stored(save(RGB, "JPEG")).found == ()
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -133,10 +133,10 @@ def test_turning_upright_is_what_pillow_does(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = save(RGB, "PNG", exif=exif)
-    kept = load_picture(data)
+    kept = load_stored(data)
     assert kept.encoded == data
     assert kept.facts.orientation == orientation
-    turned = load_picture(data, exif="upright")
+    turned = load_stored(data, exif="upright")
     assert turned.facts.orientation == 1
     assert "exif_applied" in kinds(turned)
     operations = {
@@ -169,7 +169,7 @@ def test_names_that_say_another_format(name, kind, said):
 
 @pytest.mark.shared_data
 def test_all_of_ingest_training_and_serving_agree_on_every_odd_file(extract):
-    """One verdict: what ingest keeps as it is, the graph decodes; what it changes, it refuses."""
+    """Ingest keeps what the graph decodes, and transcodes or rejects the rest."""
     from core.image_header import check_image
 
     kept = changed = refused = 0
@@ -180,22 +180,22 @@ def test_all_of_ingest_training_and_serving_agree_on_every_odd_file(extract):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                picture = load_picture(data)
+                stored = load_stored(data)
         except ImageError:
             refused += 1
             with pytest.raises(ImageError):
                 load_image(data)
             continue
-        header = check_image(picture.encoded)
-        pixels = load_image(picture.encoded)
+        header = check_image(stored.encoded)
+        pixels = load_image(stored.encoded)
         assert pixels.shape[:2] == (header.height, header.width), path.name
-        if picture.facts.transcoded:
+        if stored.facts.transcoded:
             changed += 1
             with pytest.raises(ImageError):
                 load_image(data)
         else:
             kept += 1
-            assert picture.encoded == data
+            assert stored.encoded == data
     assert kept > 450
     assert changed > 150
     assert 50 < refused < 150
@@ -203,14 +203,14 @@ def test_all_of_ingest_training_and_serving_agree_on_every_odd_file(extract):
 
 def test_broken_exif_does_not_cost_the_image():
     data = save(RGB, "WEBP", lossless=True, exif=b"Exif\0\0junk that is no TIFF header")
-    picture = load_picture(data)
-    np.testing.assert_array_equal(load_image(picture.encoded), RGB)
-    assert picture.facts.orientation == 1
+    stored = load_stored(data)
+    np.testing.assert_array_equal(load_image(stored.encoded), RGB)
+    assert stored.facts.orientation == 1
 
 
 def test_a_jpeg_of_too_many_scans_is_rejected_and_not_decoded():
-    """Pillow would take as long as the graph: it is not transcoded either."""
+    """It is not transcoded either, because Pillow would take as long as the graph."""
     data = save(RGB, "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     with pytest.raises(ImageTooLargeError, match="more than 64 scans"):
-        load_picture(data[:-2] + data[last:-2] * 70 + data[-2:])
+        load_stored(data[:-2] + data[last:-2] * 70 + data[-2:])

@@ -1,4 +1,4 @@
-"""The whole job: images in, records out, read back by the training input."""
+"""Complete jobs, whose records are read by the input pipeline."""
 
 import hashlib
 import io
@@ -191,13 +191,13 @@ def test_cats_and_dogs_keep_their_test_split_and_gain_validation(extract, tmp_pa
 def test_a_source_within_the_output_is_refused(tmp_path, pets, files):
     root = tmp_path / "pets"
     pets(root, 40)
-    with pytest.raises(IngestError, match="lies within"):
+    with pytest.raises(IngestError, match="is inside"):
         ingest("folder", tmp_path, where=root)
     out = tmp_path / "out"
     ingest("folder", out, where=root, shards=1)
     before = files(out)
     for where, target in ((out, out), (out, out / "more"), (out / "Split-train", out)):
-        with pytest.raises(IngestError, match="lie within each other"):
+        with pytest.raises(IngestError, match="are inside each other"):
             ingest("tfrecord", target, where=where)
     assert files(out) == before
 
@@ -220,8 +220,8 @@ def test_turned_images_are_kept_or_made_upright_by_policy(extract, tmp_path, rec
     for number in range(1, 9):
         target = tmp_path / "views" / ("odd" if number % 2 else "even") / f"{number}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(source / f"Landscape_{number}.jpg") as picture:
-            picture.reduce(8).save(target, quality=95, exif=picture.getexif())
+        with Image.open(source / f"Landscape_{number}.jpg") as opened:
+            opened.reduce(8).save(target, quality=95, exif=opened.getexif())
     settings = {"where": tmp_path / "views", "split": "test", "shards": 1}
     ingest("folder", tmp_path / "stored", **settings)
     ingest("folder", tmp_path / "upright", exif="upright", **settings)

@@ -1,4 +1,4 @@
-"""Jobs that were killed or met a full disk: nothing half written, and the next one goes on."""
+"""Killed jobs and full disks leave no partial output, and the next job resumes."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from tfx_pipeline.ingest import ingest
 from trainers.data import features
 
-# Attempts of 40 images that are killed.
+# Attempts with 40 images that are killed.
 KILLED = ("changed", "older", "late")
 # Beam takes seconds to load, so one process loads it and forks for each attempt.
 ATTEMPTS = """
@@ -31,9 +31,9 @@ def published(finished, out):
     publish(finished, out)
     die()
 
-def limited(self, place):
+def limited(self, shard):
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
-    write_shard(self, place)
+    write_shard(self, shard)
 
 def attempt(folder, shards):
     try:
@@ -63,7 +63,7 @@ def attempts(tmp_path_factory, pets, files):
     """A folder for each attempt: images, and what was left.
 
     `resumed`, `changed` and `older` were killed after one chunk of verdicts, `late` while it
-    replaced a finished data set, whose digests are in its `whole.json`; `full` had room for 8 KiB a
+    replaced a finished data set, whose digests are in its `whole.json`; `full` had 8 KiB of space a
     file.
     """
     folder = tmp_path_factory.mktemp("attempts")
@@ -87,14 +87,14 @@ def attempts(tmp_path_factory, pets, files):
     return folder
 
 
-def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_bytes(attempts, tmp_path, files):
+def test_a_killed_job_resumes_and_yields_the_same_bytes(attempts, tmp_path, files):
     folder, root = attempts / "resumed", attempts / "resumed" / "pets"
     whole = ingest("folder", tmp_path / "whole", where=root, shards=2)
     assert not (folder / "out").exists()
     (work,) = folder.glob(".out.ingest-*")
     (kept,) = (work / "verdicts").iterdir()
     lines = kept.read_text().splitlines()
-    # A verdict that only the first attempt can have written, to see that it is not made again.
+    # A verdict that only the first attempt can have written, to check that it is kept.
     marked = json.loads(lines[0])
     marked["findings"].append({"kind": "animated", "file": "from the first attempt", "detail": ""})
     kept.write_text("\n".join([json.dumps(marked), *lines[1:]]) + "\n")

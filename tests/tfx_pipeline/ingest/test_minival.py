@@ -1,4 +1,4 @@
-"""The validation split that is held out of train, counted over the bytes that were written."""
+"""The held-out validation split, counted in the written bytes."""
 
 import hashlib
 import io
@@ -80,7 +80,7 @@ def test_a_share_is_held_out_and_no_image_is_in_both(tmp_path, shards, each, sha
     assert set(train) | set(held) == {
         hashlib.sha256(jpeg(n)).hexdigest() for n in range(shards * each)
     }
-    # A shard is divided by content: a binomial's five deviations.
+    # A shard is divided by content: within five standard deviations of a binomial.
     slack = 5 * (expected * (1 - expected) * each) ** 0.5
     assert abs(len(held) - expected * shards * each) <= (slack if shards < 100 else 0)
     written = json.loads((tmp_path / "out" / "dataset.json").read_text())
@@ -108,7 +108,7 @@ def test_an_image_that_is_in_train_as_well_stays_there_only(tmp_path):
     ("shards", "share", "message"),
     [
         (3, "1.5", r"in \(0, 1\), got 1.5"),
-        (1, "0.0001", "leaves none for validation"),
+        (1, "0.0001", "leaves no image for validation"),
     ],
 )
 def test_a_share_that_cannot_be_held_out_is_an_error(tmp_path, shards, share, message):

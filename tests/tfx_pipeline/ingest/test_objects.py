@@ -1,4 +1,4 @@
-"""What an image keeps of its labeled objects."""
+"""Validation of labeled objects."""
 
 import io
 import math
@@ -65,7 +65,7 @@ def test_each_kind_of_box(box, kept, kind):
         assert one.detail.startswith("annotation 77: box xmin ")
 
 
-def test_a_clipped_box_is_told_with_both_values():
+def test_a_clipped_box_is_reported_with_both_values():
     _, (finding,) = cleaned((-5, 1, 70, 12.5), ids=(3,))
     assert finding.detail == (
         "annotation 3: box xmin -5, ymin 1, xmax 70, ymax 12.5 "
@@ -78,7 +78,7 @@ def test_a_class_that_does_not_exist_drops_the_object(label):
     objects, findings = cleaned((1, 2, 3, 4), (5, 6, 7, 8), classes=(label, 2), ids=(8, 9))
     assert (objects.classes, objects.ids) == ((2,), (9,))
     assert kinds(findings) == ["category_unknown"]
-    assert "annotation 8: its category is none of the 3" in findings[0].detail
+    assert "annotation 8: its category is not among the 3" in findings[0].detail
 
 
 def test_no_objects_is_noted_only_where_there_were_none():
@@ -170,7 +170,7 @@ def test_what_is_kept_is_inside_and_has_area_and_nothing_is_lost(boxes, classes)
 @given(boxes=BOXES)
 def test_cleaning_twice_finds_nothing_more(boxes):
     once, _ = cleaned(*boxes)
-    # What is left of a box in the first pixel would be read as fractions, which it was not.
+    # The clipped rest in the first pixel looks like fractions, but the box did not.
     assume(all(max(box) > 1 for box in once.boxes))
     again, findings = clean(once, name="a.jpg", num_classes=3, **SIZE)
     assert again == once

@@ -1,4 +1,4 @@
-"""Objects as labeling tools write them: each is read rightly, or refused with the reason."""
+"""Objects in the formats of labeling tools are read correctly or rejected with a reason."""
 
 import json
 import struct
@@ -64,9 +64,12 @@ def test_yaml_whose_aliases_explode_is_refused_at_once(tmp_path, key):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("names: [a, a]\n", "'a' is there twice"),
+        ("names: [a, a]\n", "'a' appears twice"),
         (f"names: [[{'x' * 5000}]]\n", "must be a list of class names, got .{,210}$"),
-        ("train: [[images/train]]\nnames: [a]\n", "a split is a folder, a list file, or a list"),
+        (
+            "train: [[images/train]]\nnames: [a]\n",
+            "a split must be a folder, a list file or a list",
+        ),
         ("train: images/train\nval: ../valid/images\nnames: [a]\n", "correct or remove that line"),
         ("names: !!python/object/apply:os.system [x]\n", "must be a list of class names|one class"),
     ],
@@ -74,7 +77,7 @@ def test_yaml_whose_aliases_explode_is_refused_at_once(tmp_path, key):
 def test_yaml_files_that_are_refused(tmp_path, names, message):
     yolo(tmp_path, names)
     if "apply" in names:
-        assert read("yolo", tmp_path).classes == ("x",)  # The tag is no more than text.
+        assert read("yolo", tmp_path).classes == ("x",)  # The tag is only text.
         return
     with pytest.raises(IngestError, match=message):
         read("yolo", tmp_path)
@@ -97,7 +100,7 @@ def test_boxes_that_are_corners(tmp_path):
     yolo(tmp_path, line="0 0.3 0.3 0.9 0.8")
     with pytest.raises(IngestError, match=r"look like corners .*0 0\.3 0\.3 0\.9 0\.8"):
         read("yolo", tmp_path)
-    # A box of which one is no pair of corners, and one that stays within the image.
+    # A box that is not a pair of corners, and one inside the image.
     (tmp_path / "labels" / "train" / "0.txt").write_text("0 0.8 0.8 0.3 0.3\n")
     read("yolo", tmp_path)
     yolo(tmp_path / "in", line="0 0.4 0.4 0.5 0.5")
@@ -141,8 +144,8 @@ def test_lists_of_voc(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("<xmin>1<", "<xmin>1,5<", r"object 0 \(cat\) has no whole bndbox"),
-        ("<annotation>", "<!DOCTYPE a><annotation>", "a DOCTYPE is not read"),
+        ("<xmin>1<", "<xmin>1,5<", r"object 0 \(cat\) has no complete bndbox"),
+        ("<annotation>", "<!DOCTYPE a><annotation>", "a DOCTYPE is not allowed"),
     ],
 )
 def test_xml_without_an_object_is_named(tmp_path, old, new, message):
@@ -199,12 +202,12 @@ def idx(folder, stem, labels, *, order=">"):
 def test_idx_files(tmp_path):
     idx(tmp_path, "emnist-letters-train", [1, 2, 3])
     source = read("idx", tmp_path)
-    assert source.classes == ("1", "2", "3")  # No class 0 that no image has.
+    assert source.classes == ("1", "2", "3")  # There is no class 0 without images.
     items, found = listed(source)
     assert [name for _, name, _ in items] == ["1", "2", "3"]
     assert found == [("maybe_transposed", "emnist-letters-train-images-idx3-ubyte")]
     assert not listed(read("idx", tmp_path, transposed=True))[1]
-    with pytest.raises(IngestError, match="labels from 1 to 3, and classes= has 3 names"):
+    with pytest.raises(IngestError, match="labels from 1 to 3, but classes= has 3 names"):
         read("idx", tmp_path, classes="a,b,c")
     idx(tmp_path, "emnist-letters-test", [1, 2])
     assert len(listed(read("idx", tmp_path))[0]) == 5

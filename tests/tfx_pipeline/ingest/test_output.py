@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tfx_pipeline.ingest.output import full_disk_named, publish, workplace, writing
+from tfx_pipeline.ingest.output import full_disk_named, publish, work_folder, writing
 from tfx_pipeline.ingest.source import IngestError
 
 DIES = """
@@ -20,7 +20,7 @@ if sys.argv[2] == "between renames":
         rename(self, target)
         os.kill(os.getpid(), signal.SIGKILL)
     Path.rename = once
-with output.workplace(out, "abc") as work:
+with output.work_folder(out, "abc") as work:
     (work / "out").mkdir()
     (work / "out" / "dataset.json").write_text("new")
     if sys.argv[2] == "inside":
@@ -30,7 +30,7 @@ with output.workplace(out, "abc") as work:
 
 
 def finish(out, text, key="abc"):
-    with workplace(out, key) as work:
+    with work_folder(out, key) as work:
         made = work / "out"
         made.mkdir(exist_ok=True)
         (made / "dataset.json").write_text(text)
@@ -53,13 +53,13 @@ def test_appears_whole_and_replaces_an_older_data_set(tmp_path):
 
 def test_work_is_kept_for_the_same_key_and_removed_for_another(tmp_path):
     work = tmp_path / ".data.ingest-abc"
-    with workplace(tmp_path / "data", "abc") as first:
+    with work_folder(tmp_path / "data", "abc") as first:
         assert first == work
         (work / "half").touch()
-    with workplace(tmp_path / "data", "abc") as again:
+    with work_folder(tmp_path / "data", "abc") as again:
         assert again == work
         assert (again / "half").is_file()
-    with workplace(tmp_path / "data", "def") as other:
+    with work_folder(tmp_path / "data", "def") as other:
         assert other != work
     assert not work.exists()
 
@@ -70,16 +70,16 @@ def test_kill_9_loses_nothing(tmp_path, when):
     finish(out, "old")
     done = subprocess.run([sys.executable, "-c", DIES, str(out), when], check=False)
     assert done.returncode == -signal.SIGKILL
-    with workplace(out, "def"):
+    with work_folder(out, "def"):
         assert (out / "dataset.json").read_text() == "old"
 
 
 def test_two_jobs_do_not_write_one_data_set(tmp_path):
     for key in ("abc", "def"):
         with (
-            workplace(tmp_path / "data", "abc"),
+            work_folder(tmp_path / "data", "abc"),
             pytest.raises(IngestError, match="another job"),
-            workplace(tmp_path / "data", key),
+            work_folder(tmp_path / "data", key),
         ):
             pass
 

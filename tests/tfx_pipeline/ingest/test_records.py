@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfx_pipeline.ingest.images import load_picture
+from tfx_pipeline.ingest.images import load_stored
 from tfx_pipeline.ingest.records import make_example, serialize
 from tfx_pipeline.ingest.source import Item, Objects
 from trainers.data import features
@@ -21,7 +21,7 @@ def png(seed=0):
 
 
 def record(item, data, classes=("ant", "bee", "cat")):
-    image = load_picture(data)
+    image = load_stored(data)
     return make_example(item, image.facts, image.encoded, classes=classes)
 
 

@@ -1,4 +1,4 @@
-"""What the jobs list, and what they refuse; nothing here runs Beam."""
+"""Items and errors of the jobs, without Beam."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def test_digits_are_the_scans_losslessly():
 
 
 def test_digits_take_no_folder(tmp_path):
-    with pytest.raises(IngestError, match="reads no folder"):
+    with pytest.raises(IngestError, match="takes no SOURCE"):
         jobs.get("digits")(Request(str(tmp_path), tmp_path))
 
 
@@ -100,12 +100,12 @@ def test_a_class_may_be_called_train(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "it holds nothing"),
-        (["a.png", "b.png"], "it holds 2 files without a label"),
-        (["images/a.png"], "one class only, 'images'; add a second"),
+        ([], "contains nothing"),
+        (["a.png", "b.png"], "contains 2 files without a label"),
+        (["images/a.png"], "only one class, 'images'; add a second"),
         (["images/cat/a.png", "images/dog/a.png"], "did you mean .*images"),
         (["train/a.png", "test/a.png"], "split folders of .* have no class folders"),
-        (["train/cat/a.png", "test/cat/a.png"], "one class only, 'cat'"),
+        (["train/cat/a.png", "test/cat/a.png"], "only one class, 'cat'"),
         (["train/cat/a.png", "train/dog/a.png", "other/a.png"], r"\(train\) and other"),
         (
             ["train/c/a.png", "val/c/a.png", "validation/d/a.png"],
@@ -126,7 +126,7 @@ def test_refused_layouts_say_what_was_found_and_what_to_do(tmp_path, files, mess
 def test_absent_folder(tmp_path):
     with pytest.raises(
         IngestError,
-        match="is not a folder: it does not exist; give a folder with images in DIR/<class>",
+        match="is not a folder: it does not exist; expected a folder with images in DIR/<class>",
     ):
         folder(tmp_path / "nowhere")
     with pytest.raises(IngestError, match="needs a folder"):

@@ -1,4 +1,4 @@
-"""Words for splits: in the table, and in every job that reads folders, lists, keys or columns."""
+"""Names of splits, in every job that reads folders, lists, keys or columns."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_words_that_are_no_split(word):
         ("mnist-train.tfrecord-00000-of-00001", "train"),
         ("Validation/part_0.record", "validation"),
         ("own-dev.tfrecord-00000-of-00001", "validation"),
-        # The file's own name goes before its folder's.
+        # The name of the file has precedence over the name of its folder.
         ("test_bench/train-00000-of-00001", "train"),
         ("trainset/a.tfrecord", "train"),
         ("latest/a.tfrecord", None),
@@ -164,7 +164,7 @@ def test_yolo(tmp_path, layout):
     assert [one.split for one in items] == ["train", "validation", "test"]
     if layout == "images/{}":
         image(tmp_path / "images" / "rest" / "a.png")
-        with pytest.raises(IngestError, match="rest, which lies in none"):
+        with pytest.raises(IngestError, match="rest, which is in none"):
             read("yolo", tmp_path, names="cat")
 
 
@@ -223,7 +223,7 @@ def test_shards(tmp_path):
         ("train", "validation", "test"), 1
     )
     shard(tmp_path / "in" / "extra-00000-of-00001", 0)
-    with pytest.raises(IngestError, match=r"extra-00000-of-00001 is called by no split"):
+    with pytest.raises(IngestError, match=r"extra-00000-of-00001 has no name of a split"):
         adopt(tmp_path / "in", tmp_path / "out2")
 
 
@@ -245,7 +245,7 @@ def test_labels_that_do_not_say_where_they_start(tmp_path, labels, classes, offs
         (tmp_path / "names.txt").write_text(classes.replace(" ", "\r\n"), encoding="utf-16")
         options = {"classes": str(tmp_path / "names.txt")}
     if offset is None:
-        with pytest.raises(IngestError, match="say label_offset=0 or label_offset=1"):
+        with pytest.raises(IngestError, match="set label_offset=0 or label_offset=1"):
             adopt(tmp_path / "in", tmp_path / "out", options=options)
         options["label_offset"] = 0
     info = adopt(tmp_path / "in", tmp_path / "out", options=options)

@@ -1,4 +1,4 @@
-"""Text as Windows writes it, in every file that a job reads."""
+"""Text files from Windows, for every kind of file that a job reads."""
 
 import codecs
 import json
@@ -70,9 +70,9 @@ def test_tables(tmp_path, encode, separator):
         ("file,label\na.png,x,y\n", r"line 2 has 3 cells for 2 columns"),
         (
             'file,label\na.png,"two\nlines"\nb.png,c\n',
-            r"line 2: the class name 'two\\nlines' holds",
+            r"line 2: the class name 'two\\nlines' contains",
         ),
-        ("file,label\na.png,Cat\nb.png,cat\n", "'Cat' and 'cat' differ only in capitals"),
+        ("file,label\na.png,Cat\nb.png,cat\n", "'Cat' and 'cat' differ only in case"),
         ("file,label\na.png,1\nb.png,1.0\nc.png,2\n", "'1' and '1.0' are the same number"),
     ],
 )
@@ -171,11 +171,11 @@ def test_yaml_scalars_are_names_as_they_are_written(tmp_path):
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("names: [a, b]\nnc: 3", "`nc` is 3 and `names` has 2"),
+        ("names: [a, b]\nnc: 3", "`nc` is 3, but `names` has 2"),
         ("names: {0: a, 0: b}", "has the key '0' twice"),
-        ("names: [Cat, cat]", "differ only in capitals"),
-        ('names: ["two\\nlines", b]', "holds a line break"),
-        ("names: [caf\u00e9, cafe\u0301]", "is there twice"),
+        ("names: [Cat, cat]", "differ only in case"),
+        ('names: ["two\\nlines", b]', "contains a line break"),
+        ("names: [caf\u00e9, cafe\u0301]", "appears twice"),
         ("names: [a, b]\nvalid: images/train\nval: images/train", "both valid and val"),
     ],
 )

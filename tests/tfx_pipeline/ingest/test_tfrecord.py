@@ -1,4 +1,4 @@
-"""TFRecords that others wrote, taken as they are."""
+"""Public TFRecords, used in place."""
 
 import gzip
 import io
@@ -22,7 +22,7 @@ def jpeg(seed):
 
 
 def inception(seed, label, **more):
-    """A record as the public ImageNet ones are: no identity, no slices."""
+    """A record like those of public ImageNet: without identity and slices."""
     feature = {
         "image/encoded": [jpeg(seed)],
         "image/height": [16],
@@ -135,10 +135,10 @@ def test_object_detection_records(tmp_path):
 @pytest.mark.parametrize(
     ("records", "options", "message"),
     [
-        ([b"no example"], [], "records 0 and on: not tf.Examples with 'image/encoded'"),
+        ([b"no example"], [], "from record 0: not tf.Examples with 'image/encoded'"),
         ([example({"image/encoded": [b"x"]})], [], "1 records with 0 labels"),
         ([inception(1, 5)], ["label_offset=1", "classes={names}"], "from 5 to 5, which 2"),
-        ([inception(1, 0)], ["label_offset=1"], "labels run from 0"),
+        ([inception(1, 0)], ["label_offset=1"], "labels range from 0"),
         ([inception(1, 1)], ["offset=1"], "has no option 'offset'"),
     ],
 )
@@ -161,14 +161,14 @@ def test_damaged_compressed_and_absent_shards(tmp_path):
     write(folder / "train-00000-of-00001", [inception(1, 1)] * 3)
     whole = (folder / "train-00000-of-00001").read_bytes()
     (folder / "train-00000-of-00001").write_bytes(whole[:-40])
-    with pytest.raises(IngestError, match="cut off or damaged"):
+    with pytest.raises(IngestError, match="truncated or damaged"):
         ingest("tfrecord", tmp_path / "data", where=folder)
     (folder / "train-00000-of-00001").write_bytes(gzip.compress(whole))
     with pytest.raises(IngestError, match="gzipped; unpack it"):
         ingest("tfrecord", tmp_path / "data", where=folder)
     (folder / "train-00000-of-00001").unlink()
     (folder / "readme").write_text("")
-    with pytest.raises(IngestError, match="no shards called by a split"):
+    with pytest.raises(IngestError, match="no shards named after a split"):
         ingest("tfrecord", tmp_path / "data", where=folder)
     with pytest.raises(IngestError, match="needs a folder of shards"):
         ingest("tfrecord", tmp_path / "data")
@@ -176,6 +176,6 @@ def test_damaged_compressed_and_absent_shards(tmp_path):
 
 def test_labels_that_count_no_classes_are_refused_at_once():
     # A list of names for each of them would not fit in memory.
-    with pytest.raises(IngestError, match=r"from 0 to 10\d+, which is over 1,000,000 classes"):
+    with pytest.raises(IngestError, match=r"from 0 to 10\d+, more than 1,000,000 classes"):
         _classes([0, 10**18], {}, offset=0, given="")
     assert _classes([1, 3], {3: "c"}, offset=1, given="") == ("1", "2", "c")

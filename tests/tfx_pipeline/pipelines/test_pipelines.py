@@ -11,20 +11,17 @@ from components.data_validation.anomaly import make_settings
 from components.data_validation.statistics_settings import StatisticsSettings
 from components.gates import GateSettings
 from tfx_pipeline.config import (
+    CompressionPlan,
     PipelineConfig,
-    Plan,
-    RunRequest,
     SmokeSize,
     Tuning,
     make_experiments,
     pipelines,
-    request_from_json,
-    request_to_json,
+    slice_keys,
 )
-from tfx_pipeline.pipeline_options import with_settings
-from tfx_pipeline.sample import sample_of
-from tfx_pipeline.slicing import slice_keys
-from tfx_pipeline.smoke_size import smoke_size
+from tfx_pipeline.request.run import RunRequest, request_from_json, request_to_json
+from tfx_pipeline.request.settings import with_settings
+from tfx_pipeline.request.smoke import sample_of, smoke_size
 from trainers.config import ConfigError
 from trainers.config_rules import validate
 from trainers.data.features import DatasetError, DatasetInfo
@@ -49,7 +46,7 @@ def test_a_pipeline_is_whole(name, tmp_path):
         assert set(pipeline.model_gates) <= set(experiments)
         for model in experiments:
             gates = GateSettings(**pipeline.gates_of(model))
-            # A gate that nothing can fail is none.
+            # Every gate can fail.
             assert gates.min_agreement > 0.5
             assert gates.max_latency_ms <= 500
             assert gates.max_size_bytes <= 120_000_000
@@ -79,8 +76,8 @@ def test_every_field_survives_the_way_to_the_runner():
         "model_gates": {"digits_cnn": {"min_top1": 0.6}},
         "images": {"min_side": 4},
         "statistics": {"skew_share": 0.3},
-        "best": Plan(("prune",), ("int8",)),
-        "others": Plan((), ("int8",)),
+        "best": CompressionPlan(("prune",), ("int8",)),
+        "others": CompressionPlan((), ("int8",)),
         "benchmark_runs": 7,
         "serving_requests": 3,
         "tune": {"digits_cnn": Tuning({"train.ema": "uniform(0, 1)"}, 2, 1)},
@@ -91,8 +88,8 @@ def test_every_field_survives_the_way_to_the_runner():
             {"max_drop": 0.1},
             {"min_side": 2},
             {"skew_share": 0.2},
-            Plan(("qat",)),
-            Plan(ptq=("int8",)),
+            CompressionPlan(("qat",)),
+            CompressionPlan(ptq=("int8",)),
             5,
             6,
         ),
@@ -197,7 +194,7 @@ def _read(folder, split):
 def test_a_sample_takes_the_first_of_each_class(labeled, tmp_path):
     out = sample_of(labeled, tmp_path / "cache", limits={"train": 20})
     info = DatasetInfo.load(out)
-    # 20 of 8 classes: three each, the first of the 25 that lie together.
+    # 20 images of 8 classes: three each, the first of 25 consecutive ones.
     assert _read(out, "train") == [(1 + at, 25 * at + n) for at in range(8) for n in range(3)]
     assert len(_read(out, "test")) == info.splits["test"].examples == 40
     assert info.splits["train"].examples == 24
@@ -210,7 +207,7 @@ def test_a_sample_takes_the_first_of_each_class(labeled, tmp_path):
     assert DatasetInfo.load(few).classes == ("a", "b")
     assert [label for label, _ in _read(few, "train")] == [1] * 10 + [2] * 10
     assert [label for label, _ in _read(few, "test")] == [1] * 4 + [2] * 4
-    # Two classes have no 60 images, so all stay.
+    # Two classes have fewer than 60 images, so all are kept.
     all_ = sample_of(labeled, tmp_path / "cache", limits={"train": 60}, classes=2)
     assert DatasetInfo.load(all_).classes == tuple("abcdefgh")
 

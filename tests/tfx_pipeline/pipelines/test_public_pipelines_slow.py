@@ -22,7 +22,7 @@ _PER_MODEL = (
     *("ServingValidator", "SignificanceGate", "CardWriter", "BundlePusher"),
 )
 
-#: Photos of the sample that differ in color, so that their tiles can be told apart.
+#: Photos of the sample that differ in color, so that their tiles are distinct.
 SYNSETS = 10
 _SIDE = 480
 _TILES = 6
@@ -36,7 +36,7 @@ def _feature(value: int | bytes | str) -> tf.train.Feature:
 
 
 def record(image: bytes, label: int, synset: str, name: str) -> bytes:
-    """An example as Inception's `build_imagenet_data.py` writes it; labels count from 1."""
+    """An example in the format of Inception's `build_imagenet_data.py`; labels start at 1."""
     with Image.open(io.BytesIO(image)) as opened:
         width, height = opened.size
     values = {
@@ -56,7 +56,7 @@ def record(image: bytes, label: int, synset: str, name: str) -> bytes:
 
 
 def write_shards(folder: Path, split: str, records: Sequence[bytes], shards: int) -> None:
-    """`<split>-0000k-of-0000N`, filled in turns."""
+    """`<split>-0000k-of-0000N`, filled alternately."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
         file = folder / f"{split}-{shard:05d}-of-{shards:05d}"
@@ -76,7 +76,7 @@ def tiles(photo: Path) -> list[bytes]:
             buffer = io.BytesIO()
             whole.crop((left, top, left + step, top + step)).save(buffer, "JPEG", quality=92)
             found.append(buffer.getvalue())
-    return list(dict.fromkeys(found))  # Those of an even sky may be equal.
+    return list(dict.fromkeys(found))  # Tiles of a uniform sky may be equal.
 
 
 def write_tiles(sample: Path, folder: Path) -> None:
@@ -97,7 +97,7 @@ def write_tiles(sample: Path, folder: Path) -> None:
 
 
 def sightline(root, *arguments):
-    """The command's exit status and what it printed."""
+    """The exit status and the output of the command."""
     found = subprocess.run(
         [sys.executable, "-m", "tfx_pipeline.cli", *map(str, arguments)],
         cwd=root,
@@ -114,7 +114,7 @@ def summary(root, pipeline):
 
 
 def check_whole(root, pipeline, models):
-    """Every node ran, every gate of every model was judged, and what was promised was pushed."""
+    """Every node ran, every gate of every model was evaluated, and the models were pushed."""
     found = summary(root, pipeline)
     states = {node["name"]: node["state"] for node in found["components"]}
     assert {f"{kind}.{name}" for kind in _PER_MODEL for name in models} <= set(states)
@@ -150,7 +150,7 @@ def test_cifar10(extract, tmp_path):
 
 
 def test_imagenet_from_public_tfrecords(extract, tmp_path):
-    """Tiles of photos, of which small networks learn the colors: gates that hold by learning."""
+    """Tiles of photos, whose colors small networks learn, so that the gates pass."""
     write_tiles(extract("imagenet_sample_A"), tmp_path / "tiles")
     models = ["cnn_imagenet_study_smoke", "resnet50_imagenet_smoke", "vit_b16_imagenet_smoke"]
     source = f"tfrecord:{tmp_path / 'tiles'} validation=0.12"
@@ -163,6 +163,6 @@ def test_imagenet_from_public_tfrecords(extract, tmp_path):
     for model in found["models"]:
         (top1,) = (one["value"] for one in model["gates"] if one["name"] == "value/top1")
         assert top1 >= 0.18
-    # The shards are read where they lie.
+    # The shards are used in place.
     (records,) = (one for one in (tmp_path / "data").glob("tiles-*") if one.is_dir())
     assert any(one.is_symlink() for one in records.glob("Split-train/*"))

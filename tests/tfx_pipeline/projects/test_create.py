@@ -1,4 +1,4 @@
-"""`sightline new`: what is found, written, suggested and refused."""
+"""`sightline new`: findings, files, suggestions and errors."""
 
 import subprocess
 import sys
@@ -10,42 +10,30 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from tfx_pipeline.config import pipelines
 from tfx_pipeline.ingest import IngestError, ingest
 from tfx_pipeline.projects import create as module
-from tfx_pipeline.projects.create import Wanted, create
+from tfx_pipeline.projects.create import NewProject, create
 from tfx_pipeline.projects.find import ProjectError, experiments_of, find
 from tfx_pipeline.projects.grouping import find_groups
-from tfx_pipeline.projects.sources import look
+from tfx_pipeline.projects.sources import inspect_source
 from tfx_pipeline.projects.suggest import Suggestion
-from tfx_pipeline.projects.text import Facts, pipeline_text
-from trainers import plugins, registry
+from tfx_pipeline.projects.text import ProjectFacts, pipeline_text
+from trainers import registry
 from trainers.config import override
 from trainers.data.features import DatasetInfo
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """The current folder; no plugin of a test stays."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(plugins.VARIABLE, "")
-    for one in (pipelines, registry.recipes):
-        one.names()
-        monkeypatch.setattr(one, "_entries", dict(one._entries))
-        monkeypatch.setattr(one, "_origins", dict(one._origins))
-    monkeypatch.setattr(plugins, "_state", plugins._State())
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def image(file, seed, side=24):
-    """A JPEG of coarse noise, which no other seed resembles."""
+    """A JPEG of coarse noise, distinct for each seed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), np.uint8)
     Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(file)
 
 
 def photos(folder, counts):
-    """A folder of class folders with so many images of each class."""
+    """A folder of class folders with `counts` images."""
     seed = 0
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
@@ -62,7 +50,7 @@ def quiet():
 def test_a_project_is_complete_and_runs_as_it_is_written(home):
     source = photos(home / "my photos", {"cat": 12, "dog": 12})
     console = quiet()
-    assert create(Wanted("pets", source), console) == Path("pets")
+    assert create(NewProject("pets", source), console) == Path("pets")
     assert sorted(one.name for one in (home / "pets").iterdir()) == [
         *("README.md", "data", "pipeline.py")
     ]
@@ -103,7 +91,7 @@ def test_every_kind_of_value_is_written_as_it_is_read(home):
     overrides = {
         "data.image_size": "128,96",
         "data.augment": "random_resized_crop(area=(0.6, 1), aspect=(0.85, 1.18)),rotate(12),"
-        "colour_jitter(0.7, 0.7, 0.5)",
+        "color_jitter(0.7, 0.7, 0.5)",
         "model.options": '{"width": 32, "name": "a \\"b\\" \'c\'"}',
         "optim.epsilon": "1e-9",
         "optim.nesterov": "false",
@@ -112,7 +100,7 @@ def test_every_kind_of_value_is_written_as_it_is_read(home):
     reason = "why it is so, in more words than one line of the file holds, " * 3
     suggestion = Suggestion("finetune", overrides, {}, dict.fromkeys(overrides, reason))
     info = DatasetInfo("p", "classification", ("a", "b"), 0, {}, fingerprint="")
-    facts = Facts("pets", info, suggestion, made_by="sightline new pets x")
+    facts = ProjectFacts("pets", info, suggestion, made_by="sightline new pets x")
     (home / "pets").mkdir()
     text = pipeline_text(facts)
     (home / "pets" / "pipeline.py").write_text(text)
@@ -128,12 +116,12 @@ def test_every_kind_of_value_is_written_as_it_is_read(home):
 def test_records_are_used_where_they_are(home):
     photos(home / "photos", {"cat": 12, "dog": 12})
     ingest("folder", home / "records", where=home / "photos")
-    create(Wanted("pets", home / "records", out=home / "deep" / "er"), quiet())
+    create(NewProject("pets", home / "records", out=home / "deep" / "er"), quiet())
     project = home / "deep" / "er" / "pets"
     assert sorted(one.name for one in project.iterdir()) == ["README.md", "pipeline.py"]
     assert find(str(project)).data == str(home / "records")
-    with pytest.raises(ProjectError, match=r"is a data set already, so that label=x changes"):
-        create(Wanted("more", home / "records", options=("label=x",)), quiet())
+    with pytest.raises(ProjectError, match=r"is already a data set, so label=x has no effect"):
+        create(NewProject("more", home / "records", options=("label=x",)), quiet())
 
 
 def test_foreign_shards_are_linked_not_copied(home):
@@ -143,7 +131,7 @@ def test_foreign_shards_are_linked_not_copied(home):
         (home / "shards").mkdir(exist_ok=True)
         shard = home / "records" / f"Split-{split}" / "data_tfrecord-00000-of-00001"
         (home / "shards" / f"{split}-00000-of-00001").write_bytes(shard.read_bytes())
-    create(Wanted("pets", home / "shards"), quiet())
+    create(NewProject("pets", home / "shards"), quiet())
     links = list((home / "pets" / "data").glob("Split-*/*"))
     assert links
     assert all(one.is_symlink() and one.resolve().parent == home / "shards" for one in links)
@@ -153,15 +141,18 @@ def test_foreign_shards_are_linked_not_copied(home):
     ("counts", "words"),
     [
         ({"cat": 1, "dog": 1}, ["has 2 images", "at least 10", "add images"]),
-        ({"cat": 12, "dog": 1}, ["'dog' (1)", "one is needed to train", "leave the class out"]),
-        ({"cat": 12}, ["one class only, 'cat'", "add a second class folder"]),
+        (
+            {"cat": 12, "dog": 1},
+            ["'dog' (1)", "training and tests need one each", "remove the class"],
+        ),
+        ({"cat": 12}, ["only one class, 'cat'", "add a second class folder"]),
         ({"cat": 0, "dog": 0}, ["no file", "<class>/*.jpg"]),
     ],
 )
 def test_too_little_is_refused_before_anything_is_written(home, counts, words):
     photos(home / "photos", counts)
     with pytest.raises((ProjectError, IngestError)) as failed:
-        create(Wanted("pets", home / "photos"), quiet())
+        create(NewProject("pets", home / "photos"), quiet())
     for word in words:
         assert word in str(failed.value)
     assert [one.name for one in home.iterdir()] == ["photos"]
@@ -170,28 +161,28 @@ def test_too_little_is_refused_before_anything_is_written(home, counts, words):
 def test_what_cannot_be_a_project_is_refused(home):
     source = photos(home / "photos", {"cat": 12, "dog": 12})
     for name, words in {
-        "smoke": "'smoke' is a pipeline already",
-        "digits_cnn": "'digits_cnn' is a recipe already",
-        "a/b": "--out gives the folder",
-        "pets.py": "does not end in .py",
+        "smoke": "there already is a pipeline 'smoke'",
+        "digits_cnn": "there already is a recipe 'digits_cnn'",
+        "a/b": "use --out for the parent folder",
+        "pets.py": "not end in .py",
     }.items():
         with pytest.raises(ProjectError, match=words):
-            create(Wanted(name, source), quiet())
-    with pytest.raises(ProjectError, match=r"would lie within .*photos"):
-        create(Wanted("pets", source, out=source), quiet())
+            create(NewProject(name, source), quiet())
+    with pytest.raises(ProjectError, match=r"would be inside .*photos"):
+        create(NewProject("pets", source, out=source), quiet())
     with pytest.raises(ProjectError, match="nowhere does not exist"):
-        create(Wanted("pets", home / "nowhere"), quiet())
+        create(NewProject("pets", home / "nowhere"), quiet())
     (home / "pets").mkdir()
     (home / "pets" / "mine.txt").write_text("mine")
-    with pytest.raises(ProjectError, match="pets exists already; choose another"):
-        create(Wanted("pets", source), quiet())
+    with pytest.raises(ProjectError, match="pets already exists; choose another"):
+        create(NewProject("pets", source), quiet())
     assert (home / "pets" / "mine.txt").read_text() == "mine"
     image(home / "loose" / "a.jpg", 1)
     (home / "loose" / "labels.csv").write_text("file,label\na.jpg,1\n")
     with pytest.raises(ProjectError, match=r"did you mean the table .*labels\.csv\?"):
-        create(Wanted("signs", home / "loose"), quiet())
-    with pytest.raises(ProjectError, match="An archive must be unpacked first"):
-        create(Wanted("signs", home / "loose" / "a.jpg"), quiet())
+        create(NewProject("signs", home / "loose"), quiet())
+    with pytest.raises(ProjectError, match="Unpack an archive first"):
+        create(NewProject("signs", home / "loose" / "a.jpg"), quiet())
 
 
 def test_a_failure_leaves_nothing_and_an_empty_folder_is_taken(home, monkeypatch):
@@ -204,17 +195,17 @@ def test_a_failure_leaves_nothing_and_an_empty_folder_is_taken(home, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(module, "suggest", failing)
         with pytest.raises(OSError, match="disk full"):
-            create(Wanted("pets", source, out=home / "deep"), quiet())
+            create(NewProject("pets", source, out=home / "deep"), quiet())
     assert [one.name for one in home.iterdir()] == ["photos"]
     (home / "deep" / "pets").mkdir(parents=True)
-    # Of one that was killed.
+    # Left by a process that was killed.
     (home / "deep" / ".pets.new" / "data").mkdir(parents=True)
-    create(Wanted("pets", source, out=home / "deep"), quiet())
+    create(NewProject("pets", source, out=home / "deep"), quiet())
     assert [one.name for one in (home / "deep").iterdir()] == ["pets"]
 
 
 def frames(folder, tracks=12, each=4):
-    """Frames of objects: those of a track differ a little, tracks of one class much."""
+    """Frames of objects: similar within a track, different between tracks of a class."""
     rows = ["file,label,track,camera,width"]
     for track in range(tracks):
         rng = np.random.default_rng(track)
@@ -231,18 +222,18 @@ def frames(folder, tracks=12, each=4):
 
 def test_frames_of_one_object_are_kept_together(home):
     source = frames(home / "signs")
-    by_name = find_groups(look(source, ()))
-    assert (by_name.groups, by_name.torn) == (12, 0)
-    by_column = find_groups(look(source / "labels.csv", ()))
+    by_name = find_groups(inspect_source(source, ()))
+    assert (by_name.groups, by_name.divided) == (12, 0)
+    by_column = find_groups(inspect_source(source / "labels.csv", ()))
     assert by_column.spec == "track"
     console = quiet()
-    create(Wanted("signs2", source / "labels.csv"), console)
+    create(NewProject("signs2", source / "labels.csv"), console)
     assert "12 groups by `track`" in console.file.getvalue()
     assert "--group none" in console.file.getvalue()
     assert DatasetInfo.load(home / "signs2" / "data").group == "track"
-    create(Wanted("signs3", source / "labels.csv", group="none"), console)
+    create(NewProject("signs3", source / "labels.csv", group="none"), console)
     assert DatasetInfo.load(home / "signs3" / "data").group == ""
-    create(Wanted("signs4", source / "labels.csv", group="label,track"), console)
+    create(NewProject("signs4", source / "labels.csv", group="label,track"), console)
     assert DatasetInfo.load(home / "signs4" / "data").group == "label,track"
 
 
@@ -254,9 +245,9 @@ def test_groups_that_the_source_tears_are_reported_not_moved(home):
     for file in sorted(source.glob("*/*.png")):
         split = "test" if file.stem.endswith("3") else "train"
         file.rename(home / "signs" / split / file.parent.name / file.name)
-    assert find_groups(look(home / "signs", ())).torn == 12
+    assert find_groups(inspect_source(home / "signs", ())).divided == 12
     console = quiet()
-    create(Wanted("signs2", home / "signs"), console)
+    create(NewProject("signs2", home / "signs"), console)
     assert "12 groups are in two splits of the source" in console.file.getvalue()
     assert DatasetInfo.load(home / "signs2" / "data").group == ""
 
@@ -264,10 +255,10 @@ def test_groups_that_the_source_tears_are_reported_not_moved(home):
 @pytest.mark.shared_data
 def test_real_sets_are_grouped_where_they_have_to_be(extract):
     signs = extract("gtsrb_A")
-    assert find_groups(look(signs / "labels.csv", ())).spec == "label,track"
-    assert find_groups(look(signs / "images", ())).groups == 215
-    assert find_groups(look(extract("cats_dogs_A"), ())) is None
+    assert find_groups(inspect_source(signs / "labels.csv", ())).spec == "label,track"
+    assert find_groups(inspect_source(signs / "images", ())).groups == 215
+    assert find_groups(inspect_source(extract("cats_dogs_A"), ())) is None
     faces = extract("fairface_A") / "labels.csv"
-    assert find_groups(look(faces, ("label=gender",))) is None
+    assert find_groups(inspect_source(faces, ("label=gender",))) is None
     with pytest.raises(ProjectError, match=r"'images'; did you mean .*/images\?.*labels\.csv\?"):
-        look(signs, ())
+        inspect_source(signs, ())

@@ -1,17 +1,17 @@
-"""`sightline run WHAT`: which pipeline is meant, where it works, and what is wrong with a file."""
+"""`sightline run WHAT`: finds the pipeline and its root, and reports errors in files."""
 
 import pytest
 
-from tfx_pipeline.config import pipelines
-from tfx_pipeline.pipeline_options import with_settings
+from tfx_pipeline.config import CompressionPlan
 from tfx_pipeline.projects.find import ProjectError, experiments_of, find
-from trainers import plugins, registry
+from tfx_pipeline.request.settings import with_settings
+from trainers import plugins
 from trainers.config import ConfigError
 from trainers.plugins import PluginError
 from trainers.registry import UnknownNameError
 
 PROJECT = """
-from tfx_pipeline.config import PipelineConfig, Plan, pipelines
+from tfx_pipeline.config import CompressionPlan, PipelineConfig, pipelines
 from trainers.config import Config, TrainConfig
 from trainers.registry import recipes
 
@@ -26,24 +26,21 @@ def pipeline():
     return PipelineConfig("pets", ("pets",), data="records")
 """
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """The current folder; no plugin of a test stays."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(plugins.VARIABLE, "")
-    for one in (pipelines, registry.recipes):
-        one.names()
-        monkeypatch.setattr(one, "_entries", dict(one._entries))
-        monkeypatch.setattr(one, "_origins", dict(one._origins))
-    monkeypatch.setattr(plugins, "_state", plugins._State())
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def project(home, text=PROJECT, name="pets"):
     (home / name).mkdir()
     (home / name / "pipeline.py").write_text(text)
     return home / name / "pipeline.py"
+
+
+def test_projects_of_the_previous_version_import_plan(home):
+    text = PROJECT.replace("CompressionPlan", "Plan").replace("data=", 'best=Plan(("qat",)), data=')
+    project(home, text)
+    with pytest.warns(FutureWarning, match="Plan is called CompressionPlan now"):
+        found = find("pets")
+    assert found.pipeline.best == CompressionPlan(("qat",))
 
 
 @pytest.mark.parametrize("what", ["pets", "./pets", "pets/pipeline.py"])
@@ -97,8 +94,11 @@ def test_a_plugin_gives_pipelines_by_name(home):
         ),
         (PROJECT.replace("data=", "gate={}, data="), ["line 14", "'gate'", "did you mean gates"]),
         (PROJECT.replace("data=", 'images={"min_sid": 1}, data='), ["images.min_sid", "min_side"]),
-        (PROJECT.replace("data=", 'best={"ptq": 1}, data='), ["best takes a Plan"]),
-        (PROJECT.replace("data=", 'best=Plan(ptq=("int4",)), data='), ["'int4'", "int8"]),
+        (PROJECT.replace("data=", 'best={"ptq": 1}, data='), ["best takes a CompressionPlan"]),
+        (
+            PROJECT.replace("data=", 'best=CompressionPlan(ptq=("int4",)), data='),
+            ["'int4'", "int8"],
+        ),
         (PROJECT.replace("epochs=3", "epoch=3"), ["line 9", "'epoch'", "did you mean epochs"]),
         (PROJECT.replace("epochs=3", 'epochs="3"'), ["line 7", "train.epochs takes int, got '3'"]),
         (PROJECT.replace("epochs=3", "epochs=0"), ["train.epochs must be at least 1"]),
@@ -134,7 +134,7 @@ def test_what_is_neither_is_refused_with_the_remedy(home):
     with pytest.raises(ProjectError, match=r"empty has no pipeline\.py; .*sightline new"):
         find("empty")
     project(home, name="smoke")
-    with pytest.raises(ProjectError, match=r"write \./smoke for the folder"):
+    with pytest.raises(ProjectError, match=r"use \./smoke for the folder"):
         find("smoke")
     assert find("./smoke").file == home / "smoke" / "pipeline.py"
 
@@ -178,17 +178,17 @@ def test_searches_can_be_given():
     [
         (
             "gate.min_top1=0.9",
-            r"unknown config key 'gate\.min_top1': no 'gate'; did you mean gates",
+            r"unknown config key 'gate\.min_top1': no section 'gate'; did you mean gates",
         ),
-        ("bench_runs=3", "no 'bench_runs'; did you mean benchmark_runs"),
-        ("trian.epochs=3", "no 'trian'; did you mean train"),
+        ("bench_runs=3", "no section 'bench_runs'; did you mean benchmark_runs"),
+        ("trian.epochs=3", "no section 'trian'; did you mean train"),
         ("best.method=qat", r"no 'method'; did you mean methods"),
         ("best.ptq=int4", r"best\.ptq: unknown dtype 'int4'; did you mean int8"),
         ("images.limits.near_leakag=1", "unknown kind 'near_leakag'.*near_leakage"),
         ("images.max_near_leakage=2", r"max_near_leakage must be in \[0, 1\], got 2"),
         ("benchmark_runs=0", "benchmark_runs must be at least 1, got 0"),
-        ("tune.digits_cnn=3", r"a search is set with tune\.<model>\.trials=5"),
-        ("tune.digits_cnn.trials=3", r"tune\.digits_cnn has no space; give one"),
+        ("tune.digits_cnn=3", r"the keys of a search are tune\.<model>\.trials=5"),
+        ("tune.digits_cnn.trials=3", r"tune\.digits_cnn has no space; set one"),
     ],
 )
 def test_a_mistyped_setting_names_what_there_is(assignment, message):
@@ -200,7 +200,7 @@ def test_one_name_for_all_experiments_drops_none_of_them():
     found = find("smoke")
     with pytest.raises(ConfigError, match=r"digits_cnn and digits_resnet.*digits_cnn:name=pets"):
         experiments_of(found, found.pipeline, ("name=pets",))
-    with pytest.raises(ConfigError, match="two experiments called 'digits_vit'"):
+    with pytest.raises(ConfigError, match="two experiments named 'digits_vit'"):
         experiments_of(found, found.pipeline, ("digits_cnn:name=digits_vit",))
     named = experiments_of(found, found.pipeline, ("digits_cnn:name=pets",))
     assert set(named) == {"pets", "digits_resnet", "digits_vit"}

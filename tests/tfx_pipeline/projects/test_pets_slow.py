@@ -1,4 +1,4 @@
-"""180 photos of cats and dogs, with what is suggested for them, through TFX. Minutes, so slow."""
+"""180 photos of cats and dogs with the suggested settings, through TFX. Minutes, so slow."""
 
 import json
 from io import StringIO
@@ -10,10 +10,11 @@ from rich.console import Console
 from components import files
 from core.bundle import open_bundle
 from tfx_pipeline.cli.views import run as runs
-from tfx_pipeline.config import PipelineConfig, Plan, RunRequest, make_experiments
+from tfx_pipeline.config import CompressionPlan, PipelineConfig, make_experiments
 from tfx_pipeline.ingest import ingest
-from tfx_pipeline.pipeline_options import with_settings
 from tfx_pipeline.projects.suggest import suggest
+from tfx_pipeline.request.run import RunRequest
+from tfx_pipeline.request.settings import with_settings
 from trainers.data.features import DatasetInfo
 from trainers.evaluation.predictions import read_table
 
@@ -29,7 +30,7 @@ def test_photos_become_a_model_that_knows_cats_from_dogs(extract, tmp_path):
         experiments=(found.recipe,),
         slices=(),
         gates=dict(found.gates),
-        best=Plan(ptq=("int8",)),
+        best=CompressionPlan(ptq=("int8",)),
         benchmark_runs=50,
     )
     chosen, _ = with_settings(pipeline, ())
@@ -55,7 +56,7 @@ def test_photos_become_a_model_that_knows_cats_from_dogs(extract, tmp_path):
     for column in ("saved_model", "none_fp32", "ptq_int8"):
         right = table[column].scores.argmax(axis=1) == table[column].labels
         assert right.sum() >= 48, column
-    # The probe is the model, and everything that describes the model says so.
+    # The probe is the model, and all descriptions of the model show it.
     np.testing.assert_allclose(table["probe"].scores, table["saved_model"].scores, atol=1e-3)
     words = "the frozen backbone with the linear probe as its last layer is the model"
     assert words in printed

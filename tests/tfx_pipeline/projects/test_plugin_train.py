@@ -1,4 +1,4 @@
-"""A model of a user's own file: trained, described from its folder, and missed when it is gone."""
+"""A model in a user's file: trained, described from its folder, and an error if it is missing."""
 
 import io
 import subprocess
@@ -69,6 +69,6 @@ def test_a_trained_folder_knows_its_plugin(home):
     missed = sightline(home, "evaluate", "work/tiny_colors")
     assert missed.returncode == 1
     line = " ".join(missed.stderr.split())
-    # TensorFlow may write lines of its own before.
+    # TensorFlow may write lines before it.
     assert f"error: work/tiny_colors was made with the plugin {home}/mine.py" in line
     assert "give its new location" in line

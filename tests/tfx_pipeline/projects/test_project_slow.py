@@ -1,4 +1,4 @@
-"""`sightline new` and `run` as typed, in a folder whose files are called as ours are."""
+"""`sightline new` and `run` in a folder whose files have the names of our modules."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def home(extract, tmp_path_factory):
-    """A folder with 40 photographs, and files that would break us if we took them."""
+    """A folder with 40 photographs, and files that must not be imported."""
     home = tmp_path_factory.mktemp("home")
     for name in ("cats", "dogs"):
         (home / "photos" / name).mkdir(parents=True)
@@ -55,14 +55,14 @@ def sightline(home, *arguments):
 
 
 def states(home):
-    """Node -> how it ended in the newest run."""
+    """Node -> its state in the newest run."""
     file = home / "pets" / "runs" / "pets" / "reports" / "latest" / "summary.json"
     return {one["name"]: one["state"] for one in json.loads(file.read_text())["components"]}
 
 
 @pytest.fixture(scope="module")
 def project(home):
-    """The project `pets` with a model of its own, after its first run."""
+    """The project `pets` with a custom model, after its first run."""
     made = sightline(home, "new", "pets", "photos")
     assert made.returncode == 0, made.stderr
     file = home / "pets" / "pipeline.py"
@@ -105,7 +105,7 @@ def test_two_workers_compress_and_export_know_the_model(home):
         home, "train", "pets", *small, "train.global_batch=8", "--workers", "2", *given
     )
     assert trained.returncode == 0, trained.stdout + trained.stderr
-    # The folder says which file its model is in.
+    # The folder records the file of its model.
     out = ("--method", "qat", "--out", "work/draft")
     compressed = sightline(home, "compress", "work/pets", *out)
     assert compressed.returncode == 0, compressed.stdout + compressed.stderr

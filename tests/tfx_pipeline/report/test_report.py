@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tfx_pipeline import report
-from tfx_pipeline.report import page, view
+from tfx_pipeline.report import view
 
 SECTIONS = [
     *("results", "gates", "trade-offs", "metrics", "slices", "confusion"),
@@ -45,7 +45,7 @@ class _Reader(HTMLParser):
 def _hostile(value: Any) -> Any:
     """`value` with every string in it, keys of counts included, replaced by markup."""
     if isinstance(value, dict):
-        # "status" and "state" are ours; every other text comes from data, files or people.
+        # "status" and "state" are constants; every other text comes from data, files or users.
         return {k: v if k in ("status", "state") else _hostile(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_hostile(item) for item in value]
@@ -85,14 +85,14 @@ def test_a_finished_run_has_every_section_and_figure(smoke_summary):
         assert shown in reader.text, shown
 
 
-def test_a_withdrawn_model_is_told_apart_with_the_way_back(smoke_summary):
+def test_a_withdrawn_model_has_the_command_that_restores_it(smoke_summary):
     smoke_summary["status"] = "withdrawn"
     smoke_summary["models"][0]["pushed"] |= {"withdrawn": True, "way_back": "sightline rollback x"}
     html = report.render_report(smoke_summary)
     assert '<span class="badge warn">withdrawn</span></h1>' in html
     assert '<span class="badge warn">withdrawn: v3</span>' in html
-    told = "digits_resnet is withdrawn. Version 3 holds the same and was put aside by a rollback; "
-    assert f"{told}to serve it again: sightline rollback x" in _Reader(html).text
+    sentence = "digits_resnet is withdrawn. Version 3 has the same content and was rolled back; "
+    assert f"{sentence}to serve it again: sightline rollback x" in _Reader(html).text
     assert "withdrawn: v3" in _printed(report.console_table(smoke_summary))
     assert view.tone(smoke_summary) == "warn"
     assert [model["name"] for model in view.withdrawn(smoke_summary)] == ["digits_resnet"]
@@ -132,7 +132,7 @@ def test_a_report_that_cannot_be_written_leaves_the_older_one(tmp_path, smoke_su
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(page.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space"):
         report.write_report(smoke_summary, tmp_path)
 
@@ -140,7 +140,7 @@ def test_a_report_that_cannot_be_written_leaves_the_older_one(tmp_path, smoke_su
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_a_run_that_failed_at_once_says_what_is_absent():
+def test_a_run_that_failed_at_once_has_notes_on_missing_parts():
     reader = _Reader(
         report.render_report(
             {"pipeline": "smoke", "run": "1", "status": "error", "error": "train: record 17"}
@@ -215,7 +215,7 @@ def test_names_from_the_data_are_text_and_never_markup(smoke_summary):
     assert HOSTILE.split("<img")[0] in reader.text
 
 
-def test_the_page_points_at_no_address(smoke_summary):
+def test_the_page_has_no_external_address(smoke_summary):
     reader = _Reader(report.render_report(smoke_summary))
     addresses = [v for name, v in reader.attributes if name in ("src", "href", "xlink:href")]
     assert addresses
@@ -224,7 +224,7 @@ def test_the_page_points_at_no_address(smoke_summary):
 
 
 @pytest.mark.browser
-def test_a_browser_shows_the_whole_page_without_asking_anyone(tmp_path, smoke_summary, open_page):
+def test_a_browser_shows_the_whole_page_without_requests(tmp_path, smoke_summary, open_page):
     hostile = smoke_summary["data"]["classes"] + [HOSTILE]
     smoke_summary["data"]["classes"] = hostile
 
@@ -318,13 +318,13 @@ def test_a_gate_that_was_not_decided_is_shown_with_what_would_decide_it(smoke_su
     assert "1 of 5 gates stopped a model; 0 more did not hold and were waived" in page
 
 
-def test_an_estimate_that_is_lower_is_not_said_to_be_acceptable(smoke_summary):
+def test_a_lower_estimate_cannot_be_accepted(smoke_summary):
     (line,) = report.view.undecided(undecided_summary(smoke_summary, value=-0.01))
     assert "cannot be accepted" in line
     assert "--accept-undecided" not in line
 
 
-def test_a_waived_gate_is_never_silent(smoke_summary):
+def test_a_waived_gate_is_shown(smoke_summary):
     summary = undecided_summary(smoke_summary, passed=True, waived="accepted: it is not lower")
     assert report.view.undecided(summary) == []
     text = " ".join(_printed(report.console_gates(summary)).split())

@@ -113,8 +113,8 @@ def test_a_run_is_undecided_when_nothing_else_stopped_its_models(verdicts, statu
 
 def test_a_gate_that_stopped_a_model_is_named_with_the_images_it_needs():
     gate = {"name": "change/top1", "value": 0.0, "threshold": "no drop", "images_needed": 1155}
-    assert summaries._why_not(gate | {"verdict": "failed"}) == "change/top1 0, required no drop"
-    undecided = summaries._why_not(gate | {"verdict": "not decided"})
+    assert summaries._reason(gate | {"verdict": "failed"}) == "change/top1 0, required no drop"
+    undecided = summaries._reason(gate | {"verdict": "not decided"})
     assert undecided.endswith("not decided by these images (about 1,155 images would)")
 
 
@@ -148,12 +148,12 @@ def test_the_recommended_model_is_chosen_on_validation_and_reported_on_test(requ
     assert "99.0% of 300 validation images" in summary["recommendation"]
     assert "provably less accurate: lucky" in summary["recommendation"]
     assert "fitted on these images" not in summary["recommendation"]
-    assert "test top-1 80.0% (95 % interval 79.0% to 81.0%)" in summary["recommendation"]
+    assert "test top-1 80.0 % (95 % interval 79.0 to 81.0 %)" in summary["recommendation"]
 
     summary["models"][0]["saw_validation"] = True
     summaries._recommend(summary, request_)
-    said = "the last layer of good was fitted on these images as well; test top-1"
-    assert said in summary["recommendation"]
+    sentence = "the last layer of good was fitted on these images as well; test top-1"
+    assert sentence in summary["recommendation"]
 
     # Without a validation split the test split is used, and named.
     for one in summary["models"]:

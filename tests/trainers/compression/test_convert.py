@@ -15,7 +15,7 @@ from trainers.compression.convert import (
     require,
     save_for_conversion,
 )
-from trainers.compression.qat import quantisation_aware
+from trainers.compression.qat import quantization_aware
 from trainers.compression.tflite_file import LABELS_MEMBER, attach_labels
 from trainers.keras import keras
 
@@ -26,7 +26,7 @@ LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "acht",
 
 @pytest.fixture(scope="module")
 def aware(trained, digits):
-    model = quantisation_aware(trained)
+    model = quantization_aware(trained)
     for start in range(0, 1000, 50):  # Finds the ranges.
         model(digits[0][start : start + 50].astype(np.float32), training=True)
     return model
@@ -45,7 +45,7 @@ def joined(digits):
         x = layers.Concatenate()([x, layers.Conv2D(8, 3, padding="same")(y)])
     x = layers.Activation("relu")(layers.BatchNormalization()(x))
     model = keras.Model(images, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
-    aware = quantisation_aware(model)
+    aware = quantization_aware(model)
     for _ in range(2):  # Finds the ranges.
         aware(digits[0][:50].astype(np.float32), training=True)
     return aware
@@ -131,7 +131,7 @@ def test_qat_file_computes_what_keras_emulated(results, aware, digits):
 
 @pytest.mark.xfail(
     not tf.__version__.startswith("2.16."),
-    reason="the converter of TensorFlow 2.21 does not requantise what a pooling gives",
+    reason="the converter of TensorFlow 2.21 does not requantize the output of a pooling",
     strict=True,
 )
 def test_a_concatenation_of_average_pooling_is_int8(results, joined, digits):

@@ -9,7 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from trainers.compression.bias_correction import MOST_IMAGES, correct_biases
 from trainers.compression.convert import ConversionJob, convert_all, save_for_conversion
-from trainers.compression.qat import quantisation_aware
+from trainers.compression.qat import quantization_aware
 from trainers.compression.tflite_graph import builtin, constant, kernel_operators, pack, unpack
 from trainers.keras import keras
 from trainers.models.layers import Normalize
@@ -202,7 +202,7 @@ for saved, dtype, out in zip(*[iter(sys.argv[1:])] * 3):
 
 
 def test_other_variants_are_the_converters_own(model, files, images, tmp_path):
-    aware = quantisation_aware(model.__class__(model.input, model.get_layer("alone").output))
+    aware = quantization_aware(model.__class__(model.input, model.get_layer("alone").output))
     aware(images.astype(np.float32), training=True)  # Finds the ranges.
     outputs = keras.layers.GlobalAveragePooling2D()(aware.output)
     saved = save_for_conversion(keras.Model(aware.input, outputs), tmp_path / "qat")

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers.compression import FLOAT, is_prunable, sparsity
-from trainers.compression.convert import DTYPES
-from trainers.compression.qat import annotate, quantisation_aware
+from trainers.compression import DTYPES, FLOAT, Method, is_prunable, keeps_weights, sparsity
+from trainers.compression.qat import annotate, quantization_aware
 from trainers.config import CompressConfig, Config, DataConfig, ModelConfig
 from trainers.keras import keras
 from trainers.models import build_model
@@ -45,6 +44,43 @@ def test_methods_are_registered_under_their_names():
         assert method.start == FLOAT or method.start in names
         assert method.dtypes
         assert set(method.dtypes) <= set(DTYPES)
+
+
+@pytest.mark.parametrize(
+    ("variant", "kept"),
+    [
+        ("none_fp32", True),
+        ("ptq_dynamic", True),
+        ("ptq_int8", True),
+        ("prune_fp32", False),
+        ("qat_int8", False),
+        ("pqat_int8", False),
+        ("of_some_plugin_int8", False),
+    ],
+)
+def test_which_variants_have_the_trained_weights(variant, kept):
+    assert keeps_weights(variant) is kept
+
+
+def test_a_method_that_starts_from_changed_weights_has_not_the_trained_ones():
+    assert Method("again", start="ptq", changes_weights=False).has_trained_weights
+    assert not Method("again", start="prune", changes_weights=False).has_trained_weights
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        (
+            {"dtypes": ("int4",)},
+            r"'mine': `dtypes` takes some of fp32, .*, got \('int4'",
+        ),
+        ({"dtypes": ()}, r"`dtypes` takes some of"),
+        ({}, r"'mine' has no `run`; give one, or set changes_weights=False"),
+    ],
+)
+def test_a_wrong_method_is_refused_when_it_is_made(attributes, words):
+    with pytest.raises(ValueError, match=words):
+        Method("mine", **attributes)
 
 
 @pytest.mark.parametrize("name", compressors.names())
@@ -163,8 +199,8 @@ def test_a_batch_norm_goes_into_its_convolution_whatever_reads_it():
 
 
 @pytest.mark.slow
-def test_quantisation_changes_the_output_by_little(trained, digits, fine_tune):
-    aware = quantisation_aware(trained)
+def test_quantization_changes_the_output_by_little(trained, digits, fine_tune):
+    aware = quantization_aware(trained)
     fine_tune(aware, epochs=1, learning_rate=1e-6)  # finds ranges, moves next to nothing
     images = digits[0][-200:].astype(np.float32)
     difference = aware(images).numpy() - trained(images).numpy()

@@ -61,7 +61,7 @@ def write(folder, splits):
 
 @pytest.fixture(scope="session")
 def writer():
-    """The functions above, for tests that write records of their own."""
+    """The functions above, for tests that write custom records."""
 
     class Writer:
         encode = staticmethod(encode)

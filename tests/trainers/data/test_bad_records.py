@@ -1,4 +1,4 @@
-"""What the input does with bad records: names them, or skips a counted few."""
+"""Bad records are named in errors, or skipped up to a limit."""
 
 import dataclasses
 import logging
@@ -25,7 +25,7 @@ EITHER_WAY = pytest.mark.parametrize("config", ["memory", "none"], indirect=True
 
 @pytest.fixture
 def config(request, config):
-    """Images decoded as they come; `memory`, as a parameter, keeps them."""
+    """The value of `data.cache`: no cache, or `memory` as a parameter."""
     return override(config, [f"data.cache={getattr(request, 'param', 'none')}"])
 
 
@@ -49,13 +49,13 @@ def bad(writer, scans, kind):
 
 REASONS = {
     "not an Example": "not a tf.Example",
-    "no image": "no 'image/encoded', it has",
-    "no slice": "no 'slice/size', it has",
+    "no image": "no 'image/encoded', only",
+    "no slice": "no 'slice/size', only",
     "label as bytes": "must be one value in int64_list, got bytes_list",
     "background label": r"label 0 is outside 1\.\.10",
     "label too large": r"label 11 is outside 1\.\.10",
-    "undecodable": "image does not decode: .*PNG",
-    "empty image": "image does not decode: .*empty",
+    "undecodable": "the image cannot be decoded: .*PNG",
+    "empty image": "the image cannot be decoded: .*empty",
 }
 
 
@@ -162,7 +162,7 @@ def test_fewer_records_than_declared_is_an_error(config, digits):
     info = digits[1]
     more = dataclasses.replace(info.splits["test"], examples=54)
     info = dataclasses.replace(info, splits={**info.splits, "test": more})
-    message = r"split 'test' holds 53 records, dataset.json says 54"
+    message = r"split 'test' has 53 records, but dataset.json says 54"
     with pytest.raises(DataError, match=message), named_errors(config, info, "test"):
         list(eval_batches(config, info, "test"))
 

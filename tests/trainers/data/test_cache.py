@@ -1,4 +1,4 @@
-"""Caches: the same images in the same order, whole or not there, made again when stale."""
+"""Caches: the same images in the same order, written atomically, rebuilt when stale."""
 
 import os
 import resource
@@ -26,7 +26,7 @@ def config(config, tmp_path):
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    """Each test starts as a new process does."""
+    """Each test starts without caches in memory, like a new process."""
     monkeypatch.setattr(cache, "_kept", {})
 
 
@@ -57,8 +57,8 @@ def test_every_cache_gives_the_same_epochs(config, digits):
                 np.testing.assert_array_equal(labels, other_labels)
 
 
-def test_each_kind_of_resize_has_a_cache_of_its_own(config, digits, tmp_path):
-    """Narrow images, so that every combination gives other pixels."""
+def test_each_kind_of_resize_has_a_separate_cache(config, digits, tmp_path):
+    """Narrow images, so that every combination yields different pixels."""
     config = override(config, ["data.image_size=[3, 4]", "data.augment=", "data.cache=disk"])
     epochs = []
     for resize in ("antialias", "bilinear"):
@@ -150,19 +150,21 @@ def test_changed_records_are_decoded_again(config, digits, tmp_path, writer):
     assert folder(tmp_path).is_dir()  # The stale one is gone.
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(config, digits, tmp_path):
+def test_a_full_disk_is_an_error_and_leaves_nothing(config, digits, tmp_path):
     """A limit on file sizes fails the write as a full disk does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(DataError, match=r"needs 0 MiB and its disk is full; make room, set"):
+        with pytest.raises(
+            DataError, match=r"needs 0 MiB and its disk is full; free some space, set"
+        ):
             train_batches(config, digits[1], epoch=0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not [one for one in (tmp_path / "cache").iterdir() if one.is_dir()]
 
 
-def test_an_unwritable_folder_is_told(config, digits, tmp_path):
+def test_an_unwritable_folder_is_an_error(config, digits, tmp_path):
     (tmp_path / "file").write_text("in the way")
     config = override(config, [f"data.cache_dir={tmp_path / 'file'}"])
     with pytest.raises(DataError, match=r"cannot be written .*data.cache_dir"):
@@ -244,7 +246,7 @@ def test_bad_records_are_named_while_a_cache_is_made(config, digits, tmp_path, w
     bad = writer.serialized(b"\x89PNG\r\n\x1a\nnot", 1)
     info = writer.write(tmp_path / "bad", {"train": [[*good, bad]]})
     changes = [f"data.dir={tmp_path / 'bad'}", "train.global_batch=5", f"data.cache={kind}"]
-    with pytest.raises(DataError, match="record 9: image does not decode"):
+    with pytest.raises(DataError, match="record 9: the image cannot be decoded"):
         train_batches(override(config, changes), info, epoch=0)
     left = tmp_path / "cache"
     assert not left.exists() or not [one for one in left.iterdir() if one.is_dir()]

@@ -1,4 +1,4 @@
-"""Images are the same however many are prepared in one call; other tests take 2, not 8."""
+"""Images do not depend on the size of chunks; other tests use 2 instead of 8."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def few(config, tmp_path, writer, scans):
 
 
 def read(config, info):
-    """Everything that comes out of the input: arrays in a fixed order."""
+    """All outputs of the input pipeline, as arrays in a fixed order."""
     cache._kept.clear()
     parts = [*train_batches(config, info, epoch=1), *eval_batches(config, info, "test")]
     return [value.numpy() for value in tf.nest.flatten(parts)]

@@ -138,7 +138,9 @@ def test_what_is_no_detection_record(tmp_path):
         records_to_coco(tmp_path / "a")
     for label in (0, 3):
         write(tmp_path / str(label), test=[example(**{"object/class/label": [label]})])
-        with pytest.raises(ValueError, match=rf"7\.jpg has label {label}, none of the 2 classes"):
+        with pytest.raises(
+            ValueError, match=rf"7\.jpg has label {label}, which is not one of the 2 classes"
+        ):
             records_to_coco(tmp_path / str(label))
     write(tmp_path / "b", test=[example(**{"object/class/label": [1, 1]})])
     with pytest.raises(ValueError, match="has 1 boxes and 2 labels"):

@@ -1,4 +1,4 @@
-"""Images with objects: what moves together, against NumPy and COCO's own masks."""
+"""Transforms of images with objects, compared with NumPy and COCO's masks."""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def made(height=40, width=60, count=5, *, masks=True):
 
 
 def same(a, b):
-    """Equal to the last bit, but for floats, which a graph may multiply in another order."""
+    """Exactly equal, except for floats, which a graph may multiply in another order."""
     for one, other in zip(a, b, strict=True):
         if one.dtype == tf.float32:
             np.testing.assert_allclose(one, other, rtol=1e-6)
@@ -70,7 +70,7 @@ def extents(masks):
 
 
 def assert_parallel(sample, original):
-    """Every array holds the same objects, told apart by id, in their order."""
+    """Every array holds the same objects, identified by id, in order."""
     ids = sample.ids.numpy()
     at = [list(original.ids.numpy()).index(one) for one in ids]
     assert at == sorted(at)
@@ -128,7 +128,7 @@ def assert_masks_fit(sample):
 
 
 def quartered(original):
-    """Every fourth pixel each way, with boxes that fit the masks to the pixel."""
+    """Every fourth pixel in both directions, with boxes that fit the masks exactly."""
     masks = original.masks.numpy()[:, ::4, ::4]
     shown = masks.any((1, 2))
     image = original.image[::4, ::4]
@@ -254,7 +254,7 @@ def test_every_step_takes_images_without_objects_and_masks(masks, count):
             assert changed.masks.shape[1:] == (0, 0)
 
 
-def test_resizing_and_padding_keep_places_and_scale_areas():
+def test_resizing_and_padding_keep_positions_and_scale_areas():
     sample = made(40, 60, 5)
     got, ratio = resize_and_pad(sample, (90, 90), resize=ANTIALIAS)
     np.testing.assert_allclose(ratio, [1.5, 1.5])
@@ -356,7 +356,7 @@ def test_a_random_crop_that_no_patch_allows_is_the_whole_image(monkeypatch):
 
 def test_eager_and_tf_data_agree():
     sample = made(40, 60, 5)
-    entries = ["random_scale_crop", "flip", "colour_jitter(0.3, hue=0.1)"]
+    entries = ["random_scale_crop", "flip", "color_jitter(0.3, hue=0.1)"]
 
     @tf.autograph.experimental.do_not_convert
     def augment(seed):

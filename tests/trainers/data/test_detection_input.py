@@ -1,4 +1,4 @@
-"""Records of objects, written here by hand, to batches."""
+"""Batches from handwritten records of objects."""
 
 import dataclasses
 import io
@@ -209,11 +209,11 @@ def test_an_image_without_objects_is_kept(masks):
     [
         ({f"{OBJECT}class/label": [1, 2, 6]}, "label out of range"),
         ({f"{OBJECT}class/label": [0, 1, 2]}, "label out of range"),
-        ({f"{OBJECT}bbox/xmin": [0.1]}, "as many edges as object labels"),
-        ({f"{OBJECT}mask": [png(np.zeros((20, 10), np.uint8))]}, "as many masks as object labels"),
+        ({f"{OBJECT}bbox/xmin": [0.1]}, "box edges must match object labels"),
+        ({f"{OBJECT}mask": [png(np.zeros((20, 10), np.uint8))]}, "masks must match object labels"),
         (
             {f"{OBJECT}mask": [png(np.zeros((9, 10), np.uint8))] * 3},
-            "another size than its image",
+            "another size than the image",
         ),
     ],
 )
@@ -225,7 +225,7 @@ def test_wrong_records_are_named(changed, message):
 @pytest.mark.parametrize(("key", "value"), [("is_crowd", [0, 1]), ("area", [4.0] * 4), ("id", [7])])
 def test_what_may_be_absent_is_there_for_all_objects(key, value):
     record = example(small(**{f"{OBJECT}{key}": value}))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{key}: as many as object labels"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{key}: must match object labels"):
         parse_sample(tf.constant(record), tiny())
 
 

@@ -43,6 +43,39 @@ def test_entries_bind_their_values(text, expected):
     assert all(isinstance(one, float) for one in bound[2])
 
 
+def plain(image, seed, *, by: float = 1.0, times=2, on: bool = True, word="a", span=(0, 1), z=None):
+    return by, times, on, word, span, z
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain(3)", (3.0, 2, True, "a", (0, 1), None)),
+        ("plain(on=False, word='b', z='any')", (1.0, 2, False, "b", (0, 1), "any")),
+        ("plain(0.5, 4, span=(2, 3))", (0.5, 4, True, "a", (2, 3), None)),
+    ],
+)
+def test_options_without_a_range_take_values_like_their_defaults(text, expected):
+    bound = bind(parse_entry(text), plain)("image", "seed")
+    assert bound == expected
+    assert list(map(type, bound)) == list(map(type, expected))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("plain(True)", "`by` must be of type float, like 1.0, got True"),
+        ("plain(times=1.5)", "`times` must be of type int, like 2, got 1.5"),
+        ("plain(on=1)", "`on` must be of type bool, like True, got 1"),
+        ("plain(word=3)", "`word` must be of type str, like 'a', got 3"),
+    ],
+)
+def test_values_unlike_the_default_are_refused(text, words):
+    with pytest.raises(ConfigError) as caught:
+        bind(parse_entry(text), plain)
+    assert words in str(caught.value)
+
+
 def test_an_entry_without_values_is_the_function_itself():
     assert bind(parse_entry("example"), example) is example
 
@@ -55,7 +88,7 @@ def test_an_entry_without_values_is_the_function_itself():
         ("example(True)", r"got True"),
         ("example('0.5')", r"got '0.5'"),
         ("example(1e999)", r"got inf"),
-        ("example(times=1.5)", r"`times` must be a whole number in \[1, 3\], got 1.5"),
+        ("example(times=1.5)", r"`times` must be an integer in \[1, 3\], got 1.5"),
         ("example(times=4)", r"got 4"),
         (
             "example(span=0.5)",
@@ -66,8 +99,11 @@ def test_an_entry_without_values_is_the_function_itself():
         ("example(span=(0, 3))", r"got \(0, 3\)"),
         ("example(fill='white')", r"`fill` must be one of 'black', 'noise', got 'white'"),
         ("example(amont=1)", r"no option `amont`; did you mean amount\?"),
-        ("example(0.1, amount=0.2)", r"`amount` is given twice"),
-        ("example(0, 1, (0, 1), 'black', 5)", r"5 values for 4 options; it is example\(amount=0.5"),
+        ("example(0.1, amount=0.2)", r"`amount` is set twice"),
+        (
+            "example(0, 1, (0, 1), 'black', 5)",
+            r"5 values for 4 options; the signature is example\(amount=0.5",
+        ),
     ],
 )
 def test_wrong_values_name_the_entry_the_range_and_the_signature(text, message):

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance
 
+from core.renamed import RenamedWarning
 from trainers.data.augment import augment_image
 
 RNG = np.random.default_rng(0)
@@ -19,7 +20,15 @@ def made(entry, seed, image=NOISE):
 
 
 def test_jitter_of_nothing_changes_nothing():
-    np.testing.assert_array_equal(made("colour_jitter(0, 0, 0, 0)", 0), NOISE)
+    np.testing.assert_array_equal(made("color_jitter(0, 0, 0, 0)", 0), NOISE)
+
+
+def test_the_former_name_is_the_same_augmentation_with_a_warning():
+    current = made("color_jitter(0.3, 0.3, 0.3)", 5)
+    with pytest.warns(RenamedWarning, match="data.augment=colour_jitter is now color_jitter"):
+        former = made("colour_jitter(0.3, 0.3, 0.3)", 5)
+    np.testing.assert_array_equal(former, current)
+    assert not np.array_equal(former, NOISE)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +41,7 @@ def test_jitter_of_nothing_changes_nothing():
 )
 def test_one_jitter_is_an_enhancement_by_a_factor_in_range(option, kind):
     rest = {"brightness": 0, "contrast": 0, "saturation": 0, option: 0.3}
-    entry = f"colour_jitter({', '.join(f'{key}={value}' for key, value in rest.items())})"
+    entry = f"color_jitter({', '.join(f'{key}={value}' for key, value in rest.items())})"
     enhancer = kind(Image.fromarray(NOISE))
     factors = np.linspace(0.7, 1.3, 241)
     table = np.stack([np.array(enhancer.enhance(f)) for f in factors]).astype(int)
@@ -46,7 +55,7 @@ def test_one_jitter_is_an_enhancement_by_a_factor_in_range(option, kind):
 
 
 def test_hue_turns_every_pixel_alike():
-    image = made("colour_jitter(0, 0, 0, hue=0.2)", 3)
+    image = made("color_jitter(0, 0, 0, hue=0.2)", 3)
     turns = []
     for before, after in zip(NOISE[:6].reshape(-1, 3), image[:6].reshape(-1, 3), strict=True):
         old, new = (colorsys.rgb_to_hsv(*(pixel / 255)) for pixel in (before, after))
@@ -81,7 +90,7 @@ def erased(image):
 FLAT = np.full((40, 48, 3), 100, np.uint8)
 
 
-def test_erasing_paints_a_box_of_the_asked_area_and_aspect():
+def test_erasing_fills_a_box_of_the_given_area_and_aspect():
     entry = "random_erasing(1, area=(0.05, 0.3), aspect=(0.5, 2), fill='black')"
     boxes = np.array([erased(made(entry, seed, FLAT)) for seed in SEEDS])
     area = boxes[:, 2] * boxes[:, 3] / (40 * 48)

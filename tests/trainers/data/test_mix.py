@@ -30,7 +30,7 @@ def mixed(*entries, images=IMAGES, labels=LABELS, start=0):
 
 
 def mixed_pairs(*entries, images, labels):
-    """As `mixed`, each pair by itself in one graph, which many pairs are fast in."""
+    """Like `mixed`, with single pairs in one graph, which is fast for many pairs."""
     pairs = [x.reshape(-1, 2, *x.shape[1:]) for x in (images, labels)]
 
     @tf.autograph.experimental.do_not_convert
@@ -87,7 +87,7 @@ def test_cutmix_pastes_one_box_and_weights_labels_by_its_pixels():
 def test_weights_come_from_the_beta_distribution(alpha):
     drawn = tf.data.Dataset.from_tensor_slices(seeds(3000)).map(lambda seed: mix.beta(seed, alpha))
     values = drawn.batch(3000).get_single_element().numpy().astype(float)
-    # Float32 rounds what is nearest to 1 to 1 itself: compared where both can be told apart.
+    # Float32 rounds values close to 1 to 1, so compare only values that are distinct.
     clipped = np.clip(values, 1e-6, 1 - 1e-6)
     exact = np.clip(stats.beta(alpha, alpha).rvs(3000, random_state=0), 1e-6, 1 - 1e-6)
     assert stats.ks_2samp(clipped, exact).pvalue > 0.001

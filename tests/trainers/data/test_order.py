@@ -1,4 +1,4 @@
-"""Exact order: what decides an epoch, and how it is cut for resumed runs, hosts and replicas."""
+"""The exact order of an epoch, and its division for resumed runs, hosts and replicas."""
 
 import numpy as np
 import pytest
@@ -114,11 +114,11 @@ def test_hosts_that_read_their_own_files(config, digits):
     one = batches_of(config, digits[1])
     same(one, batches_of(override(config, ["data.host_sharding=examples"]), digits[1]))
     four = override(config, ["train.global_batch=16"])
-    with pytest.raises(DataError, match=r"3 training shards for 4 hosts.*at least 4 shards"):
+    with pytest.raises(DataError, match=r"3 training shards, but 4 hosts.*at least 4 shards"):
         train_batches(four, digits[1], epoch=0, input_context=context(4, 0, 4))
 
 
-def test_hosts_that_read_their_own_files_augment_every_repeat_anew(config, tmp_path, writer, scans):
+def test_hosts_with_separate_files_augment_repeats_differently(config, tmp_path, writer, scans):
     record = writer.serialized(writer.encode(scans[0][0]), 1)
     other = writer.serialized(writer.encode(scans[0][1]), 1)
     info = writer.write(tmp_path / "few", {"train": [[record], [other] * 15]})
@@ -171,7 +171,7 @@ def test_the_service_address_is_checked(digits, config, address):
         train_batches(config, digits[1], epoch=0)
 
 
-def test_a_split_without_shards_enough_is_told_for_the_service(digits, config):
+def test_too_few_shards_for_the_service_are_an_error(digits, config):
     config = override(config, ["data.service=grpc://localhost:1", "train.global_batch=16"])
-    with pytest.raises(DataError, match="3 training shards for 4 hosts"):
+    with pytest.raises(DataError, match="3 training shards, but 4 hosts"):
         train_batches(config, digits[1], epoch=0, input_context=context(4, 0, 4))

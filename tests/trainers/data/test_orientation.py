@@ -1,4 +1,4 @@
-"""EXIF orientation: Python's reader and the graph's against Pillow, and pixels turned by either."""
+"""EXIF orientation: the readers in Python and in the graph compared with Pillow."""
 
 import io
 import random
@@ -67,7 +67,7 @@ def test_where_the_block_may_be():
     xmp = (0xE1, b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation='6'/>")
     assert both(jpeg((0xE0, b"JFIF\0" + bytes(9)), xmp, (0xE2, bytes(60_000)), exif)) == 8
     assert both(jpeg((0xFE, b"\xff\xe1"), exif)) == 8
-    # Behind the frame, in a thumbnail, and past what is looked at.
+    # After the frame, in a thumbnail, and beyond the limit of the search.
     assert both(jpeg((0xC0, bytes(8)), exif)) == 1
     assert both(jpeg((0xED, b"\xff\xe1\0\x20Exif\0\0" + exif[1][6:]))) == 1
     assert both(jpeg(*[(0xE2, bytes(60_000))] * 5, exif)) == 1

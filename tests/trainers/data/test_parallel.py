@@ -1,4 +1,4 @@
-"""No input is tuned while it runs: the autotuner's nap would hold up the end of an epoch."""
+"""No input pipeline uses the autotuner, which would delay the end of an epoch."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_batches_come_in_order_untuned_and_unsharded():
 
 
 @pytest.mark.parametrize("room", ["trainers", "tfx_pipeline", "components", "serving"])
-def test_nothing_asks_for_the_autotuner(room):
+def test_nothing_uses_the_autotuner(room):
     files = list((ROOT / room).rglob("*.py"))
     assert files
     assert [str(file) for file in files if "AUTOTUNE" in file.read_text(encoding="utf-8")] == []

@@ -1,4 +1,4 @@
-"""Color and geometry against Pillow on photographs, and what the policies draw from them."""
+"""Color and geometry compared with Pillow on photographs, and the draws of the policies."""
 
 import collections
 from pathlib import Path
@@ -44,7 +44,7 @@ COLORS = {
 
 
 def odd_images():
-    """What photographs are not: flat, of two values, tiny, dark, one channel flat."""
+    """Synthetic images: flat, with two values, tiny, dark, with a flat channel."""
     halves = np.zeros((6, 6, 3), np.uint8)
     halves[3:] = (10, 255, 3)
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)

@@ -122,10 +122,10 @@ def test_central_crop_of_the_networks_aspect(shape, wanted, fraction, rows, colu
     np.testing.assert_array_equal(got, image[rows, columns])
 
 
-def check_same_everywhere(pictures, folder, how):
+def check_same_everywhere(encoded_images, folder, how):
     """Eager, tf.data, a batch, and an exported SavedModel give the same bytes."""
-    eager = np.stack([eval_image(tf.constant(one), how) for one in pictures])
-    mapped = tf.data.Dataset.from_tensor_slices(pictures).map(
+    eager = np.stack([eval_image(tf.constant(one), how) for one in encoded_images])
+    mapped = tf.data.Dataset.from_tensor_slices(encoded_images).map(
         lambda one: eval_image(one, how), tf.data.AUTOTUNE
     )
     np.testing.assert_array_equal(np.stack(list(mapped.as_numpy_iterator())), eager)
@@ -137,7 +137,7 @@ def check_same_everywhere(pictures, folder, how):
     )
     tf.saved_model.save(module, folder, signatures={"preprocess": module.preprocess})
     signature = tf.saved_model.load(folder).signatures["preprocess"]
-    exported = signature(image_bytes=tf.constant(pictures))["images"]
+    exported = signature(image_bytes=tf.constant(encoded_images))["images"]
     assert exported.shape[1:] == (*how.image_size, 3)
     np.testing.assert_array_equal(exported, eager)
     return eager
@@ -145,14 +145,14 @@ def check_same_everywhere(pictures, folder, how):
 
 @pytest.mark.parametrize("kind", ORACLES)
 def test_bit_for_bit_in_eager_data_and_saved_model(tmp_path, kind):
-    pictures = []
+    encoded_images = []
     for format, shape in [("PNG", (40, 31, 3)), ("PNG", (9, 70, 4)), ("JPEG", (33, 57, 3))]:
         buffer = io.BytesIO()
         Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8)).save(buffer, format)
-        pictures.append(buffer.getvalue())
+        encoded_images.append(buffer.getvalue())
     how = Preprocessing((24, 20), 0.875, kind, "stretch")
-    images = check_same_everywhere(pictures, str(tmp_path), how)
-    crop = load_image(pictures[0])[2:37, 2:29]  # 35 x 27 of 40 x 31
+    images = check_same_everywhere(encoded_images, str(tmp_path), how)
+    crop = load_image(encoded_images[0])[2:37, 2:29]  # 35 x 27 of 40 x 31
     assert np.abs(images[0] - ORACLES[kind](crop, 24, 20)).max() <= 0.5 + 1e-3
 
 
@@ -172,9 +172,9 @@ def photographs(shared_data):
 @pytest.mark.parametrize("kind", ORACLES)
 def test_bit_for_bit_on_photographs(shared_data, tmp_path, kind):
     how = Preprocessing((224, 224), 0.875, kind, "crop")
-    pictures = photographs(shared_data)
-    images = check_same_everywhere(pictures, str(tmp_path), how)
-    for encoded, image in zip(pictures, images, strict=True):
+    encoded_images = photographs(shared_data)
+    images = check_same_everywhere(encoded_images, str(tmp_path), how)
+    for encoded, image in zip(encoded_images, images, strict=True):
         stored = load_image(encoded)
         side = round(min(stored.shape[:2]) * 0.875)
         top, left = ((length - side) // 2 for length in stored.shape[:2])

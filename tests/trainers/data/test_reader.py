@@ -1,4 +1,4 @@
-"""Records of others: identity and slices that are computed where they are missing."""
+"""Foreign records: missing ids and slices are computed."""
 
 import dataclasses
 import hashlib
@@ -85,7 +85,7 @@ def test_our_own_records_must_have_both(foreign):
     config, info, _ = foreign
     strict = dataclasses.replace(info, foreign=False)
     with (
-        pytest.raises(DataError, match="record 0: no 'image/key/sha256', it has"),
+        pytest.raises(DataError, match="record 0: no 'image/key/sha256', only"),
         named_errors(config, strict, "test"),
     ):
         list(eval_batches(config, strict, "test"))
@@ -104,7 +104,7 @@ def test_further_slices_are_read_and_demanded(config, tmp_path, writer, scans):
     assert list(batch.slices["slice/gender"].numpy()) == [b"a", b"b", b"a"]
     more = dataclasses.replace(info, slices=("slice/age",))
     [bad, *_] = validate_records(config.data.dir, "test", more)
-    assert "no 'slice/age', it has" in bad.reason
+    assert "no 'slice/age', only" in bad.reason
 
 
 def test_what_the_server_refuses_is_a_bad_record(config, tmp_path, writer):
@@ -114,7 +114,7 @@ def test_what_the_server_refuses_is_a_bad_record(config, tmp_path, writer):
     palette[54:58] = b"\x01\x02\x03\x00"
     info = writer.write(tmp_path / "bmp", {"test": [[writer.serialized(bytes(palette), 1)]]})
     [bad] = validate_records(tmp_path / "bmp", "test", info)
-    assert "image does not decode: BMP with a color palette" in bad.reason
+    assert "the image cannot be decoded: BMP with a color palette" in bad.reason
 
 
 @pytest.mark.parametrize("seed", [None, (7, 0), (7, 1)])

@@ -148,7 +148,7 @@ def test_soft_is_scipys_divergence(labels, weight, temperature):
     wanted = (1 - weight) * label_loss.numpy() + weight * divergence
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
     assert found.shape == (6,)
-    # A bundle tells logits up to a constant.
+    # Logits of a bundle are known up to a constant.
     shifted = distillation_loss(config, label_loss, STUDENT, TEACHER - 50)
     np.testing.assert_allclose(shifted, found, rtol=1e-3, atol=1e-5)
 
@@ -229,7 +229,7 @@ def test_a_teacher_of_other_classes_is_refused(folder, config, trained):
     with pytest.raises(ConfigError, match=r"has 10 classes \('?digit 0.*data set 'digits' 9 \('?d"):
         load(config, nine, folder)
     renamed = replace(trained.info, classes=(*trained.info.classes[:8], "digit 9", "eight"))
-    with pytest.raises(ConfigError, match=r"does not know 1 of the 10 classes .*: 'eight'"):
+    with pytest.raises(ConfigError, match=r"lacks 1 of the 10 classes .*: 'eight'"):
         load(config, renamed, folder)
 
 
@@ -242,7 +242,7 @@ def test_a_teacher_of_another_order_is_paired_by_name(folder, config, trained):
 
 
 def test_what_is_no_teacher_is_refused(config, trained, tmp_path):
-    with pytest.raises(ConfigError, match=r"neither a bundle .* nor a folder of `sightline train`"):
+    with pytest.raises(ConfigError, match=r"must be a bundle .* or a folder of `sightline train`"):
         load(config, trained.info, tmp_path / "absent")
     other = override(config, [f"distill.teacher={tmp_path}"])
     with pytest.raises(ConfigError, match="works for classification, not for 'detection'"):

@@ -1,4 +1,4 @@
-"""A teacher's kept answers are bit for bit the ones it gives."""
+"""Cached logits of a teacher are bit for bit those that it computes."""
 
 import shutil
 from dataclasses import replace
@@ -41,10 +41,10 @@ def seeded(student):
 
 @pytest.fixture
 def silent(teacher, monkeypatch):
-    """The same teacher, that must not be asked."""
+    """The same teacher, that must not run."""
 
     def asked(images):
-        raise AssertionError("the teacher was asked")
+        raise AssertionError("the teacher ran")
 
     twin = Teacher(
         teacher.source,
@@ -61,17 +61,17 @@ def files(config):
     return sorted(p.name for p in Path(config.distill.cache_dir).rglob("epoch-*.npy"))
 
 
-def test_what_is_kept_is_what_the_teacher_says(student, trained, teacher, silent):
+def test_cached_logits_are_those_of_the_teacher(student, trained, teacher, silent):
     kept = cached_logits(student, trained.info, teacher, 1)
     assert (kept.shape, kept.dtype) == ((STEPS, BATCH, 10), np.float32)
     assert isinstance(kept, np.memmap)
-    ask = tf.function(teacher)
+    compute = tf.function(teacher)
     batches = train_batches(student, trained.info, epoch=1)
     for step, (images, _) in enumerate(batches):
-        np.testing.assert_array_equal(kept[step], ask(images))
+        np.testing.assert_array_equal(kept[step], compute(images))
     assert not np.array_equal(kept[0], kept[1])
     np.testing.assert_array_equal(cached_logits(student, trained.info, silent, 1), kept)
-    with pytest.raises(AssertionError, match="was asked"):
+    with pytest.raises(AssertionError, match="the teacher ran"):
         cached_logits(student, trained.info, silent, 2)
 
 
@@ -91,7 +91,7 @@ def test_what_is_kept_is_what_the_teacher_says(student, trained, teacher, silent
         ("data.fit=stretch", False),
     ],
 )
-def test_students_share_answers_to_the_same_images(
+def test_students_share_logits_for_the_same_images(
     change, shared, student, trained, teacher, silent
 ):
     cached_logits(student, trained.info, teacher, 0)
@@ -99,7 +99,7 @@ def test_students_share_answers_to_the_same_images(
     if shared:
         cached_logits(other, trained.info, silent, 0)
     else:
-        with pytest.raises(AssertionError, match="was asked"):
+        with pytest.raises(AssertionError, match="the teacher ran"):
             cached_logits(other, trained.info, silent, 0)
 
 
@@ -109,7 +109,7 @@ def test_other_data_is_another_cache(student, trained, teacher, silent, tmp_path
     moved = override(student, [f"data.dir={data}"])
     cached_logits(moved, trained.info, silent, 0)
     renamed = replace(trained.info, classes=tuple(reversed(trained.info.classes)))
-    with pytest.raises(AssertionError, match="was asked"):
+    with pytest.raises(AssertionError, match="the teacher ran"):
         cached_logits(moved, renamed, silent, 0)
     # As long as before: only the order of the records is another.
     (shard,) = data.glob("Split-train/*")
@@ -117,7 +117,7 @@ def test_other_data_is_another_cache(student, trained, teacher, silent, tmp_path
     with tf.io.TFRecordWriter(str(shard)) as writer:
         for one in reversed(before):
             writer.write(one)
-    with pytest.raises(AssertionError, match="was asked"):
+    with pytest.raises(AssertionError, match="the teacher ran"):
         cached_logits(moved, trained.info, silent, 0)
 
 
@@ -126,7 +126,7 @@ def test_other_code_is_another_cache(student, trained, teacher, silent, monkeypa
     monkeypatch.setattr(
         "trainers.distillation.teacher_cache.code_digest", lambda *modules, index: "other"
     )
-    with pytest.raises(AssertionError, match="was asked"):
+    with pytest.raises(AssertionError, match="the teacher ran"):
         cached_logits(student, trained.info, silent, 0)
 
 
@@ -140,7 +140,7 @@ def test_half_a_file_is_made_again(student, trained, teacher, tmp_path):
 
 def test_a_failure_leaves_no_file(student, trained, silent, tmp_path):
     config = override(student, [f"distill.cache_dir={tmp_path}"])
-    with pytest.raises(AssertionError, match="was asked"):
+    with pytest.raises(AssertionError, match="the teacher ran"):
         cached_logits(config, trained.info, silent, 0)
     assert not [p for p in tmp_path.rglob("*") if p.suffix == ".npy"]
 
@@ -182,5 +182,7 @@ def test_a_run_with_kept_answers_is_the_run_without(student, trained, tmp_path, 
 def test_a_batch_of_another_size_is_refused(student, trained, teacher):
     kept = cached_logits(student, trained.info, teacher, 0)
     batches = train_batches(override(student, ["train.global_batch=24"]), trained.info, epoch=0)
-    with pytest.raises(ValueError, match="batches of 24 images are no even parts of 32"):
+    with pytest.raises(
+        ValueError, match="batches of 24 images are not equal parts of the cached 32"
+    ):
         with_teacher(batches, kept)

@@ -1,4 +1,4 @@
-"""TF_CONFIG as Kubernetes and Vertex AI write it, and workers that meet or do not."""
+"""TF_CONFIG of Kubernetes and Vertex AI, and the rendezvous of workers."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ from trainers.distributed.cluster import (
     check_batch,
     meet,
     read_cluster,
-    unanswered,
+    unreachable,
     worker_timeout,
 )
 
@@ -50,7 +50,7 @@ def with_task(kind, index):
 
 @pytest.fixture
 def ports():
-    """Three ports of this machine that nobody has."""
+    """Three free ports of this machine."""
     held = [socket.socket() for _ in range(3)]
     for one in held:
         one.bind(("127.0.0.1", 0))
@@ -80,7 +80,7 @@ def test_vertex_pools_are_chief_and_workers():
     assert (cluster.kind, cluster.index, cluster.rank) == ("worker", 0, 1)
 
 
-def test_tf_config_goes_before_cluster_spec():
+def test_tf_config_takes_precedence_over_cluster_spec():
     both = {"CLUSTER_SPEC": json.dumps(VERTEX), **with_task("chief", 0)}
     assert read_cluster(both).own == "job-chief-0.ml.svc:2222"
 
@@ -93,48 +93,48 @@ def test_no_cluster_is_none(environment):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ("{", r"TF_CONFIG is not JSON \(.*it looks like \{\"cluster\""),
-        ({"cluster": ["a:1"], "task": {}}, r"has a `cluster` that is \['a:1'\]"),
-        ({"cluster": {"boss": ["a:1"]}}, "the unknown job 'boss'; chief and worker train"),
-        ({"cluster": {"worker": "a:1"}}, "no list of addresses for 'worker', but 'a:1'"),
+        ("{", r"TF_CONFIG is not JSON \(.*example: \{\"cluster\""),
+        ({"cluster": ["a:1"], "task": {}}, r"has the `cluster` \['a:1'\], which is not a mapping"),
+        ({"cluster": {"boss": ["a:1"]}}, "the unknown job 'boss'; known: chief, worker"),
+        ({"cluster": {"worker": "a:1"}}, "needs a list of addresses for 'worker', got 'a:1'"),
         ({"cluster": {"worker": ["a"]}}, "the address 'a', which is not host:port"),
         ({"cluster": {"worker": ["a:70000"]}}, "the address 'a:70000'"),
-        ({"cluster": {"worker": ["a:1", "a:1"]}}, "gives a:1 to 2 workers"),
-        ({"cluster": {"worker": ["a:1"]}}, "does not say which task this is, but None"),
+        ({"cluster": {"worker": ["a:1", "a:1"]}}, "has the address a:1 for 2 workers"),
+        ({"cluster": {"worker": ["a:1"]}}, "needs a `task` with type and index, got None"),
         (
             {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": "x"}},
             "the task index 'x'",
         ),
         (
             {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}},
-            r"says that this is worker 2, and the cluster has worker 0\.\.1",
+            r"says that this is worker 2, but the cluster has worker 0\.\.1",
         ),
         (
             {"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}},
-            r"says that this is chief 0, and the cluster has worker 0\.\.0",
+            r"says that this is chief 0, but the cluster has worker 0\.\.0",
         ),
     ],
 )
-def test_a_malformed_cluster_says_what_is_wrong(raw, message):
+def test_the_error_names_the_malformed_part_of_a_cluster(raw, message):
     text = raw if isinstance(raw, str) else json.dumps(raw)
     with pytest.raises(ClusterError, match=message):
         read_cluster({"TF_CONFIG": text})
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner)))
-def test_nonsense_is_refused_in_words(anything):
+def test_nonsense_is_rejected_with_an_example(anything):
     text = json.dumps({"cluster": {"worker": anything}, "task": anything})
-    with pytest.raises(ClusterError, match="it looks like"):
+    with pytest.raises(ClusterError, match="example:"):
         read_cluster({"TF_CONFIG": text})
 
 
-@pytest.mark.parametrize(("kind", "why"), [("ps", "synchronous"), ("evaluator", "by themselves")])
-def test_processes_that_do_not_train_are_told_so(kind, why):
+@pytest.mark.parametrize(("kind", "why"), [("ps", "synchronous"), ("evaluator", "every epoch")])
+def test_processes_that_do_not_train_are_rejected(kind, why):
     with pytest.raises(ClusterError, match=f"task 0 of `{kind}`, but .*{why}.*leave `{kind}` out"):
         read_cluster(with_task(kind, 0))
 
 
-def test_workers_meet_whoever_comes_first(ports):
+def test_workers_find_each_other_in_any_order(ports):
     done = []
 
     def come(index, delay):
@@ -147,7 +147,7 @@ def test_workers_meet_whoever_comes_first(ports):
         thread.start()
     time.sleep(0.2)
     assert not done
-    # Who has met the others closes its port, and TensorFlow's server opens it: here, this one.
+    # A worker that found the others closes its port; TensorFlow's server, here this one, opens it.
     deadline = time.monotonic() + 20
     while len(done) < 3 and time.monotonic() < deadline:
         for index in list(done):
@@ -161,32 +161,37 @@ def test_workers_meet_whoever_comes_first(ports):
     assert sorted(done) == [0, 1, 2]
 
 
-def test_who_does_not_come_is_named(ports):
+def test_the_error_names_the_missing_worker(ports):
     with socket.socket() as there:
         there.bind(("127.0.0.1", ports[1]))
         there.listen()
         with pytest.raises(ClusterError) as caught:
             meet(local(ports, 0), timeout_s=0.5)
     message = str(caught.value)
-    assert message.startswith("1 of 3 workers did not answer within 0.5 s: 127.0.0.1:")
+    assert message.startswith("1 of 3 workers were not reachable within 0.5 s: 127.0.0.1:")
     assert f"127.0.0.1:{ports[2]} (Connection refused)" in message
     assert str(ports[1]) not in message
     assert "SIGHTLINE_WORKER_TIMEOUT=seconds" in message
 
 
-def test_an_own_port_that_is_taken_is_named(ports):
+def test_the_error_names_a_port_in_use(ports):
     with socket.socket() as other:
         other.bind(("", ports[0]))
         other.listen()
-        with pytest.raises(ClusterError, match=f"port {ports[0]} cannot be had .*end the process"):
+        with pytest.raises(
+            ClusterError, match=f"cannot listen on port {ports[0]} .*stop the process"
+        ):
             meet(local(ports, 0), timeout_s=5)
 
 
-def test_unanswered_of_nobody_is_nobody():
-    assert unanswered([]) == {}
+def test_no_address_is_unreachable_among_none():
+    assert unreachable([]) == {}
 
 
-def test_a_block_that_takes_too_long_ends_the_process():
+def test_a_block_that_takes_too_long_ends_the_process(tmp_path):
+    """Files of the user in the current folder, named as Python's modules, are not imported."""
+    for name in ("select", "signal"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported a file of the user')\n")
     # A loop in C that never lets another thread of Python run, as TensorFlow's waiting does.
     code = (
         "from trainers.distributed.cluster import ended_after\n"
@@ -195,8 +200,8 @@ def test_a_block_that_takes_too_long_ends_the_process():
         "with ended_after(0.5, 'too late: a:1'): sum(iter(int, 1))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
+        [sys.executable, "-I", "-c", code],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
@@ -212,7 +217,7 @@ def test_the_timeout(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "inf", "nan"])
-def test_a_timeout_that_is_none(text):
+def test_an_invalid_timeout_is_an_error(text):
     with pytest.raises(ClusterError, match="must be a positive number of seconds, got"):
         worker_timeout({"SIGHTLINE_WORKER_TIMEOUT": text})
 

@@ -1,7 +1,7 @@
 """The same seed and global batch give the same curve on one device and on two.
 
-Two virtual processors in a process of their own, as TensorFlow's devices are fixed once it has
-started. Two processes are in test_workers.py.
+Two virtual devices in a child process, as TensorFlow's devices are fixed once it has started.
+Two processes are in test_workers.py.
 """
 
 import json
@@ -73,12 +73,12 @@ except ConfigError as error:
 trained, _ = run(two)
 on = trained.model.distribute_strategy
 odd = replace(two, eval=replace(two.eval, batch=7))
-answers = predict_split(Forward(trained.model, odd, on), odd, trained.info, "validation")
+predictions = predict_split(Forward(trained.model, odd, on), odd, trained.info, "validation")
 found |= {
     "replicas": on.num_replicas_in_sync,
     "chief": is_chief(on),
-    "labels": answers.labels.tolist(),
-    "top1": float((answers.scores.argmax(1) == answers.labels).mean()),
+    "labels": predictions.labels.tolist(),
+    "top1": float((predictions.scores.argmax(1) == predictions.labels).mean()),
 }
 print(json.dumps(found))
 """
@@ -94,8 +94,8 @@ def two_processors(config, tmp_path_factory):
     dense = {"name": "dense", "options": {}}
     norm = {"name": "cnn", "options": {"width": 4, "depth": 1, "stages": 1}}
     cases = {
-        "unsynchronised": (norm, ["train.epochs=1"]),
-        "synchronised": (norm, ["train.epochs=1", "train.sync_batch_norm=true"]),
+        "unsynchronized": (norm, ["train.epochs=1"]),
+        "synchronized": (norm, ["train.epochs=1", "train.sync_batch_norm=true"]),
         "adamw_in_parts": (dense, ["optim.name=adamw", "train.accumulate=4", "train.epochs=1"]),
         "bfloat16": (dense, ["train.precision=bfloat16", "train.epochs=1"]),
         "plain": (dense, []),
@@ -119,7 +119,7 @@ def rows(run):
     return np.array([[row[name] for name in FIGURES] for row in run["history"]])
 
 
-@pytest.mark.parametrize("case", ["plain", "adamw_in_parts", "synchronised"])
+@pytest.mark.parametrize("case", ["plain", "adamw_in_parts", "synchronized"])
 def test_two_devices_train_like_one(case, two_processors):
     one, two = two_processors[case]
     assert np.ptp(rows(one)[:, 0]) > 0.01 or len(rows(one)) == 1
@@ -131,7 +131,7 @@ def test_two_devices_train_like_one(case, two_processors):
 
 
 def test_statistics_of_half_a_batch_make_another_curve(two_processors):
-    one, two = two_processors["synchronised"][0], two_processors["unsynchronised"][1]
+    one, two = two_processors["synchronized"][0], two_processors["unsynchronized"][1]
     assert np.abs(rows(two)[0] - rows(one)[0]).max() > 50 * TOLERANCE
 
 
@@ -155,7 +155,7 @@ def test_two_devices_count_every_example_once(two_processors, true_labels):
     assert (two_processors["replicas"], two_processors["chief"]) == (2, True)
 
 
-def test_what_two_devices_cannot_do_is_refused(two_processors):
+def test_unsupported_settings_of_two_devices_are_an_error(two_processors):
     assert two_processors["refused"] == (
         "train.global_batch=33 does not divide by 2 replicas; use 32 or 34"
     )

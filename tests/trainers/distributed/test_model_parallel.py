@@ -1,4 +1,4 @@
-"""Split networks answer as whole ones; two virtual processors in a process of their own."""
+"""Split networks give the results of whole ones, on two virtual devices in a child process."""
 
 import json
 import os
@@ -213,24 +213,24 @@ def test_an_error_in_a_stage_reaches_the_caller(ladder, monkeypatch, broken):
     images = np.zeros((9, 8, 8, 3), np.uint8)
 
     def fail(tensors):
-        raise MemoryError("no room")
+        raise MemoryError("out of memory")
 
     runs = [fail if number == broken else run for number, run in enumerate(pipeline._run)]
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "_run", runs)
-        with pytest.raises(MemoryError, match="no room"):
+        with pytest.raises(MemoryError, match="out of memory"):
             pipeline(images)
     assert pipeline(images)[1].shape == (9, 4)
 
 
-def test_what_cannot_be_split_is_told(ladder):
+def test_models_that_cannot_be_split_are_an_error(ladder):
     with pytest.raises(SplitError, match=r"can be split into 1 to \d+ stages, got 99"):
         split(ladder, 99)
     with pytest.raises(SplitError, match="got 0"):
         split(ladder, 0)
     with pytest.raises(SplitError, match="2 stages need as many devices, got 1"):
         split(ladder, 2, devices=["CPU:0"])
-    with pytest.raises(SplitError, match=r"no device 'GPU:7'; there are CPU:0"):
+    with pytest.raises(SplitError, match=r"no device named 'GPU:7' \(known: CPU:0"):
         Pipeline(ladder, ["GPU:7"], micro_batch=2)
     with pytest.raises(SplitError, match="at least one device"):
         Pipeline(ladder, [], micro_batch=2)

@@ -1,4 +1,4 @@
-"""Strategies by one option, and the devices and clusters that they refuse.
+"""Strategies, and the devices and clusters that they reject.
 
 What two devices and two processes train is in test_distributed_curves.py and test_workers.py.
 """
@@ -38,7 +38,7 @@ def no_cluster(monkeypatch):
 
 @pytest.fixture
 def silent():
-    """An address of this machine at which nobody answers."""
+    """An unreachable address of this machine."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{one.getsockname()[1]}"
@@ -46,7 +46,7 @@ def silent():
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """`gpus(count, capability)`: TensorFlow tells of so many GPUs; what was made visible."""
+    """`gpus(count, capability)` makes TensorFlow report GPUs; returns those made visible."""
     visible = []
 
     def pretend(count, capability=(8, 0)):
@@ -91,7 +91,7 @@ def test_multi_worker_needs_its_cluster():
 
 
 @pytest.mark.parametrize("strategy", ["one", "mirrored"])
-def test_workers_that_would_train_by_themselves_are_refused(strategy, monkeypatch):
+def test_a_cluster_with_a_strategy_for_one_machine_is_an_error(strategy, monkeypatch):
     cluster = {"chief": ["a:1"], "worker": ["b:1"]}
     task = {"type": "chief", "index": 0}
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
@@ -99,14 +99,16 @@ def test_workers_that_would_train_by_themselves_are_refused(strategy, monkeypatc
         make_strategy(TrainConfig(strategy=strategy))
 
 
-def test_a_worker_that_does_not_come_is_named_in_time(monkeypatch, silent):
+def test_the_error_names_a_missing_worker_after_the_timeout(monkeypatch, silent):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         own = f"127.0.0.1:{one.getsockname()[1]}"
     raw = {"cluster": {"worker": [own, silent]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(raw))
     monkeypatch.setenv("SIGHTLINE_WORKER_TIMEOUT", "0.5")
-    with pytest.raises(ClusterError, match=f"1 of 2 workers did not answer within 0.5 s: {silent}"):
+    with pytest.raises(
+        ClusterError, match=f"1 of 2 workers were not reachable within 0.5 s: {silent}"
+    ):
         make_strategy(TrainConfig(strategy="multi_worker"))
 
 
@@ -117,19 +119,19 @@ def test_a_process_that_used_tensorflow_cannot_join(monkeypatch):
         own = f"127.0.0.1:{one.getsockname()[1]}"
     raw = {"cluster": {"worker": [own]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(raw))
-    with pytest.raises(ClusterError, match="must be the first thing that a process does"):
+    with pytest.raises(ClusterError, match="must start before the process uses any device"):
         make_strategy(TrainConfig(strategy="multi_worker"))
 
 
-def test_a_gpu_that_is_not_there_is_missed(gpus):
+def test_a_missing_gpu_is_an_error(gpus):
     gpus(1)
     with pytest.raises(
-        ConfigError, match=r"devices=2 demands GPUs, and TensorFlow finds 1 CPU, 1 GPU; install"
+        ConfigError, match=r"devices=2 needs GPUs, but TensorFlow finds 1 CPU, 1 GPU; install"
     ):
         make_strategy(TrainConfig(strategy="mirrored", devices=2))
 
 
-def test_demanding_fewer_gpus_hides_the_others(gpus):
+def test_only_the_requested_gpus_are_visible(gpus):
     visible = gpus(3)
     make_strategy(TrainConfig(devices=1))
     assert [one.name for one in visible] == ["/physical_device:GPU:0"]
@@ -139,17 +141,17 @@ def test_demanding_fewer_gpus_hides_the_others(gpus):
     ("strategy", "devices", "message"),
     [("one", 2, "trains on one device; set train.strategy=mirrored"), ("tpu", 1, "a TPU")],
 )
-def test_gpus_do_not_go_with_every_strategy(strategy, devices, message):
+def test_strategies_without_gpus_reject_them(strategy, devices, message):
     with pytest.raises(ConfigError, match=message):
         make_strategy(TrainConfig(strategy=strategy, devices=devices))
 
 
-def test_a_tpu_that_does_not_answer_is_named(silent):
+def test_the_error_names_an_unreachable_tpu(silent):
     with pytest.raises(ConfigError, match=rf"TPU 'grpc://{silent}' cannot be used: Connection"):
         make_strategy(TrainConfig(strategy="tpu", tpu=f"grpc://{silent}"))
 
 
-def test_arithmetic_that_the_devices_lack_is_refused(gpus):
+def test_unsupported_precision_is_an_error(gpus):
     with pytest.raises(ConfigError, match=r"TPUs have no float16 .*precision=bfloat16"):
         make_strategy(TrainConfig(strategy="tpu", precision="float16"))
     gpus(1, (7, 0))

@@ -1,4 +1,4 @@
-"""Processes on this machine that train as one: the same curve, and none left when one dies."""
+"""Distributed training on this machine: the same curve, and no process remains after a failure."""
 
 import json
 import signal
@@ -55,7 +55,7 @@ def workers_of(process):
     return found
 
 
-def test_two_processes_train_like_one_though_one_was_killed(plain, tmp_path, figures):
+def test_two_processes_train_like_one_after_one_was_killed(plain, tmp_path, figures):
     def kill(progress):
         if progress.epoch == 2:
             workers_of(psutil.Process().pid)[1].kill()
@@ -64,7 +64,7 @@ def test_two_processes_train_like_one_though_one_was_killed(plain, tmp_path, fig
         launch(plain, tmp_path / "two", workers=2, report=kill)
     log = tmp_path / "two" / "logs" / "worker-1.log"
     assert str(caught.value).startswith("worker 1 of 2 was killed by SIGKILL: its last lines:")
-    assert f"full log {log}\nthe same command goes on" in str(caught.value)
+    assert f"full log {log}\nthe same command resumes" in str(caught.value)
     assert log.is_file()
     assert not workers_of(psutil.Process().pid)
     assert not (tmp_path / "two" / "trained.json").exists()
@@ -75,7 +75,7 @@ def test_two_processes_train_like_one_though_one_was_killed(plain, tmp_path, fig
         == tmp_path / "two"
     )
     assert {one.epoch for one in seen} == {2}
-    assert said == ["goes on at epoch 2, step 1"]
+    assert said == ["resumes at epoch 2, step 1"]
     assert not list((tmp_path / "two").glob("worker-*"))
     two, one = load_trained(tmp_path / "two"), fit(plain, tmp_path / "one")
     assert two.config.train.strategy == "multi_worker"
@@ -84,7 +84,7 @@ def test_two_processes_train_like_one_though_one_was_killed(plain, tmp_path, fig
         np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
 
 
-def test_what_a_worker_cannot_do_is_told_in_its_words(plain, tmp_path):
+def test_the_error_has_the_message_of_the_worker(plain, tmp_path):
     lost = replace(plain, data=replace(plain.data, dir=str(tmp_path / "nowhere")))
     with pytest.raises(WorkerError, match=r"worker 0 of 1 failed: .*nowhere.*\nfull log .*worker"):
         launch(lost, tmp_path, workers=1)
@@ -92,7 +92,7 @@ def test_what_a_worker_cannot_do_is_told_in_its_words(plain, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux ends a process with its parent")
-def test_no_worker_outlives_a_launcher_that_is_killed(plain, tmp_path):
+def test_workers_end_with_a_killed_launcher(plain, tmp_path):
     command = [sys.executable, "-c", CHILD, json.dumps(to_dict(plain)), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True) as launcher:
         assert launcher.stdout.readline() == "they train\n"
@@ -119,10 +119,10 @@ def test_an_interrupt_ends_all(plain, tmp_path):
     [
         (0, (), "--workers must be at least 1, got 0"),
         (3, (), "global_batch=32 does not divide by 3 replicas; use 30 or 33"),
-        (2, ("train.strategy=mirrored",), "and mirrored is asked for; leave one of them out"),
+        (2, ("train.strategy=mirrored",), "has train.strategy=mirrored; leave one of them out"),
     ],
 )
-def test_what_cannot_be_shared_is_refused_before_anything_starts(
+def test_invalid_numbers_of_workers_are_an_error_before_any_process_starts(
     workers, options, message, plain, tmp_path
 ):
     with pytest.raises(ConfigError, match=message):
@@ -130,7 +130,7 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
-def test_gpus_are_dealt_out():
+def test_gpus_are_distributed_among_workers():
     four = {"CUDA_VISIBLE_DEVICES": "0,1,GPU-8a,3"}
     assert _gpus(four, 2) == [["0", "GPU-8a"], ["1", "3"]]
     assert _gpus({"CUDA_VISIBLE_DEVICES": "-1"}, 2) == []

@@ -1,4 +1,4 @@
-"""Models meet data of another order, of fewer classes, of unknown ones, and turned by EXIF."""
+"""Data with classes in another order, fewer or unknown classes, or another EXIF policy."""
 
 import io
 import json
@@ -12,10 +12,10 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from tfx_pipeline.cli.views.evaluate import evaluate_model
+from trainers.bundles.build import build_bundle
+from trainers.bundles.saved_model import write_saved_model
 from trainers.config import ConfigError
 from trainers.data.features import DATASET_FILE, REPORT_FILE, DatasetError, DatasetInfo, SplitInfo
-from trainers.export.build import build_bundle
-from trainers.export.saved_model import write_saved_model
 from trainers.loop import fit
 from trainers.training.forward import Forward, predict_split
 
@@ -23,7 +23,7 @@ LABEL = "image/class/label"
 
 
 def relabelled(records, folder, order, **changed):
-    """The test split of `records` whose classes come in another order, or only some of them."""
+    """The test split of `records` with classes in another order, or with some of them only."""
     whole = DatasetInfo.load(records[0])
     kept = []
     for serialized in records[1]["test"]:
@@ -81,16 +81,16 @@ def test_a_trained_model_pairs_classes_by_name(trained, config, records, tmp_pat
     np.testing.assert_array_equal(found.scores, straight.scores)
 
 
-def test_unknown_names_are_refused_whatever_their_number(built, records, tmp_path):
+def test_unknown_names_are_refused_regardless_of_their_number(built, records, tmp_path):
     folder = relabelled(records, tmp_path / "data", [*range(10)])
     raw = json.loads((folder / DATASET_FILE).read_text())
     raw["classes"][3] = "three"
     (folder / DATASET_FILE).write_text(json.dumps(raw))
-    with pytest.raises(DatasetError, match=r"does not know 1 of the 10 classes .*: 'three'"):
+    with pytest.raises(DatasetError, match=r"lacks 1 of the 10 classes .*: 'three'"):
         evaluate_model(built[0], folder, "test")
 
 
-def test_records_that_were_ingested_in_another_order_do_not_fine_tune(trained, tmp_path):
+def test_records_in_another_order_are_refused_for_fine_tuning(trained, tmp_path):
     other = replace(trained, info=replace(trained.info, classes=trained.info.classes[::-1]))
     with pytest.raises(DatasetError, match="the same in another order, than when tiny was trained"):
         build_bundle(other, tmp_path / "draft")
@@ -102,7 +102,7 @@ def test_names_in_another_unicode_form_are_the_same():
 
 
 @pytest.mark.parametrize("turned", [0, 5])
-def test_figures_that_would_not_be_those_of_serving_are_refused(built, records, tmp_path, turned):
+def test_another_exif_policy_is_refused(built, records, tmp_path, turned):
     folder = relabelled(records, tmp_path / "d", [*range(10)], exif="upright", turned=turned)
     if not turned:
         assert figures(built[0], folder)
@@ -112,7 +112,7 @@ def test_figures_that_would_not_be_those_of_serving_are_refused(built, records, 
 
 
 @pytest.mark.parametrize("verb", [["train", "digits_cnn"], ["evaluate", "BUNDLE"]])
-def test_data_of_another_task_are_named_before_tensorflow_loads(built, tmp_path, verb):
+def test_data_of_another_task_are_refused_before_tensorflow_loads(built, tmp_path, verb):
     info = DatasetInfo("boxes", "detection", ("a",), 1, {"test": SplitInfo(1, 1, {})}, "")
     (tmp_path / DATASET_FILE).write_text(info.to_json())
     words = [str(built[0]) if word == "BUNDLE" else word for word in verb]
@@ -123,11 +123,13 @@ def test_data_of_another_task_are_named_before_tensorflow_loads(built, tmp_path,
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "is for classification, the data set 'boxes' holds images with objects" in done.stderr
+    assert (
+        "is for classification, but the data set 'boxes' holds images with objects" in done.stderr
+    )
     assert done.stdout.split() == ["False"]
 
 
-def test_fit_names_data_of_another_task(config, tmp_path):
+def test_fit_refuses_data_of_another_task(config, tmp_path):
     info = DatasetInfo("boxes", "detection", ("a",), 1, {"train": SplitInfo(1, 1, {})}, "")
     (tmp_path / DATASET_FILE).write_text(info.to_json())
     other = replace(config, data=replace(config.data, dir=str(tmp_path)))
@@ -145,7 +147,7 @@ def photograph(orientation, kind):
     return buffer.getvalue()
 
 
-def test_the_graph_of_upright_records_turns_what_it_is_sent(trained, config, tmp_path):
+def test_the_graph_of_upright_records_rotates_images(trained, config, tmp_path):
     info = replace(trained.info, exif="upright")
     write_saved_model(trained.model, config, info, tmp_path / "model")
     preprocess = tf.saved_model.load(str(tmp_path / "model")).signatures["preprocess"]

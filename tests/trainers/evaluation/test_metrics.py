@@ -7,7 +7,6 @@ from sklearn import metrics as oracle
 
 from trainers.evaluation import metrics, stats
 from trainers.evaluation.metric import Metric, guesses, mean_of
-from trainers.evaluation.metrics.ece import expected_calibration_error
 from trainers.evaluation.scores import (
     confusion_matrix,
     cross_entropy,
@@ -101,14 +100,14 @@ def test_calibration_error_by_hand(example):
             gap = abs(right[inside].mean() - confidence[inside].mean())
             expected += inside.sum() / len(labels) * gap
 
-    assert expected_calibration_error(scores, labels) == pytest.approx(expected)
+    assert metrics.classification_metrics(scores, labels)["ece"] == pytest.approx(expected)
 
 
 def test_calibration_at_full_confidence():
     certain = np.eye(4, dtype=np.float32)
-    assert expected_calibration_error(certain, [0, 1, 2, 3]) == 0.0
-    assert expected_calibration_error(certain, [1, 2, 3, 0]) == 1.0
-    assert expected_calibration_error(certain, [0, 1, 0, 0]) == 0.5
+    assert metrics.classification_metrics(certain, [0, 1, 2, 3])["ece"] == 0.0
+    assert metrics.classification_metrics(certain, [1, 2, 3, 0])["ece"] == 1.0
+    assert metrics.classification_metrics(certain, [0, 1, 0, 0])["ece"] == 0.5
 
 
 @settings(max_examples=50, deadline=None)
@@ -204,8 +203,6 @@ def test_errors_name_the_invalid_input(scores, labels, message):
 def test_k_below_one_is_refused():
     with pytest.raises(ValueError, match="`k` must be at least 1, got 0"):
         top_k_correct([[0.5, 0.5]], [0], 0)
-    with pytest.raises(ValueError, match="`bins` must be at least 1, got 0"):
-        expected_calibration_error([[0.5, 0.5]], [0], bins=0)
 
 
 def _fixed(size, classes, skill, seed):

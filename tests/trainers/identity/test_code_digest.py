@@ -1,4 +1,4 @@
-"""What a digest of code follows and what it ignores, on a small project of its own and on ours."""
+"""What a code digest includes and ignores, for a small project and for our packages."""
 
 import re
 import shutil
@@ -90,7 +90,7 @@ def code(project, *modules, **options):
     return base.code(*modules or ("trainers.node",), **options)
 
 
-def test_imports_are_followed_wherever_they_stand(project):
+def test_imports_are_found_in_all_positions(project):
     found = code(project)
     assert set(found.modules) == {
         *("trainers", "trainers.node", "trainers.helper", "trainers.inside", "trainers.text"),
@@ -137,7 +137,7 @@ def change(project, name, old, new):
 
 
 @pytest.mark.parametrize(("name", "old", "new"), COUNTS)
-def test_what_a_node_runs_changes_its_digest(project, name, old, new):
+def test_code_that_a_node_runs_changes_its_digest(project, name, old, new):
     before = code(project).digest
     assert code(project).digest == before
     change(project, name, old, new)
@@ -145,19 +145,19 @@ def test_what_a_node_runs_changes_its_digest(project, name, old, new):
 
 
 @pytest.mark.parametrize(("name", "old", "new"), COUNTS_NOT)
-def test_what_a_node_does_not_run_changes_nothing(project, name, old, new):
+def test_code_that_a_node_does_not_run_changes_nothing(project, name, old, new):
     before = code(project).digest
     change(project, name, old, new)
     assert code(project).digest == before
 
 
-def test_a_new_module_of_a_registry_counts(project):
+def test_a_new_module_of_a_registry_changes_the_digest(project):
     before = code(project).digest
     (project / "src/trainers/shapes/square.py").write_text("")
     assert code(project).digest != before
 
 
-def test_a_data_file_that_nobody_names_counts_for_its_package(project):
+def test_an_unmentioned_data_file_belongs_to_its_package(project):
     before = code(project).digest, code(project, "trainers.deep.twig").digest
     (project / "src/trainers/table.csv").write_text("1,2")
     after = code(project).digest, code(project, "trainers.deep.twig").digest
@@ -169,7 +169,7 @@ def test_a_data_file_that_nobody_names_counts_for_its_package(project):
     assert "trainers/deep/list.csv" not in code(project, "trainers.helper").modules
 
 
-def test_only_packages_that_are_imported_count(project):
+def test_only_imported_packages_are_included(project):
     before = code(project).digest
     install(project, "unrelated", "4.0", "unrelated")
     install(project, "documentation-extra", "1.0", "sphinx")
@@ -181,7 +181,7 @@ def test_only_packages_that_are_imported_count(project):
     assert "tensorflow" not in code(project, "trainers.inside").packages
 
 
-def test_a_shared_name_is_of_those_that_hold_what_is_imported(project):
+def test_a_namespace_package_resolves_to_the_distribution_of_the_import(project):
     for name, part in (("protobuf", "protobuf"), ("google-cloud", "cloud")):
         install(project, name, "1.0", "google")
         (folder,) = (project / "site").glob(f"{name.replace('-', '_')}-*")
@@ -205,7 +205,7 @@ def test_the_index_gives_the_same_digest_without_reading(project, monkeypatch):
         assert CodeBase(project / "src", index=index, path=path).code("trainers.node") == first
 
 
-def test_no_such_module():
+def test_an_unknown_module_is_an_error():
     with pytest.raises(ValueError, match=r"no module 'trainers\.loob' in "):
         code_digest("trainers.loob")
 
@@ -218,7 +218,7 @@ def test_the_projects_packages_are_those_of_the_wheel():
 
 @pytest.fixture
 def ours(tmp_path):
-    """A copy of our own sources that can be changed, and `digest(module)` of it."""
+    """A copy of our sources that can be changed."""
     for name in PROJECT:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc"))
@@ -248,7 +248,7 @@ def test_training_follows_what_training_imports():
     for absent in (
         "trainers.compression",
         "trainers.recipes",
-        "trainers.export.saved_model",
-        "trainers.export.build",
+        "trainers.bundles.saved_model",
+        "trainers.bundles.build",
     ):
         assert not [name for name in found.modules if name.startswith(absent)]

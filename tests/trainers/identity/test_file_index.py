@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.identity.code_digest import file_digest
+from core.files import file_digest
 from trainers.identity.file_index import FileIndex
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -80,13 +80,13 @@ def test_a_change_of_the_same_length_is_seen(file, read, change, settled):
     assert after == sha256sum(file) != before
 
 
-def test_a_file_that_changed_just_now_is_not_kept(file, read):
+def test_facts_about_a_file_that_just_changed_are_not_stored(file, read):
     file.write_bytes(b"now")
     assert read(file)[1]
     assert read(file)[1]
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_kept(file, tmp_path, settled):
+def test_facts_about_a_file_that_changes_while_it_is_read_are_not_stored(file, tmp_path, settled):
     def compute(one):
         one.write_bytes(b"longer than before")
         return "half"
@@ -96,13 +96,13 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(file, tmp_path, settle
         assert index.fact(file, "sha256", lambda one: "whole") == "whole"
 
 
-def test_a_touched_file_is_read_again_and_is_the_same(file, read, settled):
+def test_a_touched_file_is_read_again(file, read, settled):
     first, _ = read(file)
     os.utime(file)
     assert read(file) == (first, True)
 
 
-def test_kinds_are_kept_apart(file, settled):
+def test_kinds_of_facts_are_separate(file, settled):
     index = FileIndex()
     assert index.fact(file, "length", lambda one: one.stat().st_size) == 3
     assert index.fact(file, "sha256", file_digest) == sha256sum(file)
@@ -110,13 +110,13 @@ def test_kinds_are_kept_apart(file, settled):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', "\x00"])
-def test_a_damaged_index_is_an_empty_one(file, read, tmp_path, content, settled):
+def test_a_damaged_index_is_treated_as_empty(file, read, tmp_path, content, settled):
     (tmp_path / "files.json").write_text(content)
     assert read(file) == (sha256sum(file), True)
     assert read(file)[1] is False
 
 
-def test_what_is_gone_is_forgotten(file, read, tmp_path, settled):
+def test_facts_about_deleted_files_are_removed(file, read, tmp_path, settled):
     other = tmp_path / "other"
     other.write_bytes(b"1")
     read(file)
@@ -125,7 +125,7 @@ def test_what_is_gone_is_forgotten(file, read, tmp_path, settled):
     assert set(json.loads((tmp_path / "files.json").read_text())) == {str(other)}
 
 
-def test_two_processes_keep_what_both_found(tmp_path, settled):
+def test_facts_of_two_processes_are_merged(tmp_path, settled):
     """Each waits for the other; neither loses the other's facts."""
     program = (
         "import sys\nfrom pathlib import Path\nimport trainers.identity.file_index as files\n"

@@ -1,4 +1,4 @@
-"""Which edits of a plugin make a run necessary, and of which nodes."""
+"""The edits of a plugin that make a run necessary."""
 
 import pytest
 
@@ -51,7 +51,7 @@ def tiny(images):
     return block(images)
 '''
 
-# Of our own sources, which stay the same; an edited plugin is read anew.
+# Facts about our sources, which do not change; an edited plugin is read again.
 INDEX = FileIndex()
 
 
@@ -79,7 +79,7 @@ def trainer():
         ("from trainers.registry import models\n", "from trainers.registry import models\nf()\n"),
     ],
 )
-def test_what_a_model_does_counts(file, old, new):
+def test_code_of_a_model_changes_the_digest(file, old, new):
     before = trainer()
     file.write_text((PROJECT + MODEL).replace(old, new, 1))
     assert trainer().digest != before.digest
@@ -102,14 +102,14 @@ def test_what_a_model_does_counts(file, old, new):
         ("WIDTH = 32", "WIDTH   = (32)"),
     ],
 )
-def test_words_and_values_do_not(file, old, new):
+def test_comments_and_recipe_values_do_not_change_the_digest(file, old, new):
     before = trainer()
     assert old in PROJECT + MODEL
     file.write_text((PROJECT + MODEL).replace(old, new, 1))
     assert trainer() == before
 
 
-def test_a_project_of_recipes_alone_counts_for_nothing(file, monkeypatch):
+def test_a_project_with_recipes_only_has_no_digest(file, monkeypatch):
     file.write_text(PROJECT)
     with_project = trainer()
     assert counted_files() == []
@@ -117,7 +117,7 @@ def test_a_project_of_recipes_alone_counts_for_nothing(file, monkeypatch):
     assert trainer() == with_project
 
 
-def test_a_model_counts_by_its_own_name_wherever_the_file_is(file, tmp_path, monkeypatch):
+def test_the_digest_does_not_depend_on_the_folder_of_a_plugin(file, tmp_path, monkeypatch):
     before = trainer()
     assert "plugin pets/pipeline.py" not in before.modules
     assert before.modules["plugin pipeline.py"]
@@ -127,7 +127,7 @@ def test_a_model_counts_by_its_own_name_wherever_the_file_is(file, tmp_path, mon
     assert trainer() == before
 
 
-def test_packages_that_a_plugin_imports_count(file, tmp_path):
+def test_packages_that_a_plugin_imports_are_included(file, tmp_path):
     folder = tmp_path / "site" / "layer_lib-1.0.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: layer-lib\nVersion: 1.0\n")
@@ -138,7 +138,7 @@ def test_packages_that_a_plugin_imports_count(file, tmp_path):
     assert file.is_file()
 
 
-def test_nodes_that_look_at_data_stay_as_they_are(file, monkeypatch):
+def test_digests_of_data_nodes_do_not_depend_on_plugins(file, monkeypatch):
     def digests():
         base = CodeBase(_top(), index=INDEX)
         return {kind: base.code(*modules).digest for kind, modules in NODE_MODULES.items()}

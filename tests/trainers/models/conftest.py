@@ -73,5 +73,5 @@ def make() -> Callable[..., tuple[keras.Model, Config]]:
 
 @pytest.fixture(scope="session")
 def small_names() -> list[str]:
-    """What `family` runs over."""
+    """The values of `family`."""
     return families()

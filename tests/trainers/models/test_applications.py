@@ -14,7 +14,7 @@ from trainers.registry import models
 
 pytestmark = pytest.mark.onednn
 
-# Between them they have every kind of layer that the adapter puts differently.
+# Together, they have every kind of layer that the adapter replaces.
 CHECKED = [
     ("MobileNetV3Small", 32),  # operations between layers
     pytest.param("EfficientNetB0", 32, marks=pytest.mark.slow),  # preprocessing that always is

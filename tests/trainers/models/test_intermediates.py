@@ -1,4 +1,4 @@
-"""What explanations look at, for each family."""
+"""The layers that explanations need, for each family."""
 
 import numpy as np
 import pytest
@@ -67,5 +67,5 @@ def test_a_model_of_another_kind_is_refused():
     with pytest.raises(ValueError, match="no layer `logits`"):
         intermediates(other)
     flat = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="logits")])
-    with pytest.raises(ValueError, match="neither a map nor tokens"):
+    with pytest.raises(ValueError, match="no map and no tokens"):
         intermediates(flat)

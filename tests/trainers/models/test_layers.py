@@ -1,4 +1,4 @@
-"""The layers of our own against NumPy."""
+"""The custom layers compared with NumPy."""
 
 import numpy as np
 import pytest

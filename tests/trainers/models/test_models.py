@@ -1,4 +1,4 @@
-"""Every registered model is found and checked here; a new one needs no test of its own to start."""
+"""Checks of every registered model, including new ones."""
 
 import numpy as np
 import pytest

@@ -21,7 +21,7 @@ def make(name, *, size=(16, 24), classes=5, **options):
         model=ModelConfig(name=name, options=options),
     )
     model = build_model(config, classes)
-    # Every weight matters: biases, tokens and factors do not stay at 0 or 1.
+    # No weights are 0 or 1, so that all of them affect the output.
     model.set_weights([RNG.normal(0.1, 0.2, w.shape) for w in model.get_weights()])
     return model
 
@@ -102,7 +102,7 @@ def test_vit_is_the_papers_arithmetic(pool, layer_scale):
     np.testing.assert_allclose(model(IMAGES), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_deit_answers_with_the_mean_of_its_two_heads():
+def test_deit_returns_the_mean_of_its_two_heads():
     model = make("deit", **OPTIONS)
     weights = weights_of(model)
     x = encoded(IMAGES, weights, tokens=("class_token", "distill_token"), **SHAPE)

@@ -1,4 +1,4 @@
-"""Every registered model through the whole mill, found by itself.
+"""Every registered model end to end, found through the registry.
 
 One training step, pruning, quantisation-aware training, export, TFLite, reload. `make test-slow`
 takes a small network of each family; `make test-zoo` every model of up to 100 million parameters,
@@ -13,13 +13,13 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+from trainers.bundles.saved_model import write_saved_model
 from trainers.compression import sparsity
 from trainers.compression.convert import ConversionJob, convert_all, save_for_conversion
 from trainers.compression.prune import prune
-from trainers.compression.qat import quantisation_aware
+from trainers.compression.qat import quantization_aware
 from trainers.config import CompressConfig, Config, OptimConfig
 from trainers.data.features import DatasetInfo, SplitInfo
-from trainers.export.saved_model import write_saved_model
 from trainers.keras import keras
 from trainers.models.intermediates import intermediates
 from trainers.optim import build_optimizer
@@ -33,12 +33,12 @@ LARGE = 100_000_000  # parameters
 _KERNELS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 NORM = keras.layers.BatchNormalization
 
-# What a network cannot do, and why: (model's name or its start and `*`, step) -> reason.
+# Unsupported steps: (model name, or a prefix and `*`, step) -> reason.
 REFUSED: dict[tuple[str, str], str] = {}
 
 
 def reason(name: str, step: str) -> str:
-    """Why `name` is excused from `step`; empty where it is not."""
+    """Why `name` does not support `step`; empty if it does."""
     for (which, what), why in REFUSED.items():
         same = name.startswith(which[:-1]) if which.endswith("*") else name == which
         if same and what == step:
@@ -46,7 +46,7 @@ def reason(name: str, step: str) -> str:
     return ""
 
 
-def pictures(model: keras.Model, count: int = 2) -> np.ndarray:
+def random_images(model: keras.Model, count: int = 2) -> np.ndarray:
     """uint8 noise of the model's input size."""
     shape = (count, *model.input_shape[1:])
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -58,8 +58,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def train_step(model: keras.Model) -> None:
-    """Every weight gets a finite gradient, and the step moves the answer."""
-    images, labels = tf.constant(pictures(model), tf.float32), tf.constant([0, 1])
+    """Every weight gets a finite gradient, and the step changes the output."""
+    images, labels = tf.constant(random_images(model), tf.float32), tf.constant([0, 1])
     optimizer = build_optimizer(OptimConfig("sgd", learning_rate=0.1, schedule="constant"), 2)
     before = model(images).numpy()
 
@@ -80,7 +80,7 @@ class TwoSteps:
     steps_per_epoch = 2
 
     def __call__(self, model, *, epochs, learning_rate, callbacks=()):
-        images = pictures(model).astype(np.float32)
+        images = random_images(model).astype(np.float32)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(1e-4), loss, run_eagerly=True)
         model.fit(
@@ -96,7 +96,7 @@ def pruned(model: keras.Model) -> None:
 
 
 def exported(model: keras.Model, config: Config, folder: Path) -> None:
-    """The SavedModel answers as the model does."""
+    """The SavedModel has the outputs of the model."""
     info = DatasetInfo(
         "made",
         task="classification",
@@ -106,7 +106,7 @@ def exported(model: keras.Model, config: Config, folder: Path) -> None:
         fingerprint="0",
     )
     write_saved_model(model, config, info, folder)
-    images = pictures(model)
+    images = random_images(model)
     loaded = tf.saved_model.load(str(folder)).signatures["predict_tensor"]
     scores = loaded(images=tf.constant(images))["scores"].numpy()
     np.testing.assert_allclose(scores, softmax(model(images).numpy()), atol=1e-4)
@@ -114,13 +114,13 @@ def exported(model: keras.Model, config: Config, folder: Path) -> None:
 
 def jobs_of(name: str, model: keras.Model, folder: Path) -> tuple[keras.Model, list[ConversionJob]]:
     """The quantisation-aware model, and conversions of the float one and of that."""
-    aware = quantisation_aware(model)
-    # The statistics of two images, which is all that a momentum of 0 keeps, make chaos of noise.
+    aware = quantization_aware(model)
+    # With a momentum of 0, the statistics of two images of noise are unstable.
     norms = [layer for layer in aware.submodules if isinstance(layer, NORM)]
     for norm in norms:
         norm.trainable = False
     for _ in range(2):  # finds the ranges
-        aware(tf.constant(pictures(model), tf.float32), training=True)
+        aware(tf.constant(random_images(model), tf.float32), training=True)
     return aware, [
         ConversionJob(
             f"{name}_{dtype}",
@@ -138,15 +138,15 @@ def tflite_scores(path: Path, images: np.ndarray) -> np.ndarray:
 
 
 def check_tflite(model: keras.Model, aware: keras.Model, results) -> None:
-    """fp32 answers as the model does, int8 as the emulation, and all its kernels are int8."""
+    """fp32 has the outputs of the model, int8 those of the emulation, with int8 kernels only."""
     assert [result.error for result in results] == ["", ""]
-    images = pictures(model)
+    images = random_images(model)
     float_scores, int8_scores = (tflite_scores(one.job.output, images) for one in results)
     scores = softmax(model(images).numpy())
     np.testing.assert_allclose(float_scores, scores, atol=1e-4)
     emulated = softmax(aware(images.astype(np.float32), training=False).numpy())
     # A rounding may fall the other way in Keras' emulation, so not bit for bit; in a deep network
-    # of noise that adds up, but to no more than what quantisation itself does to the answer.
+    # of noise that adds up, but to no more than the effect of quantization on the output.
     error, noise = np.abs(int8_scores - emulated), np.abs(emulated - scores)
     assert error.max() < max(0.1, noise.max())
     assert error.mean() < max(0.03, noise.mean())
@@ -161,7 +161,7 @@ def settle(model: keras.Model) -> None:
     ResNet-RS-200 to logits of 1,600, which a change of the input by 1e-5 moves by 12 %.
     """
     model.set_weights([np.where(w == 0, 0.1, w) for w in model.get_weights()])
-    if np.abs(model(pictures(model)).numpy()).max() > 100:
+    if np.abs(model(random_images(model)).numpy()).max() > 100:
         for norm in [layer for layer in model.submodules if isinstance(layer, NORM)]:
             norm.gamma.assign(0.7 * norm.gamma)
 

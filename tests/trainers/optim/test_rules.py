@@ -185,17 +185,17 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-asked = json.loads(sys.argv[1])
+request = json.loads(sys.argv[1])
 
 
 def train(config, summed, scaled):
     with strategy.scope():
-        kernel = tf.Variable(asked["kernel"], name="dense/kernel")
-        bias = tf.Variable(asked["bias"], name="dense/bias")
+        kernel = tf.Variable(request["kernel"], name="dense/kernel")
+        bias = tf.Variable(request["bias"], name="dense/bias")
         optimizer = build_optimizer(config, 10)
         if scaled:
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
-            optimizer.get_scaled_loss(tf.constant(0.0))  # Keras warns where nobody calls it.
+            optimizer.get_scaled_loss(tf.constant(0.0))  # Keras warns if it is never called.
         optimizer.build([kernel, bias])
 
     def replica(*gradients):
@@ -207,13 +207,14 @@ def train(config, summed, scaled):
         optimizer.apply_gradients(pairs, skip_gradients_aggregation=summed)
 
     step = tf.function(lambda *pair: strategy.run(replica, args=pair))
-    for pair in asked["gradients"]:
+    for pair in request["gradients"]:
         step(*map(tf.constant, pair))
     locals_of = strategy.experimental_local_results
     return [[copy.numpy().tolist() for copy in locals_of(variable)] for variable in (kernel, bias)]
 
 
-print(json.dumps([train(OptimConfig(**c), summed, scaled) for c, summed, scaled in asked["runs"]]))
+runs = request["runs"]
+print(json.dumps([train(OptimConfig(**c), summed, scaled) for c, summed, scaled in runs]))
 """
 CLIPPED = OptimConfig(learning_rate=0.1, schedule="constant", weight_decay=0.05, clip_norm=0.5)
 RULES = ("sgd", "adam", "adamw", "lamb")
@@ -227,13 +228,13 @@ def on_two_replicas():
     """For each of `RUNS`: the two copies of the kernel, then those of the bias."""
     runs = [(asdict(replace(CLIPPED, name=name)), *flags) for name, *flags in RUNS]
     gradients = [[part.tolist() for part in pair] for pair in GRADIENTS]
-    asked = {
+    request = {
         "runs": runs,
         "kernel": KERNEL.tolist(),
         "bias": BIAS.tolist(),
         "gradients": gradients,
     }
-    command = [sys.executable, "-c", CHILD, json.dumps(asked)]
+    command = [sys.executable, "-c", CHILD, json.dumps(request)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -109,7 +109,7 @@ def test_a_warm_up_is_a_part_of_the_run_at_most(limit, wanted, total, steps):
     note = warmup_note(config, total)
     if steps < wanted:
         assert note == (
-            f"warm-up: {steps} in place of the recipe's {wanted} steps, {limit:.0%} of the run's "
+            f"warm-up: {steps} instead of the recipe's {wanted} steps, {limit:.0%} of the run's "
             f"{total}; optim.warmup_steps sets another number"
         )
     else:

@@ -1,4 +1,4 @@
-"""The range test: on curves whose answer is known, and on real digits."""
+"""The range test: on curves with a known result, and on real digits."""
 
 import numpy as np
 import pytest

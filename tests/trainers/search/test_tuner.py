@@ -23,7 +23,7 @@ from trainers.search.tuner import (
 )
 from trainers.training.epoch import TrainingError
 
-# KerasTuner 1.4 asks for its thread's name in a way that Python calls old.
+# KerasTuner 1.4 reads the name of its thread with a deprecated function.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:currentThread:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:getName:DeprecationWarning"),
@@ -39,7 +39,7 @@ def short(config):
 
 @pytest.fixture
 def scores(monkeypatch):
-    """Stands in for training; a test fills it with a function of the configuration."""
+    """Replaces training by a function of the configuration that a test sets."""
     given = SimpleNamespace(of=None, seen=[])
 
     def fit(config, work_dir, *, report=None, **about):
@@ -91,7 +91,7 @@ def test_a_search_goes_on_where_it_was(short, tmp_path, scores):
     scores.of = lambda config: 0.5
     found = tune(short, SPACE, work_dir=tmp_path, trials=4)
     assert [trial.top1 for trial in found] == [0.5] * 4
-    # Two were done; another space begins anew.
+    # Two were done; another space starts from the beginning.
     assert len(scores.seen) == 3 + 2
     tune(short, {"model.dropout": "uniform(0, 0.5)"}, work_dir=tmp_path, trials=1)
     assert len(scores.seen) == 6
@@ -145,8 +145,8 @@ def test_trials_may_be_shorter_than_the_recipe(short, tmp_path, scores):
     [
         ({}, "nothing to tune"),
         ({"optim.learning_rat": "log(1e-4, 1)"}, "did you mean learning_rate"),
-        ({"optim.learning_rate": "1e-4 to 1"}, r"no range; write log\(1e-4, 1e-1\)"),
-        ({"optim.learning_rate": "lognormal(1, 2)"}, "no range"),
+        ({"optim.learning_rate": "1e-4 to 1"}, r"is not a range; write log\(1e-4, 1e-1\)"),
+        ({"optim.learning_rate": "lognormal(1, 2)"}, "is not a range"),
         ({"optim.learning_rate": "log(0, 1)"}, "two numbers, the lower above 0 first"),
         ({"optim.learning_rate": "log(1, 0.1)"}, "two numbers, the lower"),
         ({"optim.learning_rate": "uniform(0.1)"}, "two numbers"),
@@ -239,7 +239,7 @@ def test_a_search_of_a_version_without_identities_is_of_unknown_code(short, tmp_
     assert len(scores.seen) == 2
     assert said == [
         f"search resumes from {tmp_path / 'search' / name} (2 of 2 trials, commit unknown), as "
-        "--resume-anyway demands, although it was begun by unknown code"
+        "--resume-anyway demands, although it was started by unknown code"
     ]
 
 

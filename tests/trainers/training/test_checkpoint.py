@@ -114,7 +114,7 @@ def test_a_crash_while_saving_loses_that_epoch_only(make, monkeypatch, when):
     if when == "before the checkpoint":
         monkeypatch.setattr(tf.train.CheckpointManager, "save", crash)
     else:
-        monkeypatch.setattr("trainers.training.checkpoint.write_atomically", crash)
+        monkeypatch.setattr("trainers.training.checkpoint.write_json", crash)
     with pytest.raises(KeyboardInterrupt):
         run(checkpoints, model, list(history), [0.95])
     monkeypatch.undo()
@@ -183,7 +183,7 @@ def test_a_full_disk_is_told_and_the_state_before_is_kept(make, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
-        with pytest.raises(CheckpointError, match=rf"not be saved in {tmp_path}/c \(.*make room"):
+        with pytest.raises(CheckpointError, match=rf"not be saved in {tmp_path}/c \(.*free space"):
             run(checkpoints, model, list(history), [0.2])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -55,7 +55,7 @@ def test_a_run_that_goes_on_adds_to_its_curves(tmp_path):
     first.write({"loss": 2.0}, 10)
     first.close()
     EventLog(tmp_path).write({"loss": 1.0}, 20)
-    # Two files of one second are told apart by their process and number.
+    # Two files of one second differ by their process and number.
     assert len(list((tmp_path / "train").iterdir())) == 2
     assert read(tmp_path / "train")["epoch/loss"] == [(10, 2.0), (20, 1.0)]
 

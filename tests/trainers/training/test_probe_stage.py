@@ -131,7 +131,7 @@ def test_training_starts_from_the_probe(transfer, features, tmp_path, monkeypatc
     said = []
     scores = first_scores(transfer, tmp_path / "work", features, monkeypatch)
     monkeypatch.setattr(probe_stage, "fit_probe", lambda *_, **__: pytest.fail("made again"))
-    # The run was killed after its probe was made: it neither loses it nor makes it again.
+    # The run was killed after its probe was made: the probe is kept and not made again.
     found = fit(transfer, tmp_path / "work", announce=said.append)
     expected = reference(features, found.probe.strength)
     np.testing.assert_allclose(scores, expected, atol=5e-3)

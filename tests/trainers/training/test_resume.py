@@ -146,7 +146,7 @@ def test_kill_9_at_any_step_loses_nothing_that_was_saved(config, trained, tmp_pa
     assert died.returncode == -9, died.stderr
     seen, said = [], []
     resumed = fit(every_step, tmp_path, report=seen.append, announce=said.append)
-    assert said == ["goes on at epoch 2, step 3"]
+    assert said == ["resumes at epoch 2, step 3"]
     assert (seen[0].epoch, seen[0].step) == (2, 3)
     np.testing.assert_allclose(figures(resumed.history), figures(trained.history), atol=1e-5)
 

@@ -6,15 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trainers.config import override
+from trainers.config import from_dict, override
 from trainers.identity.code_digest import PROJECT, Code
 from trainers.loop import fit
-from trainers.training.run_folder import CodeRecord
+from trainers.training.run_folder import CodeRecord, Identity
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = 3
@@ -43,6 +44,19 @@ def constant(config):
     """Two epochs at a constant rate."""
     changes = ["optim.schedule=constant", "train.epochs=2", "optim.warmup_steps=0"]
     return override(config, [*changes, 'model.options={"width": 4, "depth": 1, "stages": 1}'])
+
+
+def test_a_renamed_augmentation_keeps_the_checkpoints_of_a_run(earlier):
+    old = from_dict(json.loads((earlier("b54914a") / "trained/config.json").read_text()))
+
+    def name(entry):
+        config = replace(old, data=replace(old.data, augment=("flip", entry)))
+        return Identity(config, "", "", "d" * 64, "f" * 64, Code({}, {})).old_name(2)
+
+    # By the version that knew the former spelling only.
+    assert name("colour_jitter(0.3, 0.3)") == "77868ff0a39999ef-ffffffff"
+    assert name("color_jitter(0.3, 0.3)") == "77868ff0a39999ef-ffffffff"
+    assert name("rotate(3)") != "77868ff0a39999ef-ffffffff"
 
 
 def folders(work_dir):
@@ -109,7 +123,7 @@ def test_a_longer_run_at_a_constant_rate_is_the_same_as_one_from_the_start(const
     found = fit(longer, tmp_path / "parts", announce=said.append, report=seen.append)
     assert said[0].startswith(f"resumes from {tmp_path}/parts/{first} (epoch 2 of 2, commit ")
     assert said[0].endswith(": the steps done so far are the same in a run of 4 epochs")
-    assert said[1:] == ["goes on at epoch 3, step 1"]
+    assert said[1:] == ["resumes at epoch 3, step 1"]
     assert {one.epoch for one in seen} == {3, 4}
     for name in ("loss", "val_loss", "learning_rate"):
         ours, theirs = ([row[name] for row in one.history] for one in (found, whole))

@@ -11,7 +11,7 @@ from trainers.config import Config, DataConfig, ModelConfig, OptimConfig, TrainC
 from trainers.keras import keras
 from trainers.models import build_model
 from trainers.optim import build_optimizer
-from trainers.training.ema import Average
+from trainers.training.ema import MovingAverage
 from trainers.training.losses import CrossEntropy
 from trainers.training.step import TrainStep
 
@@ -63,7 +63,7 @@ def with_train(config: Config, **changes) -> Config:
 
 @pytest.fixture(scope="module")
 def whole(plain, batch):
-    """Two steps of `plain` on one batch, to compare others with; nobody changes it."""
+    """Two steps of `plain` on one batch, to compare others with; tests do not change it."""
     step = make_step(plain)
     for _ in range(2):
         step(batch)
@@ -148,7 +148,7 @@ def test_dropout_is_decided_by_seed_and_step(plain, batch):
     for a, b in zip(one.model.get_weights(), fresh.model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     reseeded = make_step(with_train(config, seed=1))
-    reseeded._draws._seed = 2
+    reseeded._dropout._seed = 2
     reseeded(batch)
     pairs = zip(reseeded.model.get_weights(), after_first, strict=True)
     assert any(np.abs(a - b).max() > 1e-4 for a, b in pairs)
@@ -205,7 +205,7 @@ def test_the_average_follows_the_weights(plain, batch):
 
 def test_the_average_starts_anew_where_asked(plain):
     model = two_layers(plain)
-    average = Average(model, 0.9)
+    average = MovingAverage(model, 0.9)
     for weight in model.weights:
         weight.assign_add(tf.ones_like(weight))
     average.restart()

@@ -1,4 +1,4 @@
-"""Tiny networks of other libraries, with what they answer, and models of ours to fill."""
+"""Tiny networks of other libraries, their logits, and models to fill."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture(scope="session")
-def answers():
+def their_logits():
     """Fixture's name -> (2, 7) float32 logits; `images_SIZE` -> (2, SIZE, SIZE, 3) uint8."""
-    with np.load(DATA / "answers.npz") as file:
+    with np.load(DATA / "logits.npz") as file:
         return dict(file)
 
 

@@ -1,4 +1,4 @@
-"""To and from `keras.applications`: the same images, the same answers, in Keras' file formats."""
+"""To and from `keras.applications`: the same images, the same logits, in Keras' file formats."""
 
 import inspect
 
@@ -50,7 +50,7 @@ def images():
 
 
 @pytest.mark.parametrize("ending", [".h5", pytest.param(".keras", marks=pytest.mark.slow)])
-def test_resnet50_answers_what_theirs_answers_and_back(ending, theirs, images, make, tmp_path):
+def test_resnet50_logits_equal_theirs_in_both_directions(ending, theirs, images, make, tmp_path):
     file = tmp_path / f"resnet50{ending}"
     (theirs.save if ending == ".keras" else theirs.save_weights)(file)
     ours, config = make("resnet50", 64, 10, CAFFE, **V1)

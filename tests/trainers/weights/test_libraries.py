@@ -1,4 +1,4 @@
-"""Weights of timm, torchvision, Hugging Face and JAX: our network answers what theirs answered."""
+"""Weights of timm, torchvision, Hugging Face and JAX: our network has the logits of theirs."""
 
 import numpy as np
 import pytest
@@ -32,13 +32,13 @@ def file_of(weights_data):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_answers_are_theirs(name, make, answers, file_of):
+def test_the_logits_are_theirs(name, make, their_logits, file_of):
     kind, options, size = CASES[name]
     model, config = make(kind, size, **options)
     report = initialize(model, file_of(name), config)
-    logits = model(answers[f"pictures_{size}"], training=False)
-    scale = np.abs(answers[name]).max()
-    np.testing.assert_allclose(logits, answers[name], atol=1e-5 * scale, rtol=1e-4)
+    logits = model(their_logits[f"images_{size}"], training=False)
+    scale = np.abs(their_logits[name]).max()
+    np.testing.assert_allclose(logits, their_logits[name], atol=1e-5 * scale, rtol=1e-4)
     assert {row.ours for row in report.rows if row.ours} == {
         f"{layer.name}/{weight.name.split('/')[-1][:-2]}"
         for layer in model.layers
@@ -46,44 +46,44 @@ def test_the_answers_are_theirs(name, make, answers, file_of):
     }
 
 
-def test_another_size_interpolates_positions_as_timm_does(make, answers, file_of):
+def test_another_size_interpolates_positions_as_timm_does(make, their_logits, file_of):
     model, config = make("vit", 48, **VIT, layer_scale=0.1)
     report = initialize(model, file_of("timm_vit"), config)
-    logits = model(answers["pictures_48"], training=False)
-    np.testing.assert_allclose(logits, answers["timm_vit_48px"], atol=1e-4)
+    logits = model(their_logits["images_48"], training=False)
+    np.testing.assert_allclose(logits, their_logits["timm_vit_48px"], atol=1e-4)
     assert any("interpolated 4x4 to 6x6" in row.action for row in report.rows)
 
 
 @pytest.mark.parametrize("data", [HALF, {"mean": (100.0, 120.0, 90.0), "std": (1.0, 300.0, 50.0)}])
-def test_a_vit_takes_up_any_normalization(data, make, answers, file_of):
+def test_a_vit_takes_up_any_normalization(data, make, their_logits, file_of):
     model, config = make("vit", data=data, **VIT)
     report = initialize(model, file_of("hf_vit"), config)
-    logits = model(answers["pictures_32"], training=False)
-    np.testing.assert_allclose(logits, answers["hf_vit"], atol=2e-4)
+    logits = model(their_logits["images_32"], training=False)
+    np.testing.assert_allclose(logits, their_logits["hf_vit"], atol=2e-4)
     assert any("folded" in note for note in report.notes) == (data is not HALF)
 
 
-def test_a_resnet_takes_up_another_deviation_and_tells_of_another_mean(make, answers, file_of):
+def test_a_resnet_takes_up_another_deviation_and_reports_another_mean(make, their_logits, file_of):
     data = {"std": (1.0, 2.0, 3.0)}
     model, config = make("resnet18", 64, data=data, width=4)
     initialize(model, file_of("torchvision_resnet18"), config)
-    logits = model(answers["pictures_64"], training=False)
-    np.testing.assert_allclose(logits, answers["torchvision_resnet18"], atol=1e-3)
+    logits = model(their_logits["images_64"], training=False)
+    np.testing.assert_allclose(logits, their_logits["torchvision_resnet18"], atol=1e-3)
     model, config = make("resnet18", 64, data=HALF, width=4)
     report = initialize(model, file_of("torchvision_resnet18"), config)
     assert any("set data.mean=123.675,116.28,103.53" in note for note in report.notes)
 
 
-def test_an_unknown_normalization_is_told(make, weights_data, tmp_path):
+def test_an_unknown_normalization_is_reported(make, weights_data, tmp_path):
     save_file(
         load_file(weights_data / "timm_deit" / "model.safetensors"), tmp_path / "deit.safetensors"
     )
     model, config = make("deit", **VIT)
     report = initialize(model, tmp_path / "deit.safetensors", config)
-    assert any("does not say how its images were normalized" in note for note in report.notes)
+    assert any("does not declare the normalization of images" in note for note in report.notes)
 
 
-def test_other_classes_replace_the_head_and_nothing_else(make, answers, file_of):
+def test_other_classes_replace_the_head_and_nothing_else(make, their_logits, file_of):
     model, config = make("resnet18", 64, classes=3, width=4)
     before = model.get_layer("logits").kernel.numpy()
     report = initialize(model, file_of("torchvision_resnet18"), config)
@@ -92,16 +92,16 @@ def test_other_classes_replace_the_head_and_nothing_else(make, answers, file_of)
     assert rows["logits/kernel"].action.startswith("head replaced")
     assert rows["stem_conv/kernel"].action.startswith("transposed")
     assert "7 classes in the file, 3 here" in "\n".join(report.lines())
-    assert "100 weights taken, 2 fresh" in report.summary()
+    assert "100 weights loaded, 2 random" in report.summary()
 
 
-def test_wrappers_and_other_dtypes_do_not_matter(make, answers, file_of, tmp_path):
+def test_wrappers_and_other_dtypes_do_not_matter(make, their_logits, file_of, tmp_path):
     wrapped = {f"module.{k}": v for k, v in load_file(file_of("timm_vit_late_token")).items()}
     save_file(wrapped, tmp_path / "vit.safetensors")
     model, config = make("vit", **VIT)
     initialize(model, tmp_path / "vit.safetensors", config)
-    logits = model(answers["pictures_32"], training=False)
-    np.testing.assert_allclose(logits, answers["timm_vit_late_token"], atol=1e-4)
+    logits = model(their_logits["images_32"], training=False)
+    np.testing.assert_allclose(logits, their_logits["timm_vit_late_token"], atol=1e-4)
 
 
 def test_another_architecture_names_every_tensor_and_changes_nothing(make, file_of):
@@ -155,7 +155,7 @@ def test_files_that_are_no_weights(make, tmp_path):
     model, config = make("vit", **VIT)
     for name, content, message in (
         ("model.pth", b"", "is empty"),
-        ("model.txt", b"", r"ends in .*\.h5, "),
+        ("model.txt", b"", r"must end in .*\.h5, "),
         ("cut.safetensors", b"\x10\0\0\0", "cannot be read as safetensors"),
         ("cut.npz", b"PK", "cannot be read as npz"),
         ("cut.h5", b"HDF", "cannot be read as h5"),

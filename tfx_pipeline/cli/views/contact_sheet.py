@@ -1,4 +1,4 @@
-"""`sightline show`: images drawn from a data set's records, with what the records say of them."""
+"""`sightline show`: a contact sheet of a data set's images with their annotations."""
 
 import random
 from collections.abc import Iterator
@@ -9,7 +9,8 @@ from google.protobuf.message import DecodeError
 from PIL import Image, ImageDraw
 
 from components.data_validation.drawing import draw_record, font
-from components.data_validation.record_facts import filename_of, label_text, labels_of
+from components.data_validation.record_checks import filename_of, label_text, labels_of
+from core.files import writing
 from core.image_header import ImageError
 from trainers.data import features
 from trainers.data.features import DatasetError, DatasetInfo
@@ -24,23 +25,23 @@ _MAX_COUNT = 400
 def contact_sheet(
     directory: Path, *, split: str = "test", count: int = 12, seed: int = 0, out: Path
 ) -> Path:
-    """Draws images of one split, chosen at random, on one PNG.
+    """Draws randomly chosen images of one split on one PNG.
 
-    Each has its class below; a detection record has its boxes with names, its masks translucent,
-    and crowds dashed and marked with `*`. A record whose image does not decode says so.
+    The class is below each image. Detection records show named boxes, translucent masks, and crowds
+    dashed and marked with `*`. The error replaces an image that cannot be decoded.
 
     Args:
-      directory: holds `dataset.json` and `Split-*`.
-      split: `train`, `validation` or `test`.
-      count: how many images, in 1..400; fewer where the split has fewer.
-      seed: another one chooses other images.
-      out: the PNG to write; its folder is made when absent.
+      directory: folder of `dataset.json` and `Split-*`.
+      split: `train`, `validation`, or `test`.
+      count: number of images, in 1..400; the whole split where it has fewer.
+      seed: of the random choice.
+      out: the PNG to write; its folder is created where missing.
 
     Returns:
       `out`.
 
     Raises:
-      DatasetError: no such data set or split, or shards are missing.
+      DatasetError: the data set or split does not exist, or shards are missing.
       ValueError: `count` is out of range.
       OSError: the file cannot be written.
     """
@@ -53,16 +54,15 @@ def contact_sheet(
     total = info.splits[split].examples
     title = f"{info.name}, {split}: {len(cells)} of {total:,}, seed {seed}"
     sheet = _lay_out(cells, title, side)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out, "PNG")
+    with writing(out) as file:
+        sheet.save(file, "PNG")
     return out
 
 
 def _choose(
     files: list[str], info: DatasetInfo, split: str, count: int, *, seed: int
 ) -> Iterator[bytes]:
-    """The records at positions drawn without replacement, in their order."""
+    """Records at random positions without replacement, in stored order."""
     total = info.splits[split].examples
     positions = set(random.Random(seed).sample(range(total), min(count, total)))
     last = max(positions)
@@ -80,7 +80,7 @@ def _choose(
 
 
 def _cell(record: bytes, info: DatasetInfo, side: int) -> Image.Image:
-    """One image in the middle of its square, its class and file name below."""
+    """One image centered in a square, with its class and file name below."""
     cell = Image.new("RGB", (side, side + _CAPTION), _CARD)
     draw = ImageDraw.Draw(cell)
     label = name = ""
@@ -104,7 +104,7 @@ def _cell(record: bytes, info: DatasetInfo, side: int) -> Image.Image:
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    """Lines of words that are each at most `width` pixels wide at 12 pixels."""
+    """Lines of at most `width` pixels in a 12-pixel font."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -126,7 +126,7 @@ def _fit(text: str, width: int, size: int) -> str:
 
 
 def _lay_out(cells: list[Image.Image], title: str, side: int) -> Image.Image:
-    """Rows and columns, a little wider than high, under one line of title."""
+    """The cells in a grid slightly wider than high, below the title."""
     columns = min(len(cells), max(1, round((1.4 * len(cells)) ** 0.5)))
     rows = -(-len(cells) // columns)
     step_x, step_y = side + _GAP, side + _CAPTION + _GAP

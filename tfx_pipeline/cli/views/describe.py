@@ -1,10 +1,10 @@
-"""`sightline describe`: what a network costs, counted, on one screen.
+"""`sightline describe`: parameters, multiply-adds, and memory of a network.
 
     found = describe("vit_s16", ["drop_path=0.1"], size=224, classes=1000)
     Console().print(view(found))
 
-Names stand for registered models first, then for recipes; a folder is one of `sightline train` or a
-bundle. Only the architecture is built: no weights are read.
+A name is that of a registered model or else a recipe; a folder is an output of `sightline train` or
+a bundle. Only the architecture is built; no weights are read.
 """
 
 import json
@@ -26,23 +26,23 @@ from trainers.registry import UnknownNameError, models, nearest, recipes
 
 _RECIPE = "recipe "
 _CLASSES = 1000
-# Of the data sets that recipes are for, where their records are not there.
+# Classes of the recipes' data sets, for when their records do not exist.
 _RECIPE_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
-# Our builders' names, and those of most architectures of keras.applications.
+# As our builders and most architectures of keras.applications name layers.
 _PART = re.compile(r"(?:stage|block)\d+")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some layers that follow one another, summed up.
+    """The totals of consecutive layers.
 
     Attributes:
-      name: `stem`, `stage1`, `block1-12`, `56 x 56`, `head`.
+      name: e.g. `stem`, `stage1`, `block1-12`, `56 x 56`, or `head`.
       shape: of the last layer's output, without the batch.
-      layers: how many.
-      parameters: of all of them.
-      multiply_adds: for one image.
-      activation_bytes: of all their outputs, for one image.
+      layers: number of layers.
+      parameters: of all layers.
+      multiply_adds: of all layers, per image.
+      activation_bytes: of all outputs, per image.
     """
 
     name: str
@@ -61,25 +61,25 @@ def describe(
     classes: int = 0,
     profile: bool = True,
 ) -> dict[str, Any]:
-    """The cost of a network, for one image.
+    """The cost of a network per image.
 
     Args:
-      target: a registered model, a recipe, a folder of `sightline train`, or a bundle.
-      options: `key=value`; a key without a dot is an option of the model's builder, another one is
-        the configuration's.
-      size: side of the image in pixels; 0 takes the target's own, 224 for a model's name.
-      classes: logits; 0 takes the target's own, 1,000 where it has none.
-      profile: also freeze the graph and have TensorFlow count it, which takes seconds.
+      target: a registered model, a recipe, an output folder of `sightline train`, or a bundle.
+      options: `key=value`; a key without a dot is an option of the model builder, any other a
+        configuration key.
+      size: image side in pixels; 0 uses the target's size, or 224 for a model name.
+      classes: number of logits; 0 uses the target's number, or 1,000 for a model name.
+      profile: also freeze the graph and run TensorFlow's profiler, which takes seconds.
 
     Returns:
-      JSON-able: `model`, `what`, `image_size`, `classes`, `parameters`, `trainable_parameters`,
+      JSON values: `model`, `what`, `image_size`, `classes`, `parameters`, `trainable_parameters`,
       `weights_bytes`, `multiply_adds`, `flops`, `attention`, `activations`, `published` (None where
-      size, classes or options are not the literature's), `profile` (None if not asked for) and
-      `layers`, one mapping a layer.
+      size, classes, or options differ from the literature), `profile` (None without `profile`), and
+      `layers`, one mapping per layer.
 
     Raises:
-      UnknownNameError: neither a model nor a recipe nor such a folder.
-      ConfigError: an option that the model lacks, or a size that it does not take.
+      UnknownNameError: `target` is not a model, a recipe, or such a folder.
+      ConfigError: the model does not support an option or the size.
     """
     from trainers.models import build_model
     from trainers.profiling.complexity import attention_cost, complexity, layer_costs
@@ -113,9 +113,9 @@ def describe(
 
 
 def parts(layers: Sequence[dict[str, Any]]) -> list[Part]:
-    """The layers of `describe` summed up by stage or block, or else by the map's size.
+    """The layers of `describe` by stage or block, or else by the size of the feature map.
 
-    Neighbors that cost the same, as a transformer's blocks do, are one part: `block1-12`.
+    Consecutive parts of equal cost, such as a transformer's blocks, are merged: `block1-12`.
     """
     named = [_PART.match(layer["name"]) for layer in layers]
     found = [_summed(name, list(group)) for name, group in _grouped(layers, named)]
@@ -140,31 +140,31 @@ def parts(layers: Sequence[dict[str, Any]]) -> list[Part]:
 
 
 def view(found: dict[str, Any], *, layers: str = "parts") -> RenderableType:
-    """Tables of what `describe` returned.
+    """The tables of a description.
 
     Args:
-      found: the description.
-      layers: `parts` sums layers up by stage, `all` lists them.
+      found: of `describe`.
+      layers: `parts` shows totals by stage, `all` every layer.
 
     Raises:
-      ValueError: `layers` is neither.
+      ValueError: `layers` has another value.
     """
     if layers not in ("parts", "all"):
-        raise ValueError(f"layers is parts or all, got {layers!r}")
+        raise ValueError(f"`layers` must be parts or all, got {layers!r}")
     return Group(_parts_table(found, every=layers == "all"), "", _facts(found))
 
 
 def zoo(pattern: str = "") -> Iterable[dict[str, Any]]:
-    """The published figures of every model beside ours, one mapping a model, as they are built.
+    """Our figures and the published ones, one mapping per model; builds each model when needed.
 
     Args:
-      pattern: a regular expression that a name must contain; empty is all with published figures.
+      pattern: a regular expression to find in the name; empty selects all published models.
 
     Yields:
       `model`, `image_size`, `parameters` (trainable), `multiply_adds`, `published`.
 
     Raises:
-      UnknownNameError: no published model's name matches.
+      UnknownNameError: no published model matches.
     """
     from trainers.keras import keras
 
@@ -187,7 +187,7 @@ def zoo(pattern: str = "") -> Iterable[dict[str, Any]]:
 
 
 def zoo_table(rows: Iterable[dict[str, Any]]) -> Table:
-    """What `zoo` yields, as a table."""
+    """The rows of `zoo` as a table."""
     shown = Table(title="1,000 classes", title_justify="left", box=None, pad_edge=False)
     for column in ("model", "px", "M parameters", "published", "GMAC", "published", "source"):
         shown.add_column(column, justify="left" if column in ("model", "source") else "right")
@@ -207,13 +207,13 @@ def zoo_table(rows: Iterable[dict[str, Any]]) -> Table:
 
 
 def _resolved(target: str) -> tuple[Config, int, str]:
-    """(configuration, classes or 0, what the target is)."""
+    """(configuration, classes or 0, description of the target)."""
     folder = Path(target)
     if (folder / "trained.json").is_file():
         plugins.require_of(folder)
         config = from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         return config, DatasetInfo.load(folder).num_classes, f"trained in {folder}"
-    # A project is called as its recipe is.
+    # A project has the name of its recipe.
     if folder.is_dir() and not (folder / "pipeline.py").is_file():
         from core.bundle import open_bundle
 
@@ -226,13 +226,13 @@ def _resolved(target: str) -> tuple[Config, int, str]:
         return recipes.get(target)(), 0, f"{_RECIPE}{target}"
     every = [*models.names(), *recipes.names()]
     raise UnknownNameError(
-        f"{target!r} is no model, recipe, folder of `sightline train` or bundle; "
+        f"no model, recipe, output folder of `sightline train`, or bundle named {target!r}; "
         f"{nearest(target, every)}"
     )
 
 
 def _counted(config: Config, what: str) -> tuple[int, str]:
-    """(classes, what) of a recipe: of its records, else of the data set it is for, else assumed."""
+    """(classes, description) of a recipe, from its records or data set; otherwise assumed."""
     data = Path(config.data.dir)
     if (data / DATASET_FILE).is_file():
         return DatasetInfo.load(data).num_classes, what
@@ -266,18 +266,18 @@ def _grouped(
     """(name, layers) of each part, in order of first appearance."""
     groups: dict[str, list[dict[str, Any]]] = {}
     if len({match[0] for match in named if match}) > 1:
-        places = [index for index, match in enumerate(named) if match]
+        last_named = max(index for index, match in enumerate(named) if match)
         current = "stem"
         for index, (layer, match) in enumerate(zip(layers, named, strict=True)):
-            current = match[0] if match else "head" if index > places[-1] else current
+            current = match[0] if match else "head" if index > last_named else current
             groups.setdefault(current, []).append(layer)
         return list(groups.items())
-    # A padded map is of no size of its own.
+    # The size of a padded map does not start a part.
     maps = ["" if "Padding" in one["kind"] else _map_size(one["shape"]) for one in layers]
     last = max((index for index, size in enumerate(maps) if size), default=-1)
     current = "input"
     for index, (layer, size) in enumerate(zip(layers, maps, strict=True)):
-        # Squeeze and excitation makes vectors in between.
+        # Squeeze and excitation has vectors between the maps.
         current = "head" if index > last else size or current
         groups.setdefault(current, []).append(layer)
     return list(groups.items())
@@ -352,12 +352,12 @@ def _facts(found: dict[str, Any]) -> Table:
             "attention",
             f"{attention['layers']} layers: 4 N^2 d FLOP each, "
             f"{_scaled(2 * attention['products'], 'FLOP')} in all; "
-            f"{_scaled(2 * whole, 'FLOP')} with the projections round them",
+            f"{_scaled(2 * whole, 'FLOP')} with their projections",
         )
     memory = found["activations"]
     shown.add_row(
         "activations",
-        f"{_scaled(memory['total'], 'B')} kept in training; at inference at most "
+        f"{_scaled(memory['total'], 'B')} stored in training; at inference at most "
         f"{_scaled(memory['peak'], 'B')} live at once (at {memory['widest']})",
     )
     if found["profile"]:
@@ -382,7 +382,7 @@ def _profile_text(profile: dict[str, Any]) -> str:
 
 
 def _scaled(number: int, unit: str) -> str:
-    """`number` with four digits or so: `4.089 GMAC`."""
+    """`number` with a metric prefix: `4.089 GMAC`."""
     for power, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= power:
             return f"{number / power:,.3f} {prefix}{unit}"

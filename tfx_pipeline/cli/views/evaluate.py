@@ -1,15 +1,15 @@
-"""`sightline evaluate` and `sightline benchmark`: figures of one model, as tables."""
+"""The tables of `sightline evaluate` and `sightline benchmark`."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from core.bundle import SAVED_MODEL, Bundle, open_bundle
-from serving.benchmark.variants import Figures
+from serving.benchmark.variants import VariantFigures
 from trainers.data.features import DatasetError, DatasetInfo
 from trainers.data.orientation import AS_STORED, UPRIGHT
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 def evaluate_model(
     model: Path, data: Path | None, split: str, variant: str = ""
 ) -> dict[str, dict[str, list[float]]]:
-    """Variant -> metric -> [value, low, high], every example of `split` counted once.
+    """Variant -> metric -> [value, low, high]; every example of `split` is counted once.
 
     Args:
-      model: a bundle, or what `trainers.loop.save_trained` wrote.
-      data: the records; None is where the model's own configuration says.
-      split: which of them.
-      variant: of a bundle; empty is all of them.
+      model: a bundle, or an output folder of `sightline train`.
+      data: folder of records; None uses that of the model's configuration.
+      split: of the records.
+      variant: of a bundle; empty evaluates all variants.
 
     Raises:
-      DatasetError: records of another task, of classes that the model does not know, or whose EXIF
-        policy is not the model's; told before TensorFlow is loaded.
+      DatasetError: the records are of another task, have classes that the model does not know, or
+        have another EXIF policy; raised before TensorFlow is loaded.
     """
     _, found = predictions(model, data, split, variant)
     from trainers.evaluation.metrics import metrics_with_intervals
@@ -83,18 +83,18 @@ class Evaluated:
     bundle: Bundle | None = None
 
     def check(self, info: DatasetInfo) -> None:
-        """Nothing, when figures on these records are those of serving."""
+        """Raises DatasetError where results on these records would not be those of serving."""
         info.check_task(self.task, self.name)
         info.class_positions(self.classes, self.name)
         if info.exif == self.exif or not info.turned:
             return
-        kept, turned = "takes images as they are stored", "turns images by their EXIF orientation"
+        kept, turned = "takes images as they are stored", "rotates images by their EXIF orientation"
         policies = {AS_STORED: kept, UPRIGHT: turned}
         raise DatasetError(
-            f"{self.name} {policies.get(self.exif, self.exif)} when it serves, and the data set "
+            f"{self.name} {policies.get(self.exif, self.exif)} when it serves, but the data set "
             f"{info.name!r} was ingested with `--exif {info.exif}`: {info.turned:,} of its images "
-            "have an orientation, and figures on them would not be those of serving. Ingest the "
-            f"data again with `--exif {self.exif}`, or train and export a model on this data set"
+            "have an orientation, so results on them would differ from serving. Ingest the data "
+            f"again with `--exif {self.exif}`, or train and export a model on this data set"
         )
 
 
@@ -123,19 +123,10 @@ def _bundle_subject(model: Path) -> Evaluated:
 
 
 def _trained(model: Path, data: Path, split: str) -> dict[str, Any]:
-    from trainers.training.forward import Forward, predict_split
+    from trainers.training.forward import predict_trained
     from trainers.training.trained import load_trained
 
-    trained = load_trained(model)
-    config = replace(trained.config, data=replace(trained.config.data, dir=str(data)))
-    found = predict_split(
-        Forward(trained.model, config),
-        config,
-        DatasetInfo.load(data),
-        split,
-        classes=trained.info.classes,
-    )
-    return {"trained": found}
+    return {"trained": predict_trained(load_trained(model), data, split)}
 
 
 def _bundle(bundle: Bundle, data: Path, split: str, variant: str) -> dict[str, Any]:
@@ -146,7 +137,7 @@ def _bundle(bundle: Bundle, data: Path, split: str, variant: str) -> dict[str, A
 
 
 def evaluation_table(found: Mapping[str, Mapping[str, list[float]]]) -> Table:
-    """One row a metric, one column a variant, each value with its 95 % interval."""
+    """One row per metric and one column per variant; every value has its 95 % interval."""
     table = Table("metric", box=None, pad_edge=False)
     for name in found:
         table.add_column(name, justify="right")
@@ -159,8 +150,8 @@ def evaluation_table(found: Mapping[str, Mapping[str, list[float]]]) -> Table:
     return table
 
 
-def benchmark_table(figures: Mapping[str, Figures], machine: Mapping[str, str]) -> Table:
-    """One row a variant; ratios are against the float TFLite file of the same run."""
+def benchmark_table(figures: Mapping[str, VariantFigures], machine: Mapping[str, str]) -> Table:
+    """One row per variant; ratios are relative to the float TFLite file of the same run."""
     title = f"{machine['cpu']}, {machine['cores']} cores, batch 1"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in (

@@ -1,4 +1,4 @@
-"""One line a component: a spinner with time while it runs, then what became of it."""
+"""Progress on the console: a spinner while a component runs, then one line with its result."""
 
 import time
 from typing import Any
@@ -11,16 +11,16 @@ from rich.text import Text
 _MARKS = {"done": ("green", "done"), "cached": ("cyan", "cached"), "failed": ("red", "failed")}
 
 
-# On a terminal the last line moves; in a log a line now and then shows that training proceeds.
+#: Seconds between two lines of training progress where the output is not a terminal.
 LOG_EVERY_S = 30.0
 
 
 class ProgressLog:
-    """Training progress as lines of a log: one at the end of each epoch and every few seconds.
+    """Prints training progress as log lines: at the end of each epoch and at intervals.
 
     Args:
-      console: prints the lines.
-      every_s: seconds after which a line is due within an epoch.
+      console: to print on.
+      every_s: seconds between lines within an epoch.
     """
 
     def __init__(self, console: Console, every_s: float = LOG_EVERY_S) -> None:
@@ -28,11 +28,11 @@ class ProgressLog:
         self.restart()
 
     def restart(self) -> None:
-        """Counts the seconds to the next line from now."""
+        """Restarts the interval."""
         self._logged = time.monotonic()
 
     def show(self, event: dict[str, Any], prefix: str = "") -> None:
-        """Prints the `trainers.training.epoch.Progress` in `event` as a line where one is due."""
+        """Prints a `trainers.training.epoch.Progress` event if a line is due."""
         if event["step"] == event["steps"] or time.monotonic() - self._logged >= self._every_s:
             self.restart()
             line = f"{prefix}{progress_line(event)}"
@@ -40,7 +40,7 @@ class ProgressLog:
 
 
 class LiveView:
-    """Shows the runner's events; in a pipe or a file, what is finished and training's progress."""
+    """Shows the events of the runner; without a terminal, as log lines."""
 
     def __init__(self, console: Console, *, log_every_s: float = LOG_EVERY_S) -> None:
         self._console = console
@@ -60,7 +60,7 @@ class LiveView:
             self._live.stop()
 
     def show(self, event: dict[str, Any]) -> None:
-        """Takes one event of `trainers.training.progress`."""
+        """Shows one event of `trainers.training.progress`."""
         kind = event["event"]
         if kind == "component" and event["state"] == "running":
             self._running, self._detail = event["name"], ""
@@ -90,7 +90,7 @@ class LiveView:
 
 
 def progress_line(event: dict[str, Any]) -> str:
-    """A training step in words."""
+    """One line of text for a training step."""
     busy = f"waits {event['input_stall']:.0%}"
     if event.get("mfu") is not None:
         busy += f" MFU {event['mfu']:.0%}"

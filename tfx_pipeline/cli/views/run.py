@@ -1,52 +1,48 @@
-"""`sightline run`: starts the runner in a process of its own, shows it, and tells how it ended.
+"""`sightline run`: starts the runner in a child process, shows its progress, and prints the result.
 
-This side imports neither TFX nor TensorFlow: it answers at once when there is nothing to do, holds
-the lock, keeps 4,000 lines of log out of sight, and reads the verdicts.
+This process does not import TFX or TensorFlow, so a run without changes ends at once. It holds the
+pipeline's lock, writes the log to a file, and reads the verdicts.
 """
 
 import contextlib
-import datetime
-import fcntl
 import json
 import os
 import signal
-import socket
-import subprocess
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from core.files import LockHeldError, file_lock, read_json, write_text
 from core.lineage import store_state
-from core.processes import module_command
+from core.processes import exit_reason, module_command, start, stop, tail
 from tfx_pipeline.cli.views.live import LiveView
-from tfx_pipeline.config import Layout, RunRequest, request_to_json, run_state
-from tfx_pipeline.slicing import slice_keys
+from tfx_pipeline.config import slice_keys
+from tfx_pipeline.request.run import Layout, RunRequest, request_to_json, run_state
 from trainers.data.features import DatasetInfo
 from trainers.training.progress import EVENTS_FD
 
 PUSHED, ERROR, REFUSED = 0, 1, 3
 
-_TAIL_LINES = 12
+_STOP_S = 20.0
 
 
 class LockedError(RuntimeError):
-    """Another run of this pipeline is under way; the message says whose."""
+    """Another run of this pipeline is in progress; the message names its process."""
 
 
 def run(request: RunRequest, console: Console) -> int:
-    """Runs the pipeline, or reprints the last result when nothing changed.
+    """Runs the pipeline, or prints the last result again when nothing changed.
 
     Returns:
-      0 when every model was pushed, 3 when a gate refused one or could not decide, or a rollback
-      had withdrawn it, 1 on an error.
+      0 if every model was pushed; 3 if a gate refused a model or could not decide, or a rollback
+      had withdrawn it; 1 after an error.
 
     Raises:
-      LockedError: another run of this pipeline is under way.
-      DatasetError: no records in `request.data`, or of another task than an experiment's.
+      LockedError: another run of this pipeline is in progress.
+      DatasetError: `request.data` has no records, or records of another task.
       ConfigError: the pipeline slices by a key that the records do not have.
     """
     info = DatasetInfo.load(Path(request.data))
@@ -69,10 +65,10 @@ def run(request: RunRequest, console: Console) -> int:
 
 
 def unchanged(request: RunRequest, info: DatasetInfo) -> dict[str, Any] | None:
-    """The last run's summary, if another run would do the same again.
+    """The last run's summary if another run would give the same result; otherwise None.
 
-    It came to its end with the same key, and the bundle store holds what it held then: after a
-    push, a rollback or a deletion, a run compares with another live model.
+    The last run finished with the same key, and the bundle store is unchanged: after a push, a
+    rollback, or a deletion, a run compares with another live model.
     """
     try:
         last = read_summary(request.layout, "latest")
@@ -89,7 +85,7 @@ def read_summary(layout: Layout, run: str) -> dict[str, Any]:
     """The summary of one run, or of `latest`.
 
     Raises:
-      FileNotFoundError: no such run; names the runs there are.
+      FileNotFoundError: the run does not exist; names the runs that do.
     """
     path = layout.report(run) / "summary.json"
     if not path.is_file():
@@ -97,7 +93,7 @@ def read_summary(layout: Layout, run: str) -> dict[str, Any]:
         runs = sorted(p.name for p in folder.glob("*")) if folder.is_dir() else []
         have = ", ".join(runs[-5:]) or "none"
         raise FileNotFoundError(f"{path} does not exist; runs of {layout.pipeline}: {have}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
@@ -116,8 +112,8 @@ def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
             console.print(table)
     for model in view.withdrawn(summary):
         console.print(
-            f"withdrawn    {model['name']}: version {model['version']} holds the same and was put "
-            f"aside by a rollback; to serve it again: {model['way_back']}",
+            f"withdrawn    {model['name']}: version {model['version']} has the same content and "
+            f"was withdrawn by a rollback; to serve it again: {model['way_back']}",
             markup=False,
             soft_wrap=True,
         )
@@ -149,7 +145,7 @@ def show(summary: dict[str, Any], layout: Layout, console: Console) -> int:
 
 
 def compression_lines(summary: dict[str, Any]) -> list[str]:
-    """For each int8 variant: how much smaller than float after gzip, and the paired difference."""
+    """One line per int8 variant: compression ratio after gzip and paired difference in top-1."""
     lines = []
     for model in summary["models"]:
         variants = {v["name"]: v for v in model.get("variants", [])}
@@ -166,46 +162,41 @@ def compression_lines(summary: dict[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def locked(layout: Layout) -> Iterator[IO[str]]:
-    """Holds the pipeline's lock; the runner inherits it, so it lasts as long as either lives.
+def locked(layout: Layout) -> Iterator[int]:
+    """Holds the pipeline's lock; the runner inherits it, so it lasts until both have ended.
 
     Raises:
-      LockedError: another process holds it; says which, and since when.
+      LockedError: another process holds it; names the process and the time.
     """
     layout.home.mkdir(parents=True, exist_ok=True)
-    with layout.lock.open("a+", encoding="utf-8") as handle:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
+            lock = stack.enter_context(file_lock(layout.lock, wait_s=0, inherited=True))
+        except LockHeldError as error:
             raise LockedError(
-                f"pipeline {layout.pipeline!r} is already running under {layout.root}: {holder}; "
-                "wait for it, or use another --root"
+                f"pipeline {layout.pipeline!r} is already running under {layout.root}: "
+                f"{error.holder}; wait for it, or use another --root"
             ) from None
-        now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-        handle.seek(0)
-        handle.truncate()
-        handle.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-        handle.flush()
-        yield handle
+        yield lock
 
 
-def _run_child(request: RunRequest, layout: Layout, console: Console, lock: IO[str]) -> int:
+def _run_child(request: RunRequest, layout: Layout, console: Console, lock: int) -> int:
     logs = layout.logs(request.run)
     logs.mkdir(parents=True, exist_ok=True)
-    (logs / "request.json").write_text(request_to_json(request), encoding="utf-8")
+    write_text(logs / "request.json", request_to_json(request))
     log = logs / "tfx.log"
     reading, writing = os.pipe()
-    environment = {**os.environ, EVENTS_FD: str(writing), "TF_CPP_MIN_LOG_LEVEL": "1"}
+    command = module_command(
+        "tfx_pipeline.runners.local",
+        str(logs / "request.json"),
+        end_with_parent=signal.SIGTERM,
+    )
     with log.open("wb") as stream:
-        child = subprocess.Popen(
-            module_command("tfx_pipeline.runners.local", str(logs / "request.json")),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            pass_fds=(writing, lock.fileno()),
+        child = start(
+            command,
+            log=stream,
+            changes={EVENTS_FD: str(writing), "TF_CPP_MIN_LOG_LEVEL": "1"},
+            pass_fds=(writing, lock),
         )
     os.close(writing)
     message = ""
@@ -219,33 +210,14 @@ def _run_child(request: RunRequest, layout: Layout, console: Console, lock: IO[s
             status = child.wait()
         except KeyboardInterrupt:
             message = "interrupted"
-            child.send_signal(signal.SIGINT)
-            status = _end(child)
+            stop(child, grace_s=_STOP_S, by=signal.SIGINT)
+            status = child.returncode
     if status == 0:
         return 0
-    console.print(f"\n[bold red]the run failed[/]: {escape(message or _died(status))}")
+    reason = message or f"its process {exit_reason(status)}"
+    console.print(f"\n[bold red]the run failed[/]: {escape(reason)}")
     if not message:
         console.print(escape("\n".join(tail(log))))
     console.print(f"full log  {log}", soft_wrap=True)
-    console.print("the same command goes on from the component that failed")
+    console.print("the same command resumes from the component that failed")
     return ERROR
-
-
-def _end(child: "subprocess.Popen[bytes]") -> int:
-    try:
-        return child.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        return child.wait()
-
-
-def _died(status: int) -> str:
-    if status < 0:
-        return f"its process was killed by {signal.Signals(-status).name}"
-    return f"its process ended with status {status}"
-
-
-def tail(log: Path) -> list[str]:
-    """The last lines of a log."""
-    with log.open(encoding="utf-8", errors="replace") as handle:
-        return [line.rstrip() for line in deque(handle, _TAIL_LINES)]

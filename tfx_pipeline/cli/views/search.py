@@ -1,4 +1,4 @@
-"""`sightline lr` and `sightline tune`, shown."""
+"""The output of `sightline lr` and `sightline tune`."""
 
 import re
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ _RANGE = re.compile(r"[^=]+=\s*(log|uniform|int|choice)\(")
 
 
 def is_range(assignment: str) -> bool:
-    """Whether `key=value` gives a range to search and not one value."""
+    """Whether `key=value` is a range to search rather than one value."""
     return _RANGE.match(assignment) is not None
 
 
 def learning_rate_shown(
     config: Config, console: Console, *, low: float, high: float, steps: int
 ) -> None:
-    """Prints the loss by learning rate, and which to take."""
+    """Prints the loss by learning rate and a suggested rate."""
     from trainers.search.lr_finder import find_learning_rate
 
     with console.status("lr"):
@@ -39,9 +39,9 @@ def tune_shown(
     command: str,
     resume_anyway: bool = False,
 ) -> None:
-    """Searches `ranges`, each `key=kind(...)`, and prints the trials, the best first.
+    """Searches `ranges`, each `key=kind(...)`, and prints the trials, best first.
 
-    `command` is the one that trains what was searched, to which the best values are added.
+    `command` trains the same configuration; the best values are appended to it in the output.
     """
     from tfx_pipeline.cli.views.train import Bar, printer
     from trainers.search.tuner import tune

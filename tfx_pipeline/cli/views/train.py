@@ -1,20 +1,21 @@
-"""`sightline train`, `compress` and `export`: as in a pipeline, with a progress bar."""
+"""The output of `sightline train`, `compress`, and `export`."""
 
 import json
-import shutil
 import tempfile
+import typing
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from core.bundle import BundleError, open_bundle, push, seal
 from tfx_pipeline.cli.views.live import LOG_EVERY_S, ProgressLog, progress_line
 from trainers.config import Config
+from trainers.config_keys import keys_of
 from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """A rich bar that takes the loop's progress; off a terminal a line an epoch and every 30 s."""
+    """A progress bar of the training loop; log lines where the output is not a terminal."""
 
     def __init__(self, console: Console, label: str, *, log_every_s: float = LOG_EVERY_S) -> None:
         self._console = console
@@ -46,7 +47,7 @@ class Bar:
         self._progress.stop()
 
     def report(self, at: "object") -> None:
-        """Takes a `trainers.loop.Progress`."""
+        """Shows a `trainers.loop.Progress`."""
         line = asdict(at)  # type: ignore[call-overload]
         if not self._console.is_terminal:
             self._log.show(line)
@@ -60,21 +61,21 @@ class Bar:
         )
 
     def step(self, name: str) -> None:
-        """Names the step that begins."""
+        """Shows the name of the step that starts."""
         self._progress.update(self._task, description=name)
 
 
 def records_of(data: Path, out: Path, console: Console) -> Path:
-    """`data` where it holds records, else records of its images, made in `out/data` once."""
+    """`data` if it holds records, or else records of its images, created once in `out/data`."""
     if (data / DATASET_FILE).is_file() or not data.is_dir():
         return data
     records = out / "data"
     if (records / DATASET_FILE).is_file():
-        console.print(f"takes the records in {records}; delete them to read {data} again")
+        console.print(f"using the records in {records}; delete them to read {data} again")
         return records
-    from tfx_pipeline.cli.views.ingest import ingest_shown
+    from tfx_pipeline.ingest.console import ingest_and_print
 
-    ingest_shown("folder", str(data), records, console)
+    ingest_and_print("folder", str(data), records, console)
     return records
 
 
@@ -88,8 +89,12 @@ def train_shown(
 ) -> None:
     """Trains `config` into `out`, with checkpoints in `out/checkpoints`.
 
-    With several `workers` it starts as many processes, which train as one. `resume_anyway` is as
-    for `trainers.loop.fit`.
+    Args:
+      config: of the recipe.
+      out: the output folder.
+      console: to print on.
+      workers: number of processes.
+      resume_anyway: as for `trainers.loop.fit`.
     """
     with Bar(console, config.name) as bar:
         shown = {"report": bar.report, "announce": printer(console)}
@@ -116,12 +121,12 @@ def train_shown(
 
 
 def printer(console: Console) -> Callable[[str], None]:
-    """A function that prints a line as it is."""
+    """A function that prints a line without formatting."""
     return lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def recipes_table() -> Table:
-    """Every recipe with its model and the first line of what it says of itself."""
+    """Every recipe with its model and the first line of its docstring."""
     from trainers.registry import recipes
 
     shown = Table(box=None, pad_edge=False)
@@ -134,6 +139,19 @@ def recipes_table() -> Table:
     return shown
 
 
+def keys_table() -> Table:
+    """Every configuration key with its type, range, default and documentation."""
+    shown = Table(box=None, pad_edge=False)
+    for column in ("key", "type", "default", "allowed", "meaning"):
+        shown.add_column(column, overflow="fold")
+    for name, key in keys_of(Config).items():
+        kind = str((typing.get_origin(key.kind) or key.kind).__name__)
+        kind = {"tuple": "list", "dict": "mapping"}.get(kind, kind)
+        default = "required" if key.default is MISSING else json.dumps(key.default)
+        shown.add_row(*map(escape, (name, kind, default, key.allowed, key.doc)))
+    return shown
+
+
 def compress_shown(
     trained: Path,
     out: Path,
@@ -143,14 +161,14 @@ def compress_shown(
     *,
     data: Path | None = None,
 ) -> None:
-    """Builds the draft bundle `out` and prints what each variant weighs.
+    """Builds the draft bundle `out` and prints the size of each variant.
 
-    Fine-tuning and calibration read `data`, by default what the model was trained on.
+    Fine-tuning and calibration read `data`; by default, the data of the training.
 
     Raises:
-      DatasetError: `data` is of another task, or its classes are not the model's.
+      DatasetError: `data` is of another task, or has other classes than the model.
     """
-    from trainers.export.build import FLOAT_VARIANT, build_bundle
+    from trainers.bundles.build import FLOAT_VARIANT, build_bundle
     from trainers.training.trained import load_trained
 
     with Bar(console, "load") as bar:
@@ -174,7 +192,7 @@ def compress_shown(
 
 
 def _reading(trained: "Trained", data: Path | None) -> "Trained":
-    """`trained`, whose further training reads `data`."""
+    """`trained` with `data` for further training."""
     if data is None:
         return trained
     info, config = DatasetInfo.load(data), trained.config
@@ -182,9 +200,9 @@ def _reading(trained: "Trained", data: Path | None) -> "Trained":
     positions = info.class_positions(trained.info.classes, config.name)
     if positions != tuple(range(trained.info.num_classes)):
         raise DatasetError(
-            f"{config.name} was trained on {trained.info.num_classes} classes, and the data set "
+            f"{config.name} was trained on {trained.info.num_classes} classes, but the data set "
             f"{info.name!r} has {info.num_classes} of them, or in another order; compression "
-            "trains further and needs the same classes in the same order"
+            "continues training and needs the same classes in the same order"
         )
     config = replace(config, data=replace(config.data, dir=str(data)))
     return replace(trained, config=config, info=info)
@@ -194,28 +212,19 @@ def export_shown(source: Path, bundles: Path, variant: str, console: Console) ->
     """Pushes a trained folder or a draft to `bundles`.
 
     Raises:
-      BundleError: neither a trained folder nor a draft, no such variant, or a rollback withdrew a
-        version that holds the same.
+      BundleError: `source` is not a trained folder or a draft, the variant does not exist, or a
+        rollback withdrew a version with the same content.
     """
-    from trainers.export.build import build_bundle
+    from trainers import compress, export
     from trainers.training.trained import load_trained
 
     with tempfile.TemporaryDirectory(prefix="sightline-export-") as scratch:
-        draft = Path(scratch) / "draft"
+        draft = source
         if (source / "trained.json").is_file():
+            draft = Path(scratch) / "draft"
             with console.status("export"):
-                build_bundle(load_trained(source), draft)
-        else:
-            shutil.copytree(open_bundle(source).path, draft)
-        manifest = open_bundle(draft).manifest
-        if variant:
-            manifest = seal(draft, replace(manifest, recommended=variant))
-        result = push(draft, bundles / manifest.name)
-    if result.withdrawn:
-        raise BundleError(
-            f"not pushed: version {result.version} of {manifest.name} holds the same and was "
-            f"withdrawn by a rollback; to serve it again: {result.way_back}"
-        )
+                compress(load_trained(source), draft)
+        result = export(draft, bundles, variant=variant)
     word = "pushed" if result.pushed else "already there:"
     console.print(f"{word} {result.path}", soft_wrap=True)
     console.print(f"next: sightline serve {bundles}", soft_wrap=True)

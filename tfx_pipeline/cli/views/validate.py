@@ -1,8 +1,6 @@
-"""`sightline validate`: what is wrong with a data set, before it costs a training run."""
+"""`sightline validate`: problems of a data set."""
 
-import os
 import tempfile
-import uuid
 from pathlib import Path
 
 from rich import box
@@ -12,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from components.data_validation.anomaly import ImageAnomalies, ValidatorSettings, blocking
+from components.data_validation.name_series import NUMBERED
+from core.files import write_text
 from tfx_pipeline.report.gallery import anomaly_rows
 from tfx_pipeline.report.page import render_images
 from trainers.data.features import DatasetInfo
@@ -28,20 +28,20 @@ def validate(
     settings: ValidatorSettings | None = None,
     console: Console | None = None,
 ) -> int:
-    """Reads every record, prints a table of what is wrong, and writes a page with the images.
+    """Reads every record, prints a table of the problems, and writes a page with the images.
 
     Args:
-      directory: holds `dataset.json` and `Split-*`.
-      out: the HTML page to write; None writes none.
-      settings: limits and thresholds; the defaults where None.
+      directory: folder of `dataset.json` and `Split-*`.
+      out: the HTML page; None writes none.
+      settings: limits and thresholds; None uses the defaults.
       console: to print on.
 
     Returns:
-      0, or 3 where a limit is exceeded.
+      0, or 3 if a limit is exceeded.
 
     Raises:
-      DatasetError: no data set there, or shards are missing.
-      OSError: the page cannot be written; an older one stays as it was.
+      DatasetError: the folder holds no data set, or shards are missing.
+      OSError: the page cannot be written; an existing page is unchanged.
     """
     console, settings = console or Console(), settings or ValidatorSettings()
     from components.data_validation.image_anomalies import find_anomalies
@@ -55,17 +55,17 @@ def validate(
     console.print(anomaly_table(found))
     if "near_leakage" in blocking(found):
         console.print(
-            "near_leakage: frames of one object, person or camera are in several splits, so that "
-            "figures on them are too good; ingest again with --group COLUMN or --group EXPRESSION, "
-            "or allow it with --max-near-leakage",
+            "near_leakage: frames of one object, person, or camera are in several splits, so "
+            "results on them are too good; ingest again with --group COLUMN or --group EXPRESSION, "
+            "or raise the limit with --max-near-leakage",
             soft_wrap=True,
             highlight=False,
         )
     if "series_split" in found.counts:
         console.print(
-            f"series_split: the names of {found.counts['series_split']:,} images say that they are "
-            "of a series, such as frames of one object, that is also in another split; if they "
-            r"are, ingest again with --group '(.+)[ _.-][0-9]+\.' or with a column of the table",
+            f"series_split: by their names, {found.counts['series_split']:,} images belong to a "
+            "series, such as frames of one object, that is also in another split; if so, "
+            f"ingest again with --group '{NUMBERED}' or with a column of the table",
             soft_wrap=True,
             highlight=False,
             markup=False,
@@ -77,7 +77,7 @@ def validate(
 
 
 def anomaly_table(found: ImageAnomalies) -> Table:
-    """One row a kind: how many, how many are allowed, and the first of them."""
+    """One row per kind: the number found, the number allowed, and the first example."""
     over = len(blocking(found))
     verdict = f"{over} over the limit" if over else "within the limits"
     total = sum(found.records.values())
@@ -92,7 +92,7 @@ def anomaly_table(found: ImageAnomalies) -> Table:
         table.add_column(column, no_wrap=True)
     for column in ("found", "allowed"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("the first of them", overflow="fold", ratio=1)
+    table.add_column("first example", overflow="fold", ratio=1)
     for row in anomaly_rows(found):
         style = _STYLES[row["tone"]]
         table.add_row(
@@ -100,40 +100,34 @@ def anomaly_table(found: ImageAnomalies) -> Table:
             Text(row["severity"], style),
             Text(row["count"], "bold red" if row["over"] else ""),
             row["limit"],
-            # Text, never str: names are data, and rich would read [brackets] in them as markup.
+            # Text rather than str: rich would read [brackets] in names as markup.
             Text(_printable(row["example"])),
         )
     if not table.row_count:
-        table.add_row("nothing", *[""] * 3, "every image decodes, and none occurs twice")
+        table.add_row("nothing", *[""] * 3, "every image decodes, and there are no duplicates")
     return table
 
 
 def _printable(text: str) -> str:
-    """`text` where names that are not UTF-8, as Python reads them from disk, are spelled out."""
+    """`text` with escapes for file names that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_page(directory: Path, found: ImageAnomalies, out: Path, *, shown: int) -> None:
-    """Writes the gallery as one HTML file, under a temporary name and then renamed.
+    """Writes the gallery as one HTML file, atomically.
 
     Args:
       directory: of the data set.
-      found: what was found in it.
-      out: the file; its folder is made when absent.
-      shown: anomalies of each kind whose images are shown.
+      found: its anomalies.
+      out: the file; its folder is created where missing.
+      shown: number of images to show for each kind of anomaly.
 
     Raises:
-      OSError: the disk refused; an older page stays as it was.
+      OSError: the file cannot be written; an existing page is unchanged.
     """
     from components.data_validation.gallery import write_gallery
 
     with tempfile.TemporaryDirectory() as gallery:
         write_gallery(directory, found, Path(gallery), shown=shown)
         text = render_images(DatasetInfo.load(directory), Path(gallery))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(out, text, errors="backslashreplace")

@@ -1,1 +1,1 @@
-"""One data set a file: a function under `@jobs.register(name)` that names classes and images."""
+"""One module per format: a function under `@jobs.register(name)` that returns a `Source`."""

@@ -1,4 +1,4 @@
-"""COCO: detection with masks, crowds and, if wished, captions and labels of single pixels.
+"""COCO: detection with masks and crowds, optionally with captions and pixel labels.
 
     sightline ingest coco ~/coco --out data/coco
     sightline ingest coco annotations=mine.json images=images.zip --out data/mine
@@ -10,10 +10,9 @@
 | `annotations/captions_{train,val}2017.json` | captions, with `captions=true` |
 | `annotations/panoptic_{train,val}2017.json` and folders or zips of that name | `panoptic=true` |
 
-Published figures are on val2017, so that it becomes the `test` split and nothing is chosen by it;
-a validation split of 2 % is carved from train2017 by content. `val=validation` keeps it as that.
-Category ids have gaps: classes count from 0 in the order of the ids, and `category_ids` in
-`dataset.json` says which id each has.
+Published figures are measured on val2017, so it becomes the `test` split, and 2 % of train2017 are
+held out for validation by content; `val=validation` uses val2017 for validation. Category ids have
+gaps: classes are numbered from 0 in order of the ids, which `category_ids` in `dataset.json` lists.
 """
 
 from collections import Counter
@@ -23,20 +22,26 @@ from typing import Any
 
 from tfx_pipeline.ingest.archives import Member, members, read_member
 from tfx_pipeline.ingest.class_names import check_names
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from tfx_pipeline.ingest.frames import checked_frame
 from tfx_pipeline.ingest.objects import without_repeats
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, Values, jobs
 from tfx_pipeline.ingest.sources.coco_index import (
+    IMAGE,
     PANOPTIC,
-    PICTURE,
     SEMANTIC,
     CocoIndex,
     CocoReader,
     CocoWriter,
     ImageEntry,
 )
-from tfx_pipeline.ingest.sources.coco_layout import LAYOUT, Part, Wishes, named_part, parts_of
+from tfx_pipeline.ingest.sources.coco_layout import (
+    LAYOUT,
+    CocoPart,
+    ExtraLabels,
+    named_part,
+    parts_of,
+)
 from tfx_pipeline.ingest.sources.coco_panoptic import (
     PixelLabelError,
     panoptic_features,
@@ -47,7 +52,7 @@ from tfx_pipeline.ingest.split_words import split_of_word
 from trainers.data import features
 
 _VAL_SPLITS = ("test", "validation")
-# Of training images; val2017 fills test, and then only the ratio of the first two counts.
+# Of the training images. As val2017 fills test, only the ratio of the first two matters.
 _FRACTIONS = (0.97, 0.02, 0.01)
 _MAX_PIXEL_LABELS = 255
 
@@ -67,39 +72,39 @@ def source(
     semantic: str = "",
     boxes: str = "",
 ) -> Source:
-    """COCO's images and objects, or those of any data set in its format.
+    """The images and objects of COCO or of a data set in COCO's format.
 
     Args:
       request: a folder in COCO's layout; not needed with `annotations` and `images`.
       annotations: an instances file.
       images: the folder, zip or tar of its images.
-      split: with `annotations`: where they go; by default what the file's name says, or by content.
-      val: `test` or `validation`: where val2017 goes.
-      year: which annotation files to take, where there are several years: `2014` or `2017`.
-      only: `train` or `val`, where the other's images are not there.
+      split: the split for `annotations`; by default from the file name, otherwise by content.
+      val: the split for val2017, `test` or `validation`.
+      year: the year to read if there are several: `2014` or `2017`.
+      only: `train` or `val`, if the images of the other are missing.
       captions: also read the captions.
-      panoptic: also read the panoptic labels; their classes count from 1 in the order of their ids.
-      semantic: a folder or archive with a PNG of labels for each image, by the same name; one
-        called `stuffthingmaps...` counts from 0, in others 0 is void.
-      boxes: for images that EXIF turns and whose stated size does not decide it: `stored` or
-        `shown`, what boxes and masks were drawn on.
+      panoptic: also read the panoptic labels; their classes start at 1 in order of their ids.
+      semantic: a folder or archive with a PNG of labels for each image, by the same name; in one
+        named `stuffthingmaps...` labels start at 0, in others 0 is void.
+      boxes: `stored` or `shown`: the pixels that boxes and masks refer to, for images that EXIF
+        rotates and whose declared size does not decide it.
 
     Raises:
-      IngestError: a file is missing, not JSON or not COCO's, or an id is there twice.
+      IngestError: a file is missing, not JSON or not in COCO's format, or an id appears twice.
     """
-    wishes = Wishes(captions, panoptic)
+    extras = ExtraLabels(captions, panoptic)
     val = split_of_word(val) or val
     if val not in _VAL_SPLITS:
         raise IngestError(f"val must be {' or '.join(_VAL_SPLITS)}, got {val!r}")
     frame = checked_frame(boxes)
     if annotations or images:
-        parts = [named_part(request, (annotations, images, split), val, wishes)]
+        parts = [named_part(request, (annotations, images, split), val, extras)]
     else:
-        parts = parts_of(request.folder(LAYOUT), val=val, year=year, only=only, wishes=wishes)
+        parts = parts_of(request.folder(LAYOUT), val=val, year=year, only=only, extras=extras)
     categories = _categories([one.instances for one in parts])
     pixel_labels = _pixel_labels([one.panoptic[0] for one in parts if one.panoptic])
     classes = _unique(categories)
-    # COCO's own names are what they are; a file of one's own may have a name in two spellings.
+    # COCO's own names are exempt; in other files, two spellings are probably one class.
     check_names(classes, str(parts[0].instances), typed=not parts[0].published)
     index = CocoIndex(request.work / "coco.sqlite")
     labels = Path(semantic).expanduser() if semantic else None
@@ -107,7 +112,7 @@ def source(
         for part in parts:
             _load(writer, part, labels)
         masks = not writer.maskless
-    reader = _Reader(index, parts, list(categories), pixel_labels, labels, frame=frame)
+    reader = _CocoItems(index, parts, list(categories), pixel_labels, labels, frame=frame)
     total, objects = index.count("images"), index.count("annotations")
     files = " and ".join(one.instances.name for one in parts)
     return Source(
@@ -124,13 +129,13 @@ def source(
     )
 
 
-class _Reader:
-    """Items of an index, part by part and by image id."""
+class _CocoItems:
+    """Generates the items of an index, by part and image id."""
 
     def __init__(
         self,
         index: CocoIndex,
-        parts: list[Part],
+        parts: list[CocoPart],
         category_ids: list[int],
         pixel_labels: Mapping[int, int],
         semantic: Path | None,
@@ -139,10 +144,10 @@ class _Reader:
     ) -> None:
         self._frame = frame
         self._index, self._parts, self._pixel_labels = index, parts, pixel_labels
-        self._classes = {ident: place for place, ident in enumerate(category_ids)}
+        self._classes = {ident: index for index, ident in enumerate(category_ids)}
         self._semantic = semantic
 
-    def items(self) -> Iterator[Item | Finding]:
+    def items(self) -> Iterator[Item | IngestFinding]:
         with self._index.reading() as reader:
             for number, part in enumerate(self._parts):
                 yield from _orphans(reader, number, part)
@@ -151,35 +156,35 @@ class _Reader:
                 if part.own:
                     yield from _unlisted(reader, number, part)
 
-    def _item(self, reader: CocoReader, number: int, entry: ImageEntry) -> Item | Finding:
+    def _item(self, reader: CocoReader, number: int, entry: ImageEntry) -> Item | IngestFinding:
         part = self._parts[number]
-        name = f"{part.pictures.stem}/{entry.name}"
-        place, near, by_name = reader.file(number, PICTURE, entry.name), None, None
-        if place is None:
-            place = near = reader.file_spelt_otherwise(number, entry.name)
-        if place is None:
-            place = by_name = reader.file_of_elsewhere(number, entry.name)
-        if place is None:
-            what = f"image {entry.id} of {part.instances.name}: {part.pictures} has no {entry.name}"
-            return Finding("image_missing", name, what)
+        name = f"{part.images.stem}/{entry.name}"
+        member, near, by_name = reader.file(number, IMAGE, entry.name), None, None
+        if member is None:
+            member = near = reader.file_spelt_otherwise(number, entry.name)
+        if member is None:
+            member = by_name = reader.file_of_elsewhere(number, entry.name)
+        if member is None:
+            what = f"image {entry.id} of {part.instances.name}: {part.images} has no {entry.name}"
+            return IngestFinding("image_missing", name, what)
         found, attributes = self._attributes(reader, number, entry)
         every = [*(("annotation_invalid", one) for one in entry.faults), *found]
         every += [("image_by_name", f"{entry.name} is {by_name.name}")] if by_name else []
         every += [("spelling_differs", f"{entry.name} is {near.name}")] if near else []
         objects = self._objects(entry)
-        repeated: tuple[Finding, ...] = ()
-        if not part.published:  # Published figures are on all that COCO's own files list.
+        repeated: tuple[IngestFinding, ...] = ()
+        if not part.published:  # Published figures include the repetitions in COCO's files.
             objects, repeated = without_repeats(objects, name)
         return Item(
             name=name,
             split=part.split,
-            path=place.path,
-            offset=place.offset,
-            length=place.length,
-            deflated=place.deflated,
+            path=member.path,
+            offset=member.offset,
+            length=member.length,
+            deflated=member.deflated,
             objects=objects,
             attributes=attributes,
-            findings=(*(Finding(kind, name, detail) for kind, detail in every), *repeated),
+            findings=(*(IngestFinding(kind, name, detail) for kind, detail in every), *repeated),
         )
 
     def _objects(self, entry: ImageEntry) -> Objects:
@@ -203,8 +208,8 @@ class _Reader:
             made |= {features.HEIGHT: [entry.size[0]], features.WIDTH: [entry.size[1]]}
         if part.captions:
             made[features.CAPTION] = reader.captions(number, entry.id)
-        wished = ((self._panoptic, part.panoptic), (self._semantic_of, self._semantic))
-        for read, given in wished:
+        extra_labels = ((self._panoptic, part.panoptic), (self._semantic_of, self._semantic))
+        for read, given in extra_labels:
             try:
                 made |= read(reader, number, entry) if given else {}
             except PixelLabelError as error:
@@ -226,43 +231,43 @@ class _Reader:
         return semantic_features(data, size=entry.size, from_zero=from_zero)
 
 
-def _orphans(reader: CocoReader, number: int, part: Part) -> Iterator[Finding]:
-    """Annotations that belong to no image."""
+def _orphans(reader: CocoReader, number: int, part: CocoPart) -> Iterator[IngestFinding]:
+    """Findings about annotations without an image."""
     file = part.instances.name
     for ident, image, fault in reader.orphans(number):
         if image is None:
-            yield Finding("annotation_invalid", file, fault or "")
+            yield IngestFinding("annotation_invalid", file, fault or "")
         else:
             detail = f"annotation {ident} is of image {image}, which is not listed"
-            yield Finding("image_missing", file, detail)
+            yield IngestFinding("image_missing", file, detail)
 
 
-def _unlisted(reader: CocoReader, number: int, part: Part) -> Iterator[Finding]:
-    """Images that the annotation file does not know, once its images are read."""
+def _unlisted(reader: CocoReader, number: int, part: CocoPart) -> Iterator[IngestFinding]:
+    """Findings about images that the annotation file does not list; call it after its images."""
     for name in reader.unused(number):
         if name == part.instances.name:
             continue
-        # In archives the names often begin with the folder's.
-        below = name.removeprefix(f"{part.pictures.stem}/")
+        # In archives, names often begin with the name of the folder.
+        below = name.removeprefix(f"{part.images.stem}/")
         what = f"not listed in {part.instances.name}"
-        yield Finding("label_missing", f"{part.pictures.stem}/{below}", what)
+        yield IngestFinding("label_missing", f"{part.images.stem}/{below}", what)
 
 
-def _png(place: Member | None, name: str) -> bytes:
-    if place is None:
+def _png(member: Member | None, name: str) -> bytes:
+    if member is None:
         raise PixelLabelError("mask_invalid", f"PNG of labels: there is no {name}")
     try:
         return read_member(
-            place.path, offset=place.offset, length=place.length, deflated=place.deflated
+            member.path, offset=member.offset, length=member.length, deflated=member.deflated
         )
     except OSError as error:
         raise PixelLabelError("mask_invalid", f"PNG of labels: {error}") from error
 
 
-def _load(writer: CocoWriter, part: Part, semantic: Path | None) -> None:
+def _load(writer: CocoWriter, part: CocoPart, semantic: Path | None) -> None:
     number = writer.add_instances(part.instances)
-    if not writer.add_files(number, PICTURE, members(part.pictures)):
-        raise IngestError(f"{part.pictures} holds no images; {part.instances} is about them")
+    if not writer.add_files(number, IMAGE, members(part.images)):
+        raise IngestError(f"{part.images} has none of the images of {part.instances}")
     if part.captions:
         writer.add_captions(number, part.captions)
     if part.panoptic:
@@ -273,24 +278,22 @@ def _load(writer: CocoWriter, part: Part, semantic: Path | None) -> None:
 
 
 def _categories(documents: list[Document]) -> dict[int, str]:
-    """Id -> name by id, which all files must agree on."""
+    """Id -> name, sorted by id; all files must have the same categories."""
     found: dict[int, str] = {}
     for document in documents:
         listed: dict[int, str] = {}
         for one in read_list(document, "categories"):
             ident, name = _category(one, document)
             if ident in listed:
-                raise IngestError(
-                    f"{document} has two categories with id {ident}; number them anew"
-                )
+                raise IngestError(f"{document} has two categories with id {ident}; renumber them")
             listed[ident] = name
         if not listed:
-            raise IngestError(f"{document} has no `categories`; give a COCO instances file")
+            raise IngestError(f"{document} has no `categories`; use a COCO instances file")
         if found and found != listed:
             differ = sorted(set(found.items()) ^ set(listed.items()))[0]
             raise IngestError(
-                f"{documents[0].name} and {document.name} do not have the same categories; the "
-                f"first difference is {differ[0]}: {differ[1]!r}"
+                f"{documents[0].name} and {document.name} have different categories; the first "
+                f"difference is {differ[0]}: {differ[1]!r}"
             )
         found = listed
     return dict(sorted(found.items()))
@@ -300,21 +303,21 @@ def _category(entry: Mapping[str, Any], document: Document) -> tuple[int, str]:
     ident, name = entry.get("id"), entry.get("name")
     if type(ident) is not int or not isinstance(name, str) or not name:
         raise IngestError(
-            f"{document}: a category has id {ident!r} and name {name!r}; it needs an integer and "
-            "a name"
+            f"{document}: a category has id {ident!r} and name {name!r}; it needs an integer id "
+            "and a name"
         )
     return ident, name
 
 
 def _pixel_labels(documents: list[Document]) -> dict[int, int]:
-    """Panoptic category id -> label, counted from 1 in the order of the ids."""
+    """Panoptic category id -> label, from 1 in order of the ids."""
     if not documents:
         return {}
     found = _categories(documents)
     if len(found) > _MAX_PIXEL_LABELS:
         raise IngestError(
-            f"{documents[0]} has {len(found)} categories; a label of 8 bits tells "
-            f"{_MAX_PIXEL_LABELS} apart"
+            f"{documents[0]} has {len(found)} categories; 8-bit labels allow at most "
+            f"{_MAX_PIXEL_LABELS}"
         )
     return {ident: label for label, ident in enumerate(found, start=1)}
 

@@ -1,7 +1,7 @@
-"""COCO's JSON files as an SQLite file: read as streams, so that memory never holds one.
+"""An SQLite index of COCO's JSON files, which are read as streams.
 
-The annotations of COCO's training set are 450 MB of text and several GB as Python objects. Here one
-of them exists at a time.
+The annotations of COCO's training set are 450 MB of text and several GB as Python objects; here,
+only one object is in memory at a time.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from typing import Any, TypeGuard
 
 from tfx_pipeline.ingest.archives import Member
 from tfx_pipeline.ingest.file_names import folded, is_of_elsewhere, spellings, with_slashes
-from tfx_pipeline.ingest.index import connect
+from tfx_pipeline.ingest.index import connect, name_from_bytes, name_to_bytes
 from tfx_pipeline.ingest.source import IngestError
 from tfx_pipeline.ingest.sources.json_stream import Document, read_list
 
-#: What a file is to a part: an image, its panoptic PNG, or its semantic PNG.
-PICTURE, PANOPTIC, SEMANTIC = range(3)
+#: Kinds of files of a part: images, panoptic PNGs and semantic PNGs.
+IMAGE, PANOPTIC, SEMANTIC = range(3)
 
 _MAX_INTEGER = 2**63
 _TABLES = """
@@ -48,7 +48,7 @@ _FILE = "rowid, name, path, offset, length, deflated"
 
 @dataclass(frozen=True)
 class Annotation:
-    """One object as the JSON has it; `category` is the source's id."""
+    """One object as in the JSON; `category` is the category id."""
 
     id: int
     box: tuple[float, float, float, float]
@@ -60,14 +60,14 @@ class Annotation:
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """One image of the JSON, with all that the source says of it.
+    """One image of the JSON with its annotations.
 
     Attributes:
-      id: the source's.
+      id: the image id of the source.
       name: `file_name`.
-      size: (height, width) as declared; None where it is not.
-      annotations: by id.
-      faults: of annotations that are none, in words.
+      size: the declared (height, width); None if missing.
+      annotations: the valid annotations, sorted by id.
+      faults: texts about invalid annotations.
     """
 
     id: int
@@ -78,17 +78,17 @@ class ImageEntry:
 
 
 class CocoIndex:
-    """The lists of any number of annotation files ("parts", numbered from 0), on disk."""
+    """The lists of annotation files ("parts", numbered from 0), on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @contextlib.contextmanager
     def writing(self) -> Iterator["CocoWriter"]:
-        """A writer for a new index; what it got is checked and sorted at the end of the block.
+        """A writer for a new index, which is checked and sorted at the end of the block.
 
         Raises:
-          IngestError: an id is there twice, or the disk is full.
+          IngestError: an id appears twice, or the disk is full.
         """
         with connect(self.path, write=True) as database:
             database.executescript(_TABLES)
@@ -99,14 +99,14 @@ class CocoIndex:
             database.executescript(_KEYS)
 
     def count(self, table: str) -> int:
-        """How many rows a table has."""
+        """Number of rows of a table."""
         with connect(self.path) as database:
             return database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
 
     @contextlib.contextmanager
     def reading(self) -> Iterator["CocoReader"]:
-        """What reads the index, while the block runs."""
-        # Files are marked as used while they are read.
+        """A reader of the index."""
+        # Writable, because the reader marks files as used.
         with connect(self.path, write=True) as database:
             yield CocoReader(database)
 
@@ -122,7 +122,7 @@ class CocoIndex:
             ).fetchone()
             raise IngestError(
                 f"{writer.documents[part]} has {count} {what}s with id {ident}; ids must be "
-                f"unique: remove all but one of each, or number the {what}s anew"
+                f"unique: remove all but one, or renumber the {what}s"
             ) from None
 
 
@@ -132,14 +132,14 @@ class CocoWriter:
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
         self.documents: list[Document] = []
-        #: Objects without a segmentation so far.
+        #: Number of objects without a segmentation so far.
         self.maskless = 0
 
     def add_instances(self, document: Document) -> int:
-        """Reads the images and annotations of a file; the number of the part they become.
+        """Reads the images and annotations of a file; returns the number of the new part.
 
         Raises:
-          IngestError: it is not JSON, or has no images or no annotations.
+          IngestError: the file is not JSON, or has no images or no annotations.
         """
         part = len(self.documents)
         self.documents.append(document)
@@ -148,20 +148,20 @@ class CocoWriter:
             (_image_row(part, one, document) for one in read_list(document, "images")),
         )
         if not images:
-            raise IngestError(f"{document} has no `images`; give a COCO instances file")
+            raise IngestError(f"{document} has no `images`; use a COCO instances file")
         annotations = self._insert(
             "INSERT INTO annotations VALUES (?,?,?,?,?)",
             (self._annotation_row(part, one) for one in read_list(document, "annotations")),
         )
         if not annotations:
             raise IngestError(
-                f"{document} has no `annotations`: COCO's image_info files are of test images, "
-                "whose labels are not published; give an instances file"
+                f"{document} has no `annotations`: COCO's image_info files are for test images, "
+                "whose labels are not published; use an instances file"
             )
         return part
 
     def add_captions(self, part: int, document: Document) -> None:
-        """Reads a captions file that belongs to a part; entries without text are passed over."""
+        """Reads the captions file of a part; entries without text are skipped."""
         self._insert(
             "INSERT INTO captions VALUES (?,?,?,?)",
             (
@@ -172,10 +172,10 @@ class CocoWriter:
         )
 
     def add_panoptic(self, part: int, document: Document) -> None:
-        """Reads a panoptic file that belongs to a part.
+        """Reads the panoptic file of a part.
 
         Raises:
-          IngestError: an entry lacks its image's id, its PNG's name or its segments.
+          IngestError: an entry lacks the image id, the name of its PNG or its segments.
         """
         self._insert(
             "INSERT INTO panoptic VALUES (?,?,?,?)",
@@ -183,7 +183,7 @@ class CocoWriter:
         )
 
     def add_files(self, part: int, kind: int, found: Iterator[Member]) -> int:
-        """Notes where files of a part lie; how many there are."""
+        """Adds the files of a part; returns their number."""
         return self._insert(
             "INSERT INTO files VALUES (?,?,?,?,?,?,?,?,?,0)",
             (
@@ -223,7 +223,7 @@ class CocoWriter:
 
 
 class CocoReader:
-    """Reads an index in order of the images' ids."""
+    """Reads an index in order of the image ids."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
@@ -243,10 +243,10 @@ class CocoReader:
                 else:
                     annotations.append(_annotation(number, body))
             size = (height, width) if height is not None and width is not None else None
-            yield ImageEntry(ident, _text(name), size, tuple(annotations), tuple(faults))
+            yield ImageEntry(ident, name_from_bytes(name), size, tuple(annotations), tuple(faults))
 
     def orphans(self, part: int) -> Iterator[tuple[int | None, int | None, str | None]]:
-        """Annotations without an image, by id: their id, the image's, and what else is wrong."""
+        """(id, image id, fault) of annotations without an image, sorted by id."""
         yield from self._database.execute(
             "SELECT one.id, one.image, one.fault FROM annotations one LEFT JOIN images ON "
             "images.part = one.part AND images.id = one.image "
@@ -255,24 +255,24 @@ class CocoReader:
         )
 
     def captions(self, part: int, image: int) -> list[str]:
-        """The captions of an image, by id."""
+        """The captions of an image, sorted by id."""
         query = "SELECT body FROM captions WHERE part = ? AND image = ? ORDER BY id, rowid"
         return [text for (text,) in self._database.execute(query, (part, image))]
 
     def panoptic(self, part: int, image: int) -> tuple[str, list[dict[str, Any]]] | None:
-        """The PNG's name and the segments of an image."""
+        """The name of the PNG and the segments of an image; None if it is not listed."""
         query = "SELECT name, body FROM panoptic WHERE part = ? AND image = ?"
         found = self._database.execute(query, (part, image)).fetchone()
-        return None if found is None else (_text(found[0]), json.loads(found[1]))
+        return None if found is None else (name_from_bytes(found[0]), json.loads(found[1]))
 
     def file(self, part: int, kind: int, name: str) -> Member | None:
-        """Where a file lies that a JSON calls `name`.
+        """The file that a JSON calls `name`.
 
-        That is its path, or the one path that ends in `/` and `name`, or that `name` ends in `/`
-        and: another folder's file of the same base name is another image.
+        Its path is `name`, or one is the other with leading folders. A file with the same base name
+        in a different folder is a different image.
         """
         for written in dict.fromkeys((name, with_slashes(name))):
-            wanted = _bytes(written)
+            wanted = name_to_bytes(written)
             for column, value in (("name", wanted), ("base", _base(written))):
                 rows = self._files(part, kind, column, value)
                 found = list(islice((row for row in rows if _same_end(row[1], wanted)), 2))
@@ -281,25 +281,29 @@ class CocoReader:
         return None
 
     def file_spelt_otherwise(self, part: int, name: str) -> Member | None:
-        """As `file`, where capitals, the Unicode form of letters and `%20` do not count."""
+        """Like `file`, ignoring case, Unicode form and `%20`."""
         for written in dict.fromkeys(spellings(name)):
-            wanted = _bytes(folded(written))
-            rows = self._files(part, PICTURE, "near", _near(written))
-            same = (row for row in rows if _same_end(_bytes(folded(_text(row[1]))), wanted))
+            wanted = name_to_bytes(folded(written))
+            rows = self._files(part, IMAGE, "near", _near(written))
+            same = (
+                row
+                for row in rows
+                if _same_end(name_to_bytes(folded(name_from_bytes(row[1]))), wanted)
+            )
             found = list(islice(same, 2))
             if len(found) == 1:
                 return self._used(found[0])
         return None
 
     def file_of_elsewhere(self, part: int, name: str) -> Member | None:
-        """The image that has the last part of a path of another machine for its own name.
+        """The image whose name is the last component of a path of another machine.
 
-        None where several files, or several images of the JSON, have that name.
+        None if several files, or several images of the JSON, have that name.
         """
         if not is_of_elsewhere(name):
             return None
         base = _base(_last(name))
-        found = list(islice(self._files(part, PICTURE, "base", base), 2))
+        found = list(islice(self._files(part, IMAGE, "base", base), 2))
         query = "SELECT COUNT(*) FROM images WHERE part = ? AND base = ?"
         named = self._database.execute(query, (part, base)).fetchone()[0]
         return self._used(found[0]) if len(found) == 1 and named == 1 else None
@@ -311,35 +315,35 @@ class CocoReader:
     def _used(self, found: tuple[Any, ...]) -> Member:
         row, own, path, offset, length, deflated = found
         self._database.execute("UPDATE files SET used = 1 WHERE rowid = ?", (row,))
-        return Member(_text(own), _text(path), offset, length, bool(deflated))
+        return Member(name_from_bytes(own), name_from_bytes(path), offset, length, bool(deflated))
 
     def unused(self, part: int) -> Iterator[str]:
-        """Names of images that no image asked for so far."""
+        """Names of image files that have not been returned so far."""
         query = "SELECT name FROM files WHERE part = ? AND kind = ? AND used = 0 ORDER BY name"
-        for (name,) in self._database.execute(query, (part, PICTURE)):
-            yield _text(name)
+        for (name,) in self._database.execute(query, (part, IMAGE)):
+            yield name_from_bytes(name)
 
 
 def _image_row(part: int, entry: dict[str, Any], document: Document) -> tuple[Any, ...]:
     ident, name = entry.get("id"), entry.get("file_name")
     if not _is_id(ident) or not isinstance(name, str) or not name:
         raise IngestError(
-            f"{document}: an image has id {ident!r} and file_name {name!r}; it needs an integer "
+            f"{document}: an image has id {ident!r} and file_name {name!r}; it needs an integer id "
             "and a name"
         )
-    # Some tools write 0 for a size that they do not know.
+    # Some tools write 0 for an unknown size.
     sizes = [(one or None) if _is_id(one) else None for one in map(entry.get, ("height", "width"))]
-    return part, ident, _bytes(name), *sizes, _base(_last(name))
+    return part, ident, name_to_bytes(name), *sizes, _base(_last(name))
 
 
 def _panoptic_row(part: int, entry: dict[str, Any], document: Document) -> tuple[Any, ...]:
     image, name, segments = (entry.get(key) for key in ("image_id", "file_name", "segments_info"))
     if not _is_id(image) or not isinstance(name, str) or not isinstance(segments, list):
         raise IngestError(
-            f"{document}: the entry of image {image!r} lacks `file_name` or `segments_info`; give "
+            f"{document}: the entry of image {image!r} lacks `file_name` or `segments_info`; use "
             "a COCO panoptic file"
         )
-    return part, image, _bytes(name), json.dumps(segments)
+    return part, image, name_to_bytes(name), json.dumps(segments)
 
 
 def _annotation_fault(entry: dict[str, Any]) -> str:
@@ -365,33 +369,24 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float)
 
 
-# A file's name is bytes to Linux and need not be UTF-8, which SQLite's text must be.
-def _bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
-
-
 def _same_end(one: bytes, other: bytes) -> bool:
-    """Whether one path is the other, or the other behind some folders."""
+    """Whether the paths are equal, or one is the other with leading folders."""
     short, long = sorted((one, other), key=len)
     return one == other or long.endswith(b"/" + short)
 
 
 def _names(member: Member) -> tuple[bytes, bytes, bytes]:
-    return _bytes(member.name), _base(member.name), _bytes(member.path)
+    return name_to_bytes(member.name), _base(member.name), name_to_bytes(member.path)
 
 
 def _near(name: str) -> bytes:
-    return _bytes(folded(name.rpartition("/")[2]))
+    return name_to_bytes(folded(name.rpartition("/")[2]))
 
 
 def _last(name: str) -> str:
-    """A path without what a URL or Windows adds to it."""
+    """The last of the `spellings` of a path, in which URLs and Windows paths are normalized."""
     return list(spellings(name))[-1]
 
 
 def _base(name: str) -> bytes:
-    return _bytes(name.rpartition("/")[2])
+    return name_to_bytes(name.rpartition("/")[2])

@@ -1,9 +1,9 @@
-"""A table of images: a CSV file with a column of paths, one of labels, and any of attributes.
+"""A CSV file with a column of image paths, a column of labels, and optional attributes.
 
 sightline ingest csv faces/labels.csv label=gender slices=race,age --out data/faces
 
-Columns are separated by commas, semicolons, tabs or bars, whichever the first line uses; the text
-is UTF-8 or UTF-16.
+Columns are separated by commas, semicolons, tabs or bars, as in the first line; the text is UTF-8
+or UTF-16.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ from tfx_pipeline.ingest.class_names import (
     sorted_names,
 )
 from tfx_pipeline.ingest.file_names import Finder, with_slashes
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, jobs
 from tfx_pipeline.ingest.split_words import known_words, split_of_word
 from tfx_pipeline.ingest.text_files import check_text, encoding_of_file
 
-_LAYOUT = "a CSV file whose first line names its columns, with paths relative to it"
+_LAYOUT = "a CSV file whose first line has the column names, with paths relative to the file"
 _DELIMITERS = (",", ";", "\t", "|")
 _EXCEL_HINT = "sep="
-# What programs write for a missing value.
+# Text that programs write for a missing value.
 _NO_LABEL = ("nan", "na", "n/a", "none", "null", "?", "<na>")
-# Other usual names of the columns that are needed, for the message.
+# Common other names of the required columns, for the message.
 _SYNONYMS = {
     "file": "filename file_name filepath file_path path image image_path image_name id image_id",
     "label": "class class_name category target y breed species labels",
@@ -40,7 +40,7 @@ _SYNONYMS = {
 
 @dataclass(frozen=True)
 class _Table:
-    """One CSV file: how it is written, and what its columns are called."""
+    """The format and column names of a CSV file."""
 
     path: Path
     encoding: str
@@ -58,24 +58,24 @@ def source(
     split: str = "",
     slices: str = "",
 ) -> Source:
-    """The images that a CSV file lists; classes sorted, by number where all are numbers.
+    """The images in a CSV file; classes are sorted, numerically if all are numbers.
 
     Args:
       request: the CSV file; its `group` may name columns.
       file: the column of paths.
       label: the column of class names.
-      split: the column of train, val or test; one called `split` is taken where there is one.
-      slices: columns, with commas between, that become `slice/<column>` to evaluate by.
+      split: the column of train, val or test; by default `split`, if it exists.
+      slices: comma-separated columns that become `slice/<column>`, to slice the evaluation by.
 
     Raises:
-      IngestError: no such file or column, a column or class name that cannot be, or fewer than two
+      IngestError: no such file or column, an invalid column or class name, or fewer than two
         classes.
     """
     if request.where is None:
         raise IngestError(f"`csv` needs a file to read: {_LAYOUT}")
     path = Path(request.where).expanduser()
     if not path.is_file():
-        raise IngestError(f"{path} is not a file; give {_LAYOUT}")
+        raise IngestError(f"{path} is not a file; expected {_LAYOUT}")
     keys = tuple(one.strip() for one in slices.split(",") if one.strip())
     table = _table(path, (file, label, *keys, *([split] if split else [])))
     column = split or next((one for one in table.columns if one.lower() == "split"), "split")
@@ -88,7 +88,7 @@ def source(
     names -= absent
     if len(names) < 2:
         raise IngestError(
-            f"{path} has {len(names)} classes in its column {label!r}; it takes two or more"
+            f"{path} has {len(names)} classes in its column {label!r}; at least two are needed"
         )
     classes = sorted_names(names, f"{path} column {label!r}")
     check_names(classes, f"{path} column {label!r}", typed=True)
@@ -96,16 +96,18 @@ def source(
 
     finder = Finder(path.parent)
 
-    def items() -> Iterator[Item | Finding]:
+    def items() -> Iterator[Item | IngestFinding]:
         for line, row in _rows(table):
             name, where = with_slashes(row[file]), f"{path.name} line {line}"
             if not row[label] or row[label] in absent:
                 said = f": its label is {row[label]!r}" if row[label] else ""
-                yield Finding("label_missing", name, f"{where}{said}")
+                yield IngestFinding("label_missing", name, f"{where}{said}")
                 continue
             image = finder.find(row[file]) if row[file] else None
             if image is None:
-                yield Finding("image_missing", name, f"{where}: there is no {path.parent / name}")
+                yield IngestFinding(
+                    "image_missing", name, f"{where}: {path.parent / name} does not exist"
+                )
                 continue
             yield Item(
                 name=name,
@@ -114,7 +116,7 @@ def source(
                 path=str(image),
                 group="/".join(row[key] for key in groups),
                 slices={f"slice/{key}": row[key] for key in keys},
-                findings=_respelt(path.parent, name, row[file], image),
+                findings=_spelling_note(path.parent, name, row[file], image),
             )
 
     return Source(
@@ -128,17 +130,17 @@ def source(
 
 
 def _absent(names: set[str]) -> set[str]:
-    """Labels that stand for none: `nan` and the like among numbers."""
+    """Labels that mean a missing label: `nan` and the like among numbers."""
     words = {one for one in names if one.lower() in _NO_LABEL}
     others = names - words
     return words if others and all(is_number(one) for one in others) else set()
 
 
-def _respelt(folder: Path, name: str, written: str, image: Path) -> tuple[Finding, ...]:
-    """The note about an image that is not where the table says, letter by letter."""
+def _spelling_note(folder: Path, name: str, written: str, image: Path) -> tuple[IngestFinding, ...]:
+    """The note about an image whose path differs from the spelling in the table."""
     if image in [folder / one for one in (written, with_slashes(written))]:
         return ()
-    return (Finding("spelling_differs", name, f"{written} is {image}"),)
+    return (IngestFinding("spelling_differs", name, f"{written} is {image}"),)
 
 
 def _label(text: str, path: Path, line: int) -> str:
@@ -152,12 +154,14 @@ def _split(word: str, where: str) -> str:
         return ""
     split = split_of_word(word)
     if split is None:
-        raise IngestError(f"{where}: {word!r} is no split; allowed are {known_words()}, or nothing")
+        raise IngestError(
+            f"{where}: unknown split {word!r}; use one of {known_words()}, or an empty cell"
+        )
     return split
 
 
 def _table(path: Path, wanted: tuple[str, ...]) -> _Table:
-    """How the file is written: by the separator that gives the columns wanted, else the most."""
+    """The format by the separator that yields the required columns, otherwise the most columns."""
     encoding = encoding_of_file(path)
     best: _Table | None = None
     for delimiter in _DELIMITERS:
@@ -171,9 +175,7 @@ def _table(path: Path, wanted: tuple[str, ...]) -> _Table:
     assert best is not None
     twice = [name for name, count in Counter(best.columns).items() if count > 1 and name]
     if twice:
-        raise IngestError(
-            f"{path} has the column {twice[0]!r} twice; rename or remove one of the two"
-        )
+        raise IngestError(f"{path} has the column {twice[0]!r} twice; rename or remove one")
     absent = [one for one in wanted if one not in best.columns]
     if absent:
         raise IngestError(
@@ -185,18 +187,18 @@ def _table(path: Path, wanted: tuple[str, ...]) -> _Table:
 
 
 def _advice(absent: list[str], columns: tuple[str, ...]) -> str:
-    """Which options to give, as far as the names of columns show it."""
+    """The remedy: options for the columns, with an example if their names suggest one."""
     options = []
     for one in absent:
         words = (one, *_SYNONYMS.get(one, "").split())
         found = [name for name in columns if name.lower().replace(" ", "_") in words]
         options += [f"{one}={found[0]}"] if len(found) == 1 and one in _SYNONYMS else []
     example = f", e.g. {' '.join(options)}" if options else ""
-    return f"say which to take with file=, label=, split= and slices={example}"
+    return f"choose the columns with file=, label=, split= and slices={example}"
 
 
 def _header(path: Path, encoding: str, delimiter: str) -> tuple[tuple[str, ...], bool]:
-    """The names of the columns, and whether Excel's `sep=;` stands above them."""
+    """The names of the columns, and whether they follow a line such as Excel's `sep=;`."""
     with _reading(path, encoding) as lines:
         reader = csv.reader(lines, delimiter=delimiter)
         first, hinted = next(reader, []), False
@@ -207,19 +209,19 @@ def _header(path: Path, encoding: str, delimiter: str) -> tuple[tuple[str, ...],
 
 @contextlib.contextmanager
 def _reading(path: Path, encoding: str) -> Iterator[Iterator[str]]:
-    """The open table; errors of its text and its quoting become ours."""
+    """The open table; errors in its text or quoting are raised as IngestError."""
     try:
         with path.open(encoding=encoding, newline="") as file:
             yield _checked(file)
     except (UnicodeError, csv.Error) as error:
         check_text(path)
         raise IngestError(
-            f"{path} is not CSV: {error}; look for a quote without its end"
+            f"{path} is not valid CSV: {error}; check for an unclosed quote"
         ) from error
 
 
 def _checked(lines: Iterable[str]) -> Iterator[str]:
-    """`lines`; Python's reader refuses NULs before version 3.11 only."""
+    """`lines`, checked for NUL, which Python's reader accepts from version 3.11."""
     for line in lines:
         if "\0" in line:
             raise csv.Error("line contains NUL")
@@ -227,14 +229,14 @@ def _checked(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _rows(table: _Table) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, column -> text without spaces around) of the lines after the first."""
+    """(line, column -> stripped text) of the lines after the first."""
     with _reading(table.path, table.encoding) as lines:
         reader = csv.reader(lines, delimiter=table.delimiter)
         for _ in range(1 + table.hinted):
             next(reader, None)
         end = reader.line_num
         for cells in reader:
-            # A cell in quotes may run over several lines.
+            # A quoted cell may span several lines.
             line, end = end + 1, reader.line_num
             if not any(cell.strip() for cell in cells):
                 continue
@@ -242,7 +244,7 @@ def _rows(table: _Table) -> Iterator[tuple[int, dict[str, str]]]:
             if more:
                 raise IngestError(
                     f"{table.path} line {line} has {len(cells)} cells for "
-                    f"{len(table.columns)} columns; put a cell with {table.delimiter!r} in it into "
+                    f"{len(table.columns)} columns; put cells that contain {table.delimiter!r} in "
                     "double quotes"
                 )
             cells += [""] * (len(table.columns) - len(cells))
@@ -253,10 +255,10 @@ def _rows(table: _Table) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def columns(path: Path, *, file: str = "file", label: str = "label") -> dict[str, list[str]]:
-    """Column -> its values, line by line, of a table with the columns `file` and `label`.
+    """Column -> its values of a table with the columns `file` and `label`.
 
     Raises:
-      IngestError: it has no such columns, or is no table.
+      IngestError: the file is not a table with these columns.
     """
     table = _table(path, (file, label))
     rows = [row for _, row in _rows(table)]

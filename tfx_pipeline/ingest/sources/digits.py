@@ -1,11 +1,10 @@
-"""scikit-learn's handwritten digits: 1,797 real 8 x 8 scans that come with the package."""
+"""The handwritten digits of scikit-learn: 1,797 real 8 x 8 scans, included in the package."""
 
-import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from tfx_pipeline.ingest.images import encode_png
 from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, jobs
 
 
@@ -13,14 +12,14 @@ from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, jobs
 def source(request: Request) -> Source:
     """The UCI optical recognition test set as gray PNG bytes, classes `0` to `9`.
 
-    Scans hold 0 to 16; they are scaled to 0 to 255, which keeps all 17 levels apart.
+    Values 0 to 16 are scaled to 0 to 255, so all 17 levels remain distinct.
 
     Raises:
-      IngestError: a folder was given, and this job reads none.
+      IngestError: a SOURCE was given.
     """
     if request.where is not None:
         raise IngestError(
-            f"`digits` reads no folder, got {request.where}; your own images go in with `folder`"
+            f"`digits` takes no SOURCE, got {request.where}; ingest your own images with `folder`"
         )
     from sklearn.datasets import load_digits
 
@@ -30,17 +29,14 @@ def source(request: Request) -> Source:
         name="digits",
         classes=tuple(str(digit) for digit in range(10)),
         items=tuple(
-            Item(name=f"{index:04d}.png", class_name=str(digit), data=_png(pixels))
+            Item(
+                name=f"{index:04d}.png",
+                class_name=str(digit),
+                data=encode_png(pixels, compress=False),
+            )
             for index, (pixels, digit) in enumerate(zip(levels, scans.target, strict=True))
         ),
         description="sklearn.datasets.load_digits: 8 x 8 scans, UCI optical recognition test set",
         every_class=True,
         total=len(levels),
     )
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    # Stored, not deflated: zlib versions differ in their output, and the split hangs on the bytes.
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
-    return buffer.getvalue()

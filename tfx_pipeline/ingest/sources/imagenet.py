@@ -1,16 +1,16 @@
-"""ImageNet (ILSVRC-2012) from its tars or from extracted trees, labeled by sorted synset.
+"""ImageNet (ILSVRC-2012) from its tars or from folders, labeled by sorted synset.
 
-`ILSVRC2012_img_train.tar`, or a tree `train/n01440764/*.JPEG`, gives the training images, from
-which a `validation` split ("minival") of 1 % is carved by content. `ILSVRC2012_img_val.tar`,
-`val/n01440764/*.JPEG` or `val/*.JPEG` gives the `test` split: published figures are on it, so that
-nothing may be chosen by it. Files called `n01440764_*.JPEG` anywhere are labeled by their names.
+`ILSVRC2012_img_train.tar` or `train/n01440764/*.JPEG` contains the training images, of which 1 % is
+held out by content as the `validation` split ("minival"). `ILSVRC2012_img_val.tar`,
+`val/n01440764/*.JPEG` or `val/*.JPEG` becomes the `test` split, because published figures are
+measured on it. Files named `n01440764_*.JPEG` are labeled by their names.
 
-No devkit is needed: a label is the place of the image's synset among all sorted ones, counted
-from 1 (0 is background). All synsets are those of a class list (`imagenet_class_index.json`,
-`LOC_synset_mapping.txt` or `synset_words.txt`, found in the folder or given as `classes=FILE`), or
-else those that the images have. Flat validation images need `val_labels=FILE` (or
-`LOC_val_solution.csv` in the folder): one synset a line in the images' order, or lines of file
-name and synset.
+No devkit is needed: a label is the rank of the synset among all sorted synsets, from 1 (0 is
+background). The synsets are listed in a class list (`imagenet_class_index.json`,
+`LOC_synset_mapping.txt` or `synset_words.txt`, in the folder or given by `classes=FILE`); without
+one, the synsets of the images are used. Validation images without class folders need
+`val_labels=FILE` (or `LOC_val_solution.csv` in the folder): one synset per line in order of the
+images, or lines with a file name and a synset.
 """
 
 import csv
@@ -23,7 +23,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from tfx_pipeline.ingest.archives import Member, members, members_within
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from tfx_pipeline.ingest.source import IngestError, Item, Request, Source, Values, jobs
 from tfx_pipeline.ingest.split_words import ANY_WORD, split_of_word
 from tfx_pipeline.ingest.text_files import encoding_of_file, read_text
@@ -34,7 +34,7 @@ _SYNSET = re.compile(r"n\d{8}(?!\d)")
 _SPLIT = re.compile(rf"(?:^|[/_])({ANY_WORD})(?=[/_.]|$)", re.IGNORECASE)
 _SPLITS = {"train": "train", "validation": "test", "test": "unlabelled"}
 _VAL_NUMBER = re.compile(r"_val_(\d{8})\.")
-_PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|gif)$", re.IGNORECASE)
+_IMAGE_FILE = re.compile(r"\.(jpe?g|png|webp|bmp|gif)$", re.IGNORECASE)
 _CLASS_LISTS = ("imagenet_class_index.json", "LOC_synset_mapping.txt", "synset_words.txt")
 _VAL_LABELS = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt")
 
@@ -48,35 +48,35 @@ def source(
     boxes: str = "",
     validation: float = 0.01,
 ) -> Source:
-    """ImageNet's images with their synsets.
+    """The images of ImageNet with their synsets.
 
     Args:
       request: a folder or a tar.
-      classes: a class list, where the folder has none.
-      val_labels: labels of flat validation images.
-      boxes: the folder of the localization XML files, as `<synset>/<image>.xml` at any depth.
-      validation: about the share of the training images that becomes the validation split.
+      classes: a class list, if the folder has none.
+      val_labels: the labels of validation images without class folders.
+      boxes: the folder of the localization XML files, `<synset>/<image>.xml` at any depth.
+      validation: the approximate share of the training images to hold out for validation.
 
     Raises:
-      IngestError: a share that is not in (0, 0.5), nothing there, fewer than two synsets, or a
-        label that cannot be had.
+      IngestError: a share that is not in (0, 0.5), no images, fewer than two synsets, or a missing
+        label.
     """
     if not 0 < validation < 0.5:
         raise IngestError(
             f"imagenet option validation must be in (0, 0.5), got {validation}; e.g. 0.01"
         )
     if request.where is None:
-        raise IngestError(f"`imagenet` needs something to read: {_LAYOUT}")
+        raise IngestError(f"`imagenet` needs a SOURCE: {_LAYOUT}")
     path = Path(request.where).expanduser()
     if not path.exists():
-        raise IngestError(f"{path} does not exist; give {_LAYOUT}")
+        raise IngestError(f"{path} does not exist; expected {_LAYOUT}")
     names = _class_list(path, classes) or _synsets_found(path)
     if len(names) < 2:
         found = ", ".join(names) or "none"
-        raise IngestError(f"{path} has images of {found} as its only synset; give {_LAYOUT}")
+        raise IngestError(f"{path} has only images of the synset {found}; expected {_LAYOUT}")
     by_synset = dict(zip(sorted(names), _unique(names), strict=True))
     labels = _val_labels(path, val_labels)
-    found = _Reader(path, by_synset, labels, _box_files(boxes))
+    found = _ImageNetItems(path, by_synset, labels, _box_files(boxes))
     return Source(
         name="imagenet",
         classes=tuple(by_synset.values()),
@@ -87,15 +87,15 @@ def source(
     )
 
 
-class _Reader:
-    """Items of the images below a path."""
+class _ImageNetItems:
+    """Generates the items of a folder or tar."""
 
     def __init__(
         self, path: Path, by_synset: dict[str, str], labels: dict[str, str], boxes: dict[str, str]
     ) -> None:
         self._path, self._by_synset, self._labels, self._boxes = path, by_synset, labels, boxes
 
-    def items(self) -> Iterator[Item | Finding]:
+    def items(self) -> Iterator[Item | IngestFinding]:
         unlabelled = 0
         for member in _images(self._path):
             split = _split_of(member.name, self._path)
@@ -104,22 +104,24 @@ class _Reader:
                 unlabelled += 1
             elif not synset and _VAL_NUMBER.search(member.name):
                 raise IngestError(
-                    f"no label for {member.name}; give val_labels=FILE with one synset a line in "
-                    "the images' order, or move the images into folders called by synset"
+                    f"no label for {member.name}; set val_labels=FILE with one synset per line in "
+                    "order of the images, or move the images into folders named after synsets"
                 )
             elif not synset:
-                yield Finding("label_missing", member.name, "no synset in its path")
+                yield IngestFinding("label_missing", member.name, "no synset in its path")
             elif synset not in self._by_synset:
-                yield Finding("label_unknown", member.name, f"{synset} is not in the class list")
+                yield IngestFinding(
+                    "label_unknown", member.name, f"{synset} is not in the class list"
+                )
             else:
                 yield self._item(member, synset, "test" if split == "unlabelled" else split)
         if unlabelled:
             what = f"{unlabelled:,} images of a test set without labels"
-            yield Finding("label_missing", self._path.name, what)
+            yield IngestFinding("label_missing", self._path.name, what)
 
     def _item(self, member: Member, synset: str, split: str) -> Item:
         attributes: dict[str, Values] = {features.SYNSET: [synset]}
-        findings: tuple[Finding, ...] = ()
+        findings: tuple[IngestFinding, ...] = ()
         if self._boxes:
             found, findings = _read_boxes(self._boxes.get(_stem(member.name), ""), member.name)
             attributes |= found
@@ -137,20 +139,20 @@ class _Reader:
 
 
 def _images(path: Path) -> Iterator[Member]:
-    return (one for one in members_within(path) if _PICTURE.search(one.name))
+    return (one for one in members_within(path) if _IMAGE_FILE.search(one.name))
 
 
 def _synset_of(member: Member) -> str:
-    """The innermost synset of a path: of the file's name, or of its folder or tar."""
+    """The innermost synset in a path: in the file name, or in its folder or tar."""
     found = _SYNSET.findall(member.name)
     return found[-1] if found else ""
 
 
 def _split_of(name: str, top: Path) -> str:
-    """`train`, `test` (ImageNet's validation set), `unlabelled` (its test set) or open."""
+    """`train`, `test` (ImageNet's validation set), `unlabelled` (its test set) or empty."""
     found = _SPLIT.search(name)
     if not found:
-        # A folder's own name says something only when it is nothing else.
+        # The name of the folder itself counts only if it is exactly the name of a split.
         found = _SPLIT.fullmatch(top.name) if top.is_dir() else _SPLIT.search(top.name)
     return _SPLITS[split_of_word(found.group(1)) or ""] if found else ""
 
@@ -165,7 +167,7 @@ def _synsets_found(path: Path) -> dict[str, str]:
 
 
 def _unique(names: dict[str, str]) -> list[str]:
-    """Names in the order of the synsets; ImageNet has two cranes and two maillots."""
+    """Unique names in order of the synsets; ImageNet has two cranes and two maillots."""
     counts = Counter(names.values())
     return [
         f"{names[one]} ({one})" if counts[names[one]] > 1 else names[one] for one in sorted(names)
@@ -176,14 +178,14 @@ def _find(path: Path, given: str, names: tuple[str, ...]) -> Path | None:
     if given:
         chosen = Path(given).expanduser()
         if not chosen.is_file():
-            raise IngestError(f"{chosen} does not exist; it was given as a file of labels")
+            raise IngestError(f"{chosen} does not exist; check classes= and val_labels=")
         return chosen
     found = [path / name for name in names if path.is_dir() and (path / name).is_file()]
     return found[0] if found else None
 
 
 def _class_list(path: Path, given: str) -> dict[str, str]:
-    """Synset -> name of a class list; empty where there is none."""
+    """Synset -> class name in the class list; empty if there is none."""
     file = _find(path, given, _CLASS_LISTS)
     if file is None:
         return {}
@@ -192,7 +194,7 @@ def _class_list(path: Path, given: str) -> dict[str, str]:
         return _json_classes(file, text)
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
     if not lines or not all(_SYNSET.fullmatch(line[0]) for line in lines):
-        raise IngestError(f"{file} is no class list; give lines such as `n01440764 tench`")
+        raise IngestError(f"{file} is not a class list; expected lines such as `n01440764 tench`")
     return {line[0]: line[-1].partition(",")[0].strip() for line in lines}
 
 
@@ -203,15 +205,17 @@ def _json_classes(file: Path, text: str) -> dict[str, str]:
         indices = {int(index): synset for index, (synset, _) in raw.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise IngestError(
-            f'{file} is no class list ({error}); give {{"0": ["n01440764", "tench"], ...}}'
+            f'{file} is not a class list ({error}); expected {{"0": ["n01440764", "tench"], ...}}'
         ) from error
     if [indices[index] for index in sorted(indices)] != sorted(found):
-        raise IngestError(f"{file} does not count its classes in the order of their synsets")
+        raise IngestError(
+            f"{file} does not number its classes in order of their synsets; use ImageNet's list"
+        )
     return found
 
 
 def _val_labels(path: Path, given: str) -> dict[str, str]:
-    """Stem of a validation image -> synset; empty where there is no such file."""
+    """Stem of a validation image -> synset; empty if there is no such file."""
     file = _find(path, given, _VAL_LABELS)
     if file is None:
         return {}
@@ -221,7 +225,7 @@ def _val_labels(path: Path, given: str) -> dict[str, str]:
             text = " ".join(row)
             synset = _SYNSET.search(text)
             if not synset and number == 1:
-                continue  # A heading.
+                continue  # The header.
             if not synset:
                 raise IngestError(f"{file} line {number} has no synset: {text!r}")
             name = re.match(r"ILSVRC2012_val_\d{8}", text)
@@ -230,17 +234,17 @@ def _val_labels(path: Path, given: str) -> dict[str, str]:
 
 
 def _box_files(folder: str) -> dict[str, str]:
-    """Stem of an image -> its XML file."""
+    """Image stem -> XML file."""
     if not folder:
         return {}
     path = Path(folder).expanduser()
     if not path.is_dir():
-        raise IngestError(f"boxes={folder} is not a folder; give the one of the XML files")
+        raise IngestError(f"boxes={folder} is not a folder; use the folder of the XML files")
     return {_stem(one.name): one.path for one in members(path) if one.name.endswith(".xml")}
 
 
-def _read_boxes(path: str, name: str) -> tuple[dict[str, Values], tuple[Finding, ...]]:
-    """The boxes of one image as fractions, clipped; empty lists where it has none."""
+def _read_boxes(path: str, name: str) -> tuple[dict[str, Values], tuple[IngestFinding, ...]]:
+    """The boxes of one image as fractions, clipped; empty lists without boxes."""
     sides: dict[str, list[float]] = {
         key: [] for key in (features.XMIN, features.XMAX, features.YMIN, features.YMAX)
     }
@@ -256,6 +260,6 @@ def _read_boxes(path: str, name: str) -> tuple[dict[str, Values], tuple[Finding,
                 values.append(min(max(float(box.findtext(side, "")) / whole, 0.0), 1.0))
     except (ElementTree.ParseError, ValueError, ZeroDivisionError) as error:
         return {key: [] for key in sides}, (
-            Finding("annotation_invalid", name, f"{path}: {error}"),
+            IngestFinding("annotation_invalid", name, f"{path}: {error}"),
         )
     return dict(sides), ()

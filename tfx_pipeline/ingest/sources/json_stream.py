@@ -1,4 +1,4 @@
-"""JSON files too large for memory, one entry of a list at a time."""
+"""Reads JSON files that are too large for memory, one list entry at a time."""
 
 import contextlib
 import zipfile
@@ -18,11 +18,11 @@ _BLOCK = 2**16
 
 @dataclass(frozen=True)
 class Document:
-    """A JSON file, or one within a zip.
+    """A JSON file, or a member of a zip.
 
     Attributes:
       path: the file.
-      member: the name within the zip at `path`; empty for a plain file.
+      member: the name of the member of the zip at `path`; empty for a plain file.
     """
 
     path: Path
@@ -33,12 +33,12 @@ class Document:
 
     @property
     def name(self) -> str:
-        """The file's own name."""
+        """The name of the JSON file without folders."""
         return Path(self.member or self.path).name
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Utf8Stream]:
-        """The bytes of the JSON as UTF-8, as a stream."""
+        """A stream of the JSON as UTF-8."""
         if not self.member:
             with self.path.open("rb") as file:
                 yield Utf8Stream(file)
@@ -48,21 +48,23 @@ class Document:
 
 
 def read_list(document: Document, key: str) -> Iterator[dict[str, Any]]:
-    """The entries of one of the JSON's lists, one at a time.
+    """The entries of the list at `key`, one at a time.
 
     Raises:
-      IngestError: it is not JSON, with the byte where that shows; an entry is no object; or the
+      IngestError: the file is not JSON (names the byte offset), an entry is not an object, or the
         file cannot be read.
     """
     try:
         with document.open() as file:
             for entry in ijson.items(file, f"{key}.item", use_float=True):
                 if not isinstance(entry, dict):
-                    raise IngestError(f"{document}: an entry of {key!r} is {entry!r}, no object")
+                    raise IngestError(
+                        f"{document}: an entry of {key!r} is {entry!r}, not an object"
+                    )
                 yield entry
     except ijson.JSONError as error:
         raise IngestError(
-            f"{document} is not whole JSON: at byte {_error_offset(document):,}: "
+            f"{document} is not complete JSON: at byte {_error_offset(document):,}: "
             f"{_first_line(error)}; download or export it again"
         ) from error
     except UnicodeDecodeError as error:
@@ -71,18 +73,18 @@ def read_list(document: Document, key: str) -> Iterator[dict[str, Any]]:
         raise IngestError(f"{document} cannot be read: {error}; copy it again") from error
 
 
-class _Nothing:
-    """Takes a parser's events and forgets them."""
+class _Discard:
+    """A target that discards the events of a parser."""
 
     def send(self, event: Any) -> None:
         """Does nothing."""
 
 
 def _error_offset(document: Document) -> int:
-    """The byte at which a parser sees that a text is not JSON; its length when it ends early."""
+    """The offset of the first invalid byte; the length of the file if it ends early."""
     done = 0
     with document.open() as file:
-        whole: Any = ijson.basic_parse_coro(_Nothing())
+        whole: Any = ijson.basic_parse_coro(_Discard())
         while block := file.read(_BLOCK):
             try:
                 whole.send(block)
@@ -92,7 +94,7 @@ def _error_offset(document: Document) -> int:
         else:
             return done
     with document.open() as file:
-        single: Any = ijson.basic_parse_coro(_Nothing())
+        single: Any = ijson.basic_parse_coro(_Discard())
         for start in range(0, done, _BLOCK):
             single.send(file.read(min(_BLOCK, done - start)))
         for index, byte in enumerate(block):
@@ -104,7 +106,7 @@ def _error_offset(document: Document) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    # yajl returns bytes on some versions, and draws an arrow below the place.
+    # Some versions of yajl return bytes, followed by a line with an arrow.
     text = error.args[0] if error.args else ""
     text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
     return text.strip().partition("\n")[0].strip() or type(error).__name__

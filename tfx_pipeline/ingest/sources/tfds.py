@@ -1,9 +1,9 @@
-"""Any image classification or detection data set of TensorFlow Datasets, by its name.
+"""Image classification and detection data sets of TensorFlow Datasets, by name.
 
     sightline ingest tfds oxford_flowers102 data_dir=~/tensorflow_datasets --out data/flowers
 
-Nothing is downloaded unless `download=true`. The encoded images are taken as they are: where the
-data set is stored as TFRecords they are read in place, inside its own shards.
+Nothing is downloaded unless `download=true`. The encoded images are used unchanged and read from
+the TFRecord shards of the data set.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from tfx_pipeline.ingest.frames import STORED
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, jobs
 from tfx_pipeline.ingest.split_words import split_of_word
@@ -23,11 +23,11 @@ from tfx_pipeline.ingest.splits import DEFAULT_FRACTIONS
 from trainers.data.features import CLASSIFICATION, DETECTION, SPLITS
 
 _VALIDATION, _TEST = "validation", "test"
-# A TFRecord: length (8), its checksum (4), the data, its checksum (4).
+# The layout of a TFRecord in bytes: length (8), its checksum (4), the data, its checksum (4).
 _HEADER_BYTES, _FOOTER_BYTES = 12, 4
 _PROBED = 1000
 _VALIDATION_SHARE, _MOST_VALIDATION = 0.25, 10_000
-# Pixels of other kinds are stored as the bits of other PNGs.
+# TFDS stores other pixel types as the bits of a PNG of another type.
 _STORED = (np.uint8, np.uint16)
 
 
@@ -44,24 +44,23 @@ def source(
 ) -> Source:
     """The images of a TFDS data set.
 
-    Its `test` split is ours; where it has none with labels, a split called `validation` is, because
-    published figures are on it, and ours is carved from `train`. `val`, `dev` and the like are ours
-    for validation.
+    Its `test` split becomes the test split; without a labeled one, the split `validation` does,
+    because published figures are measured on it, and a part of `train` is held out for validation.
+    `val`, `dev` and the like become the validation split.
 
     Args:
-      request: the data set's name, e.g. `mnist` or `coco/2017`.
-      data_dir: where TFDS keeps prepared data sets; its own default if empty.
-      download: let TFDS download and prepare what is not there.
-      image: the feature to take where there are several images.
-      label: the feature to take where there are several labels.
-      splits: those to read, with commas between, where some are of no known kind: a name, or
-        `name:train` for where it goes.
-      validation: the share of train that becomes the validation split where the data set has none
-        to choose by; 0 takes a quarter, of 10,000 images at most.
+      request: the name of the data set, e.g. `mnist` or `coco/2017`.
+      data_dir: the folder of prepared data sets; empty for the default of TFDS.
+      download: let TFDS download and prepare a missing data set.
+      image: the feature to use if there are several images.
+      label: the feature to use if there are several labels.
+      splits: comma-separated splits to read, each a name, or `name:train` to assign it to a split.
+      validation: the share of train to hold out if the data set has no validation split; 0 for a
+        quarter, at most 10,000 images.
 
     Raises:
-      IngestError: an unknown name, a data set that is not there, one without images or labels,
-        images that are no bytes, or a split of no known kind.
+      IngestError: an unknown name, a data set that is not prepared or has no images or labels, an
+        unsupported pixel type, or a split with an unknown name.
     """
     if request.where is None:
         raise IngestError("`tfds` needs the name of a data set, e.g. oxford_flowers102")
@@ -70,15 +69,15 @@ def source(
         if not download:
             raise IngestError(
                 f"{request.where} is not prepared in {builder.data_path}; add download=true to let "
-                "TensorFlow Datasets fetch it, or give data_dir=DIR where it is"
+                "TensorFlow Datasets download it, or set data_dir=DIR"
             )
         builder.download_and_prepare()
     keys = _keys(builder, image, label)
     chosen = _splits(builder, splits)
     if not 0 <= validation < 1:
         raise IngestError(
-            f"tfds option validation must be in [0, 1), got {validation}; e.g. 0.01, and 0 is a "
-            "quarter, of 10,000 images at most"
+            f"tfds option validation must be in [0, 1), got {validation}; e.g. 0.01, or 0 for a "
+            "quarter, at most 10,000 images"
         )
     return Source(
         name=builder.name,
@@ -89,14 +88,14 @@ def source(
         keep_duplicates=True,
         fractions=_fractions(builder, chosen, validation),
         total=sum(builder.info.splits[name].num_examples for name in chosen),
-        # Another version of it, once prepared, lies beside this one.
+        # Other prepared versions are beside this one.
         inputs=(os.path.dirname(str(builder.data_path)),),
     )
 
 
 @dataclass(frozen=True)
 class _Keys:
-    """Keys of the stored examples: of the image, the label, and for detection the boxes."""
+    """Keys of the stored examples for the image, the label and, for detection, the boxes."""
 
     image: str
     label: str
@@ -127,13 +126,13 @@ def _keys(builder: Any, image: str, label: str) -> _Keys:
         if isinstance(one, tfds.features.Image) and not isinstance(one, tfds.features.LabeledImage)
     ]
     labels = [key for key, one in features.items() if isinstance(one, tfds.features.ClassLabel)]
-    found = _choose(builder.name, "picture", images, image)
+    found = _choose(builder.name, "image", images, image)
     stored = np.dtype(features[found].np_dtype)
     if stored not in _STORED:
         raise IngestError(
             f"the feature {found!r} of {builder.name} has {stored} pixels, which TensorFlow "
-            "Datasets stores as other bits; allowed are uint8 and uint16: make the data set anew "
-            "with tfds.features.Image(dtype=np.uint8)"
+            "Datasets stores in another format; supported are uint8 and uint16: prepare the data "
+            "set again with tfds.features.Image(dtype=np.uint8)"
         )
     for key, one in features.items():
         inner: Any = getattr(one, "feature", None)
@@ -153,26 +152,28 @@ def _choose(name: str, what: str, have: list[str], wanted: str) -> str:
         return wanted or have[0]
     if not have:
         raise IngestError(f"{name} has no {what} among its features; it cannot be ingested")
-    option = "image" if what == "picture" else "label"
-    raise IngestError(f"{name} has several {what}s: say {option}= one of {', '.join(have)}")
+    option = "image" if what == "image" else "label"
+    raise IngestError(f"{name} has several {what}s: set {option}= to one of {', '.join(have)}")
 
 
 def _names(name: str, feature: Any) -> tuple[str, ...]:
     found = feature.names or [str(number) for number in range(feature.num_classes or 0)]
     if len(found) < 1:
-        raise IngestError(f"{name} does not say how many classes it has")
+        raise IngestError(f"{name} does not declare its number of classes; it cannot be ingested")
     return tuple(found)
 
 
-def _splits(builder: Any, wished: str) -> dict[str, str]:
-    """TFDS's split -> ours; empty is decided by content.
+def _splits(builder: Any, requested: str) -> dict[str, str]:
+    """TFDS split -> our split; empty to decide by content.
 
     Raises:
-      IngestError: a split that the data set has not, or whose name is of no known kind.
+      IngestError: a split that does not exist, or has an unknown name.
     """
     have = list(builder.info.splits)
-    if wished:
-        return dict(_wished(builder.name, have, one) for one in wished.split(",") if one.strip())
+    if requested:
+        return dict(
+            _assigned_split(builder.name, have, one) for one in requested.split(",") if one.strip()
+        )
     found = {name: split_of_word(name) for name in have}
     unknown = [name for name, ours in found.items() if ours is None]
     if len(unknown) == len(have):
@@ -180,8 +181,8 @@ def _splits(builder: Any, wished: str) -> dict[str, str]:
     if unknown:
         known = ",".join(name for name, ours in found.items() if ours)
         raise IngestError(
-            f"{builder.name} has the split {', '.join(map(repr, unknown))}, which is none of "
-            f"{', '.join(SPLITS)}; say splits={known} to leave it out, or "
+            f"{builder.name} has the split {', '.join(map(repr, unknown))}, which is not one of "
+            f"{', '.join(SPLITS)}; set splits={known} to skip it, or "
             f"splits={known},{unknown[0]}:train to train on it"
         )
     return {name: ours for name, ours in found.items() if ours}
@@ -190,7 +191,7 @@ def _splits(builder: Any, wished: str) -> dict[str, str]:
 def _fractions(
     builder: Any, splits: dict[str, str], validation: float
 ) -> tuple[float, float, float]:
-    """Of train, validation and test; only those that the data set lacks are filled from train."""
+    """Fractions of train, validation and test; only missing splits are filled from train."""
     train = sum(
         builder.info.splits[theirs].num_examples
         for theirs, ours in splits.items()
@@ -201,35 +202,37 @@ def _fractions(
     return (1 - share) * (1 - test), share * (1 - test), test
 
 
-def _wished(name: str, have: list[str], text: str) -> tuple[str, str]:
+def _assigned_split(name: str, have: list[str], text: str) -> tuple[str, str]:
     theirs, _, ours = (one.strip() for one in text.partition(":"))
     split = split_of_word(ours or theirs)
     if theirs not in have:
         raise IngestError(f"{name} has no split {theirs!r}; it has {', '.join(have)}")
     if split is None:
         raise IngestError(
-            f"splits: {text!r} does not say where {theirs!r} goes; say {theirs}:train, or another "
-            f"of {', '.join(SPLITS)}"
+            f"splits: {text!r} does not assign {theirs!r} to a split; set {theirs}:train, or "
+            f"another of {', '.join(SPLITS)}"
         )
     return theirs, split
 
 
-def _items(builder: Any, keys: _Keys, splits: dict[str, str]) -> Iterator[Item | Finding]:
+def _items(builder: Any, keys: _Keys, splits: dict[str, str]) -> Iterator[Item | IngestFinding]:
     tests = [name for name, ours in splits.items() if ours == _TEST]
     unlabelled = {name for name in tests if not _has_labels(builder, name, keys)}
     for theirs, ours in splits.items():
         if theirs in unlabelled:
             count = builder.info.splits[theirs].num_examples
-            yield Finding("label_missing", theirs, f"{count:,} images of a split without labels")
+            yield IngestFinding(
+                "label_missing", theirs, f"{count:,} images of a split without labels"
+            )
             continue
         if theirs == _VALIDATION and set(tests) <= unlabelled:
             ours = _TEST
-        for number, (place, features) in enumerate(_examples(builder, theirs, keys)):
-            yield _item(f"{theirs}/{number:07d}", ours, place, features, keys)
+        for number, (location, features) in enumerate(_examples(builder, theirs, keys)):
+            yield _item(f"{theirs}/{number:07d}", ours, location, features, keys)
 
 
 def _has_labels(builder: Any, split: str, keys: _Keys) -> bool:
-    """Whether any of the first examples has one; images without objects have none."""
+    """Whether any of the first examples has a label; images without objects have none."""
     for _, features in itertools.islice(_examples(builder, split, keys), _PROBED):
         if keys.label in features and any(v >= 0 for v in features[keys.label].int64_list.value):
             return True
@@ -237,7 +240,7 @@ def _has_labels(builder: Any, split: str, keys: _Keys) -> bool:
 
 
 def _examples(builder: Any, split: str, keys: _Keys) -> Iterator[tuple[dict[str, Any], Any]]:
-    """(where the image's bytes are, the stored example's features) in stored order."""
+    """(byte range of the image, features of the stored example) in stored order."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -254,12 +257,12 @@ def _examples(builder: Any, split: str, keys: _Keys) -> Iterator[tuple[dict[str,
             if start < 0:
                 yield {"data": encoded}, features
             else:
-                place = {"path": str(path), "offset": offset + start, "length": len(encoded)}
-                yield place, features
+                location = {"path": str(path), "offset": offset + start, "length": len(encoded)}
+                yield location, features
 
 
 def _records(path: str) -> Iterator[tuple[int, bytes]]:
-    """(offset of the data, the data) of each record; TensorFlow's readers do not tell the offset.
+    """(offset of the data, the data) of each record; TensorFlow's readers do not return offsets.
 
     Raises:
       IngestError: the file ends within a record.
@@ -270,23 +273,23 @@ def _records(path: str) -> Iterator[tuple[int, bytes]]:
             offset = file.tell()
             record = file.read(length)
             if len(header) < _HEADER_BYTES or len(file.read(_FOOTER_BYTES)) < _FOOTER_BYTES:
-                raise IngestError(f"{path} is cut off at byte {offset:,}; prepare it again")
+                raise IngestError(f"{path} is truncated at byte {offset:,}; prepare it again")
             yield offset, record
 
 
 def _item(
-    name: str, split: str, place: dict[str, Any], features: Any, keys: _Keys
-) -> Item | Finding:
+    name: str, split: str, location: dict[str, Any], features: Any, keys: _Keys
+) -> Item | IngestFinding:
     if keys.box:
-        return Item(name, split=split, objects=_objects(features, keys), **place)
+        return Item(name, split=split, objects=_objects(features, keys), **location)
     values = features[keys.label].int64_list.value
     if not values or not 0 <= values[0] < len(keys.names):
-        return Finding("label_missing", name, f"{keys.label} is {list(values)}")
-    return Item(name, keys.names[values[0]], split=split, **place)
+        return IngestFinding("label_missing", name, f"{keys.label} is {list(values)}")
+    return Item(name, keys.names[values[0]], split=split, **location)
 
 
 def _objects(features: Any, keys: _Keys) -> Objects:
-    """TFDS keeps boxes as fractions in the order ymin, xmin, ymax, xmax."""
+    """The objects; TFDS stores boxes as fractions ymin, xmin, ymax, xmax."""
     flat = list(features[keys.box].float_list.value)
     boxes = [tuple(flat[at : at + 4]) for at in range(0, len(flat), 4)]
     count = len(boxes)

@@ -1,17 +1,17 @@
-"""YOLO: one text file of objects for each image, in fractions of its size.
+"""YOLO: one text file of objects for each image, in fractions of the image size.
 
     sightline ingest yolo ~/pets --out data/pets
 
 | found | is |
 |---|---|
 | `data.yaml` (or the YAML file itself as the source) | `names`, `path`, `train`, `val`, `test` |
-| `images/{train,val,test}/*.jpg` | images, where no YAML says otherwise |
-| `labels/.../*.txt` | `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`, a line an object |
-| `kpt_shape: [k, d]` in the YAML | `class cx cy w h` and k * d numbers of keypoints, left out |
-| `classes.txt` or `obj.names` | class names, where no YAML has them |
+| `images/{train,val,test}/*.jpg` | images, without a YAML file |
+| `labels/.../*.txt` | `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`, one object per line |
+| `kpt_shape: [k, d]` in the YAML | `class cx cy w h` and k * d keypoint values, ignored |
+| `classes.txt` or `obj.names` | class names, without a YAML file |
 
-Fractions are of the image as viewers show it: YOLO's tools turn images by their EXIF orientation.
-An image without a label file, or with an empty one, has no objects.
+Fractions refer to the displayed image: YOLO's tools rotate images by their EXIF orientation. An
+image without a label file, or with an empty one, has no objects.
 """
 
 import os
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tfx_pipeline.ingest.class_names import class_name
 from tfx_pipeline.ingest.file_names import IMAGE_FILE
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from tfx_pipeline.ingest.frames import SHOWN
 from tfx_pipeline.ingest.objects import without_repeats
 from tfx_pipeline.ingest.source import IngestError, Item, Objects, Request, Source, jobs
@@ -34,13 +34,13 @@ from tfx_pipeline.ingest.sources.yolo_layout import (
 from tfx_pipeline.ingest.text_files import read_lines, read_text
 from trainers.data import features
 
-# Of boxes over the edge, more is no careless drawing; fewer boxes show nothing.
+# A larger share of boxes across the edge is not just imprecise; fewer boxes are inconclusive.
 _EDGE, _MANY_PAST, _MIN_BOXES = 0.01, 0.2, 4
 _BOX_VALUES, _MIN_POLYGON_VALUES = 5, 7
 
 
 class _LineError(ValueError):
-    """A line that is no object."""
+    """A line that is not an object."""
 
 
 @jobs.register("yolo")
@@ -49,33 +49,33 @@ def source(request: Request, *, names: str = "") -> Source:
 
     Args:
       request: a folder, or a `data.yaml`.
-      names: class names with commas between, where no file has them.
+      names: comma-separated class names, if no file has them.
 
     Raises:
-      IngestError: no images, no class names or wrong ones, no label file at all, or class numbers
-        that count from 1.
+      IngestError: no images, missing or invalid class names, no label files, or class numbers that
+        start at 1.
     """
     data = read_layout(request, tuple(class_name(one) for one in names.split(",") if one.strip()))
     total = sum(len(paths) for _, paths in data.images)
     if not total:
-        raise IngestError(f"{data.root} has no images; give {LAYOUT}")
+        raise IngestError(f"{data.root} has no images; expected {LAYOUT}")
     found = _survey(data)
     if not found.labeled:
         first = next(paths[0] for _, paths in data.images if paths)
         raise IngestError(
-            f"none of the {total} images of {data.root} has labels; those of {first.name} should "
-            f"be in {_label_file(first)}"
+            f"none of the {total} images of {data.root} has labels; the labels of {first.name} "
+            f"should be in {_label_file(first)}"
         )
     if found.corners:
         raise IngestError(
             f"the boxes of {data.root} look like corners (class x1 y1 x2 y2), e.g. "
-            f"{found.corners}: all of them could be, and as class cx cy w h many would pass the "
-            "edge of their image; write them as center and size"
+            f"{found.corners}: as class cx cy w h, many would exceed their image; convert them to "
+            "center and size"
         )
     if found.classes and min(found.classes) == 1 and max(found.classes) == len(data.names):
         raise IngestError(
-            f"the class numbers of {data.root} run from 1 to {len(data.names)} for "
-            f"{len(data.names)} classes; YOLO counts from 0: subtract 1 from each"
+            f"the class numbers of {data.root} range from 1 to {len(data.names)} for "
+            f"{len(data.names)} classes; in YOLO they start at 0: subtract 1 from each"
         )
     return Source(
         name="yolo",
@@ -90,7 +90,7 @@ def source(request: Request, *, names: str = "") -> Source:
     )
 
 
-def _items(data: YoloData) -> Iterator[Item | Finding]:
+def _items(data: YoloData) -> Iterator[Item | IngestFinding]:
     for split, paths in data.images:
         for path in paths:
             yield _item(data, split, path)
@@ -98,30 +98,30 @@ def _items(data: YoloData) -> Iterator[Item | Finding]:
     for folder in sorted({one.parent for one in wanted}):
         for label in sorted(folder.glob("*.[tT][xX][tT]")):
             if label not in wanted and label.name not in CLASS_LISTS and not _is_list(label):
-                what = "labels of an image that is not there"
-                yield Finding("image_missing", _name(label, data.root), what)
+                what = "labels of an image that does not exist"
+                yield IngestFinding("image_missing", _name(label, data.root), what)
 
 
-def _item(data: YoloData, split: str, path: Path) -> Item | Finding:
+def _item(data: YoloData, split: str, path: Path) -> Item | IngestFinding:
     name, label = _name(path, data.root), _label_file(path)
     if not path.is_file():
-        return Finding("image_missing", name, f"a list of images has it; there is no {path}")
+        return IngestFinding("image_missing", name, f"listed, but {path} does not exist")
     try:
         lines = read_text(label).splitlines() if label.is_file() else []
     except (OSError, IngestError) as error:
-        return Finding("label_missing", name, f"{label.name}: {error}")
+        return IngestFinding("label_missing", name, f"{label.name}: {error}")
     boxes, classes, ids, segmentations, findings = [], [], [], [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            place, box, polygon = _object(line.split(), data.keypoint_values)
+            class_index, box, polygon = _object(line.split(), data.keypoint_values)
         except _LineError as error:
             detail = f"{_name(label, data.root)} line {number}: {error}"
-            findings.append(Finding("annotation_invalid", name, detail))
+            findings.append(IngestFinding("annotation_invalid", name, detail))
             continue
         boxes.append(box)
-        classes.append(place if 0 <= place < len(data.names) else -1)
+        classes.append(class_index if 0 <= class_index < len(data.names) else -1)
         ids.append(number)
         segmentations.append(polygon)
     objects, repeated = without_repeats(
@@ -148,27 +148,27 @@ def _item(data: YoloData, split: str, path: Path) -> Item | Finding:
 def _object(
     words: list[str], keypoint_values: int
 ) -> tuple[int, tuple[float, float, float, float], list[list[float]] | None]:
-    """Class, box and polygon of a line's words."""
+    """The class, box and polygon of a line."""
     try:
-        place, *values = (float(word) for word in words)
-        label = int(place)
+        first, *values = (float(word) for word in words)
+        label = int(first)
     except (ValueError, OverflowError):
-        raise _LineError(f"it takes numbers, got {' '.join(words)[:60]!r}") from None
-    if label != place:
+        raise _LineError(f"a line must consist of numbers, got {' '.join(words)[:60]!r}") from None
+    if label != first:
         raise _LineError(f"the class must be an integer, got {words[0]}")
     if keypoint_values and len(words) != _BOX_VALUES + keypoint_values:
         raise _LineError(
-            f"it has {len(words)} values; by `kpt_shape` a box and its keypoints have "
+            f"it has {len(words)} values; with `kpt_shape`, a box and its keypoints have "
             f"{_BOX_VALUES + keypoint_values}"
         )
     if keypoint_values or len(words) == _BOX_VALUES:
         x, y, width, height = values[:4]
         return label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2), None
     if len(words) < _MIN_POLYGON_VALUES or not len(words) % 2:
-        score = "; a sixth is the score of a prediction: remove it" if len(words) == 6 else ""
+        score = "; the sixth is probably a score: remove it" if len(words) == 6 else ""
         raise _LineError(
-            f"it has {len(words)} values; a box has {_BOX_VALUES}, a polygon an odd number from "
-            f"{_MIN_POLYGON_VALUES} on{score}"
+            f"it has {len(words)} values; a box has {_BOX_VALUES}, a polygon an odd number of at "
+            f"least {_MIN_POLYGON_VALUES}{score}"
         )
     box = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
     return label, box, [values]
@@ -176,13 +176,13 @@ def _object(
 
 @dataclass
 class _Survey:
-    """What all label files hold.
+    """A summary of all label files.
 
     Attributes:
-      labeled: images with a label file.
-      classes: the class numbers that occur.
-      masks: every object is a polygon.
-      corners: a line whose box seems to be two corners, as all do; empty where they do not.
+      labeled: number of images with a label file.
+      classes: all class numbers.
+      masks: whether every object is a polygon.
+      corners: an example of a line with two corners, if all boxes seem to be corners; else empty.
     """
 
     labeled: int
@@ -202,7 +202,7 @@ def _survey(data: YoloData) -> _Survey:
         try:
             lines = [line.split() for line in read_lines(label)]
         except (OSError, IngestError):
-            continue  # It is named when the items are read.
+            continue  # Reported when the items are read.
         objects += len(lines)
         polygons += sum(len(one) != _BOX_VALUES for one in lines)
         classes |= {int(one[0]) for one in lines if one[0].isdecimal()}
@@ -214,13 +214,13 @@ def _survey(data: YoloData) -> _Survey:
 
 @dataclass
 class _Corners:
-    """Whether boxes are corners rather than center and size.
+    """Detects boxes that are corners instead of center and size.
 
     Attributes:
-      boxes: lines of five numbers.
-      ordered: of which the last two are greater than the two before.
-      past: that pass the image's edge as center and size, but not as corners.
-      first: the first of these.
+      boxes: number of lines with five numbers.
+      ordered: number of these whose last two values are greater than the two before.
+      past: number of these that exceed the image as center and size, but not as corners.
+      first: the first line counted in `past`.
     """
 
     boxes: int = 0
@@ -242,33 +242,33 @@ class _Corners:
             self.first = self.first or " ".join(words)
 
     def example(self) -> str:
-        """The first line that shows it; empty where boxes are center and size."""
+        """The first line with corners; empty if boxes are center and size."""
         sure = self.boxes >= _MIN_BOXES and self.boxes == self.ordered
         return self.first if sure and self.past > _MANY_PAST * self.boxes else ""
 
 
 def _label_file(image: Path) -> Path:
-    """Where an image's labels are: the last `images` of its path becomes `labels`."""
+    """The label file of an image: the last `images` in its path is replaced by `labels`."""
     parts = list(image.parts[:-1])
-    for place in reversed(range(len(parts))):
-        if parts[place].lower() == "images":
-            # As Windows has it: `Images` beside `Labels` or `labels`.
-            words = [parts[place][0].replace("i", "l").replace("I", "L") + "abels", "labels"]
+    for at in reversed(range(len(parts))):
+        if parts[at].lower() == "images":
+            # Any case, as on Windows: `Images` beside `Labels` or `labels`.
+            words = [parts[at][0].replace("i", "l").replace("I", "L") + "abels", "labels"]
             words += ["Labels", "LABELS"]
-            every = [Path(*parts[:place], word, *parts[place + 1 :]) for word in words]
+            every = [Path(*parts[:at], word, *parts[at + 1 :]) for word in words]
             folder = next((one for one in every if one.is_dir()), every[0])
             return _text_of(folder / image.stem)
     return _text_of(Path(*parts, image.stem))
 
 
 def _text_of(stem: Path) -> Path:
-    """`stem.txt`, or `stem.TXT` where there is only that."""
+    """`stem.txt`, or `stem.TXT` if only that exists."""
     lower, upper = (stem.with_name(f"{stem.name}.{ending}") for ending in ("txt", "TXT"))
     return upper if upper.is_file() and not lower.is_file() else lower
 
 
 def _is_list(path: Path) -> bool:
-    """Whether a text file beside the labels lists images instead."""
+    """Whether a text file beside the labels is a list of images."""
     try:
         return bool(IMAGE_FILE.search(next(iter(read_lines(path)), "")))
     except (OSError, IngestError):

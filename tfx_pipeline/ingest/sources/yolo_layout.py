@@ -1,4 +1,4 @@
-"""Where YOLO's images, labels and class names are: by a data.yaml, or by folders."""
+"""Finds YOLO's images, labels and class names, by a data.yaml or by folders."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from tfx_pipeline.ingest.text_files import read_lines, read_names, read_text
 from trainers.data.features import SPLITS
 
 LAYOUT = "a folder with data.yaml, or with images/{train,val}/ and labels/{train,val}/"
-#: Files beside images and labels that list classes.
+#: Files with class names beside images and labels.
 CLASS_LISTS = ("classes.txt", "obj.names")
 
 _SHOWN_CHARACTERS = 200
@@ -26,10 +26,10 @@ _ABSENT = ("", "~", "null", "Null", "NULL")
 
 @dataclass(frozen=True)
 class YoloData:
-    """What is to be read: class names, and (split, images) by split.
+    """The class names and the images of each split.
 
     Attributes:
-      keypoint_values: of a line, behind its box; 0 where lines are boxes or polygons.
+      keypoint_values: number of values after the box in each line; 0 without keypoints.
     """
 
     root: Path
@@ -39,14 +39,14 @@ class YoloData:
 
 
 def read_layout(request: Request, names: tuple[str, ...]) -> YoloData:
-    """What a folder or a data.yaml says is to be read.
+    """The class names and images of a folder or a data.yaml.
 
     Args:
       request: of the job.
-      names: of the classes, where they were given; they go before those of files.
+      names: class names that override the names in files; may be empty.
 
     Raises:
-      IngestError: no such folder, no class names or wrong ones, or splits that are not there.
+      IngestError: no such folder, missing or invalid class names, or missing splits.
     """
     if request.where and Path(request.where).expanduser().is_file():
         yaml_file: Path | None = Path(request.where).expanduser()
@@ -59,8 +59,8 @@ def read_layout(request: Request, names: tuple[str, ...]) -> YoloData:
     names = names or _listed_names(folder)
     if not names:
         raise IngestError(
-            f"{folder} has no data.yaml and no classes.txt; say names=first,second,... in the "
-            "order of the class numbers"
+            f"{folder} has no data.yaml and no classes.txt; set names=first,second,... in order of "
+            "the class numbers"
         )
     check_names(names, f"the class list of {folder}", typed=True)
     return YoloData(folder, names, tuple(_folders(folder)))
@@ -71,8 +71,7 @@ def _yaml_of(folder: Path) -> Path | None:
     named = [one for one in found if one.stem in ("data", "dataset")]
     if not named and len(found) > 1:
         raise IngestError(
-            f"{folder} has {', '.join(one.name for one in found)}; give the one to read as the "
-            "source"
+            f"{folder} has {', '.join(one.name for one in found)}; use the one to read as SOURCE"
         )
     return (named or found or [None])[0]
 
@@ -81,9 +80,9 @@ def _from_yaml(path: Path, names: tuple[str, ...]) -> YoloData:
     raw = _read_yaml(path)
     keys = [key for key in raw if split_of_word(key) and raw[key] not in (*_ABSENT, [])]
     if not keys:
-        raise IngestError(f"{path} must have `names` and `train`; it is no YOLO data file")
+        raise IngestError(f"{path} is not a YOLO data file; it needs `names` and `train`")
     root = path.parent / with_slashes(_text(raw.get("path")))
-    root = root if root.is_dir() else path.parent  # `path` is often of the machine that wrote it.
+    root = root if root.is_dir() else path.parent  # `path` is often a path of another machine.
     names = names or _yaml_names(path, raw.get("names"))
     check_names(names, f"{path}: `names`", typed=True)
     _check_count(path, raw.get("nc"), names)
@@ -100,15 +99,15 @@ def _from_yaml(path: Path, names: tuple[str, ...]) -> YoloData:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping whose scalars are text as written: `no`, `0010` and `12:30` are names.
+    """A YAML mapping whose scalars remain text: `no`, `0010` and `12:30` are valid names.
 
     Raises:
-      IngestError: not YAML, not a mapping, or with a key twice.
+      IngestError: the file is not YAML, not a mapping, or has a key twice.
     """
     import yaml
 
     class Loader(yaml.BaseLoader):
-        """Text only, and each key once."""
+        """Loads scalars as text and rejects repeated keys."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -118,28 +117,28 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             return super().construct_mapping(node, deep=deep)
 
     try:
-        # A subclass of the loader that makes text, lists and mappings, and nothing else.
+        # A subclass of BaseLoader, which creates only text, lists and mappings.
         loader: Any = Loader(read_text(path))
         node = loader.get_single_node()
         if node is not None and _expanded(node, {}) > _MAX_YAML_VALUES:
             raise IngestError(
                 f"{path} expands to over {_MAX_YAML_VALUES:,} values by its aliases; write its "
-                "lists out, without `&` and `*`"
+                "lists without `&` and `*`"
             )
         raw = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, TypeError, RecursionError) as error:
         raise IngestError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise IngestError(f"{path} must have `names` and `train`; it is no YOLO data file")
+        raise IngestError(f"{path} is not a YOLO data file; it needs `names` and `train`")
     return raw
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:
-    """How many values a YAML node is once its aliases are followed; a cycle counts once.
+    """Number of values of a YAML node with aliases expanded; a cycle counts once.
 
     Args:
-      node: of PyYAML.
-      known: what was counted so far, by the node's identity.
+      node: a node of PyYAML.
+      known: the counts so far, by the id of the node.
     """
     if id(node) not in known:
         known[id(node)] = 1
@@ -154,9 +153,9 @@ def _yaml_names(path: Path, raw: Any) -> tuple[str, ...]:
     if isinstance(raw, Mapping):
         if sorted(raw) != sorted(str(number) for number in range(len(raw))):
             raise IngestError(
-                f"{path}: `names` must count its classes 0, 1, 2, ..., got {_short(', '.join(raw))}"
+                f"{path}: `names` must have the keys 0, 1, 2, ..., got {_short(', '.join(raw))}"
             )
-        raw = [raw[str(place)] for place in range(len(raw))]
+        raw = [raw[str(number)] for number in range(len(raw))]
     if not isinstance(raw, list) or not raw or not all(isinstance(one, str) for one in raw):
         raise IngestError(f"{path}: `names` must be a list of class names, got {_short(raw)}")
     return tuple(class_name(one) for one in raw)
@@ -170,19 +169,19 @@ def _short(value: Any) -> str:
 def _check_count(path: Path, count: Any, names: tuple[str, ...]) -> None:
     if count is not None and _text(count) not in (*_ABSENT, str(len(names))):
         raise IngestError(
-            f"{path}: `nc` is {count} and `names` has {len(names)}; correct the one that is wrong"
+            f"{path}: `nc` is {count}, but `names` has {len(names)} names; correct one of them"
         )
 
 
 def _keypoint_values(path: Path, raw: Any) -> int:
-    """How many numbers an object's keypoints are, by `kpt_shape`; 0 without one."""
+    """Number of keypoint values per object, by `kpt_shape`; 0 without it."""
     if raw is None or raw in _ABSENT:
         return 0
     whole = isinstance(raw, list) and len(raw) == 2 and all(_text(one).isdecimal() for one in raw)
     points, values = (int(raw[0]), int(raw[1])) if whole else (0, 0)
     if points < 1 or values not in (2, 3):
         raise IngestError(
-            f"{path}: `kpt_shape` must be [how many keypoints, 2 or 3 numbers each], got {raw!r}"
+            f"{path}: `kpt_shape` must be [number of keypoints, 2 or 3 values each], got {raw!r}"
         )
     return points * values
 
@@ -191,7 +190,7 @@ def _as_list(value: Any, path: Path) -> list[str]:
     every = value if isinstance(value, list) else [value]
     if not all(isinstance(one, str) for one in every):
         raise IngestError(
-            f"{path}: a split is a folder, a list file, or a list of such, got {_short(value)}"
+            f"{path}: a split must be a folder, a list file or a list of these, got {_short(value)}"
         )
     return [_text(one) for one in every]
 
@@ -203,32 +202,32 @@ def _text(value: Any) -> str:
 def _images(root: Path, given: str, yaml_file: Path) -> list[Path]:
     """The images of one entry of a YAML file: a folder or a list."""
     written, given = given, with_slashes(given)
-    # Some exporters write ../train/images for the folder beside the file.
+    # Some tools write ../train/images for a folder beside the YAML file.
     candidates = [root / given, root / re.sub(r"^(\.\./)+", "", given)]
     if is_of_elsewhere(written) and not given.startswith("../"):
-        # Of the machine that the file was written on; its end has to name the split.
+        # A path of another machine; its end must contain the name of the split.
         parts = [one for one in given.split("/") if one]
         ends = (parts[at:] for at in range(1, len(parts)))
         candidates += [root.joinpath(*end) for end in ends if any(map(split_in_name, end))]
-    place = next((one for one in candidates if one.exists()), None)
-    if place is None:
+    found_path = next((one for one in candidates if one.exists()), None)
+    if found_path is None:
         raise IngestError(
-            f"{yaml_file} names {given}, and {candidates[0]} does not exist; put it there, or "
-            "correct or remove that line"
+            f"{yaml_file} names {given}, but {candidates[0]} does not exist; add it, or correct or "
+            "remove that line"
         )
-    if place.is_dir():
-        return _in_folder(place)
-    finders = (Finder(place.parent), Finder(root))
-    return [_listed(finders, root, line) for line in read_lines(place)]
+    if found_path.is_dir():
+        return _in_folder(found_path)
+    finders = (Finder(found_path.parent), Finder(root))
+    return [_listed(finders, root, line) for line in read_lines(found_path)]
 
 
 def _listed(finders: tuple[Finder, Finder], root: Path, line: str) -> Path:
-    """A line of a list: from the list's folder where it starts with a dot, else from the root.
+    """The image for a line of a list: relative to the list if it starts with a dot, else to `root`.
 
     Args:
-      finders: of the list's folder and of the root.
-      root: of the data set.
-      line: of the list.
+      finders: of the folder of the list and of the root.
+      root: the root folder of the data set.
+      line: a line of the list.
     """
     dotted = line.startswith((".\\", "./"))
     found = finders[0 if dotted else 1].find(line)
@@ -240,24 +239,24 @@ def _in_folder(folder: Path) -> list[Path]:
 
 
 def _folders(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
-    """Splits of a folder without a YAML file: images/train, train/images, or all by content."""
+    """The splits of a folder without YAML: images/train, train/images, or all by content."""
     below = {one.name: one for one in _children(folder / "images")}
     beside = {one.name: one / "images" for one in _children(folder) if (one / "images").is_dir()}
-    places = below if any(map(split_of_word, below)) else beside
-    splits = one_of_each(places, str(folder))
+    split_folders = below if any(map(split_of_word, below)) else beside
+    splits = one_of_each(split_folders, str(folder))
     if not splits:
         yield "", tuple(_in_folder(folder))
         return
-    others = [places[name] for name in places if name not in splits.values()]
-    if places is below:
+    others = [split_folders[name] for name in split_folders if name not in splits.values()]
+    if split_folders is below:
         others += [one for one in _in_folder(folder / "images") if one.parent.name == "images"]
     if others:
         raise IngestError(
-            f"{folder} has the splits {', '.join(splits.values())} and {others[0]}, which lies in "
-            f"none; splits are called {known_words()}: move it, or write a data.yaml"
+            f"{folder} has the splits {', '.join(splits.values())} and {others[0]}, which is in "
+            f"none of them; names of splits are {known_words()}: move it, or write a data.yaml"
         )
     for split in (one for one in SPLITS if one in splits):
-        yield split, tuple(_in_folder(places[splits[split]]))
+        yield split, tuple(_in_folder(split_folders[splits[split]]))
 
 
 def _children(folder: Path) -> list[Path]:
@@ -267,8 +266,8 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _listed_names(folder: Path) -> tuple[str, ...]:
-    for place in (folder, folder / "labels"):
+    for parent in (folder, folder / "labels"):
         for name in CLASS_LISTS:
-            if (place / name).is_file():
-                return tuple(class_name(line) for line in read_names(place / name))
+            if (parent / name).is_file():
+                return tuple(class_name(line) for line in read_names(parent / name))
     return ()

@@ -38,12 +38,16 @@ def registered_metrics() -> dict[str, Metric]:
     return dict(sorted(found.items(), key=lambda item: (item[1].order, item[0])))
 
 
-def metric_facts(classes: int) -> dict[str, dict[str, Any]]:
-    """Name -> `Metric.facts`, of the metrics that tables show for so many classes, in order."""
+def metric_facts(classes: int | None) -> dict[str, dict[str, Any]]:
+    """Name -> `Metric.facts` of the metrics that tables show, in order.
+
+    Args:
+      classes: number of classes; None if unknown, which omits no metric.
+    """
     return {
         name: metric.facts()
         for name, metric in registered_metrics().items()
-        if not metric.same_as and classes >= metric.min_classes
+        if not metric.same_as and (classes is None or classes >= metric.min_classes)
     }
 
 

@@ -1,47 +1,24 @@
 """Expected calibration error: the mean gap between confidence and accuracy, over bins.
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, equation 3: M = 15 bins of
-equal width.
+equal width, (low, high], and 0 is in the first. The value is biased upwards where bins have few
+examples (Kumar, Liang & Ma 2019, section 5): compare it between models on the same examples rather
+than with 0, or use the interval, which allows for it.
 """
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import stats as _scipy
 
 from trainers.evaluation.metric import Columns, Metric, Sampling
-from trainers.evaluation.scores import checked
 from trainers.evaluation.stats import Interval
 from trainers.registry import metrics
 
 Array = NDArray[Any]
 
 _BINS = 15
-
-
-def expected_calibration_error(scores: ArrayLike, labels: ArrayLike, *, bins: int = _BINS) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence.
-
-    Bins are (low, high], and 0 falls into the first. The estimate is biased upwards where bins hold
-    few examples (Kumar, Liang & Ma 2019, section 5): compare it between models on the same examples
-    rather than with 0, or use `calibration_interval`, which allows for it.
-
-    Args:
-      scores: (N, C) float probabilities in [0, 1].
-      labels: (N,) int in [0, C).
-      bins: number of bins, at least 1.
-
-    Returns:
-      A value in [0, 1].
-
-    Raises:
-      ValueError: no examples, shapes that do not fit, or scores outside [0, 1].
-    """
-    scores, labels = checked(scores, labels, some=True, probabilities=True)
-    if bins < 1:
-        raise ValueError(f"`bins` must be at least 1, got {bins}; {_BINS} is usual")
-    return _error(*_columns(scores, labels), bins=bins)
 
 
 def calibration_interval(
@@ -89,20 +66,19 @@ def _columns(scores: Array, labels: Array) -> Columns:
     return confidence, guess == labels
 
 
-def _bin_of(confidence: Array, bins: int) -> Array:
-    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+def _bin_of(confidence: Array) -> Array:
+    return np.clip(np.ceil(confidence * _BINS).astype(np.int64) - 1, 0, _BINS - 1)
 
 
-def _error(confidence: Array, correct: Array, bins: int = _BINS) -> float:
+def _error(confidence: Array, correct: Array) -> float:
     # The sum of confidence minus correctness in a bin is its size times its gap.
-    gaps = np.bincount(_bin_of(confidence, bins), weights=confidence - correct, minlength=bins)
+    gaps = np.bincount(_bin_of(confidence), weights=confidence - correct, minlength=_BINS)
     return float(np.abs(gaps).sum() / len(confidence))
 
 
 def _interval(columns: Columns, sampling: Sampling) -> Interval:
     confidence, correct = columns
-    bins = _bin_of(confidence, _BINS)
-    return calibration_interval(confidence, correct, bins, level=sampling.level)
+    return calibration_interval(confidence, correct, _bin_of(confidence), level=sampling.level)
 
 
 metrics.register("ece")(

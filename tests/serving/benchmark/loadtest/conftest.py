@@ -1,4 +1,4 @@
-"""Servers whose answers and delays are known beforehand, on real sockets."""
+"""Servers with scripted responses and delays, on real sockets."""
 
 import asyncio
 import contextlib
@@ -12,16 +12,16 @@ OK_BODY = b'{"predictions": []}'
 
 
 class RestStub:
-    """Answers request n with `answer(n)` -> (delay in seconds, status, body, headers).
+    """Responds to request n with `response(n)` -> (delay in seconds, status, body, headers).
 
     A status of None drops the request: the connection is closed, and `dropped` counts it.
 
-    With `queue` the delay is a service time, and one request is served after the other, as they
-    came. Requests are numbered as they arrive; the generator's first, unmeasured one is number 0.
+    With `queue` the delay is a service time, and requests are served one at a time, in order of
+    arrival. Requests are numbered in that order; the generator's first, unmeasured one is number 0.
     """
 
-    def __init__(self, answer=lambda number: (0.0, 200, OK_BODY, ""), *, queue=False):
-        self.answer = answer
+    def __init__(self, response=lambda number: (0.0, 200, OK_BODY, ""), *, queue=False):
+        self.response = response
         self.queue = queue
         self.requests = []
         self.fields = {}
@@ -60,7 +60,7 @@ class _Protocol(asyncio.Protocol):
             self.stub.fields = fields
             self.stub.requests.append((head.split("\r\n")[0], bytes(self.data[end + 4 : total])))
             del self.data[:total]
-            delay, status, body, extra = self.stub.answer(number)
+            delay, status, body, extra = self.stub.response(number)
             loop = asyncio.get_running_loop()
             due = self.stub.due(loop, delay)
             if status is None:
@@ -70,17 +70,17 @@ class _Protocol(asyncio.Protocol):
             text = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n{extra}\r\n".encode()
             loop.call_at(due, self.write, due, text + body)
 
-    def write(self, due, answer):
+    def write(self, due, response):
         self.stub.late.append(asyncio.get_running_loop().time() - due)
         if not self.transport.is_closing():
-            self.transport.write(answer)
-            if b"Connection: close" in answer:
+            self.transport.write(response)
+            if b"Connection: close" in response:
                 self.transport.close()
 
 
 @contextlib.contextmanager
 def in_thread(serve):
-    """Runs `await serve(stop)`, which yields the port, on a loop of its own."""
+    """Runs `await serve(stop)`, which yields the port, in a separate event loop."""
     loop = precise_loop()
     ready = threading.Event()
     state = {}
@@ -105,7 +105,7 @@ def in_thread(serve):
 
 @pytest.fixture
 def rest_stub():
-    """`rest_stub(answer, queue=...) -> (stub, url)`."""
+    """`rest_stub(response, queue=...) -> (stub, url)`."""
     with contextlib.ExitStack() as stack:
 
         def start(*arguments, **options):

@@ -6,17 +6,17 @@ import pytest
 
 from serving.benchmark.loadtest import (
     LoadError,
-    Target,
+    LoadTarget,
     from_file,
+    from_folder,
     from_images,
-    from_pictures,
     generated,
 )
 from serving.protocol import wire
 from serving.protocol.images import encode_png
 
-REST = Target("http://h", "m", signature="s")
-GRPC = Target("grpc://h", "m", version=4)
+REST = LoadTarget("http://h", "m", signature="s")
+GRPC = LoadTarget("grpc://h", "m", version=4)
 
 
 def decoded(body):
@@ -30,7 +30,7 @@ def test_images_of_a_folder(tmp_path):
     (tmp_path / "deep" / "a.jpg").write_bytes(b"3")
     (tmp_path / "a.jpeg").write_bytes(b"1")
     (tmp_path / "notes.txt").write_text("no image")
-    found = from_pictures(tmp_path, REST, rows=2)
+    found = from_folder(tmp_path, REST, rows=2)
     rows = [
         [base64.b64decode(row["b64"]) for row in json.loads(body)["instances"]]
         for body in found.bodies
@@ -38,7 +38,7 @@ def test_images_of_a_folder(tmp_path):
     assert rows == [[b"1", b"2"], [b"3", b"1"]]
     assert json.loads(found.bodies[0])["signature_name"] == "s"
     assert found.rows == 2
-    one = from_pictures(tmp_path / "a.jpeg", GRPC)
+    one = from_folder(tmp_path / "a.jpeg", GRPC)
     request, inputs = decoded(one.bodies[0])
     assert (request.model_spec.name, request.model_spec.version.value) == ("m", 4)
     assert inputs["image_bytes"].tolist() == [b"1"]
@@ -79,10 +79,10 @@ def test_a_file_goes_to_the_signature_that_is_asked_for(tmp_path):
         json.loads(body)["signature_name"] for body in from_file(tmp_path / "a.jsonl", REST).bodies
     ]
     assert named == ["s", "s"]
-    plain = from_file(tmp_path / "a.jsonl", Target("http://h", "m")).bodies
+    plain = from_file(tmp_path / "a.jsonl", LoadTarget("http://h", "m")).bodies
     assert [json.loads(body).get("signature_name") for body in plain] == [None, "s"]
     with pytest.raises(LoadError, match=r"line 2: .* signature 's', and --signature is 't'"):
-        from_file(tmp_path / "a.jsonl", Target("http://h", "m", signature="t"))
+        from_file(tmp_path / "a.jsonl", LoadTarget("http://h", "m", signature="t"))
 
 
 def test_lines_end_at_line_feeds_only(tmp_path):
@@ -128,8 +128,8 @@ def test_what_cannot_be_sent(tmp_path):
     with pytest.raises(LoadError, match="does not exist"):
         from_file(tmp_path / "none.json", REST)
     with pytest.raises(LoadError, match="does not exist"):
-        from_pictures(tmp_path / "none", REST)
+        from_folder(tmp_path / "none", REST)
     with pytest.raises(LoadError, match="no image"):
-        from_pictures(tmp_path, REST)
+        from_folder(tmp_path, REST)
     with pytest.raises(LoadError, match="at least 1"):
         from_images([encode_png(np.zeros((1, 1, 3), np.uint8))], REST, rows=0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from serving.benchmark.loadtest import LoadError, Plan, Requests, Target
+from serving.benchmark.loadtest import LoadError, LoadPlan, LoadTarget, Requests
 from serving.benchmark.loadtest.plan import draw_requests, poisson_arrivals
 from serving.benchmark.loadtest.run import _split
 
@@ -36,21 +36,21 @@ def test_the_seed_decides():
 
 
 def test_processes_share_one_schedule():
-    target = Target("http://h", "m")
-    jobs = _split(target, Requests((b"a", b"b")), Plan(rate=100, seconds=3, processes=3))
+    target = LoadTarget("http://h", "m")
+    jobs = _split(target, Requests((b"a", b"b")), LoadPlan(rate=100, seconds=3, processes=3))
     together = np.sort(np.concatenate([job.arrivals for job in jobs]))
     assert (together == poisson_arrivals(100, 5, 0)).all()
     assert all(len(job.arrivals) == len(job.numbers) for job in jobs)
     assert sum(job.max_in_flight for job in jobs) == 512
-    closed = _split(target, Requests((b"a",)), Plan(clients=5, processes=2))
+    closed = _split(target, Requests((b"a",)), LoadPlan(clients=5, processes=2))
     assert [job.clients for job in closed] == [3, 2]
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "one of the two"),
-        ({"rate": 1, "clients": 1}, "one of the two"),
+        ({}, "give either"),
+        ({"rate": 1, "clients": 1}, "give either"),
         ({"rate": 0}, "`rate` must be above 0, got 0"),
         ({"rate": float("nan")}, "`rate`"),
         ({"clients": -1}, "`clients`"),
@@ -62,38 +62,38 @@ def test_processes_share_one_schedule():
 )
 def test_plans_out_of_range(options, words):
     with pytest.raises(LoadError, match=words):
-        Plan(**options)
+        LoadPlan(**options)
 
 
 @pytest.mark.parametrize(
     ("url", "options", "words"),
     [
         ("localhost:8501", {}, "http://host:8501"),
-        ("ftp://h", {}, "no address"),
-        ("http://", {}, "no address"),
-        ("http://h:x", {}, "no address"),
-        ("http://h:99999", {}, "no address"),
+        ("ftp://h", {}, "not a server address"),
+        ("http://", {}, "not a server address"),
+        ("http://h:x", {}, "not a server address"),
+        ("http://h:99999", {}, "not a server address"),
         ("http://h/v1/models/m", {}, "the model as --model"),
-        ("grpc://h", {"verb": "classify"}, "over grpc is predict"),
+        ("grpc://h", {"verb": "classify"}, "over grpc must be predict"),
         ("http://h", {"verb": "train"}, "'train'"),
-        ("http://h", {"model": ""}, "which model"),
-        ("http://h", {"version": 1, "label": "x"}, "not both: 1 and 'x'"),
+        ("http://h", {"model": ""}, "no model is given"),
+        ("http://h", {"version": 1, "label": "x"}, "not both; got 1 and 'x'"),
         ("http://h", {"headers": (("a", "b\r\nc: d"),)}, "the header 'a' cannot be sent"),
         ("http://h", {"headers": (("a b", "c"),)}, "the header 'a b'"),
         ("http://h", {"headers": (("", "b"),)}, "write `Name: value`"),
-        ("http://h", {"headers": (("Content-Length", "1"),)}, "and not content-length"),
+        ("http://h", {"headers": (("Content-Length", "1"),)}, "except for content-length"),
         ("https://h", {"ca_file": "no/such.pem"}, "no/such.pem does not exist"),
         ("grpc://h", {"ca_file": "no/such.pem"}, "is not encrypted"),
     ],
 )
 def test_targets_that_cannot_be(url, options, words):
     with pytest.raises(LoadError, match=words):
-        Target(**{"url": url, "model": "m", **options})
+        LoadTarget(**{"url": url, "model": "m", **options})
 
 
 def test_addresses():
-    assert Target("http://[::1]", "a/b", version=3).authority == "[::1]:8501"
-    assert Target("http://h:1", "a/b", version=3).path == "/v1/models/a%2Fb/versions/3:predict"
-    assert Target("grpc://h", "m").port == Target("grpcs://h", "m").port == 8500
-    assert Target("grpcs://h", "m").is_grpc
-    assert Target("http://h", "m", label="a/b").path == "/v1/models/m/labels/a%2Fb:predict"
+    assert LoadTarget("http://[::1]", "a/b", version=3).authority == "[::1]:8501"
+    assert LoadTarget("http://h:1", "a/b", version=3).path == "/v1/models/a%2Fb/versions/3:predict"
+    assert LoadTarget("grpc://h", "m").port == LoadTarget("grpcs://h", "m").port == 8500
+    assert LoadTarget("grpcs://h", "m").is_grpc
+    assert LoadTarget("http://h", "m", label="a/b").path == "/v1/models/m/labels/a%2Fb:predict"

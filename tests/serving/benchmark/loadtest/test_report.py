@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from serving.benchmark.loadtest import LoadResult, Plan, Search, Target, report
+from serving.benchmark.loadtest import LoadPlan, LoadResult, LoadTarget, RateSearch, report
 
-TARGET = Target("http://h:1", "<cats>")
+TARGET = LoadTarget("http://h:1", "<cats>")
 
 
 def made(rate=100.0, *, failed=0, lag_ms=0.1, resends=0):
-    plan = Plan(rate=rate, seconds=10.0, warm_up_s=2.0)
+    plan = LoadPlan(rate=rate, seconds=10.0, warm_up_s=2.0)
     count = int(rate * plan.total_s)
     scheduled = np.linspace(0, plan.total_s, count, endpoint=False)
     codes = np.full(count, "OK", dtype="<U20")
@@ -21,7 +21,7 @@ def made(rate=100.0, *, failed=0, lag_ms=0.1, resends=0):
     reasons = {"503": "<b>full</b>"} if failed else {}
     lag = np.full(count, lag_ms)
     return LoadResult(
-        TARGET, plan, "pictures", scheduled, lag, latency, codes, reasons, resends=resends
+        TARGET, plan, "images", scheduled, lag, latency, codes, reasons, resends=resends
     )
 
 
@@ -37,20 +37,20 @@ def test_figures_are_of_the_measured_window():
     assert result.percentile(50).value == result.latency_ms[200:][499]
     assert result.max_ms == 10
     assert result.offered_rate == 100
-    # The last answer comes after the window's end.
+    # The last response arrives after the end of the window.
     assert result.achieved_rate == pytest.approx(100, abs=0.3)
     assert made(failed=20).good == 980
     assert made(failed=20).percentile(99).value == np.inf
     assert made(failed=10).percentile(99).value < 10
 
 
-def test_the_table_tells_what_is_wrong():
+def test_the_table_shows_errors():
     text = printed([made(), made(failed=30, lag_ms=5.0)])
     assert re.search(r"100/s .* 1000 ", text)
     assert report.remark(made(failed=30, lag_ms=5.0)) == "INVALID, 30 x 503"
     assert "INVALID" in text
     assert "failed [failed, failed]" in text
-    assert any("the generator was late: 5.00 ms" in n for n in report.notes([made(lag_ms=5.0)]))
+    assert any("the generator was late: p99 5.00 ms" in n for n in report.notes([made(lag_ms=5.0)]))
     assert "100/s: 503: <b>full</b>" in report.notes([made(failed=30)])
 
 
@@ -64,7 +64,7 @@ def test_resends_are_shown():
     assert report.remark(made()) == ""
 
 
-def test_json_holds_all_that_a_number_needs(tmp_path):
+def test_json_has_the_context_of_each_number(tmp_path):
     file = tmp_path / "deep" / "out.json"
     report.write_json(report.document([made(failed=30)], command="sightline loadtest"), file)
     values = json.loads(file.read_text())
@@ -77,9 +77,9 @@ def test_json_holds_all_that_a_number_needs(tmp_path):
     assert [p.name for p in file.parent.iterdir()] == ["out.json"]
 
 
-def test_the_page_needs_nothing_and_escapes(tmp_path):
+def test_the_page_is_self_contained_and_escapes(tmp_path):
     results = [made(50.0), made(200.0, failed=5)]
-    search = Search(50.0, 8.0, 99.0, tuple(results))
+    search = RateSearch(50.0, 8.0, 99.0, tuple(results))
     report.write_html(results, tmp_path / "page.html", search, command="a <b>")
     page = (tmp_path / "page.html").read_text()
     assert page.count("<svg") == 3
@@ -87,21 +87,22 @@ def test_the_page_needs_nothing_and_escapes(tmp_path):
     assert "&lt;b&gt;full" in page
     assert "<cats>" not in page
     assert "<script" not in page
-    assert not re.search(r"(src|href|url)\s*[=(]", page)
+    assert re.findall(r"""(?:src|href)\s*=\s*(\S+?)>""", page) == ['"data:,"']
+    assert not re.search(r"url\s*\(", page)
     assert "nan" not in page.lower().replace("tenant", "")
     assert "Sustains 50 requests/s at p99 &lt;= 8 ms" in page
 
 
-def test_a_page_of_nothing_but_failures(tmp_path):
+def test_a_page_with_failures_only(tmp_path):
     report.write_html([made(20.0, failed=240)], tmp_path / "page.html")
-    assert "no request was answered well" in (tmp_path / "page.html").read_text()
+    assert "no request succeeded" in (tmp_path / "page.html").read_text()
 
 
 def test_verdicts():
     steps = (made(),)
-    assert "Sustains 100 requests/s" in report.verdict(Search(100.0, 50, 99, steps))
-    assert "No rate passed, not even 100/s" in report.verdict(Search(0.0, 5, 99, steps))
-    limited = Search(100.0, 50, 99, steps, is_limited_by_generator=True)
+    assert "Sustains 100 requests/s" in report.verdict(RateSearch(100.0, 50, 99, steps))
+    assert "No rate passed, not even 100/s" in report.verdict(RateSearch(0.0, 5, 99, steps))
+    limited = RateSearch(100.0, 50, 99, steps, is_limited_by_generator=True)
     assert "the generator's limit" in report.verdict(limited)
     assert "at least 1307 queries" in report.verdict(limited)
-    assert "passed" in printed(steps, Search(100.0, 50, 99, steps))
+    assert "passed" in printed(steps, RateSearch(100.0, 50, 99, steps))

@@ -1,4 +1,4 @@
-"""The generator against servers that do what is known beforehand."""
+"""The generator against servers with scripted responses."""
 
 import asyncio
 import io
@@ -13,14 +13,14 @@ import pytest
 
 from serving.benchmark.loadtest import (
     LoadError,
-    Plan,
+    LoadPlan,
+    LoadTarget,
     Requests,
-    Target,
     from_images,
     run_load,
     worker,
 )
-from serving.benchmark.loadtest.callers import Answer, RestCaller
+from serving.benchmark.loadtest.callers import Outcome, RestCaller
 from serving.benchmark.loadtest.generator import Job
 from serving.benchmark.loadtest.plan import poisson_arrivals
 from serving.protocol import wire
@@ -30,22 +30,22 @@ OK = b"{}"
 
 
 def plan(**options):
-    return Plan(**{"seconds": 1.0, "warm_up_s": 0.2, "max_lag_ms": 1000, **options})
+    return LoadPlan(**{"seconds": 1.0, "warm_up_s": 0.2, "max_lag_ms": 1000, **options})
 
 
 def load(url, options, model="m"):
-    return run_load(Target(url, model), Requests((BODY,)), options)
+    return run_load(LoadTarget(url, model), Requests((BODY,)), options)
 
 
-def test_every_scheduled_request_is_sent_and_told(rest_stub):
+def test_every_scheduled_request_is_sent_and_recorded(rest_stub):
     stub, url = rest_stub()
     seen = []
     options = plan(rate=100)
-    target = Target(url, "m")
+    target = LoadTarget(url, "m")
     result = run_load(target, Requests((BODY,)), options, on_progress=seen.append)
     schedule = poisson_arrivals(100, 1.2, 0)
     np.testing.assert_allclose(result.scheduled_s, schedule, atol=1e-6)
-    assert len(stub.requests) == len(schedule) + 1, "one asks whether the server is there"
+    assert len(stub.requests) == len(schedule) + 1, "one more checks whether there is a server"
     assert set(stub.requests) == {("POST /v1/models/m:predict HTTP/1.1", BODY)}
     assert result.requests == (schedule >= 0.2).sum() == result.good
     assert result.errors == {}
@@ -56,15 +56,15 @@ def test_every_scheduled_request_is_sent_and_told(rest_stub):
 
 
 def test_failures_are_counted_by_code_and_are_the_slowest(rest_stub):
-    def answer(number):
+    def response(number):
         if number == 0 or number % 4:
             return 0.0, 200, OK, ""
         return (0.0, 503, b'{"error": "full"}', "") if number % 8 else (0.0, None, b"", "")
 
-    stub, url = rest_stub(answer)
+    stub, url = rest_stub(response)
     result = load(url, plan(rate=150, warm_up_s=0.0))
     failed = sum(result.errors.values())
-    # What the server did, request by request, is what is told.
+    # The results match what the server did with each request.
     busy = sum(number % 8 == 4 for number in range(len(stub.requests)))
     assert result.errors["503"] == busy
     assert set(result.errors) <= {"503", "connection"}
@@ -80,7 +80,7 @@ def test_failures_are_counted_by_code_and_are_the_slowest(rest_stub):
 
 
 def test_a_request_that_is_dropped_later_is_a_failure(rest_stub):
-    """No closing of an idle connection takes that long: it is not sent again, and not hidden."""
+    """Closing an idle connection takes less time: the request is not sent again."""
     stub, url = rest_stub(
         lambda number: (0.6, None, b"", "") if number % 5 == 4 else (0, 200, OK, "")
     )
@@ -92,21 +92,21 @@ def test_a_request_that_is_dropped_later_is_a_failure(rest_stub):
 
 
 def test_a_request_is_sent_twice_at_most(rest_stub):
-    """Three connections are idle when a server begins to drop everything."""
+    """Three connections are idle when a server begins to drop all requests."""
     stub, url = rest_stub(lambda number: (0.2, 200, OK, ""))
 
     async def main():
-        caller = RestCaller(Target(url, "m"), (BODY,))
+        caller = RestCaller(LoadTarget(url, "m"), (BODY,))
         deadline = time.monotonic() + 20
         await asyncio.gather(*(caller.call(0, deadline) for _ in range(3)))
-        stub.answer = lambda number: (0.0, None, b"", "")
-        answer = await caller.call(0, deadline)
+        stub.response = lambda number: (0.0, None, b"", "")
+        response = await caller.call(0, deadline)
         await caller.close()
-        return answer
+        return response
 
-    answer = asyncio.run(main())
-    assert answer.code == "connection"
-    assert stub.dropped == len(stub.requests) - 3 == 1 + answer.resent
+    response = asyncio.run(main())
+    assert response.code == "connection"
+    assert stub.dropped == len(stub.requests) - 3 == 1 + response.resent
 
 
 def test_connections_are_kept(rest_stub):
@@ -116,14 +116,14 @@ def test_connections_are_kept(rest_stub):
     assert stub.connections <= 2
 
 
-def test_a_server_that_closes_is_asked_over_a_new_connection(rest_stub):
+def test_a_closed_connection_is_replaced(rest_stub):
     stub, url = rest_stub(lambda number: (0.0, 200, OK, "Connection: close\r\n"))
     result = load(url, plan(rate=40))
     assert result.errors == {}
     assert stub.connections == len(stub.requests)
 
 
-def test_late_answers_fail_and_are_no_one_elses(rest_stub):
+def test_late_responses_fail_and_are_not_taken_for_others(rest_stub):
     _, url = rest_stub(lambda number: (0.8 if number == 5 else 0.0, 200, OK, ""))
     result = load(url, plan(rate=30, timeout_s=0.4, warm_up_s=0.0))
     assert result.errors == {"deadline": 1}
@@ -131,7 +131,7 @@ def test_late_answers_fail_and_are_no_one_elses(rest_stub):
     assert (late >= 400).all()
 
 
-def test_what_is_beyond_the_bound_is_an_error(rest_stub):
+def test_requests_above_the_limit_in_flight_fail(rest_stub):
     stub, url = rest_stub(lambda number: (0.5 if number else 0.0, 200, OK, ""))
     result = load(url, plan(rate=60, max_in_flight=4, warm_up_s=0.0))
     assert result.errors["not sent"] > 20
@@ -151,9 +151,9 @@ def test_waiting_times_are_those_of_a_single_server_queue(rest_stub):
         free = max(at, free) + service
         expected.append((free - at) * 1000)
     extra = result.latency_ms - expected
-    # Nobody is served before the recursion says so ...
+    # No request is served before the time of the recursion ...
     assert extra.min() > -0.5
-    # ... nor much later: at half load a delay of a machine with other things to do counts twice.
+    # ... and none much later: at half load a delay of a busy machine counts twice.
     noise = np.median(result.lag_ms) + np.median(stub.late) * 1000
     assert np.median(extra) < 10 + 5 * noise
 
@@ -162,7 +162,7 @@ def test_waiting_times_are_those_of_a_single_server_queue(rest_stub):
 def test_only_an_open_loop_sees_a_stall(rest_stub, open_loop):
     stub, url = rest_stub()
 
-    def answer(number):
+    def response(number):
         if number == 40:
             stub.stalled_until = np.inf  # replaced below, by the loop's clock
         return 0.005, 200, OK, ""
@@ -172,21 +172,21 @@ def test_only_an_open_loop_sees_a_stall(rest_stub, open_loop):
             stub.stalled_until = loop.time() + 1.0
         return max(loop.time() + delay, stub.stalled_until)
 
-    stub.answer, stub.due = answer, due
+    stub.response, stub.due = response, due
     options = {"rate": 80.0} if open_loop else {"clients": 1}
     result = load(url, plan(seconds=3.0, warm_up_s=0.0, **options))
     slow = result.over(200) / result.requests
     if open_loop:
-        # Everyone who came within four fifths of a second waited.
+        # All requests that arrived within four fifths of a second waited.
         assert slow > 0.15
         assert result.percentile(90).value > 500
     else:
-        # The one client waited, and nobody came meanwhile: coordinated omission.
+        # The one client waited, and no request arrived meanwhile: coordinated omission.
         assert result.over(200) < 5
         assert result.percentile(90).value < 500
 
 
-def test_a_closed_loop_waits_for_its_answers(rest_stub):
+def test_a_closed_loop_waits_for_its_responses(rest_stub):
     _, url = rest_stub(lambda number: (0.05, 200, OK, ""))
     result = load(url, plan(clients=4, seconds=2.0))
     assert 10 < result.achieved_rate <= 4 / 0.05
@@ -203,9 +203,9 @@ def test_several_processes_send_the_one_schedule(rest_stub):
 def test_a_run_that_is_stopped(rest_stub):
     stub, url = rest_stub()
     stop = threading.Event()
-    target, requests = Target(url, "m"), Requests((BODY,))
+    target, requests = LoadTarget(url, "m"), Requests((BODY,))
     with pytest.raises(LoadError, match="stopped before its end"):
-        # The first progress is told while most of the run is still to come.
+        # Most of the run is still ahead at the first report of progress.
         run_load(
             target, requests, plan(rate=20, seconds=20), on_progress=lambda _: stop.set(), stop=stop
         )
@@ -220,10 +220,10 @@ def test_a_process_with_nothing_to_send_is_no_error(rest_stub):
     assert len(stub.requests) == len(result.scheduled_s) + 6
 
 
-def test_a_generator_that_was_late_is_told(rest_stub):
+def test_a_late_generator_is_reported(rest_stub):
     _, url = rest_stub()
     result = load(url, plan(rate=100, max_lag_ms=1e-6))
-    # Nothing is on time to a nanosecond, and no answer takes ten times the way to it here.
+    # No request is punctual to a nanosecond, and no response takes ten times the delay here.
     assert not result.is_valid or result.lag(99) <= 0.1 * result.percentile(99).value
     late = type(result)(**{**vars_of(result), "lag_ms": result.latency_ms * 0.9})
     assert not late.is_valid
@@ -249,8 +249,8 @@ def test_grpc(grpc_stub):
         return b""
 
     url = grpc_stub(predict)
-    target = Target(url, "m")
-    requests = from_images([b"picture"], target)
+    target = LoadTarget(url, "m")
+    requests = from_images([b"image"], target)
     result = run_load(target, requests, plan(rate=60, channels=3, warm_up_s=0.0))
     assert {request for request, _, _ in calls} == {requests.bodies[0]}
     assert len({peer for _, peer, _ in calls}) == 3
@@ -273,8 +273,8 @@ def test_grpcs_with_headers_and_a_label(grpc_stub, certificate):
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), file.read_bytes())])
     headers = (("Authorization", "Bearer 7"),)
     url = grpc_stub(predict, credentials)
-    target = Target(url, "m", ca_file=str(file), label="canary", headers=headers)
-    requests = from_images([b"picture"], target)
+    target = LoadTarget(url, "m", ca_file=str(file), label="canary", headers=headers)
+    requests = from_images([b"image"], target)
     result = run_load(target, requests, plan(rate=20, seconds=0.5))
     assert result.errors == {}
     (request,) = {request for request, _ in seen}
@@ -289,14 +289,14 @@ def test_headers_over_rest(rest_stub):
     headers = (("Authorization", "Bearer 7"), ("Host", "models.example.com"))
 
     async def main():
-        caller = RestCaller(Target(url, "m", label="can/ary", headers=headers), (BODY,))
-        answer = await caller.call(0, time.monotonic() + 20)
+        caller = RestCaller(LoadTarget(url, "m", label="can/ary", headers=headers), (BODY,))
+        response = await caller.call(0, time.monotonic() + 20)
         await caller.close()
-        return answer
+        return response
 
     assert asyncio.run(main()).code == "OK"
     assert stub.requests == [("POST /v1/models/m/labels/can%2Fary:predict HTTP/1.1", BODY)]
-    assert stub.fields["authorization"] == "bearer 7"  # The stub lowers all of it.
+    assert stub.fields["authorization"] == "bearer 7"  # The stub converts it to lower case.
     assert stub.fields["host"] == "models.example.com"
 
 
@@ -328,20 +328,20 @@ def test_a_generator_that_breaks_says_why(tmp_path, monkeypatch):
 
 
 def test_the_first_requests_share_one_deadline(monkeypatch):
-    """Whoever waits for the generator knows how long they take, however many connections."""
+    """The time limit of the caller does not depend on the number of connections."""
     deadlines = []
 
     class Busy:
         async def call(self, number, deadline):
             deadlines.append(deadline)
-            return Answer("429" if len(deadlines) < 4 else "INTERNAL", "broken", 0.0)
+            return Outcome("429" if len(deadlines) < 4 else "INTERNAL", "broken", 0.0)
 
         async def close(self):
             pass
 
     monkeypatch.setattr(worker, "make_caller", lambda *arguments: Busy())
     nothing = np.zeros(0, int)
-    job = Job(Target("grpc://h", "m"), (b"",), plan(rate=1, channels=4), nothing, nothing, 0, 1)
+    job = Job(LoadTarget("grpc://h", "m"), (b"",), plan(rate=1, channels=4), nothing, nothing, 0, 1)
     out = io.BytesIO()
     asyncio.run(worker._work(job, io.BytesIO(), out))
     kind, words = pickle.loads(out.getvalue())

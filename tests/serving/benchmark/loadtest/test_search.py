@@ -1,4 +1,4 @@
-"""The search against a queue in virtual time, whose answer is known in closed form."""
+"""The search against a queue in virtual time, whose maximum rate is known in closed form."""
 
 import math
 
@@ -7,17 +7,17 @@ import pytest
 
 from serving.benchmark.loadtest import (
     LoadError,
+    LoadPlan,
     LoadResult,
-    Plan,
+    LoadTarget,
     Requests,
-    Target,
     find_max,
     search,
 )
 from serving.benchmark.loadtest.plan import poisson_arrivals
 from serving.benchmark.loadtest.quantiles import meets_bound
 
-TARGET = Target("http://h", "m")
+TARGET = LoadTarget("http://h", "m")
 REQUESTS = Requests((b"{}",))
 CAPACITY = 100.0
 
@@ -50,7 +50,7 @@ def test_it_finds_the_rate_that_theory_gives(queue):
     bound_ms = 150.0
     # The time in an M/M/1 system is exponential with rate capacity - arrivals.
     expected = CAPACITY - math.log(100) / (bound_ms / 1000)
-    plan = Plan(rate=5, seconds=600, warm_up_s=5)
+    plan = LoadPlan(rate=5, seconds=600, warm_up_s=5)
     found = find_max(TARGET, REQUESTS, plan, bound_ms=bound_ms)
     # Below it, as each step has to prove its claim; the tolerance is 5 %.
     assert 0.8 * expected < found.rate < 1.03 * expected
@@ -64,7 +64,7 @@ def test_it_finds_the_rate_that_theory_gives(queue):
 
 def test_steps_are_long_enough_for_the_claim(queue):
     queue()
-    found = find_max(TARGET, REQUESTS, Plan(rate=40, seconds=1), bound_ms=200)
+    found = find_max(TARGET, REQUESTS, LoadPlan(rate=40, seconds=1), bound_ms=200)
     assert found.min_queries == 1307
     assert all(step.requests >= found.min_queries for step in found.steps)
     assert all(
@@ -75,21 +75,21 @@ def test_steps_are_long_enough_for_the_claim(queue):
 
 def test_a_first_rate_that_is_too_much_is_halved(queue):
     queue()
-    found = find_max(TARGET, REQUESTS, Plan(rate=400, seconds=60), bound_ms=200)
+    found = find_max(TARGET, REQUESTS, LoadPlan(rate=400, seconds=60), bound_ms=200)
     assert [s.plan.rate for s in found.steps[:4]] == [400, 200, 100, 50]
     assert 50 <= found.rate < 90
 
 
 def test_a_bound_that_no_rate_meets_ends(queue):
     queue()
-    found = find_max(TARGET, REQUESTS, Plan(rate=50, seconds=1), bound_ms=1.0)
+    found = find_max(TARGET, REQUESTS, LoadPlan(rate=50, seconds=1), bound_ms=1.0)
     assert found.rate == 0
     assert len(found.steps) < 6
 
 
 def test_the_generators_limit_is_not_the_servers(queue):
     queue(capacity=1e9, lag_ms=30.0)
-    found = find_max(TARGET, REQUESTS, Plan(rate=50, seconds=1), bound_ms=20)
+    found = find_max(TARGET, REQUESTS, LoadPlan(rate=50, seconds=1), bound_ms=20)
     assert found.rate == 0
     assert found.is_limited_by_generator
 
@@ -97,4 +97,4 @@ def test_the_generators_limit_is_not_the_servers(queue):
 @pytest.mark.parametrize("options", [{"bound_ms": 0}, {"bound_ms": 1, "percent": 100}])
 def test_bad_arguments(options):
     with pytest.raises(LoadError, match="above 0 ms"):
-        find_max(TARGET, REQUESTS, Plan(rate=1), **options)
+        find_max(TARGET, REQUESTS, LoadPlan(rate=1), **options)

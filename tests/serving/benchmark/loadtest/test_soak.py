@@ -1,4 +1,4 @@
-"""The soak's criteria on made-up runs, and one short soak of the real server."""
+"""The criteria of a soak test on invented runs, and one short soak test of the real server."""
 
 import collections
 import io
@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from serving.benchmark.loadtest import LoadError, LoadResult, Plan, Target, soak, soak_report
-from serving.benchmark.loadtest.malformed import Malformed, Refusals
+from serving.benchmark.loadtest import (
+    LoadError,
+    LoadPlan,
+    LoadResult,
+    LoadTarget,
+    soak,
+    soak_report,
+)
+from serving.benchmark.loadtest.malformed import MalformedSender, Refusals
 from serving.benchmark.loadtest.soak_report import SoakResult, Swap
 
 
@@ -35,9 +42,9 @@ def made(
         latency[inside] = swap_ms
     codes = np.full(len(scheduled), "OK", dtype="<U20")
     codes[:failed] = "503"
-    plan = Plan(rate=100, seconds=90, warm_up_s=10)
+    plan = LoadPlan(rate=100, seconds=90, warm_up_s=10)
     load = LoadResult(
-        Target("http://h", "m"),
+        LoadTarget("http://h", "m"),
         plan,
         "",
         scheduled,
@@ -84,7 +91,7 @@ def test_each_criterion_can_break(options, names):
     ("options", "passed"),
     [({"swap_ms": 9.0, "resident": (200.0,)}, True), ({"failed": 1}, False)],
 )
-def test_answers_alone_may_be_judged(options, passed):
+def test_only_responses_may_be_judged(options, passed):
     result = made(**options, answers_only=True)
     assert result.passed == passed
     shown = [criterion.name for criterion in result.criteria if not criterion.judged]
@@ -102,47 +109,47 @@ def test_figures_as_json():
 
 
 def test_memory_of_this_process():
-    assert 10 < soak.resident_mb(os.getpid()) < 10_000
+    assert 10 < soak._resident_mib(os.getpid()) < 10_000
 
 
 def test_a_folder_without_versions(tmp_path, capsys):
-    with pytest.raises(LoadError, match="holds no version"):
+    with pytest.raises(LoadError, match="has no version"):
         soak.run_soak(soak.SoakOptions(tmp_path))
     with pytest.raises(LoadError, match="`rate`"):
         soak.SoakOptions(tmp_path, rate=0)
     assert soak.main([str(tmp_path)]) == 1
-    assert "holds no version" in capsys.readouterr().err
+    assert "has no version" in capsys.readouterr().err
 
 
-def test_malformed_requests_go_to_each_target_in_turn(rest_stub, grpc_stub):
+def test_malformed_requests_are_sent_to_the_targets_round_robin(rest_stub, grpc_stub):
     import grpc
 
     async def predict(request, context):
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no image")
 
     stub, url = rest_stub(lambda number: (0.0, 400, b'{"error": "no"}', ""))
-    sender = Malformed([Target(url, "m"), Target(grpc_stub(predict), "m")])
-    answers = [sender.send() for _ in range(10)]
-    assert [code for code, _ in answers] == ["400", "INVALID_ARGUMENT"] * 5
+    sender = MalformedSender([LoadTarget(url, "m"), LoadTarget(grpc_stub(predict), "m")])
+    responses = [sender.send() for _ in range(10)]
+    assert [code for code, _ in responses] == ["400", "INVALID_ARGUMENT"] * 5
     assert len({body for _, body in stub.requests}) == 5
 
 
 class Versions:
-    """Pushes once, then meets a full disk or a user's Ctrl-C."""
+    """Raises an error on the second push: a full disk, or Ctrl-C."""
 
     model = "m"
 
-    def __init__(self, trouble):
+    def __init__(self, error):
         self.newest = 1
-        self.trouble = trouble
+        self.error = error
 
     def push(self):
-        raise self.trouble
+        raise self.error
 
 
 @pytest.fixture
 def server(rest_stub, grpc_stub):
-    """What a soak needs to know of a server; `stub` sees the REST half of the load."""
+    """A stub with the attributes of a server; `stub` receives the REST half of the load."""
 
     async def predict(request, context):
         return b""
@@ -156,18 +163,18 @@ def server(rest_stub, grpc_stub):
     )
 
 
-@pytest.mark.parametrize("trouble", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
-def test_trouble_ends_the_load_too(server, tmp_path, trouble):
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
+def test_an_error_also_ends_the_load(server, tmp_path, error):
     options = soak.SoakOptions(tmp_path, seconds=20, warm_up_s=0.1, rate=40)
-    with pytest.raises(type(trouble)):
-        soak._drive(options, Versions(trouble), server, None)
+    with pytest.raises(type(error)):
+        soak._drive(options, Versions(error), server, None)
     # Twenty a second for twenty seconds would be four hundred.
     assert 0 < len(server.stub.requests) < 300
 
 
 def test_a_half_that_fails_ends_the_other(server, tmp_path, monkeypatch):
     options = soak.SoakOptions(tmp_path, seconds=20, warm_up_s=0.1, rate=40)
-    server.stub.answer = lambda number: (0.0, 404, b"{}", "")
+    server.stub.response = lambda number: (0.0, 404, b"{}", "")
     ended = []
 
     def run_load(target, *arguments, **keywords):
@@ -186,7 +193,7 @@ def test_a_half_that_fails_ends_the_other(server, tmp_path, monkeypatch):
     assert "stopped before its end" in ended[1][1]
 
 
-def test_ctrl_c_is_told(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_is_reported(tmp_path, monkeypatch, capsys):
     def interrupted(options, **keywords):
         raise KeyboardInterrupt
 

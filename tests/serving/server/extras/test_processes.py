@@ -62,7 +62,7 @@ def send(port, method, path, value=None):
     return answer.status, body
 
 
-def test_vertex_answers(vertex):
+def test_vertex_responses(vertex):
     _, (port, _), *_ = vertex
     assert send(port, "GET", "/ping")[0] == 200
     status, body = send(port, "POST", "/answer", {"instances": [1.0, 2.0]})
@@ -101,7 +101,7 @@ def test_a_reload_request_is_refused(vertex):
 
 def test_metrics_are_those_of_both(vertex):
     _, (port, _), *_ = vertex
-    # Until each process has heard of what the tests before this one asked of the other.
+    # Until each process has the counts of the earlier tests' requests to the other.
     counts = []
     while len(counts) < 5 or len(set(counts[-5:])) > 1:
         counts.append(max(count(port) for _ in range(20)))

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from serving.server.errors import ServerError
-from serving.server.extras.security import GrpcTls, read_ssl_config, rest_tls
+from serving.server.lifecycle.tls import GrpcTls, read_ssl_config, rest_tls
 
 
 def ssl_config(folder: Path, certificates, **changes):
@@ -73,12 +73,12 @@ def test_clients_must_show_a_certificate_when_they_are_verified(certificates, tm
         ({"unknown": True}, "not an SSLConfig"),
     ],
 )
-def test_an_ssl_config_that_makes_no_sense(certificates, tmp_path, changes, words):
+def test_invalid_ssl_config(certificates, tmp_path, changes, words):
     with pytest.raises(ServerError, match=words):
         read_ssl_config(ssl_config(tmp_path, certificates, **changes))
 
 
-def test_an_ssl_config_that_is_no_text(tmp_path):
+def test_an_ssl_config_with_undecodable_bytes(tmp_path):
     (tmp_path / "ssl.config").write_bytes(b"\xff")
     with pytest.raises(ServerError, match="not an SSLConfig"):
         read_ssl_config(tmp_path / "ssl.config")

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import grpc
 import pytest
 
-from serving.server.v2.messages import message
+from serving.server.v2.grpc_service import message
 
 WAIT = 30
 TRACE = "0123456789abcdef0123456789abcdef"
@@ -127,7 +127,7 @@ def call(server, method, request, response, metadata=()):
 
 
 def predict(server, metadata=(), **spec):
-    """The version that answered a gRPC Predict."""
+    """The version in the response of a gRPC Predict."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 
@@ -149,7 +149,7 @@ def until(condition):
         time.sleep(0.05)
 
 
-def test_the_flag_without_effect_is_told(server):
+def test_a_flag_without_effect_prints_a_warning(server):
     assert "--grpc_max_threads has no effect" in server.process.log()
 
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from serving.server.errors import ServerError, ServingError, invalid
 from serving.server.extras.hooks import Exchange, Hooks
-from serving.server.extras.shadow import REPORT_PATH, Shadow, compare, read_shadow, shadow_page
+from serving.server.extras.shadow import Shadow, compare, read_shadow
+from serving.server.extras.side_thread import SideThread
 from serving.server.extras.traffic import Canary, read_split, share_point
+from serving.server.http.pages import REPORT_PATH, shadow_page
 from serving.server.observability.metrics import Metrics
-from serving.server.observability.side_thread import SideThread
 from serving.server.scheduling.calls import EngineCall
 
 WAIT = 20
@@ -92,7 +93,7 @@ def test_versions_by_number():
     assert chooser.choose("m", {}) == (3, None)
 
 
-def test_a_share_that_is_not_served_goes_to_the_greatest():
+def test_the_share_of_an_unserved_version_goes_to_the_largest():
     chooser, metrics = canary(stable=servable(1))
     assert {chooser.choose("m", {}) for _ in range(1000)} == {(None, "stable")}
     assert "canary" not in metrics.text().replace("canary_count", "")
@@ -101,10 +102,10 @@ def test_a_share_that_is_not_served_goes_to_the_greatest():
 def test_other_models_and_named_versions_are_left_alone():
     chooser, _ = canary("m=canary:1,stable:0")
     hooks = Hooks(canary=chooser)
-    assert hooks.steer("other", None, None, {}) == (None, None)
-    assert hooks.steer("m", 1, None, {}) == (1, None)
-    assert hooks.steer("m", None, "stable", {}) == (None, "stable")
-    assert hooks.steer("m", None, None, {}) == (None, "canary")
+    assert hooks.choose_version("other", None, None, {}) == (None, None)
+    assert hooks.choose_version("m", 1, None, {}) == (1, None)
+    assert hooks.choose_version("m", None, "stable", {}) == (None, "stable")
+    assert hooks.choose_version("m", None, None, {}) == (None, "canary")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def top_k(classes, scores):
 @pytest.mark.parametrize(
     ("served", "other", "rows", "wrong", "score"),
     [
-        # The second row's best classes trade places; class 1 scores 0.6 and 0.3.
+        # The second row's best classes are swapped; class 1 scores 0.6 and 0.3.
         (
             top_k([[0, 1], [1, 2]], [[0.9, 0.1], [0.6, 0.4]]),
             top_k([[0, 1], [2, 1]], [[0.8, 0.2], [0.7, 0.3]]),
@@ -230,7 +231,7 @@ def test_failures_are_counted_by_their_code():
     assert (report["failed"], report["errors"], report["requests"]) == (1, {"INTERNAL": 1}, 0)
 
 
-def test_a_target_that_is_not_loaded_is_told():
+def test_a_target_that_is_not_loaded_is_counted():
     shadow, _ = shadow_of()
     shadow(exchange())
     assert drained(shadow)["not_served"] == 1

@@ -12,9 +12,8 @@ import grpc
 import pytest
 
 from serving.protocol import wire
-from serving.server.grpc import messages as grpc_messages
-from serving.server.grpc.messages import Messages
-from serving.server.grpc.methods import CallThreads, unary_service
+from serving.server.grpc import methods as grpc_messages
+from serving.server.grpc.methods import CallThreads, Messages, unary_service
 from serving.server.lifecycle.listeners import start_grpc
 
 WAIT = 20
@@ -26,7 +25,7 @@ HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 1, 3, 4, 6, 7
 def serving(messages, behavior, *, at_once=False):
     """A channel to a server whose one method is `/t.T/Do`, and its port."""
     threads = CallThreads(0, messages=messages)
-    call = threads.at_once(behavior) if at_once else behavior
+    call = threads.quick(behavior) if at_once else behavior
     handler = unary_service("t.T", {"Do": (call, REQUEST)}, threads)
     front = start_grpc("127.0.0.1", 0, [handler], threads=threads, max_request_bytes=10_000)
     with grpc.insecure_channel(front.url.removeprefix("grpc://")) as channel:
@@ -93,7 +92,7 @@ class Unfinished:
         return data
 
 
-def test_messages_beyond_the_limit_are_refused_until_others_are_answered():
+def test_messages_beyond_the_limit_are_refused_until_others_end():
     entered, gate = threading.Semaphore(0), threading.Event()
 
     def slow(request, context):
@@ -126,7 +125,7 @@ def test_calls_without_a_message_do_not_keep_others_from_their_threads(at_once):
         assert do(channel, b"").result(WAIT).status == 1
 
 
-def test_a_call_without_a_message_keeps_its_thread_while_nobody_waits():
+def test_a_call_without_a_message_keeps_its_thread_while_no_call_waits():
     with serving(Messages(), ok) as (channel, port), Unfinished(port, 1) as late:
         end = time.monotonic() + grpc_messages.SLOW_S + 1
         while time.monotonic() < end:
@@ -143,7 +142,7 @@ def test_a_message_must_arrive_in_time(monkeypatch):
 
 
 def test_messages_that_arrive_give_way_when_the_process_grows():
-    """gRPC shows no part of a message: only the process's memory tells that it holds any."""
+    """gRPC shows no part of a message: only the process's memory shows that it holds any."""
     memory, looked = [1000], threading.Event()
 
     def resident():
@@ -170,7 +169,7 @@ def test_no_message_and_one_that_is_damaged(caplog):
         none = channel.stream_unary("/t.T/Do").future(iter(()), timeout=WAIT).exception(WAIT)
         assert none.code().name == "UNIMPLEMENTED"
     assert [record.message for record in caplog.records] == [
-        "a call brings 1 bytes that are no HealthCheckRequest"
+        "a call sent 1 bytes that are not a valid HealthCheckRequest"
     ]
 
 

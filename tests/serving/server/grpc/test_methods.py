@@ -12,7 +12,7 @@ import pytest
 
 from serving.protocol import wire
 from serving.server.errors import OverloadedError, ServingError
-from serving.server.grpc.methods import CallThreads, refusing, time_left, unary_service
+from serving.server.grpc.methods import CallThreads, reporting_errors, time_left, unary_service
 from serving.server.lifecycle.listeners import start_grpc
 
 WAIT = 20
@@ -40,13 +40,16 @@ def code(future):
     return future.exception(WAIT).code().name
 
 
-def test_a_refusal_is_told_and_nobodys_fault(caplog):
+def test_a_refusal_reaches_the_client_and_logs_nothing(caplog):
     def refuse(request, context):
         if request.service == "busy":
             raise OverloadedError("RESOURCE_EXHAUSTED", "too many", 3)
         raise ServingError("NOT_FOUND", "x" * 2000)
 
-    with caplog.at_level(logging.DEBUG), serving(CallThreads(1), Do=refusing(refuse)) as (call, _):
+    with (
+        caplog.at_level(logging.DEBUG),
+        serving(CallThreads(1), Do=reporting_errors(refuse)) as (call, _),
+    ):
         busy, absent = call("Do", "busy").exception(WAIT), call("Do").exception(WAIT)
     assert (busy.code().name, busy.details()) == ("RESOURCE_EXHAUSTED", "too many")
     assert dict(busy.trailing_metadata())["grpc-retry-pushback-ms"] == "3000"
@@ -56,7 +59,7 @@ def test_a_refusal_is_told_and_nobodys_fault(caplog):
     assert [record for record in caplog.records if record.name.startswith("grpc")] == []
 
 
-def test_what_waits_for_a_thread_is_not_run_when_its_client_has_gone():
+def test_a_waiting_call_is_not_run_after_its_client_disconnects():
     """Five threads are taken; behind them one call is cancelled, one is late, one is patient."""
     gate, ran = threading.Event(), []
 
@@ -65,21 +68,25 @@ def test_what_waits_for_a_thread_is_not_run_when_its_client_has_gone():
         assert gate.wait(WAIT)
         return RESPONSE(status=1)
 
-    with serving(CallThreads(1), Do=slow) as (call, _):
+    threads = CallThreads(1)
+    quick = threads.quick(lambda request, context: RESPONSE(status=1))
+    with serving(threads, Do=slow, Quick=quick) as (call, _):
         held = [call("Do", f"held {number}") for number in range(5)]
         while len(ran) < 5:
             threading.Event().wait(0.001)
         gone, late = call("Do", "gone"), call("Do", "late", timeout=0.05)
-        patient = call("Do", "patient")
         gone.cancel()
         assert code(late) == "DEADLINE_EXCEEDED"
+        # Events of one connection are in order: after this call the server knows that both ended.
+        assert call("Quick").result(WAIT).status == 1
+        patient = call("Do", "patient")
         gate.set()
         assert [future.result(WAIT).status for future in (*held, patient)] == [1] * 6
         assert gone.cancelled()
     assert sorted(ran) == [*(f"held {number}" for number in range(5)), "patient"]
 
 
-def test_waiting_calls_do_not_hold_up_what_is_answered_at_once():
+def test_waiting_calls_do_not_delay_quick_methods():
     gate, entered = threading.Event(), threading.Semaphore(0)
 
     def slow(request, context):
@@ -94,7 +101,7 @@ def test_waiting_calls_do_not_hold_up_what_is_answered_at_once():
     methods = {
         "Do": slow,
         "Reload": threads.reloading(slow),
-        "Ask": threads.at_once(quick),
+        "Ask": threads.quick(quick),
     }
     with serving(threads, **methods) as (call, _):
         held = [call("Do") for _ in range(8)] + [call("Reload"), call("Reload")]
@@ -106,7 +113,7 @@ def test_waiting_calls_do_not_hold_up_what_is_answered_at_once():
         assert [future.result(WAIT).status for future in held] == [1] * 10
 
 
-def test_stopping_loses_no_answer_and_takes_no_further_call():
+def test_stopping_completes_running_calls_and_accepts_no_more():
     gate, entered = threading.Event(), threading.Event()
 
     def slow(request, context):
@@ -152,5 +159,5 @@ def test_a_system_that_gives_no_further_thread(monkeypatch):
     ("told", "left"), [(None, None), (9.2e9, None), (2.5, 2.5), (0.0, 0.001), (-3.0, 0.001)]
 )
 def test_the_time_that_is_left(told, left):
-    """As Python's gRPC tells it: without a deadline, far away, and when it has passed."""
+    """The forms of Python's gRPC: no deadline, a distant one, and one that has passed."""
     assert time_left(SimpleNamespace(time_remaining=lambda: told)) == left

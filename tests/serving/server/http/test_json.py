@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from serving.server.errors import ServingError
 from serving.server.http.json_decode import decode_base64, decode_predict, read_document
 from serving.server.http.json_encode import decimals, encode_error, encode_predict
-from serving.server.http.json_parse import _Reader, debug_text, parse
+from serving.server.http.json_parse import _SlowParser, debug_text, parse
 
 VALUES = st.recursive(
     st.none()
@@ -29,7 +29,7 @@ VALUES = st.recursive(
 def test_both_parsers_agree_with_the_standard_library(value, ascii_only):
     text = json.dumps(value, ensure_ascii=ascii_only)
     assert parse(text.encode()) == value
-    slow = _Reader(text.encode().decode("latin-1")).document()
+    slow = _SlowParser(text.encode().decode("latin-1")).document()
     assert slow == value
     assert json.dumps(slow) == json.dumps(value)
 
@@ -206,6 +206,8 @@ def test_base64_that_is_refused(text):
         (b"[1]", "Is not object"),
         (b'{"instances": []}', "No values in 'instances' array"),
         (b'{"instances": [null]}', "JSON Value: null Type: Null is not of expected type: float"),
+        (b'{"inputs": [1.0, null]}', "JSON Value: null Type: Null is not of expected type: float"),
+        (b'{"instances": [[null]]}', "JSON Value: null Type: Null is not of expected type: float"),
         (b'{"instances": [true]}', "JSON Value: true Type: True is not of expected type: float"),
         (b'{"instances": [1, [2]]}', "Expecting shape [] but got: [1]"),
         (b'{"instances": ' + b"[" * 40 + b"1" + b"]" * 40 + b"}", "at most 32 dimensions"),

@@ -16,9 +16,9 @@ LENGTH = HEAD + b"Content-Length: 6\r\n\r\n"
 def talk(pieces, *, body_timeout_s, handler_s=0.0):
     """All that the server says to a client that sends the pieces, a moment apart, and then waits.
 
-    The server answers with the body that it got.
+    The server returns the body of the request.
     """
-    from serving.server.http.rest import RestApp
+    from serving.server.http.asgi import RestApp
 
     async def handle(method, path, headers, body):
         await asyncio.sleep(handler_s)
@@ -60,14 +60,14 @@ def test_a_body_in_pieces_is_put_together():
     assert answer.endswith(b"\r\n\r\nabcdef")
 
 
-def test_the_limit_is_the_bodys_and_not_the_answers():
+def test_the_limit_applies_to_bodies_not_to_responses():
     answer = talk([LENGTH + b"abcdef"], body_timeout_s=0.2, handler_s=0.4)
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("hangs_up", [True, False])
 def test_a_request_ends_when_its_client_hangs_up(hangs_up):
-    from serving.server.http.rest import RestApp
+    from serving.server.http.asgi import RestApp
 
     async def main():
         outcome = asyncio.get_running_loop().create_future()

@@ -146,8 +146,8 @@ def test_scans_in_an_embedded_thumbnail_are_not_counted():
 
 
 @pytest.mark.parametrize("entry", ["rest", "grpc"])
-def test_work_beyond_its_deadline_does_not_hold_its_place(entry):
-    """Four pieces of work that cannot be stopped, in the one place there is."""
+def test_work_beyond_its_deadline_does_not_keep_its_slot(entry):
+    """Four pieces of work that cannot be stopped, with a single slot."""
     import threading
 
     from serving.server.observability.metrics import Metrics
@@ -171,12 +171,12 @@ def test_work_beyond_its_deadline_does_not_hold_its_place(entry):
         timer = threading.Timer(timeout, lambda: gone[0]())
         timer.start()
         return dispatcher.run_here(
-            steps, timeout=timeout, on_gone=lambda tell: gone.append(tell) or True
+            steps, timeout=timeout, on_disconnect=lambda tell: gone.append(tell) or True
         )
 
     async def scenario():
         loop = asyncio.get_running_loop()
-        # The second waits for the deadline of the first, and needs time of its own after it.
+        # The second waits for the deadline of the first, and needs time after that.
         for timeout in (2, 8):
             if entry == "rest":
                 with pytest.raises(ServingError, match="Timed out"):
@@ -185,7 +185,7 @@ def test_work_beyond_its_deadline_does_not_hold_its_place(entry):
                 loop.run_in_executor(None, run_here, stuck(), timeout)
             assert await loop.run_in_executor(None, begun.acquire, True, 30)
         assert await dispatcher.run(quick(), timeout=30) == "done"
-        # Beyond twice the places it waits as before: threads are no infinite supply.
+        # Beyond two overdue requests per slot it waits as before, as threads are limited.
         third = asyncio.ensure_future(dispatcher.run(stuck(), timeout=0.05))
         with pytest.raises(ServingError, match="Timed out"):
             await third

@@ -8,16 +8,23 @@ import threading
 import pytest
 
 from serving.server.errors import ServerError, ServingError
-from serving.server.extras.vertex import (
+from serving.server.http.pages import health_page
+from serving.server.http.vertex import (
     VertexOptions,
     model_base_path,
     read_vertex_options,
     vertex_page,
 )
-from serving.server.http.compression import accepts_gzip, inflate, with_gzip
-from serving.server.http.cors import preflight, with_cors
-from serving.server.http.web import Response, first_of
-from serving.server.observability.health import Readiness, health_page
+from serving.server.http.web import (
+    Response,
+    accepts_gzip,
+    first_of,
+    inflate,
+    preflight,
+    with_cors,
+    with_gzip,
+)
+from serving.server.observability.health import Readiness
 
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -27,7 +34,7 @@ CORS = {
 
 
 class Rest:
-    """Answers with a body of that size, and remembers what it was asked."""
+    """Responds with a body of that size, and records its requests."""
 
     def __init__(self, body=b"x" * 1000, headers=None):
         self.asked = []
@@ -57,7 +64,7 @@ def test_preflight_wants_a_web_origin():
 
 
 @pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v2/models/m/infer", "/v2"])
-def test_cors_headers_on_every_answer_of_the_api(path):
+def test_cors_headers_on_every_response_of_the_api(path):
     handler = with_cors(Rest(headers={"Content-Type": "a/b"}))
     assert ask(handler, "POST", path).headers == {"Content-Type": "a/b", **CORS}
     origin = {"origin": "http://a"}
@@ -88,7 +95,7 @@ def test_accept_encoding(header, wanted):
 
 
 @pytest.mark.parametrize("size", [1000, 100_000])
-def test_large_answers_are_compressed_for_those_who_ask(size):
+def test_large_responses_are_compressed_where_accepted(size):
     rest = Rest(b"y" * size)
     packed = ask(with_gzip(rest, 1000), headers={"accept-encoding": "gzip"})
     assert packed.headers == {"Vary": "Accept-Encoding", "Content-Encoding": "gzip"}
@@ -98,7 +105,7 @@ def test_large_answers_are_compressed_for_those_who_ask(size):
     assert plain.headers == {"Vary": "Accept-Encoding"}
 
 
-def test_small_and_encoded_answers_are_left_alone():
+def test_small_and_encoded_responses_are_unchanged():
     asked = {"accept-encoding": "gzip"}
     assert ask(with_gzip(Rest(), 1001), headers=asked) == Response(200, b"x" * 1000)
     encoded = Rest(headers={"Content-Encoding": "br"})
@@ -131,7 +138,7 @@ def test_inflate():
         inflate(headers, packed, 99)
 
 
-def test_pages_are_asked_in_turn():
+def test_the_first_page_that_serves_a_path_is_used():
     async def page(method, path, headers, body):
         return Response(201) if path == "/mine" else None
 
@@ -221,7 +228,7 @@ def test_vertex_leaves_large_bodies_to_a_thread(monkeypatch, size, headers, else
         threads.append(threading.current_thread())
         return json.loads(body)
 
-    monkeypatch.setattr("serving.server.extras.vertex.parse", parse)
+    monkeypatch.setattr("serving.server.http.vertex.parse", parse)
     body = json.dumps({"instances": ["x" * size]}).encode()
     data = gzip.compress(body) if headers else body
     rest = Rest()

@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from serving.server.lifecycle.background import Background
+from serving.server.models.background import Background
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="a thread's own priority, /proc")
 
@@ -39,7 +39,7 @@ def freed_in(background, *, wait):
     return seen[0]
 
 
-def test_the_first_load_is_done_where_it_is_asked(background):
+def test_the_first_load_runs_in_the_calling_thread(background):
     here = threading.get_ident()
     assert built_in(background) == here
     assert freed_in(background, wait=False) == here
@@ -98,7 +98,7 @@ def test_what_refers_to_itself_goes_too(background):
 PROGRAM = """
 import ctypes, sys
 from pathlib import Path
-from serving.server.lifecycle.background import Background
+from serving.server.models.background import Background
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20

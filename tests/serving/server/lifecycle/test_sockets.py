@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from serving.server.models.manager import State
+from serving.server.models.servable import State
 
 
 @pytest.fixture(scope="module")

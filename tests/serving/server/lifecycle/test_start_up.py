@@ -7,11 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from serving.client.address import is_loopback
-from serving.server.__main__ import _parser
 from serving.server.errors import ServerError
-from serving.server.flags import parse_flags
+from serving.server.flags import make_parser, parse_flags
 from serving.server.models.protos import read_model_config_file
-from serving.server.observability.monitoring import read_monitoring_path
+from serving.server.options import read_monitoring_path
 
 CONFIG = 'model_config_list { config { name: "ä" base_path: "/models/ä" } }'
 MONITORING = 'prometheus_config { enable: true path: "/m" }'
@@ -60,7 +59,7 @@ def test_what_cannot_be_read_is_refused_clearly(tmp_path, data, words):
     ],
 )
 def test_the_folder_of_bundles_in_any_position(line):
-    flags = parse_flags(_parser(), line.split())
+    flags = parse_flags(make_parser(), line.split())
     assert (str(flags.bundles), flags.enable_batching, flags.max_queue) == ("bundles", True, 5)
     # Off, on every command line.
     assert flags.port is None
@@ -79,7 +78,7 @@ def test_sightline_serve_takes_the_servers_flags(monkeypatch, flag):
     assert given == [[flag], ["bundles", flag], [flag, "--port", "0", "bundles"]]
 
 
-def test_two_places_to_serve_from_are_refused(tmp_path, capsys):
+def test_two_sources_of_models_are_refused(tmp_path, capsys):
     from serving.server.__main__ import main
 
     assert main([str(tmp_path), f"--bundles_dir={tmp_path}"]) == 1

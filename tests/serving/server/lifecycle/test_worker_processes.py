@@ -21,7 +21,7 @@ WAIT = 30
 CHILD = """
 import os, signal, socket, sys, time
 from pathlib import Path
-from serving.server.lifecycle.worker_processes import Member, share_port
+from serving.server.lifecycle.worker_processes import WorkerProcess, share_port
 
 flags = dict(word.removeprefix("--").partition("=")[::2] for word in sys.argv[1:])
 folder = Path(flags["folder"])
@@ -42,8 +42,8 @@ except FileExistsError:
     while (folder / "slow").exists():
         time.sleep(0.01)
 (folder / f"{os.getpid()}.loaded").touch()
-member = Member(flags["member"])
-member.wait_for_the_others()
+member = WorkerProcess(flags["member"])
+member.wait_for_all()
 member.watch_parent(lambda: os._exit(9))
 listener = socket.socket()
 share_port(listener)
@@ -118,7 +118,7 @@ def answers_at_all(port):
 
 
 def answers(port, count):
-    """Who answered; a connection that the kernel gave to a process that just died is reset."""
+    """The process that responded; a connection to a process that just died is reset."""
     found = set()
     for _ in range(count):
         with contextlib.suppress(ConnectionError):
@@ -143,18 +143,18 @@ def is_running(pid):
     )
 
 
-def test_all_answer_on_one_port_and_end_with_the_parent(tmp_path):
+def test_all_serve_one_port_and_end_with_the_parent(tmp_path):
     with Parent(tmp_path) as parent:
         pids, port = parent.ready()
         assert {ask(port) for _ in range(200)} == set(pids)
         parent.process.send_signal(signal.SIGTERM)
         assert parent.process.wait(WAIT) == 0
         assert not any(map(is_running, pids))
-        # Asked to end, so that requests under way do; not left to notice that they are alone.
+        # Signaled to end, so that running requests complete; not left to notice the parent's end.
         assert {path.stem for path in tmp_path.glob("*.terminated")} == set(map(str, pids))
 
 
-def test_nobody_listens_before_all_have_loaded(tmp_path):
+def test_no_process_listens_before_all_have_loaded(tmp_path):
     (tmp_path / "slow").touch()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -172,7 +172,7 @@ def test_nobody_listens_before_all_have_loaded(tmp_path):
         assert ask(port) in pids
 
 
-def test_a_dead_process_is_replaced_and_the_others_go_on(tmp_path):
+def test_a_dead_process_is_replaced_and_the_others_continue(tmp_path):
     with Parent(tmp_path) as parent:
         pids, port = parent.ready()
         os.kill(pids[0], signal.SIGKILL)
@@ -191,7 +191,7 @@ def test_it_does_not_start_when_a_process_cannot(tmp_path):
         assert "ended with 3 before all were ready" in parent.errors.read()
 
 
-def test_a_port_in_use_is_told(tmp_path):
+def test_a_port_in_use_is_an_error(tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -223,9 +223,9 @@ def test_a_process_that_ends_by_itself_ends_in_peace():
     """The thread that watches the parent is still reading then."""
     program = (
         "import time\n"
-        "from serving.server.lifecycle.worker_processes import Member\n"
-        "Member('').wait_for_the_others()\n"
-        "Member('').watch_parent(print)\n"
+        "from serving.server.lifecycle.worker_processes import WorkerProcess\n"
+        "WorkerProcess('').wait_for_all()\n"
+        "WorkerProcess('').watch_parent(print)\n"
         "time.sleep(0.3)\n"
     )
     with subprocess.Popen(

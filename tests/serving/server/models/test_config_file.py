@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from serving.server.app import ServerOptions, _Server
+from serving.server.app import _Server
 from serving.server.errors import ServerError
-from serving.server.models.config_file import ConfigFile
-from serving.server.models.manager import ModelConfig
-from serving.server.models.source import ModelSource
+from serving.server.models.config import ServedModel
+from serving.server.models.source import ConfigFile, ModelSource
+from serving.server.options import ServerOptions
 
 
 class Refused(Exception):
@@ -104,11 +104,11 @@ def test_what_is_no_config_is_never_served(followed, content):
     assert serve.calls == []
 
 
-def test_the_server_goes_on_looking_after_any_error(tmp_path):
+def test_the_server_keeps_polling_after_any_error(tmp_path):
     path = tmp_path / "models.config"
     write(path, "a")
     options = ServerOptions(config_file=path, config_poll_seconds=0.001, load_retry_seconds=0)
-    source = ModelSource([ModelConfig("a", tmp_path / "a")])
+    source = ModelSource([ServedModel("a", tmp_path / "a")])
     server = _Server(source, ("", ""), (None, None), options)
     # Between what was read at the start and the first look.
     write(path, "b")

@@ -12,7 +12,8 @@ from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
 from core import bundle as bundles
 from serving.server.lifecycle.server_process import ServerProcess
-from serving.server.models.manager import ModelConfig, ModelManager
+from serving.server.models.config import ServedModel
+from serving.server.models.manager import ModelManager
 from serving.server.models.source import ModelSource
 
 WAIT_S = 60
@@ -128,9 +129,9 @@ def test_a_folder_of_models_that_vanishes_keeps_them(half_plus_two, tmp_path):
 
 
 def test_a_folder_that_vanishes_before_a_switch_is_refused(half_plus_two, tmp_path):
-    manager = ModelManager(lambda: [ModelConfig("m", half_plus_two)])
+    manager = ModelManager(lambda: [ServedModel("m", half_plus_two)])
     manager.sync()
     with pytest.raises(Exception, match="there is no such folder"):
-        manager.switch([ModelConfig("m", tmp_path / "none")])
+        manager.switch([ServedModel("m", tmp_path / "none")])
     assert manager.available() == {"m": [123]}
     manager.close()

@@ -9,8 +9,10 @@ import pytest
 
 from serving.engines.saved_model import EngineError
 from serving.server.errors import ServingError
-from serving.server.models.manager import ModelConfig, ModelManager, State, VersionPolicy
-from serving.server.observability.health import missing_models
+from serving.server.models.config import ServedModel, VersionPolicy
+from serving.server.models.manager import ModelManager
+from serving.server.models.servable import State
+from serving.server.observability.health import Readiness
 
 LATEST = VersionPolicy()
 
@@ -29,7 +31,7 @@ def lifecycle(half_plus_two, tmp_path):
         folder = tmp_path / "m"
         folder.mkdir()
         copy_versions(half_plus_two, folder, on_disk)
-        configs = [ModelConfig("m", folder, policy)]
+        configs = [ServedModel("m", folder, policy)]
         manager = ModelManager(lambda: configs, **options)
         managers.append(manager)
         manager.sync()
@@ -98,7 +100,7 @@ def test_last_version_removed(lifecycle, keep, left):
 
 
 def test_duplicate_name():
-    configs = [ModelConfig("m", Path("a")), ModelConfig("m", Path("b"))]
+    configs = [ServedModel("m", Path("a")), ServedModel("m", Path("b"))]
     with pytest.raises(ServingError, match="multiple times") as caught:
         ModelManager(lambda: configs).sync()
     assert caught.value.code == "INVALID_ARGUMENT"
@@ -107,14 +109,14 @@ def test_duplicate_name():
 def test_switch_waits_and_brings_back(lifecycle, half_plus_two, tmp_path):
     manager, _, configs = lifecycle([1])
     copy_versions(half_plus_two, tmp_path / "b", [1])
-    manager.switch([*configs, ModelConfig("b", tmp_path / "b")])
+    manager.switch([*configs, ServedModel("b", tmp_path / "b")])
     assert manager.available() == {"m": [1], "b": [1]}
     manager.switch([])
     assert manager.available() == {}
     manager.switch(configs)
     assert manager.available() == {"m": [1]}
     with pytest.raises(ServingError, match="holds no version"):
-        manager.switch([ModelConfig("m", tmp_path / "empty")])
+        manager.switch([ServedModel("m", tmp_path / "empty")])
     assert predict_once(manager) == [3.0]
 
 
@@ -135,7 +137,7 @@ def test_a_refused_switch_is_not_noticed(lifecycle, half_plus_two, tmp_path):
     broken = tmp_path / "b" / "1"
     broken.mkdir(parents=True)
     (broken / "saved_model.pb").write_bytes(b"not a model")
-    wanted = [ModelConfig("m", tmp_path / "new"), ModelConfig("b", tmp_path / "b")]
+    wanted = [ServedModel("m", tmp_path / "new"), ServedModel("b", tmp_path / "b")]
     with pytest.raises(ServingError, match="model b version 1: ") as caught:
         manager.switch(wanted)
     assert caught.value.code == "FAILED_PRECONDITION"
@@ -164,24 +166,24 @@ def test_what_failed_before_is_tried_again_by_a_switch(lifecycle, half_plus_two)
     assert manager.available() == {"m": [2]}
 
 
-def test_a_model_that_is_no_longer_wanted_is_not_missed(lifecycle, half_plus_two, tmp_path):
+def test_a_model_that_is_no_longer_configured_is_not_missing(lifecycle, half_plus_two, tmp_path):
     manager, _, configs = lifecycle([1])
     copy_versions(half_plus_two, tmp_path / "b", [1])
-    configs.append(ModelConfig("b", tmp_path / "b"))
+    configs.append(ServedModel("b", tmp_path / "b"))
     manager.sync()
     shutil.rmtree(tmp_path / "b" / "1")
     manager.sync()
-    assert missing_models(manager) == ["b"]
+    assert Readiness(manager).missing() == ["b"]
     configs.pop()
     manager.sync()
-    assert missing_models(manager) == []
+    assert Readiness(manager).missing() == []
     assert [status.state for status in manager.status("b")] == [State.END]
 
 
 def test_a_folder_that_cannot_be_read_leaves_the_rest_alone(lifecycle, half_plus_two, unreadable):
     manager, folder, configs = lifecycle([1])
     copy_versions(half_plus_two, folder, [2])
-    configs.append(ModelConfig("bad", unreadable))
+    configs.append(ServedModel("bad", unreadable))
     manager.sync()
     assert manager.available() == {"m": [2], "bad": []}
     reason = f"{unreadable} cannot be read: File name too long"
@@ -191,7 +193,7 @@ def test_a_folder_that_cannot_be_read_leaves_the_rest_alone(lifecycle, half_plus
     assert caught.value.code == "NOT_FOUND"
     with pytest.raises(ServingError, match="cannot be read"):
         manager.switch(configs)
-    configs[:] = [ModelConfig("m", unreadable)]
+    configs[:] = [ServedModel("m", unreadable)]
     manager.sync()
     assert predict_once(manager) == [3.0]
 
@@ -210,26 +212,26 @@ def test_a_version_that_cannot_be_read_has_failed(lifecycle, half_plus_two, unre
 
 def test_a_label_may_outlive_its_version(lifecycle, half_plus_two):
     manager, folder, configs = lifecycle([1])
-    configs[0] = ModelConfig("m", folder, labels={"stable": 1})
+    configs[0] = ServedModel("m", folder, labels={"stable": 1})
     for version in (2, 3):
         manager.sync()
         copy_versions(half_plus_two, folder, [version])
     manager.sync()
     assert manager.available() == {"m": [3]}
     with pytest.raises(ServingError, match="not currently available"):
-        manager.switch([ModelConfig("m", folder, labels={"stable": 2})])
+        manager.switch([ServedModel("m", folder, labels={"stable": 2})])
 
 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_labels_to_unavailable_versions(lifecycle, allowed):
     manager, folder, configs = lifecycle([1], labels_for_unavailable=allowed)
-    configs[0] = ModelConfig("m", folder, labels={"stable": 1})
+    configs[0] = ServedModel("m", folder, labels={"stable": 1})
     manager.sync()
-    configs[0] = ModelConfig("m", folder, labels={"stable": 2})
+    configs[0] = ServedModel("m", folder, labels={"stable": 2})
     with pytest.raises(ServingError, match="assign label to version 2 of model m") as caught:
         manager.sync()
     assert caught.value.code == "FAILED_PRECONDITION"
-    configs[0] = ModelConfig("m", folder, labels={"canary": 2})
+    configs[0] = ServedModel("m", folder, labels={"canary": 2})
     if allowed:
         manager.sync()
     else:
@@ -332,13 +334,13 @@ def test_a_label_names_a_loaded_version_while_another_model_loads(lifecycle, hal
                 seen.append(servable.version)
 
     manager, folder, configs = lifecycle([1], prepare=look)
-    configs[0] = ModelConfig("m", folder, LATEST, labels={"stable": 1})
+    configs[0] = ServedModel("m", folder, LATEST, labels={"stable": 1})
     manager.sync()
     copy_versions(half_plus_two, folder, [2])
     copy_versions(half_plus_two, folder.parent / "other", [1])
     configs[:] = [
-        ModelConfig("m", folder, LATEST, labels={"stable": 2}),
-        ModelConfig("other", folder.parent / "other", LATEST),
+        ServedModel("m", folder, LATEST, labels={"stable": 2}),
+        ServedModel("other", folder.parent / "other", LATEST),
     ]
     manager.sync()
     assert seen == [1]

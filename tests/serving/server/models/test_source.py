@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serving.server.errors import ServerError, ServingError
-from serving.server.models.manager import ModelConfig
+from serving.server.models.config import ServedModel
 from serving.server.models.source import ModelSource
 
 
@@ -30,9 +30,9 @@ def model(folder, *versions):
 
 
 def code_of(source, path):
-    """What a request for a model at `path` is answered with."""
+    """The status code of a reload request for a model at `path`."""
     models = Models()
-    configs = [ModelConfig("x", Path(path))]
+    configs = [ServedModel("x", Path(path))]
     try:
         source.reload(configs, models)
     except ServingError as error:
@@ -43,7 +43,7 @@ def code_of(source, path):
 
 
 def test_a_request_stays_in_the_folders_of_the_models(tmp_path):
-    own = [ModelConfig("a", tmp_path / "a"), ModelConfig("b", tmp_path / "deep" / "b")]
+    own = [ServedModel("a", tmp_path / "a"), ServedModel("b", tmp_path / "deep" / "b")]
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "out").symlink_to(tmp_path)
     allowed = {
@@ -63,7 +63,7 @@ def test_a_request_stays_in_the_folders_of_the_models(tmp_path):
 
 
 def test_what_was_dropped_may_come_back(tmp_path):
-    own = [ModelConfig("a", tmp_path / "a")]
+    own = [ServedModel("a", tmp_path / "a")]
     source = ModelSource(own)
     source.reload([], Models())
     assert source() == []
@@ -72,7 +72,7 @@ def test_what_was_dropped_may_come_back(tmp_path):
 
 
 def test_further_roots(tmp_path):
-    own = [ModelConfig("a", tmp_path / "a")]
+    own = [ServedModel("a", tmp_path / "a")]
     source = ModelSource(own, roots=[tmp_path / "more"])
     assert code_of(source, tmp_path / "more" / "b") == "OK"
     assert code_of(source, tmp_path / "a") == "OK"
@@ -86,7 +86,7 @@ def test_a_served_folder_is_a_root(tmp_path):
 
 
 def test_without_roots_every_request_is_refused(tmp_path):
-    own = [ModelConfig("a", tmp_path / "a")]
+    own = [ServedModel("a", tmp_path / "a")]
     source = ModelSource(own, roots=None)
     assert code_of(source, tmp_path / "a") == "PERMISSION_DENIED"
     with pytest.raises(ServingError, match="takes no reload requests"):
@@ -94,8 +94,8 @@ def test_without_roots_every_request_is_refused(tmp_path):
 
 
 def test_a_file_may_name_any_path_and_requests_may_then_too(tmp_path):
-    source = ModelSource([ModelConfig("a", tmp_path / "a")])
-    source.reload([ModelConfig("b", tmp_path / "b")], Models(), trusted=True)
+    source = ModelSource([ServedModel("a", tmp_path / "a")])
+    source.reload([ServedModel("b", tmp_path / "b")], Models(), trusted=True)
     assert code_of(source, tmp_path / "b") == "OK"
     assert code_of(source, tmp_path / "a") == "PERMISSION_DENIED"
 
@@ -107,8 +107,8 @@ def test_a_refused_reload_changes_nothing(tmp_path, error):
     before = source()
     for trusted in (False, True):
         with pytest.raises(type(error)):
-            source.reload([ModelConfig("x", tmp_path / "x")], Models(error), trusted=trusted)
-        assert source() == before == [ModelConfig("m", tmp_path / "m")]
+            source.reload([ServedModel("x", tmp_path / "x")], Models(error), trusted=trusted)
+        assert source() == before == [ServedModel("m", tmp_path / "m")]
     assert code_of(source, tmp_path / "m") == "OK"
 
 
@@ -124,8 +124,8 @@ def test_a_model_that_cannot_be_read_stays_listed(tmp_path, unreadable):
 
 
 def test_a_check_leaves_the_unreadable_to_the_first_load(tmp_path, unreadable):
-    ModelSource([ModelConfig("bad", unreadable)]).check()
+    ModelSource([ServedModel("bad", unreadable)]).check()
     with pytest.raises(ServerError, match=r"model none: .* holds no version"):
-        ModelSource([ModelConfig("bad", unreadable), ModelConfig("none", tmp_path)]).check()
+        ModelSource([ServedModel("bad", unreadable), ServedModel("none", tmp_path)]).check()
     with pytest.raises(ServerError, match="cannot be read: File name too long"):
         ModelSource(unreadable).check()

@@ -36,7 +36,7 @@ def test_a_request_is_counted_by_how_it_ends(error, status):
     assert (count in text) == (error is None)
 
 
-def test_a_reload_tells_what_counted_meanwhile():
+def test_a_reload_reports_the_increase_of_counters():
     from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
     from serving.server.grpc.api import ModelService

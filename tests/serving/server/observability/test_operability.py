@@ -215,7 +215,7 @@ def spin(server):
         predict(server, "spin", {"instances": [1.0]})
 
 
-def test_one_place_in_the_code_does_not_fill_the_log():
+def test_one_line_of_code_does_not_fill_the_log():
     now = [0.0]
     limit = RateLimit(clock=lambda: now[0])
 

@@ -16,9 +16,9 @@ import pytest
 
 from serving.server.errors import ServerError
 from serving.server.extras.hooks import Exchange
-from serving.server.observability.log_file import LogFile
+from serving.server.extras.log_file import LogFile
+from serving.server.extras.request_log import LogConfig, RequestLog, read_request_logs
 from serving.server.observability.metrics import Metrics
-from serving.server.observability.request_log import LogConfig, RequestLog, read_log_configs
 
 WAIT = 20
 
@@ -166,7 +166,7 @@ def test_a_full_queue_drops_counts_and_never_waits(tmp_path, monkeypatch):
         assert gate.wait(WAIT)
         raise OSError("disk full")
 
-    monkeypatch.setattr("serving.server.observability.request_log.prediction_log", slow)
+    monkeypatch.setattr("serving.server.extras.request_log.prediction_log", slow)
     log, metrics, _ = made(tmp_path, max_waiting=2)
     log(predicted())
     assert entered.wait(WAIT)
@@ -175,7 +175,7 @@ def test_a_full_queue_drops_counts_and_never_waits(tmp_path, monkeypatch):
     assert 'status_code="RESOURCE_EXHAUSTED"} 3' in metrics.text()
     gate.set()
     log.close()
-    # What cannot be written is told, and the thread goes on.
+    # A record that cannot be written is counted, and the thread continues.
     assert 'status_code="UNKNOWN"} 3' in metrics.text()
 
 
@@ -213,26 +213,20 @@ def test_a_crash_loses_the_open_file_only(tmp_path):
     assert all(len(r.predict_log.request.inputs["image_bytes"].string_val[0]) == 900 for r in whole)
 
 
-def server_config(text):
-    from google.protobuf import text_format
-    from tensorflow_serving.config import model_server_config_pb2
-
-    return text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-
-
 LOGGING = (
     'logging_config { log_collector_config { type: "%s" filename_prefix: "%s" } '
     "sampling_config { sampling_rate: %s } }"
 )
 
 
-def test_the_model_config_says_where():
-    config = server_config(
+def test_logs_of_the_model_config_file(tmp_path):
+    file = tmp_path / "models.config"
+    file.write_text(
         'model_config_list { config { name: "a" base_path: "/a" '
         + LOGGING % ("", "/l/a", 0.25)
         + ' } config { name: "b" base_path: "/b" } }'
     )
-    assert read_log_configs(config) == {"a": LogConfig("/l/a", 0.25)}
+    assert read_request_logs(file) == {"a": LogConfig("/l/a", 0.25)}
 
 
 @pytest.mark.parametrize(
@@ -244,10 +238,12 @@ def test_the_model_config_says_where():
         ("", "/l/a", 1.5, r"\[0, 1\]"),
     ],
 )
-def test_a_config_that_makes_no_sense(kind, prefix, rate, words):
+def test_invalid_logging_config(kind, prefix, rate, words, tmp_path):
     text = 'model_config_list { config { name: "a" base_path: "/a" %s } }'
+    file = tmp_path / "models.config"
+    file.write_text(text % (LOGGING % (kind, prefix, rate)))
     with pytest.raises(ServerError, match=words):
-        read_log_configs(server_config(text % (LOGGING % (kind, prefix, rate))))
+        read_request_logs(file)
 
 
 def test_one_prefix_a_model(tmp_path):
@@ -287,7 +283,7 @@ def test_a_full_disk(tmp_path, caplog):
     entries = records(folder)
     assert 0 < len(entries) == size // (whole.stat().st_size // len(entries))
     assert [r.levelname for r in caplog.records] == ["ERROR"]
-    assert "File too large; requests go on without it" in caplog.text
+    assert "File too large; requests continue without it" in caplog.text
     now[0] = 31.0
     log(predicted(image))
     log.close()

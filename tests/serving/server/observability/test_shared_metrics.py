@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from serving.server.observability.metrics import Metrics
-from serving.server.observability.shared_metrics import SharedMetrics
+from serving.server.observability.metrics import Metrics, SharedMetrics
 
 WAIT = 20
 
@@ -71,7 +70,7 @@ def test_the_last_numbers_are_written_at_the_end(tmp_path):
     ]
 
 
-def test_a_folder_that_is_gone_stops_nothing(tmp_path):
+def test_a_removed_folder_stops_nothing(tmp_path):
     folder = tmp_path / "gone"
     folder.mkdir()
     shared = SharedMetrics(filled(2, 1e-5), folder, period_s=1000)

@@ -39,7 +39,7 @@ def tracing():
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from serving.server.observability.tracing import OpenTelemetry
+    from serving.server.extras.tracing import OpenTelemetry
 
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
@@ -126,7 +126,7 @@ def test_steps_that_are_over_can_be_closed(tracing, caplog):
 
 def test_nothing_is_imported_when_it_is_off():
     code = (
-        "import sys; import serving.server.extras.features, serving.server.observability.tracing; "
+        "import sys; import serving.server.app, serving.server.extras.tracing; "
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,11 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.server.errors import ServerError, ServingError
-from serving.server.scheduling.batching import BatchingOptions, batch_rows, merge, share_key, split
-from serving.server.scheduling.batching_config import (
-    PerModelBatching,
+from serving.server.scheduling.batching import (
+    BatchingOptions,
     adaptive_options,
+    batch_rows,
+    merge,
     read_batching_options,
+    share_key,
+    split,
+    version_batching,
 )
 
 
@@ -158,13 +162,15 @@ def test_parameters_files(tmp_path):
 
 
 def test_per_model_parameters(tmp_path):
-    per_model = PerModelBatching(BatchingOptions(num_batch_threads=2))
-    assert per_model(tmp_path) is None
+    shared = BatchingOptions(num_batch_threads=2)
+    assert version_batching(tmp_path, shared=shared, per_model=False) is shared
+    assert version_batching(tmp_path, shared=None, per_model=True) is None
+    assert version_batching(tmp_path, shared=shared, per_model=True) is None
     (tmp_path / "batching_params.pbtxt").write_text("max_batch_size { value: 7 }")
-    options = per_model(tmp_path)
+    options = version_batching(tmp_path, shared=shared, per_model=True)
     assert options is not None
     assert (options.max_batch_size, options.adaptive) == (7, False)
-    adaptive = PerModelBatching(adaptive_options(None))(tmp_path)
+    adaptive = version_batching(tmp_path, shared=adaptive_options(None), per_model=True)
     assert adaptive is not None
     assert (adaptive.max_batch_size, adaptive.adaptive) == (7, True)
     assert adaptive_options(None).batch_timeout_micros == 0

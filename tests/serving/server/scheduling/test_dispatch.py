@@ -100,7 +100,7 @@ MODES = [None, BatchingOptions(), ADAPTIVE]
 
 
 @pytest.mark.parametrize("batching", MODES)
-def test_answers_and_errors(batching):
+def test_results_and_errors(batching):
     async def scenario(h):
         assert await h.start(1, 2) == [2, 4]
         with pytest.raises(ServingError, match="negative") as caught:
@@ -185,7 +185,7 @@ def test_a_bounded_queue(batching):
     play(scenario, batching=batching, max_queue=1)
 
 
-def test_a_batch_of_one_runs_in_its_place_while_another_is_free():
+def test_a_batch_of_one_runs_in_its_slot_while_another_is_free():
     async def scenario(h):
         h.engine.gate.clear()
         requests = [h.start(value) for value in range(3)]
@@ -202,7 +202,7 @@ def test_a_batch_of_one_runs_in_its_place_while_another_is_free():
     play(scenario, threads=3, batching=BatchingOptions(), batch_threads=2)
 
 
-def test_a_full_batch_queue_tells_when_to_retry():
+def test_a_full_batch_queue_reports_when_to_retry():
     async def scenario(h):
         h.engine.gate.clear()
         first = h.start(0)
@@ -243,7 +243,7 @@ def test_a_busy_event_loop_does_not_run_what_is_late():
         await h.until(lambda: h.engine.runs)
         late = h.start(1, timeout=0.01)
         await asyncio.sleep(0)
-        # From here on the loop cannot tell the time, as under load.
+        # From here on the loop runs late, as under load.
         time.sleep(0.05)
         h.engine.gate.set()
         while h.dispatcher.waiting:

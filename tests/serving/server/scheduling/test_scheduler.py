@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from serving.engines.saved_model import EngineError
 from serving.server.errors import ServingError
 from serving.server.observability.metrics import Metrics
-from serving.server.scheduling.batch_queue import Task
 from serving.server.scheduling.batching import BatchingOptions
 from serving.server.scheduling.calls import EngineCall
-from serving.server.scheduling.scheduler import BatchScheduler
+from serving.server.scheduling.scheduler import BatchScheduler, BatchTask
 
 LONG = 60_000_000
 WAIT = 20
@@ -78,7 +77,7 @@ class Harness:
     def submit(self, x, *, fetch="y", **keywords):
         outcome = Outcome()
         call = EngineCall(self.servable, {"x": np.asarray(x)}, (fetch,))
-        task = Task(call, outcome, **keywords)
+        task = BatchTask(call, outcome, **keywords)
         self.scheduler.submit(task, self.options)
         return task, outcome
 
@@ -91,7 +90,7 @@ class Harness:
 
 
 class Servable:
-    """With a class of its own, so that it can be a weak key."""
+    """A class, so that instances can be weak keys."""
 
     def __init__(self, engine):
         self.name, self.version, self.engine = "m", 1, engine
@@ -111,7 +110,7 @@ def code_of(outcome):
     splits=st.booleans(),
     threads=st.integers(1, 3),
 )
-def test_every_example_gets_its_own_answer(requests, splits, threads):
+def test_every_example_gets_its_own_result(requests, splits, threads):
     options = {"max_batch_size": 6, "max_enqueued_batches": 1000}
     if splits:
         options |= {"enable_large_batch_splitting": True, "max_execution_batch_size": 4}
@@ -205,10 +204,10 @@ def test_splitting_fills_the_open_batch_first():
         assert harness.engine.batches == [1, 4, 4, 2]
 
 
-def test_parts_whose_answers_do_not_fit_together_end_their_request_alone():
+def test_parts_with_inconsistent_outputs_fail_their_request_only():
     options = {"enable_large_batch_splitting": True, "max_execution_batch_size": 2}
     with Harness(max_batch_size=10, max_enqueued_batches=9, **options) as harness:
-        # The longer a part's greatest number, the wider its answer.
+        # The longer a part's largest number, the wider its result.
         harness.engine.run_tensors = lambda feeds, fetches: dict.fromkeys(
             fetches, np.zeros((len(feeds["x"]), int(feeds["x"].max())))
         )
@@ -284,7 +283,7 @@ def test_part_of_a_withdrawn_request_ends_it():
         assert harness.engine.batches == [1]
 
 
-def test_adaptive_takes_a_free_place_and_gives_it_back():
+def test_adaptive_takes_a_free_slot_and_releases_it():
     with Harness(threads=1, max_batch_size=8, adaptive=True) as harness:
         assert harness.scheduler.try_start()
         assert not harness.scheduler.try_start()

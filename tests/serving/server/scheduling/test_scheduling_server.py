@@ -28,7 +28,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def sizer(tmp_path_factory):
-    """A model whose answer to each example is how many rows the graph was given."""
+    """A model that returns the number of rows of the graph's input for each example."""
     import tensorflow as tf
 
     folder = tmp_path_factory.mktemp("sizer") / "1"
@@ -222,7 +222,7 @@ def adaptive(bundles_dir):
         yield process
 
 
-def test_a_variant_answers_as_the_engine_does(adaptive, bundles_dir, make_png):
+def test_a_variant_returns_the_outputs_of_its_engine(adaptive, bundles_dir, make_png):
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 
@@ -270,7 +270,7 @@ def test_a_variant_answers_as_the_engine_does(adaptive, bundles_dir, make_png):
 def test_bad_images_fail_alone(adaptive, make_png):
     """Many clients at once, so that good and bad images share batches."""
     good = make_png((250, 0, 0), (30, 20))
-    # A sound header and a damaged rest: only the graph can tell.
+    # A valid header and a damaged rest, which only the graph detects.
     bad = good[:60] + bytes(byte ^ 255 for byte in good[60:])
 
     def send(data):

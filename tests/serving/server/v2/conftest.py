@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.engines.saved_model import Signature, TensorInfo
+from serving.engines.signatures import GraphSignature, GraphTensor
 from serving.server.errors import ServingError, invalid
 from serving.server.extras.hooks import Hooks
 from serving.server.observability.metrics import Metrics
@@ -23,7 +23,9 @@ class StubEngine:
     runtime = "TF1"
 
     def __init__(self, function, inputs, outputs):
-        signature = Signature("serving_default", "predict", infos(inputs), infos(outputs), None)
+        signature = GraphSignature(
+            "serving_default", "predict", infos(inputs), infos(outputs), None
+        )
         self.signatures = {"serving_default": signature}
         self.function = function
 
@@ -33,7 +35,7 @@ class StubEngine:
 
 
 def infos(tensors):
-    return {name: TensorInfo(name, dtype, shape) for name, (dtype, shape) in tensors.items()}
+    return {name: GraphTensor(name, dtype, shape) for name, (dtype, shape) in tensors.items()}
 
 
 @dataclass(eq=False)
@@ -45,7 +47,7 @@ class StubServable:
 
 
 class StubModels:
-    """Models by name and version, with the methods of `ModelManager` that are asked for."""
+    """Models by name and version, with the methods of `ModelManager` that V2 uses."""
 
     def __init__(self):
         self.servables = {}
@@ -78,13 +80,13 @@ class StubModels:
 class StubHooks(Hooks):
     """Runs the engine itself; the real one checks names first, with TensorFlow's protos loaded."""
 
-    def predict(self, servable, signature, inputs, output_filter=()):
+    def call(self, api, servable, signature, request, output_filter=()):
         known = servable.engine.signatures[signature]
-        for name in [*inputs, *output_filter]:
+        for name in [*request, *output_filter]:
             if name not in {**known.inputs, **known.outputs}:
                 raise invalid(f"no tensor {name}")
         wanted = tuple(output_filter) or tuple(known.outputs)
-        return (yield EngineCall(servable, inputs, wanted))
+        return (yield EngineCall(servable, request, wanted))
 
 
 def half_plus(offset):

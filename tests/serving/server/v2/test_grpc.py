@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from serving.server.grpc.methods import CallThreads
-from serving.server.v2.grpc_service import open_inference_handler
-from serving.server.v2.messages import message
+from serving.server.v2.grpc_service import message, open_inference_handler
 
 
 def test_the_bytes_of_a_request_are_those_of_the_specification():
@@ -28,7 +27,7 @@ def test_the_bytes_of_a_request_are_those_of_the_specification():
     )
 
 
-def test_the_bytes_of_an_answer_are_read_as_the_specification_has_them():
+def test_the_bytes_of_a_response_are_parsed_as_specified():
     text = b"\x0a\x01m\x12\x012\x2a\x0b\x0a\x01y\x12\x03U64\x1a\x01\x05\x32\x02ab"
     answer = message("ModelInferResponse").FromString(text)
     assert (answer.model_name, answer.model_version) == ("m", "2")
@@ -43,7 +42,7 @@ def test_the_bytes_of_an_answer_are_read_as_the_specification_has_them():
 
 @pytest.fixture
 def call(service):
-    """(method, request fields or message) -> answer, through a real server."""
+    """(method, request fields or message) -> response, through a real server."""
     threads = CallThreads()
     server = grpc.server(threads.calls, handlers=[open_inference_handler(service, threads)])
     port = server.add_insecure_port("127.0.0.1:0")
@@ -87,7 +86,7 @@ def infer_request(**fields):
     return request
 
 
-def test_typed_values_are_answered_with_typed_values(call):
+def test_typed_requests_have_typed_responses(call):
     request = infer_request(model_version="1", id="7")
     request.inputs[0].contents.fp32_contents.extend([1, 2])
     answer = call("ModelInfer", request)
@@ -98,7 +97,7 @@ def test_typed_values_are_answered_with_typed_values(call):
     assert not answer.raw_output_contents
 
 
-def test_raw_bytes_are_answered_with_raw_bytes(call):
+def test_raw_requests_have_raw_responses(call):
     request = infer_request(raw_input_contents=[struct.pack("<2f", 1, 2)])
     answer = call("ModelInfer", request)
     assert list(answer.raw_output_contents) == [struct.pack("<2f", 2.5, 3)]

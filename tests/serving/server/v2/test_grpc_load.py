@@ -14,8 +14,7 @@ from serving.server.lifecycle.listeners import start_grpc
 from serving.server.scheduling.batching import BatchingOptions
 from serving.server.scheduling.dispatch import Dispatcher
 from serving.server.scheduling.scheduler import BatchScheduler
-from serving.server.v2.grpc_service import open_inference_handler
-from serving.server.v2.messages import message
+from serving.server.v2.grpc_service import message, open_inference_handler
 from serving.server.v2.service import OpenInference
 
 WAIT = 30
@@ -45,7 +44,7 @@ def call(request, service, models, metrics):
     models.servables["half"][2].batching = request.param
     dispatcher = Dispatcher(THREADS, metrics=metrics, scheduler=scheduler, max_queue=MAX_QUEUE)
     limited = OpenInference(models, metrics, dispatcher, hooks=service._hooks)
-    threads = CallThreads(dispatcher.most_requests)
+    threads = CallThreads(dispatcher.max_requests)
     handler = open_inference_handler(limited, threads)
     front = start_grpc("127.0.0.1", 0, [handler], threads=threads, max_request_bytes=10_000)
     with grpc.insecure_channel(front.url.removeprefix("grpc://")) as channel:
@@ -101,7 +100,7 @@ def test_every_call_ends_as_it_must(call, gate, metrics):
     got = [struct.unpack("<f", *answer.raw_output_contents)[0] for answer in answers]
     np.testing.assert_array_equal(got, np.arange(MAX_QUEUE - 60) / 2 + 2)
     assert [code(future) for future in held] == ["OK"] * THREADS
-    # Nobody ran for a client that had gone, was late, or was refused.
+    # No run was for a client that had left, was late, or was refused.
     assert sorted(gate.rows) == [*range(MAX_QUEUE - 60), *(1000 + n for n in range(THREADS))]
     counts = {"OK": 42, "RESOURCE_EXHAUSTED": 98, "CANCELLED": 30, "DEADLINE_EXCEEDED": 30}
     for status, count in counts.items():

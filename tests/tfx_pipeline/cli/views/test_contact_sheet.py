@@ -36,30 +36,30 @@ def shown(colored, tmp_path, **options):
     return {red // 10 for red, green, blue in colors(out) if (green, blue) == (0, 200)}
 
 
-def test_as_many_images_as_asked_and_others_by_another_seed(colored, tmp_path):
+def test_the_number_of_images_and_another_choice_with_another_seed(colored, tmp_path):
     first = shown(colored, tmp_path, count=6, seed=1)
     assert len(first - {19}) >= 5
     assert shown(colored, tmp_path, count=6, seed=1) == first
     assert shown(colored, tmp_path, count=6, seed=2) != first
 
 
-def test_all_where_there_are_fewer_and_the_torn_one_says_so(colored, tmp_path):
+def test_a_small_split_is_shown_whole_with_the_error_of_a_damaged_image(colored, tmp_path):
     assert shown(colored, tmp_path, count=50) == set(range(19))
     assert (236, 239, 243) in colors(tmp_path / "sheets" / "sheet.png")
 
 
 @pytest.mark.parametrize("count", [0, 401])
-def test_a_count_that_makes_no_sheet_is_refused(colored, tmp_path, count):
+def test_a_count_out_of_range_is_an_error(colored, tmp_path, count):
     with pytest.raises(ValueError, match="in 1"):
         contact_sheet(colored, count=count, out=tmp_path / "sheet.png")
 
 
-def test_a_split_that_is_not_there_is_named(colored, tmp_path):
+def test_the_error_names_a_missing_split(colored, tmp_path):
     with pytest.raises(DatasetError, match="it has test"):
         contact_sheet(colored, split="train", out=tmp_path / "sheet.png")
 
 
-def test_a_cut_shard_is_told(colored, tmp_path):
+def test_a_truncated_shard_is_an_error(colored, tmp_path):
     shard = next(colored.glob("Split-test/*"))
     shard.write_bytes(shard.read_bytes()[:200])
     with pytest.raises(DatasetError, match="sightline validate"):

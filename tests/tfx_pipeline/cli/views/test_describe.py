@@ -1,4 +1,4 @@
-"""The complexity report says what the counts say, for a name, a recipe, a folder and a bundle."""
+"""The costs of a model name, a recipe, a trained folder, and a bundle."""
 
 import io
 import json
@@ -10,7 +10,7 @@ from core import bundle as bundles
 from tfx_pipeline.cli.views.describe import describe, parts, view, zoo, zoo_table
 from trainers.config import Config, ConfigError, DataConfig, ModelConfig, to_dict
 from trainers.data.features import DatasetInfo
-from trainers.registry import UnknownNameError
+from trainers.registry import UnknownNameError, recipes
 
 
 def text(shown):
@@ -46,7 +46,7 @@ def test_equal_blocks_are_one_part(small_vit):
     assert sum(part.layers for part in found) == len(small_vit["layers"])
 
 
-def test_the_screen_states_both_formulas(small_vit):
+def test_the_view_has_both_formulas(small_vit):
     shown = text(view(small_vit))
     assert len(shown.splitlines()) < 24
     assert "vit width=24 depth=3 heads=3 (model), 32 x 32 px, 5 classes" in shown
@@ -66,7 +66,7 @@ def test_without_named_stages_parts_are_map_sizes():
     assert names == ["64 x 64", "32 x 32", "16 x 16", "8 x 8", "4 x 4", "2 x 2", "head"]
 
 
-def test_a_recipe_brings_its_size_and_its_options():
+def test_a_recipe_has_its_size_and_options():
     found = describe("digits_cnn", ["width=8", "data.image_size=[32, 32]"], profile=False)
     assert (found["image_size"], found["options"]["width"]) == ([32, 32], 8)
     assert found["what"] == "recipe digits_cnn"
@@ -90,7 +90,8 @@ def test_a_recipe_for_any_data_states_the_classes_that_it_assumes(tmp_path, monk
     small = ["model.name=resnet8", "data.image_size=32,32"]
     found = describe("finetune", small, profile=False)
     assert found["classes"] == 1000
-    assert "1,000 classes assumed: no records in data/pictures" in found["what"]
+    folder = recipes.get("finetune")().data.dir
+    assert f"1,000 classes assumed: no records in {folder}" in found["what"]
     assert "1,000 classes assumed" in text(view(found))
     info = DatasetInfo("made", "classification", ("a", "b", "c"), 0, {}, fingerprint="0")
     (tmp_path / "pets").mkdir()
@@ -163,7 +164,7 @@ def test_an_unknown_target_names_the_nearest():
         describe("resnet5O")
 
 
-def test_a_project_folder_called_as_its_recipe_is_no_bundle(tmp_path, monkeypatch):
+def test_a_project_folder_named_as_its_recipe_is_not_a_bundle(tmp_path, monkeypatch):
     (tmp_path / "digits_cnn").mkdir()
     (tmp_path / "digits_cnn" / "pipeline.py").write_text("")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The command line's side of a run: lock, nothing-to-do, errors and exit status, without TFX."""
+"""The parent process of a run: lock, unchanged runs, errors, and exit status, without TFX."""
 
 import json
 import os
@@ -17,20 +17,12 @@ from rich.console import Console
 
 from core.lineage import store_state
 from serving.deploy.rollback import rollback
-from tfx_pipeline import config as settings
 from tfx_pipeline.cli.views import run as runs
 from tfx_pipeline.cli.views.live import LiveView
-from tfx_pipeline.config import (
-    Layout,
-    PipelineConfig,
-    Tuning,
-    make_experiments,
-    pipelines,
-    request_from_json,
-    request_to_json,
-    run_state,
-)
+from tfx_pipeline.config import PipelineConfig, Tuning, make_experiments, pipelines
 from tfx_pipeline.pipelines.smoke import smoke
+from tfx_pipeline.request import run as run_request
+from tfx_pipeline.request.run import Layout, request_from_json, request_to_json, run_state
 from trainers.config import ConfigError
 from trainers.data.features import DatasetInfo
 from trainers.registry import UnknownNameError
@@ -69,17 +61,19 @@ def quiet():
     return Console(file=StringIO(), width=120)
 
 
-def test_a_request_travels_whole(request_):
+def test_a_request_round_trip(request_):
     assert request_from_json(request_to_json(request_)) == request_
 
 
-def test_searches_travel_too_and_name_models_that_exist(request_, tmp_path):
+def test_a_request_with_searches_round_trip(request_, tmp_path):
     search = Tuning({"optim.learning_rate": "log(1e-3, 1e-1)"}, trials=3, epochs=2)
     shape = replace(request_.pipeline, tune={"digits_cnn": search})
     tuned = replace(request_, pipeline=shape, experiments=make_experiments(shape, tmp_path))
     assert request_from_json(request_to_json(tuned)) == tuned
     assert tuned.key({}) != request_.key({})
-    with pytest.raises(ConfigError, match="smoke tunes 'digits_rnn', which it has not; digits_cnn"):
+    with pytest.raises(
+        ConfigError, match=r"smoke tunes 'digits_rnn', but has no such model \(known: digits_cnn"
+    ):
         make_experiments(replace(shape, tune={"digits_rnn": search}), tmp_path)
 
 
@@ -105,24 +99,24 @@ def test_unchanged_reprints_and_keeps_the_exit_status(request_, status, expected
     assert "nothing changed since run r0" in console.file.getvalue()
 
 
-def test_a_withdrawn_model_is_no_success_and_the_way_back_is_printed(request_):
+def test_a_withdrawn_model_has_status_3_and_the_rollback_command_is_printed(request_):
     command = "sightline rollback digits_cnn 1 --bundles '[b]undles'"
     finished(request_, status="withdrawn", withdrawn=True, way_back=command)
     console = quiet()
     assert runs.run(request_, console) == 3
     said = console.file.getvalue()
     assert "withdrawn: v1" in " ".join(said.split())
-    assert f"put aside by a rollback; to serve it again: {command}\n" in said
+    assert f"withdrawn by a rollback; to serve it again: {command}\n" in said
 
 
-def test_what_makes_a_run_necessary(request_, monkeypatch):
+def test_changes_that_make_a_run_necessary(request_, monkeypatch):
     bundle = finished(request_)
     info = DatasetInfo.load(Path(request_.data))
     assert runs.unchanged(request_, info) is not None
     assert runs.unchanged(replace(request_, resume_anyway=True), info) is not None
     other = make_experiments(smoke(), Path(request_.data), ("train.seed=1",))
     assert runs.unchanged(replace(request_, experiments=other), info) is None
-    monkeypatch.setattr(settings, "code_digest", lambda *modules, index: "changed")
+    monkeypatch.setattr(run_request, "code_digest", lambda *modules, index: "changed")
     assert runs.unchanged(request_, info) is None
     monkeypatch.undo()
     assert runs.unchanged(request_, info) is not None
@@ -130,7 +124,7 @@ def test_what_makes_a_run_necessary(request_, monkeypatch):
     assert runs.unchanged(request_, info) is None
 
 
-def test_whatever_changes_in_the_data_makes_a_run_necessary(request_):
+def test_any_change_of_the_data_makes_a_run_necessary(request_):
     finished(request_)
     data = Path(request_.data)
     info = DatasetInfo.load(data)
@@ -154,7 +148,7 @@ def test_whatever_changes_in_the_data_makes_a_run_necessary(request_):
     assert is_unchanged()
 
 
-def test_what_changes_while_a_run_is_under_way_is_seen_by_the_next(request_, monkeypatch):
+def test_the_next_run_sees_changes_made_during_a_run(request_, monkeypatch):
     from tfx_pipeline.runners import local
 
     shard = Path(request_.data) / "Split-train/data_tfrecord-00000-of-00001"
@@ -181,8 +175,8 @@ def test_what_changes_while_a_run_is_under_way_is_seen_by_the_next(request_, mon
     assert request_.key(run_state(request_, info)) != before
 
 
-def test_a_store_that_changed_makes_a_run_necessary(request_):
-    """Somebody else's push, a rollback, and a summary that does not know the store."""
+def test_a_change_of_the_bundle_store_makes_a_run_necessary(request_):
+    """A push by another user, a rollback, and a summary without the state of the store."""
     bundle = finished(request_)
     info = DatasetInfo.load(Path(request_.data))
     shutil.copytree(bundle, bundle.with_name("2"))
@@ -198,7 +192,7 @@ def test_a_store_that_changed_makes_a_run_necessary(request_):
         assert runs.unchanged(request_, info) is None
 
 
-def test_what_could_not_be_compared_is_printed(request_):
+def test_skipped_comparisons_are_printed(request_):
     finished(request_)
     path = request_.layout.report("latest") / "summary.json"
     line = "drift is not checked against digits_cnn 1: no lineage was kept"
@@ -208,12 +202,12 @@ def test_what_could_not_be_compared_is_printed(request_):
     assert f"not checked  {line}\n" in console.file.getvalue()
 
 
-def test_a_failed_run_is_not_taken_for_a_result(request_):
+def test_a_failed_run_is_not_a_result(request_):
     finished(request_, status="error")
     assert runs.unchanged(request_, DatasetInfo.load(Path(request_.data))) is None
 
 
-def test_two_runs_at_once_the_second_says_who_holds_the_lock(request_):
+def test_the_error_of_a_second_run_names_the_holder_of_the_lock(request_):
     with (
         runs.locked(request_.layout),
         pytest.raises(runs.LockedError, match=rf"process {os.getpid()} on .* since"),
@@ -229,7 +223,7 @@ def test_the_lock_of_a_killed_run_is_free(request_):
     code = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from tfx_pipeline.config import Layout
+        from tfx_pipeline.request.run import Layout
         from tfx_pipeline.cli.views.run import locked
         with locked(Layout(Path({request_.root!r}), "smoke")):
             print("held", flush=True)
@@ -255,7 +249,7 @@ def test_a_runner_that_dies_is_an_error_with_the_end_of_its_log(request_, monkey
     assert runs.run(request_, console) == 1
     printed = console.file.getvalue()
     assert "its process ended with status 1" in printed
-    assert "goes on from the component that failed" in printed
+    assert "resumes from the component that failed" in printed
 
 
 def test_missing_summary_names_the_runs(request_):
@@ -301,7 +295,7 @@ def test_resume_anyway_reaches_training_and_no_key(request_, tmp_path, monkeypat
     assert seen["run"].key({}) == replace(seen["run"], resume_anyway=False).key({})
 
 
-def test_what_training_announces_is_shown(tmp_path):
+def test_announcements_of_training_are_shown(tmp_path):
     console = quiet()
     with LiveView(console) as view:
         view.show({"event": "announcement", "line": "starts over and keeps [b]/a[/b]"})

@@ -1,4 +1,4 @@
-"""`sightline train` on a folder of real scans, and the verbs round it, from the command line."""
+"""`sightline train` on a folder of real scans, and related verbs."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from serving.deploy.rollback import rollback
 from tfx_pipeline.cli import main
 from tfx_pipeline.cli.views import live
-from tfx_pipeline.cli.views.train import Bar, recipes_table, records_of
+from tfx_pipeline.cli.views.train import Bar, keys_table, recipes_table, records_of
 from trainers.registry import recipes
 from trainers.training.epoch import Progress
 
@@ -49,10 +49,10 @@ def test_a_folder_of_images_is_all_it_takes(scans, tmp_path, capsys):
         "number 2",
     ]
     assert not run("train", "digits_cnn", *SMALL, *model, "--data", scans, "--out", out)
-    assert "takes the records in" in capsys.readouterr().out
+    assert "using the records in" in capsys.readouterr().out
 
 
-def test_a_mistyped_key_is_told_before_images_are_read(scans, tmp_path, capsys):
+def test_a_mistyped_key_is_an_error_before_images_are_read(scans, tmp_path, capsys):
     out = tmp_path / "work"
     assert run("train", "digits_cnn", "train.epoch=1", "--data", scans, "--out", out) == 1
     assert "did you mean epochs" in capsys.readouterr().err
@@ -86,7 +86,7 @@ def test_records_are_taken_as_they_are(tmp_path):
     assert records_of(tmp_path, tmp_path / "out", Console(file=io.StringIO())) == tmp_path
 
 
-def test_what_a_rollback_withdrew_is_no_export(write_bundle, tmp_path, capsys):
+def test_withdrawn_content_is_not_exported(write_bundle, tmp_path, capsys):
     bundles, drafts = tmp_path / "bundles", [write_bundle(tmp_path / n, n) for n in "ab"]
     for draft in drafts:
         assert not run("export", draft, bundles)
@@ -94,12 +94,30 @@ def test_what_a_rollback_withdrew_is_no_export(write_bundle, tmp_path, capsys):
     capsys.readouterr()
     assert run("export", drafts[1], bundles) == 1
     said = capsys.readouterr().err
-    assert "error: not pushed: version 2 of m holds the same and was withdrawn" in said
+    assert "error: not pushed: version 2 of m has the same content and was withdrawn" in said
     assert f"to serve it again: sightline rollback m 2 --bundles {bundles}\n" in said
     assert not run("export", drafts[0], bundles)
-    assert "already there:" in capsys.readouterr().out
+    assert "already pushed:" in capsys.readouterr().out
 
 
 def test_every_recipe_is_listed():
     shown = recipes_table()
     assert shown.row_count == len(recipes.names())
+
+
+def test_every_key_is_listed_with_type_range_and_default():
+    cells = [list(column.cells) for column in keys_table().columns]
+    rows = {row[0]: row[1:] for row in zip(*cells, strict=True)}
+    assert rows["train.epochs"] == (
+        "int",
+        "30",
+        "0 or more; 0 uses model.init without training",
+        "Passes over the training images.",
+    )
+    assert rows["data.mean"][:3] == ("list", "[123.675, 116.28, 103.53]", "3 values")
+    assert rows["model.options"][:2] == ("mapping", "{}")
+    assert rows["name"][1] == "required"
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(keys_table())
+    # Brackets are no markup.
+    assert "in [0, 1)" in console.export_text()

@@ -70,7 +70,7 @@ def test_an_exceeded_limit_is_status_3_and_names_the_images(leaky):
     assert "[red]" in printed
 
 
-def test_other_limits_are_another_verdict(leaky):
+def test_other_limits_give_another_verdict(leaky):
     settings = make_settings({"limits": {"leakage": 1, "corrupt": 1}})
     assert run(leaky, settings=settings)[0] == 0
 
@@ -99,7 +99,7 @@ def test_frames_of_one_object_in_two_splits_fail_with_a_remedy(tmp_path, write_d
     assert run(many, settings=make_settings({"max_near_leakage": 0.08}))[0] == 0
 
 
-def test_the_page_holds_its_images_and_nothing_that_runs(leaky, tmp_path):
+def test_the_page_has_its_images_and_no_scripts(leaky, tmp_path):
     out = tmp_path / "pages" / "page.html"
     status, printed = run(leaky, out=out)
     text = out.read_text(encoding="utf-8")
@@ -113,7 +113,7 @@ def test_the_page_holds_its_images_and_nothing_that_runs(leaky, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
 
 
-def test_names_that_are_not_utf_8_are_spelled_out(tmp_path, write_dataset):
+def test_names_that_are_not_utf_8_are_escaped(tmp_path, write_dataset):
     splits = {"train": [record(0, 0), record(1, 1)], "test": [record(0, 0, b"caf\xe9.png")]}
     folder = write_dataset(tmp_path / "data", splits, classes=("cat\udcff", "dog"))
     printed, out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), tmp_path / "page\udcff.html"
@@ -136,7 +136,7 @@ def test_a_page_that_cannot_be_written_leaves_the_older_one(clean, tmp_path, mon
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(module.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     monkeypatch.setattr(module, "render_images", lambda *_: "newer")
     monkeypatch.setattr("components.data_validation.gallery.write_gallery", lambda *_, **__: None)
     with pytest.raises(OSError, match="No space"):
@@ -145,7 +145,7 @@ def test_a_page_that_cannot_be_written_leaves_the_older_one(clean, tmp_path, mon
     assert [path.name for path in tmp_path.glob("*page*")] == ["page.html"]
 
 
-def test_no_data_set_is_an_error_with_a_remedy(tmp_path):
+def test_a_missing_data_set_is_an_error_with_a_remedy(tmp_path):
     with pytest.raises(DatasetError, match="sightline ingest"):
         run(tmp_path)
 
@@ -185,7 +185,7 @@ def test_reading_a_report_does_not_wait_for_tensorflow():
 
 
 @pytest.mark.browser
-def test_a_browser_opens_the_page_without_a_word(leaky, tmp_path, open_page):
+def test_a_browser_opens_the_page_without_messages(leaky, tmp_path, open_page):
     run(leaky, out=tmp_path / "page.html")
     page = open_page(tmp_path / "page.html")
     assert page.console == []
@@ -199,7 +199,7 @@ def test_a_series_in_two_splits_suggests_groups(tmp_path, write_dataset):
     status, printed = run(folder)
     assert status == 0
     assert re.search(r"series_split\s+note\s+2 ", printed)
-    assert "names of 2 images say" in printed
+    assert "by their names, 2 images belong" in printed
     expression = re.search(r"--group '(.*?)'", printed)
     assert expression
     assert re.search(expression[1], "019_003.png")[1] == "019"

@@ -30,7 +30,7 @@ def _image(ident, **other):
     return {"id": ident, "file_name": f"{ident}.png", "height": HEIGHT, "width": WIDTH, **other}
 
 
-def _coco(folder, tag="train2017", *, images=(1, 2), annotations=None, pictures=None, **other):
+def _coco(folder, tag="train2017", *, images=(1, 2), annotations=None, files=None, **other):
     """Writes one part of a data set in COCO's layout; the content of its JSON."""
     if annotations is None:
         numbers = [one["id"] if isinstance(one, dict) else one for one in images]
@@ -44,7 +44,7 @@ def _coco(folder, tag="train2017", *, images=(1, 2), annotations=None, pictures=
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     (folder / "annotations" / f"instances_{tag}.json").write_text(json.dumps(content))
     (folder / tag).mkdir(exist_ok=True)
-    for one in images if pictures is None else pictures:
+    for one in images if files is None else files:
         name = one["file_name"] if isinstance(one, dict) else f"{one}.png"
         (folder / tag / name).write_bytes(_png())
     return content
@@ -60,19 +60,19 @@ def _read(folder, **options):
 
 @pytest.fixture(scope="session")
 def png():
-    """`png(height, width)`: the bytes of a gray image like no other."""
+    """`png(height, width)`: the bytes of a unique gray image."""
     return _png
 
 
 @pytest.fixture(scope="session")
 def annotation():
-    """`annotation(id, image_id, **other)`: an object as COCO's JSON has it."""
+    """`annotation(id, image_id, **other)`: an object in COCO's JSON."""
     return _annotation
 
 
 @pytest.fixture(scope="session")
 def image():
-    """`image(id, **other)`: an image as COCO's JSON has it."""
+    """`image(id, **other)`: an image in COCO's JSON."""
     return _image
 
 
@@ -90,5 +90,5 @@ def read():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where a test has its data set; not made yet."""
+    """The folder for the data set of a test; it does not exist yet."""
     return tmp_path / "coco"

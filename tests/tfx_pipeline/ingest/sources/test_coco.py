@@ -1,4 +1,4 @@
-"""COCO's folders and files: what is read, what is refused, and that nothing is lost on the way."""
+"""COCO's folders and files: items, findings and errors."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 from tfx_pipeline.ingest import IngestError, Request
 from tfx_pipeline.ingest.archives import read_member
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from tfx_pipeline.ingest.source import Item
 from tfx_pipeline.ingest.sources.coco import source
 from trainers.data import features
@@ -65,12 +65,14 @@ class TestWhatIsRead:
     def test_a_base_name_in_another_folder_is_another_image(
         self, folder, asked, stored, found, coco, png, read, image
     ):
-        coco(folder, images=[image(1, file_name=asked)], pictures=())
+        coco(folder, images=[image(1, file_name=asked)], files=())
         target = folder / "train2017" / stored
         target.parent.mkdir()
         target.write_bytes(png())
         items = read(folder)[1]
-        missing = any(isinstance(one, Finding) and one.kind == "image_missing" for one in items)
+        missing = any(
+            isinstance(one, IngestFinding) and one.kind == "image_missing" for one in items
+        )
         assert missing is not found
 
     def test_what_is_optional_may_be_absent(self, folder, annotation, coco, read):
@@ -158,7 +160,7 @@ class TestWhatIsRead:
         assert [one.attributes[features.CAPTION] for one in items] == [["first", "second"], []]
         assert features.CAPTION not in read(folder)[1][0].attributes
 
-    def test_equal_names_are_told_apart(self, folder, coco, read):
+    def test_equal_names_are_made_unique(self, folder, coco, read):
         coco(folder, categories=[{"id": 2, "name": "crane"}, {"id": 7, "name": "crane"}])
         assert read(folder)[0].classes == ("crane (2)", "crane (7)")
 
@@ -167,7 +169,7 @@ class TestFindings:
     def test_an_annotation_of_no_image(self, folder, coco, read, annotation):
         coco(folder, images=(1,), annotations=[annotation(5, 99), annotation(4, 1)])
         _, found = read(folder)
-        assert found[0] == Finding(
+        assert found[0] == IngestFinding(
             "image_missing",
             "instances_train2017.json",
             "annotation 5 is of image 99, which is not listed",
@@ -175,16 +177,16 @@ class TestFindings:
         assert [one.name for one in found[1:]] == ["train2017/1.png"]
 
     def test_an_image_without_a_file(self, folder, coco, read):
-        coco(folder, images=(1, 2), pictures=(2,))
+        coco(folder, images=(1, 2), files=(2,))
         _, found = read(folder)
         what = f"image 1 of instances_train2017.json: {folder / 'train2017'} has no 1.png"
-        assert found[0] == Finding("image_missing", "train2017/1.png", what)
+        assert found[0] == IngestFinding("image_missing", "train2017/1.png", what)
         assert found[1].name == "train2017/2.png"
 
     def test_a_file_without_an_image(self, folder, coco, read):
-        coco(folder, pictures=(1, 2, 3))
+        coco(folder, files=(1, 2, 3))
         _, found = read(folder)
-        assert found[2] == Finding(
+        assert found[2] == IngestFinding(
             "label_missing", "train2017/3.png", "not listed in instances_train2017.json"
         )
 
@@ -232,22 +234,22 @@ class TestRefusals:
         )
 
     def test_no_images(self, folder, coco, read):
-        coco(folder, pictures=())
-        self.refuses(read, folder, r"train2017 holds no images")
+        coco(folder, files=())
+        self.refuses(read, folder, r"train2017 has none of the images")
         (folder / "train2017").rmdir()
         self.refuses(read, folder, r"no train2017/, train2017\.zip or train2017\.tar.*only=val")
 
     def test_nothing_at_all(self, folder, read):
         folder.mkdir()
-        self.refuses(read, folder, "has no annotations of COCO; give a folder with")
+        self.refuses(read, folder, "has no annotations of COCO; expected a folder with")
         self.refuses(read, folder / "absent", "is not a folder")
 
     def test_two_years(self, folder, coco, read):
         coco(folder)
         coco(folder, "train2014")
-        self.refuses(read, folder, "2014 and 2017.*say year=2017")
+        self.refuses(read, folder, "2014 and 2017.*set year=2017")
         assert read(folder, year="2014")[1][0].name == "train2014/1.png"
-        self.refuses(read, folder, "nothing of 2015; it has 2014, 2017", year="2015")
+        self.refuses(read, folder, "no files of 2015; it has 2014, 2017", year="2015")
 
     @pytest.mark.parametrize("table", ["images", "annotations"])
     def test_an_id_that_is_there_twice(self, folder, table, coco, read, image, annotation):
@@ -283,12 +285,10 @@ class TestRefusals:
     def test_categories_that_differ(self, folder, coco, read):
         coco(folder)
         coco(folder, "val2017", categories=CATEGORIES[:1])
-        self.refuses(
-            read, folder, "do not have the same categories; the first difference is 2: 'dog'"
-        )
+        self.refuses(read, folder, "have different categories; the first difference is 2: 'dog'")
 
     def test_an_image_without_a_name(self, folder, coco, read):
-        coco(folder, images=[{"id": 3, "file_name": ""}], pictures=(3,))
+        coco(folder, images=[{"id": 3, "file_name": ""}], files=(3,))
         self.refuses(read, folder, "an image has id 3 and file_name ''")
 
     @pytest.mark.parametrize("at", [0, 1, 300, -1])
@@ -299,21 +299,21 @@ class TestRefusals:
         place = at % len(whole)
         path.write_bytes(whole[:place] + b"\x00" + whole[place + 1 :])
         self.refuses(
-            read, folder, rf"instances_train2017\.json is not whole JSON: at byte {place:,}:"
+            read, folder, rf"instances_train2017\.json is not complete JSON: at byte {place:,}:"
         )
 
     def test_json_that_ends_early(self, folder, coco, read):
         coco(folder)
         path = folder / "annotations" / "instances_train2017.json"
         path.write_bytes(path.read_bytes()[:500])
-        self.refuses(read, folder, "not whole JSON: at byte 500:.*download or export it again")
+        self.refuses(read, folder, "not complete JSON: at byte 500:.*download or export it again")
 
     @pytest.mark.parametrize(
         ("options", "words"),
         [
             ({"val": "train"}, "val must be test or validation, got 'train'"),
             ({"only": "tent"}, "only must be train or val, got 'tent'"),
-            ({"annotations": "a.json"}, "go together"),
+            ({"annotations": "a.json"}, "must be set together"),
             ({"annotations": "a.json", "images": "b"}, r"a\.json does not exist"),
             ({"annotations": ".", "images": ".", "split": "deaf"}, "split must be one of train"),
             ({"panoptic": True}, r"panoptic_train2017\.json does not exist"),

@@ -1,4 +1,4 @@
-"""COCO through the whole job: nothing is lost or added, and its evaluation kit agrees."""
+"""COCO end to end: nothing is lost or added, and pycocotools agrees."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ HEIGHT, WIDTH = 30, 40
 
 @pytest.fixture(scope="session")
 def coco_records(extract, tmp_path_factory):
-    """Records of the real subset, through the whole job."""
+    """Records of the real subset, from a complete job."""
     out = tmp_path_factory.mktemp("records") / "coco"
     return out, ingest("coco", out, where=extract("coco_subset_A"))
 
@@ -95,16 +95,16 @@ class TestRoundTrip:
 def test_the_evaluation_kit_through_records_gives_cocos_figures(extract, tmp_path, png):
     kit = extract("coco_eval_kit_A")
     truth = json.loads((kit / "instances_val2014_100.json").read_text())
-    pictures = tmp_path / "val2014"
-    pictures.mkdir()
+    files = tmp_path / "val2014"
+    files.mkdir()
     for one in truth["images"]:
-        (pictures / one["file_name"]).write_bytes(png(one["height"], one["width"]))
+        (files / one["file_name"]).write_bytes(png(one["height"], one["width"]))
     ingest(
         "coco",
         tmp_path / "records",
         options={
             "annotations": str(kit / "instances_val2014_100.json"),
-            "images": str(pictures),
+            "images": str(files),
             "split": "test",
         },
     )
@@ -136,7 +136,7 @@ def test_every_kind_of_bad_annotation_through_the_whole_job(
         annotation(13, 5),
     ]
     images = (1, 2, 3, image(4, height=HEIGHT + 1), 5)
-    coco(folder, images=images, annotations=annotations, pictures=(1, 2, 4, 5))
+    coco(folder, images=images, annotations=annotations, files=(1, 2, 4, 5))
     coco(folder, "val2017", images=(9,), annotations=[annotation(100, 9)])
     with pytest.raises(IngestError, match=r"8 of 11 objects .* dropped \(7\) or clipped \(1\)"):
         ingest("coco", tmp_path / "out", where=folder)
@@ -164,7 +164,7 @@ def test_every_kind_of_bad_annotation_through_the_whole_job(
         "instances_train2017.json",
         "train2017/3.png",
     ]
-    assert set(listed) <= {"grey"}
+    assert set(listed) <= {"grayscale"}
     assert (info.rejected, info.masks) == (3, True)
     kept = [one for one in records_to_coco(tmp_path / "out")["annotations"] if one["id"] <= 10]
     assert sorted(one["id"] for one in kept) == [1, 2]
@@ -176,7 +176,7 @@ def test_every_kind_of_bad_annotation_through_the_whole_job(
 
 
 def write_large(folder, image, png, *, images, annotations):
-    """An instances file of COCO's proportions and an archive of as many tiny images."""
+    """An instances file with COCO's proportions and an archive of tiny images."""
     corners = [round(20 + 0.37 * step, 2) for step in range(40)]
     body = json.dumps(
         {"segmentation": [corners], "area": 702.1057499999998, "iscrowd": 0},
@@ -200,7 +200,7 @@ def write_large(folder, image, png, *, images, annotations):
             archive.writestr(f"train2017/{number}.png", png())
 
 
-# Not getrusage: what it gives a child begins with the size of its parent.
+# Not getrusage, whose value in a child starts at the size of its parent.
 _PEAK = """
 import re, sys, time
 from pathlib import Path

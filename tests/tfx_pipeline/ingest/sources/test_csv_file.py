@@ -63,7 +63,7 @@ def test_missing_labels_and_images_are_named_and_splits_taken(tmp_path):
         (
             "image_missing",
             "absent.png",
-            f"labels.csv line 5: there is no {tmp_path / 'absent.png'}",
+            f"labels.csv line 5: {tmp_path / 'absent.png'} does not exist",
         ),
     ]
 
@@ -71,7 +71,7 @@ def test_missing_labels_and_images_are_named_and_splits_taken(tmp_path):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("path,label\na.png,x\n", {}, r"no column 'file', it has path, label; say which"),
+        ("path,label\na.png,x\n", {}, r"no column 'file', it has path, label; choose the columns"),
         ("file,label\na.png,x\n", {"slices": "age"}, "no column 'age'"),
         ("file,label\na.png,x\nb.png,x\n", {}, "1 classes in its column 'label'"),
         ("", {}, "no column"),
@@ -90,7 +90,7 @@ def test_words_that_are_no_split_are_not_trained_on(tmp_path):
         path = table(tmp_path, f"file,label,split\na.png,x,{word}\na.png,y,test\n")
         assert next(iter(source(path).items)).split == expected
     path = table(tmp_path, "file,label,split\na.png,x,holdout\na.png,y,test\n")
-    with pytest.raises(IngestError, match=r"labels\.csv line 2: 'holdout' is no split"):
+    with pytest.raises(IngestError, match=r"labels\.csv line 2: unknown split 'holdout'"):
         list(source(path).items)
     with pytest.raises(IngestError, match="no column 'phase'"):
         source(path, split="phase")

@@ -1,4 +1,4 @@
-"""MNIST's files, written here byte by byte as their authors describe them."""
+"""MNIST's files, written byte by byte by the specification."""
 
 import gzip
 import io
@@ -49,7 +49,7 @@ def test_names_and_transposed_rows(tmp_path):
     source, items = read(tmp_path, classes=str(tmp_path / "names.txt"), transposed=True)
     assert source.classes == ("ant", "bee", "cat")
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(items[0].data))), IMAGES[0].T)
-    with pytest.raises(IngestError, match="has labels from 0 to 2, and classes= has 2 names"):
+    with pytest.raises(IngestError, match="has labels from 0 to 2, but classes= has 2 names"):
         read(tmp_path, classes="ant,bee")
 
 
@@ -62,11 +62,11 @@ def test_files_that_are_wrong(tmp_path):
     images = tmp_path / "train-images-idx3-ubyte"
     write(tmp_path)
     images.write_bytes(images.read_bytes()[:-1])
-    with pytest.raises(IngestError, match="it was cut off"):
+    with pytest.raises(IngestError, match="it is truncated"):
         read(tmp_path)
     images.write_bytes(b"PK\3\4" + bytes(40))
-    with pytest.raises(IngestError, match="no IDX file of bytes in 3 dimensions"):
+    with pytest.raises(IngestError, match="not an IDX file of bytes with 3 dimensions"):
         read(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").unlink()
-    with pytest.raises(IngestError, match="has no labels beside it"):
+    with pytest.raises(IngestError, match="has no labels; add"):
         read(tmp_path)

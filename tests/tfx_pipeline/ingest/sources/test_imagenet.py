@@ -1,4 +1,4 @@
-"""ImageNet from trees and tars, labeled by sorted synset."""
+"""ImageNet from folders and tars, labeled by sorted synset."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfx_pipeline.ingest import IngestError, Request, ingest, jobs
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from trainers.data import features
 from trainers.data.records_check import shard_files
 
@@ -46,7 +46,8 @@ def source(path, **options):
 def items(path, **options):
     found = source(path, **options).items
     return [
-        one if isinstance(one, Finding) else (one.name, one.class_name, one.split) for one in found
+        one if isinstance(one, IngestFinding) else (one.name, one.class_name, one.split)
+        for one in found
     ]
 
 
@@ -91,7 +92,7 @@ def test_the_official_tars_without_the_devkit(tmp_path):
             add(archive, f"ILSVRC2012_val_{number:08d}.JPEG", jpeg(1000 + number))
     with tarfile.open(tmp_path / "ILSVRC2012_img_test.tar", "w") as archive:
         add(archive, "test/ILSVRC2012_test_00000001.JPEG", jpeg(2000))
-    with pytest.raises(IngestError, match=r"no label for .*val_00000001.*give val_labels="):
+    with pytest.raises(IngestError, match=r"no label for .*val_00000001.*set val_labels="):
         list(source(tmp_path).items)
     labels = tmp_path / "val.txt"
     labels.write_text("\n".join([SYNSETS[2], SYNSETS[0], SYNSETS[0], SYNSETS[1]]) + "\n")
@@ -128,10 +129,10 @@ def test_trees_class_lists_and_strangers(tmp_path):
     assert made.classes == ("crane (n02000001)", "auk", "crane (n02000003)")
     assert made.fractions[1] / made.fractions[0] == pytest.approx(0.01, abs=0.001)
     assert items(tmp_path) == [
-        Finding("label_missing", names[4], "no synset in its path"),
+        IngestFinding("label_missing", names[4], "no synset in its path"),
         (names[0], "crane (n02000001)", "train"),
         (names[1], "crane (n02000003)", "train"),
-        Finding("label_unknown", names[3], "n02999999 is not in the class list"),
+        IngestFinding("label_unknown", names[3], "n02999999 is not in the class list"),
         (names[2], "auk", "test"),
     ]
 
@@ -177,11 +178,11 @@ def test_boxes_become_fractions(tmp_path):
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [
-        ({}, {}, "none as its only synset"),
-        ({"n02000001/n02000001_1.JPEG": ""}, {}, "n02000001 as its only synset"),
-        ({"imagenet_class_index.json": "{"}, {}, "is no class list"),
-        ({"imagenet_class_index.json": '{"0": ["n2", "a"], "1": ["n1", "b"]}'}, {}, "in the order"),
-        ({"synset_words.txt": "tench\n"}, {}, "is no class list; give lines such as"),
+        ({}, {}, "only images of the synset none"),
+        ({"n02000001/n02000001_1.JPEG": ""}, {}, "only images of the synset n02000001"),
+        ({"imagenet_class_index.json": "{"}, {}, "is not a class list"),
+        ({"imagenet_class_index.json": '{"0": ["n2", "a"], "1": ["n1", "b"]}'}, {}, "in order of"),
+        ({"synset_words.txt": "tench\n"}, {}, "is not a class list; expected lines such as"),
         ({"LOC_synset_mapping.txt": TWO}, {"val_labels": "x"}, "not exist"),
         (
             {"LOC_synset_mapping.txt": TWO, "LOC_val_solution.csv": "a\nb"},
@@ -198,8 +199,8 @@ def test_refusals(tmp_path, files, options, message):
         source(tmp_path, **options)
 
 
-def test_a_missing_place():
-    with pytest.raises(IngestError, match="needs something to read"):
+def test_a_missing_source():
+    with pytest.raises(IngestError, match="needs a SOURCE"):
         jobs.get("imagenet")(Request(None, None))
-    with pytest.raises(IngestError, match="does not exist; give"):
+    with pytest.raises(IngestError, match="does not exist; expected"):
         jobs.get("imagenet")(Request("/nowhere/at/all", None))

@@ -1,4 +1,4 @@
-"""JSON read as a stream, and where it stops being JSON."""
+"""JSON read as a stream, and the offset of errors."""
 
 import json
 import zipfile
@@ -56,7 +56,7 @@ def test_a_file_within_a_zip(tmp_path):
 def test_the_byte_that_is_wrong_is_named(tmp_path, text, offset):
     path = tmp_path / "a.json"
     path.write_bytes(text)
-    with pytest.raises(IngestError, match=rf"a\.json is not whole JSON: at byte {offset}: \w"):
+    with pytest.raises(IngestError, match=rf"a\.json is not complete JSON: at byte {offset}: \w"):
         list(read_list(Document(path), "wanted"))
 
 
@@ -73,7 +73,7 @@ def test_the_byte_is_right_in_any_block(tmp_path, place):
 def test_an_entry_that_is_no_object(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('{"wanted": [{"id": 1}, 2]}')
-    with pytest.raises(IngestError, match="an entry of 'wanted' is 2, no object"):
+    with pytest.raises(IngestError, match="an entry of 'wanted' is 2, not an object"):
         list(read_list(Document(path), "wanted"))
 
 

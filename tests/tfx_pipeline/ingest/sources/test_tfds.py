@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets, made here, since nothing may be downloaded."""
+"""Data sets of TensorFlow Datasets, created here without downloads."""
 
 import io
 
@@ -161,12 +161,12 @@ def test_a_cut_shard_is_named(data_dir, tmp_path):
     (shard,) = (tmp_path / "copy" / "flowers").rglob("*train.tfrecord*")
     shard.write_bytes(shard.read_bytes()[:-100])
     options = {"data_dir": str(tmp_path / "copy")}
-    with pytest.raises(IngestError, match="is cut off at byte"):
+    with pytest.raises(IngestError, match="is truncated at byte"):
         ingest("tfds", tmp_path / "out", where="flowers", options=options)
 
 
 def own(tmp_path, name, counts, dtype=np.uint8):
-    """A data set of one's own with splits of so many images; a function that lists its items."""
+    """A custom data set with the given split sizes; returns a function that lists its items."""
     # TensorFlow Datasets takes floats of one channel only.
     shape = (4, 4, 1 if dtype == np.float32 else 3)
     kinds = tfds.features.FeaturesDict(
@@ -198,7 +198,7 @@ def test_no_split_is_dropped_in_silence(tmp_path):
     items = own(tmp_path, "own_a", {"train": 4, "val": 3, "dev": 2})
     assert items() == {("train", "train"): 4, ("val", "validation"): 3, ("dev", "validation"): 2}
     items = own(tmp_path, "own_b", {"train": 4, "test": 3, "extra": 2})
-    with pytest.raises(IngestError, match=r"split 'extra'.*splits=train,test to leave it out"):
+    with pytest.raises(IngestError, match=r"split 'extra'.*splits=train,test to skip it"):
         items()
     assert items(splits="train,test") == {("train", "train"): 4, ("test", "test"): 3}
     assert items(splits="train, extra:train")[("extra", "train")] == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfx_pipeline.ingest import IngestError, Request, ingest
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from tfx_pipeline.ingest.masks import encode_gray_png
 from tfx_pipeline.ingest.objects import clean
 from tfx_pipeline.ingest.sources.voc import source
@@ -83,7 +83,7 @@ def test_splits_are_those_of_the_lists(tmp_path):
         ("c", ""),
         ("d", "test"),
     ]
-    assert made.description.endswith("those of 5 that are in its lists")
+    assert made.description.endswith("of 5 those in its lists")
 
 
 def test_an_image_to_evaluate_on_is_not_trained_on(tmp_path):
@@ -116,7 +116,7 @@ def test_given_classes_decide(tmp_path):
         ("", "a.xml: no element found"),
         ("<annotation><object>", "a.xml: no element found"),
         ("<annotation></object></annotation>", "a.xml: mismatched tag"),
-        ("<html></html>", "a.xml is <html>, no <annotation>"),
+        ("<html></html>", "a.xml is <html>, not <annotation>"),
         ('<!DOCTYPE annotation [<!ENTITY x "y">]><annotation>&x;</annotation>', "DOCTYPE"),
         ("<!DOCTYPE annotation><annotation/>".encode("utf-16"), "DOCTYPE"),
         ("<annotation>&x;</annotation>", "a.xml: undefined entity"),
@@ -135,9 +135,9 @@ def test_xml_that_is_no_annotation_costs_the_image_only(tmp_path, text, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("<object><name>cat</name></object>", "a.xml: object 0 (cat) has no whole bndbox"),
-        (item_xml(box=(1, 2, "", 4)), "object 0 (cat) has no whole bndbox"),
-        (item_xml(box=(1, 2, "three", 4)), "object 0 (cat) has no whole bndbox"),
+        ("<object><name>cat</name></object>", "a.xml: object 0 (cat) has no complete bndbox"),
+        (item_xml(box=(1, 2, "", 4)), "object 0 (cat) has no complete bndbox"),
+        (item_xml(box=(1, 2, "three", 4)), "object 0 (cat) has no complete bndbox"),
         (item_xml(name=" "), "object 0 has no name"),
     ],
 )
@@ -153,20 +153,20 @@ def test_an_object_that_is_none(tmp_path, text, words):
 
 def test_what_has_no_image(tmp_path):
     voc(tmp_path, ("a",), xml={"b": f"<annotation>{item_xml()}</annotation>"})
-    assert read(tmp_path)[1][1] == Finding(
-        "image_missing", "Annotations/b.xml", "there is no image of this name"
+    assert read(tmp_path)[1][1] == IngestFinding(
+        "image_missing", "Annotations/b.xml", "there is no image with this name"
     )
     voc(tmp_path, ("a",), lists={"train": ["a", "c"]})
     absent = tmp_path / "JPEGImages" / "c"
-    assert read(tmp_path)[1][1] == Finding(
+    assert read(tmp_path)[1][1] == IngestFinding(
         "image_missing",
         "JPEGImages/c",
-        f"a list of ImageSets/Main has it; there is no {absent}.jpg or the like",
+        f"listed in ImageSets/Main, but there is no {absent}.jpg or the like",
     )
 
 
 def test_folders_that_are_no_voc(tmp_path):
-    with pytest.raises(IngestError, match="has no JPEGImages folder; give a Pascal VOC folder"):
+    with pytest.raises(IngestError, match="has no JPEGImages folder; expected a Pascal VOC folder"):
         read(tmp_path)
     (tmp_path / "JPEGImages").mkdir()
     with pytest.raises(IngestError, match="has JPEGImages but no Annotations"):
@@ -175,7 +175,7 @@ def test_folders_that_are_no_voc(tmp_path):
     with pytest.raises(IngestError, match="no XML file with an object"):
         read(tmp_path)
     (tmp_path / "JPEGImages" / "a.jpg").write_bytes(b"")
-    with pytest.raises(IngestError, match="would have the same annotation file"):
+    with pytest.raises(IngestError, match="have the same annotation file"):
         read(tmp_path)
 
 
@@ -214,7 +214,7 @@ def test_blood_cells_as_published(extract, tmp_path):
 
 @pytest.mark.shared_data
 def test_blood_cells_through_the_whole_job(extract, tmp_path):
-    """Every box against the XML files, read here in another way."""
+    """Every box compared with the XML files, read independently."""
     folder = extract("bccd_voc")
     info = ingest("voc", tmp_path / "out", where=folder)
     assert sum(one.objects for one in info.splits.values()) == 4886

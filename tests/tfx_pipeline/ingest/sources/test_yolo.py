@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tfx_pipeline.ingest import IngestError, Request, ingest
-from tfx_pipeline.ingest.findings import Finding
+from tfx_pipeline.ingest.findings import IngestFinding
 from tfx_pipeline.ingest.masks import encode_gray_png
 from tfx_pipeline.ingest.objects import clean
 from tfx_pipeline.ingest.sources.yolo import source
@@ -122,16 +122,16 @@ def test_a_listed_image_that_is_not_there(tmp_path):
     write(tmp_path, PLAIN, NAMES | {"train": "train.txt"})
     (tmp_path / "train.txt").write_text("images/train/a.png\nimages/train/c.png\n")
     missing = tmp_path / "images" / "train" / "c.png"
-    assert read(tmp_path)[1][1] == Finding(
-        "image_missing", "images/train/c.png", f"a list of images has it; there is no {missing}"
+    assert read(tmp_path)[1][1] == IngestFinding(
+        "image_missing", "images/train/c.png", f"listed, but {missing} does not exist"
     )
 
 
 def test_a_path_elsewhere(tmp_path):
-    write(tmp_path / "pictures", PLAIN)
+    write(tmp_path / "photos", PLAIN)
     write(tmp_path / "about", {}, None)
     (tmp_path / "about").mkdir()
-    (tmp_path / "about" / "pets.yaml").write_text(yaml.safe_dump(NAMES | {"path": "../pictures"}))
+    (tmp_path / "about" / "pets.yaml").write_text(yaml.safe_dump(NAMES | {"path": "../photos"}))
     assert len(read(tmp_path / "about")[1]) == 2
 
 
@@ -139,7 +139,7 @@ def test_a_path_elsewhere(tmp_path):
 def test_folders_without_a_yaml_file(tmp_path, layout):
     images = {f"{layout.format(split)}/{split}.png": BOX for split in ("train", "val", "test")}
     write(tmp_path, images)
-    with pytest.raises(IngestError, match="say names=first,second"):
+    with pytest.raises(IngestError, match="set names=first,second"):
         read(tmp_path)
     made, items = read(tmp_path, names="cat, dog")
     assert made.classes == ("cat", "dog")
@@ -175,11 +175,11 @@ def test_negatives_are_kept(tmp_path):
         ("1 0.5 0.5 0.25", "it has 4 values"),
         ("1 0.5 0.5 0.25 0.5 0.9", "it has 6 values"),
         ("1 0.5 0.5 0.25 0.5 0.9 0.1 0.2", "it has 8 values"),
-        ("dog 0.5 0.5 0.25 0.5", "it takes numbers, got 'dog 0.5"),
-        ("1 0.5 0.5 0,25 0.5", "it takes numbers"),
+        ("dog 0.5 0.5 0.25 0.5", "a line must consist of numbers, got 'dog 0.5"),
+        ("1 0.5 0.5 0,25 0.5", "a line must consist of numbers"),
         ("1.5 0.5 0.5 0.25 0.5", "the class must be an integer, got 1.5"),
-        ("inf 0.5 0.5 0.25 0.5", "it takes numbers"),
-        ("nan 0.5 0.5 0.25 0.5", "it takes numbers"),
+        ("inf 0.5 0.5 0.25 0.5", "a line must consist of numbers"),
+        ("nan 0.5 0.5 0.25 0.5", "a line must consist of numbers"),
     ],
 )
 def test_a_line_that_is_no_object(tmp_path, line, words):
@@ -210,19 +210,19 @@ def test_labels_without_an_image(tmp_path):
     (tmp_path / "labels" / "val" / "c.txt").write_text(BOX)
     (tmp_path / "labels" / "val" / "classes.txt").write_text("cat\ndog\n")
     assert read(tmp_path)[1][2:] == [
-        Finding("image_missing", "labels/val/c.txt", "labels of an image that is not there")
+        IngestFinding("image_missing", "labels/val/c.txt", "labels of an image that does not exist")
     ]
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"names": ["cat"]}, "must have `names` and `train`"),
-        (["cat"], "must have `names` and `train`"),
+        ({"names": ["cat"]}, "it needs `names` and `train`"),
+        (["cat"], "it needs `names` and `train`"),
         (NAMES | {"names": None}, "`names` must be a list of class names, got None"),
-        (NAMES | {"names": {0: "cat", 2: "dog"}}, r"classes 0, 1, 2, \.\.\., got 0, 2"),
-        (NAMES | {"names": ["cat", "cat"]}, "'cat' is there twice"),
-        (NAMES | {"train": "images/absent"}, "names images/absent, and .* does not exist"),
+        (NAMES | {"names": {0: "cat", 2: "dog"}}, r"have the keys 0, 1, 2, \.\.\., got 0, 2"),
+        (NAMES | {"names": ["cat", "cat"]}, "'cat' appears twice"),
+        (NAMES | {"train": "images/absent"}, "names images/absent, but .* does not exist"),
     ],
 )
 def test_yaml_files_that_are_wrong(tmp_path, data, words):
@@ -240,7 +240,7 @@ def test_what_is_no_data_set(tmp_path):
         read(tmp_path)
     (tmp_path / "data.yaml").rename(tmp_path / "one.yaml")
     (tmp_path / "two.yaml").write_text("")
-    with pytest.raises(IngestError, match=r"has one\.yaml, two\.yaml; give the one"):
+    with pytest.raises(IngestError, match=r"has one\.yaml, two\.yaml; use the one"):
         read(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -268,7 +268,7 @@ def test_through_the_whole_job(tmp_path):
     assert info.masks
     report = json.loads((tmp_path / "out" / features.REPORT_FILE).read_text())
     found = {kind: entry["count"] for kind, entry in report["findings"].items()}
-    assert found.pop("grey", 8) == 8
+    assert found.pop("grayscale", 8) == 8
     assert found == {"category_unknown": 1, "box_outside": 1, "no_objects": 1}
     made = records_to_coco(tmp_path / "out", "test")
     assert [one["bbox"] for one in made["annotations"]] == [[20, 20, 40, 20], [0, 0, 40, 20]] * 2

@@ -1,0 +1,36 @@
+"""Pushes a draft bundle to a folder that servers read."""
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from core.bundle import BundleError, PushResult, open_bundle, push, seal
+
+
+def export(draft: Path, bundles: Path, *, variant: str = "") -> PushResult:
+    """Pushes a draft to the next version of its model, atomically and once; checks no gate.
+
+    Args:
+      draft: what `compress` wrote; it is not changed.
+      bundles: holds a folder for each model.
+      variant: to recommend, i.e. `model.tflite`; empty keeps the draft's.
+
+    Returns:
+      The version's `path`, and whether it was `pushed` now or already there.
+
+    Raises:
+      BundleError: not a bundle, no such variant, or a rollback withdrew a version that is the same.
+    """
+    with tempfile.TemporaryDirectory(prefix="sightline-export-") as scratch:
+        copy = Path(shutil.copytree(open_bundle(draft).path, Path(scratch) / "draft"))
+        manifest = open_bundle(copy).manifest
+        if variant:
+            manifest = seal(copy, replace(manifest, recommended=variant))
+        result = push(copy, bundles / manifest.name)
+    if result.withdrawn:
+        raise BundleError(
+            f"not pushed: version {result.version} of {manifest.name} holds the same and was "
+            f"withdrawn by a rollback; to serve it again: {result.way_back}"
+        )
+    return result
