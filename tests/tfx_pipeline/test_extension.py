@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.gates.columns import OWN_FLOAT, own_float
+from components.evaluation.columns import OWN_FLOAT, own_float
 from core.bundle import SAVED_MODEL, open_bundle
 from tfx_pipeline.cli import main
 from tfx_pipeline.cli.views.evaluate import evaluate_model
