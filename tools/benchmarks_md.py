@@ -225,7 +225,7 @@ def serving_section(figures: dict[str, Any]) -> str:
         "the client process. Differences and ratios compare two measurements of one round. A ratio "
         "is the geometric mean over the rounds, with its 95 % interval (low to high) by Student's "
         f"t on the logarithms; other values are the median of the {figures['rounds']} rounds, with "
-        "their minimum and maximum (least..greatest), which is not an interval.",
+        "their minimum and maximum (min..max), which is not an interval.",
     ]
     for variant, found in figures["variants"].items():
         lines += [

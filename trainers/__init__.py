@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from trainers.bundles.push import export
     from trainers.loop import fit
     from trainers.recipes import load_recipe
-    from trainers.training.forward import evaluate
+    from trainers.training.evaluate import evaluate
 
 __all__ = ["compress", "evaluate", "export", "fit", "load_recipe"]
 
 # Public name -> module of this package, and the name there.
 _PUBLIC = {
     "compress": ("bundles.build", "build_bundle"),
-    "evaluate": ("training.forward", "evaluate"),
+    "evaluate": ("training.evaluate", "evaluate"),
     "export": ("bundles.push", "export"),
     "fit": ("loop", "fit"),
     "load_recipe": ("recipes", "load_recipe"),

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from components import files
+from components.evaluation.columns import FLOAT, Table, compressed, differing
 from components.evaluation.predict_variants import OWN_FLOAT, predict_variant
-from components.gates.columns import FLOAT, Table, compressed, differing
 from core.bundle import Bundle
 from trainers.compression import keeps_weights
 from trainers.config import Config, from_dict

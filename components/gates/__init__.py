@@ -21,7 +21,7 @@ from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
 
 if TYPE_CHECKING:
-    from components.gates.columns import compare
+    from components.evaluation.columns import compare
     from components.gates.decide import judge
 
 __all__ = ["Gate", "GateSettings", "Verdict", "compare", "judge"]

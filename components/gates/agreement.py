@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.gates.columns import (
+from components.evaluation.columns import (
     FLOAT,
     Table,
     differing,

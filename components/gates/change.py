@@ -13,8 +13,8 @@ before it, and one that is held may be below it by `max_drop`, but not below the
 pushed by more than that.
 """
 
+from components.evaluation.columns import Table, top1_pair
 from components.evaluation.predict_variants import BASELINE, BEST
-from components.gates.columns import Table, top1_pair
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
 from trainers.evaluation.noninferiority import Paired, images_needed

@@ -15,7 +15,7 @@ dropped: their collapse fails `agreement/saved_model` or `value/above_majority`.
 
 import numpy as np
 
-from components.gates.columns import FLOAT, Table, compressed, own_float, top1_correct
+from components.evaluation.columns import FLOAT, Table, compressed, own_float, top1_correct
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
 from trainers.evaluation.noninferiority import images_needed, pair

@@ -5,12 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluation.predict_variants import OWN_FLOAT, REFERENCES
-from components.evaluation.references import known
-from components.gates.agreement import AllImages, agreement_gates
-from components.gates.change import change_gates
-from components.gates.collapse import collapsed, majority_gate
-from components.gates.columns import (
+from components.evaluation.columns import (
     FLOAT,
     Table,
     compare,
@@ -20,6 +15,11 @@ from components.gates.columns import (
     top1_correct,
     top1_pair,
 )
+from components.evaluation.predict_variants import OWN_FLOAT, REFERENCES
+from components.evaluation.references import known
+from components.gates.agreement import AllImages, agreement_gates
+from components.gates.change import change_gates
+from components.gates.collapse import collapsed, majority_gate
 from components.gates.probe import probe_gate
 from components.gates.recommend import Figures, drop_from_float, recommend
 from components.gates.settings import GateSettings

@@ -5,9 +5,9 @@ compression has damaged a model whose paired interval is below it: the probe is 
 accurate.
 """
 
+from components.evaluation.columns import Table, top1_pair
 from components.evaluation.predict_variants import PROBE
 from components.gates.change import describe_pair
-from components.gates.columns import Table, top1_pair
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
 

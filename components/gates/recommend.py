@@ -14,9 +14,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from components.evaluation.columns import FLOAT, Table, compressed, top1_correct
 from components.gates.agreement import AllImages, agrees
 from components.gates.change import describe_pair, drop_gate, drop_verdict, waiver
-from components.gates.columns import FLOAT, Table, compressed, top1_correct
 from components.gates.settings import GateSettings
 from components.gates.verdicts import Gate, Verdict
 from trainers.compression import keeps_weights

@@ -23,10 +23,10 @@ from components import artifacts, files
 from components.artifacts import Benchmark, ImageReport
 from components.data_validation.anomaly import blocking
 from components.data_validation.gallery import read_gallery
+from components.evaluation.columns import Table, compressed, own_float, ships, top1_correct
 from components.gates import Gate, GateSettings, Verdict
 from components.gates.agreement import AllImages
 from components.gates.collapse import collapsed
-from components.gates.columns import Table, compressed, own_float, ships, top1_correct
 from components.gates.decide import judge
 from components.gates.live_gates import class_gate, compared_gate
 from components.live import Live

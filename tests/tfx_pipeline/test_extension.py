@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.gates.columns import OWN_FLOAT, own_float
+from components.evaluation.columns import OWN_FLOAT, own_float
 from core.bundle import SAVED_MODEL, open_bundle
 from tfx_pipeline.cli import main
 from tfx_pipeline.cli.views.evaluate import evaluate_model
@@ -17,14 +17,14 @@ from trainers import plugins
 from trainers.compression.tflite_file import kernel_dtypes
 from trainers.data.augment import augmentations
 from trainers.data.features import DatasetInfo
-from trainers.registry import compressors, models, recipes
+from trainers.registry import compressors, metrics, models, recipes
 from trainers.training.trained import load_trained
 
 pytestmark = pytest.mark.onednn
 
-REGISTRIES = (augmentations, compressors, jobs, models, pipelines, recipes)
+REGISTRIES = (augmentations, compressors, jobs, metrics, models, pipelines, recipes)
 PLUGIN = '''
-"""A model, a data set, an augmentation, a recipe, a pipeline and a compression method."""
+"""A model, data set, augmentation, recipe, pipeline, metric and compression method."""
 
 import io
 
@@ -34,13 +34,14 @@ def register():
     import tensorflow as tf
     from PIL import Image
 
-    from tfx_pipeline.config import PipelineConfig, Plan, pipelines
+    from tfx_pipeline.config import CompressionPlan, PipelineConfig, pipelines
     from tfx_pipeline.ingest.source import Item, Source, jobs
     from trainers.compression import Method
     from trainers.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
     from trainers.data.augment import augmentations
+    from trainers.evaluation.metric import Metric, guesses
     from trainers.keras import keras
-    from trainers.registry import compressors, models, recipes
+    from trainers.registry import compressors, metrics, models, recipes
 
     @models.register("ext_model")
     def model(images, *, width: int = 4):
@@ -85,10 +86,15 @@ def register():
             slices=(),
             gates={"min_top1": 0.5, "max_drop": 1.0},
             statistics={f"skew_{kind}": 1.0 for kind in ("share", "divergence", "distance")},
-            best=Plan(methods=("ext_coarse",), ptq=()),
+            best=CompressionPlan(methods=("ext_coarse",), ptq=()),
             benchmark_runs=5,
             serving_requests=2,
         )
+
+    def worst_recall(labels, predicted):
+        return min((predicted[labels == one] == one).mean() for one in np.unique(labels))
+
+    metrics.register("ext_metric")(Metric(worst_recall, "worst recall", guesses))
 
     def coarse(model, fine_tune, settings):
         copy = keras.models.clone_model(model)
@@ -162,6 +168,8 @@ def test_one_of_each_kind_is_trained_compressed_evaluated_and_shipped(extended, 
 
     found = evaluate_model(Path("draft"), Path("shades"), "test")
     assert found["ext_coarse_int8"]["top1"][0] >= 0.9
+    value, low, high = found["ext_coarse_int8"]["ext_metric"]
+    assert 0 <= low <= value <= high <= 1
     sightline("export", "draft", "bundles", "--variant", "ext_coarse_int8")
     assert open_bundle(Path("bundles/ext_recipe/1")).manifest.recommended == "ext_coarse_int8"
 
@@ -187,4 +195,6 @@ def test_a_pipeline_of_an_installed_package_ships_its_compression_method(tmp_pat
     variants = {one.name for one in open_bundle(pushed).manifest.variants}
     assert variants == {"none_fp32", "ext_coarse_int8"}
     # The card names the method by its title.
-    assert "coarse, int8" in (pushed / "card.html").read_text()
+    card = (pushed / "card.html").read_text()
+    assert "coarse, int8" in card
+    assert "worst recall" in card

@@ -167,7 +167,7 @@ def test_the_server_is_shown_with_its_targets():
     assert "`sightline benchmark serving digits`: images of 23.4 kB on average (a.jpg), 2" in page
     assert "interleaved rounds of 0.5 s on 2 cores of Abacus" in page
     assert "the median of the 2 rounds, with their minimum and maximum" in page
-    assert "| ptq_int8 | | value | 95 % (ratios) or least..greatest | target | met |" in page
+    assert "| ptq_int8 | | value | 95 % (ratios) or min..max | target | met |" in page
     assert "| one caller | engine, p50 | 1.050 ms | 1.000..1.100 |  |  |" in page
     assert "|  | gRPC beyond the engine | 0.300 ms | 0.200..0.400 | <= 1.00 | yes |" in page
     low, high = np.exp(stats.ttest_1samp(np.log([0.8, 0.75]), 0.0).confidence_interval(0.95))

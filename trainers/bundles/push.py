@@ -30,7 +30,7 @@ def export(draft: Path, bundles: Path, *, variant: str = "") -> PushResult:
         result = push(copy, bundles / manifest.name)
     if result.withdrawn:
         raise BundleError(
-            f"not pushed: version {result.version} of {manifest.name} holds the same and was "
+            f"not pushed: version {result.version} of {manifest.name} has the same content and was "
             f"withdrawn by a rollback; to serve it again: {result.way_back}"
         )
     return result

@@ -1,9 +1,7 @@
 """Predictions of a model, with every example counted exactly once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,14 +10,9 @@ from trainers.config import Config
 from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
 from trainers.distributed.strategy import worker_count
-from trainers.evaluation.metrics import metrics_with_intervals
 from trainers.evaluation.predictions import Predictions, predict, with_labels_of
-from trainers.evaluation.stats import Interval
 from trainers.keras import keras
 from trainers.registry import tasks
-
-if TYPE_CHECKING:
-    from trainers.training.trained import Trained
 
 
 class Forward:
@@ -85,38 +78,3 @@ def predict_split(
     with pipeline.named_errors(config, info, split):
         batches = pipeline.eval_batches(config, info, split, batch=forward.batch)
         return with_labels_of(predict(forward, batches), positions)
-
-
-def predict_trained(trained: "Trained", data: Path, split: str) -> Predictions:
-    """The scores of a trained model for every example of a split of the records in `data`.
-
-    Labels index the classes of the model, whatever their order in the records is.
-
-    Raises:
-      DataError: a record that cannot be used; names the file and the record.
-      DatasetError: no data set in `data`, one of another task, or a class that the model does not
-        know.
-    """
-    config = replace(trained.config, data=replace(trained.config.data, dir=str(data)))
-    info = DatasetInfo.load(data)
-    info.check_task(config.task, config.name)
-    forward = Forward(trained.model, config)
-    return predict_split(forward, config, info, split, classes=trained.info.classes)
-
-
-def evaluate(
-    trained: "Trained", split: str = "test", *, data: Path | None = None
-) -> dict[str, Interval]:
-    """Metric -> value with its 95 % interval, over every example of a split.
-
-    Args:
-      trained: what `trainers.fit` returned, or `trainers.training.trained.load_trained`.
-      split: `train`, `validation` or `test`.
-      data: folder of the records; those that the model was trained on if not given.
-
-    Raises:
-      DataError, DatasetError: as `predict_trained`.
-    """
-    where = Path(trained.config.data.dir) if data is None else data
-    found = predict_trained(trained, where, split)
-    return metrics_with_intervals(found.scores, found.labels)

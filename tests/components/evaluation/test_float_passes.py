@@ -16,7 +16,7 @@ from components import compressor, files
 from components.artifacts import LiveModel, Selection
 from components.compressor import Compressor
 from components.evaluation import float_passes
-from components.gates.columns import own_float
+from components.evaluation.columns import own_float
 from components.gates.significance_gate import MissingColumnError, read_tables
 from components.live import find_live, write_live
 from components.predictor import Predictor

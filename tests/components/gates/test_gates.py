@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from components.evaluation.columns import compare, differing
 from components.gates import Gate, GateSettings, Verdict
 from components.gates.agreement import AllImages
-from components.gates.columns import compare, differing
 from components.gates.decide import judge, slice_rows
 from components.gates.recommend import recommend, recommend_model
 from components.gates.significance_gate import anomaly_gate

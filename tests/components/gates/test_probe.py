@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from components.evaluation.columns import ships
 from components.evaluation.predict_variants import PROBE
 from components.gates import GateSettings
-from components.gates.columns import ships
 from components.gates.decide import judge
 from trainers.config import ConfigError, override
 from trainers.evaluation.predictions import Predictions

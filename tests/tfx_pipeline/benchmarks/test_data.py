@@ -45,7 +45,7 @@ def test_images_come_from_folders_and_tars(folder, tmp_path):
 
 def test_unusable_sources_are_named(tmp_path):
     (tmp_path / "one.jpg").write_bytes(jpeg(0))
-    with pytest.raises(DatasetError, match="has 1 JPEGs, and measuring takes at least 2"):
+    with pytest.raises(DatasetError, match="has 1 JPEGs, but at least 2 are needed"):
         measure(tmp_path)
     with pytest.raises(DatasetError, match="is not a folder or a tar"):
         measure(tmp_path / "one.jpg")

@@ -48,7 +48,8 @@ def test_a_split_network_beside_the_whole_one():
     limits = stats.ttest_1samp(np.log(ratios), 0.0).confidence_interval(0.95)
     assert [value, low, high] == pytest.approx([stats.gmean(ratios), *np.exp(limits)])
     shown = " ".join(shown.split())
-    assert f"ratio {value:.2f} (95 % interval {low:.2f} to {high:.2f}) over 4 rounds" in shown
+    interval = f"(95 % interval {low:.2f} to {high:.2f})"
+    assert f"ratio {value:.2f} {interval} over 4 alternating rounds" in shown
     assert "the devices are virtual devices of one processor" in shown
 
 

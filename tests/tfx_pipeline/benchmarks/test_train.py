@@ -55,7 +55,7 @@ def test_the_table_has_a_row_a_contender():
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(table(FIGURES))
     lines = console.export_text().splitlines()
-    assert lines[0].startswith("Abacus, 2 cores; 64 px, 4 images a step; 2 rounds of 3 steps")
+    assert lines[0].startswith("Abacus, 2 cores; 64 px, 4 images a step; 2 alternating rounds of")
     row = " ".join(lines[-1].split())
     assert row == "cnn width=8 20.0 200.0 0.500 0.400 to 0.625 4.8 % 812 4.10"
 

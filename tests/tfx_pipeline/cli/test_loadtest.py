@@ -81,8 +81,8 @@ def test_a_report_does_not_show_header_values():
     ("arguments", "words"),
     [
         (["--model", "dogs"], 'does not serve the model \'dogs\': {"error": "Servable not found'),
-        (["--model", "cats", "--find-max"], "go together"),
-        (["--model", "cats", "--p99", "5"], "go together"),
+        (["--model", "cats", "--find-max"], "needs --p99 MS"),
+        (["--model", "cats", "--p99", "5"], "needs --p99 MS"),
         (["--model", "cats", "--rate", "5", "--closed", "2"], "one of --rate, --rates, --closed"),
         (["--model", "cats", "--rates", "5,x"], "numbers with commas"),
         (["--model", "cats", "--header", "colonless"], "takes 'Name: value', got 'colonless'"),

@@ -242,7 +242,7 @@ def test_every_verb_takes_the_spelling(pets, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda pets: shutil.rmtree(pets / "owl"), "3 classes, and the data set 'pets' has 2"),
+        (lambda pets: shutil.rmtree(pets / "owl"), "3 classes, but the data set 'pets' has 2"),
         (lambda pets: (pets / "owl").rename(pets / "zebra"), "'zebra'"),
     ],
 )

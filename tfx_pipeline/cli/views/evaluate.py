@@ -123,7 +123,7 @@ def _bundle_subject(model: Path) -> Evaluated:
 
 
 def _trained(model: Path, data: Path, split: str) -> dict[str, Any]:
-    from trainers.training.forward import predict_trained
+    from trainers.training.evaluate import predict_trained
     from trainers.training.trained import load_trained
 
     return {"trained": predict_trained(load_trained(model), data, split)}

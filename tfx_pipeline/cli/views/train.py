@@ -201,7 +201,7 @@ def _reading(trained: "Trained", data: Path | None) -> "Trained":
     if positions != tuple(range(trained.info.num_classes)):
         raise DatasetError(
             f"{config.name} was trained on {trained.info.num_classes} classes, but the data set "
-            f"{info.name!r} has {info.num_classes} of them, or in another order; compression "
+            f"{info.name!r} has {info.num_classes}, or the same ones in another order; compression "
             "continues training and needs the same classes in the same order"
         )
     config = replace(config, data=replace(config.data, dir=str(data)))
@@ -225,6 +225,6 @@ def export_shown(source: Path, bundles: Path, variant: str, console: Console) ->
             with console.status("export"):
                 compress(load_trained(source), draft)
         result = export(draft, bundles, variant=variant)
-    word = "pushed" if result.pushed else "already there:"
+    word = "pushed" if result.pushed else "already pushed:"
     console.print(f"{word} {result.path}", soft_wrap=True)
     console.print(f"next: sightline serve {bundles}", soft_wrap=True)

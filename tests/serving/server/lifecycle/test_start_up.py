@@ -36,7 +36,7 @@ def test_a_config_file_of_any_encoding(tmp_path, encoding):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (CONFIG.encode("utf-16-le"), "null bytes, as UTF-16 without a byte order mark"),
+        (CONFIG.encode("utf-16-le"), "null bytes, like UTF-16 without a byte order mark"),
         (CONFIG.encode("latin-1"), "is not UTF-8; save the file as UTF-8"),
         (codecs.BOM_UTF16_LE + b"x", "truncated data"),
     ],

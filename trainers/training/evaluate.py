@@ -1,0 +1,46 @@
+"""Predictions and metrics of a trained model on a split of any records."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from trainers.data.features import DatasetInfo
+from trainers.evaluation.metrics import metrics_with_intervals
+from trainers.evaluation.predictions import Predictions
+from trainers.evaluation.stats import Interval
+from trainers.training.forward import Forward, predict_split
+from trainers.training.trained import Trained
+
+
+def predict_trained(trained: Trained, data: Path, split: str) -> Predictions:
+    """The scores of a trained model for every example of a split of the records in `data`.
+
+    Labels index the classes of the model, whatever their order in the records is.
+
+    Raises:
+      DataError: a record that cannot be used; names the file and the record.
+      DatasetError: no data set in `data`, one of another task, or a class that the model does not
+        know.
+    """
+    config = replace(trained.config, data=replace(trained.config.data, dir=str(data)))
+    info = DatasetInfo.load(data)
+    info.check_task(config.task, config.name)
+    forward = Forward(trained.model, config)
+    return predict_split(forward, config, info, split, classes=trained.info.classes)
+
+
+def evaluate(
+    trained: Trained, split: str = "test", *, data: Path | None = None
+) -> dict[str, Interval]:
+    """Metric -> value with its 95 % interval, over every example of a split.
+
+    Args:
+      trained: what `trainers.fit` returned, or `trainers.training.trained.load_trained`.
+      split: `train`, `validation` or `test`.
+      data: folder of the records; those that the model was trained on if not given.
+
+    Raises:
+      DataError, DatasetError: as `predict_trained`.
+    """
+    where = Path(trained.config.data.dir) if data is None else data
+    found = predict_trained(trained, where, split)
+    return metrics_with_intervals(found.scores, found.labels)
