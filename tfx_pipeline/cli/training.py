@@ -230,20 +230,66 @@ def tune(
     )
 
 
-@app.command(epilog="Example: sightline evaluate bundles/digits_cnn --data data/digits")
+@app.command(epilog="Example: sightline evaluate bundles/digits_cnn --data data/digits --out out")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Bundle, or output folder of `sightline train`.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Bundle or output folder of `sightline train`; with --out also a run "
+            "(RUN or RUN:MODEL) or predictions (FILE or FILE:COLUMN)."
+        ),
+    ],
     data: ModelData = None,
     split: Annotated[str, typer.Option(help="Split: train, validation, or test.")] = "test",
     variant: Annotated[
         str, typer.Option(help="Variant of a bundle, e.g. saved_model or ptq_int8.")
     ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for classes, slices, curves, groups, errors and suspect labels, as JSON "
+            "and CSV files; evaluates one variant, the SavedModel by default."
+        ),
+    ] = None,
+    slices: Annotated[
+        str, typer.Option(help="With --out: slice keys and crosses, e.g. race,race*gender. [all]")
+    ] = "",
+    groups: Annotated[
+        str, typer.Option(help="With --out: slice keys and crosses whose rates are compared.")
+    ] = "",
+    positive: Annotated[
+        str, typer.Option(help="With --out: positive class of groups and thresholds.")
+    ] = "",
+    specificity: Annotated[
+        float, typer.Option(help="With --out: specificity at which sensitivity is reported.")
+    ] = 0.95,
 ) -> None:
     """Compute metrics with 95 % intervals; counts every example once."""
     from tfx_pipeline.cli.views.evaluate import evaluate_model, evaluation_table
 
     found = records(data) if data else None
-    console.print(evaluation_table(evaluate_model(model, found, split, variant)))
+    if out is None:
+        if slices or groups or positive:
+            raise typer.BadParameter("--slices, --groups and --positive need --out FOLDER")
+        console.print(evaluation_table(evaluate_model(Path(model), found, split, variant)))
+        return
+    from tfx_pipeline.cli.views import analysis
+    from tfx_pipeline.cli.views.compare import load_all
+    from trainers.evaluation.analysis import AnalysisOptions, analyze
+
+    options = AnalysisOptions(_listed(slices), _listed(groups), positive, specificity)
+    subjects = load_all([model], data=found, split=split, variant=variant)
+    for subject in subjects:
+        result = analyze(subject.column, options)
+        folder = out / subject.column.name if len(subjects) > 1 else out
+        analysis.show(result, console)
+        written = analysis.write(result, subject, folder, split=split)
+        console.print(f"wrote {len(written)} files to {folder}")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated option."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 @app.command(epilog="Example: sightline compress work/digits_cnn --method pqat --out work/draft")

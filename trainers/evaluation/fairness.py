@@ -7,10 +7,10 @@
 | false positive rate | false positive rate | with the one above: equalized odds |
 | demographic parity | share called positive | Dwork et al. 2012, arXiv 1104.3913 |
 
-Rates but accuracy are of one class against all others. NumPy and SciPy only.
+All rates except accuracy are of one class against the others. NumPy and SciPy only.
 
-What the figures cannot say: labels may themselves be biased, groups are those that somebody wrote
-down, and a gap on this data need not be the gap elsewhere.
+The figures have limits: labels may be biased themselves, groups are as they were annotated, and
+a gap on these images need not be the gap elsewhere.
 """
 
 import re

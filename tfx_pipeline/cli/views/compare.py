@@ -1,7 +1,7 @@
 """`sightline compare`: models on the same images, as tables, JSON and a list of images."""
 
 import csv
-import json
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from core.files import write_json, write_text
 from tfx_pipeline.cli.views.subjects import Subject, load
 from trainers.evaluation.comparison import Column, Comparison, ComparisonError, compare
 from trainers.evaluation.stats import SeedTest, paired_t
@@ -163,8 +164,7 @@ def write(
         "comparisons": [_as_json(one) for one in found],
         "seeds": [_plain(asdict(one)) for one in seeds],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    write_json(path, whole)
 
 
 def write_images(
@@ -185,22 +185,20 @@ def write_images(
     """
     reference = subjects[0].column
     files = file_names(subjects[0].data, split)
-    rows = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_CSV_COLUMNS)
-        for one, aligned in zip(found, aligned_columns(subjects), strict=True):
-            for at in one.changed:
-                change = "lost" if reference.correct[at] else "gained"
-                names = (_class(reference, int(reference.labels[at])),)
-                for column in (reference, aligned):
-                    best = int(column.predicted[at])
-                    names += (_class(column, best), f"{column.scores[at, best]:.6f}")
-                image = str(reference.ids[at])
-                writer.writerow((one.candidate, change, files.get(image, ""), image, *names))
-                rows += 1
-    return rows
+    right = reference.correct
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    for one, other in zip(found, aligned_columns(subjects), strict=True):
+        for at in one.changed:
+            names = (_class(reference, int(reference.labels[at])),)
+            for column in (reference, other):
+                best = int(column.scores[at].argmax())
+                names += (_class(column, best), f"{column.scores[at, best]:.6f}")
+            image, change = str(reference.ids[at]), "lost" if right[at] else "gained"
+            writer.writerow((one.candidate, change, files.get(image, ""), image, *names))
+    write_text(path, text.getvalue())
+    return sum(len(one.changed) for one in found)
 
 
 def file_names(data: Path | None, split: str) -> dict[str, str]:

@@ -1,0 +1,115 @@
+"""`sightline evaluate --out` on real predictions and on a real model."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from sklearn import metrics
+from typer.testing import CliRunner
+
+from core.bundle import SAVED_MODEL
+from tfx_pipeline.cli import app
+from trainers.evaluation.analysis import AnalysisError
+from trainers.evaluation.predictions import Predictions, write_table
+
+CLASSES = ("no", "yes")
+FILES = {
+    *("evaluation.json", "classes.csv", "confusion.csv", "slices.csv", "groups.csv", "gaps.csv"),
+    *("calibration.csv", "thresholds.csv", "curves.csv", "errors.csv", "suspect_labels.csv"),
+}
+
+
+@pytest.fixture(scope="module")
+def predicted():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 400).astype(np.int32)
+    first = np.clip(np.where(labels == 1, 0.7, 0.3) + random.normal(0, 0.2, 400), 0.01, 0.99)
+    scores = np.stack([1 - first, first], axis=1).astype(np.float32)
+    slices = {
+        "slice/age": random.choice(["3-9", "10-19"], 400).astype(object),
+        "slice/light": random.choice(["dark", "bright"], 400).astype(object),
+    }
+    ids = np.array([f"{i:064d}" for i in range(400)], dtype=object)
+    return Predictions(ids, labels, scores, slices)
+
+
+@pytest.fixture
+def table(predicted, tmp_path):
+    path = tmp_path / "predictions.tfrecord"
+    write_table(path, {SAVED_MODEL: predicted}, CLASSES)
+    return path
+
+
+def evaluate(*arguments):
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+
+
+def rows_of(file):
+    with file.open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_all_files_agree_with_scikit_learn(table, predicted, tmp_path):
+    out = tmp_path / "out"
+    options = ("--groups", "age,age*light", "--slices", "light,age*light", "--positive", "1")
+    result = evaluate(table, "--out", out, *options)
+    assert result.exit_code == 0, result.output
+    assert {file.name for file in out.iterdir()} == FILES
+    guess = predicted.scores.argmax(1)
+    found = json.loads((out / "evaluation.json").read_text())
+    assert found["images"] == 400
+    assert found["metrics"]["top1"][0] == pytest.approx((guess == predicted.labels).mean())
+    assert found["confusion"] == metrics.confusion_matrix(predicted.labels, guess).tolist()
+    areas = [float(row["roc_area"]) for row in rows_of(out / "classes.csv")]
+    area = metrics.roc_auc_score(predicted.labels, predicted.scores[:, 1])
+    assert areas == pytest.approx([area, area])
+    light = {row["value"] for row in rows_of(out / "slices.csv") if row["key"] == "light"}
+    assert light == {"dark", "bright"}
+    row = rows_of(out / "thresholds.csv")[49]
+    assert row["threshold"] == "0.5"
+    called = predicted.scores[:, 1] >= 0.5
+    assert float(row["recall"]) == pytest.approx(called[predicted.labels == 1].mean())
+    groups = [row["group"] for row in rows_of(out / "groups.csv") if row["rate"] == "accuracy"]
+    assert groups[:2] == ["3-9", "10-19"]
+    assert len(groups) == 2 + 4
+    assert {row["key"] for row in rows_of(out / "gaps.csv")} == {"age", "age*light"}
+    errors = rows_of(out / "errors.csv")
+    assert len(errors) == (guess != predicted.labels).sum() == found["errors"]
+    scores = [float(row["score"]) for row in errors]
+    assert scores == sorted(scores, reverse=True)
+    assert "age, positive: 1" in result.output
+
+
+def test_a_bundle_is_analyzed_on_its_records_with_file_names(earlier, tmp_path):
+    old = earlier("b54914a")
+    out = tmp_path / "out"
+    options = ("--variant", "ptq_int8", "--data", old / "data", "--out", out)
+    result = evaluate(old / "bundles/tiny/1", *options)
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "evaluation.json").read_text())
+    assert found["model"].endswith("ptq_int8")
+    assert {one["name"] for one in found["classes"]} == {str(i) for i in range(10)}
+    assert all(row["file"] for row in rows_of(out / "errors.csv"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--slices", "lite"), "no slice 'lite'; did you mean light?"),
+        (("--groups", "xyz"), "no slice 'xyz'; known: age, light"),
+        (("--positive", "yess"), "no class 'yess'; known: 0, 1"),
+    ],
+)
+def test_what_does_not_exist_is_named(table, tmp_path, options, words):
+    result = evaluate(table, "--out", tmp_path / "out", *options)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, AnalysisError)
+    assert words in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_the_analysis_need_a_folder(table):
+    result = evaluate(table, "--slices", "light")
+    assert result.exit_code == 2
+    assert "need --out" in result.output

@@ -1,0 +1,335 @@
+"""`sightline evaluate --out`: the whole analysis of a model, as tables, JSON and CSV files.
+
+| file | one row per |
+|---|---|
+| `evaluation.json` | (everything but the curves and the errors) |
+| `classes.csv` | class: recall, precision, F1, areas, sensitivity at a specificity |
+| `confusion.csv` | label; a column per predicted class |
+| `slices.csv` | slice value and metric |
+| `groups.csv`, `gaps.csv` | group and rate; key and rate |
+| `calibration.csv` | bin of confidence |
+| `thresholds.csv`, `curves.csv` | class and threshold |
+| `errors.csv` | wrong image, the most confident first |
+| `suspect_labels.csv` | image whose label is likely to be wrong |
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from core.files import write_json, write_text
+from tfx_pipeline.cli.views.compare import file_names
+from tfx_pipeline.cli.views.subjects import Subject
+from trainers.evaluation.analysis import Analysis, ClassFigures, GroupFigures
+from trainers.evaluation.comparison import ALPHA
+from trainers.evaluation.stats import Interval
+
+# More classes than this are in `classes.csv` only.
+_SHOWN_CLASSES = 20
+_SHOWN_WEAK = 5
+_CLASS_INTERVALS = ("recall", "precision", "roc_area", "average_precision", "sensitivity")
+_RATES = ("precision", "recall", "false_positive_rate", "false_negative_rate")
+
+
+def show(found: Analysis, console: Console) -> None:
+    """Prints metrics, classes, slices, groups and what stands out."""
+    console.print(f"{found.model}: {found.images:,} images")
+    console.print(_table(("metric", "value"), [(k, _text(v)) for k, v in found.metrics.items()]))
+    if len(found.classes) <= _SHOWN_CLASSES:
+        console.print(_classes_table(found.classes))
+    if found.slices:
+        console.print(_slices_table(found))
+    for one in found.groups:
+        console.print(_groups_table(one))
+        if one.gaps:
+            console.print(_gaps_table(one))
+    for line in _findings(found):
+        console.print(line, soft_wrap=True)
+
+
+def write(found: Analysis, subject: Subject, folder: Path, *, split: str) -> list[Path]:
+    """Writes all files of an analysis; returns their paths.
+
+    Args:
+      found: the analysis of the subject's predictions.
+      subject: names classes and, where its records are at hand, files.
+      folder: is created; files in it are replaced.
+      split: of the records.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [one.name for one in found.classes]
+    write_json(folder / "evaluation.json", as_json(found, split=split))
+    tables = {
+        "classes": _class_rows(found.classes),
+        "confusion": [("label", *names), *_confusion_rows(found, names)],
+        "slices": [("key", "value", "images", "metric", *_ENDS), *_slice_rows(found)],
+        "calibration": [
+            ("low", "high", "images", "confidence", "accuracy", "accuracy_low", "accuracy_high"),
+            *(
+                (b.low, b.high, b.images, b.confidence, *b.accuracy.as_list())
+                for b in found.calibration
+            ),
+        ],
+        "thresholds": [("class", "threshold", *_ended(_RATES)), *_threshold_rows(found)],
+        "curves": [("class", "curve", "threshold", "x", "y"), *_curve_rows(found)],
+        "groups": [("key", "positive", "group", "images", "rate", *_ENDS), *_group_rows(found)],
+        "gaps": [("key", "positive", "rate", "highest", "lowest", *_ENDS), *_gap_rows(found)],
+        **_image_tables(found, subject, split),
+    }
+    for name, rows in tables.items():
+        _write_csv(folder / f"{name}.csv", rows)
+    return [folder / "evaluation.json", *(folder / f"{name}.csv" for name in tables)]
+
+
+def as_json(found: Analysis, *, split: str) -> dict[str, Any]:
+    """The analysis as plain values; intervals are `[value, low, high]`."""
+    return {
+        "model": found.model,
+        "split": split,
+        "images": found.images,
+        "metrics": {key: value.as_list() for key, value in found.metrics.items()},
+        "classes": [
+            {field.name: _plain(getattr(one, field.name)) for field in fields(one)}
+            for one in found.classes
+        ],
+        "confusion": found.confusion.tolist(),
+        "slices": [
+            {
+                "key": one.key,
+                "value": one.value,
+                "images": one.images,
+                "metrics": {key: value.as_list() for key, value in one.metrics.items()},
+            }
+            for one in found.slices
+        ],
+        "temperature": found.temperature,
+        "groups": [_group_json(one) for one in found.groups],
+        "weak_slices": [
+            {
+                "values": one.values,
+                "images": one.images,
+                "top1": one.accuracy.as_list(),
+                "top1_outside": one.outside,
+                "p_adjusted": one.p_adjusted,
+            }
+            for one in found.weak
+        ],
+        "weak_slices_tried": found.slices_tried,
+        "errors": len(found.errors),
+        "suspect_labels": len(found.suspects),
+    }
+
+
+_ENDS = ("estimate", "low", "high")
+
+
+def _ended(names: Iterable[str]) -> list[str]:
+    return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+
+
+def _parts(value: Interval | None) -> list[float | str]:
+    return ["", "", ""] if value is None else list(value.as_list())
+
+
+def _class_rows(classes: Sequence[ClassFigures]) -> list[Sequence[Any]]:
+    rows: list[Sequence[Any]] = [
+        ("class", "images", *_ended(_CLASS_INTERVALS), "f1", "threshold_of_sensitivity")
+    ]
+    for one in classes:
+        intervals = [part for name in _CLASS_INTERVALS for part in _parts(getattr(one, name))]
+        rows.append((one.name, one.images, *intervals, _or_empty(one.f1), _or_empty(one.threshold)))
+    return rows
+
+
+def _confusion_rows(found: Analysis, names: Sequence[str]) -> Iterable[Sequence[Any]]:
+    for name, row in zip(names, found.confusion.tolist(), strict=True):
+        yield (name, *row)
+
+
+def _slice_rows(found: Analysis) -> Iterable[Sequence[Any]]:
+    for one in found.slices:
+        if not one.metrics:
+            yield (one.key, one.value, one.images, "", "", "", "")
+        for metric, value in one.metrics.items():
+            yield (one.key, one.value, one.images, metric, *value.as_list())
+
+
+def _threshold_rows(found: Analysis) -> Iterable[Sequence[Any]]:
+    for name, rates in found.thresholds.items():
+        for one in rates:
+            parts = [part for rate in _RATES for part in _parts(getattr(one, rate))]
+            yield (name, one.threshold, *parts)
+
+
+def _curve_rows(found: Analysis) -> Iterable[Sequence[Any]]:
+    for name, (roc, pr) in found.curves.items():
+        for at, x, y in zip(
+            roc.thresholds, roc.false_positive_rate, roc.true_positive_rate, strict=True
+        ):
+            yield (name, "roc", at, x, y)
+        for at, x, y in zip(pr.thresholds, pr.recall, pr.precision, strict=True):
+            yield (name, "precision_recall", at, x, y)
+
+
+def _group_rows(found: Analysis) -> Iterable[Sequence[Any]]:
+    for one in found.groups:
+        for group in one.groups:
+            for rate, value in group.rates.items():
+                yield (one.key, one.positive, group.name, group.images, rate, *value.as_list())
+
+
+def _gap_rows(found: Analysis) -> Iterable[Sequence[Any]]:
+    for one in found.groups:
+        for gap in one.gaps:
+            ends = gap.size.as_list()
+            yield (one.key, one.positive, gap.rate, gap.highest, gap.lowest, *ends)
+
+
+def _image_tables(found: Analysis, subject: Subject, split: str) -> dict[str, list[Sequence[Any]]]:
+    column = subject.column
+    files = file_names(subject.data, split)
+    names = [one.name for one in found.classes]
+
+    def identity(image: int) -> tuple[str, str]:
+        digest = str(column.ids[image])
+        return files.get(digest, ""), digest
+
+    errors: list[Sequence[Any]] = [("file", "image_sha256", "label", "predicted", "score")]
+    for image in found.errors.tolist():
+        label, best = int(column.labels[image]), int(column.predicted[image])
+        score = f"{column.scores[image, best]:.6f}"
+        errors.append((*identity(image), names[label], names[best], score))
+    suspects: list[Sequence[Any]] = [("file", "image_sha256", "label", "suggested", "margin")]
+    for one in found.suspects:
+        labels = (names[one.label], names[one.suggested])
+        suspects.append((*identity(one.image), *labels, f"{one.margin:.6f}"))
+    return {"errors": errors, "suspect_labels": suspects}
+
+
+def _group_json(one: GroupFigures) -> dict[str, Any]:
+    return {
+        "key": one.key,
+        "positive": one.positive,
+        "groups": [
+            {
+                "name": group.name,
+                "images": group.images,
+                "compared": group.compared,
+                "overconfidence": group.overconfidence,
+                "rates": {rate: value.as_list() for rate, value in group.rates.items()},
+            }
+            for group in one.groups
+        ],
+        "gaps": [
+            {
+                "rate": gap.rate,
+                "size": gap.size.as_list(),
+                "highest": gap.highest,
+                "lowest": gap.lowest,
+            }
+            for gap in one.gaps
+        ],
+    }
+
+
+def _classes_table(classes: Sequence[ClassFigures]) -> Table:
+    rows = [
+        (
+            one.name,
+            f"{one.images:,}",
+            _text(one.recall),
+            _text(one.precision),
+            "-" if one.f1 is None else f"{one.f1:.4f}",
+            _text(one.roc_area),
+        )
+        for one in classes
+    ]
+    return _table(("class", "images", "recall", "precision", "F1", "ROC area"), rows)
+
+
+def _slices_table(found: Analysis) -> Table:
+    rows = [
+        (
+            f"{one.key}={one.value}",
+            f"{one.images:,}",
+            _text(one.metrics["top1"]) if one.metrics else "fewer than 30 images",
+        )
+        for one in found.slices
+    ]
+    return _table(("slice", "images", "top-1"), rows)
+
+
+def _groups_table(one: GroupFigures) -> Table:
+    rows = [
+        (
+            group.name + ("" if group.compared else " (too few)"),
+            f"{group.images:,}",
+            *(_text(group.rates.get(rate)) for rate in ("accuracy", *_GROUP_RATES)),
+            f"{group.overconfidence:+.4f}",
+        )
+        for group in one.groups
+    ]
+    columns = ("images", "accuracy", "TPR", "FPR", "positive", "overconfidence")
+    return _table((f"{one.key}, positive: {one.positive}", *columns), rows)
+
+
+_GROUP_RATES = ("true_positive_rate", "false_positive_rate", "positive_rate")
+
+
+def _gaps_table(one: GroupFigures) -> Table:
+    rows = [(gap.rate, _text(gap.size), gap.highest, gap.lowest) for gap in one.gaps]
+    return _table((f"gap between groups of {one.key}", "size", "highest", "lowest"), rows)
+
+
+def _findings(found: Analysis) -> Iterable[str]:
+    """Sentences on calibration, weak slices, errors and suspect labels."""
+    yield (
+        f"temperature {found.temperature:.2f} minimizes cross-entropy on these images; above 1, "
+        "scores are too high"
+    )
+    weak = [one for one in found.weak if one.p_adjusted < ALPHA]
+    for one in weak[:_SHOWN_WEAK]:
+        values = ", ".join(f"{k.removeprefix('slice/')}={v}" for k, v in one.values.items())
+        yield (
+            f"weak slice {values}: top-1 {one.accuracy.value:.4f} on {one.images:,} images, "
+            f"{one.outside:.4f} on the others (p {one.p_adjusted:.2g}, Holm over "
+            f"{found.slices_tried} slices)"
+        )
+    if not weak:
+        yield f"no slice of {found.slices_tried} is significantly less accurate than the others"
+    yield f"{len(found.errors):,} errors, {len(found.suspects):,} suspect labels"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _text(value: Interval | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value.value:.4f} \\[{value.low:.4f}, {value.high:.4f}]"
+
+
+def _plain(value: Any) -> Any:
+    return value.as_list() if isinstance(value, Interval) else value
+
+
+def _or_empty(value: float | None) -> float | str:
+    return "" if value is None else value
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
