@@ -54,7 +54,7 @@ format: setup ## format the code and sort imports with ruff
 # The former spelling of IMAGES, rejected from version 0.2.0 on.
 ifdef PICTURES
 $(warning PICTURES is now IMAGES; the former spelling is rejected from version 0.2.0 on)
-IMAGES ?= $(PICTURES)
+IMAGES := $(or $(IMAGES),$(PICTURES))
 endif
 export IMAGES
 

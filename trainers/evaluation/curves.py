@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 _LEAST_SCORE = 1e-7
 #: Limits of a temperature: networks in use need about 0.5 to 5 (Guo et al. 2017, arXiv 1706.04599).
-_TEMPERATURES = (0.05, 20.0)
+TEMPERATURES = (0.05, 20.0)
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def temperature(scores: ArrayLike, labels: ArrayLike) -> float:
         total = highest + np.log(np.exp(scaled - highest[:, None]).sum(axis=1))
         return float((total - scaled[rows, truth]).mean())
 
-    low, high = np.log(_TEMPERATURES)
+    low, high = np.log(TEMPERATURES)
     found = optimize.minimize_scalar(
         loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}
     )

@@ -26,8 +26,9 @@ from rich.table import Table
 from core.files import write_json, write_text
 from tfx_pipeline.cli.views.compare import file_names
 from tfx_pipeline.cli.views.subjects import Subject
-from trainers.evaluation.analysis import Analysis, ClassFigures, GroupFigures
+from trainers.evaluation.analysis import LEAST_IMAGES, Analysis, ClassFigures, GroupFigures
 from trainers.evaluation.comparison import ALPHA
+from trainers.evaluation.curves import TEMPERATURES
 from trainers.evaluation.stats import Interval
 
 # More classes than this are in `classes.csv` only.
@@ -258,7 +259,7 @@ def _slices_table(found: Analysis) -> Table:
         (
             f"{one.key}={one.value}",
             f"{one.images:,}",
-            _text(one.metrics["top1"]) if one.metrics else "fewer than 30 images",
+            _text(one.metrics["top1"]) if one.metrics else f"fewer than {LEAST_IMAGES} images",
         )
         for one in found.slices
     ]
@@ -268,13 +269,18 @@ def _slices_table(found: Analysis) -> Table:
 def _groups_table(one: GroupFigures) -> Table:
     rows = [
         (
-            group.name + ("" if group.compared else " (too few)"),
+            group.name,
             f"{group.images:,}",
             *(_text(group.rates.get(rate)) for rate in ("accuracy", *_GROUP_RATES)),
             f"{group.overconfidence:+.4f}",
         )
         for group in one.groups
+        if group.compared
     ]
+    small = sum(not group.compared for group in one.groups)
+    if small:
+        left = f"{small} with fewer than {LEAST_IMAGES} images: see groups.csv"
+        rows.append((left, *[""] * 6))
     columns = ("images", "accuracy", "TPR", "FPR", "positive", "overconfidence")
     return _table((f"{one.key}, positive: {one.positive}", *columns), rows)
 
@@ -289,9 +295,12 @@ def _gaps_table(one: GroupFigures) -> Table:
 
 def _findings(found: Analysis) -> Iterable[str]:
     """Sentences on calibration, weak slices, errors and suspect labels."""
+    low, high = TEMPERATURES
+    at_limit = not 1.01 * low < found.temperature < 0.99 * high
     yield (
-        f"temperature {found.temperature:.2f} minimizes cross-entropy on these images; above 1, "
-        "scores are too high"
+        f"temperature {found.temperature:.2f} minimizes cross-entropy on these images"
+        + (", the limit of the search: the scores carry little information" if at_limit else "")
+        + "; above 1, scores are too high"
     )
     weak = [one for one in found.weak if one.p_adjusted < ALPHA]
     for one in weak[:_SHOWN_WEAK]:
