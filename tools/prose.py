@@ -11,6 +11,7 @@ import ast
 import io
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -97,15 +98,21 @@ def findings(files: Sequence[Path], words: Sequence[tuple[re.Pattern[str], str]]
     return sorted(found, key=lambda one: (one.file, one.line))
 
 
+#: Folders that `make` writes.
+_OUTPUTS = {".venv", ".tools", ".git", "__pycache__", "demo", "build", "dist"}
+
+
 def files_of(paths: Sequence[Path]) -> list[Path]:
     """The files with prose among `paths` and below them, without the table itself."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *map(str, paths)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\0")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    stdout = ""
+    if shutil.which("git"):
+        command += map(str, paths)
+        stdout = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    listed = stdout.split("\0")
+    if not stdout:  # An archive of the sources, without git.
+        below = [file for path in paths for file in [path, *path.rglob("*")]]
+        listed = [str(file) for file in below if not _OUTPUTS.intersection(file.parts)]
     kinds = (".py", ".md", *_HTML, *_COMMENTED)
     files = [ROOT / name for name in sorted(listed)]
     return [
