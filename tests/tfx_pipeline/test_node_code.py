@@ -186,7 +186,7 @@ out = str(old / "m")
 run_fn(SimpleNamespace(custom_config=given, hyperparameters=None, serving_model_dir=out))
 """
 EXPORT = """
-from trainers.bundles.saved_model.build import build_bundle
+from trainers.bundles.build import build_bundle
 from trainers.training.trained import load_trained
 build_bundle(load_trained(old / "m"), old / "draft", ptq=("dynamic",))
 """
