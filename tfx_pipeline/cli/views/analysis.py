@@ -267,7 +267,7 @@ def _slices_table(found: Analysis) -> Table:
 
 
 def _groups_table(one: GroupFigures) -> Table:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             group.name,
             f"{group.images:,}",
@@ -280,8 +280,8 @@ def _groups_table(one: GroupFigures) -> Table:
     small = sum(not group.compared for group in one.groups)
     if small:
         left = f"{small} with fewer than {LEAST_IMAGES} images: see groups.csv"
-        rows.append((left, *[""] * 6))
-    columns = ("images", "accuracy", "TPR", "FPR", "positive", "overconfidence")
+        rows.append((left, "", "", "", "", "", ""))
+    columns = ("images", "accuracy", "recall", "false alarms", "positive", "overconfidence")
     return _table((f"{one.key}, positive: {one.positive}", *columns), rows)
 
 
