@@ -1,1 +1,1 @@
-"""What every other package builds on: the standard library only, nothing of ours."""
+"""The foundation of all packages: bundles, files, processes, number formats, charts and pages."""

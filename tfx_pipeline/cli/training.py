@@ -160,7 +160,7 @@ def compare(
     folder = records(data) if data else None
     subjects = view.load_all(models, data=folder, split=split, variant=variant)
     over_seeds = view.compare_seeds(subjects) if seeds else []
-    found = [] if seeds else compared([subject.column for subject in subjects])
+    found = [] if seeds else compared([subject.predictions for subject in subjects])
     if seeds:
         view.show_seeds(over_seeds, console)
     else:
@@ -280,8 +280,8 @@ def evaluate(
     options = AnalysisOptions(_listed(slices), _listed(groups), positive, specificity)
     subjects = load_all([model], data=found, split=split, variant=variant)
     for subject in subjects:
-        result = analyze(subject.column, options)
-        folder = out / subject.column.name if len(subjects) > 1 else out
+        result = analyze(subject.predictions, options)
+        folder = out / subject.predictions.name if len(subjects) > 1 else out
         analysis.show(result, console)
         written = analysis.write(result, subject, folder, split=split)
         console.print(f"wrote {len(written)} files to {folder}")

@@ -1,6 +1,6 @@
 """Everything that one model's predictions show: metrics, classes, slices, curves, groups, errors.
 
-    found = analyze(column, AnalysisOptions(slices=("slice/race",), groups=("slice/race",)))
+    found = analyze(model, AnalysisOptions(slices=("slice/race",), groups=("slice/race",)))
 
 Plain values that become JSON and tables; see `sightline evaluate --out`. NumPy and SciPy only.
 """
@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from trainers.evaluation import curves, error_analysis, fairness
-from trainers.evaluation.comparison import Column
+from trainers.evaluation.comparison import ModelPredictions
 from trainers.evaluation.metrics import metrics_with_intervals
 from trainers.evaluation.noninferiority import Array
 from trainers.evaluation.scores import confusion_matrix
-from trainers.evaluation.stats import Interval, proportion_interval
+from trainers.evaluation.stats import LEAST_IMAGES, Interval, proportion_interval
 from trainers.registry import nearest
 
-#: Slices with fewer images are listed without metrics.
-LEAST_IMAGES = error_analysis.LEAST_IMAGES
 #: With more classes, curves and thresholds are computed for the positive class only.
 MOST_CURVES = 100
 #: Joins the keys of a cross: `race*gender`.
@@ -28,6 +26,9 @@ CROSS = "*"
 _PREFIX = "slice/"
 #: Thresholds of the table: 0.01 to 0.99.
 _THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(1, 100))
+
+
+Curves = tuple[curves.Roc, curves.PrecisionRecall]
 
 
 class AnalysisError(ValueError):
@@ -64,8 +65,10 @@ class ClassFigures:
       f1: harmonic mean of the two; 0 where neither has a hit.
       roc_area: area under the ROC curve of the class's score.
       average_precision: of the class's score.
-      sensitivity: at the threshold that keeps `specificity`, on the same images; see `threshold`.
-      threshold: the lowest score that keeps `specificity`.
+      sensitivity: share of the class's images at `threshold` or above. The other classes' images
+        alone decide which of them these are, so the interval holds; the specificity of the
+        threshold on other images is an estimate, too.
+      threshold: the lowest score at which `specificity` of the other classes' images stay below.
     """
 
     name: str
@@ -130,7 +133,7 @@ class Analysis:
     calibration: list[curves.CalibrationBin]
     temperature: float
     thresholds: dict[str, list[curves.Rates]]
-    curves: dict[str, tuple[curves.Roc, curves.PrecisionRecall]]
+    curves: dict[str, Curves]
     groups: list[GroupFigures]
     errors: Array
     suspects: list[error_analysis.SuspectLabel]
@@ -138,11 +141,11 @@ class Analysis:
     slices_tried: int
 
 
-def analyze(column: Column, options: AnalysisOptions | None = None) -> Analysis:
+def analyze(model: ModelPredictions, options: AnalysisOptions | None = None) -> Analysis:
     """All figures of one model's predictions.
 
     Args:
-      column: predictions on images that the model was not trained on, with class names.
+      model: predictions on images that the model was not trained on, with class names.
       options: slices, groups and the positive class; None is all slices and no groups.
 
     Raises:
@@ -150,40 +153,44 @@ def analyze(column: Column, options: AnalysisOptions | None = None) -> Analysis:
       ValueError: no images, or an option out of range.
     """
     options = options or AnalysisOptions()
-    names = _class_names(column)
+    names = _class_names(model)
     positives = _positives(options.positive, names)
-    keys = options.slices or sorted(column.slices)
-    sliced = {key: _values(column, key) for key in keys}
-    grouped = {key: _values(column, key) for key in options.groups}
+    keys = options.slices or sorted(model.slices)
+    sliced = {key: _values(model, key) for key in keys}
+    grouped = {key: _values(model, key) for key in options.groups}
     weak, tried = error_analysis.weak_slices(
-        column.correct, {key: np.asarray(v, str) for key, v in column.slices.items()}
+        model.correct, {key: np.asarray(v, str) for key, v in model.slices.items()}
     )
-    drawn = {names[one]: _curves(column, one) for one in positives}
+    wanted = range(len(names)) if len(names) <= MOST_CURVES else positives
+    drawn = {names[one]: _curves(model, one) for one in wanted}
     return Analysis(
-        model=column.name,
-        images=len(column.labels),
-        metrics=metrics_with_intervals(column.scores, column.labels),
-        classes=[_class(column, i, names[i], options.specificity) for i in range(len(names))],
-        confusion=confusion_matrix(column.scores, column.labels),
-        slices=[one for key, values in sliced.items() for one in _slices(column, key, values)],
-        calibration=curves.calibration_curve(column.scores, column.labels),
-        temperature=curves.temperature(column.scores, column.labels),
-        thresholds={names[one]: _thresholds(column, one) for one in positives},
-        curves={name: found for name, found in drawn.items() if found is not None},
+        model=model.name,
+        images=len(model.labels),
+        metrics=metrics_with_intervals(model.scores, model.labels),
+        classes=[
+            _class(model, (i, name), drawn.get(name), options.specificity)
+            for i, name in enumerate(names)
+        ],
+        confusion=confusion_matrix(model.scores, model.labels),
+        slices=[one for key, values in sliced.items() for one in _slices(model, key, values)],
+        calibration=curves.calibration_curve(model.scores, model.labels),
+        temperature=curves.temperature(model.scores, model.labels),
+        thresholds={names[one]: _thresholds(model, one) for one in positives},
+        curves={names[one]: found for one in positives if (found := drawn[names[one]]) is not None},
         groups=[
-            _groups(column, key, values, (one, names[one]))
+            _groups(model, key, values, (one, names[one]))
             for key, values in grouped.items()
             for one in positives
         ],
-        errors=error_analysis.confident_errors(column.scores, column.labels),
-        suspects=error_analysis.suspect_labels(column.scores, column.labels),
+        errors=error_analysis.confident_errors(model.scores, model.labels),
+        suspects=error_analysis.suspect_labels(model.scores, model.labels),
         weak=weak,
         slices_tried=tried,
     )
 
 
-def _class_names(column: Column) -> tuple[str, ...]:
-    return column.classes or tuple(str(i) for i in range(column.scores.shape[1]))
+def _class_names(model: ModelPredictions) -> tuple[str, ...]:
+    return model.classes or tuple(str(i) for i in range(model.scores.shape[1]))
 
 
 def _positives(given: str, names: Sequence[str]) -> list[int]:
@@ -196,27 +203,27 @@ def _positives(given: str, names: Sequence[str]) -> list[int]:
     return [list(names).index(given)]
 
 
-def _values(column: Column, key: str) -> Array:
+def _values(model: ModelPredictions, key: str) -> Array:
     """(M,) str: the values of a key, or of several that `*` joins."""
     keys = []
     for part in key.split(CROSS):
-        known = {one.removeprefix(_PREFIX): one for one in column.slices}
+        known = {one.removeprefix(_PREFIX): one for one in model.slices}
         name = part.strip().removeprefix(_PREFIX)
         if name not in known:
             raise AnalysisError(
                 f"no slice {part.strip()!r}; {nearest(name, list(known)) if known else 'none'}"
             )
         keys.append(known[name])
-    return fairness.crossed(column.slices, tuple(keys))
+    return fairness.crossed(model.slices, tuple(keys))
 
 
-def _slices(column: Column, key: str, values: Array) -> list[SliceFigures]:
+def _slices(model: ModelPredictions, key: str, values: Array) -> list[SliceFigures]:
     found = []
     for value in sorted(set(values.tolist()), key=fairness.natural):
         inside = values == value
         count = int(inside.sum())
         metrics = (
-            metrics_with_intervals(column.scores[inside], column.labels[inside])
+            metrics_with_intervals(model.scores[inside], model.labels[inside])
             if count >= LEAST_IMAGES
             else {}
         )
@@ -224,15 +231,19 @@ def _slices(column: Column, key: str, values: Array) -> list[SliceFigures]:
     return found
 
 
-def _class(column: Column, label: int, name: str, specificity: float) -> ClassFigures:
-    ours, called = column.labels == label, column.predicted == label
+def _class(
+    model: ModelPredictions,
+    label_and_name: tuple[int, str],
+    drawn: Curves | None,
+    specificity: float,
+) -> ClassFigures:
+    label, name = label_and_name
+    ours, called = model.labels == label, model.predicted == label
     hits, images, predicted = int((ours & called).sum()), int(ours.sum()), int(called.sum())
-    few = column.scores.shape[1] <= MOST_CURVES
-    drawn = _curves(column, label) if few else None
     threshold = sensitivity = None
     if drawn is not None:
-        threshold = curves.threshold_for_specificity(column.scores[:, label], ours, specificity)
-        sensitivity = curves.rates_at(column.scores[:, label], ours, threshold).recall
+        threshold = curves.threshold_for_specificity(model.scores[:, label], ours, specificity)
+        sensitivity = curves.rates_at(model.scores[:, label], ours, threshold).recall
     return ClassFigures(
         name=name,
         images=images,
@@ -246,22 +257,24 @@ def _class(column: Column, label: int, name: str, specificity: float) -> ClassFi
     )
 
 
-def _curves(column: Column, label: int) -> tuple[curves.Roc, curves.PrecisionRecall] | None:
-    ours = column.labels == label
+def _curves(model: ModelPredictions, label: int) -> Curves | None:
+    ours = model.labels == label
     if ours.all() or not ours.any():
         return None
-    scores = column.scores[:, label]
+    scores = model.scores[:, label]
     return curves.roc(scores, ours), curves.precision_recall(scores, ours)
 
 
-def _thresholds(column: Column, label: int) -> list[curves.Rates]:
-    ours = column.labels == label
-    return [curves.rates_at(column.scores[:, label], ours, one) for one in _THRESHOLDS]
+def _thresholds(model: ModelPredictions, label: int) -> list[curves.Rates]:
+    ours = model.labels == label
+    return [curves.rates_at(model.scores[:, label], ours, one) for one in _THRESHOLDS]
 
 
-def _groups(column: Column, key: str, values: Array, positive: tuple[int, str]) -> GroupFigures:
+def _groups(
+    model: ModelPredictions, key: str, values: Array, positive: tuple[int, str]
+) -> GroupFigures:
     number, name = positive
-    parts: tuple[Any, ...] = (column.scores, column.labels, values)
+    parts: tuple[Any, ...] = (model.scores, model.labels, values)
     return GroupFigures(
         key.removeprefix(_PREFIX),
         name,

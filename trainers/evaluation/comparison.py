@@ -9,18 +9,18 @@ each comparison. NumPy and SciPy only.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats as _scipy
 
 from trainers.evaluation.noninferiority import Array, Paired, pair
-from trainers.evaluation.stats import Interval, paired_difference
+from trainers.evaluation.predictions import Predictions
+from trainers.evaluation.scores import cross_entropy
+from trainers.evaluation.stats import LEAST_IMAGES, Interval, paired_difference
 
-#: Slices with fewer images are counted but not compared: even without any change, 30 images cannot
-#: exclude a drop of 11 points.
-LEAST_IMAGES = 30
+#: The chance of any false claim in a family of tests.
 ALPHA = 0.05
 
 
@@ -29,29 +29,16 @@ class ComparisonError(ValueError):
 
 
 @dataclass(frozen=True)
-class Column:
-    """Predictions of one model, parallel arrays over M images.
+class ModelPredictions(Predictions):
+    """Predictions with the model's name; an id may repeat where images do.
 
     Attributes:
       name: of the model, for tables.
-      ids: (M,) str, one per image; may repeat where images do.
-      labels: (M,) int in [0, N).
-      scores: (M, N) float, softmax over the classes.
-      slices: key -> (M,) str.
       classes: N names in label order; empty where they are not known.
     """
 
-    name: str
-    ids: Array
-    labels: Array
-    scores: Array
-    slices: dict[str, Array]
+    name: str = ""
     classes: tuple[str, ...] = ()
-
-    @property
-    def correct(self) -> Array:
-        """(M,) bool: the class with the highest score, the first of equals, is the label."""
-        return self.scores.argmax(axis=1) == self.labels
 
     @property
     def predicted(self) -> Array:
@@ -59,10 +46,14 @@ class Column:
         return self.scores.argmax(axis=1)
 
     @property
-    def cross_entropy(self) -> Array:
-        """(M,) float64 in nats; a score of the label below 1e-7 counts as 1e-7."""
-        label = self.scores[np.arange(len(self.labels)), self.labels].astype(np.float64)
-        return -np.log(np.maximum(label, 1e-7))
+    def correct(self) -> Array:
+        """(M,) bool: the predicted class is the label."""
+        return self.predicted == self.labels
+
+    @property
+    def losses(self) -> Array:
+        """(M,) float64: cross-entropy of each image, in nats."""
+        return cross_entropy(self.scores, self.labels)
 
 
 @dataclass(frozen=True)
@@ -197,18 +188,18 @@ def images_to_detect(
     return math.ceil((spread / difference) ** 2)
 
 
-def compare(columns: Sequence[Column]) -> list[Comparison]:
-    """Each column after the first, compared with the first.
+def compare(models: Sequence[ModelPredictions]) -> list[Comparison]:
+    """Each model after the first, compared with the first.
 
     Args:
-      columns: two or more models' predictions on the same images, in any order of images.
+      models: predictions of two or more models on the same images, in any order of images.
 
     Raises:
-      ComparisonError: fewer than two columns, other images, labels or classes.
+      ComparisonError: fewer than two models, other images, labels or classes.
     """
-    if len(columns) < 2:
-        raise ComparisonError(f"a comparison needs at least two models, got {len(columns)}")
-    reference, *others = columns
+    if len(models) < 2:
+        raise ComparisonError(f"a comparison needs at least two models, got {len(models)}")
+    reference, *others = models
     others = [aligned(other, reference) for other in others]
     pairs = [pair(other.correct, reference.correct) for other in others]
     adjusted = holm([found.mcnemar_p for found in pairs])
@@ -218,7 +209,9 @@ def compare(columns: Sequence[Column]) -> list[Comparison]:
     ]
 
 
-def _comparison(reference: Column, other: Column, found: Paired, adjusted: float) -> Comparison:
+def _comparison(
+    reference: ModelPredictions, other: ModelPredictions, found: Paired, adjusted: float
+) -> Comparison:
     slices, small = _slices(reference, other)
     ours, theirs = other.correct, reference.correct
     changed = [np.flatnonzero(theirs & ~ours), np.flatnonzero(ours & ~theirs)]
@@ -227,7 +220,7 @@ def _comparison(reference: Column, other: Column, found: Paired, adjusted: float
         candidate=other.name,
         paired=found,
         top1=found.interval(),
-        cross_entropy=paired_difference(other.cross_entropy, reference.cross_entropy),
+        cross_entropy=paired_difference(other.losses, reference.losses),
         p_value=found.mcnemar_p,
         p_adjusted=adjusted,
         differing=int((other.predicted != reference.predicted).sum()),
@@ -239,7 +232,7 @@ def _comparison(reference: Column, other: Column, found: Paired, adjusted: float
 
 
 def _slices(
-    reference: Column, other: Column
+    reference: ModelPredictions, other: ModelPredictions
 ) -> tuple[tuple[SliceChange, ...], tuple[tuple[str, str, int], ...]]:
     """The slice values that are large enough, the greatest loss first, and those that are not."""
     large: list[tuple[str, str, Paired]] = []
@@ -261,7 +254,7 @@ def _slices(
     return tuple(sorted(changes, key=lambda one: one.interval.value)), tuple(small)
 
 
-def aligned(other: Column, reference: Column) -> Column:
+def aligned(other: ModelPredictions, reference: ModelPredictions) -> ModelPredictions:
     """`other` in the reference's order of images and classes.
 
     Raises:
@@ -279,13 +272,20 @@ def aligned(other: Column, reference: Column) -> Column:
             f"{_name(reference, reference.labels[at])}; predict both on the same records"
         )
     slices = {key: values[rows] for key, values in other.slices.items()}
-    return Column(other.name, reference.ids, labels, other.scores[rows], slices, reference.classes)
+    return replace(
+        other,
+        ids=reference.ids,
+        labels=labels,
+        scores=other.scores[rows],
+        slices=slices,
+        classes=reference.classes,
+    )
 
 
-def _rows(other: Column, reference: Column) -> Array:
-    """Rows of `other` in the reference's order; copies of an image are paired in their order."""
-    ours, theirs = (np.asarray(column.ids, str) for column in (other, reference))
-    first, second = np.argsort(ours, kind="stable"), np.argsort(theirs, kind="stable")
+def _rows(other: ModelPredictions, reference: ModelPredictions) -> Array:
+    """Rows of `other` in the reference's order; copies of an image pair by label, then order."""
+    ours, theirs = np.asarray(other.ids, str), np.asarray(reference.ids, str)
+    first, second = np.lexsort((other.labels, ours)), np.lexsort((reference.labels, theirs))
     if len(ours) == len(theirs) and np.array_equal(ours[first], theirs[second]):
         rows = np.empty(len(ours), np.int64)
         rows[second] = first
@@ -298,7 +298,7 @@ def _rows(other: Column, reference: Column) -> Array:
     )
 
 
-def _with_classes(other: Column, reference: Column) -> Column:
+def _with_classes(other: ModelPredictions, reference: ModelPredictions) -> ModelPredictions:
     """`other` with its classes in the reference's order, by name."""
     if other.scores.shape[1] == reference.scores.shape[1] and (
         other.classes == reference.classes or not (other.classes and reference.classes)
@@ -314,15 +314,13 @@ def _with_classes(other: Column, reference: Column) -> Column:
         )
     order = [other.classes.index(name) for name in reference.classes]
     position = np.argsort(order)
-    return Column(
-        other.name,
-        other.ids,
-        position[other.labels],
-        other.scores[:, order],
-        other.slices,
-        reference.classes,
+    return replace(
+        other,
+        labels=position[other.labels],
+        scores=other.scores[:, order],
+        classes=reference.classes,
     )
 
 
-def _name(column: Column, label: int) -> str:
-    return column.classes[label] if column.classes else str(label)
+def _name(model: ModelPredictions, label: int) -> str:
+    return model.classes[label] if model.classes else str(label)

@@ -18,11 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 from scipy import stats as _scipy
 
+from trainers.evaluation.scores import LEAST_PROBABILITY
 from trainers.evaluation.stats import Interval, proportion_interval
 
 Array = NDArray[Any]
 
-_LEAST_SCORE = 1e-7
 #: Limits of a temperature: networks in use need about 0.5 to 5 (Guo et al. 2017, arXiv 1706.04599).
 TEMPERATURES = (0.05, 20.0)
 
@@ -82,7 +82,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Images whose highest score lies in `[low, high)`, or `[low, 1]` for the last bin.
+    """Images whose highest score lies in `(low, high]`, and 0 in the first, as in the ECE.
 
     Attributes:
       low: end of the bin.
@@ -200,7 +200,7 @@ def calibration_curve(
         raise ValueError(f"`bins` must be at least 1, got {bins}")
     values, truth = np.asarray(scores, np.float64), np.asarray(labels)
     confidence, right = values.max(axis=1), values.argmax(axis=1) == truth
-    number = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     found = []
     for one in np.unique(number):
         inside = number == one
@@ -226,7 +226,7 @@ def temperature(scores: ArrayLike, labels: ArrayLike) -> float:
       ValueError: no images.
     """
     logits, truth = (
-        np.log(np.maximum(np.asarray(scores, np.float64), _LEAST_SCORE)),
+        np.log(np.maximum(np.asarray(scores, np.float64), LEAST_PROBABILITY)),
         np.asarray(labels),
     )
     if not len(truth):

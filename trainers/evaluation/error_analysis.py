@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats as _scipy
 
-from trainers.evaluation.comparison import LEAST_IMAGES, holm
-from trainers.evaluation.stats import Interval, proportion_interval
+from trainers.evaluation.comparison import holm
+from trainers.evaluation.scores import checked
+from trainers.evaluation.stats import LEAST_IMAGES, Interval, proportion_interval
 
 Array = NDArray[Any]
 
@@ -79,7 +80,7 @@ def confident_errors(scores: ArrayLike, labels: ArrayLike) -> Array:
       scores: (M, N) softmax.
       labels: (M,) int in [0, N).
     """
-    values, truth = _checked(scores, labels)
+    values, truth = checked(scores, labels, some=True)
     wrong = np.flatnonzero(values.argmax(axis=1) != truth)
     return wrong[np.argsort(-values[wrong].max(axis=1), kind="stable")]
 
@@ -91,7 +92,7 @@ def confusions(scores: ArrayLike, labels: ArrayLike) -> list[Confusion]:
       scores: (M, N) softmax.
       labels: (M,) int in [0, N).
     """
-    values, truth = _checked(scores, labels)
+    values, truth = checked(scores, labels, some=True)
     errors = confident_errors(values, truth)
     pairs: dict[tuple[int, int], list[int]] = {}
     for image in errors.tolist():
@@ -118,7 +119,7 @@ def suspect_labels(scores: ArrayLike, labels: ArrayLike) -> list[SuspectLabel]:
       scores: (M, N) softmax of images that the model was not trained on.
       labels: (M,) int in [0, N).
     """
-    values, truth = _checked(scores, labels)
+    values, truth = checked(scores, labels, some=True)
     present = np.bincount(truth, minlength=values.shape[1]) > 0
     threshold = np.array(
         [values[truth == j, j].mean() if present[j] else np.inf for j in range(values.shape[1])]
@@ -181,13 +182,3 @@ def _candidates(slices: dict[str, Array], total: int) -> Iterator[tuple[dict[str
         narrower = both.sum() < min(first.sum(), second.sum())
         if key != other and narrower and both.sum() >= LEAST_IMAGES:
             yield {key: value, other: another}, both
-
-
-def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
-    values, truth = np.asarray(scores), np.asarray(labels)
-    if values.ndim != 2 or truth.shape != (len(values),) or not len(values):
-        raise ValueError(
-            f"`scores` must be (M, N) and `labels` (M,) with M above 0, got {values.shape} and "
-            f"{truth.shape}"
-        )
-    return values, truth

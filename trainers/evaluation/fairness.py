@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trainers.evaluation.stats import Interval, proportion_interval
+from trainers.evaluation.stats import LEAST_IMAGES, Interval, proportion_interval
 
 Array = NDArray[Any]
 
@@ -30,9 +30,6 @@ FALSE_POSITIVE_RATE = "false_positive_rate"
 FALSE_NEGATIVE_RATE = "false_negative_rate"
 POSITIVE_RATE = "positive_rate"
 RATES = (ACCURACY, TRUE_POSITIVE_RATE, FALSE_POSITIVE_RATE, FALSE_NEGATIVE_RATE, POSITIVE_RATE)
-#: A group with fewer images is listed and takes no part in gaps: its 95 % interval of a rate of
-#: 90 % would be wider than 20 points, so that it could neither show nor exclude a gap that matters.
-LEAST_IMAGES = 30
 
 
 @dataclass(frozen=True)

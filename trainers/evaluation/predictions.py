@@ -1,20 +1,25 @@
 """The predictions table: the scores of every variant for each evaluation example.
 
 One TFRecord of tf.Examples without pixels, which TFMA, the statistics, the gates and the report all
-read. Columns: `id` bytes, `label` int64 in [0, N), `image/class/text`
-bytes, the `slice/*` strings, and `scores/<variant>` float32 (N,) for every variant.
+read. Columns: `id` bytes, `label` int64 in [0, N), `image/class/text` bytes, the `slice/*` strings,
+and `scores/<variant>` float32 (N,) for every variant. TensorFlow loads inside the functions that
+need it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
 from core.files import replacing
 from trainers.data import features
-from trainers.data.pipeline import EvalBatch
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from trainers.data.pipeline import EvalBatch
 
 ID, LABEL, SCORES = "id", "label", "scores/"
 
@@ -37,7 +42,7 @@ class Predictions:
 
 
 def predict(
-    forward: Callable[[np.ndarray], np.ndarray], batches: Iterable[EvalBatch]
+    forward: Callable[[np.ndarray], np.ndarray], batches: "Iterable[EvalBatch]"
 ) -> Predictions:
     """The predictions of a model, each example exactly once.
 
@@ -98,9 +103,11 @@ def write_table(path: Path, predictions: dict[str, Predictions], classes: tuple[
                 f"variant {variant!r} has predictions of other examples than the first variant; "
                 "predict the same split, in the same order"
             )
+    import tensorflow as tf
+
     with replacing(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
         for i in range(len(first.ids)):
-            columns: dict[str, tf.train.Feature] = {
+            columns: dict[str, Any] = {
                 ID: _bytes(first.ids[i]),
                 LABEL: tf.train.Feature(
                     int64_list=tf.train.Int64List(value=[int(first.labels[i])])
@@ -117,12 +124,16 @@ def write_table(path: Path, predictions: dict[str, Predictions], classes: tuple[
             writer.write(example.SerializeToString(deterministic=True))
 
 
-def _bytes(value: str) -> tf.train.Feature:
+def _bytes(value: str) -> "tf.train.Feature":
+    import tensorflow as tf
+
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[str(value).encode()]))
 
 
 def read_table(path: Path) -> dict[str, Predictions]:
     """Variant -> its predictions, as `write_table` wrote them."""
+    import tensorflow as tf
+
     rows = []
     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
         rows.append(tf.train.Example.FromString(record).features.feature)

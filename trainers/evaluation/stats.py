@@ -19,6 +19,9 @@ from scipy import stats as _scipy
 
 Array = NDArray[Any]
 
+#: Slices and groups with fewer images are counted but not compared. Even without any change, 30
+#: images cannot exclude a drop of 11 points, and an interval of 90 % is wider than 20 points.
+LEAST_IMAGES = 30
 # A resample of values with few distinct levels is one multinomial draw over the levels: the same
 # distribution as drawing N indices, without the N.
 _MAX_LEVELS = 64

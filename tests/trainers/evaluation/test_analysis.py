@@ -5,12 +5,12 @@ import pytest
 from sklearn import metrics
 
 from trainers.evaluation.analysis import AnalysisError, AnalysisOptions, analyze
-from trainers.evaluation.comparison import Column
+from trainers.evaluation.comparison import ModelPredictions
 
 CLASSES = ("cat", "dog", "eel")
 
 
-def column(count=300, classes=CLASSES, seed=0):
+def predicted(count=300, classes=CLASSES, seed=0):
     random = np.random.default_rng(seed)
     labels = random.integers(0, len(classes), count)
     logits = random.normal(0, 1, (count, len(classes)))
@@ -21,12 +21,14 @@ def column(count=300, classes=CLASSES, seed=0):
         "slice/light": random.choice(["dark", "bright"], count).astype(object),
         "slice/rare": np.array(["few"] * 9 + ["many"] * (count - 9), dtype=object),
     }
-    return Column("model", np.arange(count).astype(str), labels, scores, slices, classes)
+    return ModelPredictions(
+        np.arange(count).astype(str), labels, scores, slices, name="model", classes=classes
+    )
 
 
 @pytest.fixture(scope="module")
 def given():
-    return column()
+    return predicted()
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +97,15 @@ def test_groups_of_a_positive_class(given):
 
 
 def test_two_classes_have_one_positive():
-    assert list(analyze(column(classes=("no", "yes"))).curves) == ["yes"]
+    assert list(analyze(predicted(classes=("no", "yes"))).curves) == ["yes"]
 
 
 def test_a_class_without_images_has_no_figures():
-    given = column(classes=("cat", "dog", "eel", "owl"))
+    given = predicted(classes=("cat", "dog", "eel", "owl"))
     labels = np.where(given.labels == 3, 0, given.labels)
-    found = analyze(Column("m", given.ids, labels, given.scores, {}, given.classes))
+    found = analyze(
+        ModelPredictions(given.ids, labels, given.scores, {}, name="m", classes=given.classes)
+    )
     owl = found.classes[3]
     assert (owl.images, owl.recall, owl.roc_area, owl.sensitivity) == (0, None, None, None)
     assert "owl" not in found.curves

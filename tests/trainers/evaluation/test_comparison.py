@@ -8,8 +8,8 @@ from scipy import stats
 
 from trainers.evaluation.comparison import (
     LEAST_IMAGES,
-    Column,
     ComparisonError,
+    ModelPredictions,
     compare,
     holm,
     images_to_detect,
@@ -19,7 +19,7 @@ from trainers.evaluation.noninferiority import Paired, score_interval
 CLASSES = ("cat", "dog", "eel")
 
 
-def column(name, right, *, slices=None, classes=CLASSES, order=None):
+def predicted(name, right, *, slices=None, classes=CLASSES, order=None):
     """A model that gets the images right where `right` is true."""
     right = np.asarray(right, bool)
     labels = np.arange(len(right)) % 3
@@ -31,7 +31,9 @@ def column(name, right, *, slices=None, classes=CLASSES, order=None):
     slices = {
         key: np.asarray(values, dtype=object)[order] for key, values in (slices or {}).items()
     }
-    return Column(name, ids[order], labels[order], scores[order], slices, classes)
+    return ModelPredictions(
+        ids[order], labels[order], scores[order], slices, name=name, classes=classes
+    )
 
 
 def closed_testing(p_values):
@@ -88,7 +90,7 @@ def test_settings_of_a_power_out_of_range():
 def test_counts_intervals_and_tests_are_scipys():
     random = np.random.default_rng(0)
     first, second = random.random(600) < 0.8, random.random(600) < 0.7
-    (found,) = compare([column("a", first), column("b", second)])
+    (found,) = compare([predicted("a", first), predicted("b", second)])
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     assert (found.paired.gained, found.paired.lost, found.paired.total) == (gained, lost, 600)
     assert found.top1.value == pytest.approx(second.mean() - first.mean())
@@ -104,8 +106,8 @@ def test_counts_intervals_and_tests_are_scipys():
 
 def test_several_candidates_share_a_family():
     random = np.random.default_rng(1)
-    columns = [column(name, random.random(300) < 0.8) for name in "abcd"]
-    found = compare(columns)
+    models = [predicted(name, random.random(300) < 0.8) for name in "abcd"]
+    found = compare(models)
     assert [one.candidate for one in found] == ["b", "c", "d"]
     np.testing.assert_allclose(
         [one.p_adjusted for one in found], closed_testing([one.p_value for one in found])
@@ -115,7 +117,7 @@ def test_several_candidates_share_a_family():
 def test_an_undecided_comparison_names_the_images_that_it_needs():
     first = np.arange(100) % 10 > 0
     second = np.roll(first, 1)
-    (found,) = compare([column("a", first), column("b", second)])
+    (found,) = compare([predicted("a", first), predicted("b", second)])
     assert not found.decided
     assert found.top1.value == 0
     assert (
@@ -130,7 +132,7 @@ def test_slices_by_loss_with_small_ones_apart():
     worse[:20] = False  # All of them dark.
     light = ["dark"] * 60 + ["bright"] * 120 + ["red"] * (LEAST_IMAGES - 10)
     slices = {"slice/light": light, "slice/same": ["all"] * 200}
-    (found,) = compare([column("a", right, slices=slices), column("b", worse, slices=slices)])
+    (found,) = compare([predicted("a", right, slices=slices), predicted("b", worse, slices=slices)])
     assert [(one.value, one.paired.lost) for one in found.slices] == [("dark", 20), ("bright", 0)]
     assert found.slices[0].interval.value == pytest.approx(-1 / 3)
     assert found.slices[0].p_adjusted == pytest.approx(2 * stats.binomtest(0, 20).pvalue)
@@ -140,53 +142,66 @@ def test_slices_by_loss_with_small_ones_apart():
 def test_images_and_classes_in_another_order_are_paired():
     random = np.random.default_rng(5)
     first, second = random.random(90) < 0.8, random.random(90) < 0.6
-    straight = compare([column("a", first), column("b", second)])[0]
-    other = column("b", second, order=random.permutation(90))
-    turned = Column(
-        "b",
+    straight = compare([predicted("a", first), predicted("b", second)])[0]
+    other = predicted("b", second, order=random.permutation(90))
+    turned = ModelPredictions(
         other.ids,
         np.array([2, 0, 1])[other.labels],
         other.scores[:, [1, 2, 0]],
         other.slices,
-        ("dog", "eel", "cat"),
+        name="b",
+        classes=("dog", "eel", "cat"),
     )
-    found = compare([column("a", first), turned])[0]
+    found = compare([predicted("a", first), turned])[0]
     assert found.paired == straight.paired
     np.testing.assert_array_equal(found.changed, straight.changed)
 
 
 def test_copies_of_an_image_are_each_counted():
-    first = column("a", [True, True, False, True] * 20)
+    first = predicted("a", [True, True, False, True] * 20)
     ids = np.array([f"{i // 2}" for i in range(80)], dtype=object)
     labels = np.zeros(80, int)
-    ours = Column("a", ids, labels, first.scores, {}, CLASSES)
-    (found,) = compare([ours, Column("b", ids[::-1], labels, first.scores[::-1], {}, CLASSES)])
+    ours = ModelPredictions(ids, labels, first.scores, {}, name="a", classes=CLASSES)
+    (found,) = compare(
+        [
+            ours,
+            ModelPredictions(ids[::-1], labels, first.scores[::-1], {}, name="b", classes=CLASSES),
+        ]
+    )
     assert found.paired.total == 80
 
 
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (column("b", [True] * 99), "on 99 images and a on 100, of which 99 are the same"),
+        (predicted("b", [True] * 99), "on 99 images and a on 100, of which 99 are the same"),
         (
-            Column("b", np.arange(100).astype(str), np.zeros(100, int), np.ones((100, 3)), {}),
+            ModelPredictions(
+                np.arange(100).astype(str), np.zeros(100, int), np.ones((100, 3)), {}, name="b"
+            ),
             "of which 0 are the same; a paired comparison needs the same images",
         ),
         (
-            column("b", [True] * 100, classes=("cat", "dog", "owl")),
+            predicted("b", [True] * 100, classes=("cat", "dog", "owl")),
             "they differ in: eel, owl. Compare models of the same classes",
         ),
         (
-            Column("b", column("a", [True] * 100).ids, np.zeros(100, int), np.ones((100, 3)), {}),
+            ModelPredictions(
+                predicted("a", [True] * 100).ids,
+                np.zeros(100, int),
+                np.ones((100, 3)),
+                {},
+                name="b",
+            ),
             "have other labels for 66 images, first image0001: 0 and dog",
         ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(other, words):
     with pytest.raises(ComparisonError, match=words):
-        compare([column("a", [True] * 100), other])
+        compare([predicted("a", [True] * 100), other])
 
 
 def test_one_model_is_no_comparison():
     with pytest.raises(ComparisonError, match="at least two models, got 1"):
-        compare([column("a", [True])])
+        compare([predicted("a", [True])])

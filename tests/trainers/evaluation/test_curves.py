@@ -13,6 +13,7 @@ from trainers.evaluation.curves import (
     temperature,
     threshold_for_specificity,
 )
+from trainers.evaluation.metrics import classification_metrics
 
 
 def sample(seed, ours, others, *, separation=1.0, ties=False):
@@ -102,6 +103,19 @@ def test_the_threshold_is_the_lowest_that_keeps_the_specificity(specificity, tie
         assert (others < below).mean() < specificity or not (positive & (scores == below)).any()
 
 
+@pytest.mark.parametrize(("ours", "others"), [(20, 60), (60, 20), (100, 400)])
+def test_the_interval_of_sensitivity_holds_for_a_threshold_from_the_same_images(ours, others):
+    held = 0
+    for seed in range(300):
+        scores, positive = sample(seed, ours, others)
+        threshold = threshold_for_specificity(scores, positive, 0.9)
+        # The cut lies anywhere above the highest score of another class that it leaves below.
+        below = scores[~positive & (scores < threshold)].max()
+        found = rates_at(scores, positive, threshold).recall
+        held += found.low <= stats.norm.sf(below - 1.0) <= found.high
+    assert held / 300 >= 0.93
+
+
 def test_calibration_bins_hold_every_image_once():
     random = np.random.default_rng(0)
     scores = random.dirichlet([0.3] * 4, 500)
@@ -110,12 +124,18 @@ def test_calibration_bins_hold_every_image_once():
     assert sum(one.images for one in found) == 500
     confidence, right = scores.max(1), scores.argmax(1) == labels
     for one in found:
-        inside = (confidence >= one.low) & (confidence < one.high)
+        inside = (confidence > one.low) & (confidence <= one.high)
         assert one.images == inside.sum()
         assert one.confidence == pytest.approx(confidence[inside].mean())
         assert one.accuracy.value == pytest.approx(right[inside].mean())
     (top,) = calibration_curve([[1.0, 0.0]], [0], bins=10)
     assert (top.low, top.high, top.images) == (0.9, 1.0, 1)
+    # The bins are those of the calibration error.
+    gaps = [
+        one.images * abs(one.confidence - one.accuracy.value)
+        for one in calibration_curve(scores, labels)
+    ]
+    assert sum(gaps) / 500 == pytest.approx(classification_metrics(scores, labels)["ece"])
 
 
 @pytest.mark.parametrize("true", [0.4, 1.0, 2.5])

@@ -128,5 +128,5 @@ def test_arrays_that_do_not_fit():
     for function in (confident_errors, confusions, suspect_labels):
         with pytest.raises(ValueError, match=r"got \(2, 2\) and \(1,\)"):
             function(np.zeros((2, 2)), [0])
-        with pytest.raises(ValueError, match="M above 0"):
+        with pytest.raises(ValueError, match="no examples"):
             function(np.zeros((0, 2)), [])

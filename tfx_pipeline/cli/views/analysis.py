@@ -193,18 +193,18 @@ def _gap_rows(found: Analysis) -> Iterable[Sequence[Any]]:
 
 
 def _image_tables(found: Analysis, subject: Subject, split: str) -> dict[str, list[Sequence[Any]]]:
-    column = subject.column
+    model = subject.predictions
     files = file_names(subject.data, split)
     names = [one.name for one in found.classes]
 
     def identity(image: int) -> tuple[str, str]:
-        digest = str(column.ids[image])
+        digest = str(model.ids[image])
         return files.get(digest, ""), digest
 
     errors: list[Sequence[Any]] = [("file", "image_sha256", "label", "predicted", "score")]
     for image in found.errors.tolist():
-        label, best = int(column.labels[image]), int(column.predicted[image])
-        score = f"{column.scores[image, best]:.6f}"
+        label, best = int(model.labels[image]), int(model.predicted[image])
+        score = f"{model.scores[image, best]:.6f}"
         errors.append((*identity(image), names[label], names[best], score))
     suspects: list[Sequence[Any]] = [("file", "image_sha256", "label", "suggested", "margin")]
     for one in found.suspects:

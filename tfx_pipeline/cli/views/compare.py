@@ -12,7 +12,7 @@ from rich.table import Table
 
 from core.files import write_json, write_text
 from tfx_pipeline.cli.views.subjects import Subject, load
-from trainers.evaluation.comparison import Column, Comparison, ComparisonError, compare
+from trainers.evaluation.comparison import Comparison, ComparisonError, ModelPredictions, aligned
 from trainers.evaluation.stats import SeedTest, paired_t
 
 # Slices shown at either end of the table.
@@ -47,7 +47,7 @@ def load_all(given: Sequence[str], *, data: Path | None, split: str, variant: st
       ComparisonError: an argument is not a model; see `subjects.load`.
     """
     found = [s for one in given for s in load(one, data=data, split=split, variant=variant)]
-    names = [subject.column.name for subject in found]
+    names = [subject.predictions.name for subject in found]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ComparisonError(
             f"{repeated[0]} is given twice; give different models, or other variants of one as "
@@ -66,20 +66,20 @@ def compare_seeds(subjects: Sequence[Subject]) -> list[SeedComparison]:
     Raises:
       ComparisonError: a model without configuration, one recipe only, or other seeds.
     """
-    groups: dict[str, dict[int, Column]] = {}
+    groups: dict[str, dict[int, ModelPredictions]] = {}
     for subject in subjects:
         if not subject.recipe or subject.seed is None:
             raise ComparisonError(
-                f"{subject.column.name} has no configuration to read its seed from; --seeds takes "
-                "bundles, trained folders and runs"
+                f"{subject.predictions.name} has no configuration to read its seed from; --seeds "
+                "takes bundles, trained folders and runs"
             )
         runs = groups.setdefault(subject.recipe, {})
         if subject.seed in runs:
             raise ComparisonError(
-                f"{runs[subject.seed].name} and {subject.column.name} are runs of one recipe with "
-                f"seed {subject.seed}; train one of them with another train.seed"
+                f"{runs[subject.seed].name} and {subject.predictions.name} are runs of one recipe "
+                f"with seed {subject.seed}; train one of them with another train.seed"
             )
-        runs[subject.seed] = subject.column
+        runs[subject.seed] = subject.predictions
     reference, *others = groups.values()
     if not others:
         raise ComparisonError(
@@ -88,7 +88,9 @@ def compare_seeds(subjects: Sequence[Subject]) -> list[SeedComparison]:
     return [_over_seeds(reference, other) for other in others]
 
 
-def _over_seeds(reference: dict[int, Column], other: dict[int, Column]) -> SeedComparison:
+def _over_seeds(
+    reference: dict[int, ModelPredictions], other: dict[int, ModelPredictions]
+) -> SeedComparison:
     first, second = (next(iter(runs.values())).name for runs in (reference, other))
     if set(reference) != set(other) or len(reference) < 2:
         raise ComparisonError(
@@ -96,14 +98,15 @@ def _over_seeds(reference: dict[int, Column], other: dict[int, Column]) -> SeedC
             "paired t-test needs the same two or more seeds of both: train with train.seed=N"
         )
     seeds = tuple(sorted(reference))
-    # Checks that all runs were evaluated on the same images.
-    compare([runs[seed] for runs in (reference, other) for seed in seeds])
+    for runs in (reference, other):
+        for seed in seeds:
+            aligned(runs[seed], reference[seeds[0]])  # Refuses runs on other images.
     tests = {
         metric: paired_t(
             [float(getattr(other[s], attribute).mean()) for s in seeds],
             [float(getattr(reference[s], attribute).mean()) for s in seeds],
         )
-        for metric, attribute in (("top1", "correct"), ("cross_entropy", "cross_entropy"))
+        for metric, attribute in (("top1", "correct"), ("cross_entropy", "losses"))
     }
     return SeedComparison(first, second, seeds, tests)
 
@@ -114,7 +117,7 @@ def _listed(seeds: Sequence[int] | dict[int, Any]) -> str:
 
 def show(found: Sequence[Comparison], subjects: Sequence[Subject], console: Console) -> None:
     """Prints the comparisons, what each shows, and the slices with the greatest changes."""
-    reference, *others = (subject.column for subject in subjects)
+    reference, *others = (subject.predictions for subject in subjects)
     top1 = float(reference.correct.mean())
     images = len(reference.ids)
     console.print(f"reference: {reference.name}, top-1 {top1:.4f} on {images:,} images")
@@ -123,10 +126,10 @@ def show(found: Sequence[Comparison], subjects: Sequence[Subject], console: Cons
         table.add_column(name, justify="left" if name == "candidate" else "right")
     table.add_column("lost", justify="right")
     table.add_column("other class", justify="right")
-    for one, column in zip(found, others, strict=True):
+    for one, model in zip(found, others, strict=True):
         table.add_row(
             one.candidate,
-            f"{float(column.correct.mean()):.4f}",
+            f"{float(model.correct.mean()):.4f}",
             _signed(one.top1),
             f"{one.p_value:.3g}",
             f"{one.p_adjusted:.3g}",
@@ -183,18 +186,18 @@ def write_images(
     Returns:
       The number of rows.
     """
-    reference = subjects[0].column
+    reference = subjects[0].predictions
     files = file_names(subjects[0].data, split)
     right = reference.correct
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)
-    for one, other in zip(found, aligned_columns(subjects), strict=True):
+    for one, other in zip(found, aligned_predictions(subjects), strict=True):
         for at in one.changed:
             names = (_class(reference, int(reference.labels[at])),)
-            for column in (reference, other):
-                best = int(column.scores[at].argmax())
-                names += (_class(column, best), f"{column.scores[at, best]:.6f}")
+            for model in (reference, other):
+                best = int(model.scores[at].argmax())
+                names += (_class(model, best), f"{model.scores[at, best]:.6f}")
             image, change = str(reference.ids[at]), "lost" if right[at] else "gained"
             writer.writerow((one.candidate, change, files.get(image, ""), image, *names))
     write_text(path, text.getvalue())
@@ -222,11 +225,9 @@ def file_names(data: Path | None, split: str) -> dict[str, str]:
     return found
 
 
-def aligned_columns(subjects: Sequence[Subject]) -> Iterator[Column]:
-    """The columns after the first, in the first one's order of images and classes."""
-    from trainers.evaluation.comparison import aligned
-
-    reference, *others = (subject.column for subject in subjects)
+def aligned_predictions(subjects: Sequence[Subject]) -> Iterator[ModelPredictions]:
+    """The models after the first, in the first one's order of images and classes."""
+    reference, *others = (subject.predictions for subject in subjects)
     for other in others:
         yield aligned(other, reference)
 
@@ -256,8 +257,8 @@ def _signed(interval: Any) -> str:
     return f"{interval.value:+.4f} \\[{interval.low:+.4f}, {interval.high:+.4f}]"
 
 
-def _class(column: Column, label: int) -> str:
-    return column.classes[label] if column.classes else str(label)
+def _class(model: ModelPredictions, label: int) -> str:
+    return model.classes[label] if model.classes else str(label)
 
 
 def _as_json(one: Comparison) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from core.bundle import SAVED_MODEL
-from trainers.evaluation.comparison import Column, ComparisonError
+from trainers.evaluation.comparison import ComparisonError, ModelPredictions
 
 _SUMMARY = "summary.json"
 _TEST = "test"
@@ -26,12 +26,12 @@ class Subject:
     """A model with its predictions.
 
     Attributes:
-      column: its predictions.
+      predictions: on its images.
       config: its whole configuration as JSON, or empty where it is not known.
       data: the records that the predictions were made on, or None where they are not known.
     """
 
-    column: Column
+    predictions: ModelPredictions
     config: Mapping[str, Any]
     data: Path | None = None
 
@@ -118,10 +118,10 @@ def _of_run(
                 f"{given}: {model['name']} has no predictions of the {split} split"
                 + (f"; {table} is gone, run the pipeline again" if table else "")
             )
-        column = _column(Path(table), variant, model["name"], tuple(info.get("classes") or ()))
+        table = _column(Path(table), variant, model["name"], tuple(info.get("classes") or ()))
         config = model.get("config") or {}
         records = config.get("data", {}).get("dir")
-        found.append(Subject(column, config, Path(records) if records else None))
+        found.append(Subject(table, config, Path(records) if records else None))
     return found
 
 
@@ -130,7 +130,7 @@ def _of_table(path: Path, name: str) -> Subject:
     return Subject(_column(path, name, shown, ()), {})
 
 
-def _column(path: Path, variant: str, name: str, classes: tuple[str, ...]) -> Column:
+def _column(path: Path, variant: str, name: str, classes: tuple[str, ...]) -> ModelPredictions:
     """One column of a predictions table: `variant`, the only one, or the SavedModel's."""
     from trainers.evaluation.predictions import read_table
 
@@ -150,7 +150,7 @@ def _column(path: Path, variant: str, name: str, classes: tuple[str, ...]) -> Co
         )
     found = table[chosen]
     shown = name if chosen == SAVED_MODEL else f"{name} {chosen}"
-    return Column(shown, found.ids, found.labels, found.scores, found.slices, classes)
+    return ModelPredictions(**vars(found), name=shown, classes=classes)
 
 
 def _predicted(path: Path, data: Path | None, split: str, variant: str) -> Subject:
@@ -158,9 +158,7 @@ def _predicted(path: Path, data: Path | None, split: str, variant: str) -> Subje
     from tfx_pipeline.cli.views.evaluate import predictions
 
     subject, found = predictions(path, data, split, variant or SAVED_MODEL)
-    ((chosen, columns),) = found.items()
+    ((chosen, made),) = found.items()
     shown = str(path) if chosen in (SAVED_MODEL, "trained") else f"{path} {chosen}"
-    column = Column(
-        shown, columns.ids, columns.labels, columns.scores, columns.slices, subject.classes
-    )
-    return Subject(column, subject.config, data or subject.data)
+    table = ModelPredictions(**vars(made), name=shown, classes=subject.classes)
+    return Subject(table, subject.config, data or subject.data)

@@ -13,7 +13,7 @@ from tfx_pipeline.cli import app
 from tfx_pipeline.cli.views.compare import compare_seeds
 from tfx_pipeline.cli.views.evaluate import evaluate_model
 from tfx_pipeline.cli.views.subjects import Subject
-from trainers.evaluation.comparison import Column, ComparisonError
+from trainers.evaluation.comparison import ComparisonError, ModelPredictions
 from trainers.evaluation.predictions import Predictions, write_table
 
 CLASSES = ("cat", "dog", "eel")
@@ -147,12 +147,8 @@ def test_a_file_that_holds_no_predictions(run, tmp_path, content):
 
 def subject(recipe, seed, accuracy):
     found = predictions(seed + 100 * len(recipe), accuracy)
-    column = Column(
-        f"{recipe}_{seed}", found.ids, found.labels, found.scores, found.slices, CLASSES
-    )
-    return Subject(
-        column, {"name": column.name, "model": {"name": recipe}, "train": {"seed": seed}}
-    )
+    model = ModelPredictions(**vars(found), name=f"{recipe}_{seed}", classes=CLASSES)
+    return Subject(model, {"name": model.name, "model": {"name": recipe}, "train": {"seed": seed}})
 
 
 def test_recipes_are_compared_over_seeds_with_the_paired_t_test():
@@ -160,7 +156,7 @@ def test_recipes_are_compared_over_seeds_with_the_paired_t_test():
     subjects += [subject("resnet", s, 0.9) for s in (2, 0, 1)]
     (found,) = compare_seeds(subjects)
     assert (found.reference, found.candidate, found.seeds) == ("cnn_0", "resnet_2", (0, 1, 2))
-    top1 = {one.column.name: one.column.correct.mean() for one in subjects}
+    top1 = {one.predictions.name: one.predictions.correct.mean() for one in subjects}
     expected = stats.ttest_rel(
         [top1[f"resnet_{s}"] for s in (0, 1, 2)], [top1[f"cnn_{s}"] for s in (0, 1, 2)]
     )
@@ -173,6 +169,6 @@ def test_seeds_that_do_not_pair_are_refused():
         compare_seeds([subject("cnn", 0, 0.5), subject("cnn", 0, 0.5)])
     with pytest.raises(ComparisonError, match="all models are runs of one recipe"):
         compare_seeds([subject("cnn", 0, 0.5), subject("cnn", 1, 0.5)])
-    bare = Subject(subject("cnn", 0, 0.5).column, {})
+    bare = Subject(subject("cnn", 0, 0.5).predictions, {})
     with pytest.raises(ComparisonError, match="no configuration to read its seed from"):
         compare_seeds([bare, subject("cnn", 1, 0.5)])
