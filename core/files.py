@@ -1,4 +1,4 @@
-"""Atomic writes, leftovers of killed writers, and advisory locks between processes and hosts.
+"""Atomic writes, and removal of the leftovers of killed writers.
 
 A file or folder is written under a temporary name beside its target, flushed to disk and renamed,
 so that a crash at any moment leaves the old content or the new one. Temporary names are
@@ -8,46 +8,32 @@ the same target removes it.
 """
 
 import contextlib
-import datetime
+import ctypes
 import errno
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
-import socket
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from core.locks import LockHeldError, flock, is_at, lock_descriptor, open_lock
+
 #: Error numbers of a disk that is full, of a quota and of a limit on the size of files.
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
-_POLL_S = 0.05
+# Ends the name of a folder that is being replaced.
+_ASIDE = ".old"
+# Of renameat2(2) in Linux.
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 # Leaves space for the rest of a temporary name in the 255 bytes that file systems allow.
 _MAX_NAME_BYTES = 200
 # Network file systems that write names through, and folders that this user may not read.
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES})
-
-
-class NoLocksError(OSError):
-    """A file system without locks; names the file."""
-
-
-class LockHeldError(RuntimeError):
-    """Another process holds a lock.
-
-    Attributes:
-      holder: the process, host and time of the lock, or "another process".
-    """
-
-    def __init__(self, path: Path, holder: str) -> None:
-        """Names the lock file and its holder."""
-        super().__init__(f"{path} is locked by {holder}")
-        self.holder = holder
 
 
 def read_json(path: Path | str) -> Any:
@@ -114,8 +100,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
 def replacing_folder(path: Path | str) -> Iterator[Path]:
     """An empty temporary folder that replaces `path` when the block ends without an error.
 
-    As `replacing`, except that between two renames there is no folder `path` where there was one
-    before.
+    As `replacing`. On Linux an existing folder is exchanged in one step. Elsewhere it is renamed
+    aside first; if the process is killed between the two renames, the next writer restores it.
 
     Raises:
       OSError: the parent folder cannot be written to, or the disk is full.
@@ -152,11 +138,19 @@ def replace_link(path: Path, target: str) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes temporary files and folders of `path` whose writers were killed."""
-    pattern = re.compile(re.escape(f".{_short_name(path)}.") + r"[0-9a-f]{32}\.tmp")
+    """Removes temporary files and folders of `path` whose writers were killed.
+
+    A folder that was renamed aside is restored if the kill left no `path`.
+    """
+    start = re.escape(f".{_short_name(path)}.") + "[0-9a-f]{32}"
+    pattern = re.compile(f"{start}(\\.tmp|{re.escape(_ASIDE)})")
     with os.scandir(path.parent) as entries:
         found = [Path(entry) for entry in entries if pattern.fullmatch(entry.name)]
     for leftover in found:
+        if leftover.name.endswith(_ASIDE) and not path.exists():
+            with contextlib.suppress(OSError):
+                leftover.rename(path)
+            continue
         # A file of a live writer is locked; a file of another user stays.
         with contextlib.suppress(OSError, LockHeldError):
             _remove_unlocked(leftover)
@@ -201,101 +195,6 @@ def sync_folder(path: Path) -> None:
             raise
 
 
-@contextlib.contextmanager
-def file_lock(path: Path, *, wait_s: float = math.inf, inherited: bool = False) -> Iterator[int]:
-    """Holds the lock of the file or folder `path` and yields its descriptor.
-
-    The kernel releases the lock when the process ends. The file is created where it is missing and
-    holds the name of its holder.
-
-    Args:
-      path: the lock file, or an existing folder.
-      wait_s: how long to wait for another holder, in seconds; 0 does not wait.
-      inherited: a child process that gets the descriptor keeps the lock until it ends; otherwise
-        the lock ends with the block, also for children that were forked meanwhile.
-
-    Raises:
-      LockHeldError: another process holds the lock; names it.
-      NoLocksError: the file system has no locks.
-      OSError: the file cannot be created.
-    """
-    deadline = time.monotonic() + wait_s
-    while True:
-        descriptor = _open_lock(path)
-        try:
-            lock_descriptor(descriptor, path, wait_s=deadline - time.monotonic())
-            # A file that was deleted meanwhile is not the one that others lock.
-            if _is_at(descriptor, path):
-                _write_holder(descriptor)
-                yield descriptor
-                return
-        finally:
-            if not inherited:
-                with contextlib.suppress(OSError):
-                    _flock(descriptor, "LOCK_UN")
-            os.close(descriptor)
-
-
-def lock_descriptor(descriptor: int, path: Path, *, wait_s: float = 0.0) -> None:
-    """Locks an open file for as long as its descriptor is open.
-
-    Args:
-      descriptor: of the file.
-      path: of the file, for messages.
-      wait_s: how long to wait for another holder, in seconds; 0 does not wait.
-
-    Raises:
-      LockHeldError: another process holds the lock.
-      NoLocksError: the file system has no locks.
-    """
-    deadline = time.monotonic() + wait_s
-    try:
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                _flock(descriptor, "LOCK_EX", wait=wait_s == math.inf)
-                return
-            if time.monotonic() >= deadline:
-                raise LockHeldError(path, _holder(descriptor))
-            time.sleep(_POLL_S)
-    except OSError as error:
-        text = f"cannot be locked ({error.strerror}); use a file system with locks"
-        raise NoLocksError(error.errno, text, str(path)) from error
-
-
-def _flock(descriptor: int, operation: str, *, wait: bool = True) -> None:
-    try:
-        # Not at the top: clients import the bundle contract where there is no such module.
-        import fcntl
-    except ImportError:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from None
-    fcntl.flock(descriptor, getattr(fcntl, operation) | (0 if wait else fcntl.LOCK_NB))
-
-
-def _open_lock(path: Path) -> int:
-    try:
-        # For writing, as NFS locks no file that was opened for reading.
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except (PermissionError, IsADirectoryError):
-        if not path.exists():
-            raise
-        return os.open(path, os.O_RDONLY)  # Local file systems lock it as well.
-
-
-def _write_holder(descriptor: int) -> None:
-    now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-    text = f"process {os.getpid()} on {socket.gethostname()} since {now}\n"
-    # A folder, another user's file or a full disk: the lock is held all the same.
-    with contextlib.suppress(OSError):
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, text.encode(), 0)
-
-
-def _holder(descriptor: int) -> str:
-    with contextlib.suppress(OSError):
-        return os.pread(descriptor, 500, 0).decode("utf-8", "replace").strip() or "another process"
-    return "another process"
-
-
 def _short_name(path: Path) -> str:
     name = os.fsencode(path.name)
     return path.name if len(name) <= _MAX_NAME_BYTES else hashlib.sha256(name).hexdigest()
@@ -325,25 +224,18 @@ def _create(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
                 raise
             continue
         with contextlib.suppress(OSError):  # Without locks, leftovers stay.
-            _flock(descriptor, "LOCK_EX")
+            flock(descriptor, "LOCK_EX")
         # Another writer may have removed it before it was locked.
-        if _is_at(descriptor, temporary):
+        if is_at(descriptor, temporary):
             return temporary, descriptor
         os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _remove_unlocked(path: Path) -> None:
     if path.is_symlink():
         path.unlink()
         return
-    descriptor = _open_lock(path)
+    descriptor = open_lock(path)
     try:
         lock_descriptor(descriptor, path)
         if path.is_dir():
@@ -355,19 +247,33 @@ def _remove_unlocked(path: Path) -> None:
 
 
 def _swap_in(temporary: Path, path: Path) -> None:
-    while True:
-        if path.is_dir():
-            aside = _temporary_name(path)
-            with contextlib.suppress(FileNotFoundError):
-                path.rename(aside)
-                shutil.rmtree(aside, ignore_errors=True)
+    """Renames a folder; afterwards `temporary` may hold the old content, which is not needed."""
+    while not _exchanged(temporary, path):
+        aside = path.with_name(f".{_short_name(path)}.{uuid.uuid4().hex}{_ASIDE}")
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(aside)
         try:
             temporary.rename(path)
-            return
         except OSError as error:
             # Another writer's folder appeared between the two renames.
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                continue
+            with contextlib.suppress(OSError):
+                aside.rename(path)
+            raise
+        finally:
+            if path.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+        return
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Swaps two existing folders in one step; False where the system or file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    paths = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
+    return renameat2(*paths, _RENAME_EXCHANGE) == 0
 
 
 def _sync_file(path: Path) -> None:

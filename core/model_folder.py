@@ -16,7 +16,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from core.files import LockHeldError, NoLocksError, file_lock, sync_folder
+from core.files import sync_folder
+from core.locks import LockHeldError, NoLocksError, file_lock
 
 #: Prefix of the number of a version that a rollback withdrew.
 WITHDRAWN_PREFIX = ".withdrawn-"

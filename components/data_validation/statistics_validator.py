@@ -26,6 +26,7 @@ from components.data_validation.statistics_checks import (
 )
 from components.data_validation.statistics_settings import StatisticsSettings
 from components.live import Live
+from core.files import write_bytes
 
 _STATISTICS, _SCHEMA, _ANOMALIES = "FeatureStats.pb", "schema.pbtxt", "SchemaDiff.pb"
 _LIVE = "live_"
@@ -96,8 +97,7 @@ def validate(
     anomalies.split_names = artifact_utils.encode_split_names(splits)
     for split, one in found.items():
         target = Path(anomalies.uri) / f"Split-{split}" / _ANOMALIES
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(one.SerializeToString())
+        write_bytes(target, one.SerializeToString())
     files.write_json(Path(anomalies.uri) / files.COMPARED, rows)
 
 

@@ -12,6 +12,7 @@ from components.artifacts import Benchmark, Card
 from components.gates import Verdict
 from components.model_card.card_html import render_card
 from core.bundle import CARD_FILE, MANIFEST_FILE, Manifest, open_bundle
+from core.files import write_text
 
 
 def final_manifest(
@@ -75,5 +76,5 @@ def CardWriter(
         "data": files.read_json(trained / "dataset.json"),
     }
     folder = Path(card.uri)
-    (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
-    (folder / CARD_FILE).write_text(render_card(manifest, about), encoding="utf-8")
+    write_text(folder / MANIFEST_FILE, manifest.to_json())
+    write_text(folder / CARD_FILE, render_card(manifest, about))

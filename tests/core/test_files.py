@@ -1,6 +1,7 @@
 """Atomic writes and locks, with real processes that are killed and real limits on file sizes."""
 
 import ast
+import contextlib
 import errno
 import fcntl
 import json
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from core import files
-from core.files import LockHeldError, file_lock, replacing, replacing_folder, writing
+from core import files, locks
+from core.files import replacing, replacing_folder, writing
+from core.locks import LockHeldError, file_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("core", "trainers", "serving", "components", "tfx_pipeline", "tools")
@@ -52,7 +54,7 @@ for _ in range(int(sys.argv[3])):
 HOLD = """
 import sys, time
 from pathlib import Path
-from core.files import file_lock
+from core.locks import file_lock
 with file_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -109,6 +111,90 @@ def test_a_killed_writer_leaves_the_old_folder_and_the_next_one_removes_the_rest
         (folder / "b").write_text("new")
     assert os.listdir(tmp_path) == ["cache"]
     assert os.listdir(target) == ["b"]
+
+
+KILLED_BETWEEN = """
+import os, pathlib, sys
+from core import files, locks
+files._exchanged = lambda first, second: False
+rename, calls = pathlib.Path.rename, []
+def second_never_happens(self, target):
+    calls.append(target)
+    os._exit(9) if len(calls) == 2 else rename(self, target)
+pathlib.Path.rename = second_never_happens
+with files.replacing_folder(sys.argv[1]) as folder:
+    (folder / "a").write_text("new")
+"""
+
+
+def test_a_folder_whose_writer_was_killed_between_two_renames_is_restored(tmp_path):
+    target = tmp_path / "draft"
+    target.mkdir()
+    (target / "a").write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED_BETWEEN, str(target)], cwd=ROOT)
+    assert (done.returncode, target.exists()) == (9, False)
+    files.remove_leftovers(target)
+    assert (target / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["draft"]
+
+
+def can_exchange(folder):
+    first, second = folder / "first", folder / "second"
+    first.mkdir()
+    second.mkdir()
+    try:
+        return files._exchanged(first, second)
+    finally:
+        first.rmdir()
+        second.rmdir()
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_an_error_in_the_rename_keeps_the_old_folder(tmp_path, monkeypatch, exchanged):
+    target = tmp_path / "draft"
+    target.mkdir()
+    (target / "a").write_text("old")
+    if not exchanged:
+        monkeypatch.setattr(files, "_exchanged", lambda first, second: False)
+    elif not can_exchange(tmp_path):
+        pytest.skip("this system or file system cannot exchange folders")
+    rename = Path.rename
+
+    def broken(self, to):
+        if self.suffix == ".tmp":
+            raise OSError(errno.EIO, "broken disk")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with contextlib.ExitStack() as stack:
+        if not exchanged:
+            stack.enter_context(pytest.raises(OSError, match="broken disk"))
+        with files.replacing_folder(target) as folder:
+            (folder / "a").write_text("new")
+    assert (target / "a").read_text() == ("new" if exchanged else "old")
+    assert os.listdir(tmp_path) == ["draft"]
+
+
+def test_a_folder_is_there_at_every_moment_of_its_replacement(tmp_path):
+    target = tmp_path / "draft"
+    with files.replacing_folder(target) as folder:
+        (folder / "a").write_text("0")
+    if not can_exchange(tmp_path):
+        pytest.skip("this system or file system cannot exchange folders")
+    done, missing = threading.Event(), []
+
+    def read():
+        while not done.is_set():
+            missing.extend([1] if not (target / "a").exists() else [])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(50):
+        with files.replacing_folder(target) as folder:
+            (folder / "a").write_text(str(number))
+    done.set()
+    reader.join()
+    assert not missing
 
 
 def test_of_two_writers_and_a_kill_at_any_moment_a_reader_sees_whole_files_only(tmp_path):
@@ -300,7 +386,7 @@ def test_without_locks_files_are_written_and_a_lock_is_an_error(tmp_path, monkey
         files.write_text(tmp_path / "a", text)
         assert (tmp_path / "a").read_text() == text
     words = r"cannot be locked \(No locks available\); use a file system with locks: '.*lock'"
-    with pytest.raises(files.NoLocksError, match=words), file_lock(tmp_path / "lock"):
+    with pytest.raises(locks.NoLocksError, match=words), file_lock(tmp_path / "lock"):
         pytest.fail("nothing is locked")
 
 
@@ -344,7 +430,7 @@ def test_no_other_module_replaces_files_or_locks_them():
         f"{file.relative_to(ROOT)}:{node.lineno}"
         for package in PACKAGES
         for file in sorted((ROOT / package).rglob("*.py"))
-        if file != Path(files.__file__)
+        if file not in (Path(files.__file__), Path(locks.__file__))
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if banned & set(used(node))
     ]

@@ -52,10 +52,10 @@ def test_every_example_counts_once_on_any_batch(batch, config, trained, encoded,
     found = predict_split(Forward(trained.model, sized), sized, trained.info, "validation")
     assert found.ids.tolist() == [hashlib.sha256(one).hexdigest() for one in encoded["validation"]]
     np.testing.assert_array_equal(found.labels, true_labels["validation"])
-    pictures = [
+    decoded = [
         eval_image(tf.constant(one), Preprocessing.of(config.data)) for one in encoded["validation"]
     ]
-    logits = trained.model(tf.cast(tf.stack(pictures), tf.float32), training=False)
+    logits = trained.model(tf.cast(tf.stack(decoded), tf.float32), training=False)
     by_hand = softmax(logits.numpy(), axis=1)
     np.testing.assert_allclose(found.scores, by_hand, atol=1e-5)
     best = trained.history[trained.best_epoch - 1]

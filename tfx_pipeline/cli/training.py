@@ -269,8 +269,10 @@ def evaluate(
 
     found = records(data) if data else None
     if out is None:
-        if slices or groups or positive:
-            raise typer.BadParameter("--slices, --groups and --positive need --out FOLDER")
+        if slices or groups or positive or specificity != 0.95:
+            raise typer.BadParameter(
+                "--slices, --groups, --positive and --specificity need --out FOLDER"
+            )
         console.print(evaluation_table(evaluate_model(Path(model), found, split, variant)))
         return
     from tfx_pipeline.cli.views import analysis

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from core import files
+from core.locks import LockHeldError, file_lock
 from tfx_pipeline.ingest.source import DiskFullError, IngestError
 from trainers.data.features import DATASET_FILE
 
@@ -142,8 +143,8 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(files.file_lock(folder / _LOCK, wait_s=0))
-        except files.LockHeldError as error:
+            stack.enter_context(file_lock(folder / _LOCK, wait_s=0))
+        except LockHeldError as error:
             raise IngestError(
                 f"another job is writing {out} ({error.holder}); wait for it, or give another --out"
             ) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from core.files import LockHeldError, file_lock
+from core.locks import LockHeldError, file_lock
 from tfx_pipeline.config import pipelines
 from tfx_pipeline.ingest import TFRECORD
 from tfx_pipeline.projects.find import PROJECT_FILE, ProjectError

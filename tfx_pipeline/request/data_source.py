@@ -19,7 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from core.files import file_lock, write_json
+from core.files import write_json
+from core.locks import file_lock
 from trainers.data.digest import file_digests
 from trainers.data.features import DATASET_FILE
 from trainers.identity.code_digest import code_digest

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from core.files import DISK_FULL, file_lock, replacing_folder
+from core.files import DISK_FULL, replacing_folder
+from core.locks import file_lock
 from trainers.config import Config
 from trainers.data import features
 from trainers.data.features import DatasetInfo

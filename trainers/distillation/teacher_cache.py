@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from core.files import file_lock, write_json, writing
+from core.files import write_json, writing
+from core.locks import file_lock
 from trainers.config import Config, ConfigError
 from trainers.config_keys import values_with
 from trainers.data import pipeline

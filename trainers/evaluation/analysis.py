@@ -115,7 +115,8 @@ class Analysis:
       slices: in the order of keys and of values.
       calibration: bins of the highest score.
       temperature: that minimizes cross-entropy on these images.
-      thresholds: class name -> rates at 0.01 to 0.99.
+      thresholds: class name -> rates at 0.01 to 0.99; empty with more than `MOST_CURVES` classes
+        and no positive one, as are `curves`.
       curves: class name -> (ROC, precision-recall).
       groups: for each key and positive class.
       errors: positions of wrong images, the most confident first.
@@ -153,14 +154,21 @@ def analyze(model: ModelPredictions, options: AnalysisOptions | None = None) -> 
       ValueError: no images, or an option out of range.
     """
     options = options or AnalysisOptions()
+    if not 0 < options.specificity < 1:
+        raise ValueError(f"`specificity` must be in (0, 1), got {options.specificity}")
     names = _class_names(model)
     positives = _positives(options.positive, names)
+    if options.groups and not positives:
+        raise AnalysisError(
+            f"groups of {len(names):,} classes need a positive class: give one with --positive"
+        )
     keys = options.slices or sorted(model.slices)
     sliced = {key: _values(model, key) for key in keys}
     grouped = {key: _values(model, key) for key in options.groups}
     weak, tried = error_analysis.weak_slices(
         model.correct, {key: np.asarray(v, str) for key, v in model.slices.items()}
     )
+    confusion = confusion_matrix(model.scores, model.labels)
     wanted = range(len(names)) if len(names) <= MOST_CURVES else positives
     drawn = {names[one]: _curves(model, one) for one in wanted}
     return Analysis(
@@ -168,10 +176,10 @@ def analyze(model: ModelPredictions, options: AnalysisOptions | None = None) -> 
         images=len(model.labels),
         metrics=metrics_with_intervals(model.scores, model.labels),
         classes=[
-            _class(model, (i, name), drawn.get(name), options.specificity)
+            _class(model, confusion, i, drawn.get(name), options.specificity)
             for i, name in enumerate(names)
         ],
-        confusion=confusion_matrix(model.scores, model.labels),
+        confusion=confusion,
         slices=[one for key, values in sliced.items() for one in _slices(model, key, values)],
         calibration=curves.calibration_curve(model.scores, model.labels),
         temperature=curves.temperature(model.scores, model.labels),
@@ -190,7 +198,8 @@ def analyze(model: ModelPredictions, options: AnalysisOptions | None = None) -> 
 
 
 def _class_names(model: ModelPredictions) -> tuple[str, ...]:
-    return model.classes or tuple(str(i) for i in range(model.scores.shape[1]))
+    names = model.classes or [""] * model.scores.shape[1]
+    return tuple(name or str(i) for i, name in enumerate(names))
 
 
 def _positives(given: str, names: Sequence[str]) -> list[int]:
@@ -214,7 +223,10 @@ def _values(model: ModelPredictions, key: str) -> Array:
                 f"no slice {part.strip()!r}; {nearest(name, list(known)) if known else 'none'}"
             )
         keys.append(known[name])
-    return fairness.crossed(model.slices, tuple(keys))
+    try:
+        return fairness.crossed(model.slices, tuple(keys))
+    except ValueError as error:
+        raise AnalysisError(str(error)) from error
 
 
 def _slices(model: ModelPredictions, key: str, values: Array) -> list[SliceFigures]:
@@ -232,20 +244,17 @@ def _slices(model: ModelPredictions, key: str, values: Array) -> list[SliceFigur
 
 
 def _class(
-    model: ModelPredictions,
-    label_and_name: tuple[int, str],
-    drawn: Curves | None,
-    specificity: float,
+    model: ModelPredictions, confusion: Array, label: int, drawn: Curves | None, specificity: float
 ) -> ClassFigures:
-    label, name = label_and_name
-    ours, called = model.labels == label, model.predicted == label
-    hits, images, predicted = int((ours & called).sum()), int(ours.sum()), int(called.sum())
+    hits, images = int(confusion[label, label]), int(confusion[label].sum())
+    predicted = int(confusion[:, label].sum())
     threshold = sensitivity = None
     if drawn is not None:
+        ours = model.labels == label
         threshold = curves.threshold_for_specificity(model.scores[:, label], ours, specificity)
         sensitivity = curves.rates_at(model.scores[:, label], ours, threshold).recall
     return ClassFigures(
-        name=name,
+        name=_class_names(model)[label],
         images=images,
         recall=proportion_interval(hits, images) if images else None,
         precision=proportion_interval(hits, predicted) if predicted else None,
@@ -275,9 +284,5 @@ def _groups(
 ) -> GroupFigures:
     number, name = positive
     parts: tuple[Any, ...] = (model.scores, model.labels, values)
-    return GroupFigures(
-        key.removeprefix(_PREFIX),
-        name,
-        fairness.group_rates(*parts, positive=number),
-        fairness.gaps(*parts, positive=number),
-    )
+    groups = fairness.group_rates(*parts, positive=number)
+    return GroupFigures(key.removeprefix(_PREFIX), name, groups, fairness.gaps(groups))

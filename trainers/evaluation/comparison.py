@@ -34,7 +34,7 @@ class ModelPredictions(Predictions):
 
     Attributes:
       name: of the model, for tables.
-      classes: N names in label order; empty where they are not known.
+      classes: N names in label order, each empty where it is not known; or none at all.
     """
 
     name: str = ""
@@ -300,13 +300,14 @@ def _rows(other: ModelPredictions, reference: ModelPredictions) -> Array:
 
 def _with_classes(other: ModelPredictions, reference: ModelPredictions) -> ModelPredictions:
     """`other` with its classes in the reference's order, by name."""
-    if other.scores.shape[1] == reference.scores.shape[1] and (
-        other.classes == reference.classes or not (other.classes and reference.classes)
-    ):
+    same_size = other.scores.shape[1] == reference.scores.shape[1]
+    # A table has no names of classes without images. Their order is taken to be the same.
+    pairs = zip(other.classes, reference.classes, strict=False)
+    if same_size and all(ours == theirs or not ours or not theirs for ours, theirs in pairs):
         return other
     missing = set(reference.classes) ^ set(other.classes)
-    if missing or not other.classes:
-        shown = ", ".join(sorted(missing)[:3]) or "their names are not known"
+    if missing or not all(other.classes):
+        shown = ", ".join(sorted(filter(None, missing))[:3]) or "names that are not known"
         raise ComparisonError(
             f"{other.name} has {other.scores.shape[1]} classes and {reference.name} has "
             f"{reference.scores.shape[1]}; they differ in: {shown}. Compare models of the same "
@@ -323,4 +324,4 @@ def _with_classes(other: ModelPredictions, reference: ModelPredictions) -> Model
 
 
 def _name(model: ModelPredictions, label: int) -> str:
-    return model.classes[label] if model.classes else str(label)
+    return (model.classes[label] if model.classes else "") or str(label)

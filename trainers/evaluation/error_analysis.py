@@ -120,6 +120,7 @@ def suspect_labels(scores: ArrayLike, labels: ArrayLike) -> list[SuspectLabel]:
       labels: (M,) int in [0, N).
     """
     values, truth = checked(scores, labels, some=True)
+    values = values.astype(np.float64)  # A mean of equal float32 scores may exceed them.
     present = np.bincount(truth, minlength=values.shape[1]) > 0
     threshold = np.array(
         [values[truth == j, j].mean() if present[j] else np.inf for j in range(values.shape[1])]

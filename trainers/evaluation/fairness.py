@@ -14,6 +14,7 @@ a gap on these images need not be the gap elsewhere.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ TRUE_POSITIVE_RATE = "true_positive_rate"
 FALSE_POSITIVE_RATE = "false_positive_rate"
 FALSE_NEGATIVE_RATE = "false_negative_rate"
 POSITIVE_RATE = "positive_rate"
+_JOIN = ", "
 RATES = (ACCURACY, TRUE_POSITIVE_RATE, FALSE_POSITIVE_RATE, FALSE_NEGATIVE_RATE, POSITIVE_RATE)
 
 
@@ -105,9 +107,7 @@ def group_rates(
     return found
 
 
-def gaps(
-    scores: ArrayLike, labels: ArrayLike, groups: ArrayLike, *, positive: int, level: float = 0.95
-) -> list[Gap]:
+def gaps(groups: Sequence[Group], *, level: float = 0.95) -> list[Gap]:
     """The gap of each rate between the groups that have enough images.
 
     The interval is simultaneous: each of G groups' rates has Clopper and Pearson's interval at
@@ -116,29 +116,22 @@ def gaps(
     more groups.
 
     Args:
-      scores: (M, N) softmax.
-      labels: (M,) int in [0, N).
-      groups: (M,) str.
-      positive: the class that counts as positive.
+      groups: of `group_rates`.
       level: of the interval, in (0, 1).
 
     Returns:
       One gap for each rate that two or more groups have, in the order of `RATES`.
     """
-    everyone = group_rates(scores, labels, groups, positive=positive)
-    names, truth = np.asarray(groups, str), np.asarray(labels)
-    guess = np.asarray(scores).argmax(axis=1)
-    compared = [group for group in everyone if group.compared]
     found = []
     for rate in RATES:
-        with_rate = [group.name for group in compared if group.counts[rate] >= LEAST_IMAGES]
-        if len(with_rate) < 2:
+        compared = [one for one in groups if one.compared and one.counts[rate] >= LEAST_IMAGES]
+        if len(compared) < 2:
             continue
         each = {}
-        for name in with_rate:
-            inside = names == name
-            share, size = _counts(guess[inside], truth[inside], positive)[rate]
-            each[name] = proportion_interval(share, size, level=1 - (1 - level) / len(with_rate))
+        for one in compared:
+            size = one.counts[rate]
+            hits = round(one.rates[rate].value * size)
+            each[one.name] = proportion_interval(hits, size, level=1 - (1 - level) / len(compared))
         found.append(_gap(rate, each))
     return found
 
@@ -148,9 +141,17 @@ def crossed(slices: dict[str, Array], keys: tuple[str, ...]) -> Array:
 
     Raises:
       KeyError: a key that `slices` lacks.
+      ValueError: a value that contains the separator, which would merge different groups.
     """
     columns = [np.asarray(slices[key], str) for key in keys]
-    return np.array([", ".join(row) for row in zip(*columns, strict=True)], dtype=object)
+    for key, column in zip(keys, columns, strict=True):
+        bad = [value for value in set(column.tolist()) if _JOIN in value] if len(keys) > 1 else []
+        if bad:
+            raise ValueError(
+                f"the value {bad[0]!r} of {key} contains {_JOIN!r}, which separates the values of "
+                "a cross; rename it in the data"
+            )
+    return np.array([_JOIN.join(row) for row in zip(*columns, strict=True)], dtype=object)
 
 
 def natural(name: str) -> tuple[tuple[int, Any], ...]:

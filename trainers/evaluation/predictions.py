@@ -151,3 +151,19 @@ def read_table(path: Path) -> dict[str, Predictions]:
         scores = np.array([row[column].float_list.value for row in rows], np.float32)
         found[column.removeprefix(SCORES)] = Predictions(ids, labels, scores, slices)
     return found
+
+
+def class_names(path: Path, count: int) -> tuple[str, ...]:
+    """`count` class names in label order, as a table has them; empty for classes without examples.
+
+    Args:
+      path: as `write_table` wrote it.
+      count: classes of its scores.
+    """
+    import tensorflow as tf
+
+    names = [""] * count
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        row = tf.train.Example.FromString(record).features.feature
+        names[row[LABEL].int64_list.value[0]] = row[features.TEXT].bytes_list.value[0].decode()
+    return tuple(names)

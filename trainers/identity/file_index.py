@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from core.files import file_lock, read_json, write_json
+from core.files import read_json, write_json
+from core.locks import file_lock
 
 #: The file name of an index.
 INDEX_FILE = "files.json"

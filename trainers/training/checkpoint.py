@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from core.files import LockHeldError, file_lock, write_json, write_text, writing
+from core.files import write_json, write_text, writing
+from core.locks import LockHeldError, file_lock
 from trainers.keras import keras
 
 Row = dict[str, float]

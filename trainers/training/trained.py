@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from core.files import write_json
+from core.files import write_json, write_text
 from core.renamed import current_fields
 from trainers import plugins
 from trainers.config import Config, ConfigError, from_dict, to_dict
@@ -59,7 +59,7 @@ def save_trained(trained: Trained, directory: Path) -> None:
     write_json(directory / "config.json", to_dict(trained.config))
     write_history(directory / "history.csv", trained.history)
     write_json(directory / "history.json", trained.history)
-    (directory / "dataset.json").write_text(trained.info.to_json(), encoding="utf-8")
+    write_text(directory / "dataset.json", trained.info.to_json())
     _save_probe(trained, directory)
     # Written last: its presence means that the folder is complete.
     cost = {

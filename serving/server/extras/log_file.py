@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from core.files import LockHeldError, lock_descriptor
+from core.locks import LockHeldError, lock_descriptor
 
 #: TFRecord's own bytes around each record: length and its checksum, the record's checksum.
 FRAME_BYTES = 16

@@ -23,7 +23,6 @@ from serving.server.models.manager import ModelManager
 from serving.server.observability.metrics import Metrics
 from serving.server.scheduling.calls import Outputs, Steps, run_now
 
-REPORT_PATH = "/shadow/report"
 if TYPE_CHECKING:
     from serving.server.extras.hooks import Exchange
 

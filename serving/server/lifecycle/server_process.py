@@ -63,6 +63,9 @@ class ServerProcess:
     def start(self) -> "ServerProcess":
         """Starts the server and waits until it is ready.
 
+        On Linux the server ends with the thread that called this: call it from one that lives at
+        least as long as the server is needed, not from a pool's.
+
         Raises:
           ServerError: it ended or was not ready in time; the message holds the end of its log.
         """

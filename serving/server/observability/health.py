@@ -8,9 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-LIVE = "/healthz/live"
-READY = "/healthz/ready"
-
 
 class Availability(Protocol):
     """The part of `ModelManager` that readiness needs."""

@@ -94,8 +94,8 @@ def bomb(height, width):
 def test_images_in_examples_are_held_to_the_limit_too(tiny_draft, make_png, variant):
     import tensorflow as tf
 
-    def example(*pictures):
-        value = tf.train.Feature(bytes_list=tf.train.BytesList(value=pictures))
+    def example(*encoded):
+        value = tf.train.Feature(bytes_list=tf.train.BytesList(value=encoded))
         features = tf.train.Features(feature={"image/encoded": value})
         return tf.train.Example(features=features).SerializeToString()
 

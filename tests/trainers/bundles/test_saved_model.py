@@ -133,14 +133,14 @@ def test_warm_up_requests_are_ones_the_model_answers(built, signatures, encoded)
     dataset = tf.data.TFRecordDataset(str(built[0] / bundle.WARMUP_FILE))
     logs = [prediction_log_pb2.PredictionLog.FromString(one) for one in dataset.as_numpy_iterator()]
     assert len(logs) == 2
-    for log, picture in zip(logs, encoded["validation"], strict=False):
+    for log, image in zip(logs, encoded["validation"], strict=False):
         request = log.predict_log.request
         assert (request.model_spec.name, request.model_spec.signature_name) == (
             "tiny",
             "serving_default",
         )
         image_bytes = tf.constant(tf.make_ndarray(request.inputs["image_bytes"]))
-        assert image_bytes.numpy().tolist() == [picture]
+        assert image_bytes.numpy().tolist() == [image]
         assert signatures["serving_default"](image_bytes=image_bytes)["scores"].shape == (1, 3)
 
 

@@ -113,6 +113,20 @@ def test_a_class_without_images_has_no_figures():
     assert found.slices_tried == 0
 
 
+def test_many_classes_have_curves_and_groups_of_a_positive_class_only():
+    given = predicted(classes=tuple(f"class{i}" for i in range(101)))
+    assert analyze(given).thresholds == {}
+    with pytest.raises(AnalysisError, match="groups of 101 classes need a positive class"):
+        analyze(given, AnalysisOptions(groups=["age"]))
+    found = analyze(given, AnalysisOptions(groups=["age"], positive="class3"))
+    assert list(found.curves) == ["class3"]
+    assert found.groups[0].positive == "class3"
+    assert found.classes[3].roc_area is not None
+    assert found.classes[4].roc_area is None
+    with pytest.raises(ValueError, match=r"`specificity` must be in \(0, 1\), got 95"):
+        analyze(given, AnalysisOptions(specificity=95))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -202,6 +202,15 @@ def test_what_cannot_be_compared_is_refused(other, words):
         compare([predicted("a", [True] * 100), other])
 
 
+def test_names_that_are_known_in_part_are_compared_where_they_are():
+    first = predicted("a", [True] * 60)
+    part = predicted("b", [True] * 60, classes=("cat", "", "eel"))
+    assert compare([first, part])[0].differing == 0
+    wrong = predicted("b", [True] * 60, classes=("cat", "", "dog"))
+    with pytest.raises(ComparisonError, match="they differ in: eel"):
+        compare([first, wrong])
+
+
 def test_one_model_is_no_comparison():
     with pytest.raises(ComparisonError, match="at least two models, got 1"):
         compare([predicted("a", [True])])

@@ -81,6 +81,11 @@ def test_wrong_labels_are_found():
         assert one.suggested == scores[one.image].argmax()
 
 
+def test_equal_scores_reach_their_own_mean():
+    scores = np.tile(np.array([[0.9, 0.1]], np.float32), (14, 1))
+    assert len(suspect_labels(scores, [0] * 7 + [1] * 7)) == 7
+
+
 def test_a_class_without_images_is_never_suggested():
     scores, labels = sample(5, classes=3)
     labels = np.where(labels == 2, 1, labels)

@@ -56,7 +56,7 @@ def test_a_gap_is_between_the_extreme_groups():
     scores, labels, groups = sample(
         1, {"a": 400, "b": 400, "c": 400}, {"a": 0.95, "b": 0.8, "c": 0.6}
     )
-    found = {gap.rate: gap for gap in gaps(scores, labels, groups, positive=1)}
+    found = {gap.rate: gap for gap in gaps(group_rates(scores, labels, groups, positive=1))}
     accuracy = found[ACCURACY]
     right = scores.argmax(1) == labels
     share = {name: right[groups == name].mean() for name in "abc"}
@@ -78,7 +78,7 @@ def test_the_interval_of_a_gap_covers(sizes, rates):
     true = max(rates.values()) - min(rates.values())
     held = 0
     for seed in range(200):
-        (gap, *_) = gaps(*sample(seed, sizes, rates), positive=1)
+        (gap, *_) = gaps(group_rates(*sample(seed, sizes, rates), positive=1))
         held += gap.size.low <= true <= gap.size.high
     assert held / 200 >= 0.93
 
@@ -90,7 +90,9 @@ def test_small_groups_are_listed_and_not_compared():
     found = {group.name: group for group in group_rates(scores, labels, groups, positive=0)}
     assert not found["few"].compared
     assert found["few"].rates[ACCURACY].value == 0
-    assert "few" not in {gap.lowest for gap in gaps(scores, labels, groups, positive=0)}
+    assert "few" not in {
+        gap.lowest for gap in gaps(group_rates(scores, labels, groups, positive=0))
+    }
 
 
 def test_a_group_of_one_class_has_no_rate_of_the_other():
@@ -98,7 +100,14 @@ def test_a_group_of_one_class_has_no_rate_of_the_other():
     (found,) = group_rates(scores, np.ones(60, int), ["a"] * 60, positive=1)
     assert FALSE_POSITIVE_RATE not in found.rates
     assert found.counts[FALSE_POSITIVE_RATE] == 0
-    assert gaps(scores, np.ones(60, int), ["a"] * 60, positive=1) == []
+    assert gaps([found]) == []
+
+
+def test_a_cross_does_not_merge_groups_whose_values_hold_the_separator():
+    slices = {"a": np.array(["x, y", "x"]), "b": np.array(["z", "y, z"])}
+    with pytest.raises(ValueError, match=r"'x, y' of a contains ', '"):
+        crossed(slices, ("a", "b"))
+    assert crossed(slices, ("a",)).tolist() == ["x, y", "x"]
 
 
 def test_crossed_groups_and_their_order():

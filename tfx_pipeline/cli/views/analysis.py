@@ -2,7 +2,7 @@
 
 | file | one row per |
 |---|---|
-| `evaluation.json` | (everything but the curves and the errors) |
+| `evaluation.json` | (all figures but thresholds, curves and lists of images) |
 | `classes.csv` | class: recall, precision, F1, areas, sensitivity at a specificity |
 | `confusion.csv` | label; a column per predicted class |
 | `slices.csv` | slice value and metric |
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from core.files import write_json, write_text
@@ -29,6 +30,7 @@ from tfx_pipeline.cli.views.subjects import Subject
 from trainers.evaluation.analysis import LEAST_IMAGES, Analysis, ClassFigures, GroupFigures
 from trainers.evaluation.comparison import ALPHA
 from trainers.evaluation.curves import TEMPERATURES
+from trainers.evaluation.metrics import metric_facts
 from trainers.evaluation.stats import Interval
 
 # More classes than this are in `classes.csv` only.
@@ -40,8 +42,10 @@ _RATES = ("precision", "recall", "false_positive_rate", "false_negative_rate")
 
 def show(found: Analysis, console: Console) -> None:
     """Prints metrics, classes, slices, groups and what stands out."""
-    console.print(f"{found.model}: {found.images:,} images")
-    console.print(_table(("metric", "value"), [(k, _text(v)) for k, v in found.metrics.items()]))
+    console.print(escape(f"{found.model}: {found.images:,} images"))
+    facts = metric_facts(len(found.classes))
+    rows = [(one["title"], _text(found.metrics[name])) for name, one in facts.items()]
+    console.print(_table(("metric", "value"), rows))
     if len(found.classes) <= _SHOWN_CLASSES:
         console.print(_classes_table(found.classes))
     if found.slices:
@@ -51,7 +55,7 @@ def show(found: Analysis, console: Console) -> None:
         if one.gaps:
             console.print(_gaps_table(one))
     for line in _findings(found):
-        console.print(line, soft_wrap=True)
+        console.print(escape(line), soft_wrap=True)
 
 
 def write(found: Analysis, subject: Subject, folder: Path, *, split: str) -> list[Path]:
@@ -79,7 +83,7 @@ def write(found: Analysis, subject: Subject, folder: Path, *, split: str) -> lis
         ],
         "thresholds": [("class", "threshold", *_ended(_RATES)), *_threshold_rows(found)],
         "curves": [("class", "curve", "threshold", "x", "y"), *_curve_rows(found)],
-        "groups": [("key", "positive", "group", "images", "rate", *_ENDS), *_group_rows(found)],
+        "groups": [("key", "positive", "group", "rate", "images", *_ENDS), *_group_rows(found)],
         "gaps": [("key", "positive", "rate", "highest", "lowest", *_ENDS), *_gap_rows(found)],
         **_image_tables(found, subject, split),
     }
@@ -108,6 +112,11 @@ def as_json(found: Analysis, *, split: str) -> dict[str, Any]:
                 "metrics": {key: value.as_list() for key, value in one.metrics.items()},
             }
             for one in found.slices
+        ],
+        "calibration": [
+            {"low": one.low, "high": one.high, "images": one.images}
+            | {"confidence": one.confidence, "accuracy": one.accuracy.as_list()}
+            for one in found.calibration
         ],
         "temperature": found.temperature,
         "groups": [_group_json(one) for one in found.groups],
@@ -182,7 +191,14 @@ def _group_rows(found: Analysis) -> Iterable[Sequence[Any]]:
     for one in found.groups:
         for group in one.groups:
             for rate, value in group.rates.items():
-                yield (one.key, one.positive, group.name, group.images, rate, *value.as_list())
+                yield (
+                    one.key,
+                    one.positive,
+                    group.name,
+                    rate,
+                    group.counts[rate],
+                    *value.as_list(),
+                )
 
 
 def _gap_rows(found: Analysis) -> Iterable[Sequence[Any]]:
@@ -224,6 +240,7 @@ def _group_json(one: GroupFigures) -> dict[str, Any]:
                 "compared": group.compared,
                 "overconfidence": group.overconfidence,
                 "rates": {rate: value.as_list() for rate, value in group.rates.items()},
+                "images_of_rates": group.counts,
             }
             for group in one.groups
         ],
@@ -318,16 +335,16 @@ def _findings(found: Analysis) -> Iterable[str]:
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left")
+        table.add_column(escape(name), justify="right" if index else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 
 def _text(value: Interval | None) -> str:
     if value is None:
         return "-"
-    return f"{value.value:.4f} \\[{value.low:.4f}, {value.high:.4f}]"
+    return f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}]"
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from core.files import write_json, write_text
@@ -120,7 +121,7 @@ def show(found: Sequence[Comparison], subjects: Sequence[Subject], console: Cons
     reference, *others = (subject.predictions for subject in subjects)
     top1 = float(reference.correct.mean())
     images = len(reference.ids)
-    console.print(f"reference: {reference.name}, top-1 {top1:.4f} on {images:,} images")
+    console.print(escape(f"reference: {reference.name}, top-1 {top1:.4f} on {images:,} images"))
     table = Table(box=None, pad_edge=False)
     for name in ("candidate", "top-1", "difference", "p", "p, Holm", "cross-entropy", "gained"):
         table.add_column(name, justify="left" if name == "candidate" else "right")
@@ -128,7 +129,7 @@ def show(found: Sequence[Comparison], subjects: Sequence[Subject], console: Cons
     table.add_column("other class", justify="right")
     for one, model in zip(found, others, strict=True):
         table.add_row(
-            one.candidate,
+            escape(one.candidate),
             f"{float(model.correct.mean()):.4f}",
             _signed(one.top1),
             f"{one.p_value:.3g}",
@@ -140,7 +141,7 @@ def show(found: Sequence[Comparison], subjects: Sequence[Subject], console: Cons
         )
     console.print(table)
     for one in found:
-        console.print(one.sentence, soft_wrap=True)
+        console.print(escape(one.sentence), soft_wrap=True)
         if one.slices or one.small_slices:
             console.print(_slices_table(one))
 
@@ -152,7 +153,7 @@ def show_seeds(found: Sequence[SeedComparison], console: Console) -> None:
         table.add_column(name, justify="left" if name in ("recipe", "against") else "right")
     for one in found:
         for metric, test in one.tests.items():
-            row = (one.candidate, one.reference, metric, _listed(one.seeds))
+            row = (escape(one.candidate), escape(one.reference), metric, _listed(one.seeds))
             numbers = (_signed(test.difference), f"{test.statistic:.2f}", f"{test.p_value:.3g}")
             table.add_row(*row, *numbers)
     console.print(table)
@@ -237,7 +238,9 @@ def _slices_table(one: Comparison) -> Table:
     chosen = one.slices
     if count > 2 * _SHOWN_SLICES:
         chosen = (*one.slices[:_SHOWN_SLICES], *one.slices[-_SHOWN_SLICES:])
-    title = f"slices of {one.candidate}, greatest loss first; p is Holm's over {count} slices"
+    title = (
+        f"slices of {escape(one.candidate)}, greatest loss first; p is Holm's over {count} slices"
+    )
     if one.small_slices:
         title += f"; {len(one.small_slices)} with fewer than 30 images left out"
     table = Table(title=title, title_justify="left", min_width=len(title), box=None, pad_edge=False)
@@ -245,7 +248,7 @@ def _slices_table(one: Comparison) -> Table:
         table.add_column(name, justify="left" if name == "slice" else "right")
     for change in chosen:
         table.add_row(
-            f"{change.key.removeprefix('slice/')}={change.value}",
+            escape(f"{change.key.removeprefix('slice/')}={change.value}"),
             f"{change.paired.total:,}",
             _signed(change.interval),
             f"{change.p_adjusted:.3g}",
@@ -258,7 +261,7 @@ def _signed(interval: Any) -> str:
 
 
 def _class(model: ModelPredictions, label: int) -> str:
-    return model.classes[label] if model.classes else str(label)
+    return (model.classes[label] if model.classes else "") or str(label)
 
 
 def _as_json(one: Comparison) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from core.files import LockHeldError, file_lock, read_json, write_text
+from core.files import read_json, write_text
 from core.lineage import store_state
+from core.locks import LockHeldError, file_lock
 from core.processes import exit_reason, module_command, start, stop, tail
 from tfx_pipeline.cli.views.live import LiveView
 from tfx_pipeline.config import slice_keys

@@ -42,11 +42,19 @@ class Subject:
 
     @property
     def recipe(self) -> str:
-        """The configuration without what differs between seeds and machines, as text."""
-        train = {k: v for k, v in self.config.get("train", {}).items() if k != "seed"}
-        data = {k: v for k, v in self.config.get("data", {}).items() if k != "dir"}
-        whole = {**self.config, "train": train, "data": data, "name": ""}
-        return json.dumps(whole, sort_keys=True) if self.config else ""
+        """What decides the weights, without the seed, as text; empty without a configuration."""
+        if not self.config:
+            return ""
+        from trainers.config import from_dict
+        from trainers.config_keys import values_with
+        from trainers.data.entries import former_spelling
+
+        config = from_dict(dict(self.config))
+        facts = values_with(config, "identity")
+        facts["data"]["augment"] = [former_spelling(text) for text in config.data.augment]
+        facts.pop("name", None)
+        facts["train"].pop("seed")
+        return json.dumps(facts, sort_keys=True)
 
 
 def load(given: str, *, data: Path | None, split: str, variant: str) -> list[Subject]:
@@ -118,10 +126,10 @@ def _of_run(
                 f"{given}: {model['name']} has no predictions of the {split} split"
                 + (f"; {table} is gone, run the pipeline again" if table else "")
             )
-        table = _column(Path(table), variant, model["name"], tuple(info.get("classes") or ()))
+        predictions = _column(Path(table), variant, model["name"], tuple(info.get("classes") or ()))
         config = model.get("config") or {}
         records = config.get("data", {}).get("dir")
-        found.append(Subject(table, config, Path(records) if records else None))
+        found.append(Subject(predictions, config, Path(records) if records else None))
     return found
 
 
@@ -132,7 +140,7 @@ def _of_table(path: Path, name: str) -> Subject:
 
 def _column(path: Path, variant: str, name: str, classes: tuple[str, ...]) -> ModelPredictions:
     """One column of a predictions table: `variant`, the only one, or the SavedModel's."""
-    from trainers.evaluation.predictions import read_table
+    from trainers.evaluation.predictions import class_names, read_table
 
     try:
         table = read_table(path)
@@ -150,6 +158,7 @@ def _column(path: Path, variant: str, name: str, classes: tuple[str, ...]) -> Mo
         )
     found = table[chosen]
     shown = name if chosen == SAVED_MODEL else f"{name} {chosen}"
+    classes = classes or class_names(path, found.scores.shape[1])
     return ModelPredictions(**vars(found), name=shown, classes=classes)
 
 

@@ -13,7 +13,7 @@ from tfx_pipeline.cli import app
 from trainers.evaluation.analysis import AnalysisError
 from trainers.evaluation.predictions import Predictions, write_table
 
-CLASSES = ("no", "yes")
+CLASSES = ("no [small]", "yes")
 FILES = {
     *("evaluation.json", "classes.csv", "confusion.csv", "slices.csv", "groups.csv", "gaps.csv"),
     *("calibration.csv", "thresholds.csv", "curves.csv", "errors.csv", "suspect_labels.csv"),
@@ -52,7 +52,7 @@ def rows_of(file):
 
 def test_all_files_agree_with_scikit_learn(table, predicted, tmp_path):
     out = tmp_path / "out"
-    options = ("--groups", "age,age*light", "--slices", "light,age*light", "--positive", "1")
+    options = ("--groups", "age,age*light", "--slices", "light,age*light", "--positive", "yes")
     result = evaluate(table, "--out", out, *options)
     assert result.exit_code == 0, result.output
     assert {file.name for file in out.iterdir()} == FILES
@@ -78,7 +78,9 @@ def test_all_files_agree_with_scikit_learn(table, predicted, tmp_path):
     assert len(errors) == (guess != predicted.labels).sum() == found["errors"]
     scores = [float(row["score"]) for row in errors]
     assert scores == sorted(scores, reverse=True)
-    assert "age, positive: 1" in result.output
+    assert "age, positive: yes" in result.output
+    assert "no [small]" in result.output, "brackets are no markup"
+    assert "micro" not in result.output
 
 
 def test_a_bundle_is_analyzed_on_its_records_with_file_names(earlier, tmp_path):
@@ -98,7 +100,7 @@ def test_a_bundle_is_analyzed_on_its_records_with_file_names(earlier, tmp_path):
     [
         (("--slices", "lite"), "no slice 'lite'; did you mean light?"),
         (("--groups", "xyz"), "no slice 'xyz'; known: age, light"),
-        (("--positive", "yess"), "no class 'yess'; known: 0, 1"),
+        (("--positive", "yess"), "no class 'yess'; did you mean yes?"),
     ],
 )
 def test_what_does_not_exist_is_named(table, tmp_path, options, words):

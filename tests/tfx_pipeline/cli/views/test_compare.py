@@ -13,6 +13,14 @@ from tfx_pipeline.cli import app
 from tfx_pipeline.cli.views.compare import compare_seeds
 from tfx_pipeline.cli.views.evaluate import evaluate_model
 from tfx_pipeline.cli.views.subjects import Subject
+from trainers.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    to_dict,
+)
 from trainers.evaluation.comparison import ComparisonError, ModelPredictions
 from trainers.evaluation.predictions import Predictions, write_table
 
@@ -42,7 +50,7 @@ def run(tmp_path):
             "ptq_int8": predictions(seed + 10, 0.5),
         }
         write_table(table, columns, CLASSES)
-        config = {"name": name, "model": {"name": name}, "train": {"seed": seed}}
+        config = dict(subject(name, seed, 0.5).config)
         models.append({"name": name, "predictions": str(table), "config": config})
     report = folder / "reports" / "latest"
     report.mkdir(parents=True)
@@ -85,6 +93,24 @@ def test_the_models_of_a_run_with_all_outputs(run, tmp_path):
     assert all(
         (row["candidate_class"] == row["label"]) == (row["change"] == "gained") for row in rows
     )
+
+
+def test_a_file_of_another_class_order_is_paired_by_name(run, tmp_path):
+    found = predictions(0, 0.9)
+    order = [2, 0, 1]
+    turned = Predictions(
+        found.ids,
+        np.argsort(order)[found.labels].astype(np.int32),
+        found.scores[:, order],
+        found.slices,
+    )
+    table = tmp_path / "turned" / "predictions.tfrecord"
+    write_table(table, {SAVED_MODEL: turned}, tuple(CLASSES[i] for i in order))
+    out = tmp_path / "out.json"
+    result = compare(f"{run}:cnn", table, "--out", out)
+    assert result.exit_code == 0, result.output
+    (one,) = json.loads(out.read_text())["comparisons"]
+    assert (one["differing"], one["paired"]["gained"], one["paired"]["lost"]) == (0, 0, 0)
 
 
 def test_one_model_of_a_run_against_a_column_of_a_file(run):
@@ -145,10 +171,24 @@ def test_a_file_that_holds_no_predictions(run, tmp_path, content):
     assert "file.tfrecord" in str(result.exception)
 
 
-def subject(recipe, seed, accuracy):
+def subject(recipe, seed, accuracy, **train):
     found = predictions(seed + 100 * len(recipe), accuracy)
     model = ModelPredictions(**vars(found), name=f"{recipe}_{seed}", classes=CLASSES)
-    return Subject(model, {"name": model.name, "model": {"name": recipe}, "train": {"seed": seed}})
+    config = Config(
+        name=model.name,
+        data=DataConfig(dir="data", image_size=(8, 8)),
+        model=ModelConfig(recipe),
+        optim=OptimConfig(learning_rate=0.1),
+        train=TrainConfig(epochs=1, global_batch=8, seed=seed, **train),
+    )
+    return Subject(model, to_dict(config))
+
+
+def test_what_does_not_decide_the_weights_does_not_separate_recipes():
+    subjects = [subject("cnn", 0, 0.6), subject("cnn", 1, 0.6, tensorboard=True, save_steps=7)]
+    subjects += [subject("resnet", s, 0.9) for s in (0, 1)]
+    (found,) = compare_seeds(subjects)
+    assert found.seeds == (0, 1)
 
 
 def test_recipes_are_compared_over_seeds_with_the_paired_t_test():
