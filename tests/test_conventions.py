@@ -172,7 +172,7 @@ def test_the_readme_lists_every_package():
         listed.add(f"{top}/{name}" if indent else name)
     packages = {path.parent.relative_to(ROOT) for path in SOURCES if path.name == "__init__.py"}
     there = {path.as_posix() for path in packages if len(path.parts) <= 2}
-    assert listed - {"benchmarks", "notebooks", "tests", "tools"} == there
+    assert listed - {"benchmarks", "docs", "notebooks", "tests", "tools"} == there
 
 
 def test_the_lock_file_matches_the_project():

@@ -13,7 +13,7 @@ import numpy as np
 from tensorflow_model_analysis.metrics import metric_types, metric_util
 
 from trainers.evaluation.metric import Columns, Metric
-from trainers.evaluation.metrics import registered_metrics
+from trainers.evaluation.metrics import computed, registered_metrics
 
 # Examples whose scores wait in memory until their columns are computed.
 _WAITING = 16
@@ -79,8 +79,11 @@ class _Combiner(beam.CombineFn):
         parts, found = self.compact(state).parts, {}
         for name, metric in self._metrics().items():
             columns = zip(*(part[name] for part in parts), strict=True)
-            whole = [np.concatenate(column) for column in columns]
-            found[self._keys[name]] = float(metric.figure(*whole)) if whole else float("nan")
+            whole = tuple(np.concatenate(column) for column in columns)
+            key = self._keys[name]
+            found[key] = float("nan")
+            if whole:
+                found[key] = computed(name, metric, lambda one, w=whole: one.of(w), len(whole[0]))
         return found
 
 

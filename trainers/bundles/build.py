@@ -97,10 +97,15 @@ def _in_order(methods: Iterable[str]) -> list[str]:
     """`methods` and the methods that they start from, each after its start."""
     ordered: list[str] = []
 
-    def add(name: str) -> None:
+    def add(name: str, after: tuple[str, ...] = ()) -> None:
+        if name in after:
+            chain = " -> ".join((*after, name))
+            raise ValueError(
+                f"compression methods start from each other: {chain}; change one start"
+            )
         start = compressors.get(name).start
         if start != FLOAT:
-            add(start)
+            add(start, (*after, name))
         if name not in ordered:
             ordered.append(name)
 

@@ -76,7 +76,8 @@ class Method:
       title: a few words for the model card; the name if empty.
 
     Raises:
-      ValueError: an unknown dtype, or a method that returns its model although it changes weights.
+      ValueError: an unknown dtype, a method that starts from itself or has the name of the trained
+        model, or one that returns its model although it changes weights.
     """
 
     name: str
@@ -94,6 +95,11 @@ class Method:
             raise ValueError(
                 f"compression method {self.name!r}: `dtypes` takes some of {', '.join(DTYPES)}, "
                 f"got {self.dtypes!r}"
+            )
+        if self.name == FLOAT or self.start == self.name:
+            raise ValueError(
+                f"compression method {self.name!r} starts from {self.start!r}: {FLOAT!r} is the "
+                "trained model, and a method cannot start from itself; give another name or start"
             )
         if self.changes_weights and self.run is _unchanged:
             raise ValueError(

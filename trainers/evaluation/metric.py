@@ -104,7 +104,11 @@ class Metric:
 
     def value(self, scores: Array, labels: Array) -> float:
         """The metric over all examples."""
-        return _finite(self.figure, self.columns(scores, labels))
+        return self.of(self.columns(scores, labels))
+
+    def of(self, columns: Columns) -> float:
+        """The metric of the columns of all examples; ValueError if it is not finite."""
+        return _finite(self.figure, columns)
 
     def estimate(self, scores: Array, labels: Array, sampling: Sampling) -> Interval:
         """The metric with its interval."""

@@ -1,6 +1,7 @@
 """The combiner of registered metrics: parts of a slice, in any division, against scikit-learn."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from tensorflow_model_analysis.metrics import metric_types
 
 from components.evaluation.registered_metrics import RegisteredMetrics
+from trainers.evaluation.metrics import MetricError, registered_metrics
 
 NAMES = ["macro_precision", "macro_recall", "macro_f1"]
 
@@ -54,6 +56,16 @@ def test_a_state_without_a_merge_has_all_its_examples(combiner):
     found = {key.name: value for key, value in combiner.extract_output(state).items()}
     assert found["macro_recall"] == pytest.approx(0.5)
     assert found["macro_precision"] == pytest.approx(1 / 6)
+
+
+def test_a_metric_that_is_not_finite_on_a_slice_is_named(combiner, monkeypatch):
+    broken = replace(registered_metrics()["macro_f1"], figure=lambda *columns: float("nan"))
+    monkeypatch.setattr(type(combiner), "_metrics", lambda self: {"macro_f1": broken})
+    state = combiner.add_input(
+        combiner.create_accumulator(), inputs(0, np.array([0.7, 0.3], np.float32))
+    )
+    with pytest.raises(MetricError, match=r"metric 'macro_f1' \(.*macro_f1\.py.*must be finite"):
+        combiner.extract_output(state)
 
 
 def test_no_example_has_no_value(combiner):

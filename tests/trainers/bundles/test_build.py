@@ -197,6 +197,13 @@ def test_a_method_under_another_name_is_refused(trained, tmp_path, registered):
         build_bundle(trained, tmp_path / "draft", methods=("one",))
 
 
+def test_methods_that_start_from_each_other_are_refused(trained, tmp_path, registered):
+    registered("one", Method("one", start="two", changes_weights=False))
+    registered("two", Method("two", start="one", changes_weights=False))
+    with pytest.raises(ValueError, match="start from each other: one -> two -> one"):
+        build_bundle(trained, tmp_path / "draft", methods=("one",))
+
+
 @pytest.mark.slow
 def test_every_method_makes_its_variants(trained, tmp_path):
     short = override(trained.config, ["compress.prune_epochs=4", "compress.qat_epochs=1"])

@@ -76,11 +76,13 @@ def test_a_method_that_starts_from_changed_weights_has_not_the_trained_ones():
         ),
         ({"dtypes": ()}, r"`dtypes` takes some of"),
         ({}, r"'mine' has no `run`; give one, or set changes_weights=False"),
+        ({"start": "mine"}, "a method cannot start from itself"),
+        ({"name": "float"}, "'float' is the trained model"),
     ],
 )
 def test_a_wrong_method_is_refused_when_it_is_made(attributes, words):
     with pytest.raises(ValueError, match=words):
-        Method("mine", **attributes)
+        Method(**{"name": "mine", **attributes})
 
 
 @pytest.mark.parametrize("name", compressors.names())

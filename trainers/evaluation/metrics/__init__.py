@@ -96,15 +96,27 @@ def metrics_with_intervals(
     return _each(lambda metric: metric.estimate(scores, labels, sampling), len(labels))
 
 
+def computed(name: str, metric: Metric, compute: Callable[[Metric], T], examples: int) -> T:
+    """`compute(metric)`, whose failure names the metric and its file.
+
+    Raises:
+      MetricError: it failed.
+    """
+    try:
+        return compute(metric)
+    except Exception as error:
+        raise MetricError(
+            f"metric {name!r} ({metrics.origin(name)}) fails on a split of {examples} "
+            f"examples: {type(error).__name__}: {error}"
+        ) from error
+
+
 def _each(compute: Callable[[Metric], T], examples: int) -> dict[str, T]:
-    """Name -> result for every metric."""
-    found = {}
-    for name, metric in registered_metrics().items():
-        try:
-            found[name] = compute(metric)
-        except Exception as error:
-            raise MetricError(
-                f"metric {name!r} ({metrics.origin(name)}) fails on a split of {examples} "
-                f"examples: {type(error).__name__}: {error}"
-            ) from error
-    return found
+    """Name -> result for every metric; one that equals another takes that one's result."""
+    known, found = registered_metrics(), {}
+    for name, metric in sorted(known.items(), key=lambda item: bool(item[1].same_as)):
+        if metric.same_as in found:
+            found[name] = found[metric.same_as]
+        else:
+            found[name] = computed(name, metric, compute, examples)
+    return {name: found[name] for name in known}
