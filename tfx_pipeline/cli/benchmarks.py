@@ -13,6 +13,9 @@ from tfx_pipeline.cli.shared import DATA_HELP, app, console, errors, records
 
 BundleFolder = Annotated[Path, typer.Argument(help="Bundle or model folder.")]
 JsonFile = Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")]
+Images = Annotated[
+    list[Path] | None, typer.Option(help="Image to classify; may be repeated. [generated]")
+]
 ModelName = Annotated[str, typer.Argument(help="Model, e.g. resnet50.")]
 BuilderOptions = Annotated[list[str] | None, typer.Argument(help="Model options as key=value.")]
 ImageSide = Annotated[int, typer.Option(help="Image side in pixels.")]
@@ -40,16 +43,28 @@ app.add_typer(benchmarks, name="benchmark")
 @benchmarks.command("bundle", epilog="Example: sightline benchmark bundles/digits_cnn --runs 500")
 def benchmark_bundle(
     bundle: BundleFolder,
-    runs: Annotated[int, typer.Option(help="Timed calls per variant.")] = 200,
-    threads: Annotated[int, typer.Option(help="Threads per call.")] = 1,
+    runs: Annotated[int, typer.Option(help="Timed calls per variant and latency.")] = 200,
+    threads: Annotated[int, typer.Option(help="Threads for the network, per call.")] = 1,
+    image: Images = None,
+    out: JsonFile = None,
 ) -> None:
-    """Measure size, latency, and throughput of every variant, interleaved."""
-    from serving.benchmark.variants import benchmark as time_variants
-    from serving.benchmark.variants import environment
-    from tfx_pipeline.cli.views.evaluate import benchmark_table
+    """Measure size, latency, and throughput of every variant, interleaved.
 
-    figures = time_variants(bundle, runs=runs, threads=threads)
-    console.print(benchmark_table(figures, environment()))
+    Latency is measured twice: of the engine alone, from pixels to scores, and from the bytes of an
+    encoded image to its label.
+    """
+    from serving.benchmark.closed_loop import read_image
+    from serving.benchmark.variants import DEFINITIONS, environment
+    from serving.benchmark.variants import benchmark as time_variants
+    from tfx_pipeline.cli.views.benchmark import bundle_tables
+
+    encoded = [read_image(file) for file in image or ()]
+    figures = time_variants(bundle, runs=runs, threads=threads, images=encoded)
+    machine, source = environment(), ", ".join(file.name for file in image or ()) or "generated"
+    console.print(bundle_tables(figures, machine, source))
+    variants = {name: found.to_dict() for name, found in figures.items()}
+    facts = {"machine": machine, "definitions": DEFINITIONS, "images": source, "batch": 1}
+    _save({**facts, "runs": runs, "threads": threads, "variants": variants}, out)
 
 
 @benchmarks.command(
@@ -58,10 +73,7 @@ def benchmark_bundle(
 )
 def benchmark_serving(
     bundle: BundleFolder,
-    image: Annotated[
-        list[Path] | None,
-        typer.Option(help="Image to send; may be repeated. [generated]"),
-    ] = None,
+    image: Images = None,
     variant: Annotated[
         list[str] | None,
         typer.Option(help="Variant; may be repeated. [SavedModel and recommended TFLite]"),
