@@ -43,8 +43,8 @@ app.add_typer(benchmarks, name="benchmark")
 @benchmarks.command("bundle", epilog="Example: sightline benchmark bundles/digits_cnn --runs 500")
 def benchmark_bundle(
     bundle: BundleFolder,
-    runs: Annotated[int, typer.Option(help="Timed calls per variant and latency.")] = 200,
-    threads: Annotated[int, typer.Option(help="Threads for the network, per call.")] = 1,
+    runs: Annotated[int, typer.Option(min=1, help="Timed calls per variant and latency.")] = 200,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for the network, per call.")] = 1,
     image: Images = None,
     out: JsonFile = None,
 ) -> None:
@@ -202,3 +202,39 @@ def benchmark_model(
         rounds=rounds,
     )
     console.print(view(figures))
+
+
+@benchmarks.command(
+    "scaling",
+    epilog="Example: sightline benchmark scaling vit_s16 --sizes 96,160,224 --batches 1,4,16",
+)
+def benchmark_scaling(
+    model: ModelName,
+    options: BuilderOptions = None,
+    sizes: Annotated[str, typer.Option(help="Image sides in pixels.")] = "96,160,224",
+    batches: Annotated[str, typer.Option(help="Images per call.")] = "1,4,16",
+    rounds: Annotated[int, typer.Option(help="Measurements of each cell.")] = 5,
+    out: JsonFile = None,
+) -> None:
+    """Measure how work, time and memory of a model grow with image size and batch."""
+    from tfx_pipeline.benchmarks.scaling import measure, table
+
+    numbers = {"sizes": _numbers("--sizes", sizes), "batches": _numbers("--batches", batches)}
+    with console.status("scaling") as status:
+        figures = measure(
+            model,
+            options or (),
+            **numbers,
+            rounds=rounds,
+            on_round=lambda number: status.update(f"round {number} of {rounds}"),
+        )
+    console.print(table(figures))
+    _save(figures, out)
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        message = f"needs whole numbers separated by commas, e.g. 1,4,16, got {text!r}"
+        raise typer.BadParameter(message, param_hint=flag) from None
