@@ -30,7 +30,7 @@ from serving.client.address import grpc_proxy_options
 Call: TypeAlias = Callable[[], Any]
 
 #: Smallest side in pixels of the JPEG that is generated if no images are given.
-LEAST_SIDE = 224
+_LEAST_SIDE = 224
 
 _TIMEOUT_S = 60.0
 #: Warm-up before a measurement, as a share of its length: fills connections, caches and threads.
@@ -171,6 +171,12 @@ def read_image(file: Path) -> bytes:
     except ImageError as error:
         raise BenchmarkError(f"{file} cannot be sent: {error}") from error
     return data
+
+
+def sample_of(bundle: bundles.Bundle) -> bytes:
+    """A generated JPEG, at least as large as the model's input. Loads TensorFlow."""
+    sides = (int(bundle.manifest.input[side]) for side in ("height", "width"))
+    return sample_jpeg(*(max(side, _LEAST_SIDE) for side in sides))
 
 
 def sample_jpeg(height: int, width: int) -> bytes:

@@ -24,14 +24,13 @@ from core import bundle as bundles
 from core.processes import available_cores
 from serving.benchmark import baseline
 from serving.benchmark.closed_loop import (
-    LEAST_SIDE,
     BenchmarkError,
     Measurement,
     measure_engine,
     measure_server,
     read_image,
     response_of,
-    sample_jpeg,
+    sample_of,
 )
 from serving.benchmark.loadtest.plan import LoadTarget
 from serving.benchmark.targets import (
@@ -206,9 +205,7 @@ class _Processes:
 
     def sample(self) -> bytes:
         """A generated JPEG, at least as large as the model's input."""
-        sides = (self._bundle.manifest.input[side] for side in ("height", "width"))
-        height, width = (max(int(side), LEAST_SIDE) for side in sides)
-        return self._engine.submit(sample_jpeg, height, width).result()
+        return self._engine.submit(sample_of, self._bundle).result()
 
     def start(self, parameters: str) -> None:
         """Starts the servers; with empty parameters only the one without batching."""

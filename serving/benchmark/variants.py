@@ -107,6 +107,8 @@ def benchmark(
       EngineError: a variant cannot be loaded or run, or an image cannot be decoded.
       ValueError: `runs`, `warmup` or `threads` out of range.
     """
+    from serving.benchmark.closed_loop import sample_of
+
     if runs < 1 or warmup < 0 or threads < 1:
         raise ValueError(
             "runs and threads must be at least 1 and warmup at least 0, got "
@@ -125,7 +127,7 @@ def benchmark(
             shared = None if name == bundles.SAVED_MODEL else decoder
             engine = open_engine(bundle, name, threads=threads, size=1, decoder=shared)
             engines[name] = stack.enter_context(engine)
-        encoded = list(images) or [_sample(bundle)]
+        encoded = list(images) or [sample_of(bundle)]
         calls = {name: _calls(engine, encoded) for name, engine in engines.items()}
         seconds = _time_in_rounds(calls, runs, warmup)
     base = seconds[_FLOAT if _FLOAT in seconds else next(iter(seconds))]
@@ -141,14 +143,6 @@ def environment(*packages: str) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: _version(name) for name in (*_PACKAGES, *packages)},
     }
-
-
-def _sample(bundle: bundles.Bundle) -> bytes:
-    from serving.benchmark.closed_loop import LEAST_SIDE, sample_jpeg
-
-    sides = (int(bundle.manifest.input[side]) for side in ("height", "width"))
-    height, width = (max(side, LEAST_SIDE) for side in sides)
-    return sample_jpeg(height, width)
 
 
 def _calls(engine: BundleEngine, images: Sequence[bytes]) -> tuple[Callable[[], object], ...]:

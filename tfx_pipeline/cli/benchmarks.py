@@ -51,20 +51,23 @@ def benchmark_bundle(
     """Measure size, latency, and throughput of every variant, interleaved.
 
     Latency is measured twice: of the engine alone, from pixels to scores, and from the bytes of an
-    encoded image to its label.
+    encoded image to its label. Preprocessing is measured with one caller and with two.
     """
     from serving.benchmark.closed_loop import read_image
+    from serving.benchmark.preprocessing import benchmark_preprocessing
     from serving.benchmark.variants import DEFINITIONS, environment
     from serving.benchmark.variants import benchmark as time_variants
     from tfx_pipeline.cli.views.benchmark import bundle_tables
 
     encoded = [read_image(file) for file in image or ()]
     figures = time_variants(bundle, runs=runs, threads=threads, images=encoded)
+    decoding = benchmark_preprocessing(bundle, encoded, threads=threads)
     machine, source = environment(), ", ".join(file.name for file in image or ()) or "generated"
-    console.print(bundle_tables(figures, machine, source))
+    console.print(bundle_tables(figures, decoding, machine, source))
     variants = {name: found.to_dict() for name, found in figures.items()}
     facts = {"machine": machine, "definitions": DEFINITIONS, "images": source, "batch": 1}
-    _save({**facts, "runs": runs, "threads": threads, "variants": variants}, out)
+    facts |= {"runs": runs, "threads": threads, "preprocessing": decoding.to_dict()}
+    _save({**facts, "variants": variants}, out)
 
 
 @benchmarks.command(

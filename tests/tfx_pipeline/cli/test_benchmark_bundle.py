@@ -4,8 +4,9 @@ import json
 
 from typer.testing import CliRunner
 
-from serving.benchmark import variants
+from serving.benchmark import preprocessing, variants
 from serving.benchmark.closed_loop import BenchmarkError
+from serving.benchmark.preprocessing import PreprocessingFigures
 from serving.benchmark.variants import VariantFigures
 from tfx_pipeline.cli import app
 
@@ -41,7 +42,9 @@ def test_both_latencies_are_in_the_tables_and_the_file(tmp_path, monkeypatch):
         given.update(options, bundle=str(bundle))
         return {"none_fp32": FLOAT, "ptq_int8": INT8}
 
+    decoding = PreprocessingFigures("ptq_int8", [700.0, 720.0], [1300.0, 1400.0], (1.9, 1.8, 2.0))
     monkeypatch.setattr(variants, "benchmark", measure)
+    monkeypatch.setattr(preprocessing, "benchmark_preprocessing", lambda *a, **options: decoding)
     image, out = tmp_path / "dot.gif", tmp_path / "figures.json"
     image.write_bytes(GIF)
     result = run("b", "--runs", 7, "--threads", 2, "--image", image, "--out", out)
@@ -68,7 +71,10 @@ def test_both_latencies_are_in_the_tables_and_the_file(tmp_path, monkeypatch):
     text = " ".join(result.output.split())
     for name, definition in variants.DEFINITIONS.items():
         assert f"{name}: {definition}" in text
+    line = "710 img/s with one caller, 1,350 with two: 1.90x (1.80 to 2.00); target 1.8x"
+    assert f"preprocessing (ptq_int8): {line}" in text
     stored = json.loads(out.read_text())
+    assert stored["preprocessing"] == json.loads(json.dumps(decoding.to_dict()))
     assert stored["definitions"] == variants.DEFINITIONS
     assert (stored["images"], stored["runs"], stored["threads"]) == ("dot.gif", 7, 2)
     assert stored["variants"]["ptq_int8"]["speedup"] == [3.25, 3.125, 3.375]

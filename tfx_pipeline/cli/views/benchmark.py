@@ -2,20 +2,26 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from serving.benchmark.preprocessing import TARGET, PreprocessingFigures
 from serving.benchmark.variants import DEFINITIONS, Ratio, VariantFigures
 
 
 def bundle_tables(
-    figures: Mapping[str, VariantFigures], machine: Mapping[str, str], source: str
+    figures: Mapping[str, VariantFigures],
+    decoding: PreprocessingFigures,
+    machine: Mapping[str, str],
+    source: str,
 ) -> Group:
     """Sizes with speedups over the float TFLite file, and the two latencies of each variant.
 
     Args:
       figures: of `serving.benchmark.variants.benchmark`.
+      decoding: of `benchmark_preprocessing`.
       machine: its `environment`.
       source: description of the encoded images.
     """
@@ -26,6 +32,8 @@ def bundle_tables(
         _sizes(figures, f"{machine['cpu']}, {machine['cores']} cores, batch 1"),
         "",
         _latencies(figures),
+        "",
+        _preprocessing(decoding),
         "",
         *(Text(note, style="dim") for note in notes),
     )
@@ -63,6 +71,15 @@ def _latencies(figures: Mapping[str, VariantFigures]) -> Table:
         rate = f"{found.bytes_to_label_images_per_second:.0f}"
         table.add_row("", label, *map(_ms, whole), rate, *_ratio(found.bytes_to_label_ratio))
     return table
+
+
+def _preprocessing(found: PreprocessingFigures) -> Text:
+    one, two = (float(np.median(rates)) for rates in (found.one_caller, found.two_callers))
+    value, low, high = found.ratio
+    return Text(
+        f"preprocessing ({found.variant}): {one:,.0f} img/s with one caller, {two:,.0f} with two: "
+        f"{value:.2f}x ({low:.2f} to {high:.2f}); target {TARGET:.1f}x with two idle cores"
+    )
 
 
 def _table(columns: tuple[str, ...], title: str | None = None) -> Table:
