@@ -6,9 +6,10 @@
 | `classes.csv` | class: recall, precision, F1, areas, sensitivity at a specificity |
 | `confusion.csv` | label; a column per predicted class |
 | `slices.csv` | slice value and metric |
+| `slice_areas.csv`, `slice_thresholds.csv` | see `slice_tables` |
 | `groups.csv`, `gaps.csv` | group and rate; key and rate |
 | `calibration.csv` | bin of confidence |
-| `thresholds.csv`, `curves.csv` | class and threshold |
+| `thresholds.csv`, `curves.csv` | class and threshold; at most 1,000 points of a curve |
 | `errors.csv` | wrong image, the most confident first |
 | `suspect_labels.csv` | image whose label is likely to be wrong |
 """
@@ -26,10 +27,11 @@ from rich.table import Table
 
 from core.files import write_json, write_text
 from tfx_pipeline.cli.views.compare import file_names
+from tfx_pipeline.cli.views.slice_tables import areas_as_json, write_slice_tables
 from tfx_pipeline.cli.views.subjects import Subject
 from trainers.evaluation.analysis import LEAST_IMAGES, Analysis, ClassFigures, GroupFigures
 from trainers.evaluation.comparison import ALPHA
-from trainers.evaluation.curves import TEMPERATURES
+from trainers.evaluation.curves import TEMPERATURES, thinned
 from trainers.evaluation.metrics import metric_facts
 from trainers.evaluation.stats import Interval
 
@@ -89,7 +91,8 @@ def write(found: Analysis, subject: Subject, folder: Path, *, split: str) -> lis
     }
     for name, rows in tables.items():
         _write_csv(folder / f"{name}.csv", rows)
-    return [folder / "evaluation.json", *(folder / f"{name}.csv" for name in tables)]
+    written = [folder / "evaluation.json", *(folder / f"{name}.csv" for name in tables)]
+    return [*written, *write_slice_tables(found, folder)]
 
 
 def as_json(found: Analysis, *, split: str) -> dict[str, Any]:
@@ -113,6 +116,7 @@ def as_json(found: Analysis, *, split: str) -> dict[str, Any]:
             }
             for one in found.slices
         ],
+        "slice_areas": areas_as_json(found),
         "calibration": [
             {"low": one.low, "high": one.high, "images": one.images}
             | {"confidence": one.confidence, "accuracy": one.accuracy.as_list()}
@@ -179,11 +183,10 @@ def _threshold_rows(found: Analysis) -> Iterable[Sequence[Any]]:
 
 def _curve_rows(found: Analysis) -> Iterable[Sequence[Any]]:
     for name, (roc, pr) in found.curves.items():
-        for at, x, y in zip(
-            roc.thresholds, roc.false_positive_rate, roc.true_positive_rate, strict=True
-        ):
+        axes = (roc.thresholds, roc.false_positive_rate, roc.true_positive_rate)
+        for at, x, y in zip(*thinned(*axes), strict=True):
             yield (name, "roc", at, x, y)
-        for at, x, y in zip(pr.thresholds, pr.recall, pr.precision, strict=True):
+        for at, x, y in zip(*thinned(pr.thresholds, pr.recall, pr.precision), strict=True):
             yield (name, "precision_recall", at, x, y)
 
 
@@ -210,6 +213,7 @@ def _gap_rows(found: Analysis) -> Iterable[Sequence[Any]]:
 
 def _image_tables(found: Analysis, subject: Subject, split: str) -> dict[str, list[Sequence[Any]]]:
     model = subject.predictions
+    predicted = model.predicted  # Computed at each access.
     files = file_names(subject.data, split)
     names = [one.name for one in found.classes]
 
@@ -219,7 +223,7 @@ def _image_tables(found: Analysis, subject: Subject, split: str) -> dict[str, li
 
     errors: list[Sequence[Any]] = [("file", "image_sha256", "label", "predicted", "score")]
     for image in found.errors.tolist():
-        label, best = int(model.labels[image]), int(model.predicted[image])
+        label, best = int(model.labels[image]), int(predicted[image])
         score = f"{model.scores[image, best]:.6f}"
         errors.append((*identity(image), names[label], names[best], score))
     suspects: list[Sequence[Any]] = [("file", "image_sha256", "label", "suggested", "margin")]
