@@ -15,7 +15,15 @@ from trainers.evaluation.predictions import Predictions, write_table
 
 CLASSES = ("no [small]", "yes")
 FILES = {
-    *("evaluation.json", "classes.csv", "confusion.csv", "slices.csv", "groups.csv", "gaps.csv"),
+    *(
+        "index.html",
+        "evaluation.json",
+        "classes.csv",
+        "confusion.csv",
+        "slices.csv",
+        "groups.csv",
+        "gaps.csv",
+    ),
     *("calibration.csv", "thresholds.csv", "curves.csv", "errors.csv", "suspect_labels.csv"),
 }
 
