@@ -1,12 +1,17 @@
 """Verbs that evaluate models: `compare`, `evaluate`."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tfx_pipeline.cli.shared import DATA_HELP, app, console, records
+
+if TYPE_CHECKING:
+    from tfx_pipeline.cli.views.subjects import Subject
+    from trainers.evaluation.analysis import Analysis
 
 ServedModel = Annotated[
     str, typer.Option(help="Model of a server; or write http://host:8501/v1/models/NAME.")
@@ -103,13 +108,20 @@ def evaluate(
     specificity: Annotated[
         float, typer.Option(help="With --out: specificity at which sensitivity is reported.")
     ] = 0.95,
+    tfma: Annotated[
+        bool,
+        typer.Option(
+            "--tfma",
+            help="With --out: also write OUT/tfma, which tfma.load_eval_result opens; loads TFMA.",
+        ),
+    ] = False,
 ) -> None:
     """Compute metrics with 95 % intervals; counts every example once."""
     found = records(data) if data else None
     if out is None:
-        if slices or groups or positive or specificity != 0.95:
+        if slices or groups or positive or specificity != 0.95 or tfma:
             raise typer.BadParameter(
-                "--slices, --groups, --positive and --specificity need --out FOLDER"
+                "need --out FOLDER: --slices, --groups, --positive, --specificity, --tfma"
             )
         _show_metrics(subject, found, split, variant, model)
         return
@@ -125,6 +137,18 @@ def evaluate(
         analysis.show(result, console)
         written = analysis.write(result, one, folder, split=split)
         console.print(f"wrote {len(written)} files to {folder}")
+        if tfma:
+            _write_tfma(result, one, options.slices, folder)
+
+
+def _write_tfma(found: "Analysis", subject: "Subject", slices: Sequence[str], folder: Path) -> None:
+    from tfx_pipeline.cli.views.tfma_files import write_tfma
+
+    path = write_tfma(found, subject, slices, folder)
+    console.print(f"wrote TFMA's result to {path}: tfma.load_eval_result('{path}')", soft_wrap=True)
+    if subject.tfma:
+        own = f"tfma.load_eval_result('{subject.tfma}', model_name='saved_model')"
+        console.print(f"the run has one of all variants: {own}", soft_wrap=True)
 
 
 def _show_metrics(subject: str, data: Path | None, split: str, variant: str, model: str) -> None:

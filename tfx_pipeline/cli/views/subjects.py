@@ -35,11 +35,13 @@ class Subject:
       predictions: on its images.
       config: its whole configuration as JSON, or empty where it is not known.
       data: the records that the predictions were made on, or None where they are not known.
+      tfma: the TFMA result of a run, with all variants, or None.
     """
 
     predictions: ModelPredictions
     config: Mapping[str, Any]
     data: Path | None = None
+    tfma: Path | None = None
 
     @property
     def seed(self) -> int | None:
@@ -183,7 +185,15 @@ def _of_run(
         predictions = _column(Path(table), variant, model["name"], tuple(info.get("classes") or ()))
         config = model.get("config") or {}
         records = config.get("data", {}).get("dir")
-        found.append(Subject(predictions, config, Path(records) if records else None))
+        own = Path(model.get("evaluation") or "") if split == _TEST else Path()
+        found.append(
+            Subject(
+                predictions,
+                config,
+                Path(records) if records else None,
+                own if own.name and own.is_dir() else None,
+            )
+        )
     return found
 
 
