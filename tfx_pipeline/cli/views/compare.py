@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.files import write_json, write_text
-from tfx_pipeline.cli.views.subjects import Subject, load
+from tfx_pipeline.cli.views.served import is_server
+from tfx_pipeline.cli.views.subjects import Subject, load, split_names
 from trainers.evaluation.comparison import Comparison, ComparisonError, ModelPredictions, aligned
 from trainers.evaluation.stats import SeedTest, paired_t
 
@@ -41,13 +42,26 @@ class SeedComparison:
     tests: dict[str, SeedTest]
 
 
-def load_all(given: Sequence[str], *, data: Path | None, split: str, variant: str) -> list[Subject]:
-    """The models of all arguments, with different names.
+def load_all(
+    given: Sequence[str], *, data: Path | None, split: str, variant: str, model: str = ""
+) -> list[Subject]:
+    """The models of all arguments, with different names; see `subjects.load`.
 
     Raises:
       ComparisonError: an argument is not a model; see `subjects.load`.
     """
-    found = [s for one in given for s in load(one, data=data, split=split, variant=variant)]
+    # A server has no variants; alone, it refuses one.
+    found = [
+        subject
+        for one in given
+        for subject in load(
+            one,
+            data=data,
+            split=split,
+            variant="" if is_server(one) and len(given) > 1 else variant,
+            model=model,
+        )
+    ]
     names = [subject.predictions.name for subject in found]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ComparisonError(
@@ -210,15 +224,16 @@ def file_names(data: Path | None, split: str) -> dict[str, str]:
     from trainers.data.features import FILENAME, ID, DatasetError, DatasetInfo
     from trainers.data.reader import raw_examples
 
+    splits = split_names(split)
     try:
-        if data is None or split not in DatasetInfo.load(data).splits:
+        if data is None or set(splits) - set(DatasetInfo.load(data).splits):
             return {}
     except DatasetError:  # The records of the configuration have been moved or deleted.
         return {}
     import tensorflow as tf
 
     found = {}
-    for record in raw_examples(data, split):
+    for record in (one for part in splits for one in raw_examples(data, part)):
         feature = tf.train.Example.FromString(record).features.feature
         name, image = (feature[key].bytes_list.value[:1] for key in (FILENAME, ID))
         if name and image:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from core.bundle import SAVED_MODEL, Bundle, open_bundle
+from core.bundle import SAVED_MODEL, Bundle, BundleError, open_bundle
 from trainers.data.features import DatasetError, DatasetInfo
 from trainers.data.orientation import AS_STORED, UPRIGHT
 
@@ -41,6 +41,17 @@ def evaluate_model(
         }
         for name, p in found.items()
     }
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path is a bundle, a model's folder of versions or an output folder of training."""
+    if (path / "trained.json").is_file():
+        return True
+    try:
+        open_bundle(path)
+    except BundleError:
+        return False
+    return True
 
 
 def predictions(

@@ -6,16 +6,21 @@
 | a folder of `sightline train` | of the model in float, made on the records |
 | a pipeline's run, `RUN` or `RUN:MODEL` | the run's own table, of every model or of one |
 | a `predictions.tfrecord`, `FILE` or `FILE:COLUMN` | that table |
+| a server, `http://host:8501/v1/models/NAME` | of the served model, made on the records |
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from core.bundle import SAVED_MODEL
+from tfx_pipeline.cli.shared import errors
+from tfx_pipeline.cli.views.served import is_server, predict_served
 from trainers.evaluation.comparison import ComparisonError, ModelPredictions
 
 _SUMMARY = "summary.json"
@@ -30,11 +35,13 @@ class Subject:
       predictions: on its images.
       config: its whole configuration as JSON, or empty where it is not known.
       data: the records that the predictions were made on, or None where they are not known.
+      tfma: the TFMA result of a run, with all variants, or None.
     """
 
     predictions: ModelPredictions
     config: Mapping[str, Any]
     data: Path | None = None
+    tfma: Path | None = None
 
     @property
     def seed(self) -> int | None:
@@ -58,20 +65,35 @@ class Subject:
         return json.dumps(facts, sort_keys=True)
 
 
-def load(given: str, *, data: Path | None, split: str, variant: str) -> list[Subject]:
+def load(
+    given: str, *, data: Path | None, split: str, variant: str, model: str = ""
+) -> list[Subject]:
     """The models that one argument names; several only for a run without a model's name.
 
     Args:
       given: see the module's table.
       data: records to predict on; None takes those of the model's configuration. Not used where
         predictions exist already.
-      split: of the records or of the run.
+      split: of the records or of the run; several are joined, as `validation,test`.
       variant: of a bundle or a run; empty is the SavedModel.
+      model: on a server whose address has no name of a model.
 
     Raises:
+      ClientError: the server is unreachable or lacks the model.
       ComparisonError: `given` is none of these, or lacks the split, the model or the variant.
       DatasetError: the records are not ones that the model can be evaluated on.
     """
+    splits = split_names(split)
+    if len(splits) > 1:
+        each = [load(given, data=data, split=one, variant=variant, model=model) for one in splits]
+        return [_joined(parts) for parts in zip(*each, strict=True)]
+    if is_server(given):
+        if variant:
+            raise ComparisonError(
+                f"{given} serves one variant, so --variant {variant} has no effect; leave it out"
+            )
+        found = predict_served(given, model=model, data=data, split=split, notify=_notify)
+        return [Subject(found, {}, data)]
     path, name = _divided(given)
     summary = _summary(path)
     if summary is not None:
@@ -86,6 +108,39 @@ def load(given: str, *, data: Path | None, split: str, variant: str) -> list[Sub
     return [_predicted(path, data, split, variant)]
 
 
+def split_names(text: str) -> tuple[str, ...]:
+    """The different splits of `--split`.
+
+    Raises:
+      ComparisonError: there is none, or one is given twice.
+    """
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names or len(set(names)) < len(names):
+        raise ComparisonError(f"give different splits, e.g. validation,test; got {text!r}")
+    return names
+
+
+def _joined(parts: Sequence[Subject]) -> Subject:
+    """One model's predictions of several splits as one."""
+    first = parts[0]
+    tables = [part.predictions for part in parts]
+    keys = set.intersection(*(set(table.slices) for table in tables))
+    joined = replace(
+        tables[0],
+        ids=np.concatenate([table.ids for table in tables]),
+        labels=np.concatenate([table.labels for table in tables]),
+        scores=np.concatenate([table.scores for table in tables]),
+        slices={
+            key: np.concatenate([table.slices[key] for table in tables]) for key in sorted(keys)
+        },
+    )
+    return replace(first, predictions=joined)
+
+
+def _notify(line: str) -> None:
+    errors.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _divided(given: str) -> tuple[Path, str]:
     if Path(given).exists():
         return Path(given), ""
@@ -94,7 +149,7 @@ def _divided(given: str) -> tuple[Path, str]:
         return Path(path), name
     raise ComparisonError(
         f"{given} does not exist; give a bundle, a folder of `sightline train`, a run's folder "
-        "(RUN or RUN:MODEL) or a predictions file (FILE or FILE:COLUMN)"
+        "(RUN or RUN:MODEL), a predictions file (FILE or FILE:COLUMN) or a server (http://host:8501)"
     )
 
 
@@ -130,7 +185,15 @@ def _of_run(
         predictions = _column(Path(table), variant, model["name"], tuple(info.get("classes") or ()))
         config = model.get("config") or {}
         records = config.get("data", {}).get("dir")
-        found.append(Subject(predictions, config, Path(records) if records else None))
+        own = Path(model.get("evaluation") or "") if split == _TEST else Path()
+        found.append(
+            Subject(
+                predictions,
+                config,
+                Path(records) if records else None,
+                own if own.name and own.is_dir() else None,
+            )
+        )
     return found
 
 
