@@ -46,7 +46,7 @@ def test_the_most_confident_errors_are_shown_with_their_images(
     html = report.render_report(summary, tmp_path)
 
     body = html.split('<section id="errors"')[1].split("</section>")[0]
-    assert f"digits_cnn, ptq_int8: {len(wrong)} errors in 300" in body
+    assert f"digits_cnn, ptq_int8: errors on {len(wrong)} of 300 images" in body
     items = re.findall(
         r'<img src="data:image/jpeg;base64,([^"]+)".*?<b>(.*?)</b><span>score (.*?)</span>'
         r'<span class="file">(.*?)</span>',

@@ -17,12 +17,10 @@ def errors(report: RunReport) -> Section | None:
     if not found.get("models"):
         return None
     parts = [_of_model(name, one) for name, one in found["models"].items()]
-    lead = (
-        f"The wrong images with the highest scores, up to {SHOWN} per model; "
-        "`sightline evaluate RUN:MODEL --out DIR` writes all of them."
-    )
-    if found["note"]:
-        lead += f" {found['note']}"
+    lead = Markup(
+        "The wrong images with the highest scores, up to {} per model; "
+        "<code>sightline evaluate RUN:MODEL --out DIR</code> writes all of them. {}"
+    ).format(SHOWN, found["note"])
     return Section("Errors", Markup("\n").join(parts), 10, lead)
 
 
@@ -37,7 +35,7 @@ def _of_model(name: str, found: Mapping[str, Any]) -> Markup:
         )
         for one in found["images"]
     ]
-    heading = Markup("<h3>{}, {}: {:,} errors in {:,}</h3>\n").format(
+    heading = Markup("<h3>{}, {}: errors on {:,} of {:,} images</h3>\n").format(
         name, found["variant"], found["errors"], found["of"]
     )
     none = Markup('<p class="absent">No error on the test split.</p>')
