@@ -19,7 +19,7 @@ __all__ = ["app", "main"]
 
 # In the order of the verbs in `--help`.
 _MODULES = (
-    *("data", "training", "evaluation", "benchmarks"),
+    *("data", "training", "evaluation", "errors", "benchmarks"),
     *("projects", "platform", "deploy", "loadtest"),
 )
 for _module in _MODULES:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -16,13 +17,19 @@ _FOLDER = Path(__file__).parent
 _SCRIPT = "evaluation.js"
 
 
-def render(evaluation: Evaluation) -> str:
+def render(evaluation: Evaluation, only: Sequence[str] = ()) -> str:
     """The page, self-contained: it makes no request, and only its own script can run.
+
+    Args:
+      evaluation: of the page.
+      only: anchors of the sections to show, in this order; empty is all.
 
     Raises:
       ValueError: a registered section returned something else; names it.
     """
-    found = _sections(evaluation)
+    found = _sections(evaluation, only or sections.names())
+    if not only:
+        found.sort(key=lambda item: (item[1].order, item[0]))
     script = (_FOLDER / _SCRIPT).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return html.render(
@@ -38,10 +45,10 @@ def render(evaluation: Evaluation) -> str:
     )
 
 
-def _sections(evaluation: Evaluation) -> list[tuple[str, Section]]:
-    """The sections that have something to show, with their anchors, in order."""
+def _sections(evaluation: Evaluation, anchors: Sequence[str]) -> list[tuple[str, Section]]:
+    """The sections that have something to show, with their anchors."""
     found = []
-    for anchor in sections.names():
+    for anchor in anchors:
         section = sections.get(anchor)(evaluation)
         if section is None:
             continue
@@ -51,4 +58,4 @@ def _sections(evaluation: Evaluation) -> list[tuple[str, Section]]:
                 f"None, got {section!r}"
             )
         found.append((anchor, section))
-    return sorted(found, key=lambda item: (item[1].order, item[0]))
+    return found
