@@ -121,7 +121,12 @@ def _item(evaluation: Evaluation, image_id: str, heading: str, detail: str) -> M
         )
     return Markup(
         "<li><figure>{}<figcaption><b>{}</b>{}<span>{}</span></figcaption></figure></li>"
-    ).format(shown, heading, detail, name)
+    ).format(shown, heading, detail, breakable(name))
+
+
+def breakable(path: str) -> Markup:
+    """A file name that may be broken after each slash."""
+    return Markup("/<wbr>").join(path.split("/"))
 
 
 def _heading(column: Column, sortable: bool) -> Markup:

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from components.data_validation.anomaly import KINDS, Anomaly, Location
 from core import figures
 from tfx_pipeline.report.evaluation.context import Evaluation
-from tfx_pipeline.report.evaluation.markup import absent, gallery
+from tfx_pipeline.report.evaluation.markup import absent, breakable, gallery
 from tfx_pipeline.report.evaluation.sections import Section, sections
 from tfx_pipeline.report.thumbnails import Thumbnails
 from trainers.evaluation.error_analysis import Confusion, confusions
@@ -163,5 +163,5 @@ def _shot(images: Thumbnails, place: Location) -> Markup:
         else Markup('<span class="blank">{}</span>').format(images.reason(str(place)))
     )
     return Markup("<figure>{}<figcaption><b>{}, {}</b>{}</figcaption></figure>").format(
-        shown, place.label or "no label", place.split, place.filename or str(place)
+        shown, place.label or "no label", place.split, breakable(place.filename or str(place))
     )
