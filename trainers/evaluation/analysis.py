@@ -7,11 +7,10 @@ Plain values that become JSON and tables; see `sightline evaluate --out`. NumPy 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from trainers.evaluation import curves, error_analysis, fairness
+from trainers.evaluation import curves, error_analysis, fairness, groups
 from trainers.evaluation.comparison import ModelPredictions
 from trainers.evaluation.metrics import metrics_with_intervals
 from trainers.evaluation.noninferiority import Array
@@ -21,8 +20,6 @@ from trainers.registry import nearest
 
 #: With more classes, curves and thresholds are computed for the positive class only.
 MOST_CURVES = 100
-#: Joins the keys of a cross: `race*gender`.
-CROSS = "*"
 _PREFIX = "slice/"
 #: Thresholds of the table: 0.01 to 0.99.
 _THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(1, 100))
@@ -43,7 +40,8 @@ class AnalysisOptions:
       slices: keys, with or without `slice/`, and crosses such as `race*gender`; empty is every key.
       groups: keys or crosses whose rates and gaps are compared.
       positive: the class that counts as positive in groups and thresholds; empty is the second of
-        two classes, each of up to `MOST_CURVES` classes, and none of more.
+        two classes, each of up to `MOST_CURVES` classes, and none of more. Accuracy and
+        overconfidence of groups need none.
       specificity: at which sensitivity is reported, in (0, 1).
     """
 
@@ -94,7 +92,10 @@ class SliceFigures:
 
 @dataclass(frozen=True)
 class GroupFigures:
-    """Rates of the groups of one key for one positive class, and the gaps between them."""
+    """Rates of the groups of one key for one positive class, and the gaps between them.
+
+    Without a positive class (empty), they are accuracy and overconfidence only.
+    """
 
     key: str
     positive: str
@@ -118,7 +119,7 @@ class Analysis:
       thresholds: class name -> rates at 0.01 to 0.99; empty with more than `MOST_CURVES` classes
         and no positive one, as are `curves`.
       curves: class name -> (ROC, precision-recall).
-      groups: for each key and positive class.
+      groups: for each key and positive class; with more than two classes, first without one.
       errors: positions of wrong images, the most confident first.
       suspects: labels that are likely to be wrong.
       weak: slices that are less accurate than the rest, and `slices_tried` of them all.
@@ -158,10 +159,6 @@ def analyze(model: ModelPredictions, options: AnalysisOptions | None = None) -> 
         raise ValueError(f"`specificity` must be in (0, 1), got {options.specificity}")
     names = _class_names(model)
     positives = _positives(options.positive, names)
-    if options.groups and not positives:
-        raise AnalysisError(
-            f"groups of {len(names):,} classes need a positive class: give one with --positive"
-        )
     keys = options.slices or sorted(model.slices)
     sliced = {key: _values(model, key) for key in keys}
     grouped = {key: _values(model, key) for key in options.groups}
@@ -186,9 +183,9 @@ def analyze(model: ModelPredictions, options: AnalysisOptions | None = None) -> 
         thresholds={names[one]: _thresholds(model, one) for one in positives},
         curves={names[one]: found for one in positives if (found := drawn[names[one]]) is not None},
         groups=[
-            _groups(model, key, values, (one, names[one]))
+            _groups(model, key, values, one)
             for key, values in grouped.items()
-            for one in positives
+            for one in _compared_classes(options.positive, names, positives)
         ],
         errors=error_analysis.confident_errors(model.scores, model.labels),
         suspects=error_analysis.suspect_labels(model.scores, model.labels),
@@ -214,24 +211,15 @@ def _positives(given: str, names: Sequence[str]) -> list[int]:
 
 def _values(model: ModelPredictions, key: str) -> Array:
     """(M,) str: the values of a key, or of several that `*` joins."""
-    keys = []
-    for part in key.split(CROSS):
-        known = {one.removeprefix(_PREFIX): one for one in model.slices}
-        name = part.strip().removeprefix(_PREFIX)
-        if name not in known:
-            raise AnalysisError(
-                f"no slice {part.strip()!r}; {nearest(name, list(known)) if known else 'none'}"
-            )
-        keys.append(known[name])
     try:
-        return fairness.crossed(model.slices, tuple(keys))
-    except ValueError as error:
+        return groups.group_values(model.slices, key)
+    except groups.GroupError as error:
         raise AnalysisError(str(error)) from error
 
 
 def _slices(model: ModelPredictions, key: str, values: Array) -> list[SliceFigures]:
     found = []
-    for value in sorted(set(values.tolist()), key=fairness.natural):
+    for value in sorted(set(values.tolist()), key=groups.natural):
         inside = values == value
         count = int(inside.sum())
         metrics = (
@@ -279,10 +267,14 @@ def _thresholds(model: ModelPredictions, label: int) -> list[curves.Rates]:
     return [curves.rates_at(model.scores[:, label], ours, one) for one in _THRESHOLDS]
 
 
-def _groups(
-    model: ModelPredictions, key: str, values: Array, positive: tuple[int, str]
-) -> GroupFigures:
-    number, name = positive
-    parts: tuple[Any, ...] = (model.scores, model.labels, values)
-    groups = fairness.group_rates(*parts, positive=number)
-    return GroupFigures(key.removeprefix(_PREFIX), name, groups, fairness.gaps(groups))
+def _compared_classes(
+    given: str, names: Sequence[str], positives: Sequence[int]
+) -> Sequence[int | None]:
+    """The positive classes of groups; with several, None comes first: rates that need none."""
+    return positives if given or len(names) == 2 else [None, *positives]
+
+
+def _groups(model: ModelPredictions, key: str, values: Array, positive: int | None) -> GroupFigures:
+    rates = fairness.group_rates(model.scores, model.labels, values, positive=positive)
+    name = "" if positive is None else _class_names(model)[positive]
+    return GroupFigures(key.removeprefix(_PREFIX), name, rates, fairness.gaps(rates))
