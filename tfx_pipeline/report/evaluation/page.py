@@ -1,0 +1,54 @@
+"""`index.html`, the page of one evaluation."""
+
+import base64
+import hashlib
+from pathlib import Path
+
+from markupsafe import Markup
+
+from core import html
+from tfx_pipeline.report.evaluation.context import Evaluation
+from tfx_pipeline.report.evaluation.sections import Section, sections
+
+PAGE_FILE = "index.html"
+
+_FOLDER = Path(__file__).parent
+_SCRIPT = "evaluation.js"
+
+
+def render(evaluation: Evaluation) -> str:
+    """The page, self-contained: it makes no request, and only its own script can run.
+
+    Raises:
+      ValueError: a registered section returned something else; names it.
+    """
+    found = _sections(evaluation)
+    script = (_FOLDER / _SCRIPT).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return html.render(
+        _FOLDER,
+        "page.html.j2",
+        evaluation=evaluation,
+        sections=found,
+        # After the sections: they use the thumbnails.
+        thumbnails=evaluation.thumbnails.note(),
+        report_styles=Markup((_FOLDER.parent / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_digest=digest,
+    )
+
+
+def _sections(evaluation: Evaluation) -> list[tuple[str, Section]]:
+    """The sections that have something to show, with their anchors, in order."""
+    found = []
+    for anchor in sections.names():
+        section = sections.get(anchor)(evaluation)
+        if section is None:
+            continue
+        if not isinstance(section, Section):
+            raise ValueError(
+                f"report section {anchor!r} ({sections.origin(anchor)}) must return a Section or "
+                f"None, got {section!r}"
+            )
+        found.append((anchor, section))
+    return sorted(found, key=lambda item: (item[1].order, item[0]))
