@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainers.evaluation import curves, error_analysis, fairness, groups
+from trainers.evaluation import curves, error_analysis, groups
 from trainers.evaluation.comparison import ModelPredictions
+from trainers.evaluation.group_figures import GroupFigures, group_figures
 from trainers.evaluation.metrics import metrics_with_intervals
 from trainers.evaluation.noninferiority import Array
 from trainers.evaluation.scores import confusion_matrix
@@ -91,19 +92,6 @@ class SliceFigures:
 
 
 @dataclass(frozen=True)
-class GroupFigures:
-    """Rates of the groups of one key for one positive class, and the gaps between them.
-
-    Without a positive class (empty), they are accuracy and overconfidence only.
-    """
-
-    key: str
-    positive: str
-    groups: list[fairness.Group]
-    gaps: list[fairness.Gap]
-
-
-@dataclass(frozen=True)
 class Analysis:
     """See the module; parallel to the predictions that it was computed from.
 
@@ -161,7 +149,8 @@ def analyze(model: ModelPredictions, options: AnalysisOptions | None = None) -> 
     positives = _positives(options.positive, names)
     keys = options.slices or sorted(model.slices)
     sliced = {key: _values(model, key) for key in keys}
-    grouped = {key: _values(model, key) for key in options.groups}
+    for key in options.groups:
+        _values(model, key)
     weak, tried = error_analysis.weak_slices(
         model.correct, {key: np.asarray(v, str) for key, v in model.slices.items()}
     )
@@ -183,8 +172,8 @@ def analyze(model: ModelPredictions, options: AnalysisOptions | None = None) -> 
         thresholds={names[one]: _thresholds(model, one) for one in positives},
         curves={names[one]: found for one in positives if (found := drawn[names[one]]) is not None},
         groups=[
-            _groups(model, key, values, one)
-            for key, values in grouped.items()
+            group_figures(model, key, one, names)
+            for key in options.groups
             for one in _compared_classes(options.positive, names, positives)
         ],
         errors=error_analysis.confident_errors(model.scores, model.labels),
@@ -272,9 +261,3 @@ def _compared_classes(
 ) -> Sequence[int | None]:
     """The positive classes of groups; with several, None comes first: rates that need none."""
     return positives if given or len(names) == 2 else [None, *positives]
-
-
-def _groups(model: ModelPredictions, key: str, values: Array, positive: int | None) -> GroupFigures:
-    rates = fairness.group_rates(model.scores, model.labels, values, positive=positive)
-    name = "" if positive is None else _class_names(model)[positive]
-    return GroupFigures(key.removeprefix(_PREFIX), name, rates, fairness.gaps(rates))

@@ -41,7 +41,7 @@ _NEAR = 1.01
 
 #: What no figure of groups can show; for reports and model cards.
 LIMITS = (
-    "Groups are as annotated. A person may belong to another group than the annotator assumed, to "
+    "Groups are as annotated. People may belong to another group than the annotator assumed, to "
     "several or to none, and groups without annotation are not examined.",
     "The labels are taken as true. If they are less accurate for one group, its rates are those of "
     "the labels, not of the model.",

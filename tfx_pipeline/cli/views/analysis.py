@@ -32,7 +32,6 @@ from trainers.evaluation.comparison import ALPHA
 from trainers.evaluation.curves import TEMPERATURES
 from trainers.evaluation.fairness import (
     ACCURACY,
-    LIMITS,
     OVERCONFIDENCE,
     minimum_note,
     size_note,
@@ -129,7 +128,7 @@ def as_json(found: Analysis, *, split: str) -> dict[str, Any]:
             for one in found.calibration
         ],
         "temperature": found.temperature,
-        "groups": [_group_json(one) for one in found.groups],
+        "groups": [one.to_dict() for one in found.groups],
         "weak_slices": [
             {
                 "values": one.values,
@@ -235,38 +234,6 @@ def _image_tables(found: Analysis, subject: Subject, split: str) -> dict[str, li
         labels = (names[one.label], names[one.suggested])
         suspects.append((*identity(one.image), *labels, f"{one.margin:.6f}"))
     return {"errors": errors, "suspect_labels": suspects}
-
-
-def _group_json(one: GroupFigures) -> dict[str, Any]:
-    return {
-        "key": one.key,
-        "positive": one.positive,
-        "groups": [
-            {
-                "name": group.name,
-                "images": group.images,
-                "compared": group.compared,
-                "note": group.note,
-                "overconfidence": group.overconfidence,
-                "rates": {rate: value.as_list() for rate, value in group.rates.items()},
-                "images_of_rates": group.counts,
-            }
-            for group in one.groups
-        ],
-        "gaps": [
-            {
-                "rate": gap.rate,
-                "size": gap.size.as_list(),
-                "highest": gap.highest,
-                "lowest": gap.lowest,
-                "compared": gap.compared,
-                "left_out": list(gap.left_out),
-            }
-            for gap in one.gaps
-        ],
-        "minimum": minimum_note(),
-        "limits": list(LIMITS),
-    }
 
 
 def _classes_table(classes: Sequence[ClassFigures]) -> Table:
