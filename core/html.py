@@ -2,7 +2,7 @@
 
 A page extends `base.html.j2` (`{% extends base %}`), whose content security policy forbids every
 request and script: a page can be mailed, archived and opened years later, and no text of a data set
-can run. A page with a script of its own allows its digest in the block `policy`.
+can run. A page that needs a script allows the digest of that script in the block `policy`.
 All pages share the styles of `page.css`: colors for light and dark mode, tables, charts and print.
 """
 

@@ -71,8 +71,8 @@ def evaluate(
         typer.Option(
             "--out",
             "--report",
-            help="Folder for classes, slices, curves, groups, errors and suspect labels, as JSON "
-            "and CSV files; evaluates one variant, the SavedModel by default.",
+            help="Folder for classes, slices, curves, groups, errors and suspect labels, as an "
+            "HTML page, JSON and CSV files; evaluates one variant, the SavedModel by default.",
         ),
     ] = None,
     slices: Annotated[
@@ -109,8 +109,10 @@ def evaluate(
         result = analyze(subject.predictions, options)
         folder = out / subject.predictions.name if len(subjects) > 1 else out
         analysis.show(result, console)
-        written = analysis.write(result, subject, folder, split=split)
-        console.print(f"wrote {len(written)} files to {folder}")
+        written = analysis.write(
+            result, subject, folder, split=split, options=options, given=model, data=found
+        )
+        console.print(f"wrote {len(written)} files to {folder}; open {written[0]}")
 
 
 def _listed(text: str) -> tuple[str, ...]:

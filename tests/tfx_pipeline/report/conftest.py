@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,41 @@ def _predictions(
     )
 
 
+class _Tables(HTMLParser):
+    """The rows of every table, each cell as text with single spaces."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[list[list[str]]] = []
+        self._in_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag == "table":
+            self.found.append([])
+        elif tag == "tr":
+            self.found[-1].append([])
+        elif tag in ("td", "th"):
+            self.found[-1][-1].append("")
+            self._in_cell = True
+        elif tag == "span" and self._in_cell:
+            self.found[-1][-1][-1] += " "
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.found[-1][-1][-1] += data
+
+
+@pytest.fixture(scope="session")
+def tables_of() -> Callable[[str], list[list[list[str]]]]:
+    """Reads the tables of HTML: a list of rows of cell texts for each."""
+    return lambda text: _Tables(text).found
+
+
 @pytest.fixture(scope="session")
 def write_records() -> Callable[[Path, list[tuple[str, bytes]]], list[str]]:
     """Writes records of one split, `test`, of file names and bytes; returns their ids."""
@@ -108,6 +144,7 @@ def make_evaluation(records) -> Callable[..., Evaluation]:
     def make(data: Path | None = folder) -> Evaluation:
         """With thumbnails of the records unless `data` is None."""
         images = index_images(data, "test")
-        return Evaluation(analysis, model, "test", data, thumbnails=Thumbnails(images))
+        config = {"name": "pets_cnn", "train": {"seed": 3}}
+        return Evaluation(analysis, model, "test", data, config, Thumbnails(images))
 
     return make

@@ -1,12 +1,12 @@
 """What the sections of an evaluation page are made from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tfx_pipeline.report.thumbnails import ImageIndex, Thumbnails
-from trainers.evaluation.analysis import Analysis
+from trainers.evaluation.analysis import Analysis, AnalysisOptions
 from trainers.evaluation.comparison import ModelPredictions
 
 
@@ -21,7 +21,9 @@ class Evaluation:
       data: folder of the records, or None if it is not known.
       config: the model's whole configuration as JSON, or empty if it is not known.
       thumbnails: of the split's images, and their file names.
+      options: of the analysis.
       lineage: names and values that identify model, data and software, in order.
+      written: names of the files beside the page.
     """
 
     analysis: Analysis
@@ -30,7 +32,9 @@ class Evaluation:
     data: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     thumbnails: Thumbnails = field(default_factory=lambda: Thumbnails(ImageIndex()))
+    options: AnalysisOptions = field(default_factory=AnalysisOptions)
     lineage: Mapping[str, str] = field(default_factory=dict)
+    written: Sequence[str] = ()
 
     @property
     def classes(self) -> list[str]:

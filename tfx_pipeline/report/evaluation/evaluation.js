@@ -10,7 +10,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const numeric = heading.classList.contains("num");
     const value = (row) => {
       const cell = row.cells[column];
-      return numeric ? parseFloat(cell.dataset.sort) : cell.textContent;
+      return numeric ? parseFloat(cell?.dataset.sort) : cell?.textContent ?? "";
     };
     const order = (a, b) => {
       const [x, y] = [value(a), value(b)];
@@ -36,3 +36,15 @@ for (const label of document.querySelectorAll("label.filter")) {
     label.querySelector("output").textContent = text ? ` ${shown} of ${rows.length}` : "";
   });
 }
+// Switches between the light and the dark colors, which the styles take from the system.
+const dark = [...document.styleSheets[0].cssRules].find(
+  (rule) => rule instanceof CSSMediaRule && rule.conditionText.includes("prefers-color-scheme"));
+const theme = document.getElementById("theme");
+function useTheme(isDark) {
+  dark.media.mediaText = isDark ? "screen" : "not all";
+  document.documentElement.style.colorScheme = isDark ? "dark" : "light";
+  theme.textContent = isDark ? "Light colors" : "Dark colors";
+  theme.onclick = () => useTheme(!isDark);
+}
+useTheme(matchMedia("(prefers-color-scheme: dark)").matches);
+theme.hidden = false;

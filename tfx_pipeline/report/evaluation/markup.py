@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 from markupsafe import Markup
 
+from core import figures
 from tfx_pipeline.report.evaluation.context import Evaluation
 from trainers.evaluation.stats import Interval
 
@@ -33,13 +34,15 @@ class Cell(NamedTuple):
       text: main text.
       under: small text below, such as an interval.
       sort: value by which the column is sorted; None sorts by text, and is last among numbers.
-      tone: `good`, `warn`, `bad`, `soft` or empty.
+      tone: classes: `good`, `warn`, `bad`, `soft` or none.
+      span: number of columns that it covers, in the last cell of a row.
     """
 
     text: str | Markup
     under: str = ""
     sort: float | None = None
     tone: str = ""
+    span: int = 1
 
 
 Row: TypeAlias = Sequence[Cell | str]
@@ -57,7 +60,7 @@ def table(
     Args:
       label: of the table, for screen readers; unique in the page.
       columns: from left to right.
-      rows: as many cells as columns each.
+      rows: as many cells as columns each, unless the last spans columns.
       sortable: headings become buttons that sort, and a table of more than 20 rows gets a filter.
     """
     lines = list(rows)
@@ -76,12 +79,15 @@ def table(
     ).format(find, label, kind, head, body)
 
 
-def interval_cell(value: Interval | None, *, digits: int = 1) -> Cell:
+def interval_cell(value: Interval | None) -> Cell:
     """A share in percent with its 95 % interval below; a dash for None."""
-    if value is None:
-        return Cell("–", tone="soft")  # noqa: RUF001
-    under = f"{value.low * 100:.{digits}f} to {value.high * 100:.{digits}f}"
-    return Cell(f"{value.value * 100:.{digits}f} %", under, value.value)
+    return Cell(figures.DASH, tone="soft") if value is None else metric_cell(value)
+
+
+def metric_cell(value: Interval, unit: str = figures.FRACTION) -> Cell:
+    """A metric with its 95 % interval below, in its unit."""
+    ends = value.as_list()
+    return Cell(figures.metric(ends, unit), figures.metric_interval(ends, unit), value.value)
 
 
 def absent(text: str) -> Markup:
@@ -128,7 +134,7 @@ def _heading(column: Column, sortable: bool) -> Markup:
 def _row(columns: Sequence[Column], cells: Row) -> Markup:
     parts = [
         _cell(column, cell if isinstance(cell, Cell) else Cell(cell), first=not index)
-        for index, (column, cell) in enumerate(zip(columns, cells, strict=True))
+        for index, (column, cell) in enumerate(zip(columns, cells, strict=False))
     ]
     return Markup("<tr>{}</tr>").format(Markup("").join(parts))
 
@@ -137,9 +143,12 @@ def _cell(column: Column, cell: Cell, *, first: bool) -> Markup:
     kind = " ".join(
         filter(None, ["wrap" if first else "", "num" if column.numeric else "", cell.tone])
     )
+    if cell.span > 1:
+        kind = cell.tone
+    span = Markup(' colspan="{}"').format(cell.span) if cell.span > 1 else ""
     sort = Markup("") if cell.sort is None else Markup(' data-sort="{:.6g}"').format(cell.sort)
     under = Markup('<span class="under">{}</span>').format(cell.under) if cell.under else ""
     name, scope = ("th", Markup(' scope="row"')) if first else ("td", Markup(""))
-    return Markup('<{}{} class="{}"{}>{}{}</{}>').format(
-        name, scope, kind, sort, cell.text, under, name
+    return Markup('<{}{} class="{}"{}{}>{}{}</{}>').format(
+        name, scope, kind, span, sort, cell.text, under, name
     )

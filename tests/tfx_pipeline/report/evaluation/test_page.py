@@ -1,12 +1,15 @@
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
+import numpy as np
 import pytest
 from markupsafe import Markup
 
 from tfx_pipeline.report.evaluation.markup import Cell, Column, gallery, table
 from tfx_pipeline.report.evaluation.page import render
 from tfx_pipeline.report.evaluation.sections import Section, sections
+from trainers import plugins
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://example.invalid/x onerror=alert(1)>"
 
@@ -91,3 +94,21 @@ def test_the_summary_omits_top5_where_the_registry_does(make_evaluation):
     page = render(make_evaluation())
     assert "top-1" in page
     assert "top-5" not in page
+
+
+def test_a_plugin_adds_the_section_of_the_documentation(make_evaluation, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[4] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = [
+        one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "hardest" in one
+    ]
+    (tmp_path / "hardest.py").write_text(code)
+    monkeypatch.setattr(sections, "_entries", dict(sections._entries))
+    monkeypatch.setenv(plugins.VARIABLE, str(tmp_path / "hardest.py"))
+
+    page = render(make_evaluation())
+
+    body = page.split('<section id="hardest"')[1].split("</section>")[0]
+    assert body.count("<img ") == 12
+    model = make_evaluation().model
+    lowest = model.scores[np.arange(300), model.labels].argmin()
+    assert body.index(f"<span>{lowest}.jpg</span>") < body.index("</li>")
