@@ -42,6 +42,7 @@ from trainers.evaluation.analysis import (
 from trainers.evaluation.fairness import (
     ACCURACY,
     OVERCONFIDENCE,
+    Group,
     minimum_note,
     size_note,
 )
@@ -66,7 +67,8 @@ def show(found: Analysis, console: Console) -> None:
     if found.slices:
         console.print(_slices_table(found))
     for one in found.groups:
-        console.print(_groups_table(one))
+        if _shown_groups(one):
+            console.print(_groups_table(one))
         if one.gaps:
             console.print(_gaps_table(one))
         for line in _group_notes(one):
@@ -298,13 +300,18 @@ def _slices_table(found: Analysis) -> Table:
     return _table(("slice", "images", "top-1"), rows)
 
 
+def _shown_groups(one: GroupFigures) -> list[Group]:
+    """All groups, or those that are compared where there are many."""
+    many = len(one.groups) > _SHOWN_CLASSES
+    return [group for group in one.groups if group.compared or not many]
+
+
 def _groups_table(one: GroupFigures) -> Table:
     shown = {ACCURACY: "accuracy", **(_CLASS_RATES if one.positive else {})}
     shown[OVERCONFIDENCE] = "overconfidence"
     rows = [
         (group.name, f"{group.images:,}", *(_text(group.rates.get(rate)) for rate in shown))
-        for group in one.groups
-        if group.compared
+        for group in _shown_groups(one)
     ]
     title = f"{one.key}, positive: {one.positive}" if one.positive else one.key
     return _table((title, "images", *shown.values()), rows)
@@ -321,7 +328,7 @@ def _group_notes(one: GroupFigures) -> Iterable[str]:
     """Which groups were not compared, and why."""
     small = [group for group in one.groups if not group.compared]
     if small:
-        named = ", ".join(f"{group.name} ({group.images:,})" for group in small[:_SHOWN_SMALL])
+        named = "; ".join(f"{group.name} ({group.images:,})" for group in small[:_SHOWN_SMALL])
         more = f" and {len(small) - _SHOWN_SMALL} more" if len(small) > _SHOWN_SMALL else ""
         yield f"not compared: {named}{more}, see groups.csv; {minimum_note()}"
     if not one.gaps:
