@@ -7,9 +7,10 @@
 | `classes.csv` | class: recall, precision, F1, areas, sensitivity at a specificity |
 | `confusion.csv` | label; a column per predicted class |
 | `slices.csv` | slice value and metric |
+| `slice_areas.csv`, `slice_thresholds.csv` | see `slice_tables` |
 | `groups.csv`, `gaps.csv` | group and rate; key and rate |
 | `calibration.csv` | bin of confidence |
-| `thresholds.csv`, `curves.csv` | class and threshold |
+| `thresholds.csv`, `curves.csv` | class and threshold; at most 1,000 points of a curve |
 | `errors.csv` | wrong image, the most confident first |
 | `suspect_labels.csv` | image whose label is likely to be wrong |
 """
@@ -26,6 +27,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.files import write_json, write_text
+from tfx_pipeline.cli.views.slice_tables import areas_as_json, slice_tables
 from tfx_pipeline.cli.views.subjects import Subject
 from tfx_pipeline.report.evaluation.context import Evaluation
 from tfx_pipeline.report.evaluation.findings import findings
@@ -39,13 +41,8 @@ from trainers.evaluation.analysis import (
     ClassFigures,
     GroupFigures,
 )
-from trainers.evaluation.fairness import (
-    ACCURACY,
-    OVERCONFIDENCE,
-    Group,
-    minimum_note,
-    size_note,
-)
+from trainers.evaluation.curves import thinned
+from trainers.evaluation.fairness import ACCURACY, OVERCONFIDENCE, Group, minimum_note, size_note
 from trainers.evaluation.metrics import metric_facts
 from trainers.evaluation.stats import Interval
 
@@ -134,6 +131,7 @@ def _tables(evaluation: Evaluation) -> dict[str, list[Sequence[Any]]]:
         "curves": [("class", "curve", "threshold", "x", "y"), *_curve_rows(found)],
         "groups": [(*_GROUP_COLUMNS, *_ENDS, "note"), *_group_rows(found)],
         "gaps": [(*_GAP_COLUMNS, *_ENDS, "compared", "left_out"), *_gap_rows(found)],
+        **slice_tables(found),
         **_image_tables(evaluation),
     }
 
@@ -161,6 +159,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             }
             for one in found.slices
         ],
+        "slice_areas": areas_as_json(found),
         "calibration": [
             {"low": one.low, "high": one.high, "images": one.images}
             | {"confidence": one.confidence, "accuracy": one.accuracy.as_list()}
@@ -229,11 +228,10 @@ def _threshold_rows(found: Analysis) -> Iterable[Sequence[Any]]:
 
 def _curve_rows(found: Analysis) -> Iterable[Sequence[Any]]:
     for name, (roc, pr) in found.curves.items():
-        for at, x, y in zip(
-            roc.thresholds, roc.false_positive_rate, roc.true_positive_rate, strict=True
-        ):
+        axes = (roc.thresholds, roc.false_positive_rate, roc.true_positive_rate)
+        for at, x, y in zip(*thinned(*axes), strict=True):
             yield (name, "roc", at, x, y)
-        for at, x, y in zip(pr.thresholds, pr.recall, pr.precision, strict=True):
+        for at, x, y in zip(*thinned(pr.thresholds, pr.recall, pr.precision), strict=True):
             yield (name, "precision_recall", at, x, y)
 
 
@@ -256,6 +254,7 @@ def _gap_rows(found: Analysis) -> Iterable[Sequence[Any]]:
 
 def _image_tables(evaluation: Evaluation) -> dict[str, list[Sequence[Any]]]:
     found, model, names = evaluation.analysis, evaluation.model, evaluation.classes
+    predicted = model.predicted  # Computed at each access.
 
     def identity(image: int) -> tuple[str, str]:
         digest = str(model.ids[image])
@@ -263,7 +262,7 @@ def _image_tables(evaluation: Evaluation) -> dict[str, list[Sequence[Any]]]:
 
     errors: list[Sequence[Any]] = [("file", "image_sha256", "label", "predicted", "score")]
     for image in found.errors.tolist():
-        label, best = int(model.labels[image]), int(model.predicted[image])
+        label, best = int(model.labels[image]), int(predicted[image])
         score = f"{model.scores[image, best]:.6f}"
         errors.append((*identity(image), names[label], names[best], score))
     suspects: list[Sequence[Any]] = [("file", "image_sha256", "label", "suggested", "margin")]
