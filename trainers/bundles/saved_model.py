@@ -174,6 +174,11 @@ def seal_draft(
         git_commit=git_commit(),
         stack=stack(),
         data_fingerprint=info.fingerprint,
+        data={
+            "name": info.name,
+            "source": info.source,
+            "splits": {name: {"examples": one.examples} for name, one in info.splits.items()},
+        },
         weights_origin=trained.weights_origin,
         plugins=list(map(str, counted_files())),
         methods={one.method: compressors.get(one.method).title for one in variants},

@@ -7,14 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.gates import Verdict
 from core import bundle, figures, html
+from trainers.bundles.card import statements
+from trainers.evaluation.fairness import LIMITS
 from trainers.evaluation.metrics import metric_facts
 
 _ORIENTATION = {
     "as_stored": "not applied: pixels are taken as stored",
     "upright": "applied: the graph turns JPEG and PNG images upright",
 }
+# The verdict of gates of earlier versions.
+_FAILED = "failed"
 # Slices with fewer examples are marked as unreliable.
 _FEW_EXAMPLES = 30
 
@@ -25,7 +28,7 @@ def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
     Args:
       manifest: of the bundle.
       model: entry of the model in the run's summary (`architecture`, `parameters`,
-        `multiply_adds`, `seed`, `slices`, `gates`, `excludable_drop`, `data`,
+        `multiply_adds`, `seed`, `slices`, `fairness`, `gates`, `excludable_drop`, `data`,
         `metric_facts`); any part may be missing.
 
     Returns:
@@ -47,7 +50,12 @@ def render_card(manifest: bundle.Manifest, model: dict[str, Any]) -> str:
         data=_data(manifest, model),
         contract=_contract(manifest),
         gates=_gates(model),
-        excludable=figures.excludable_drop(model.get("excludable_drop")),
+        intended_use=statements.INTENDED_USE,
+        not_measured=statements.not_measured(manifest, model),
+        fairness=statements.fairness_tables(model),
+        group_limits=LIMITS,
+        limits=statements.limits(manifest, model),
+        license=statements.license_text(manifest),
         provenance=_provenance(manifest),
         config=json.dumps(config, indent=2, default=str) if config else "",
         few=_FEW_EXAMPLES,
@@ -147,7 +155,7 @@ def _slices(model: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _data(manifest: bundle.Manifest, model: dict[str, Any]) -> list[tuple[str, str]]:
-    found = model.get("data")
+    found = model.get("data") or manifest.data
     raw: dict[str, Any] = found if isinstance(found, dict) else {}
     rows = [("name", raw.get("name")), ("source", raw.get("source"))]
     for split, counts in (raw.get("splits") or {}).items():
@@ -167,7 +175,7 @@ def _gates(model: dict[str, Any]) -> dict[str, Any]:
         "others": [
             {
                 "name": str(gate.get("name") or "?"),
-                "verdict": str(gate.get("verdict") or Verdict.FAILED.value),
+                "verdict": str(gate.get("verdict") or _FAILED),
                 "why": "; ".join(str(gate[k]) for k in ("waived", "detail") if gate.get(k)),
             }
             for gate in found

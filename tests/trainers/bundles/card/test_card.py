@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from components.model_card.card_html import render_card
 from core import figures
 from core.bundle import Manifest, Variant
+from trainers.bundles.card.card_html import render_card
 
 MANIFEST = Manifest(
     name="digits_cnn",
