@@ -18,7 +18,16 @@ from trainers.plugins import OPTION
 __all__ = ["app", "main"]
 
 # In the order of the verbs in `--help`.
-for _module in ("data", "training", "benchmarks", "projects", "platform", "deploy", "loadtest"):
+for _module in (
+    "data",
+    "training",
+    "benchmarks",
+    "projects",
+    "platform",
+    "notebooks",
+    "deploy",
+    "loadtest",
+):
     importlib.import_module(f"tfx_pipeline.cli.{_module}")
 
 
