@@ -18,7 +18,8 @@ from trainers.plugins import OPTION
 __all__ = ["app", "main"]
 
 # In the order of the verbs in `--help`.
-for _module in ("data", "training", "benchmarks", "projects", "platform", "deploy", "loadtest"):
+_VERBS = "data training study benchmarks projects platform deploy loadtest"
+for _module in _VERBS.split():
     importlib.import_module(f"tfx_pipeline.cli.{_module}")
 
 
