@@ -32,8 +32,8 @@ MORE = "-more"
 _PRUNING_SLOWER, _QAT_SLOWER, _TEACHER_SHARE = 1.5, 2.5, 0.35
 _RUN_STARTS, _RUN_BUILDS = 2.5, 1.5
 _EXPORT_STARTS, _EXPORT_PASSES = 4.0, 12.0
-_TIMING_STARTS, _COST_STARTS, _REPORT_STARTS = 5.0, 6.0, 2.0
-_TIMING_S, _COST_S, _REPORT_S = 25.0, 15.0, 20.0
+_TIMING_STARTS, _SCALING_STARTS, _COST_STARTS, _PAGE_STARTS = 4.0, 3.0, 6.0, 2.0
+_TIMING_S, _SCALING_S, _COST_S, _PAGE_S = 25.0, 10.0, 15.0, 20.0
 _SAVE_S = 1.0
 
 
@@ -82,9 +82,19 @@ class Measured:
         return _COST_STARTS * self.start + _COST_S
 
     @property
+    def scaling(self) -> float:
+        """Of measuring cost by image size and batch."""
+        return _SCALING_STARTS * self.start + _SCALING_S
+
+    @property
+    def page(self) -> float:
+        """Of writing the report, the last step."""
+        return _PAGE_STARTS * self.start + _PAGE_S
+
+    @property
     def report(self) -> float:
-        """Of timing and report, which follow all trainings."""
-        return (_TIMING_STARTS + _REPORT_STARTS) * self.start + _TIMING_S + _REPORT_S
+        """Of what follows all trainings: timing, scaling and the page."""
+        return _TIMING_STARTS * self.start + _TIMING_S + self.scaling + self.page
 
     @property
     def reserve(self) -> float:
@@ -178,6 +188,23 @@ def planned(
                 spent += more.seconds(more.epochs)
                 found[one.name + MORE] = one.epochs if spent <= seconds else 0
     return found
+
+
+def extended(
+    configs: Mapping[str, Config],
+    measured: Measured,
+    earlier: Mapping[str, int],
+    *,
+    remaining_s: float,
+) -> dict[str, int]:
+    """An earlier plan with the trainings that it left out, as far as there is time for them."""
+    added = [one for one in trainings(configs, measured, 1) if not earlier.get(one.name)]
+    # As many epochs as the ViT has, which it is compared with.
+    added = [replace(one, epochs=earlier[VIT]) if one.name == DISTILLED else one for one in added]
+    found = allot(added, (remaining_s - measured.reserve) * PLANNED_SHARE) if added else {}
+    if found.get(DISTILLED, 0) < earlier[VIT]:
+        found[DISTILLED] = 0
+    return {**earlier, **{name: epochs for name, epochs in found.items() if name not in CORE}}
 
 
 def estimates(

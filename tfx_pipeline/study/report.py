@@ -19,13 +19,16 @@ from tfx_pipeline.study.tables import FRACTION, TITLES, Row, Table, epochs_text,
 from tfx_pipeline.study.tables.accuracy import accuracy, classes, intervals, loss
 from tfx_pipeline.study.tables.claims import claims
 from tfx_pipeline.study.tables.paired import outlook, tests
-from tfx_pipeline.study.tables.speed import cost, inference, machine, speed
+from tfx_pipeline.study.tables.speed import cost, growth, inference, machine, speed
 from tfx_pipeline.study.verdicts import CONTRADICTED, REPRODUCED, UNDECIDED
 from trainers.evaluation.stats import bootstrap_interval
 
 REPORT_FOLDER, PAGE, DATA_FILE = "report", "index.html", "study.json"
 #: In the order of the page.
-TABLES = (claims, accuracy, speed, loss, cost, classes, inference, intervals, tests, outlook)
+TABLES = (
+    *(claims, accuracy, speed, loss, cost, growth, classes, inference, intervals, tests),
+    outlook,
+)
 _FOLDER = Path(__file__).parent
 _TONES = {REPRODUCED: "good", CONTRADICTED: "bad", UNDECIDED: "plain"}
 _COLUMNS = (

@@ -73,6 +73,12 @@ class Results:
         path = self.folder / "timing.json"
         return read_json(path) if path.is_file() else {}
 
+    @cached_property
+    def scaling(self) -> dict[str, Any]:
+        """Of `tfx_pipeline.study.timing.scaling`; empty if it was not measured."""
+        path = self.folder / "scaling.json"
+        return read_json(path) if path.is_file() else {}
+
     def recipe_epochs(self, role: str) -> int:
         """Epochs of a role's recipe."""
         return self.configs[role].train.epochs

@@ -11,6 +11,7 @@ from typing import Any
 
 from core.files import read_json, write_json
 from tfx_pipeline.study import cost
+from tfx_pipeline.study.budget import BudgetError
 from tfx_pipeline.study.children import OutOfTimeError, run_step
 from tfx_pipeline.study.display import Display
 from tfx_pipeline.study.plan import (
@@ -19,6 +20,7 @@ from tfx_pipeline.study.plan import (
     Measured,
     configs_of,
     estimates,
+    extended,
     planned,
     pruned,
     title_of,
@@ -31,7 +33,6 @@ from tfx_pipeline.study.sets import (
     HYBRID,
     RESNET,
     SPARSITIES,
-    VIT,
     StudySet,
 )
 from tfx_pipeline.study.state import State
@@ -93,6 +94,8 @@ class Study:
         self.configs = configs_of(recipes, data)
         self.state = State(folder, self.info, recipes, seeds=seeds, budget_s=budget_s)
         self.seeds, self.budget_s = seeds, budget_s
+        # How many times as long as estimated the last training or bundle took, at least 1.
+        self._slowness = 1.0
 
     def run(self) -> Path:
         """Runs what is missing and returns the report.
@@ -110,6 +113,7 @@ class Study:
             self._compress(role, Run(role, 0, plan[role]), plan)
         self._outlook(plan)
         self._time(plan)
+        self._scale()
         return self._report()
 
     @cached_property
@@ -131,17 +135,22 @@ class Study:
         if self.state.values["planned_for"] == wanted:
             return self.state.values["plan"]
         earlier: dict[str, int] = self.state.values["plan"]
-        plan = planned(
-            self.configs,
-            self.measured,
-            seeds=self.seeds,
-            budget_s=self.budget_s,
-            remaining_s=self.state.remaining_s,
-        )
-        # What is there already is not trained again with fewer epochs.
-        plan = {name: max(epochs, earlier.get(name, 0)) for name, epochs in plan.items()}
-        if plan.get(DISTILLED):
-            plan[DISTILLED] = plan[VIT]
+        remaining = self.state.remaining_s
+        try:
+            plan = planned(
+                self.configs,
+                self.measured,
+                seeds=self.seeds,
+                budget_s=self.budget_s,
+                remaining_s=remaining,
+            )
+        except BudgetError:
+            if not earlier:
+                raise
+            plan = earlier
+        if earlier and not all(plan[role] > earlier[role] for role in CORE):
+            # What is there is kept, and only what was left out is added.
+            plan = extended(self.configs, self.measured, earlier, remaining_s=remaining)
         self.state.values.update(plan=plan, planned_for=wanted)
         self.state.write()
         self.display.plan(self._rows(plan), self.state)
@@ -160,7 +169,8 @@ class Study:
             for one in trainings(self.configs, self.measured, self.seeds)
         ]
 
-    def _step(self, name: str, kind: str, arguments: dict[str, Any], seconds: float) -> None:
+    def _step(self, name: str, kind: str, arguments: dict[str, Any], seconds: float) -> float:
+        """Runs a step and returns the seconds that it took."""
         self.display.begin(name)
 
         def on_event(event: dict[str, Any]) -> None:
@@ -169,9 +179,17 @@ class Study:
 
         took = run_step(kind, arguments, self.folder, name=name, seconds=seconds, on_event=on_event)
         self.display.end(name, took)
+        return took
 
     def _left_for(self, needed: float, name: str, after: float) -> float | None:
-        """Seconds that a step may take at most; None, with a reason on record, for too few."""
+        """Seconds that a step may take at most; None, with a reason on record, for too few.
+
+        Args:
+          needed: by the step, as estimated.
+          name: of the step.
+          after: seconds of the steps that must follow, as estimated.
+        """
+        needed, after = needed * self._slowness, after * self._slowness
         seconds = self.state.remaining_s - after
         if seconds >= needed:
             return seconds
@@ -206,9 +224,13 @@ class Study:
             most = hard * self._share(run, {**plan, **{n: 0 for n in plan if n not in CORE}})
             seconds = max(seconds, min(_SLOWER * own, most))
         try:
-            self._step(name, "train", {**arguments, "seconds": seconds}, hard)
+            took = self._step(name, "train", {**arguments, "seconds": seconds}, hard)
         except OutOfTimeError as error:
             self._leave_out(name, str(error))
+            return
+        epochs = int(read_json(folder / "run.json")["epochs"])
+        expected = measured.overhead(run.role) + epochs * measured.epoch(run.role)
+        self._slowness = max(1.0, took / expected)
 
     def _share(self, run: Run, plan: dict[str, int]) -> float:
         """The estimated share of a run in the time of itself and of what is still to do."""
@@ -260,9 +282,12 @@ class Study:
             "settings": settings or {},
         }
         try:
-            self._step(f"bundle-{name}", "compress", arguments, seconds)
+            took = self._step(f"bundle-{name}", "compress", arguments, seconds)
         except OutOfTimeError as error:
             self._leave_out(f"bundle {name}", str(error))
+            return
+        if not methods:
+            self._slowness = max(1.0, took / measured.export(run.role))
 
     def _outlook(self, plan: dict[str, int]) -> None:
         """Pruning, quantization-aware training, hybrid and distilled, in the order planned."""
@@ -319,13 +344,28 @@ class Study:
             return
         made = self.folder / "steps" / "timing.result.json"
         arguments = {"bundles": found, "data": str(self.data), "out": str(made)}
-        seconds = max(self.state.remaining_s - self.measured.start, 1.0)
+        seconds = max(self.state.remaining_s - self._slowness * self.measured.page, 1.0)
         try:
             self._step("timing", "timing", {**arguments, "settings": _TIMING}, seconds)
         except OutOfTimeError as error:
             self._leave_out("timing", str(error))
             return
         write_json(path, {"bundles": found, **read_json(made)})
+
+    def _scale(self) -> None:
+        """Measures cost by image size and batch, if there is time for it."""
+        path = self.folder / "scaling.json"
+        if path.is_file():
+            return
+        raw = {role: to_dict(self.configs[role]) for role in CORE}
+        arguments = {"configs": raw, "classes": self.info.num_classes, "out": str(path)}
+        seconds = self._left_for(self.measured.scaling, "scaling", self.measured.page)
+        if seconds is None:
+            return
+        try:
+            self._step("scaling", "scaling", arguments, seconds)
+        except OutOfTimeError as error:
+            self._leave_out("scaling", str(error))
 
     def bundles(self, plan: dict[str, int]) -> list[Path]:
         """The bundles of the plan that are complete."""

@@ -1,10 +1,11 @@
 """Latency of the study's models: engine alone and bytes to label, in alternating rounds.
 
-Engine alone is a call from pixels to scores; bytes to label also decodes, resizes and finds the
-class of an encoded image of the test split. Both are for one image at a time and all cores. The
+Engine alone and bytes to label are defined in `serving.benchmark.variants`; the images are of the
+test split. Both are for one image at a time and all cores. The
 networks of the study are timed as well, at 224 px with random weights, which do not affect time.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,10 +18,13 @@ from core.bundle import SAVED_MODEL, open_bundle
 from core.processes import available_cores
 from serving.benchmark.variants import environment, variant_files
 from serving.engines.engine import BundleEngine, open_engine
+from serving.protocol.types import predictions_from_scores
 
 #: Networks of the study that are timed at its size: they differ in time by their name alone.
 STUDY_MODELS = {"resnet50": "resnet50", "vit_b16": "vit_b16"}
 _WARM_CALLS = 3
+# Of the table of cost by size and batch: larger images are measured at half their size as well.
+_LARGE_PX, _BATCHES, _SCALING_ROUNDS = 128, (1, 8), 4
 
 
 def measure(
@@ -62,6 +66,34 @@ def measure(
     return found
 
 
+def scaling(configs: dict[str, dict[str, Any]], classes: int) -> dict[str, Any]:
+    """How the cost of each network grows with image size and batch.
+
+    Args:
+      configs: role -> configuration.
+      classes: number of logits.
+
+    Returns:
+      Role -> figures of `tfx_pipeline.benchmarks.scaling.measure`.
+    """
+    from tfx_pipeline.benchmarks.scaling import measure as grow
+
+    found = {}
+    for role, one in configs.items():
+        side = int(one["data"]["image_size"][0])
+        factors = (1, 2, 4) if side < _LARGE_PX else (0.5, 1)
+        options = [f"{name}={json.dumps(value)}" for name, value in one["model"]["options"].items()]
+        found[role] = grow(
+            one["model"]["name"],
+            options,
+            sizes=[int(side * factor) for factor in factors],
+            batches=_BATCHES,
+            classes=classes,
+            rounds=_SCALING_ROUNDS,
+        )
+    return found
+
+
 def _encoded(data: Path, count: int) -> list[bytes]:
     """The bytes of the first images of the test split."""
     from trainers.bundles.build import record_image
@@ -77,8 +109,13 @@ def _engine_call(engine: BundleEngine, images: Sequence[bytes]) -> Callable[[int
 
 
 def _label_call(engine: BundleEngine, images: Sequence[bytes]) -> Callable[[int], object]:
-    labels = engine.bundle.labels
-    return lambda at: labels[int(engine.predict_bytes([images[at % len(images)]])[0].argmax())]
+    labels, top_k = engine.bundle.labels, engine.bundle.manifest.top_k
+
+    def call(at: int) -> object:
+        scores = engine.predict_bytes([images[at % len(images)]])
+        return predictions_from_scores(scores, labels, top_k)
+
+    return call
 
 
 def _in_rounds(

@@ -218,6 +218,13 @@ def timing(bundles: dict[str, str], data: str, out: str, settings: dict[str, int
     write_json(Path(out), measure(bundles, Path(data), **settings))
 
 
+def scaling(configs: dict[str, Any], classes: int, out: str) -> None:
+    """Measures cost by image size and batch; see `tfx_pipeline.study.timing.scaling`."""
+    from tfx_pipeline.study import timing as timings
+
+    write_json(Path(out), timings.scaling(configs, classes))
+
+
 def report(folder: str) -> None:
     """Writes the report of a study's folder; see `tfx_pipeline.study.report`."""
     from tfx_pipeline.study.report import write_report
@@ -226,7 +233,7 @@ def report(folder: str) -> None:
 
 
 _KINDS: dict[str, Callable[..., None]] = {
-    one.__name__: one for one in (probe, train, compress, cost, timing, report)
+    one.__name__: one for one in (probe, train, compress, cost, timing, scaling, report)
 }
 
 

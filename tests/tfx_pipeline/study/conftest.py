@@ -81,6 +81,19 @@ def timing(folder: Path, keys: dict[str, list[str]]) -> None:
     write(folder / "timing.json", found)
 
 
+def scaling(folder: Path) -> None:
+    def cell(size: int, batch: int) -> dict[str, object]:
+        grown = batch * (size / 16) ** 2
+        return {
+            **{"image_size": [size, size], "batch": batch, "attention_layers": 4},
+            **{"attention_share": 0.1, "engine_ms": [grown] * 4, "memory_mb": 3.0},
+            **{"time_ratio": [grown, grown * 0.9, grown * 1.1], "work_ratio": grown},
+        }
+
+    cells = [cell(size, batch) for size in (16, 32) for batch in (1, 8)]
+    write(folder / "scaling.json", {role: {"rounds": 4, "cells": cells} for role in CORE})
+
+
 def costs(folder: Path) -> None:
     def row(name, model, size, macs, at_study, products=0):
         published = {"parameters": 25.6, "giga_multiply_adds": 4.09, "source": "torchvision"}
@@ -122,6 +135,7 @@ def study_folder(tmp_path):
         compressed(folder, key, dict.fromkeys(names, SKILL.get(key.partition("-")[0], 0.8)))
     timing(folder, keys)
     costs(folder)
+    scaling(folder)
     why = "the budget has no time for it; give a longer --budget"
     state = {
         **{"data": "0", "recipes": SETS["digits"].recipes, "data_name": "digits", "set": "digits"},

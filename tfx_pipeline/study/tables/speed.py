@@ -6,6 +6,7 @@ import numpy as np
 
 from core.bundle import SAVED_MODEL
 from serving.benchmark.rounds import RangeOverRounds, range_over_rounds
+from serving.benchmark.variants import DEFINITIONS
 from tfx_pipeline.study.cost import STUDY_PX
 from tfx_pipeline.study.figures import StudyFigure
 from tfx_pipeline.study.results import Results
@@ -45,8 +46,8 @@ def speed(results: Results) -> Table:
         seconds = np.array(timing["study"][network])
         rows += _pair(results, role, seconds, "engine", "engine alone", title=title)
     note = (
-        "Engine alone is from pixels to scores; bytes to label also decodes, resizes and finds the "
-        "class. One image at a time, all cores. The study does not say which of the two it has."
+        f"Engine alone: {DEFINITIONS['engine alone']}. Bytes to label: "
+        f"{DEFINITIONS['bytes to label']}. All cores. Which of the two the study has is not known."
     )
     return Table("speed", "Frames per second and latency", note, rows)
 
@@ -177,6 +178,42 @@ def cost(results: Results) -> Table:
         "multiply-adds FLOPs, which halves the number."
     )
     return Table("cost", "FLOPs, parameters and attention complexity", note, rows)
+
+
+def growth(results: Results) -> Table:
+    """How work and time grow with image size and batch."""
+    rows: list[Row] = []
+    why = results.left_out.get("scaling", "cost by size and batch was not measured")
+    for role in CORE:
+        title = subject(results, role)
+        if role not in results.scaling:
+            rows.append(
+                Row(title, "time of a batch", "ratio", undecided(why), interval="none", missing=why)
+            )
+            continue
+        found = results.scaling[role]
+        for cell in found["cells"]:
+            work = f"{cell['work_ratio']:.1f} times the multiply-adds"
+            if cell["attention_layers"]:
+                work += f", {cell['attention_share']:.1%} of them in attention"
+            value, low, high = cell["time_ratio"]
+            rows.append(
+                Row(
+                    f"{title}, {cell['image_size'][0]} px, batch {cell['batch']}",
+                    "time of a batch, engine alone",
+                    "ratio",
+                    undecided("the study's figure is not at hand"),
+                    *(value, low, high),
+                    interval=f"95 %, Student's t over {found['rounds']} rounds; {work}, "
+                    f"{np.median(cell['engine_ms']):.3g} ms, {cell['memory_mb']:.0f} MB counted",
+                )
+            )
+    note = (
+        "Relative to the smallest size with a batch of one. Attention grows with the square of the "
+        "number of tokens, which is the fourth power of the image side; convolutions grow with the "
+        "square of the side. `sightline benchmark` has this table for any model."
+    )
+    return Table("growth", "Cost by image size and batch", note, rows)
 
 
 def _counts(results: Results, one: dict[str, Any], role: str, title: str) -> list[Row]:
