@@ -20,7 +20,7 @@ __all__ = ["app", "main"]
 
 # In the order of the verbs in `--help`.
 _MODULES = (
-    *("data", "training", "evaluation", "errors", "benchmarks"),
+    *("data", "training", "evaluation", "errors", "study", "benchmarks"),
     *("projects", "platform", "notebooks", "deploy", "loadtest"),
 )
 for _module in _MODULES:
