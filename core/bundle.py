@@ -13,6 +13,7 @@ Signatures of the SavedModel (classification):
   preprocess        image_bytes string (B,)   -> images uint8 (B,H,W,3)
   predict_tensor    images uint8 (B,H,W,3)    -> scores f32 (B,N): softmax over all classes
   predict_examples  examples string (B,)      -> as serving_default
+  predict_embeddings  image_bytes string (B,) -> embeddings f32 (B,D): before the classifier
 TFLite: one input uint8 (1,H,W,3) RGB in [0, 255], one output f32 (1,N) softmax, labels.txt
 attached as a zip member. The model includes normalization and softmax.
 """
@@ -44,6 +45,7 @@ SIGNATURE_BYTES = "serving_default"
 SIGNATURE_PREPROCESS = "preprocess"
 SIGNATURE_TENSOR = "predict_tensor"
 SIGNATURE_EXAMPLES = "predict_examples"
+SIGNATURE_EMBEDDINGS = "predict_embeddings"
 #: The variant name of the SavedModel itself; every other variant is a TFLite file.
 SAVED_MODEL = "saved_model"
 
@@ -87,13 +89,13 @@ class Manifest:
       methods: compression method of a variant -> its title; empty in earlier versions.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
       benchmark: variant -> results of `serving.benchmark.variants`.
-      gates: of the run: `verdict`, `not_held` (gate -> reason for passing it anyway), and
-        `excludable_drop`; empty for a bundle that was pushed without gates.
+      gates: `verdict`, `not_held` (gate -> why it was passed), `excludable_drop`; or empty.
       weights_origin: `package`, `version`, `file`, `sha256`, and `license` of the initial weights,
         as far as known; empty for random weights.
       linear_probe: for a model with initial weights: `shipped` (whether it is the frozen backbone
         with a linear probe as its last layer), `why`, and the probe's `val_top1`.
       plugins: files of the user with code of the model; serving does not need them.
+      embedding_size: D of `predict_embeddings`; 0 without it, as in earlier versions.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Manifest:
     benchmark: dict[str, Any] = field(default_factory=dict)
     gates: dict[str, Any] = field(default_factory=dict)
     created: str = ""
+    embedding_size: int = 0
     format_version: int = 1
 
     def to_json(self) -> str:
@@ -203,8 +206,7 @@ def find_models(bundles_dir: Path) -> dict[str, list[int]]:
     """Model name -> versions of every model under `bundles_dir` with at least one version."""
     if not bundles_dir.is_dir():
         return {}
-    entries = sorted(bundles_dir.iterdir())
-    return {entry.name: numbers for entry in entries if (numbers := versions(entry))}
+    return {one.name: found for one in sorted(bundles_dir.iterdir()) if (found := versions(one))}
 
 
 def open_bundle(path: Path | str) -> Bundle:
@@ -325,8 +327,7 @@ def push(
       draft: the bundle.
       model_dir: `<bundles>/<model name>`.
       lineage: a folder of `core.lineage.write_lineage`, which is published with the version.
-      check: called under the model's lock before the version is published; an exception stops the
-        push.
+      check: called under the model's lock before publication; an exception stops the push.
 
     Raises:
       BundleError: `draft` is not a complete bundle, the copy differs from it, or another push or
@@ -349,8 +350,7 @@ def push(
         files.sync_tree(staged)
         _check_copy(staged, draft, digest)
         if lineage is not None:
-            kept = shutil.copytree(lineage, staged / model_folder.LINEAGE_DIR)
-            files.sync_tree(kept)
+            files.sync_tree(shutil.copytree(lineage, staged / model_folder.LINEAGE_DIR))
         with model_folder.locked(model_dir):
             # Another push may have published the same content meanwhile.
             found = _find_content(model_dir, digest, opened.manifest)

@@ -147,7 +147,14 @@ def trade_off(dots: Sequence[Dot], *, title: str, x_title: str) -> Markup:
     return svg(area, title, body + labels(area, [(d.x, d.y.value, d.variant) for d in dots]))
 
 
-def whisker(estimate: Estimate | None, low: float, high: float, *, color: int = 0) -> Markup:
+def whisker(
+    estimate: Estimate | None,
+    low: float,
+    high: float,
+    *,
+    color: int = 0,
+    mark: float | None = None,
+) -> Markup:
     """An interval as a small bar on a scale that the rows of a table share; empty for None.
 
     Args:
@@ -155,6 +162,7 @@ def whisker(estimate: Estimate | None, low: float, high: float, *, color: int = 
       low: left end of the scale.
       high: right end of the scale.
       color: of the series.
+      mark: a value to compare with, drawn as a vertical line.
     """
     if estimate is None:
         return Markup("")
@@ -164,6 +172,11 @@ def whisker(estimate: Estimate | None, low: float, high: float, *, color: int = 
         left, right = x(max(estimate.low, low)), x(min(estimate.high, high))
         bar = Markup('<rect class="reach s{}" x="{:.1f}" y="5" width="{:.1f}" height="6" rx="3"/>')
         bar = bar.format(color % COLORS, left, max(right - left, 1))
+    if mark is not None:
+        at = x(min(max(mark, low), high))
+        bar = (
+            Markup('<line class="kept" x1="{0:.1f}" x2="{0:.1f}" y1="0" y2="16"/>').format(at) + bar
+        )
     return Markup(
         '<svg class="whisker" viewBox="0 0 120 16" aria-hidden="true">'
         '<line class="grid" x1="4" x2="116" y1="8" y2="8"/>{}'

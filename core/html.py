@@ -1,7 +1,8 @@
-"""The one Jinja environment of all HTML pages: self-contained, offline, without scripts.
+"""The one Jinja environment of all HTML pages: self-contained and offline.
 
 A page extends `base.html.j2` (`{% extends base %}`), whose content security policy forbids every
-request: a page can be mailed, archived and opened years later, and no text of a data set can run.
+request and script: a page can be mailed, archived and opened years later, and no text of a data set
+can run. A page that needs a script allows the digest of that script in the block `policy`.
 All pages share the styles of `page.css`: colors for light and dark mode, tables, charts and print.
 """
 

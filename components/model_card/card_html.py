@@ -197,12 +197,19 @@ def _contract(manifest: bundle.Manifest) -> list[tuple[str, str, str]]:
             f"scores float32 (B, {manifest.num_classes}), softmax",
         ),
         (bundle.SIGNATURE_EXAMPLES, "examples (B,): serialized tf.Example", top),
+        *_embeddings(manifest.embedding_size),
         (
             "*.tflite",
             f"uint8 (1, {height}, {width}, 3), RGB in [0, 255]",
             f"float32 {scores}, softmax; labels.txt inside the file",
         ),
     ]
+
+
+def _embeddings(size: int) -> list[tuple[str, str, str]]:
+    """The row of `predict_embeddings`, which bundles of earlier versions do not have."""
+    returns = f"embeddings float32 (B, {size}): the features before the classifier"
+    return [(bundle.SIGNATURE_EMBEDDINGS, "image_bytes (B,)", returns)] if size else []
 
 
 def _provenance(manifest: bundle.Manifest) -> list[tuple[str, str]]:

@@ -1,13 +1,15 @@
 """The summary of a smoke run, and a browser for its report."""
 
+import base64
+import itertools
 import json
 import os
-import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,6 +220,161 @@ def smoke_summary() -> dict:
     }
 
 
+class Browser:
+    """A tab of headless Chromium without name resolution, driven by the DevTools protocol.
+
+    Attributes:
+      messages: of the console, exceptions included.
+      requested: addresses, without `data:`.
+
+
+    Args:
+      program: Chromium.
+      profile: folder of the profile.
+    """
+
+    def __init__(self, program: str, profile: Path) -> None:
+        self.messages: list[str] = []
+        self.requested: set[str] = set()
+        self._ids = itertools.count(1)
+        self._loaded = False
+        ours, theirs = os.pipe(), os.pipe()
+        command = [program, *_flags(profile)]
+        self._write, self._read = ours[1], theirs[0]
+        self._buffer = b""
+        self._process = subprocess.Popen(
+            ["bash", "-c", f'exec "$@" 3<&{ours[0]} 4>&{theirs[1]}', "bash", *command],
+            pass_fds=(ours[0], theirs[1]),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(ours[0])
+        os.close(theirs[1])
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """The result of a method of the tab."""
+        return self._call(method, session=self._session, **params)
+
+    def open(self, page: Path) -> None:
+        """Loads a file and waits for it and its images."""
+        self._loaded = False
+        self.call("Page.navigate", url=page.as_uri())
+        while not self._loaded:
+            self._handle(self._receive())
+
+    def run(self, script: str) -> Any:
+        """The value of an expression in the page, as JSON."""
+        result = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def use(self, *, width: int = 1280, scheme: str = "light") -> None:
+        """Sets the width of the window in pixels and the system's color scheme."""
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", media="screen", features=features)
+
+    def press(self, key: str) -> None:
+        """Presses and releases a key, such as Tab or Enter."""
+        code = {"Tab": 9, "Enter": 13}[key]
+        text = {"text": "\r"} if key == "Enter" else {}
+        facts = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **facts, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **facts)
+
+    def screenshot(self, target: Path) -> None:
+        """Writes the whole page as PNG."""
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        found = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        target.write_bytes(base64.b64decode(found["data"]))
+
+    def pdf(self, target: Path) -> None:
+        """Writes the page as it prints, on A4."""
+        paper = {"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": True}
+        target.write_bytes(base64.b64decode(self.call("Page.printToPDF", **paper)["data"]))
+
+    def close(self) -> None:
+        """Ends the browser."""
+        try:
+            self._call("Browser.close")
+        finally:
+            os.close(self._write)
+            os.close(self._read)
+            self._process.wait(timeout=60)
+
+    def _call(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:
+        number = next(self._ids)
+        message = {"id": number, "method": method, "params": params}
+        if session:
+            message["sessionId"] = session
+        data = json.dumps(message).encode() + b"\0"
+        while data:
+            data = data[os.write(self._write, data) :]
+        while True:
+            found = self._receive()
+            if found.get("id") == number:
+                assert "error" not in found, found
+                return found["result"]
+            self._handle(found)
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            part = os.read(self._read, 1 << 20)
+            assert part, "the browser ended"
+            self._buffer += part
+        text, _, self._buffer = self._buffer.partition(b"\0")
+        return json.loads(text)
+
+    def _handle(self, event: Mapping[str, Any]) -> None:
+        method, params = event.get("method"), event.get("params", {})
+        if method == "Network.requestWillBeSent":
+            url = params["request"]["url"]
+            self.requested |= set() if url.startswith("data:") else {url}
+        elif method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
+            self.messages.append(json.dumps(params))
+        elif method == "Page.loadEventFired":
+            self._loaded = True
+
+
+def _flags(profile: Path) -> list[str]:
+    return [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={profile}",
+        "--hide-scrollbars",
+        "--remote-debugging-pipe",
+    ]
+
+
+@pytest.fixture
+def browser(tmp_path) -> Iterator[Browser]:
+    """Headless Chromium; skips if there is none."""
+    program = (
+        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    )
+    if not program:
+        pytest.skip("no browser: set CHROMIUM or install Debian's package `chromium`")
+    found = Browser(program, tmp_path / "profile")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def screenshots(tmp_path) -> Path:
+    """The folder of screenshots: `SIGHTLINE_SCREENSHOTS`, which CI keeps, or a temporary one."""
+    folder = Path(os.environ.get("SIGHTLINE_SCREENSHOTS") or tmp_path / "screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @dataclass(frozen=True)
 class Page:
     """A page in the browser: the document, its console, and the requested addresses."""
@@ -228,38 +385,12 @@ class Page:
 
 
 @pytest.fixture
-def open_page(tmp_path) -> Callable[[Path], Page]:
-    """Opens a file in headless Chromium without name resolution; skips if there is no Chromium."""
-    browser = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not browser:
-        pytest.skip("no browser: set CHROMIUM or install Debian's package `chromium`")
+def open_page(browser) -> Callable[[Path], Page]:
+    """Opens a file in the browser."""
 
     def page(path: Path) -> Page:
-        log = tmp_path / "net.json"
-        ran = subprocess.run(
-            [
-                browser,
-                *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
-                *("--no-first-run", "--disable-background-networking"),
-                *("--disable-component-update", "--disable-sync", "--enable-logging=stderr"),
-                "--host-resolver-rules=MAP * ~NOTFOUND",
-                f"--user-data-dir={tmp_path / 'profile'}",
-                f"--log-net-log={log}",
-                "--dump-dom",
-                path.as_uri(),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        found = set(re.findall(r'"url":"([^"]*)"', log.read_text(encoding="utf-8")))
-        # Requests of the browser itself.
-        own = re.compile(r"https?://[\w.]*\.(google|googleapis)\.com/")
-        return Page(
-            dom=ran.stdout,
-            console=[line for line in ran.stderr.splitlines() if "CONSOLE" in line],
-            requested={json.loads(f'"{url}"') for url in found if not own.match(url)},
-        )
+        browser.open(path)
+        dom = browser.run("document.documentElement.outerHTML")
+        return Page(dom, browser.messages, browser.requested - {path.as_uri()})
 
     return page

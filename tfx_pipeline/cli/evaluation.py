@@ -100,8 +100,8 @@ def evaluate(
         typer.Option(
             "--out",
             "--report",
-            help="Folder for classes, slices, curves, groups, errors and suspect labels, as JSON "
-            "and CSV files; evaluates one variant, the SavedModel by default.",
+            help="Folder for classes, slices, curves, groups, errors and suspect labels, as an "
+            "HTML page, JSON and CSV files; evaluates one variant, the SavedModel by default.",
         ),
     ] = None,
     slices: Annotated[
@@ -146,8 +146,10 @@ def evaluate(
         result = analyze(one.predictions, options)
         folder = out / one.predictions.name if len(subjects) > 1 else out
         analysis.show(result, console)
-        written = analysis.write(result, one, folder, split=split)
-        console.print(f"wrote {len(written)} files to {folder}")
+        written = analysis.write(
+            result, one, folder, split=split, options=options, given=subject, data=found
+        )
+        console.print(f"wrote {len(written)} files to {folder}; open {written[0]}")
         if tfma:
             _write_tfma(result, one, options.slices, folder)
 

@@ -22,12 +22,13 @@ from trainers.data.preprocess import Preprocessing, eval_images
 from trainers.identity.plugin_code import counted_files
 from trainers.identity.stack import git_commit, stack
 from trainers.keras import keras
+from trainers.models import embedding_model
 from trainers.registry import compressors
 from trainers.training.trained import Trained
 
 
 class _Serving(tf.Module):
-    """The four signatures of one network; has variables, not Keras objects."""
+    """The signatures of one network; has variables, not Keras objects."""
 
     def __init__(self, model: keras.Model, config: Config, info: DatasetInfo, labels: Path) -> None:
         super().__init__()
@@ -35,19 +36,24 @@ class _Serving(tf.Module):
         self._labels = tf.saved_model.Asset(str(labels))
         self._names = tf.constant(info.classes)
         self._call = _hidden(model)
+        self._embed = _hidden(embedding_model(model))
         self._config = _hidden(config)
         self._top_k = min(config.export.top_k, info.num_classes)
         self._upright = info.exif == UPRIGHT
 
-    def _scores(self, images: tf.Tensor) -> tf.Tensor:
-        """(B,N) softmax scores of uint8 (B,H,W,3); B may be 0."""
+    def _outputs(self, network: keras.Model, images: tf.Tensor) -> tf.Tensor:
+        """(B,...) float32 outputs of a network for uint8 (B,H,W,3); B may be 0."""
         count = tf.shape(images)[0]
         # Fused convolutions of oneDNN fail on an empty batch, so an image of zeros replaces it. A
         # branch would prevent the fusion.
         blank = tf.zeros([tf.cast(count == 0, tf.int32), *images.shape[1:]], images.dtype)
         filled = tf.concat([images, blank], axis=0)
-        logits = self._call()(tf.cast(filled, tf.float32), training=False)
-        return tf.nn.softmax(tf.cast(logits, tf.float32))[:count]
+        outputs = network(tf.cast(filled, tf.float32), training=False)
+        return tf.cast(outputs, tf.float32)[:count]
+
+    def _scores(self, images: tf.Tensor) -> tf.Tensor:
+        """(B,N) softmax scores of uint8 (B,H,W,3); B may be 0."""
+        return tf.nn.softmax(self._outputs(self._call(), images))
 
     def preprocess(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """(B,) encoded images to uint8 (B,H,W,3)."""
@@ -72,6 +78,11 @@ class _Serving(tf.Module):
         )
         return self.predict_bytes(parsed[features.IMAGE])
 
+    def predict_embeddings(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """(B,) encoded images to the features before the classifier, (B,D)."""
+        images = self.preprocess(image_bytes)["images"]
+        return {"embeddings": self._outputs(self._embed(), images)}
+
 
 def _hidden(value: Any) -> Callable[[], Any]:
     """`value` in a closure, so that tf.Module does not save it with the SavedModel."""
@@ -79,7 +90,10 @@ def _hidden(value: Any) -> Callable[[], Any]:
 
 
 def write_saved_model(model: keras.Model, config: Config, info: DatasetInfo, out: Path) -> None:
-    """Writes the SavedModel with its four signatures and `assets/labels.txt` into `out`."""
+    """Writes the SavedModel with its signatures and `assets/labels.txt` into `out`.
+
+    A network without one of `trainers.models.HEADS` has no `predict_embeddings`.
+    """
     out.mkdir(parents=True, exist_ok=True)
     labels = out / "labels.txt"
     labels.write_text("\n".join(info.classes) + "\n", encoding="utf-8")
@@ -94,8 +108,16 @@ def write_saved_model(model: keras.Model, config: Config, info: DatasetInfo, out
         bundle.SIGNATURE_TENSOR: tf.function(module.predict_tensor, [pixels]),
         bundle.SIGNATURE_EXAMPLES: tf.function(module.predict_examples, [examples]),
     }
+    if embedding_size(model):
+        signatures[bundle.SIGNATURE_EMBEDDINGS] = tf.function(module.predict_embeddings, [strings])
     tf.saved_model.save(module, str(out), signatures=signatures)
     labels.unlink()
+
+
+def embedding_size(model: keras.Model) -> int:
+    """D of the features before the classifier; 0 for a network without a classifier layer."""
+    found = embedding_model(model)
+    return 0 if found is None else int(found.output_shape[-1])
 
 
 def write_warmup(encoded: list[bytes], name: str, out: Path) -> None:
@@ -156,6 +178,7 @@ def seal_draft(
         plugins=list(map(str, counted_files())),
         methods={one.method: compressors.get(one.method).title for one in variants},
         linear_probe=_linear_probe(trained),
+        embedding_size=embedding_size(trained.model),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     return bundle.seal(out, manifest)

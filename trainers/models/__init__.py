@@ -25,7 +25,7 @@ from trainers.config import Config, ConfigError
 from trainers.keras import keras
 from trainers.registry import models, nearest
 
-__all__ = ["HEADS", "build_model", "distillation_heads"]
+__all__ = ["HEADS", "build_model", "distillation_heads", "embedding_model"]
 
 #: Names of the classifier layers, which are replaced if the number of classes differs.
 HEADS = ("logits", "logits_class", "logits_distill")
@@ -83,6 +83,24 @@ def distillation_heads(model: keras.Model) -> keras.Model | None:
         return None
     heads = [model.get_layer(name).output for name in ("logits_class", "logits_distill")]
     return keras.Model(model.input, heads, name=f"{model.name}_heads")
+
+
+def embedding_model(model: keras.Model) -> keras.Model | None:
+    """`model` with the features that its classifier takes as output; None without a classifier.
+
+    Args:
+      model: from `build_model`, or another with a layer of `HEADS`; the result shares its layers.
+
+    Returns:
+      A model from `images` to features (B, D); those of two heads are concatenated.
+    """
+    # Without the mean of two heads, which has no weights.
+    heads = [layer for layer in model.layers if layer.name in HEADS and layer.weights]
+    if not heads:
+        return None
+    features = [layer.input for layer in heads]
+    joined = features[0] if len(features) == 1 else keras.layers.Concatenate()(features)
+    return keras.Model(model.input, joined, name=f"{model.name}_embeddings")
 
 
 def _head(features: Any, config: Config, num_classes: int, suffix: str) -> Any:

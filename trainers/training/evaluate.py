@@ -3,10 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import tensorflow as tf
+
+from trainers.data import pipeline
 from trainers.data.features import DatasetInfo
+from trainers.evaluation.embeddings import EmbeddingError, Embeddings
 from trainers.evaluation.metrics import metrics_with_intervals
-from trainers.evaluation.predictions import Predictions
+from trainers.evaluation.predictions import Predictions, predict, with_labels_of
 from trainers.evaluation.stats import Interval
+from trainers.models import embedding_model
 from trainers.training.forward import Forward, predict_split
 from trainers.training.trained import Trained
 
@@ -31,6 +36,30 @@ def predict_trained(trained: Trained, data: Path, split: str) -> Predictions:
         config = replace(config, eval=replace(config.eval, batch=batch))
     forward = Forward(trained.model, config)
     return predict_split(forward, config, info, split, classes=trained.info.classes)
+
+
+def embed_trained(trained: Trained, data: Path, split: str) -> Embeddings:
+    """The features before the classifier for every example of a split of the records in `data`.
+
+    Raises:
+      EmbeddingError: the network has no classifier layer.
+      DataError, DatasetError: as `predict_trained`.
+    """
+    network = embedding_model(trained.model)
+    if network is None:
+        raise EmbeddingError(
+            f"the network of {trained.config.name} has no classifier layer named `logits`, so it "
+            "has no embeddings"
+        )
+    config = replace(trained.config, data=replace(trained.config.data, dir=str(data)))
+    info = DatasetInfo.load(data)
+    info.check_task(config.task, config.name)
+    positions = info.class_positions(trained.info.classes, "the model")
+    forward = Forward(network, config, convert=lambda found: tf.cast(found, tf.float32).numpy())
+    with pipeline.named_errors(config, info, split):
+        batches = pipeline.eval_batches(config, info, split, batch=forward.batch)
+        found = with_labels_of(predict(forward, batches), positions)
+    return Embeddings(found.ids, found.labels, found.scores)
 
 
 def evaluate(

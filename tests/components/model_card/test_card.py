@@ -113,6 +113,12 @@ def test_a_manifest_alone_is_enough():
     assert "The data set was not recorded." in text
 
 
+def test_the_card_lists_the_embeddings_of_bundles_that_have_them():
+    row = "predict_embeddings image_bytes (B,) embeddings float32 (B, 64)"
+    assert row in _Reader(render_card(replace(MANIFEST, embedding_size=64), MODEL)).text
+    assert "predict_embeddings" not in _Reader(render_card(MANIFEST, MODEL)).text
+
+
 def test_the_card_is_small_offline_and_takes_names_as_text():
     hostile = "<script>alert(1)</script><img src=http://example.invalid/x onerror=a()>"
     manifest = replace(MANIFEST, name=hostile, stack={hostile: hostile})

@@ -1,4 +1,4 @@
-"""The SavedModel of a bundle: four signatures over one graph, on real images."""
+"""The SavedModel of a bundle: its signatures over one graph, on real images."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,16 @@ from scipy.special import softmax
 from tensorflow_serving.apis import prediction_log_pb2
 
 from core import bundle
-from trainers.bundles.saved_model import git_commit, write_saved_model, write_warmup
+from trainers.bundles.saved_model import (
+    embedding_size,
+    git_commit,
+    write_saved_model,
+    write_warmup,
+)
 from trainers.config import override
 from trainers.data.pipeline import eval_batches
 from trainers.identity.stack import stack
+from trainers.keras import keras
 
 pytestmark = pytest.mark.onednn
 
@@ -92,11 +98,32 @@ def test_raw_records_give_the_same(signatures, records, scores):
     assert_is_top_3(answer, scores)
 
 
+def test_embeddings_are_what_the_classifier_takes(signatures, trained, built, encoded, scores):
+    found = signatures["predict_embeddings"](image_bytes=tf.constant(encoded["test"]))
+    embeddings = found["embeddings"].numpy()
+    kernel, bias = trained.model.get_layer("logits").get_weights()
+    assert embeddings.dtype == np.float32
+    assert embeddings.shape == (53, len(kernel)) == (53, built[1].embedding_size)
+    np.testing.assert_allclose(softmax(embeddings @ kernel + bias, axis=1), scores, atol=1e-5)
+
+
+def test_a_network_without_a_classifier_layer_has_no_embeddings(trained, tmp_path):
+    images = keras.Input((16, 16, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(images)
+    model = keras.Model(images, keras.layers.Dense(10, name="other")(pooled))
+    write_saved_model(model, trained.config, trained.info, tmp_path)
+    assert "predict_embeddings" not in tf.saved_model.load(str(tmp_path)).signatures
+    assert embedding_size(model) == 0
+
+
 def test_no_images_give_no_answers(signatures):
     none = tf.constant([], tf.string)
     images = signatures["preprocess"](image_bytes=none)["images"]
     assert (images.shape, images.dtype) == ((0, 16, 16, 3), tf.uint8)
     assert signatures["predict_tensor"](images=images)["scores"].shape == (0, 10)
+    size = signatures["predict_embeddings"].structured_outputs["embeddings"].shape[-1]
+    embeddings = signatures["predict_embeddings"](image_bytes=none)["embeddings"]
+    assert (embeddings.shape, embeddings.dtype) == ((0, size), tf.float32)
     for answer in (
         signatures["serving_default"](image_bytes=none),
         signatures["predict_examples"](examples=none),

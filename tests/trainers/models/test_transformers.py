@@ -6,7 +6,7 @@ from scipy.special import erf
 
 from trainers.config import Config, ConfigError, DataConfig, ModelConfig
 from trainers.keras import keras
-from trainers.models import build_model, distillation_heads
+from trainers.models import build_model, distillation_heads, embedding_model
 from trainers.models.layers import RelativeAttentionWeights
 
 pytestmark = pytest.mark.onednn
@@ -113,6 +113,8 @@ def test_deit_returns_the_mean_of_its_two_heads():
     heads = distillation_heads(model)(IMAGES)
     for found, expected in zip(heads, (by_class, by_teacher), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    both = np.concatenate([x[:, 0], x[:, 1]], axis=1)
+    np.testing.assert_allclose(embedding_model(model)(IMAGES), both, rtol=1e-4, atol=1e-5)
 
 
 def test_models_with_one_head_have_no_second():

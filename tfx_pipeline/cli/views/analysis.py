@@ -1,7 +1,8 @@
-"""`sightline evaluate --out`: the whole analysis of a model, as tables, JSON and CSV files.
+"""`sightline evaluate --out`: the whole analysis of a model, as a page, JSON and CSV files.
 
 | file | one row per |
 |---|---|
+| `index.html` | (all figures and images, see `tfx_pipeline.report.evaluation`) |
 | `evaluation.json` | (all figures but thresholds, curves and lists of images) |
 | `classes.csv` | class: recall, precision, F1, areas, sensitivity at a specificity |
 | `confusion.csv` | label; a column per predicted class |
@@ -17,7 +18,7 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,27 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.files import write_json, write_text
-from tfx_pipeline.cli.views.compare import file_names
-from tfx_pipeline.cli.views.slice_tables import areas_as_json, write_slice_tables
+from tfx_pipeline.cli.views.relabeling import image_tables
+from tfx_pipeline.cli.views.slice_tables import areas_as_json, slice_tables
 from tfx_pipeline.cli.views.subjects import Subject
-from trainers.evaluation.analysis import LEAST_IMAGES, Analysis, ClassFigures, GroupFigures
-from trainers.evaluation.comparison import ALPHA
-from trainers.evaluation.curves import TEMPERATURES, thinned
+from tfx_pipeline.report.evaluation.context import Evaluation
+from tfx_pipeline.report.evaluation.findings import findings
+from tfx_pipeline.report.evaluation.lineage import lineage
+from tfx_pipeline.report.evaluation.page import PAGE_FILE, render
+from tfx_pipeline.report.thumbnails import Thumbnails, index_images
+from trainers.evaluation.analysis import (
+    LEAST_IMAGES,
+    Analysis,
+    AnalysisOptions,
+    ClassFigures,
+    GroupFigures,
+)
+from trainers.evaluation.curves import thinned
 from trainers.evaluation.metrics import metric_facts
 from trainers.evaluation.stats import Interval
 
 # More classes than this are in `classes.csv` only.
 _SHOWN_CLASSES = 20
-_SHOWN_WEAK = 5
 _CLASS_INTERVALS = ("recall", "precision", "roc_area", "average_precision", "sensitivity")
 _RATES = ("precision", "recall", "false_positive_rate", "false_negative_rate")
 
@@ -56,11 +66,20 @@ def show(found: Analysis, console: Console) -> None:
         console.print(_groups_table(one))
         if one.gaps:
             console.print(_gaps_table(one))
-    for line in _findings(found):
+    for line in findings(found):
         console.print(escape(line), soft_wrap=True)
 
 
-def write(found: Analysis, subject: Subject, folder: Path, *, split: str) -> list[Path]:
+def write(
+    found: Analysis,
+    subject: Subject,
+    folder: Path,
+    *,
+    split: str,
+    options: AnalysisOptions,
+    given: str,
+    data: Path | None = None,
+) -> list[Path]:
     """Writes all files of an analysis; returns their paths.
 
     Args:
@@ -68,11 +87,32 @@ def write(found: Analysis, subject: Subject, folder: Path, *, split: str) -> lis
       subject: names classes and, where its records are at hand, files.
       folder: is created; files in it are replaced.
       split: of the records.
+      options: of the analysis.
+      given: the model as the user gave it.
+      data: records with the images; None uses the subject's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = [one.name for one in found.classes]
-    write_json(folder / "evaluation.json", as_json(found, split=split))
-    tables = {
+    data = data or subject.data
+    evaluation = Evaluation(
+        *(found, subject.predictions, split, data, subject.config),
+        thumbnails=Thumbnails(index_images(data, split)),
+        options=options,
+    )
+    tables = _tables(evaluation)
+    written = ("evaluation.json", *(f"{name}.csv" for name in tables))
+    evaluation = replace(evaluation, lineage=lineage(given, evaluation), written=written)
+    write_json(folder / "evaluation.json", as_json(evaluation))
+    for name, rows in tables.items():
+        _write_csv(folder / f"{name}.csv", rows)
+    write_text(folder / PAGE_FILE, render(evaluation))
+    return [folder / name for name in (PAGE_FILE, *written)]
+
+
+def _tables(evaluation: Evaluation) -> dict[str, list[Sequence[Any]]]:
+    """Name -> rows, the first of which is the header."""
+    found = evaluation.analysis
+    names = evaluation.classes
+    return {
         "classes": _class_rows(found.classes),
         "confusion": [("label", *names), *_confusion_rows(found, names)],
         "slices": [("key", "value", "images", "metric", *_ENDS), *_slice_rows(found)],
@@ -87,19 +127,18 @@ def write(found: Analysis, subject: Subject, folder: Path, *, split: str) -> lis
         "curves": [("class", "curve", "threshold", "x", "y"), *_curve_rows(found)],
         "groups": [("key", "positive", "group", "rate", "images", *_ENDS), *_group_rows(found)],
         "gaps": [("key", "positive", "rate", "highest", "lowest", *_ENDS), *_gap_rows(found)],
-        **_image_tables(found, subject, split),
+        **slice_tables(found),
+        **image_tables(evaluation),
     }
-    for name, rows in tables.items():
-        _write_csv(folder / f"{name}.csv", rows)
-    written = [folder / "evaluation.json", *(folder / f"{name}.csv" for name in tables)]
-    return [*written, *write_slice_tables(found, folder)]
 
 
-def as_json(found: Analysis, *, split: str) -> dict[str, Any]:
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """The analysis as plain values; intervals are `[value, low, high]`."""
+    found = evaluation.analysis
     return {
         "model": found.model,
-        "split": split,
+        "split": evaluation.split,
+        "lineage": dict(evaluation.lineage),
         "images": found.images,
         "metrics": {key: value.as_list() for key, value in found.metrics.items()},
         "classes": [
@@ -211,28 +250,6 @@ def _gap_rows(found: Analysis) -> Iterable[Sequence[Any]]:
             yield (one.key, one.positive, gap.rate, gap.highest, gap.lowest, *ends)
 
 
-def _image_tables(found: Analysis, subject: Subject, split: str) -> dict[str, list[Sequence[Any]]]:
-    model = subject.predictions
-    predicted = model.predicted  # Computed at each access.
-    files = file_names(subject.data, split)
-    names = [one.name for one in found.classes]
-
-    def identity(image: int) -> tuple[str, str]:
-        digest = str(model.ids[image])
-        return files.get(digest, ""), digest
-
-    errors: list[Sequence[Any]] = [("file", "image_sha256", "label", "predicted", "score")]
-    for image in found.errors.tolist():
-        label, best = int(model.labels[image]), int(predicted[image])
-        score = f"{model.scores[image, best]:.6f}"
-        errors.append((*identity(image), names[label], names[best], score))
-    suspects: list[Sequence[Any]] = [("file", "image_sha256", "label", "suggested", "margin")]
-    for one in found.suspects:
-        labels = (names[one.label], names[one.suggested])
-        suspects.append((*identity(one.image), *labels, f"{one.margin:.6f}"))
-    return {"errors": errors, "suspect_labels": suspects}
-
-
 def _group_json(one: GroupFigures) -> dict[str, Any]:
     return {
         "key": one.key,
@@ -312,28 +329,6 @@ _GROUP_RATES = ("true_positive_rate", "false_positive_rate", "positive_rate")
 def _gaps_table(one: GroupFigures) -> Table:
     rows = [(gap.rate, _text(gap.size), gap.highest, gap.lowest) for gap in one.gaps]
     return _table((f"gap between groups of {one.key}", "size", "highest", "lowest"), rows)
-
-
-def _findings(found: Analysis) -> Iterable[str]:
-    """Sentences on calibration, weak slices, errors and suspect labels."""
-    low, high = TEMPERATURES
-    at_limit = not 1.01 * low < found.temperature < 0.99 * high
-    yield (
-        f"temperature {found.temperature:.2f} minimizes cross-entropy on these images"
-        + (", the limit of the search: the scores carry little information" if at_limit else "")
-        + "; above 1, scores are too high"
-    )
-    weak = [one for one in found.weak if one.p_adjusted < ALPHA]
-    for one in weak[:_SHOWN_WEAK]:
-        values = ", ".join(f"{k.removeprefix('slice/')}={v}" for k, v in one.values.items())
-        yield (
-            f"weak slice {values}: top-1 {one.accuracy.value:.4f} on {one.images:,} images, "
-            f"{one.outside:.4f} on the others (p {one.p_adjusted:.2g}, Holm over "
-            f"{found.slices_tried} slices)"
-        )
-    if not weak:
-        yield f"no slice of {found.slices_tried} is significantly less accurate than the others"
-    yield f"{len(found.errors):,} errors, {len(found.suspects):,} suspect labels"
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

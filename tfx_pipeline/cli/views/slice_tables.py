@@ -6,13 +6,9 @@
 | `slice_thresholds.csv` | slice value of 30 images or more, and threshold |
 """
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from core.files import write_text
 from trainers.evaluation.analysis import Analysis
 from trainers.evaluation.stats import Interval
 
@@ -21,19 +17,15 @@ _AREAS = ("roc_area", "average_precision")
 _SLICE = ("key", "value", "class", "images", "images_of_class")
 
 
-def write_slice_tables(found: Analysis, folder: Path) -> list[Path]:
-    """Writes both files into an existing folder; returns their paths.
+def slice_tables(found: Analysis) -> dict[str, list[Sequence[Any]]]:
+    """Name of the file -> its rows, the first of which is the header.
 
-    They have no rows where there is no single positive class.
+    They have no other rows where there is no single positive class.
     """
-    areas = [(*_SLICE, *_ended(_AREAS), "note"), *_area_rows(found)]
-    rates = [(*_SLICE, "threshold", *_ended(_RATES)), *_rate_rows(found)]
-    paths = [folder / "slice_areas.csv", folder / "slice_thresholds.csv"]
-    for path, rows in zip(paths, (areas, rates), strict=True):
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        write_text(path, text.getvalue())
-    return paths
+    return {
+        "slice_areas": [(*_SLICE, *_ended(_AREAS), "note"), *_area_rows(found)],
+        "slice_thresholds": [(*_SLICE, "threshold", *_ended(_RATES)), *_rate_rows(found)],
+    }
 
 
 def areas_as_json(found: Analysis) -> list[dict[str, Any]]:

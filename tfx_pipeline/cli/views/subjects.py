@@ -36,12 +36,14 @@ class Subject:
       config: its whole configuration as JSON, or empty where it is not known.
       data: the records that the predictions were made on, or None where they are not known.
       tfma: the TFMA result of a run, with all variants, or None.
+      model: the bundle or the folder of `sightline train`, or None where it is not known.
     """
 
     predictions: ModelPredictions
     config: Mapping[str, Any]
     data: Path | None = None
     tfma: Path | None = None
+    model: Path | None = None
 
     @property
     def seed(self) -> int | None:
@@ -174,10 +176,19 @@ def _of_run(
                 predictions,
                 config,
                 Path(records) if records else None,
-                own if own.name and own.is_dir() else None,
+                tfma=own if own.name and own.is_dir() else None,
+                model=_bundle_of(summary, model["name"]),
             )
         )
     return found
+
+
+def _bundle_of(summary: Mapping[str, Any], name: str) -> Path | None:
+    """The bundle that a run made of a model, if it still exists."""
+    rows = (row for row in summary.get("lineage") or () if isinstance(row, dict))
+    wanted = f"Compressor.{name}.bundle"
+    found = next((row["uri"] for row in rows if row.get("producer") == wanted), "")
+    return Path(found) if found and Path(found).is_dir() else None
 
 
 def _of_table(path: Path, name: str) -> Subject:
@@ -227,4 +238,4 @@ def _predicted(path: Path, data: Path | None, split: str, variant: str) -> Subje
     ((chosen, made),) = found.items()
     shown = str(path) if chosen in (SAVED_MODEL, "trained") else f"{path} {chosen}"
     table = ModelPredictions(**vars(made), name=shown, classes=subject.classes)
-    return Subject(table, subject.config, data or subject.data)
+    return Subject(table, subject.config, data or subject.data, model=path)

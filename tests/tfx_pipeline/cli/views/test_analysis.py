@@ -15,7 +15,15 @@ from trainers.evaluation.predictions import Predictions, write_table
 
 CLASSES = ("no [small]", "yes")
 FILES = {
-    *("evaluation.json", "classes.csv", "confusion.csv", "slices.csv", "groups.csv", "gaps.csv"),
+    *(
+        "index.html",
+        "evaluation.json",
+        "classes.csv",
+        "confusion.csv",
+        "slices.csv",
+        "groups.csv",
+        "gaps.csv",
+    ),
     *("calibration.csv", "thresholds.csv", "curves.csv", "errors.csv", "suspect_labels.csv"),
     *("slice_areas.csv", "slice_thresholds.csv"),
 }
@@ -100,6 +108,10 @@ def test_all_files_agree_with_scikit_learn(table, predicted, tmp_path):
     assert len(errors) == (guess != predicted.labels).sum() == found["errors"]
     scores = [float(row["score"]) for row in errors]
     assert scores == sorted(scores, reverse=True)
+    page = (out / "index.html").read_text()
+    assert f"<dt>top-1</dt><dd><b>{100 * found['metrics']['top1'][0]:.1f} %" in page
+    assert found["lineage"]["model"] == str(table)
+    assert found["lineage"]["split"] == "test, 400 images"
     assert "age, positive: yes" in result.output
     assert "no [small]" in result.output, "brackets are no markup"
     assert "micro" not in result.output
@@ -131,6 +143,13 @@ def test_what_does_not_exist_is_named(table, tmp_path, options, words):
     assert isinstance(result.exception, AnalysisError)
     assert words in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_report_is_another_name_of_out(table, tmp_path):
+    result = evaluate(table, "--report", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "out/index.html" in result.output.replace("\n", "")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == FILES
 
 
 def test_options_of_the_analysis_need_a_folder(table):

@@ -1,0 +1,48 @@
+"""What stands out in an analysis, as sentences for the console and the page."""
+
+from collections.abc import Iterator
+
+from trainers.evaluation.analysis import LEAST_IMAGES, Analysis
+from trainers.evaluation.comparison import ALPHA
+from trainers.evaluation.curves import TEMPERATURES
+from trainers.evaluation.error_analysis import WeakSlice
+
+_SHOWN_WEAK = 5
+
+
+def findings(found: Analysis) -> Iterator[str]:
+    """Sentences on calibration, weak slices, errors and suspect labels."""
+    yield temperature(found)
+    weak = significant(found)
+    for one in weak[:_SHOWN_WEAK]:
+        yield (
+            f"weak slice {slice_name(one)}: top-1 {one.accuracy.value:.4f} on {one.images:,} "
+            f"images, {one.outside:.4f} on the others (p {one.p_adjusted:.2g}, Holm over "
+            f"{found.slices_tried} slices)"
+        )
+    if not found.slices_tried:
+        yield f"no slice has {LEAST_IMAGES} images inside and outside, so none was tested"
+    elif not weak:
+        yield f"no slice of {found.slices_tried} is significantly less accurate than the others"
+    yield f"{len(found.errors):,} errors, {len(found.suspects):,} suspect labels"
+
+
+def temperature(found: Analysis) -> str:
+    """A sentence on the temperature that fits the images, and its limits."""
+    low, high = TEMPERATURES
+    at_limit = not 1.01 * low < found.temperature < 0.99 * high
+    limit = ", the limit of the search: the scores carry little information" if at_limit else ""
+    return (
+        f"temperature {found.temperature:.2f} minimizes cross-entropy on these images{limit}; "
+        "above 1, scores are too high"
+    )
+
+
+def significant(found: Analysis) -> list[WeakSlice]:
+    """The slices that are significantly less accurate than the other images."""
+    return [one for one in found.weak if one.p_adjusted < ALPHA]
+
+
+def slice_name(one: WeakSlice) -> str:
+    """The values of a slice, as in `race=Black, age=0-2`."""
+    return ", ".join(f"{key.removeprefix('slice/')}={value}" for key, value in one.values.items())
