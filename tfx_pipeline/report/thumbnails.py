@@ -36,7 +36,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The images of one split.
+    """The images of one or more splits.
 
     Attributes:
       files: image id -> file name; without images that have none.
@@ -54,7 +54,7 @@ def index_images(data: Path | None, split: str) -> ImageIndex:
 
     Args:
       data: folder of records; None if they are not known.
-      split: of the records.
+      split: of the records; several as `validation,test`.
     """
     if data is None:
         return ImageIndex(problem="The records are not known: give their folder with --data.")
@@ -62,12 +62,18 @@ def index_images(data: Path | None, split: str) -> ImageIndex:
         info = DatasetInfo.load(data)
     except DatasetError as error:  # The records of a configuration may have been moved or deleted.
         return ImageIndex(problem=f"The records cannot be read: {error}.")
-    if split not in info.splits:
+    splits = [one.strip() for one in split.split(",")]
+    if missing := [one for one in splits if one not in info.splits]:
         known = ", ".join(info.splits)
         return ImageIndex(
-            problem=f"The records in {data} have no split {split!r} (known: {known})."
+            problem=f"The records in {data} have no split {missing[0]!r} (known: {known})."
         )
-    return _index(data, split, info)
+    parts = [_index(data, one, info) for one in splits]
+    return ImageIndex(
+        {key: name for part in reversed(parts) for key, name in part.files.items()},
+        {key: where for part in reversed(parts) for key, where in part.records.items()},
+        " ".join(part.problem for part in parts if part.problem),
+    )
 
 
 def _index(data: Path, split: str, info: DatasetInfo) -> ImageIndex:
