@@ -1,13 +1,16 @@
-"""Verbs that evaluate models: `compare`, `evaluate`."""
+"""Verbs that evaluate models: `compare`, `evaluate`, `benchmark evaluation`."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tfx_pipeline.cli.shared import DATA_HELP, app, console, records
+from core.files import write_json
+from tfx_pipeline.cli.benchmarks import JsonFile, benchmarks
+from tfx_pipeline.cli.shared import DATA_HELP, app, console, errors, records
 
 if TYPE_CHECKING:
     from tfx_pipeline.cli.views.subjects import Subject
@@ -48,21 +51,31 @@ def compare(
 ) -> None:
     """Compare models on the same images: differences with intervals, tests and slices."""
     from tfx_pipeline.cli.views import compare as view
+    from trainers.evaluation.common_images import on_common_images
     from trainers.evaluation.comparison import compare as compared
 
+    if seeds and images:
+        raise typer.BadParameter("--images lists changes between two models; leave out --seeds")
     folder = records(data) if data else None
     subjects = view.load_all(models, data=folder, split=split, variant=variant, model=model)
-    over_seeds = view.compare_seeds(subjects) if seeds else []
-    found = [] if seeds else compared([subject.predictions for subject in subjects])
+    common = on_common_images([subject.predictions for subject in subjects])
+    if common.sentence:
+        console.print(common.sentence, highlight=False, markup=False, soft_wrap=True)
+    pairs = zip(subjects, common.models, strict=True)
+    shared = [replace(one, predictions=two) for one, two in pairs]
+    over_seeds = view.compare_seeds(shared) if seeds else []
+    aligned = [] if seeds else view.aligned_models(common.models)
+    found = compared(aligned) if aligned else []
     if seeds:
         view.show_seeds(over_seeds, console)
     else:
-        view.show(found, subjects, console)
+        view.show(found, aligned, console)
     if out:
-        view.write(found, over_seeds, out, split=split)
+        view.write(found, over_seeds, out, split=split, left_out=common.left_out)
         console.print(f"wrote {out}")
-    if images and not seeds:
-        count = view.write_images(found, subjects, images, split=split)
+    if images:
+        files = view.file_names(subjects[0].data, split)
+        count = view.write_images(found, aligned, images, files=files)
         console.print(f"wrote {count:,} changed images to {images}")
 
 
@@ -159,7 +172,7 @@ def _show_metrics(subject: str, data: Path | None, split: str, variant: str, mod
     from tfx_pipeline.cli.views.subjects import load
     from trainers.evaluation.metrics import metrics_with_intervals
 
-    if is_model(Path(subject)) and "," not in split:
+    if is_model(Path(subject)):
         console.print(evaluation_table(evaluate_model(Path(subject), data, split, variant)))
         return
     found = {}
@@ -174,3 +187,25 @@ def _listed(text: str) -> tuple[str, ...]:
     """The parts of a comma-separated option; `race x gender` is `race*gender`."""
     parts = (re.sub(r"\s+x\s+", "*", part.strip()) for part in text.split(","))
     return tuple(filter(None, parts))
+
+
+@benchmarks.command("evaluation", epilog="Example: sightline benchmark evaluation --images 5000")
+def benchmark_evaluation(
+    images: Annotated[int, typer.Option(help="Images of each table.")] = 50_000,
+    classes: Annotated[int, typer.Option(help="Number of classes.")] = 1_000,
+    slices: Annotated[int, typer.Option(help="Slice keys, of 3 to 6 values each.")] = 12,
+    out: JsonFile = None,
+) -> None:
+    """Measure time and memory of evaluate and compare on synthetic predictions."""
+    from tfx_pipeline.benchmarks.evaluation import measure, view
+
+    figures = measure(
+        images=images,
+        classes=classes,
+        slices=slices,
+        on_progress=lambda text: errors.print(text, markup=False),
+    )
+    console.print(view(figures))
+    if out:
+        write_json(out, figures)
+        console.print(f"wrote {out}", soft_wrap=True)
