@@ -107,10 +107,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reasons["slow"] = "slow; --slow or `make test-slow` runs it"
     for item in items:
         # A guard against hanging only: the zoo's networks take five minutes on a busy machine.
-        if "slow" in item.keywords and item.get_closest_marker("timeout") is None:
+        if item.get_closest_marker("slow") and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(1200))
         for mark, reason in reasons.items():
-            if mark in item.keywords:
+            if item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 

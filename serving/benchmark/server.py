@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from core import bundle as bundles
-from core.image_header import ImageError, check_image
 from core.processes import available_cores
 from serving.benchmark import baseline
 from serving.benchmark.closed_loop import (
@@ -29,8 +28,9 @@ from serving.benchmark.closed_loop import (
     Measurement,
     measure_engine,
     measure_server,
+    read_image,
     response_of,
-    sample_jpeg,
+    sample_of,
 )
 from serving.benchmark.loadtest.plan import LoadTarget
 from serving.benchmark.targets import (
@@ -57,8 +57,6 @@ batch_timeout_micros {{ value: 0 }}
 max_enqueued_batches {{ value: 100 }}
 num_batch_threads {{ value: {cores} }}
 """
-#: Smallest side in px of the image that is made when none is given.
-_LEAST_SIDE = 224
 
 #: Called with the number of measurements done, their total, and the current step.
 OnProgress = Callable[[int, int, str], None]
@@ -126,7 +124,7 @@ def measure(
         )
     opened = bundles.open_bundle(bundle)
     names = _variants(opened, variants)
-    coded = [_read(file) for file in images]
+    coded = [read_image(Path(file)) for file in images]
     parameters = _PARAMETERS.format(cores=available_cores()) if batching else ""
     plan = contenders(batching=batching)
     progress = _Progress(on_progress, len(names) * rounds * len(plan))
@@ -207,9 +205,7 @@ class _Processes:
 
     def sample(self) -> bytes:
         """A generated JPEG, at least as large as the model's input."""
-        sides = (self._bundle.manifest.input[side] for side in ("height", "width"))
-        height, width = (max(int(side), _LEAST_SIDE) for side in sides)
-        return self._engine.submit(sample_jpeg, height, width).result()
+        return self._engine.submit(sample_of, self._bundle).result()
 
     def start(self, parameters: str) -> None:
         """Starts the servers; with empty parameters only the one without batching."""
@@ -321,16 +317,3 @@ def _variants(bundle: bundles.Bundle, names: Iterable[str] | None) -> list[str]:
         if name != bundles.SAVED_MODEL:
             bundle.tflite_path(name)
     return chosen
-
-
-def _read(file: Path) -> bytes:
-    try:
-        data = Path(file).read_bytes()
-        check_image(data)
-    except OSError as error:
-        raise BenchmarkError(
-            f"cannot read the image {file}: {error.strerror}; give the path of a file"
-        ) from error
-    except ImageError as error:
-        raise BenchmarkError(f"{file} cannot be sent: {error}") from error
-    return data

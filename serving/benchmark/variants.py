@@ -1,42 +1,66 @@
 """Size and speed of a bundle's variants, measured in one run for their ratios.
 
     figures = benchmark("bundles/digits_cnn", runs=100, warmup=10, threads=2)
-    figures["saved_model"].latency_ms_p50 / figures["ptq_int8"].latency_ms_p50
+    figures["ptq_int8"].latency_ms_p50          # engine alone
+    figures["ptq_int8"].bytes_to_label_ms_p50   # decoding and top-k included
+    figures["ptq_int8"].speedup                 # over the float file, with its interval
 
-Variants are measured alternately in short rounds, so that a machine that slows down affects all of
-them. A timed call takes one image from pixels to scores: decoding a JPEG costs the same with every
-variant.
+Variants and both latencies are measured alternately in short rounds, so that a machine that slows
+down affects all of them.
 """
 
 import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 
 from core import bundle as bundles
-from serving.engines.engine import BundleEngine, open_engine
+from serving.benchmark.rounds import ratio_over_rounds
+from serving.engines.engine import BundleEngine, load_saved_model, open_engine
+from serving.protocol.types import predictions_from_scores
 
+#: The two latencies of a variant -> what a timed call does.
+DEFINITIONS = {
+    "engine alone": "the network on the pixels of one preprocessed image, to scores",
+    "bytes to label": (
+        "one encoded image to the labels of its top classes: decode, crop, resize, network, top-k; "
+        "in this process, without a server"
+    ),
+}
 #: Consecutive calls of a variant: enough to warm caches, few enough to be insensitive to drift.
 _ROUND = 10
+_LEAST_ROUNDS = 8
+_FLOAT = "none_fp32"
 _PACKAGES = ("tensorflow", "ai-edge-litert", "numpy")
+
+#: A ratio with its 95 % interval: value, low, high.
+Ratio = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class VariantFigures:
-    """The cost of one variant at batch size 1.
+    """The cost of one variant at batch size 1; `DEFINITIONS` defines both latencies.
 
     Attributes:
       size_bytes: of the file; of graph, variables and assets for the SavedModel.
       gzip_bytes: after gzip -9, file by file.
-      latency_ms_p50: median over the runs, likewise p90 and p99.
-      images_per_second: runs divided by their total time.
-      runs: number of timed calls.
-      threads: available to each call.
+      latency_ms_p50: engine alone, median over the runs, likewise p90 and p99.
+      images_per_second: engine alone, runs divided by their total time.
+      bytes_to_label_ms_p50: median over the runs, likewise p90 and p99.
+      bytes_to_label_images_per_second: runs divided by their total time.
+      bytes_to_label_ratio: its time over that of the engine alone, over the rounds; None with one
+        run.
+      speedup: time of the float file, or of the first variant without one, over the time of this
+        variant, engine alone; None with one run.
+      runs: number of timed calls of each latency.
+      threads: for the network, in each call.
     """
 
     size_bytes: int
@@ -45,10 +69,16 @@ class VariantFigures:
     latency_ms_p90: float
     latency_ms_p99: float
     images_per_second: float
+    bytes_to_label_ms_p50: float
+    bytes_to_label_ms_p90: float
+    bytes_to_label_ms_p99: float
+    bytes_to_label_images_per_second: float
+    bytes_to_label_ratio: Ratio | None
+    speedup: Ratio | None
     runs: int
     threads: int
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for `manifest.json`."""
         return asdict(self)
 
@@ -60,21 +90,25 @@ def benchmark(
     runs: int = 100,
     warmup: int = 10,
     threads: int = 1,
+    images: Sequence[bytes] = (),
 ) -> dict[str, VariantFigures]:
     """Variant -> figures, in the given order.
 
     Args:
       bundle_path: a bundle or its folder.
       variants: names; None selects the SavedModel and every TFLite variant.
-      runs: timed calls of each variant, at least 1.
+      runs: timed calls of each variant and latency, at least 1.
       warmup: untimed calls before them.
-      threads: for one call, at least 1.
+      threads: for the network in one call, at least 1.
+      images: encoded, for bytes to label; without any, one JPEG is generated.
 
     Raises:
       BundleError: no such bundle or variant.
-      EngineError: a variant cannot be loaded or run.
+      EngineError: a variant cannot be loaded or run, or an image cannot be decoded.
       ValueError: `runs`, `warmup` or `threads` out of range.
     """
+    from serving.benchmark.closed_loop import sample_of
+
     if runs < 1 or warmup < 0 or threads < 1:
         raise ValueError(
             "runs and threads must be at least 1 and warmup at least 0, got "
@@ -86,14 +120,18 @@ def benchmark(
     if variants is None:
         variants = [bundles.SAVED_MODEL, *(v.name for v in bundle.manifest.variants)]
     engines: dict[str, BundleEngine] = {}
-    try:
+    with ExitStack() as stack:
+        decoder = load_saved_model(bundle.path)
+        stack.callback(decoder.close)
         for name in variants:
-            engines[name] = open_engine(bundle, name, threads=threads, size=1)
-        seconds = _time_in_rounds(engines, runs, warmup)
-    finally:
-        for engine in engines.values():
-            engine.close()
-    return {name: _figures(bundle, name, seconds[name], threads) for name in engines}
+            shared = None if name == bundles.SAVED_MODEL else decoder
+            engine = open_engine(bundle, name, threads=threads, size=1, decoder=shared)
+            engines[name] = stack.enter_context(engine)
+        encoded = list(images) or [sample_of(bundle)]
+        calls = {name: _calls(engine, encoded) for name, engine in engines.items()}
+        seconds = _time_in_rounds(calls, runs, warmup)
+    base = seconds[_FLOAT if _FLOAT in seconds else next(iter(seconds))]
+    return {name: _figures(bundle, name, seconds[name], base, threads) for name in engines}
 
 
 def environment(*packages: str) -> dict[str, str]:
@@ -107,41 +145,68 @@ def environment(*packages: str) -> dict[str, str]:
     }
 
 
-def _time_in_rounds(
-    engines: dict[str, BundleEngine], runs: int, warmup: int
-) -> dict[str, np.ndarray]:
-    """Variant -> (runs,) float64 seconds."""
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
+def _calls(engine: BundleEngine, images: Sequence[bytes]) -> tuple[Callable[[], object], ...]:
+    """A call per latency of `DEFINITIONS`, in its order."""
     noise = np.random.default_rng(0)
-    images = {
-        name: noise.integers(0, 256, (1, *engine.image_size, 3), dtype=np.uint8)
-        for name, engine in engines.items()
-    }
-    for name, engine in engines.items():
-        for _ in range(warmup):
-            engine.predict_images(images[name])
-    for start in range(0, runs, _ROUND):
-        for name, engine in engines.items():
-            for _ in range(min(_ROUND, runs - start)):
-                began = time.perf_counter()
-                engine.predict_images(images[name])
-                seconds[name].append(time.perf_counter() - began)
-    return {name: np.array(values) for name, values in seconds.items()}
+    pixels = noise.integers(0, 256, (1, *engine.image_size, 3), dtype=np.uint8)
+    encoded, labels = cycle(images), engine.bundle.labels
+    top_k = min(engine.bundle.manifest.top_k, len(labels))
+
+    def network() -> object:
+        return engine.predict_images(pixels)
+
+    def graph() -> object:
+        inputs = {bundles.INPUT_BYTES: np.array([next(encoded)], dtype=object)}
+        return engine.saved_model.run(bundles.SIGNATURE_BYTES, inputs)
+
+    def file() -> object:
+        return predictions_from_scores(engine.predict_bytes([next(encoded)]), labels, top_k)
+
+    return network, graph if engine.variant == bundles.SAVED_MODEL else file
+
+
+def _time_in_rounds(
+    calls: Mapping[str, Sequence[Callable[[], object]]], runs: int, warmup: int
+) -> dict[str, np.ndarray]:
+    """Variant -> (calls, rounds, runs of a round) seconds; NaN after the last run.
+
+    There are at least eight rounds, for intervals, unless there are fewer runs.
+    """
+    length = max(1, min(_ROUND, runs // _LEAST_ROUNDS))
+    rounds = -(-runs // length)
+    found = {name: np.full((len(of), rounds, length), np.nan) for name, of in calls.items()}
+    for of in calls.values():
+        for call in of:
+            for _ in range(warmup):
+                call()
+    for start in range(rounds):
+        for name, of in calls.items():
+            for index, call in enumerate(of):
+                for run in range(min(length, runs - start * length)):
+                    began = time.perf_counter()
+                    call()
+                    found[name][index, start, run] = time.perf_counter() - began
+    return found
 
 
 def _figures(
-    bundle: bundles.Bundle, variant: str, seconds: np.ndarray, threads: int
+    bundle: bundles.Bundle, variant: str, seconds: np.ndarray, base: np.ndarray, threads: int
 ) -> VariantFigures:
     files = variant_files(bundle, variant)
-    p50, p90, p99 = (float(p) for p in np.percentile(seconds * 1000, [50, 90, 99]))
+    engine, label = (part[~np.isnan(part)] for part in seconds)
+    means, of_base = np.nanmean(seconds, axis=2), np.nanmean(base, axis=2)
+    has_rounds = means.shape[1] > 1
+    percentiles = [np.percentile(1000 * part, [50, 90, 99]).tolist() for part in (engine, label)]
     return VariantFigures(
-        size_bytes=sum(file.stat().st_size for file in files),
-        gzip_bytes=sum(bundles.gzip_size(file) for file in files),
-        latency_ms_p50=p50,
-        latency_ms_p90=p90,
-        latency_ms_p99=p99,
-        images_per_second=float(len(seconds) / seconds.sum()),
-        runs=len(seconds),
+        sum(file.stat().st_size for file in files),
+        sum(bundles.gzip_size(file) for file in files),
+        *percentiles[0],
+        float(len(engine) / engine.sum()),
+        *percentiles[1],
+        float(len(label) / label.sum()),
+        bytes_to_label_ratio=tuple(ratio_over_rounds(means[1], means[0])) if has_rounds else None,
+        speedup=tuple(ratio_over_rounds(of_base[0], means[0])) if has_rounds else None,
+        runs=len(engine),
         threads=threads,
     )
 

@@ -109,10 +109,19 @@ class LiteRtPool:
 class BundleEngine:
     """Scores of all classes for images, from one variant of a bundle."""
 
-    def __init__(self, bundle: bundles.Bundle, variant: str, *, threads: int, size: int) -> None:
+    def __init__(
+        self,
+        bundle: bundles.Bundle,
+        variant: str,
+        *,
+        threads: int,
+        size: int,
+        decoder: SavedModelEngine | None = None,
+    ) -> None:
         self.bundle = bundle
         self.variant = variant
         self._threads = threads
+        self._decoder = decoder
         self._pool = None
         if variant != bundles.SAVED_MODEL:
             path = bundle.tflite_path(variant)
@@ -120,8 +129,15 @@ class BundleEngine:
 
     @cached_property
     def saved_model(self) -> SavedModelEngine:
-        """The bundle's float model, loaded at its first use."""
-        return load_saved_model(self.bundle.path, threads=self._threads)
+        """The bundle's float model, loaded at its first use.
+
+        For a TFLite variant it only preprocesses, in TensorFlow's shared pools: a limit of threads
+        is for the network.
+        """
+        if self._decoder is not None:
+            return self._decoder
+        threads = self._threads if self.variant == bundles.SAVED_MODEL else 0
+        return load_saved_model(self.bundle.path, threads=threads)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -165,7 +181,7 @@ class BundleEngine:
         """Frees the loaded models."""
         if self._pool is not None:
             self._pool.close()
-        if "saved_model" in self.__dict__:
+        if "saved_model" in self.__dict__ and self._decoder is None:
             self.saved_model.close()
 
     def __enter__(self) -> "BundleEngine":
@@ -181,21 +197,25 @@ def open_engine(
     *,
     threads: int = 0,
     size: int = 0,
+    decoder: SavedModelEngine | None = None,
 ) -> BundleEngine:
     """The engine of one variant.
 
     Args:
       bundle: an open bundle, or the folder of a model or of one version.
       variant: `saved_model` or a TFLite variant's name, e.g. `ptq_int8`.
-      threads: of one run; 0 is all cores for the SavedModel and one for each interpreter.
+      threads: for the network in one run; 0 is all cores for the SavedModel and one for each
+        interpreter.
       size: TFLite interpreters; 0 is one per core.
+      decoder: the bundle's SavedModel, which preprocesses instead of one that this engine loads; it
+        stays open.
 
     Raises:
       BundleError: no such bundle or variant.
       EngineError: the file cannot be loaded.
     """
     opened = bundle if isinstance(bundle, bundles.Bundle) else bundles.open_bundle(bundle)
-    return BundleEngine(opened, variant, threads=threads, size=size)
+    return BundleEngine(opened, variant, threads=threads, size=size, decoder=decoder)
 
 
 def check_images(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:

@@ -26,6 +26,8 @@ DEFAULT_SIGNATURE = "serving_default"
 _IMAGE_FEATURE = "image/encoded"
 #: Cached compiled runs, one per set of outputs; the cache is cleared beyond it.
 _MAX_CALLABLES = 64
+#: Values of `RunOptions.inter_op_thread_pool`.
+_CALLERS_THREAD, _SESSIONS_POOL = -1, 0
 
 
 class EngineError(ValueError):
@@ -53,7 +55,9 @@ def load_saved_model(
 
     Args:
       version_dir: a folder with a `saved_model.pb` with the tag `serve`.
-      threads: of a separate pool; 0 shares TensorFlow's pools with all other models.
+      threads: for one operation, in a separate pool; each run schedules its operations in its
+        caller's thread, so that callers run in parallel. 0 shares TensorFlow's pools with all other
+        models.
       intra_op: threads of the shared pool per operation, as in TF Serving's flag, set by the first
         model of a process. 0 is one per core.
       inter_op: threads of the shared pool for parallel operations; likewise.
@@ -84,7 +88,12 @@ def load_saved_model(
         raise EngineError(f"cannot load {path}: {error}", "FAILED_PRECONDITION") from error
     signature_defs = dict(meta_graph.signature_def)
     return SavedModelEngine(
-        path, session, signature_defs, run_timeout_ms=run_timeout_ms, build=build
+        path,
+        session,
+        signature_defs,
+        run_timeout_ms=run_timeout_ms,
+        in_caller=bool(threads),
+        build=build,
     )
 
 
@@ -107,6 +116,7 @@ class SavedModelEngine:
         signature_defs: dict[str, Any],
         *,
         run_timeout_ms: int = 0,
+        in_caller: bool = False,
         build: Build = build_here,
     ) -> None:
         self.path = path
@@ -118,6 +128,8 @@ class SavedModelEngine:
         }
         self._session = session
         self._run_timeout_ms = run_timeout_ms
+        # One thread for all runs would serialize them, and more would exceed `threads` in one run.
+        self._pool = _CALLERS_THREAD if in_caller else _SESSIONS_POOL
         self._build = build
         self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
         # Only in a bundle is `image_bytes` certain to be an encoded image.
@@ -212,8 +224,10 @@ class SavedModelEngine:
 
                 if len(self._callables) >= _MAX_CALLABLES:
                     self._callables.clear()
-                limits = RunOptions(timeout_in_ms=self._run_timeout_ms)
-                options = CallableOptions(feed=feeds, fetch=fetches, run_options=limits)
+                how = RunOptions(
+                    timeout_in_ms=self._run_timeout_ms, inter_op_thread_pool=self._pool
+                )
+                options = CallableOptions(feed=feeds, fetch=fetches, run_options=how)
                 # Session.run rejects other shapes than the placeholder's, which TF Serving does
                 # not, and a call takes five times as long.
                 self._callables[key] = self._build(

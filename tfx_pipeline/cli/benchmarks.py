@@ -13,6 +13,9 @@ from tfx_pipeline.cli.shared import DATA_HELP, app, console, errors, records
 
 BundleFolder = Annotated[Path, typer.Argument(help="Bundle or model folder.")]
 JsonFile = Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")]
+Images = Annotated[
+    list[Path] | None, typer.Option(help="Image to classify; may be repeated. [generated]")
+]
 ModelName = Annotated[str, typer.Argument(help="Model, e.g. resnet50.")]
 BuilderOptions = Annotated[list[str] | None, typer.Argument(help="Model options as key=value.")]
 ImageSide = Annotated[int, typer.Option(help="Image side in pixels.")]
@@ -40,16 +43,31 @@ app.add_typer(benchmarks, name="benchmark")
 @benchmarks.command("bundle", epilog="Example: sightline benchmark bundles/digits_cnn --runs 500")
 def benchmark_bundle(
     bundle: BundleFolder,
-    runs: Annotated[int, typer.Option(help="Timed calls per variant.")] = 200,
-    threads: Annotated[int, typer.Option(help="Threads per call.")] = 1,
+    runs: Annotated[int, typer.Option(min=1, help="Timed calls per variant and latency.")] = 200,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for the network, per call.")] = 1,
+    image: Images = None,
+    out: JsonFile = None,
 ) -> None:
-    """Measure size, latency, and throughput of every variant, interleaved."""
-    from serving.benchmark.variants import benchmark as time_variants
-    from serving.benchmark.variants import environment
-    from tfx_pipeline.cli.views.evaluate import benchmark_table
+    """Measure size, latency, and throughput of every variant, interleaved.
 
-    figures = time_variants(bundle, runs=runs, threads=threads)
-    console.print(benchmark_table(figures, environment()))
+    Latency is measured twice: of the engine alone, from pixels to scores, and from the bytes of an
+    encoded image to its label. Preprocessing is measured with one caller and with two.
+    """
+    from serving.benchmark.closed_loop import read_image
+    from serving.benchmark.preprocessing import benchmark_preprocessing
+    from serving.benchmark.variants import DEFINITIONS, environment
+    from serving.benchmark.variants import benchmark as time_variants
+    from tfx_pipeline.cli.views.benchmark import bundle_tables
+
+    encoded = [read_image(file) for file in image or ()]
+    figures = time_variants(bundle, runs=runs, threads=threads, images=encoded)
+    decoding = benchmark_preprocessing(bundle, encoded, threads=threads)
+    machine, source = environment(), ", ".join(file.name for file in image or ()) or "generated"
+    console.print(bundle_tables(figures, decoding, machine, source))
+    variants = {name: found.to_dict() for name, found in figures.items()}
+    facts = {"machine": machine, "definitions": DEFINITIONS, "images": source, "batch": 1}
+    facts |= {"runs": runs, "threads": threads, "preprocessing": decoding.to_dict()}
+    _save({**facts, "variants": variants}, out)
 
 
 @benchmarks.command(
@@ -58,10 +76,7 @@ def benchmark_bundle(
 )
 def benchmark_serving(
     bundle: BundleFolder,
-    image: Annotated[
-        list[Path] | None,
-        typer.Option(help="Image to send; may be repeated. [generated]"),
-    ] = None,
+    image: Images = None,
     variant: Annotated[
         list[str] | None,
         typer.Option(help="Variant; may be repeated. [SavedModel and recommended TFLite]"),
@@ -190,3 +205,39 @@ def benchmark_model(
         rounds=rounds,
     )
     console.print(view(figures))
+
+
+@benchmarks.command(
+    "scaling",
+    epilog="Example: sightline benchmark scaling vit_s16 --sizes 96,160,224 --batches 1,4,16",
+)
+def benchmark_scaling(
+    model: ModelName,
+    options: BuilderOptions = None,
+    sizes: Annotated[str, typer.Option(help="Image sides in pixels.")] = "96,160,224",
+    batches: Annotated[str, typer.Option(help="Images per call.")] = "1,4,16",
+    rounds: Annotated[int, typer.Option(help="Measurements of each cell.")] = 5,
+    out: JsonFile = None,
+) -> None:
+    """Measure how work, time and memory of a model grow with image size and batch."""
+    from tfx_pipeline.benchmarks.scaling import measure, table
+
+    numbers = {"sizes": _numbers("--sizes", sizes), "batches": _numbers("--batches", batches)}
+    with console.status("scaling") as status:
+        figures = measure(
+            model,
+            options or (),
+            **numbers,
+            rounds=rounds,
+            on_round=lambda number: status.update(f"round {number} of {rounds}"),
+        )
+    console.print(table(figures))
+    _save(figures, out)
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        message = f"needs whole numbers separated by commas, e.g. 1,4,16, got {text!r}"
+        raise typer.BadParameter(message, param_hint=flag) from None

@@ -10,6 +10,8 @@ from markupsafe import Markup
 from core import charts, figures, html
 from core.files import write_text
 from tfx_pipeline.report import curves, gallery, view
+from tfx_pipeline.report.section import registered
+from tfx_pipeline.report.sections import RunReport, run_sections
 from trainers.data.features import DatasetInfo
 
 REPORT_FILE = "report.html"
@@ -44,14 +46,19 @@ def write_report(summary: dict[str, Any], directory: Path) -> Path:
     Raises:
       OSError: the report cannot be written; an older one stays as it was.
     """
-    text = render_report(summary)
+    text = render_report(summary, directory)
     target = directory / REPORT_FILE
     write_text(target, text)
     return target
 
 
-def render_report(summary: dict[str, Any]) -> str:
-    """The HTML of the report; sections without data have a note instead."""
+def render_report(summary: dict[str, Any], directory: Path | None = None) -> str:
+    """The HTML of the report; sections without data have a note instead.
+
+    Args:
+      summary: as for `write_report`.
+      directory: with the other files of the run; None if there are none.
+    """
     found = view.models(summary)
     colors = {model["name"]: index for index, model in enumerate(found)}
     estimates = [variant["top1_estimate"] for model in found for variant in model["variants"]]
@@ -79,6 +86,7 @@ def render_report(summary: dict[str, Any]) -> str:
         comparison=curves.comparison(found, colors),
         metrics=list(view.metrics(summary).values()),
         slices=slices,
+        sections=registered(run_sections, RunReport(summary, directory)),
         confusions=[(model, confusion(model["confusion"], _classes(summary))) for model in found],
         size_chart=_trade_off(found, colors, "gzip_bytes"),
         latency_chart=_trade_off(found, colors, "p50_ms"),

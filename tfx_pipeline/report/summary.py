@@ -305,11 +305,13 @@ def _rejections(data: Path) -> list[str]:
 
 
 def write_summary(summary: dict[str, Any], layout: Layout) -> Path:
-    """Writes `summary.json` and `report.html`, then points `latest` at them."""
+    """Writes `summary.json`, `errors.json` and `report.html`, then points `latest` at them."""
     from tfx_pipeline.report import write_report
+    from tfx_pipeline.report.error_images import write_errors
 
     folder = layout.report(summary["run"])
     write_json(folder / SUMMARY_FILE, summary, default=str)
+    write_errors(summary, folder)
     write_report(summary, folder)
     replace_link(folder.parent / LATEST, folder.name)
     return folder

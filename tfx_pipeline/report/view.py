@@ -250,6 +250,8 @@ def data(summary: dict[str, Any]) -> dict[str, Any]:
 
 def slices(summary: dict[str, Any]) -> Rows:
     """One entry per slice key: its values as rows, with one cell per model."""
+    from trainers.evaluation.fairness import natural
+
     sliced = [model for model in models(summary) if model["slices"]]
     keys = list(dict.fromkeys(str(s.get("key")) for model in sliced for s in model["slices"]))
     tables = []
@@ -263,18 +265,25 @@ def slices(summary: dict[str, Any]) -> Rows:
             {
                 "key": key,
                 "models": [model["name"] for model in sliced],
-                "rows": [_slice_row(value, found, sliced) for value, found in cells.items()],
+                "rows": [
+                    _slice_row(value, cells[value], sliced) for value in sorted(cells, key=natural)
+                ],
             }
         )
     return tables
 
 
 def _slice_row(value: str, found: dict[str, Any], sliced: Rows) -> dict[str, Any]:
+    from trainers.evaluation.stats import LEAST_IMAGES
+
     examples = [item.get("examples") for item in found.values()]
     items = [found.get(model["name"], {}).get("top1") for model in sliced]
+    count = next((n for n in examples if n is not None), None)
+    few = (figures.number(count) or LEAST_IMAGES) < LEAST_IMAGES
     return {
         "value": value,
-        "examples": figures.count(next((n for n in examples if n is not None), None)),
+        "examples": figures.count(count),
+        "few": f"fewer than {LEAST_IMAGES}" if few else "",
         "cells": [
             {
                 "top1": figures.percent(item),

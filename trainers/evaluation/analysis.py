@@ -6,23 +6,26 @@ Plain values that become JSON and tables; see `sightline evaluate --out`. NumPy 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from trainers.evaluation import curves, error_analysis, fairness
 from trainers.evaluation.comparison import ModelPredictions
-from trainers.evaluation.metrics import metrics_with_intervals
+from trainers.evaluation.metrics import metrics_of_parts
 from trainers.evaluation.noninferiority import Array
 from trainers.evaluation.scores import confusion_matrix
-from trainers.evaluation.stats import LEAST_IMAGES, Interval, proportion_interval
+from trainers.evaluation.slice_rates import SliceRates, slice_rates
+from trainers.evaluation.stats import LEAST_IMAGES, Interval, proportion_intervals
 from trainers.registry import nearest
 
 #: With more classes, curves and thresholds are computed for the positive class only.
 MOST_CURVES = 100
 #: Joins the keys of a cross: `race*gender`.
 CROSS = "*"
+#: The key of slices by class, unless the data has a slice of this name.
+CLASS = "class"
 _PREFIX = "slice/"
 #: Thresholds of the table: 0.01 to 0.99.
 _THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(1, 100))
@@ -41,6 +44,7 @@ class AnalysisOptions:
 
     Attributes:
       slices: keys, with or without `slice/`, and crosses such as `race*gender`; empty is every key.
+        `class` is the class, also in crosses.
       groups: keys or crosses whose rates and gaps are compared.
       positive: the class that counts as positive in groups and thresholds; empty is the second of
         two classes, each of up to `MOST_CURVES` classes, and none of more.
@@ -113,6 +117,7 @@ class Analysis:
       classes: in label order.
       confusion: (N, N) int, rows are labels and columns predictions.
       slices: in the order of keys and of values.
+      slice_rates: of each of them, where there is a single positive class; else empty.
       calibration: bins of the highest score.
       temperature: that minimizes cross-entropy on these images.
       thresholds: class name -> rates at 0.01 to 0.99; empty with more than `MOST_CURVES` classes
@@ -131,6 +136,7 @@ class Analysis:
     classes: list[ClassFigures]
     confusion: Array
     slices: list[SliceFigures]
+    slice_rates: list[SliceRates]
     calibration: list[curves.CalibrationBin]
     temperature: float
     thresholds: dict[str, list[curves.Rates]]
@@ -162,25 +168,37 @@ def analyze(model: ModelPredictions, options: AnalysisOptions | None = None) -> 
         raise AnalysisError(
             f"groups of {len(names):,} classes need a positive class: give one with --positive"
         )
-    keys = options.slices or sorted(model.slices)
-    sliced = {key: _values(model, key) for key in keys}
-    grouped = {key: _values(model, key) for key in options.groups}
+    keyed = _with_class(model, names)
+    sliced = {key: _values(keyed, key) for key in options.slices or sorted(model.slices)}
+    grouped = {key: _values(keyed, key) for key in options.groups}
     weak, tried = error_analysis.weak_slices(
         model.correct, {key: np.asarray(v, str) for key, v in model.slices.items()}
     )
     confusion = confusion_matrix(model.scores, model.labels)
     wanted = range(len(names)) if len(names) <= MOST_CURVES else positives
     drawn = {names[one]: _curves(model, one) for one in wanted}
+    whole, slices = _metrics(model, sliced)
+    single = [(one, names[one]) for one in positives] if len(positives) == 1 else []
     return Analysis(
         model=model.name,
         images=len(model.labels),
-        metrics=metrics_with_intervals(model.scores, model.labels),
-        classes=[
-            _class(model, confusion, i, drawn.get(name), options.specificity)
-            for i, name in enumerate(names)
-        ],
+        metrics=whole,
+        classes=_classes(model, names, confusion, drawn, options.specificity),
         confusion=confusion,
-        slices=[one for key, values in sliced.items() for one in _slices(model, key, values)],
+        slices=slices,
+        slice_rates=[
+            slice_rates(
+                model,
+                values,
+                value,
+                key=_short(key),
+                positive=positive,
+                thresholds=_THRESHOLDS,
+            )
+            for positive in single
+            for key, values in sliced.items()
+            for value in _ordered(values)
+        ],
         calibration=curves.calibration_curve(model.scores, model.labels),
         temperature=curves.temperature(model.scores, model.labels),
         thresholds={names[one]: _thresholds(model, one) for one in positives},
@@ -200,6 +218,14 @@ def analyze(model: ModelPredictions, options: AnalysisOptions | None = None) -> 
 def _class_names(model: ModelPredictions) -> tuple[str, ...]:
     names = model.classes or [""] * model.scores.shape[1]
     return tuple(name or str(i) for i, name in enumerate(names))
+
+
+def _with_class(model: ModelPredictions, names: Sequence[str]) -> ModelPredictions:
+    """The model with the class among its slices."""
+    if _PREFIX + CLASS in model.slices:
+        return model
+    classes = np.array(names, dtype=object)[model.labels]
+    return replace(model, slices={**model.slices, _PREFIX + CLASS: classes})
 
 
 def _positives(given: str, names: Sequence[str]) -> list[int]:
@@ -229,41 +255,66 @@ def _values(model: ModelPredictions, key: str) -> Array:
         raise AnalysisError(str(error)) from error
 
 
-def _slices(model: ModelPredictions, key: str, values: Array) -> list[SliceFigures]:
+def _metrics(
+    model: ModelPredictions, sliced: dict[str, Array]
+) -> tuple[dict[str, Interval], list[SliceFigures]]:
+    """The metrics of all images, and of those slices that are large enough."""
+    parts = [
+        (_short(key), value, values == value)
+        for key, values in sliced.items()
+        for value in _ordered(values)
+    ]
+    everything = np.ones(len(model.labels), bool)
+    large = [inside for _, _, inside in parts if inside.sum() >= LEAST_IMAGES]
+    found = metrics_of_parts(model.scores, model.labels, [everything, *large])
+    whole = next(found)
+    return whole, [
+        SliceFigures(key, value, count, next(found) if count >= LEAST_IMAGES else {})
+        for key, value, inside in parts
+        for count in [int(inside.sum())]
+    ]
+
+
+def _ordered(values: Array) -> list[str]:
+    return sorted(set(values.tolist()), key=fairness.natural)
+
+
+def _short(key: str) -> str:
+    return CROSS.join(part.strip().removeprefix(_PREFIX) for part in key.split(CROSS))
+
+
+def _classes(
+    model: ModelPredictions,
+    names: Sequence[str],
+    confusion: Array,
+    drawn: dict[str, Curves | None],
+    specificity: float,
+) -> list[ClassFigures]:
+    hits, images, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    recall, precision = (proportion_intervals(hits, of) for of in (images, predicted))
     found = []
-    for value in sorted(set(values.tolist()), key=fairness.natural):
-        inside = values == value
-        count = int(inside.sum())
-        metrics = (
-            metrics_with_intervals(model.scores[inside], model.labels[inside])
-            if count >= LEAST_IMAGES
-            else {}
+    for label, name in enumerate(names):
+        threshold = sensitivity = area = average = None
+        if (shown := drawn.get(name)) is not None:
+            ours, scores = model.labels == label, model.scores[:, label]
+            threshold = curves.threshold_for_specificity(scores, ours, specificity)
+            sensitivity = curves.rates_at(scores, ours, threshold).recall
+            area, average = shown[0].area, shown[1].average_precision
+        total = int(images[label] + predicted[label])
+        found.append(
+            ClassFigures(
+                name=name,
+                images=int(images[label]),
+                recall=recall[label],
+                precision=precision[label],
+                f1=2 * int(hits[label]) / total if total else None,
+                roc_area=area,
+                average_precision=average,
+                sensitivity=sensitivity,
+                threshold=threshold,
+            )
         )
-        found.append(SliceFigures(key.removeprefix(_PREFIX), value, count, metrics))
     return found
-
-
-def _class(
-    model: ModelPredictions, confusion: Array, label: int, drawn: Curves | None, specificity: float
-) -> ClassFigures:
-    hits, images = int(confusion[label, label]), int(confusion[label].sum())
-    predicted = int(confusion[:, label].sum())
-    threshold = sensitivity = None
-    if drawn is not None:
-        ours = model.labels == label
-        threshold = curves.threshold_for_specificity(model.scores[:, label], ours, specificity)
-        sensitivity = curves.rates_at(model.scores[:, label], ours, threshold).recall
-    return ClassFigures(
-        name=_class_names(model)[label],
-        images=images,
-        recall=proportion_interval(hits, images) if images else None,
-        precision=proportion_interval(hits, predicted) if predicted else None,
-        f1=2 * hits / (images + predicted) if images + predicted else None,
-        roc_area=drawn[0].area if drawn else None,
-        average_precision=drawn[1].average_precision if drawn else None,
-        sensitivity=sensitivity,
-        threshold=threshold,
-    )
 
 
 def _curves(model: ModelPredictions, label: int) -> Curves | None:
@@ -275,8 +326,7 @@ def _curves(model: ModelPredictions, label: int) -> Curves | None:
 
 
 def _thresholds(model: ModelPredictions, label: int) -> list[curves.Rates]:
-    ours = model.labels == label
-    return [curves.rates_at(model.scores[:, label], ours, one) for one in _THRESHOLDS]
+    return curves.rates_table(model.scores[:, label], model.labels == label, _THRESHOLDS)
 
 
 def _groups(

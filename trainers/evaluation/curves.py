@@ -10,6 +10,7 @@ images belong to it. NumPy and SciPy only.
 | rates at a threshold | Clopper and Pearson's, exact and conservative |
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,18 @@ from scipy import optimize, special
 from scipy import stats as _scipy
 
 from trainers.evaluation.scores import LEAST_PROBABILITY
-from trainers.evaluation.stats import Interval, proportion_interval
+from trainers.evaluation.stats import Interval, proportion_interval, proportion_intervals
 
 Array = NDArray[Any]
 
 #: Limits of a temperature: networks in use need about 0.5 to 5 (Guo et al. 2017, arXiv 1706.04599).
 TEMPERATURES = (0.05, 20.0)
+#: Points of a curve in files; the figures are of all of them.
+MOST_POINTS = 1000
+# Newton's steps converge in some 10; halving the bracket alone takes 40.
+_MOST_STEPS, _CLOSE = 60, 1e-9
+# Scores at a time: 8 MB of float64, which stays in a cache.
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -147,17 +154,44 @@ def rates_at(scores: ArrayLike, positive: ArrayLike, threshold: float) -> Rates:
       positive: (M,) bool.
       threshold: any number.
     """
-    right = np.asarray(positive, bool)
-    called = np.asarray(scores, np.float64) >= threshold
-    true, false = int((called & right).sum()), int((called & ~right).sum())
-    ours, others = int(right.sum()), int((~right).sum())
-    return Rates(
-        threshold,
-        _share(true, true + false),
-        _share(true, ours),
-        _share(false, others),
-        _share(ours - true, ours),
+    return rates_table(scores, positive, [threshold])[0]
+
+
+def rates_table(scores: ArrayLike, positive: ArrayLike, thresholds: Sequence[float]) -> list[Rates]:
+    """`rates_at` of each threshold.
+
+    Args:
+      scores: (M,) finite.
+      positive: (M,) bool.
+      thresholds: any numbers.
+    """
+    values, right = np.asarray(scores, np.float64), np.asarray(positive, bool)
+    sides = [np.sort(values[side]) for side in (right, ~right)]
+    ours, others = (len(side) for side in sides)
+    true, false = (len(side) - np.searchsorted(side, thresholds) for side in sides)
+    shares = (
+        proportion_intervals(part, np.broadcast_to(whole, part.shape))
+        for part, whole in (
+            (true, true + false),
+            (true, ours),
+            (false, others),
+            (ours - true, ours),
+        )
     )
+    return [Rates(*row) for row in zip(map(float, thresholds), *shares, strict=True)]
+
+
+def thinned(*axes: Array, most: int = MOST_POINTS) -> tuple[Array, ...]:
+    """The axes of a curve at `most` points at most, evenly spaced by rank, both ends included.
+
+    Args:
+      *axes: (K,) each.
+      most: at least 2.
+    """
+    if len(axes[0]) <= most:
+        return axes
+    kept = np.linspace(0, len(axes[0]) - 1, most).round().astype(int)
+    return tuple(axis[kept] for axis in axes)
 
 
 def threshold_for_specificity(scores: ArrayLike, positive: ArrayLike, specificity: float) -> float:
@@ -198,8 +232,8 @@ def calibration_curve(
     """
     if bins < 1:
         raise ValueError(f"`bins` must be at least 1, got {bins}")
-    values, truth = np.asarray(scores, np.float64), np.asarray(labels)
-    confidence, right = values.max(axis=1), values.argmax(axis=1) == truth
+    values, truth = np.asarray(scores), np.asarray(labels)
+    confidence, right = values.max(axis=1).astype(np.float64), values.argmax(axis=1) == truth
     number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     found = []
     for one in np.unique(number):
@@ -225,25 +259,42 @@ def temperature(scores: ArrayLike, labels: ArrayLike) -> float:
     Raises:
       ValueError: no images.
     """
-    logits, truth = (
-        np.log(np.maximum(np.asarray(scores, np.float64), LEAST_PROBABILITY)),
-        np.asarray(labels),
-    )
+    values, truth = np.asarray(scores), np.asarray(labels)
     if not len(truth):
         raise ValueError("a temperature needs at least one image")
-    rows = np.arange(len(truth))
+    low, high = (1 / limit for limit in reversed(TEMPERATURES))
+    inverse, tried = 1.0, set[float]()
+    for _ in range(_MOST_STEPS):
+        tried.add(inverse)
+        slope, curvature = _slope(values, truth, inverse)
+        if slope == 0:
+            break
+        low, high = (low, inverse) if slope > 0 else (inverse, high)
+        step = float(np.clip(inverse - slope / curvature if curvature > 0 else 0, low, high))
+        # The loss is convex in 1 / T: where Newton's step ends at a value already tried, the
+        # minimum is between the two nearest ones.
+        following = float(np.sqrt(low * high)) if step in tried else step
+        if abs(following - inverse) <= _CLOSE * inverse:
+            break
+        inverse = following
+    return 1 / inverse
 
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        highest = scaled.max(axis=1)
-        total = highest + np.log(np.exp(scaled - highest[:, None]).sum(axis=1))
-        return float((total - scaled[rows, truth]).mean())
 
-    low, high = np.log(TEMPERATURES)
-    found = optimize.minimize_scalar(
-        loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}
-    )
-    return float(np.exp(found.x))
+def _slope(scores: Array, labels: Array, inverse: float) -> tuple[float, float]:
+    """First and second derivative of the cross-entropy by 1 / T, at that value of it."""
+    slope = curvature = 0.0
+    for start in range(0, len(labels), rows := max(1, _CHUNK // scores.shape[1])):
+        part, truth = scores[start : start + rows], labels[start : start + rows]
+        logits = np.log(np.maximum(part, LEAST_PROBABILITY, dtype=np.float64))
+        logits -= logits.max(axis=1, keepdims=True)
+        own = logits[np.arange(len(truth)), truth]
+        shares = np.exp(inverse * logits)
+        total = shares.sum(axis=1)
+        mean = np.einsum("ij,ij->i", shares, logits) / total
+        square = np.einsum("ij,ij,ij->i", shares, logits, logits) / total
+        slope += float((mean - own).sum())
+        curvature += float((square - mean**2).sum())
+    return slope / len(labels), curvature / len(labels)
 
 
 def _checked(scores: ArrayLike, positive: ArrayLike) -> tuple[Array, Array]:
@@ -323,7 +374,3 @@ def _logit_interval(value: float, variance: float, quantile: float) -> Interval:
     return Interval(
         value, float(special.expit(center - reach)), float(special.expit(center + reach))
     )
-
-
-def _share(part: int, whole: int) -> Interval | None:
-    return proportion_interval(part, whole) if whole else None

@@ -7,6 +7,7 @@ sample does not contain, in closed form. They are conservative (above 97 %) for 
 `tests/trainers/evaluation/test_coverage.py` simulates them. NumPy and SciPy only.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as _scipy
 
+from trainers.evaluation.bootstrap import Resamples, resample
 from trainers.evaluation.metric import Columns, Metric, Sampling, guesses
-from trainers.evaluation.stats import Interval, bootstrap_statistics, proportion_interval
+from trainers.evaluation.stats import Interval, bca_intervals, proportion_interval
 
 Array = NDArray[Any]
 
@@ -44,11 +46,51 @@ def macro_average(
 
     def interval(columns: Columns, sampling: Sampling) -> Interval:
         wide = closed_form(*class_counts(*columns), sampling.level)
-        settings: dict[str, Any] = vars(sampling)
-        (narrow,) = bootstrap_statistics(lambda *parts: [figure(*parts)], *columns, **settings)
+        counts = resampled_counts(*columns, sampling)
+        figures = [means_of_classes(of_classes, part) for part in vars(counts).values()]
+        (narrow,) = bca_intervals(Resamples(figures[0][0], *figures[1:]), sampling.level)
         return wide.reaching(narrow.low, narrow.high)
 
     return Metric(figure, title, guesses, interval=interval, order=order)
+
+
+def resampled_counts(labels: Array, guess: Array, sampling: Sampling) -> Resamples:
+    """Hits, labels and guesses of the K classes that occur: (3, K) of all examples and resamples.
+
+    All macro averages of the same examples share them: the last result is kept.
+
+    Args:
+      labels: (N,) int.
+      guess: (N,) int.
+      sampling: resamples and seed.
+    """
+    kept = (labels.astype(np.int64).tobytes(), guess.astype(np.int64).tobytes())
+    return _resampled_counts(*kept, sampling.resamples, sampling.seed)
+
+
+@functools.lru_cache(maxsize=1)
+def _resampled_counts(labels: bytes, guess: bytes, resamples: int, seed: int) -> Resamples:
+    actual, predicted = (np.frombuffer(part, np.int64) for part in (labels, guess))
+    seen, codes = np.unique(np.concatenate([actual, predicted]), return_inverse=True)
+    actual, predicted = np.split(codes, 2)
+    size = len(seen)
+    hits = np.where(actual == predicted, actual, size)  # A miss counts for a class that is dropped.
+
+    def count(*parts: Array) -> Array:
+        return np.stack([np.bincount(part, minlength=size + 1)[:size] for part in parts]).astype(
+            np.int32
+        )
+
+    return resample(count, hits, actual, predicted, resamples=resamples, seed=seed)
+
+
+def means_of_classes(of_classes: Callable[[Array, Array, Array], Array], counts: Array) -> Array:
+    """(R, 1): the mean figure of the classes that occur in each of R (3, K) counts."""
+    found = []
+    for hits, actual, predicted in counts.reshape(-1, *counts.shape[-2:]):
+        seen = (actual + predicted) > 0
+        found.append([np.mean(of_classes(hits[seen], actual[seen], predicted[seen]))])
+    return np.array(found, np.float64)
 
 
 def class_counts(labels: Array, guess: Array) -> tuple[Array, Array, Array]:

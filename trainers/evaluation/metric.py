@@ -112,7 +112,10 @@ class Metric:
 
     def estimate(self, scores: Array, labels: Array, sampling: Sampling) -> Interval:
         """The metric with its interval."""
-        columns = self.columns(scores, labels)
+        return self.estimate_of(self.columns(scores, labels), sampling)
+
+    def estimate_of(self, columns: Columns, sampling: Sampling) -> Interval:
+        """The metric of the columns of all examples, with its interval."""
         if self.interval is not None:
             return self.interval(columns, sampling)
         return resampled(self.figure, columns, sampling, fraction=self.unit == FRACTION)

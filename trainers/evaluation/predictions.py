@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from trainers.data.pipeline import EvalBatch
 
 ID, LABEL, SCORES = "id", "label", "scores/"
+# Records that are parsed at a time.
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -130,40 +132,105 @@ def _bytes(value: str) -> "tf.train.Feature":
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[str(value).encode()]))
 
 
-def read_table(path: Path) -> dict[str, Predictions]:
-    """Variant -> its predictions, as `write_table` wrote them."""
-    import tensorflow as tf
+def table_columns(path: Path) -> list[str]:
+    """The variants of a table, sorted.
 
-    rows = []
-    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        rows.append(tf.train.Example.FromString(record).features.feature)
-    if not rows:
-        raise ValueError(f"{path} holds no predictions")
-    ids = np.array([row[ID].bytes_list.value[0].decode() for row in rows], dtype=object)
-    labels = np.array([row[LABEL].int64_list.value[0] for row in rows], np.int32)
-    keys = [key for key in rows[0] if key.startswith("slice/")]
-    slices = {
-        key: np.array([row[key].bytes_list.value[0].decode() for row in rows], dtype=object)
-        for key in sorted(keys)
-    }
-    found = {}
-    for column in sorted(key for key in rows[0] if key.startswith(SCORES)):
-        scores = np.array([row[column].float_list.value for row in rows], np.float32)
-        found[column.removeprefix(SCORES)] = Predictions(ids, labels, scores, slices)
-    return found
-
-
-def class_names(path: Path, count: int) -> tuple[str, ...]:
-    """`count` class names in label order, as a table has them; empty for classes without examples.
-
-    Args:
-      path: as `write_table` wrote it.
-      count: classes of its scores.
+    Raises:
+      ValueError: the table has no records, or none of predictions.
     """
+    return sorted(key.removeprefix(SCORES) for key in _spec(path) if key.startswith(SCORES))
+
+
+def read_table(path: Path) -> dict[str, Predictions]:
+    """Variant -> its predictions, as `write_table` wrote them.
+
+    Raises:
+      ValueError: the table has no records, or records of different columns.
+    """
+    variants = table_columns(path)
+    found = _parsed(path, variants)
+    return {variant: _predictions(found, variant) for variant in variants}
+
+
+def read_column(path: Path, variant: str) -> tuple[Predictions, tuple[str, ...]]:
+    """The predictions of one variant, and the class names in label order.
+
+    The name of a class without examples is empty.
+
+    Raises:
+      KeyError: the table has no such variant.
+      ValueError: as `read_table`, or a label that is not one of the classes.
+    """
+    found = _parsed(path, [variant])
+    predictions = _predictions(found, variant)
+    names = [""] * predictions.scores.shape[1]
+    outside = np.flatnonzero((predictions.labels < 0) | (predictions.labels >= len(names)))
+    if len(outside):
+        raise ValueError(
+            f"{path}: record {outside[0]} has the label {predictions.labels[outside[0]]}, but "
+            f"scores of {len(names)} classes"
+        )
+    _, first = np.unique(predictions.labels, return_index=True)
+    for row in first.tolist():
+        names[int(predictions.labels[row])] = str(found[features.TEXT][row])
+    return predictions, tuple(names)
+
+
+def _spec(path: Path) -> "dict[str, tf.io.FixedLenFeature]":
+    """Feature -> its type and shape, from the first record."""
     import tensorflow as tf
 
-    names = [""] * count
-    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        row = tf.train.Example.FromString(record).features.feature
-        names[row[LABEL].int64_list.value[0]] = row[features.TEXT].bytes_list.value[0].decode()
-    return tuple(names)
+    first = next(iter(tf.data.TFRecordDataset(str(path)).take(1).as_numpy_iterator()), None)
+    if first is None:
+        raise ValueError(f"{path} holds no predictions")
+    row = tf.train.Example.FromString(first).features.feature
+    if ID not in row or LABEL not in row:
+        raise ValueError(
+            f"{path} has records of {', '.join(sorted(row)[:5])} instead of predictions"
+        )
+    found = {
+        key: tf.io.FixedLenFeature([], tf.string)
+        for key in row
+        if key in (ID, features.TEXT) or key.startswith("slice/")
+    }
+    for key in row:
+        if key.startswith(SCORES):
+            size = len(row[key].float_list.value)
+            found[key] = tf.io.FixedLenFeature([size], tf.float32)
+    return {**found, LABEL: tf.io.FixedLenFeature([], tf.int64)}
+
+
+def _parsed(path: Path, variants: Sequence[str]) -> dict[str, np.ndarray]:
+    """Column -> its values; scores of the variants only."""
+    import tensorflow as tf
+
+    scores = [SCORES + variant for variant in variants]
+    spec = {
+        key: one for key, one in _spec(path).items() if not key.startswith(SCORES) or key in scores
+    }
+    if missing := set(scores) - set(spec):
+        raise KeyError(f"{path} has no column {min(missing)}")
+    parts: dict[str, list[np.ndarray]] = {key: [] for key in spec}
+    for batch in tf.data.TFRecordDataset(str(path)).batch(_BATCH):
+        try:
+            parsed = tf.io.parse_example(batch, spec)
+        except tf.errors.InvalidArgumentError as error:
+            start = sum(map(len, parts[ID]))
+            raise ValueError(
+                f"{path}: a record from {start} on has other columns than the first: "
+                f"{str(error.message).splitlines()[0]}"
+            ) from error
+        for key, values in parsed.items():
+            found = values.numpy()
+            parts[key].append(_text(found) if found.dtype == object else found)
+    # Removes each list of parts before the next column is joined, to hold little twice.
+    return {key: np.concatenate(parts.pop(key)) for key in spec}
+
+
+def _predictions(found: dict[str, np.ndarray], variant: str) -> Predictions:
+    return Predictions(
+        found[ID],
+        found[LABEL].astype(np.int32),
+        found[SCORES + variant],
+        {key: found[key] for key in sorted(found) if key.startswith("slice/")},
+    )

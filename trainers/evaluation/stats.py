@@ -9,13 +9,15 @@ or BCa (bias-corrected and accelerated: Efron & Tibshirani 1993, section 14.3). 
 only.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats as _scipy
+
+from trainers.evaluation.bootstrap import Resamples, bca, index_chunks, resample
 
 Array = NDArray[Any]
 
@@ -25,10 +27,6 @@ LEAST_IMAGES = 30
 # A resample of values with few distinct levels is one multinomial draw over the levels: the same
 # distribution as drawing N indices, without the N.
 _MAX_LEVELS = 64
-# Indices of one chunk of resamples: 32 MB of int64 however many examples there are.
-_CHUNK = 4_000_000
-# The delete-a-group jackknife needs no more groups to estimate the acceleration.
-_JACKKNIFE_GROUPS = 200
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,34 @@ def proportion_interval(successes: float, total: float, *, level: float = 0.95) 
         raise ValueError(
             f"`successes` must be in [0, `total`] and `total` above 0, got {successes} and {total}"
         )
-    tail, failures = (1 - level) / 2, total - successes
-    low = float(_scipy.beta.ppf(tail, successes, failures + 1)) if successes else 0.0
-    high = float(_scipy.beta.ppf(1 - tail, successes + 1, failures)) if failures else 1.0
-    return Interval(successes / total, low, high)
+    (found,) = proportion_intervals([successes], [total], level=level)
+    assert found is not None
+    return found
+
+
+def proportion_intervals(
+    successes: ArrayLike, totals: ArrayLike, *, level: float = 0.95
+) -> list[Interval | None]:
+    """`proportion_interval` of each pair of counts; None where a total is 0.
+
+    Args:
+      successes: (K,) counts, each at most its total.
+      totals: (K,) counts.
+      level: confidence level in (0, 1).
+    """
+    hits, sizes = np.asarray(successes, np.float64), np.asarray(totals, np.float64)
+    tail, failures = (1 - level) / 2, sizes - hits
+    low, high = np.zeros(len(hits)), np.ones(len(hits))
+    some, short = hits > 0, failures > 0
+    low[some] = _scipy.beta.ppf(tail, hits[some], failures[some] + 1)
+    high[short] = _scipy.beta.ppf(1 - tail, hits[short] + 1, failures[short])
+    values = np.divide(hits, sizes, out=np.zeros(len(hits)), where=sizes > 0)
+    return [
+        Interval(value, *ends) if size else None
+        for value, *ends, size in zip(
+            *(part.tolist() for part in (values, low, high, sizes)), strict=True
+        )
+    ]
 
 
 def bootstrap_interval(
@@ -120,7 +142,7 @@ def bootstrap_interval(
         return Interval(mean, mean, mean)
     means, deviations = _resampled_moments(values, resamples, seed)
     # Efron & Tibshirani 14.15 for a mean: the jackknife deviations are (x_i - mean) / (N - 1).
-    found = Interval(mean, *_bca(means, mean, values - mean, level))
+    found = Interval(mean, *bca(means, mean, values - mean, level))
     return found.reaching(*_studentized(means, deviations, values, level))
 
 
@@ -151,35 +173,18 @@ def bootstrap_statistics(
     Raises:
       ValueError: no examples, arrays of different lengths, or a setting out of range.
     """
-    parts = [np.asarray(array) for array in arrays]
-    lengths = {len(part) for part in parts if part.ndim}
-    if len(lengths) != 1 or any(part.ndim == 0 for part in parts):
-        shapes = [part.shape for part in parts]
-        raise ValueError(f"arrays need one common first axis, got shapes {shapes}")
-    size = lengths.pop()
-    _check_size(size, "arrays")
     _check_settings(resamples, level)
-    estimates = np.asarray(statistics(*parts), np.float64)
-    replicates = np.array(
-        [
-            statistics(*(part[index] for part in parts))
-            for chunk in _index_chunks(size, resamples, seed)
-            for index in chunk
-        ],
-        np.float64,
-    )
-    groups = np.array_split(
-        np.random.default_rng(seed).permutation(size), min(size, _JACKKNIFE_GROUPS)
-    )
-    left_out = np.array(
-        [statistics(*(np.delete(part, group, axis=0) for part in parts)) for group in groups]
-        if size > 1
-        else [estimates],
-        np.float64,
-    )
+    return bca_intervals(resample(statistics, *arrays, resamples=resamples, seed=seed), level)
+
+
+def bca_intervals(found: Resamples, level: float = 0.95) -> list[Interval]:
+    """K BCa intervals of resampled (K,) figures."""
+    estimates = np.asarray(found.estimates, np.float64)
+    replicates = np.asarray(found.replicates, np.float64)
+    left_out = np.asarray(found.left_out, np.float64)
     influence = left_out.mean(axis=0) - left_out
     return [
-        Interval(float(estimate), *_bca(replicates[:, k], float(estimate), influence[:, k], level))
+        Interval(float(estimate), *bca(replicates[:, k], float(estimate), influence[:, k], level))
         for k, estimate in enumerate(estimates)
     ]
 
@@ -266,7 +271,7 @@ def _resampled_moments(values: Array, resamples: int, seed: int) -> tuple[Array,
         means = drawn @ levels / size
         squares = (drawn * (levels - means[:, None]) ** 2).sum(axis=1)
         return means, np.sqrt(squares / size)
-    chunks = [values[chunk] for chunk in _index_chunks(size, resamples, seed)]
+    chunks = [values[chunk] for chunk in index_chunks(size, resamples, seed)]
     means = np.concatenate([chunk.mean(axis=1) for chunk in chunks])
     return means, np.concatenate([chunk.std(axis=1) for chunk in chunks])
 
@@ -281,37 +286,6 @@ def _studentized(means: Array, deviations: Array, values: Array, level: float) -
     tails = [(1 + level) / 2, (1 - level) / 2]
     ends = mean - np.quantile(distances, tails, method="inverted_cdf") * deviation
     return ends[np.isfinite(ends)].tolist()
-
-
-def _index_chunks(size: int, resamples: int, seed: int) -> Iterator[Array]:
-    """(rows, N) indices at a time, `resamples` rows in all."""
-    generator = np.random.default_rng(seed)
-    at_once = max(1, _CHUNK // size)
-    for start in range(0, resamples, at_once):
-        rows = min(at_once, resamples - start)
-        yield generator.integers(0, size, size=(rows, size))
-
-
-def _bca(replicates: Array, estimate: float, influence: Array, level: float) -> tuple[float, float]:
-    """Efron & Tibshirani 1993, equations 14.10, 14.14 and 14.15."""
-    # Sums in another order differ in the last bits: without a tolerance, replicates equal to the
-    # estimate count as below or above it by chance.
-    slack = 1e-12 * max(1.0, abs(estimate))
-    below = float(np.mean(replicates < estimate - slack))
-    equal = float(np.mean(np.abs(replicates - estimate) <= slack))
-    spread = float(np.sum(influence**2))
-    if equal == 1.0 or spread == 0.0:
-        return float(replicates.min()), float(replicates.max())
-    acceleration = float(np.sum(influence**3)) / (6.0 * spread**1.5)
-    # Half of the ties: the estimate of a discrete figure often repeats in the replicates.
-    share = np.clip(below + equal / 2, 0.5 / len(replicates), 1 - 0.5 / len(replicates))
-    bias = float(_scipy.norm.ppf(share))
-    tails = bias + _scipy.norm.ppf([(1 - level) / 2, (1 + level) / 2])
-    stretch = 1 - acceleration * tails
-    if np.any(stretch <= 0):
-        return float(replicates.min()), float(replicates.max())
-    points = np.quantile(replicates, _scipy.norm.cdf(bias + tails / stretch))
-    return float(points[0]), float(points[1])
 
 
 def _values(values: ArrayLike, name: str) -> Array:

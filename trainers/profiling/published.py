@@ -34,6 +34,8 @@ class Published:
 
 
 PUBLISHED: dict[str, Published] = {
+    "alexnet": Published(61.100840, 0.71, 224, _TORCHVISION),
+    "googlenet": Published(6.624904, 1.50, 224, _TORCHVISION),
     "resnet18": Published(11.689512, 1.81, 224, _TORCHVISION),
     "resnet34": Published(21.797672, 3.66, 224, _TORCHVISION),
     "resnet50": Published(25.557032, 4.09, 224, _TORCHVISION),

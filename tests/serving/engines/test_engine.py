@@ -4,11 +4,13 @@ import subprocess
 import sys
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from core import bundle as bundles
+from serving.engines import engine as engine_module
 from serving.engines.engine import EngineError, LiteRtPool, load_saved_model, open_engine
 from serving.server.models.engines import EngineOptions, load_engine
 
@@ -220,6 +222,62 @@ def test_a_run_beyond_the_limit_is_stopped_and_the_next_one_runs(counter):
     assert "the limit of a run is 300 ms; send fewer rows" in str(failures[0])
     assert count(4) == 4
     engine.close()
+
+
+@pytest.fixture
+def meeting(tmp_path):
+    """A model whose run waits until a second run has started."""
+    import tensorflow as tf
+
+    v1, both = tf.compat.v1, threading.Barrier(2, timeout=60)
+
+    def meet(x):
+        both.wait()
+        return x
+
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        x = v1.placeholder(tf.float32, [])
+        y = tf.ensure_shape(tf.numpy_function(meet, [x], tf.float32), [])
+        v1.saved_model.simple_save(session, str(tmp_path / "1"), {"x": x}, {"y": y})
+    # The function belongs to the graph that made it.
+    yield tmp_path / "1"
+    del graph
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_callers_of_a_model_with_a_limit_of_threads_run_in_parallel(meeting, threads):
+    with (
+        contextlib.closing(load_saved_model(meeting, threads=threads)) as engine,
+        ThreadPoolExecutor(2) as callers,
+    ):
+        inputs = [{"x": np.float32(value)} for value in (1, 2)]
+        runs = [callers.submit(engine.run, "serving_default", one) for one in inputs]
+        assert [run.result()["y"] for run in runs] == [1, 2]
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_a_limit_for_the_network_is_not_one_for_decoding(tiny_draft, monkeypatch, threads):
+    loaded = []
+
+    def load(path, **options):
+        loaded.append(options["threads"])
+        return load_saved_model(path, **options)
+
+    monkeypatch.setattr(engine_module, "load_saved_model", load)
+    for variant in ("none_fp32", "saved_model"):
+        with open_engine(tiny_draft, variant, threads=threads, size=1) as engine:
+            engine.predict_bytes([])
+            assert engine.saved_model.path == tiny_draft
+    assert loaded == [0, threads]
+
+
+def test_a_shared_decoder_stays_open(tiny_draft, make_png):
+    with open_engine(tiny_draft) as decoding:
+        decoder = decoding.saved_model
+        with open_engine(tiny_draft, "none_fp32", decoder=decoder) as engine:
+            assert engine.saved_model is decoder
+            assert engine.predict_bytes([make_png((255, 0, 0))]).argmax() == 0
+        assert decoding.predict_bytes([make_png((0, 0, 255))]).argmax() == 2
 
 
 def test_broken_models_are_refused(tmp_path, tiny_copy):

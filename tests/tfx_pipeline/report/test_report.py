@@ -2,6 +2,7 @@ import copy
 import json
 import math
 import os
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -10,11 +11,13 @@ from rich.console import Console
 
 from tfx_pipeline import report
 from tfx_pipeline.report import view
+from trainers.evaluation.metrics import metric_facts
 
 SECTIONS = [
     *("results", "gates", "trade-offs", "metrics", "slices", "confusion"),
     *("training", "data", "steps", "lineage", "environment"),
 ]
+CLASSES = [str(digit) for digit in range(10)]
 HOSTILE = "<script>alert('x')</script>\"><img src=http://example.invalid/x onerror=alert(1)>[red]"
 
 
@@ -221,6 +224,36 @@ def test_the_page_has_no_external_address(smoke_summary):
     assert addresses
     assert all(address.startswith(("#", "data:,")) for address in addresses)
     assert "url(" not in report.render_report(smoke_summary)
+
+
+def _table_of(html, key):
+    rows = html.split(f'aria-label="Slices by {key}"')[1].split("</table>")[0].split("<tr>")[2:]
+    return [" ".join(re.sub("<[^>]+>", " ", row).split()) for row in rows]
+
+
+def test_ages_are_in_order_and_few_examples_are_said_to_be_few(smoke_summary):
+    for model in smoke_summary["models"]:
+        model["slices"] = [
+            {"key": "slice/age", "value": value, "examples": n, "top1": [0.9, 0.8, 1.0]}
+            for value, n in (("10-19", 40), ("3-9", 30), ("more than 70", 2), ("0-2", 29))
+        ]
+    rows = _table_of(report.render_report(smoke_summary), "slice/age")
+    assert [row.split(" 90.0 %")[0] for row in rows] == [
+        "0-2 29 fewer than 30",
+        "3-9 30",
+        "10-19 40",
+        "more than 70 2 fewer than 30",
+    ]
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(2, False), (5, False), (6, True)])
+def test_top5_is_hidden_where_it_says_nothing(smoke_summary, classes, shown):
+    smoke_summary["data"]["classes"] = CLASSES[:classes]
+    recorded = copy.deepcopy(smoke_summary)
+    for model in recorded["models"]:
+        model["metric_facts"] = metric_facts(classes)
+    for summary in (smoke_summary, recorded):
+        assert ("top-5" in _Reader(report.render_report(summary)).text) == shown
 
 
 @pytest.mark.browser

@@ -1,5 +1,7 @@
 """The whole analysis of one model's predictions, against scikit-learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn import metrics
@@ -70,6 +72,53 @@ def test_slices_crosses_and_small_slices(given, found):
         else:
             assert one.metrics == {}
     assert {one.value for one in found.slices if not one.metrics} >= {"few"}
+
+
+def test_the_class_is_a_slice_also_in_crosses(given):
+    found = analyze(given, AnalysisOptions(slices=["class", "light*class"])).slices
+    assert {one.value for one in found if one.key == "class"} == set(CLASSES)
+    for one in found:
+        *light, name = one.value.split(", ")
+        inside = given.labels == CLASSES.index(name)
+        if light:
+            inside &= given.slices["slice/light"] == light[0]
+        assert one.images == inside.sum()
+        assert one.metrics["top1"].value == pytest.approx(given.correct[inside].mean())
+
+
+def test_a_slice_named_class_is_that_of_the_data(given):
+    named = replace(given, slices={"slice/class": given.slices["slice/light"]})
+    found = analyze(named, AnalysisOptions(slices=["class"])).slices
+    assert [one.value for one in found] == ["bright", "dark"]
+
+
+def test_rates_of_slices_are_those_of_their_images(given):
+    keys = ["light", "rare", "class"]
+    found = analyze(given, AnalysisOptions(slices=keys, positive="dog")).slice_rates
+    assert [(one.key, one.value) for one in found] == [
+        *(("light", value) for value in ("bright", "dark")),
+        *(("rare", value) for value in ("few", "many")),
+        *(("class", value) for value in CLASSES),
+    ]
+    bright, _, few, _, cat, dog, _ = found
+    inside = given.slices["slice/light"] == "bright"
+    actual, scores = given.labels[inside] == 1, given.scores[inside, 1]
+    area, average = metrics.roc_auc_score, metrics.average_precision_score
+    assert bright.roc_area.value == pytest.approx(area(actual, scores), abs=1e-9)
+    assert bright.average_precision.value == pytest.approx(average(actual, scores), abs=1e-9)
+    rates = bright.rates[49]
+    assert rates.threshold == 0.5
+    assert rates.recall.value == pytest.approx((scores[actual] >= 0.5).mean())
+    assert rates.false_positive_rate.value == pytest.approx((scores[~actual] >= 0.5).mean())
+    assert (few.images, few.rates, few.roc_area) == (9, [], None)
+    assert few.note == "fewer than 30 images"
+    assert (cat.note, cat.roc_area, cat.rates[0].recall) == ("no image of dog", None, None)
+    assert (dog.note, dog.roc_area) == ("all images are of dog", None)
+    assert dog.rates[0].false_positive_rate is None
+    assert dog.rates[49].recall.value == pytest.approx(
+        (given.scores[given.labels == 1, 1] >= 0.5).mean()
+    )
+    assert analyze(given).slice_rates == [], "three classes have no single positive one"
 
 
 def test_all_slices_and_every_class_unless_chosen(given):

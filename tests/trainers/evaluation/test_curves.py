@@ -5,12 +5,15 @@ import pytest
 from scipy import optimize, special, stats
 from sklearn import metrics
 
+from trainers.evaluation import curves
 from trainers.evaluation.curves import (
     calibration_curve,
     precision_recall,
     rates_at,
+    rates_table,
     roc,
     temperature,
+    thinned,
     threshold_for_specificity,
 )
 from trainers.evaluation.metrics import classification_metrics
@@ -178,3 +181,57 @@ def test_settings_out_of_range():
         calibration_curve([[1.0, 0.0]], [0], bins=0)
     with pytest.raises(ValueError, match="at least one image"):
         temperature(np.zeros((0, 3)), [])
+
+
+def test_a_table_of_rates_is_counted_by_hand_at_each_threshold():
+    scores, positive = sample(3, 40, 60, ties=True)
+    thresholds = [-1.0, *np.unique(scores)[::7].tolist(), 0.5, scores.max(), scores.max() + 1]
+    for at, found in zip(thresholds, rates_table(scores, positive, thresholds), strict=True):
+        called = scores >= at
+        matrix = metrics.confusion_matrix(positive, called, labels=[False, True])
+        (true_negative, false_positive), (missed, hits) = matrix
+        assert found.threshold == at
+        assert found.recall.value == pytest.approx(hits / 40)
+        assert found.false_negative_rate.value == pytest.approx(missed / 40)
+        assert found.false_positive_rate.value == pytest.approx(false_positive / 60)
+        assert true_negative + false_positive == 60
+        for rate, part, whole in (
+            (found.recall, hits, 40),
+            (found.false_positive_rate, false_positive, 60),
+            (found.precision, hits, hits + false_positive),
+        ):
+            if not whole:
+                assert rate is None
+                continue
+            exact = stats.binomtest(int(part), int(whole)).proportion_ci(method="exact")
+            assert (rate.low, rate.high) == pytest.approx((exact.low, exact.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("right", "limit"), [(True, 0.05), (False, 20.0)])
+def test_the_temperature_stops_at_the_limits_of_the_search(right, limit):
+    scores = np.tile([0.7, 0.2, 0.1], (40, 1))
+    labels = np.full(40, 0 if right else 2)
+    assert temperature(scores, labels) == pytest.approx(limit, rel=1e-6)
+
+
+def test_the_temperature_of_many_scores_is_that_of_a_fit_of_all_at_once(monkeypatch):
+    monkeypatch.setattr(curves, "_CHUNK", 700)  # 100 images at a time.
+    random = np.random.default_rng(5)
+    scores = random.dirichlet([0.2] * 7, 950).astype(np.float32)
+    labels = np.array([random.choice(7, p=row / row.sum()) for row in scores.astype(float)])
+    logits = np.log(np.maximum(scores.astype(np.float64), 1e-7))
+
+    def loss(inverse):
+        return -special.log_softmax(logits * inverse, axis=1)[np.arange(950), labels].mean()
+
+    best = optimize.minimize_scalar(loss, bounds=(0.05, 20), options={"xatol": 1e-10})
+    assert temperature(scores, labels) == pytest.approx(1 / best.x, abs=1e-6)
+
+
+def test_a_thinned_curve_keeps_its_ends_and_points():
+    x, y = np.arange(5000.0), np.arange(5000.0) ** 2
+    short, high = thinned(x, y)
+    assert len(short) == 1000
+    assert (short[0], short[-1]) == (0, 4999)
+    np.testing.assert_array_equal(high, short**2)
+    assert len(thinned(x[:1000])[0]) == 1000

@@ -6,7 +6,9 @@ from scipy import stats as scipy_stats
 from sklearn import metrics as oracle
 
 from trainers.evaluation import metrics, stats
-from trainers.evaluation.metric import Metric, guesses, mean_of
+from trainers.evaluation.bootstrap import Resamples
+from trainers.evaluation.macro import means_of_classes, resampled_counts
+from trainers.evaluation.metric import Metric, Sampling, guesses, mean_of
 from trainers.evaluation.scores import (
     confusion_matrix,
     cross_entropy,
@@ -331,3 +333,46 @@ def test_the_error_of_a_failing_metric_names_its_file(add, metric, words):
     add("mine", metric)
     with pytest.raises(metrics.MetricError, match=rf"metric 'mine' \(.*test_metrics\.py.*{words}"):
         metrics.metrics_with_intervals(scores, labels, resamples=100)
+
+
+def test_macro_intervals_are_those_of_each_metric_resampled_alone(example):
+    scores, labels = example
+    guess = scores.argmax(1)
+    found = metrics.metrics_with_intervals(scores, labels, resamples=200, seed=3)
+    for name, score in (
+        ("macro_precision", oracle.precision_score),
+        ("macro_recall", oracle.recall_score),
+        ("macro_f1", oracle.f1_score),
+    ):
+
+        def figure(actual, predicted, score=score):
+            return [score(actual, predicted, average="macro", zero_division=0)]
+
+        (alone,) = stats.bootstrap_statistics(figure, labels, guess, resamples=200, seed=3)
+        assert found[name].value == pytest.approx(alone.value, abs=1e-9)
+        # The closed form can only widen the interval.
+        assert found[name].low <= alone.low + 1e-9
+        assert found[name].high >= alone.high - 1e-9
+        (narrow,) = stats.bca_intervals(resampled_macro(name, labels, guess, 200, 3))
+        assert (narrow.low, narrow.high) == pytest.approx((alone.low, alone.high), abs=1e-9)
+
+
+def resampled_macro(name, labels, guess, resamples, seed):
+    """The figures that `macro_average` computes from the counts that all averages share."""
+    figure = {
+        "macro_precision": lambda hits, actual, predicted: hits / np.maximum(predicted, 1),
+        "macro_recall": lambda hits, actual, predicted: hits / np.maximum(actual, 1),
+        "macro_f1": lambda hits, actual, predicted: 2 * hits / (predicted + actual),
+    }[name]
+    counts = resampled_counts(labels, guess, Sampling(resamples, 0.95, seed))
+    estimates, *parts = (means_of_classes(figure, part) for part in vars(counts).values())
+    return Resamples(estimates[0], *parts)
+
+
+def test_metrics_of_parts_are_those_of_the_parts_alone(example):
+    scores, labels = example
+    half = np.arange(len(labels)) % 2 == 0
+    parts = metrics.metrics_of_parts(scores, labels, [half, ~half], Sampling(200))
+    for inside, found in zip((half, ~half), parts, strict=True):
+        alone = metrics.metrics_with_intervals(scores[inside], labels[inside], resamples=200)
+        assert found == alone

@@ -5,7 +5,14 @@ import pytest
 import tensorflow as tf
 
 from trainers.data.pipeline import EvalBatch
-from trainers.evaluation.predictions import Predictions, predict, read_table, write_table
+from trainers.evaluation.predictions import (
+    Predictions,
+    predict,
+    read_column,
+    read_table,
+    table_columns,
+    write_table,
+)
 
 CLASSES = ("ant", "bee", "čmelák")
 
@@ -90,4 +97,65 @@ def test_an_empty_table_is_an_error(tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "t")):
         pass
     with pytest.raises(ValueError, match="holds no predictions"):
+        read_table(tmp_path / "t")
+
+
+def test_one_column_is_read_with_the_class_names(tmp_path):
+    few = predicted(0, ("a", "b"))
+    write_table(tmp_path / "t", {"saved_model": few, "ptq_int8": predicted(1, ("a", "b"))}, CLASSES)
+    assert table_columns(tmp_path / "t") == ["ptq_int8", "saved_model"]
+    found, names = read_column(tmp_path / "t", "saved_model")
+    np.testing.assert_array_equal(found.scores, few.scores)
+    assert names == ("ant", "bee", "")
+    with pytest.raises(KeyError, match="no column scores/other"):
+        read_column(tmp_path / "t", "other")
+
+
+def test_a_table_of_several_batches_is_read_in_order(tmp_path):
+    count = 600
+    ids = np.array([f"image {i}" for i in range(count)], dtype=object)
+    scores = np.random.default_rng(0).random((count, 3), np.float32)
+    labels = (np.arange(count) % 3).astype(np.int32)
+    sizes = np.array([str(i // 7) for i in range(count)], dtype=object)
+    table = {"saved_model": Predictions(ids, labels, scores, {"slice/size": sizes})}
+    write_table(tmp_path / "t", table, CLASSES)
+    (found,) = read_table(tmp_path / "t").values()
+    np.testing.assert_array_equal(found.ids, ids)
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.scores, scores)
+    np.testing.assert_array_equal(found.slices["slice/size"], sizes)
+
+
+def rewritten(path, change):
+    """The same table with one record changed."""
+    records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number, record in enumerate(records):
+            example = tf.train.Example.FromString(record)
+            if number == 2:
+                change(example.features.feature)
+            writer.write(example.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda row: row["scores/m"].float_list.value.append(0.0), "a record from 0 on has other"),
+        (lambda row: row.pop("slice/size"), "a record from 0 on has other columns"),
+        (lambda row: row["label"].int64_list.value.__setitem__(0, 3), "record 2 has the label 3"),
+    ],
+)
+def test_records_that_do_not_fit_are_named(tmp_path, change, words):
+    write_table(tmp_path / "t", {"m": predicted(0)}, CLASSES)
+    with pytest.raises(ValueError, match=words):
+        read_column(rewritten(tmp_path / "t", change), "m")
+
+
+def test_records_of_images_are_no_predictions(tmp_path):
+    with tf.io.TFRecordWriter(str(tmp_path / "t")) as writer:
+        feature = {"image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x"]))}
+        example = tf.train.Example(features=tf.train.Features(feature=feature))
+        writer.write(example.SerializeToString())
+    with pytest.raises(ValueError, match="has records of image/encoded instead of predictions"):
         read_table(tmp_path / "t")

@@ -31,6 +31,8 @@ VIT = {"patch": 8, "width": 8, "depth": 2, "heads": 2}
         ("coatnet", {}, "norm", (8, 8)),
         ("mobilenet_v3_small", {"width": 0.25}, "last_hard_swish", (1, 1)),
         ("vgg16", {}, "block5_pool", (1, 1)),
+        ("alexnet", {"width": 4}, "pool5", (3, 3)),
+        ("googlenet", {"width": 0.25}, "inception5b_concat", (2, 2)),
     ],
 )
 def test_networks_that_end_in_a_map(name, options, last, map_size):

@@ -21,7 +21,7 @@ def make(name, *, size, classes, **options):
 
 
 # `make test-zoo` counts the rest.
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", *LITE])
+@pytest.mark.parametrize("name", ["alexnet", "googlenet", "resnet18", "mobilenet_v2", *LITE])
 def test_published_figures(name):
     known = PUBLISHED[name]
     cost = complexity(make(name, size=known.image_size, classes=1000))

@@ -7,9 +7,10 @@
 | `classes.csv` | class: recall, precision, F1, areas, sensitivity at a specificity |
 | `confusion.csv` | label; a column per predicted class |
 | `slices.csv` | slice value and metric |
+| `slice_areas.csv`, `slice_thresholds.csv` | see `slice_tables` |
 | `groups.csv`, `gaps.csv` | group and rate; key and rate |
 | `calibration.csv` | bin of confidence |
-| `thresholds.csv`, `curves.csv` | class and threshold |
+| `thresholds.csv`, `curves.csv` | class and threshold; at most 1,000 points of a curve |
 | `errors.csv` | wrong image, the most confident first |
 | `suspect_labels.csv` | image whose label is likely to be wrong |
 """
@@ -27,6 +28,7 @@ from rich.table import Table
 
 from core.files import write_json, write_text
 from tfx_pipeline.cli.views.relabeling import image_tables
+from tfx_pipeline.cli.views.slice_tables import areas_as_json, slice_tables
 from tfx_pipeline.cli.views.subjects import Subject
 from tfx_pipeline.report.evaluation.context import Evaluation
 from tfx_pipeline.report.evaluation.findings import findings
@@ -40,6 +42,7 @@ from trainers.evaluation.analysis import (
     ClassFigures,
     GroupFigures,
 )
+from trainers.evaluation.curves import thinned
 from trainers.evaluation.metrics import metric_facts
 from trainers.evaluation.stats import Interval
 
@@ -124,6 +127,7 @@ def _tables(evaluation: Evaluation) -> dict[str, list[Sequence[Any]]]:
         "curves": [("class", "curve", "threshold", "x", "y"), *_curve_rows(found)],
         "groups": [("key", "positive", "group", "rate", "images", *_ENDS), *_group_rows(found)],
         "gaps": [("key", "positive", "rate", "highest", "lowest", *_ENDS), *_gap_rows(found)],
+        **slice_tables(found),
         **image_tables(evaluation),
     }
 
@@ -151,6 +155,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             }
             for one in found.slices
         ],
+        "slice_areas": areas_as_json(found),
         "calibration": [
             {"low": one.low, "high": one.high, "images": one.images}
             | {"confidence": one.confidence, "accuracy": one.accuracy.as_list()}
@@ -217,11 +222,10 @@ def _threshold_rows(found: Analysis) -> Iterable[Sequence[Any]]:
 
 def _curve_rows(found: Analysis) -> Iterable[Sequence[Any]]:
     for name, (roc, pr) in found.curves.items():
-        for at, x, y in zip(
-            roc.thresholds, roc.false_positive_rate, roc.true_positive_rate, strict=True
-        ):
+        axes = (roc.thresholds, roc.false_positive_rate, roc.true_positive_rate)
+        for at, x, y in zip(*thinned(*axes), strict=True):
             yield (name, "roc", at, x, y)
-        for at, x, y in zip(pr.thresholds, pr.recall, pr.precision, strict=True):
+        for at, x, y in zip(*thinned(pr.thresholds, pr.recall, pr.precision), strict=True):
             yield (name, "precision_recall", at, x, y)
 
 

@@ -1,4 +1,4 @@
-"""The tables of `sightline evaluate` and `sightline benchmark`."""
+"""The table of `sightline evaluate`."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from core.bundle import SAVED_MODEL, Bundle, open_bundle
-from serving.benchmark.variants import VariantFigures
 from trainers.data.features import DatasetError, DatasetInfo
 from trainers.data.orientation import AS_STORED, UPRIGHT
 
@@ -147,34 +146,4 @@ def evaluation_table(found: Mapping[str, Mapping[str, list[float]]]) -> Table:
             value, low, high = figures[metric]
             cells.append(f"{value:.4f} [{low:.4f}, {high:.4f}]".replace("[", "\\["))
         table.add_row(metric, *cells)
-    return table
-
-
-def benchmark_table(figures: Mapping[str, VariantFigures], machine: Mapping[str, str]) -> Table:
-    """One row per variant; ratios are relative to the float TFLite file of the same run."""
-    title = f"{machine['cpu']}, {machine['cores']} cores, batch 1"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in (
-        "variant",
-        "size kB",
-        "gzip kB",
-        "smaller",
-        "p50 ms",
-        "p99 ms",
-        "img/s",
-        "faster",
-    ):
-        table.add_column(column, justify="left" if column == "variant" else "right")
-    base = figures.get("none_fp32") or next(iter(figures.values()))
-    for name, f in figures.items():
-        table.add_row(
-            name,
-            f"{f.size_bytes / 1e3:.0f}",
-            f"{f.gzip_bytes / 1e3:.0f}",
-            f"{base.gzip_bytes / f.gzip_bytes:.2f}x",
-            f"{f.latency_ms_p50:.3f}",
-            f"{f.latency_ms_p99:.3f}",
-            f"{f.images_per_second:.0f}",
-            f"{base.latency_ms_p50 / f.latency_ms_p50:.2f}x",
-        )
     return table

@@ -9,7 +9,8 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,26 +152,38 @@ def _of_table(path: Path, name: str) -> Subject:
 
 def _column(path: Path, variant: str, name: str, classes: tuple[str, ...]) -> ModelPredictions:
     """One column of a predictions table: `variant`, the only one, or the SavedModel's."""
-    from trainers.evaluation.predictions import class_names, read_table
+    from trainers.evaluation.predictions import read_column, table_columns
 
-    try:
-        table = read_table(path)
-    except (ValueError, OSError) as error:
-        raise ComparisonError(f"{path}: {error}; give a predictions file of a run") from error
-    except Exception as error:  # TensorFlow's DataLossError and protobuf's DecodeError.
-        raise ComparisonError(f"{path} is not a predictions file: {error}") from error
-    chosen = variant or (SAVED_MODEL if SAVED_MODEL in table else "")
-    if not chosen and len(table) == 1:
-        (chosen,) = table
-    if chosen not in table:
+    with _reading(path):
+        known = table_columns(path)
+    chosen = variant or (SAVED_MODEL if SAVED_MODEL in known else "")
+    if not chosen and len(known) == 1:
+        (chosen,) = known
+    if chosen not in known:
         raise ComparisonError(
             f"{path} has no predictions of {chosen or 'the SavedModel'!r} "
-            f"(known: {', '.join(table)}); give one of them with --variant or as {path}:COLUMN"
+            f"(known: {', '.join(known)}); give one of them with --variant or as {path}:COLUMN"
         )
-    found = table[chosen]
+    with _reading(path):
+        found, names = read_column(path, chosen)
     shown = name if chosen == SAVED_MODEL else f"{name} {chosen}"
-    classes = classes or class_names(path, found.scores.shape[1])
-    return ModelPredictions(**vars(found), name=shown, classes=classes)
+    if classes and len(classes) != len(names):
+        raise ComparisonError(
+            f"{path} has scores of {len(names)} classes, but the run's summary lists "
+            f"{len(classes)}; run the pipeline again"
+        )
+    return ModelPredictions(**vars(found), name=shown, classes=classes or names)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Errors of a predictions file with its path and what to give."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ComparisonError(f"{error}; give a predictions file of a run") from error
+    except Exception as error:  # TensorFlow's DataLossError and protobuf's DecodeError.
+        raise ComparisonError(f"{path} is not a predictions file: {error}") from error
 
 
 def _predicted(path: Path, data: Path | None, split: str, variant: str) -> Subject:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from trainers.evaluation.analysis import Analysis
+from trainers.evaluation.analysis import LEAST_IMAGES, Analysis
 from trainers.evaluation.comparison import ALPHA
 from trainers.evaluation.curves import TEMPERATURES
 from trainers.evaluation.error_analysis import WeakSlice
@@ -20,7 +20,9 @@ def findings(found: Analysis) -> Iterator[str]:
             f"images, {one.outside:.4f} on the others (p {one.p_adjusted:.2g}, Holm over "
             f"{found.slices_tried} slices)"
         )
-    if not weak:
+    if not found.slices_tried:
+        yield f"no slice has {LEAST_IMAGES} images inside and outside, so none was tested"
+    elif not weak:
         yield f"no slice of {found.slices_tried} is significantly less accurate than the others"
     yield f"{len(found.errors):,} errors, {len(found.suspects):,} suspect labels"
 

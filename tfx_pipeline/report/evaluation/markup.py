@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from core import figures
 from tfx_pipeline.report.evaluation.context import Evaluation
+from tfx_pipeline.report.shots import Shot, shot_list
 from trainers.evaluation.stats import Interval
 
 #: More rows than this get a filter.
@@ -103,30 +104,13 @@ def gallery(evaluation: Evaluation, images: Iterable[tuple[int, str, str]]) -> M
       images: position in the predictions, a heading such as `cat, predicted dog`, and a detail such
         as a score.
     """
-    items = [
-        _item(evaluation, str(evaluation.model.ids[position]), heading, detail)
-        for position, heading, detail in images
-    ]
-    return Markup('<ul class="gallery">\n{}\n</ul>').format(Markup("\n").join(items))
-
-
-def _item(evaluation: Evaluation, image_id: str, heading: str, detail: str) -> Markup:
-    name = evaluation.files.get(image_id, "") or image_id[:12]
-    source = evaluation.thumbnails.source(image_id)
-    if source:
-        shown = Markup('<img src="{}" alt="{}" loading="lazy">').format(source, heading)
-    else:
-        shown = Markup('<span class="blank">{}</span>').format(
-            evaluation.thumbnails.reason(image_id)
-        )
-    return Markup(
-        "<li><figure>{}<figcaption><b>{}</b>{}<span>{}</span></figcaption></figure></li>"
-    ).format(shown, heading, detail, breakable(name))
-
-
-def breakable(path: str) -> Markup:
-    """A file name that may be broken after each slash."""
-    return Markup("/<wbr>").join(path.split("/"))
+    shots = []
+    for position, heading, detail in images:
+        image_id = str(evaluation.model.ids[position])
+        source = evaluation.thumbnails.source(image_id)
+        name = evaluation.files.get(image_id, "") or image_id[:12]
+        shots.append(Shot(source, evaluation.thumbnails.reason(image_id), heading, detail, name))
+    return shot_list(shots)
 
 
 def _heading(column: Column, sortable: bool) -> Markup:

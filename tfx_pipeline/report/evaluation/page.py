@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from core import html
 from tfx_pipeline.report.evaluation.context import Evaluation
-from tfx_pipeline.report.evaluation.sections import Section, sections
+from tfx_pipeline.report.evaluation.sections import sections
+from tfx_pipeline.report.section import registered
 
 PAGE_FILE = "index.html"
 
@@ -27,9 +28,7 @@ def render(evaluation: Evaluation, only: Sequence[str] = ()) -> str:
     Raises:
       ValueError: a registered section returned something else; names it.
     """
-    found = _sections(evaluation, only or sections.names())
-    if not only:
-        found.sort(key=lambda item: (item[1].order, item[0]))
+    found = registered(sections, evaluation, only)
     script = (_FOLDER / _SCRIPT).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return html.render(
@@ -43,19 +42,3 @@ def render(evaluation: Evaluation, only: Sequence[str] = ()) -> str:
         script=Markup(script),
         script_digest=digest,
     )
-
-
-def _sections(evaluation: Evaluation, anchors: Sequence[str]) -> list[tuple[str, Section]]:
-    """The sections that have something to show, with their anchors."""
-    found = []
-    for anchor in anchors:
-        section = sections.get(anchor)(evaluation)
-        if section is None:
-            continue
-        if not isinstance(section, Section):
-            raise ValueError(
-                f"report section {anchor!r} ({sections.origin(anchor)}) must return a Section or "
-                f"None, got {section!r}"
-            )
-        found.append((anchor, section))
-    return found

@@ -5,12 +5,13 @@
 Each example counts once. The metrics of a plugin appear everywhere that these appear.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
 
-from trainers.evaluation.metric import Metric, Sampling
+from trainers.evaluation.metric import Array, Columns, Metric, Sampling
 from trainers.evaluation.scores import checked
 from trainers.evaluation.stats import Interval
 from trainers.registry import metrics
@@ -64,7 +65,7 @@ def classification_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, fl
         [0, 1].
     """
     scores, labels = checked(scores, labels, some=True, probabilities=True)
-    return _each(lambda metric: metric.value(scores, labels), len(labels))
+    return _each(lambda _, metric: metric.value(scores, labels), len(labels))
 
 
 def metrics_with_intervals(
@@ -91,9 +92,37 @@ def metrics_with_intervals(
     Raises:
       MetricError, ValueError: as `classification_metrics`, or a setting out of range.
     """
-    scores, labels = checked(scores, labels, some=True, probabilities=True)
     sampling = Sampling(resamples, level, seed)
-    return _each(lambda metric: metric.estimate(scores, labels, sampling), len(labels))
+    return next(metrics_of_parts(scores, labels, [slice(None)], sampling))
+
+
+def metrics_of_parts(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    parts: Iterable[Array | slice],
+    sampling: Sampling | None = None,
+) -> Iterator[dict[str, Interval]]:
+    """`metrics_with_intervals` of parts of the examples, whose columns are computed once.
+
+    Args:
+      scores: (N, C) float probabilities in [0, 1].
+      labels: (N,) int in [0, C).
+      parts: (N,) bool each, with at least one example.
+      sampling: of the intervals; 1,000 resamples at 95 % if not given.
+
+    Raises:
+      MetricError, ValueError: as `metrics_with_intervals`.
+    """
+    values, truth = checked(scores, labels, some=True, probabilities=True)
+    settings, columns = sampling or Sampling(), dict[str, Columns]()
+
+    def estimate(name: str, metric: Metric, part: Array | slice) -> Interval:
+        if name not in columns:
+            columns[name] = metric.columns(values, truth)
+        return metric.estimate_of(tuple(column[part] for column in columns[name]), settings)
+
+    for part in parts:
+        yield _each(lambda name, metric, part=part: estimate(name, metric, part), len(truth[part]))
 
 
 def computed(name: str, metric: Metric, compute: Callable[[Metric], T], examples: int) -> T:
@@ -111,12 +140,13 @@ def computed(name: str, metric: Metric, compute: Callable[[Metric], T], examples
         ) from error
 
 
-def _each(compute: Callable[[Metric], T], examples: int) -> dict[str, T]:
+def _each(compute: Callable[[str, Metric], T], examples: int) -> dict[str, T]:
     """Name -> result for every metric; one that equals another takes that one's result."""
     known, found = registered_metrics(), {}
     for name, metric in sorted(known.items(), key=lambda item: bool(item[1].same_as)):
         if metric.same_as in found:
             found[name] = found[metric.same_as]
         else:
-            found[name] = computed(name, metric, compute, examples)
+            one = functools.partial(compute, name)
+            found[name] = computed(name, metric, one, examples)
     return {name: found[name] for name in known}

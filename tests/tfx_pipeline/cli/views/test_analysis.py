@@ -25,6 +25,7 @@ FILES = {
         "gaps.csv",
     ),
     *("calibration.csv", "thresholds.csv", "curves.csv", "errors.csv", "suspect_labels.csv"),
+    *("slice_areas.csv", "slice_thresholds.csv"),
 }
 
 
@@ -58,6 +59,13 @@ def rows_of(file):
         return list(csv.DictReader(opened))
 
 
+def slice_of(predicted, key, value):
+    inside = np.ones(len(predicted.labels), bool)
+    for name, part in zip(key.split("*"), value.split(", "), strict=True):
+        inside &= predicted.slices[f"slice/{name}"] == part
+    return inside
+
+
 def test_all_files_agree_with_scikit_learn(table, predicted, tmp_path):
     out = tmp_path / "out"
     options = ("--groups", "age,age*light", "--slices", "light,age*light", "--positive", "yes")
@@ -74,6 +82,20 @@ def test_all_files_agree_with_scikit_learn(table, predicted, tmp_path):
     assert areas == pytest.approx([area, area])
     light = {row["value"] for row in rows_of(out / "slices.csv") if row["key"] == "light"}
     assert light == {"dark", "bright"}
+    for row in rows_of(out / "slice_areas.csv"):
+        inside = slice_of(predicted, row["key"], row["value"])
+        area = metrics.roc_auc_score(predicted.labels[inside], predicted.scores[inside, 1])
+        assert float(row["roc_area"]) == pytest.approx(area, abs=1e-6)
+    rows = [row for row in rows_of(out / "slice_thresholds.csv") if row["threshold"] == "0.4"]
+    assert {row["value"] for row in rows} == {"dark", "bright"} | {
+        f"{age}, {light}" for age in ("3-9", "10-19") for light in ("dark", "bright")
+    }
+    for row in rows:
+        inside = slice_of(predicted, row["key"], row["value"])
+        called, actual = predicted.scores[inside, 1] >= 0.4, predicted.labels[inside] == 1
+        assert float(row["recall"]) == pytest.approx(called[actual].mean())
+        assert float(row["false_positive_rate"]) == pytest.approx(called[~actual].mean())
+        assert float(row["precision"]) == pytest.approx(actual[called].mean())
     row = rows_of(out / "thresholds.csv")[49]
     assert row["threshold"] == "0.5"
     called = predicted.scores[:, 1] >= 0.5
@@ -111,7 +133,7 @@ def test_a_bundle_is_analyzed_on_its_records_with_file_names(earlier, tmp_path):
     ("options", "words"),
     [
         (("--slices", "lite"), "no slice 'lite'; did you mean light?"),
-        (("--groups", "xyz"), "no slice 'xyz'; known: age, light"),
+        (("--groups", "xyz"), "no slice 'xyz'; known: age, class, light"),
         (("--positive", "yess"), "no class 'yess'; did you mean yes?"),
     ],
 )

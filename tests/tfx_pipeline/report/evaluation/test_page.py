@@ -83,7 +83,7 @@ def test_a_gallery_has_the_image_of_a_position_or_the_reason(make_evaluation, ow
     )
     page = render(make_evaluation())
     assert re.search(r'<img src="data:image/jpeg;base64,[^"]+" alt="cat, predicted dog"', page)
-    assert "<span>3.jpg</span>" in page
+    assert '<span class="file">3.jpg</span>' in page
 
     page = render(make_evaluation(data=None))
     assert "<img" not in page
@@ -111,4 +111,4 @@ def test_a_plugin_adds_the_section_of_the_documentation(make_evaluation, tmp_pat
     assert body.count("<img ") == 12
     model = make_evaluation().model
     lowest = model.scores[np.arange(300), model.labels].argmin()
-    assert body.index(f"<span>{lowest}.jpg</span>") < body.index("</li>")
+    assert body.index(f">{lowest}.jpg</span>") < body.index("</li>")

@@ -42,7 +42,7 @@ def curves(evaluation: Evaluation) -> Section:
     if len(found) > len(names):
         lead += (
             f" The {len(names)} of {len(found)} classes with the smallest ROC area are shown; all "
-            "areas are in the table of classes, all points in curves.csv."
+            "areas are in the table of classes, all curves in curves.csv."
         )
     return Section("Curves", body, 90, lead)
 

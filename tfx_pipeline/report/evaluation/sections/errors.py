@@ -7,8 +7,9 @@ from markupsafe import Markup
 from components.data_validation.anomaly import KINDS, Anomaly, Location
 from core import figures
 from tfx_pipeline.report.evaluation.context import Evaluation
-from tfx_pipeline.report.evaluation.markup import absent, breakable, gallery
+from tfx_pipeline.report.evaluation.markup import absent, gallery
 from tfx_pipeline.report.evaluation.sections import Section, sections
+from tfx_pipeline.report.shots import breakable
 from tfx_pipeline.report.thumbnails import Thumbnails
 from trainers.evaluation.error_analysis import Confusion, confusions
 from trainers.evaluation.stats import proportion_interval

@@ -165,3 +165,20 @@ def test_thresholds_have_their_rates(section, make_evaluation, tables_of):
     assert row[2].startswith(percent(called[ours].mean()))
     assert row[3].startswith(percent(called[~ours].mean()))
     assert row[4].startswith(percent((~called)[ours].mean()))
+
+
+def test_slices_have_the_rates_of_each_threshold(section, make_evaluation, tables_of):
+    model = make_evaluation().model
+    found = section("slice-rates")
+    tables = tables_of(found.body)
+    assert len(tables) == 3
+    assert [row[0] for row in tables[0][1:]] == ["age=3-9", "age=10-19", "age=20-29"]
+    assert "fewer than 30 images: 1." in found.lead
+    for (_, *rows), threshold in zip(tables, (0.25, 0.5, 0.75), strict=True):
+        for row in rows:
+            inside = model.slices["slice/age"] == row[0].removeprefix("age=")
+            ours, scores = model.labels[inside] == 1, model.scores[inside, 1]
+            assert row[3].startswith(percent(metrics.roc_auc_score(ours, scores)))
+            assert row[5].startswith(percent(ours[scores >= threshold].mean()))
+            assert row[6].startswith(percent((scores >= threshold)[ours].mean()))
+            assert row[7].startswith(percent((scores >= threshold)[~ours].mean()))
