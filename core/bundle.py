@@ -38,8 +38,7 @@ LABELS_FILE = "assets/labels.txt"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 RECOMMENDED_TFLITE = "model.tflite"
 SAVED_MODEL_FILE = "saved_model.pb"
-# Files that may change without a change of the model.
-_NOT_CONTENT = {MANIFEST_FILE, CARD_FILE}
+_NOT_CONTENT = {MANIFEST_FILE, CARD_FILE}  # may change without a change of the model
 SIGNATURE_BYTES = "serving_default"
 SIGNATURE_PREPROCESS = "preprocess"
 SIGNATURE_TENSOR = "predict_tensor"
@@ -85,6 +84,8 @@ class Manifest:
       top_k: number of classes that `serving_default` returns.
       recommended: name of the variant copied to `model.tflite`.
       methods: compression method of a variant -> its title; empty in earlier versions.
+      conversion: variant -> `partitions` and `snr_db` of its file, null where unknown, and what
+        each of its `rewrites` did; see `trainers.compression.convert.ConversionResult`.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
       benchmark: variant -> results of `serving.benchmark.variants`.
       gates: of the run: `verdict`, `not_held` (gate -> reason for passing it anyway), and
@@ -112,6 +113,7 @@ class Manifest:
     linear_probe: dict[str, Any] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
     methods: dict[str, str] = field(default_factory=dict)
+    conversion: dict[str, dict[str, Any]] = field(default_factory=dict)
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
@@ -201,9 +203,7 @@ def versions(model_dir: Path) -> list[int]:
 
 def find_models(bundles_dir: Path) -> dict[str, list[int]]:
     """Model name -> versions of every model under `bundles_dir` with at least one version."""
-    if not bundles_dir.is_dir():
-        return {}
-    entries = sorted(bundles_dir.iterdir())
+    entries = sorted(bundles_dir.iterdir()) if bundles_dir.is_dir() else []
     return {entry.name: numbers for entry in entries if (numbers := versions(entry))}
 
 
@@ -254,11 +254,10 @@ def content_digest(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         name = file.relative_to(path).as_posix()
-        if name in _NOT_CONTENT:
-            continue
-        data = file.read_bytes()
-        digest.update(f"{name}\0{len(data)}\0".encode())
-        digest.update(data)
+        if name not in _NOT_CONTENT:
+            data = file.read_bytes()
+            digest.update(f"{name}\0{len(data)}\0".encode())
+            digest.update(data)
     return digest.hexdigest()
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from trainers.compression.bias_correction import MOST_IMAGES, correct_biases
 from trainers.compression.convert import ConversionJob, convert_all, save_for_conversion
 from trainers.compression.qat import quantization_aware
+from trainers.compression.rewrites.bias_correction import MOST_IMAGES, correct_biases
 from trainers.compression.tflite_graph import builtin, constant, kernel_operators, pack, unpack
 from trainers.keras import keras
 from trainers.models.layers import Normalize
