@@ -72,9 +72,11 @@ def test_the_manifest_has_the_rewrites_of_every_file(built):
         assert one["snr_db"] > 10
     assert found["none_fp32"]["rewrites"] == found["ptq_dynamic"]["rewrites"] == []
     done = {one["name"]: one for one in found["ptq_int8"]["rewrites"]}
-    assert list(done) == ["normalize_in_float", "correct_biases"]
+    assert list(done) == ["normalize_in_float", "delegate_islands", "correct_biases"]
     assert done["normalize_in_float"] == {"name": "normalize_in_float", "applied": True}
     assert done["correct_biases"]["applied"]
+    assert not done["delegate_islands"]["applied"]
+    assert "refuses no int8" in done["delegate_islands"]["why"]
 
 
 @pytest.mark.parametrize(("variant", "near"), list(zip(VARIANTS, (1e-4, 0.05, 0.1), strict=True)))
