@@ -39,9 +39,9 @@ test-onednn: setup ## run the tests marked onednn with the other TF_ENABLE_ONEDN
 test-zoo: setup ## train, compress and export all but the largest models, an hour or more; writes zoo.tsv
 	@.venv/bin/pytest -m zoo $(ARGS)
 
-test-peers: setup ## run third-party clients against the server; writes COMPATIBILITY.md
+test-peers: setup ## compare with third-party clients and libraries; writes COMPATIBILITY.md
 	@tools/peers.sh
-	@.venv/bin/pytest -m peers -rP --peers-page serving/server/COMPATIBILITY.md tests/serving/peers $(ARGS)
+	@.venv/bin/pytest -m peers -rP --peers-page serving/server/COMPATIBILITY.md tests/serving tests/trainers $(ARGS)
 
 lint: setup ## ruff, codespell, the project's word list, import-linter, basedpyright
 	@.venv/bin/ruff check && .venv/bin/ruff format --check

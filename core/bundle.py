@@ -14,7 +14,7 @@ Signatures of the SavedModel (classification):
   predict_tensor    images uint8 (B,H,W,3)    -> scores f32 (B,N): softmax over all classes
   predict_examples  examples string (B,)      -> as serving_default
 TFLite: one input uint8 (1,H,W,3) RGB in [0, 255], one output f32 (1,N) softmax, labels.txt
-attached as a zip member. The model includes normalization and softmax.
+attached as a zip member, and TFLite metadata. The model includes normalization and softmax.
 """
 
 import gzip

@@ -324,7 +324,7 @@ class CompressConfig:
         256, "Training images that calibrate int8 ranges.", within="[1, inf)"
     )
     rewrites: tuple[str, ...] = key(
-        ("normalize_in_float", "delegate_islands", "correct_biases"),
+        ("normalize_in_float", "delegate_islands", "correct_biases", "metadata"),
         "Registered rewrites of the converted TFLite files.",
     )
 

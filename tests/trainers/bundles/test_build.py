@@ -70,9 +70,10 @@ def test_the_manifest_has_the_rewrites_of_every_file(built):
     for one in found.values():
         assert one["partitions"] >= 1
         assert one["snr_db"] > 10
-    assert found["none_fp32"]["rewrites"] == found["ptq_dynamic"]["rewrites"] == []
+    metadata = {"name": "metadata", "applied": True, "labels": 10}
+    assert found["none_fp32"]["rewrites"] == found["ptq_dynamic"]["rewrites"] == [metadata]
     done = {one["name"]: one for one in found["ptq_int8"]["rewrites"]}
-    assert list(done) == ["normalize_in_float", "delegate_islands", "correct_biases"]
+    assert list(done) == ["normalize_in_float", "delegate_islands", "correct_biases", "metadata"]
     assert done["normalize_in_float"] == {"name": "normalize_in_float", "applied": True}
     assert done["correct_biases"]["applied"]
     assert not done["delegate_islands"]["applied"]
