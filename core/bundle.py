@@ -86,8 +86,7 @@ class Manifest:
       top_k: number of classes that `serving_default` returns.
       recommended: name of the variant copied to `model.tflite`.
       methods: compression method of a variant -> its title; empty in earlier versions.
-      conversion: variant -> `partitions` and `snr_db` of its file, null where unknown, and what
-        each of its `rewrites` did; see `trainers.compression.convert.ConversionResult`.
+      conversion: variant -> `partitions`, `snr_db` and `rewrites` of its file, null if unknown.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
       benchmark: variant -> results of `serving.benchmark.variants`.
       gates: `verdict`, `not_held` (gate -> why it was passed), `excludable_drop`; or empty.
@@ -207,9 +206,8 @@ def versions(model_dir: Path) -> list[int]:
 
 def find_models(bundles_dir: Path) -> dict[str, list[int]]:
     """Model name -> versions of every model under `bundles_dir` with at least one version."""
-    if not bundles_dir.is_dir():
-        return {}
-    return {one.name: found for one in sorted(bundles_dir.iterdir()) if (found := versions(one))}
+    entries = sorted(bundles_dir.iterdir()) if bundles_dir.is_dir() else []
+    return {entry.name: found for entry in entries if (found := versions(entry))}
 
 
 def open_bundle(path: Path | str) -> Bundle:
