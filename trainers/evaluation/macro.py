@@ -47,8 +47,11 @@ def macro_average(
     def interval(columns: Columns, sampling: Sampling) -> Interval:
         wide = closed_form(*class_counts(*columns), sampling.level)
         counts = resampled_counts(*columns, sampling)
-        figures = [means_of_classes(of_classes, part) for part in vars(counts).values()]
-        (narrow,) = bca_intervals(Resamples(figures[0][0], *figures[1:]), sampling.level)
+        estimates, replicates, left_out = (
+            means_of_classes(of_classes, part)
+            for part in (counts.estimates, counts.replicates, counts.left_out)
+        )
+        (narrow,) = bca_intervals(Resamples(estimates[0], replicates, left_out), sampling.level)
         return wide.reaching(narrow.low, narrow.high)
 
     return Metric(figure, title, guesses, interval=interval, order=order)

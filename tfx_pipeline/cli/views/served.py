@@ -29,7 +29,8 @@ from trainers.registry import nearest
 if TYPE_CHECKING:
     from trainers.data.reader import ParsedRecords
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 
 _PATH, _METRICS = "/v1/models/", "/monitoring/prometheus/metrics"
 # Images of a request. Two requests at a time hide their latency.
