@@ -45,8 +45,9 @@ def macro_average(
         return float(np.mean(of_classes(*class_counts(labels, guess))))
 
     def interval(columns: Columns, sampling: Sampling) -> Interval:
-        wide = closed_form(*class_counts(*columns), sampling.level)
-        counts = resampled_counts(*columns, sampling)
+        labels, guess = columns
+        wide = closed_form(*class_counts(labels, guess), sampling.level)
+        counts = resampled_counts(labels, guess, sampling)
         estimates, replicates, left_out = (
             means_of_classes(of_classes, part)
             for part in (counts.estimates, counts.replicates, counts.left_out)
