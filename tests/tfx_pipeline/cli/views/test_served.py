@@ -246,7 +246,7 @@ class Flaky(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, *_):
+    def log_message(self, format, *args):
         pass
 
 
