@@ -9,6 +9,7 @@ from core import figures
 from tfx_pipeline.report.evaluation.context import Evaluation
 from tfx_pipeline.report.evaluation.markup import absent, gallery
 from tfx_pipeline.report.evaluation.sections import Section, sections
+from tfx_pipeline.report.shots import breakable
 from tfx_pipeline.report.thumbnails import Thumbnails
 from trainers.evaluation.error_analysis import Confusion, confusions
 from trainers.evaluation.stats import proportion_interval
@@ -163,5 +164,5 @@ def _shot(images: Thumbnails, place: Location) -> Markup:
         else Markup('<span class="blank">{}</span>').format(images.reason(str(place)))
     )
     return Markup("<figure>{}<figcaption><b>{}, {}</b>{}</figcaption></figure>").format(
-        shown, place.label or "no label", place.split, place.filename or str(place)
+        shown, place.label or "no label", place.split, breakable(place.filename or str(place))
     )
