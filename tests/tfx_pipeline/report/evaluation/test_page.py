@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -88,6 +89,23 @@ def test_a_gallery_has_the_image_of_a_position_or_the_reason(make_evaluation, ow
     page = render(make_evaluation(data=None))
     assert "<img" not in page
     assert "The page has no thumbnails of 1 images. The records are not known" in page
+
+
+def test_the_page_counts_images_that_are_not_in_the_records_or_do_not_decode(
+    make_evaluation, own_sections, tmp_path, write_records, image_bytes
+):
+    ids = write_records(tmp_path / "d", [("0.jpg", image_bytes(0)), ("cut.jpg", b"\xff\xd8\xff")])
+    whole = make_evaluation(data=tmp_path / "d")
+    known = np.array([f"{i:064x}" for i in range(300)], object)
+    known[[0, 2]] = ids[1], ids[0]
+    model = replace(whole.model, ids=known)
+    sections.register("images")(
+        lambda one: Section("Images", gallery(one, [(i, "cat", "") for i in range(4)]), 1)
+    )
+    page = render(replace(whole, model=model))
+    assert page.count("<img ") == 1
+    note = "Images without a thumbnail: 2 not in the records; 1 cannot be decoded."
+    assert f'<p class="note warn">{note}</p>' in page
 
 
 def test_the_summary_omits_top5_where_the_registry_does(make_evaluation):
