@@ -113,8 +113,8 @@ def sightline(tmp_path):
 def test_mistakes_end_the_run_before_it_begins(sightline, tmp_path):
     for settings, words in (
         (
-            ["gates.fairness=accuracy", "gates.fairness_groups=grup"],
-            "no slice 'grup'; did you mean",
+            ["gates.fairness=accuracy", "gates.fairness_groups=groupx"],
+            "no slice 'groupx'; did you mean",
         ),
         (["gates.fairness_groups=group"], "has no effect without gates.fairness"),
         (
