@@ -68,7 +68,7 @@ def header_of(
     results = [
         row
         for key, raw in manifest.metrics.get(variant, {}).items()
-        if (row := _result(key, raw, facts))
+        if key in facts and (row := _result(key, raw, facts[key]["title"]))
     ]
     if results:
         found["metrics"] = list(dict.fromkeys(row["type"] for row in results))
@@ -78,11 +78,10 @@ def header_of(
     return found
 
 
-def _result(key: str, raw: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _result(key: str, raw: Any, title: str) -> dict[str, Any]:
     found = figures.estimate(raw)
     if found is None:
         return {}
-    title = facts[key]["title"] if key in facts else key
     interval = "" if found.low is None else f", 95 % interval {found.low:.4f} to {found.high:.4f}"
     return {"type": _TYPES.get(key, key), "value": found.value, "name": f"{title}{interval}"}
 
