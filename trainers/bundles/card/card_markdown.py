@@ -37,7 +37,8 @@ def markdown_card(manifest: Manifest, model: dict[str, Any]) -> str:
         "Intended use": "\n\n".join(map(_plain, statements.INTENDED_USE)),
         "How to use": _usage(manifest),
         "Metrics": _metrics(manifest, facts),
-        "Not measured": _list(statements.not_measured(manifest, model)),
+        # Without a name of the user, and with commands in backticks.
+        "Not measured": "\n".join(f"- {one}" for one in statements.not_measured(manifest, model)),
         "Fairness": _fairness(model),
         "What these figures cannot show": _list(LIMITS),
         "Data": _data(manifest, data),

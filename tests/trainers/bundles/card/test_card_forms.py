@@ -151,6 +151,10 @@ def test_what_was_not_measured_is_stated_in_each_form():
     assert not any("not measured" in one["description"] for one in measured)
 
 
+def test_commands_are_code_in_markdown():
+    assert "`gates.fairness` judges them" in markdown_card(BARE, {})
+
+
 def test_the_header_is_what_hugging_face_reads(model):
     found = header(markdown_card(MANIFEST, model))
     assert found["pipeline_tag"] == "image-classification"
