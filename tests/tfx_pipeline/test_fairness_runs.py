@@ -157,7 +157,7 @@ def test_a_gap_stops_a_model_and_a_wider_margin_lets_it_pass(sightline, tmp_path
         (one["type"], one.get("slice")): float(one["value"])
         for one in card["quantitative_analysis"]["performance_metrics"]
     }
-    # Half of group b looks like the other class, which the model cannot tell apart.
+    # Half of group b looks like the other class, and the model cannot distinguish them.
     assert metrics["accuracy", "group=b, positive class light"] == pytest.approx(0.5, abs=0.05)
     assert metrics["accuracy", "group=a, positive class light"] >= 0.95
     page = (pushed / "card.html").read_text()
