@@ -12,15 +12,16 @@ from typing import Any
 from rich.markup import escape
 
 from core.renamed import FLAGS, current_flags
-from tfx_pipeline.cli.shared import app, errors
+from tfx_pipeline.cli.shared import app
+from tfx_pipeline.cli.shared import errors as error_console
 from trainers.plugins import OPTION
 
 __all__ = ["app", "main"]
 
 # In the order of the verbs in `--help`.
 _MODULES = (
-    *("data", "training", "evaluation", "benchmarks"),
-    *("projects", "platform", "deploy", "loadtest"),
+    *("data", "training", "evaluation", "errors", "study", "benchmarks"),
+    *("projects", "platform", "notebooks", "deploy", "loadtest"),
 )
 for _module in _MODULES:
     importlib.import_module(f"tfx_pipeline.cli.{_module}")
@@ -38,12 +39,12 @@ def main(arguments: list[str] | None = None) -> None:
             given = current_flags(given, verb)
         app(_plugins_first(given), standalone_mode=True)
     except KeyboardInterrupt:
-        errors.print("\nstopped")
+        error_console.print("\nstopped")
         sys.exit(130)
     except Exception as error:
         if os.environ.get("SIGHTLINE_TRACE"):
             raise
-        errors.print(f"[bold red]error:[/] {escape(_message(error))}", soft_wrap=True)
+        error_console.print(f"[bold red]error:[/] {escape(_message(error))}", soft_wrap=True)
         sys.exit(1)
 
 

@@ -1,6 +1,6 @@
 """Sections of a page that registered functions add."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -29,19 +29,20 @@ class Section:
 
 
 def registered(
-    sections: "Registry[Callable[[T], Section | None]]", page: T
+    sections: "Registry[Callable[[T], Section | None]]", page: T, only: Sequence[str] = ()
 ) -> list[tuple[str, Section]]:
     """Anchor and section of each function that has something to show, in order.
 
     Args:
       sections: functions of the page.
       page: what they show.
+      only: anchors, in their order; empty is all sections.
 
     Raises:
       ValueError: a function returned something else; names it.
     """
     found = []
-    for anchor in sections.names():
+    for anchor in only or sections.names():
         section = sections.get(anchor)(page)
         if section is None:
             continue
@@ -51,4 +52,4 @@ def registered(
                 f"None, got {section!r}"
             )
         found.append((anchor, section))
-    return sorted(found, key=lambda item: (item[1].order, item[0]))
+    return found if only else sorted(found, key=lambda item: (item[1].order, item[0]))

@@ -37,4 +37,9 @@ def _item(shot: Shot) -> Markup:
     return Markup(
         "<li><figure>{}<figcaption><b>{}</b><span>{}</span>"
         '<span class="file">{}</span></figcaption></figure></li>'
-    ).format(shown, shot.heading, shot.detail, shot.name)
+    ).format(shown, shot.heading, shot.detail, breakable(shot.name))
+
+
+def breakable(path: str) -> Markup:
+    """A file name that may be broken after each slash; its text is escaped."""
+    return Markup("/<wbr>").join(path.split("/"))

@@ -1,6 +1,6 @@
 """`summary.json`: the results of one run, read from its artifacts.
 
-The report, the console's tables, the notebook and the next run's check for changes read it.
+The report, the console's tables, the notebooks and the next run's check for changes read it.
 """
 
 import csv

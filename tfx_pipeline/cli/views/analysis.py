@@ -27,6 +27,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.files import write_json, write_text
+from tfx_pipeline.cli.views.relabeling import image_tables
 from tfx_pipeline.cli.views.slice_tables import areas_as_json, slice_tables
 from tfx_pipeline.cli.views.subjects import Subject
 from tfx_pipeline.report.evaluation.context import Evaluation
@@ -132,7 +133,7 @@ def _tables(evaluation: Evaluation) -> dict[str, list[Sequence[Any]]]:
         "groups": [(*_GROUP_COLUMNS, *_ENDS, "note"), *_group_rows(found)],
         "gaps": [(*_GAP_COLUMNS, *_ENDS, "compared", "left_out"), *_gap_rows(found)],
         **slice_tables(found),
-        **_image_tables(evaluation),
+        **image_tables(evaluation),
     }
 
 
@@ -250,26 +251,6 @@ def _gap_rows(found: Analysis) -> Iterable[Sequence[Any]]:
             ends = gap.size.as_list()
             others = (gap.compared, "; ".join(gap.left_out))
             yield (one.key, one.positive, gap.rate, gap.highest, gap.lowest, *ends, *others)
-
-
-def _image_tables(evaluation: Evaluation) -> dict[str, list[Sequence[Any]]]:
-    found, model, names = evaluation.analysis, evaluation.model, evaluation.classes
-    predicted = model.predicted  # Computed at each access.
-
-    def identity(image: int) -> tuple[str, str]:
-        digest = str(model.ids[image])
-        return evaluation.files.get(digest, ""), digest
-
-    errors: list[Sequence[Any]] = [("file", "image_sha256", "label", "predicted", "score")]
-    for image in found.errors.tolist():
-        label, best = int(model.labels[image]), int(predicted[image])
-        score = f"{model.scores[image, best]:.6f}"
-        errors.append((*identity(image), names[label], names[best], score))
-    suspects: list[Sequence[Any]] = [("file", "image_sha256", "label", "suggested", "margin")]
-    for one in found.suspects:
-        labels = (names[one.label], names[one.suggested])
-        suspects.append((*identity(one.image), *labels, f"{one.margin:.6f}"))
-    return {"errors": errors, "suspect_labels": suspects}
 
 
 def _classes_table(classes: Sequence[ClassFigures]) -> Table:

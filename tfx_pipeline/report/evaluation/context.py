@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.data_validation.anomaly import Anomaly
 from tfx_pipeline.report.thumbnails import ImageIndex, Thumbnails
 from trainers.evaluation.analysis import Analysis, AnalysisOptions
 from trainers.evaluation.comparison import ModelPredictions
+from trainers.evaluation.embeddings import EmbeddingMap
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class Evaluation:
       options: of the analysis.
       lineage: names and values that identify model, data and software, in order.
       written: names of the files beside the page.
+      duplicates: near-duplicates of the split's images, or None if they were not searched.
+      embeddings: map of the split's images, or None if it was not made.
+      others: images of other splits, by id and by `str` of their `Location`.
+      notes: anchor of a section -> why it is missing or incomplete.
     """
 
     analysis: Analysis
@@ -35,6 +41,10 @@ class Evaluation:
     options: AnalysisOptions = field(default_factory=AnalysisOptions)
     lineage: Mapping[str, str] = field(default_factory=dict)
     written: Sequence[str] = ()
+    duplicates: Sequence[Anomaly] | None = None
+    embeddings: EmbeddingMap | None = None
+    others: Thumbnails = field(default_factory=lambda: Thumbnails(ImageIndex()))
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def classes(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -17,13 +18,17 @@ _FOLDER = Path(__file__).parent
 _SCRIPT = "evaluation.js"
 
 
-def render(evaluation: Evaluation) -> str:
+def render(evaluation: Evaluation, only: Sequence[str] = ()) -> str:
     """The page, self-contained: it makes no request, and only its own script can run.
+
+    Args:
+      evaluation: of the page.
+      only: anchors of the sections to show, in this order; empty is all.
 
     Raises:
       ValueError: a registered section returned something else; names it.
     """
-    found = registered(sections, evaluation)
+    found = registered(sections, evaluation, only)
     script = (_FOLDER / _SCRIPT).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return html.render(

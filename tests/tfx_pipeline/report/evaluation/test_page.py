@@ -38,14 +38,14 @@ def own_sections(monkeypatch):
 
 
 def test_sections_are_in_order_with_anchor_title_and_lead(make_evaluation, own_sections):
-    sections.register("last")(lambda _: Section("Last", Markup("<p>1</p>"), 90))
-    sections.register("first")(lambda _: Section("First <b>", Markup("<p>2</p>"), 10, "A lead."))
+    sections.register("alpha")(lambda _: Section("Last", Markup("<p>1</p>"), 90))
+    sections.register("omega")(lambda _: Section("First <b>", Markup("<p>2</p>"), 10, "A lead."))
     sections.register("empty")(lambda _: None)
 
     page = render(make_evaluation())
 
-    assert re.findall(r'<section id="(\w+)"', page) == ["first", "last"]
-    assert re.findall(r'<a href="#(\w+)">(\w+)', page) == [("first", "First"), ("last", "Last")]
+    assert re.findall(r'<section id="(\w+)"', page) == ["omega", "alpha"]
+    assert re.findall(r'<a href="#(\w+)">(\w+)', page) == [("omega", "First"), ("alpha", "Last")]
     assert 'First &lt;b&gt;</h2>\n<p class="lead">A lead.</p>\n<p>2</p>' in page
 
 

@@ -7,8 +7,8 @@
         return Section("Saliency", body=..., order=75)
 
 The name is the section's anchor in the page. Orders: summary 10, classes 20, confusion 30,
-slices 40, weak slices 45, fairness 50, errors 60, embeddings 70, calibration 80, curves 90,
-thresholds 100, lineage 200.
+slices 40, weak slices 45, fairness 50, errors 60, confused pairs 62, suspect labels 64,
+near-duplicates 66, embeddings 70, calibration 80, curves 90, thresholds 100, lineage 200.
 """
 
 from collections.abc import Callable

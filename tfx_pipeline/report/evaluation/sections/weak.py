@@ -17,11 +17,16 @@ def weak_slices(evaluation: Evaluation) -> Section | None:
     if not found.slices_tried:
         return None
     lead = (
-        f"All {found.slices_tried:,} slices of one or two values with at least {LEAST_IMAGES} "
-        "images inside and outside were compared with the other images by Fisher's exact test. "
+        f"{found.slices_tried:,} slices of up to three values, each with at least {LEAST_IMAGES} "
+        "images inside and outside, were compared with the other images by Fisher's exact test. "
         "P-values are adjusted for all of them with Holm's method. Slices below "
         f"{ALPHA:g}: {len(significant(found)):,}."
     )
+    if any(len(one.values) > 2 for one in found.weak):
+        lead += (
+            " Slices of three values were found on one half of the images; their figures are of "
+            "the other half."
+        )
     rows = [
         (
             Cell(slice_name(one)),
