@@ -49,5 +49,5 @@ def notebook(
     path = view.write_copy(name, run or "", parameters or (), out, headless=execute)
     console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
     if not execute:
-        raise typer.Exit(open_in_jupyter(path))
+        open_in_jupyter(path)
     console.print(f"wrote {run_headless(path)}", soft_wrap=True, highlight=False, markup=False)

@@ -5,7 +5,10 @@ module in an installed package. They hold text and short calls; every figure com
 artifacts or from `trainers.evaluation`.
 """
 
+import os
 import warnings
 
+# At its default level, TensorFlow logs the end of every file that it reads.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Google's client library warns every process that it will soon drop Python 3.10.
 warnings.filterwarnings("ignore", category=FutureWarning, module="google.api_core")

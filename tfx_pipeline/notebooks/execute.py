@@ -5,10 +5,10 @@ the notebooks contain no formulas, widgets or diagrams.
 """
 
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 from core.files import write_text
 from tfx_pipeline.notebooks.catalog import NotebookError
@@ -76,7 +76,8 @@ def run_headless(path: Path) -> Path:
     return page
 
 
-def open_in_jupyter(path: Path) -> int:
-    """Opens a notebook in JupyterLab, or else in Jupyter Notebook; returns the exit status."""
+def open_in_jupyter(path: Path) -> NoReturn:
+    """Replaces this process by JupyterLab, or else Jupyter Notebook, which handles Ctrl-C itself."""
     verb = next(verb for module, verb in _JUPYTER.items() if find_spec(module))
-    return subprocess.call([sys.executable, "-m", "jupyter", verb, str(path)])
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "jupyter", verb, str(path)])

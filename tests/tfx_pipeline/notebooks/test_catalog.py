@@ -1,5 +1,6 @@
 import ast
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,11 @@ import pytest
 from tfx_pipeline.notebooks import catalog
 from tfx_pipeline.notebooks.catalog import NotebookError
 from tfx_pipeline.notebooks.run_results import NEEDS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[3]
 NAMES = ["compare_models", "compression_pareto", "data_quality", "errors", "slices_and_fairness"]
@@ -100,10 +106,6 @@ def test_a_copy_is_never_overwritten(tmp_path):
 
 
 def test_an_installed_package_holds_the_notebooks(tmp_path, monkeypatch):
-    try:
-        import tomllib
-    except ModuleNotFoundError:
-        import tomli as tomllib
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
     expected = catalog.INSTALLED.relative_to(ROOT).as_posix()
