@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,21 +49,31 @@ def compare(
 ) -> None:
     """Compare models on the same images: differences with intervals, tests and slices."""
     from tfx_pipeline.cli.views import compare as view
+    from trainers.evaluation.common_images import on_common_images
     from trainers.evaluation.comparison import compare as compared
 
+    if seeds and images:
+        raise typer.BadParameter("--images lists changes between two models; leave out --seeds")
     folder = records(data) if data else None
     subjects = view.load_all(models, data=folder, split=split, variant=variant, model=model)
-    over_seeds = view.compare_seeds(subjects) if seeds else []
-    found = [] if seeds else compared([subject.predictions for subject in subjects])
+    common = on_common_images([subject.predictions for subject in subjects])
+    if common.sentence:
+        console.print(common.sentence, highlight=False, markup=False, soft_wrap=True)
+    pairs = zip(subjects, common.models, strict=True)
+    shared = [replace(one, predictions=two) for one, two in pairs]
+    over_seeds = view.compare_seeds(shared) if seeds else []
+    aligned = [] if seeds else view.aligned_models(common.models)
+    found = compared(aligned) if aligned else []
     if seeds:
         view.show_seeds(over_seeds, console)
     else:
-        view.show(found, subjects, console)
+        view.show(found, aligned, console)
     if out:
-        view.write(found, over_seeds, out, split=split)
+        view.write(found, over_seeds, out, split=split, left_out=common.left_out)
         console.print(f"wrote {out}")
-    if images and not seeds:
-        count = view.write_images(found, subjects, images, split=split)
+    if images:
+        files = view.file_names(subjects[0].data, split)
+        count = view.write_images(found, aligned, images, files=files)
         console.print(f"wrote {count:,} changed images to {images}")
 
 
@@ -159,7 +170,7 @@ def _show_metrics(subject: str, data: Path | None, split: str, variant: str, mod
     from tfx_pipeline.cli.views.subjects import load
     from trainers.evaluation.metrics import metrics_with_intervals
 
-    if is_model(Path(subject)) and "," not in split:
+    if is_model(Path(subject)):
         console.print(evaluation_table(evaluate_model(Path(subject), data, split, variant)))
         return
     found = {}

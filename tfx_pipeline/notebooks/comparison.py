@@ -174,9 +174,7 @@ def _points(rows: Sequence[Row], title: str) -> Html:
     return charts.forest(rows, title=title, x_title="points", kind=charts.POINTS, reference=0.0)
 
 
-def changed_images(
-    found: Sequence[Comparison], models: Sequence[ModelPredictions]
-) -> pd.DataFrame:
+def changed_images(found: Sequence[Comparison], models: Sequence[ModelPredictions]) -> pd.DataFrame:
     """One row per comparison and image on which exactly one model is right, losses first.
 
     Args:

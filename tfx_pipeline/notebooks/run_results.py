@@ -130,12 +130,11 @@ class RunResults:
           RunError: the run has none, or they were deleted.
         """
         from trainers.evaluation.comparison import ModelPredictions
-        from trainers.evaluation.predictions import class_names, read_table
+        from trainers.evaluation.predictions import read_column, read_table
 
         path = self._path(model, "predictions")
         table = read_table(path)
-        size = next(iter(table.values())).scores.shape[1]
-        classes = self.classes or class_names(path, size)
+        classes = self.classes or read_column(path, next(iter(table)))[1]
         return {
             name: ModelPredictions(**vars(one), name=f"{model['name']} {name}", classes=classes)
             for name, one in table.items()

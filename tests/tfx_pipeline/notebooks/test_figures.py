@@ -192,7 +192,7 @@ def test_errors_have_their_images_and_file_names(run):
         assert f"{row['label']}/{row['id'][:6]}.png" in html
     without = errors.image_gallery(wrong, None, shown=2)._repr_html_()
     assert "data:image" not in without
-    assert without.count("no image") == 2
+    assert without.count("not in the records") == 2
     assert "No image to show" in errors.image_gallery(wrong[:0], run.records, shown=2)._repr_html_()
 
 

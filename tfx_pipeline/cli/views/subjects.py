@@ -10,18 +10,18 @@
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from core.bundle import SAVED_MODEL
 from tfx_pipeline.cli.shared import errors
+from tfx_pipeline.cli.views.evaluate import is_model, predictions, split_names
 from tfx_pipeline.cli.views.served import is_server, predict_served
 from trainers.evaluation.comparison import ComparisonError, ModelPredictions
+from trainers.evaluation.predictions import joined
 
 _SUMMARY = "summary.json"
 _TEST = "test"
@@ -86,9 +86,12 @@ def load(
       DatasetError: the records are not ones that the model can be evaluated on.
     """
     splits = split_names(split)
-    if len(splits) > 1:
+    if len(splits) > 1 and (is_server(given) or not is_model(Path(given))):
         each = [load(given, data=data, split=one, variant=variant, model=model) for one in splits]
-        return [_joined(parts) for parts in zip(*each, strict=True)]
+        return [
+            replace(parts[0], predictions=joined([part.predictions for part in parts]))
+            for parts in zip(*each, strict=True)
+        ]
     if is_server(given):
         if variant:
             raise ComparisonError(
@@ -108,35 +111,6 @@ def load(
             f"give {path}"
         )
     return [_predicted(path, data, split, variant)]
-
-
-def split_names(text: str) -> tuple[str, ...]:
-    """The different splits of `--split`.
-
-    Raises:
-      ComparisonError: there is none, or one is given twice.
-    """
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not names or len(set(names)) < len(names):
-        raise ComparisonError(f"give different splits, e.g. validation,test; got {text!r}")
-    return names
-
-
-def _joined(parts: Sequence[Subject]) -> Subject:
-    """One model's predictions of several splits as one."""
-    first = parts[0]
-    tables = [part.predictions for part in parts]
-    keys = set.intersection(*(set(table.slices) for table in tables))
-    joined = replace(
-        tables[0],
-        ids=np.concatenate([table.ids for table in tables]),
-        labels=np.concatenate([table.labels for table in tables]),
-        scores=np.concatenate([table.scores for table in tables]),
-        slices={
-            key: np.concatenate([table.slices[key] for table in tables]) for key in sorted(keys)
-        },
-    )
-    return replace(first, predictions=joined)
 
 
 def _notify(line: str) -> None:
@@ -162,9 +136,18 @@ def _summary(path: Path) -> dict[str, Any] | None:
     if file is None:
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ComparisonError(f"{file} is not JSON: {error}; run the pipeline again") from error
+    models = found.get("models") if isinstance(found, dict) else None
+    if not isinstance(models, list) or any(
+        not isinstance(one, dict) or "name" not in one for one in models
+    ):
+        raise ComparisonError(
+            f"{file} has no list of models with names: another version of Sightline wrote it. Run "
+            "the pipeline again, or give the run's predictions files"
+        )
+    return found
 
 
 def _of_run(
@@ -251,8 +234,6 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _predicted(path: Path, data: Path | None, split: str, variant: str) -> Subject:
     """Predictions of a bundle or a trained folder, made now."""
-    from tfx_pipeline.cli.views.evaluate import predictions
-
     subject, found = predictions(path, data, split, variant or SAVED_MODEL)
     ((chosen, made),) = found.items()
     shown = str(path) if chosen in (SAVED_MODEL, "trained") else f"{path} {chosen}"
