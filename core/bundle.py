@@ -15,7 +15,7 @@ Signatures of the SavedModel (classification):
   predict_examples  examples string (B,)      -> as serving_default
   predict_embeddings  image_bytes string (B,) -> embeddings f32 (B,D): before the classifier
 TFLite: one input uint8 (1,H,W,3) RGB in [0, 255], one output f32 (1,N) softmax, labels.txt
-attached as a zip member. The model includes normalization and softmax.
+attached as a zip member, and TFLite metadata. The model includes normalization and softmax.
 """
 
 import gzip
@@ -86,6 +86,7 @@ class Manifest:
       top_k: number of classes that `serving_default` returns.
       recommended: name of the variant copied to `model.tflite`.
       methods: compression method of a variant -> its title; empty in earlier versions.
+      conversion: variant -> `partitions`, `snr_db` and `rewrites` of its file, null if unknown.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
       benchmark: variant -> results of `serving.benchmark.variants`.
       gates: `verdict`, `not_held` (gate -> why it was passed), `excludable_drop`; or empty.
@@ -114,6 +115,7 @@ class Manifest:
     linear_probe: dict[str, Any] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
     methods: dict[str, str] = field(default_factory=dict)
+    conversion: dict[str, dict[str, Any]] = field(default_factory=dict)
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
@@ -204,9 +206,8 @@ def versions(model_dir: Path) -> list[int]:
 
 def find_models(bundles_dir: Path) -> dict[str, list[int]]:
     """Model name -> versions of every model under `bundles_dir` with at least one version."""
-    if not bundles_dir.is_dir():
-        return {}
-    return {one.name: found for one in sorted(bundles_dir.iterdir()) if (found := versions(one))}
+    entries = sorted(bundles_dir.iterdir()) if bundles_dir.is_dir() else []
+    return {entry.name: found for entry in entries if (found := versions(entry))}
 
 
 def open_bundle(path: Path | str) -> Bundle:
@@ -256,11 +257,10 @@ def content_digest(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         name = file.relative_to(path).as_posix()
-        if name in _NOT_CONTENT:
-            continue
-        data = file.read_bytes()
-        digest.update(f"{name}\0{len(data)}\0".encode())
-        digest.update(data)
+        if name not in _NOT_CONTENT:
+            data = file.read_bytes()
+            digest.update(f"{name}\0{len(data)}\0".encode())
+            digest.update(data)
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Verbs that evaluate models: `compare`, `evaluate`."""
+"""Verbs that evaluate models: `compare`, `evaluate`, `benchmark evaluation`."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tfx_pipeline.cli.shared import DATA_HELP, app, console, records
+from core.files import write_json
+from tfx_pipeline.cli.benchmarks import JsonFile, benchmarks
+from tfx_pipeline.cli.shared import DATA_HELP, app, console, errors, records
 
 if TYPE_CHECKING:
     from tfx_pipeline.cli.views.subjects import Subject
@@ -185,3 +187,25 @@ def _listed(text: str) -> tuple[str, ...]:
     """The parts of a comma-separated option; `race x gender` is `race*gender`."""
     parts = (re.sub(r"\s+x\s+", "*", part.strip()) for part in text.split(","))
     return tuple(filter(None, parts))
+
+
+@benchmarks.command("evaluation", epilog="Example: sightline benchmark evaluation --images 5000")
+def benchmark_evaluation(
+    images: Annotated[int, typer.Option(help="Images of each table.")] = 50_000,
+    classes: Annotated[int, typer.Option(help="Number of classes.")] = 1_000,
+    slices: Annotated[int, typer.Option(help="Slice keys, of 3 to 6 values each.")] = 12,
+    out: JsonFile = None,
+) -> None:
+    """Measure time and memory of evaluate and compare on synthetic predictions."""
+    from tfx_pipeline.benchmarks.evaluation import measure, view
+
+    figures = measure(
+        images=images,
+        classes=classes,
+        slices=slices,
+        on_progress=lambda text: errors.print(text, markup=False),
+    )
+    console.print(view(figures))
+    if out:
+        write_json(out, figures)
+        console.print(f"wrote {out}", soft_wrap=True)

@@ -37,7 +37,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The images of one split.
+    """The images of one or more splits.
 
     Attributes:
       files: image id -> file name; without images that have none.

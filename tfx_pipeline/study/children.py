@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from core import processes
 from core.files import write_json
@@ -18,6 +18,8 @@ _GRACE_S = 5.0
 _TICK_S = 0.5
 
 Event = dict[str, Any]
+#: Lines of a child's output, then None.
+Lines: TypeAlias = "queue.SimpleQueue[bytes | None]"
 
 
 class OutOfTimeError(StudyError):
@@ -68,10 +70,16 @@ def run_step(
             stderr=errors,
             changes={"TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"},
         )
+        lines: Lines = queue.SimpleQueue()
+        reader = threading.Thread(target=_read, args=(_output(child), lines), daemon=True)
+        reader.start()
         try:
-            in_time = _followed(child, began + seconds, on_event)
+            in_time = _followed(lines, began + seconds, on_event)
+            if in_time:
+                child.wait()
         finally:
             processes.stop(child, grace_s=_GRACE_S)
+            reader.join(_GRACE_S)
     if not in_time:
         raise OutOfTimeError(f"{name} was ended after {seconds:.0f} s, at the end of its time")
     if child.returncode:
@@ -84,12 +92,14 @@ def run_step(
     return time.monotonic() - began
 
 
-def _followed(
-    child: "subprocess.Popen[bytes]", deadline: float, on_event: Callable[[Event], None]
-) -> bool:
+def _output(child: "subprocess.Popen[bytes]") -> IO[bytes]:
+    if child.stdout is None:
+        raise StudyError("the output of a child process is not connected")
+    return child.stdout
+
+
+def _followed(lines: Lines, deadline: float, on_event: Callable[[Event], None]) -> bool:
     """Passes on the child's events until it ends; False at the deadline."""
-    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(child.stdout, lines), daemon=True).start()
     while True:
         if time.monotonic() > deadline:
             return False
@@ -99,15 +109,15 @@ def _followed(
             on_event({"event": "tick"})
             continue
         if line is None:
-            child.wait()
             return True
         if event := _parsed(line):
             on_event(event)
 
 
-def _read(source: IO[bytes] | None, lines: "queue.SimpleQueue[bytes | None]") -> None:
-    for line in source or ():
-        lines.put(line)
+def _read(source: IO[bytes], lines: Lines) -> None:
+    with source:
+        for line in source:
+            lines.put(line)
     lines.put(None)
 
 

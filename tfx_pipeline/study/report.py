@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from core import charts, figures, html
 from core.files import replacing_folder, write_json, write_text
 from tfx_pipeline.study.benchmark import benchmark_figures
+from tfx_pipeline.study.budget import duration
 from tfx_pipeline.study.figures import NOT_AT_HAND
 from tfx_pipeline.study.results import Results
 from tfx_pipeline.study.sets import CORE
@@ -162,8 +164,8 @@ def render(results: Results, tables: Sequence[Table]) -> str:
 
 def _command(state: dict[str, Any]) -> str:
     return (
-        f"sightline study --recipes {state['set']} --seeds {state['seeds']} "
-        f"--budget {state['budget_s'] / 60:g}m --data ..."
+        f"sightline study --data {shlex.quote(state['records'])} --recipes {state['set']} "
+        f"--budget {duration(state['budget_s'])} --seeds {state['seeds']}"
     )
 
 

@@ -92,7 +92,7 @@ class Study:
         self.folder, self.data, self.recipes, self.display = folder, data, recipes, display
         self.info = DatasetInfo.load(data)
         self.configs = configs_of(recipes, data)
-        self.state = State(folder, self.info, recipes, seeds=seeds, budget_s=budget_s)
+        self.state = State(folder, data, recipes, seeds=seeds, budget_s=budget_s)
         self.seeds, self.budget_s = seeds, budget_s
         # How many times as long as estimated the last training or bundle took, at least 1.
         self._slowness = 1.0

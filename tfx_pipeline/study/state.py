@@ -28,13 +28,27 @@ class State:
     """
 
     def __init__(
-        self, folder: Path, info: DatasetInfo, recipes: StudySet, *, seeds: int, budget_s: float
+        self,
+        folder: Path,
+        records: Path,
+        recipes: StudySet,
+        *,
+        seeds: int,
+        budget_s: float,
     ) -> None:
         """Opens or creates the folder.
+
+        Args:
+          folder: of the study.
+          records: of its data.
+          recipes: of its roles.
+          seeds: of each of the three models.
+          budget_s: of the whole study.
 
         Raises:
           StudyError: it holds something else, or a study of other data or recipes.
         """
+        info = DatasetInfo.load(records)
         self.folder = folder
         self._path = folder / STATE_FILE
         identity = {"data": info.fingerprint, "recipes": recipes.recipes}
@@ -42,6 +56,7 @@ class State:
         self.values: dict[str, Any] = {
             **identity,
             "data_name": info.name,
+            "records": str(records),
             "set": recipes.name,
             "is_original": recipes.is_original,
             "classes": list(info.classes),

@@ -235,5 +235,5 @@ def test_files_of_the_report(study_folder):
     whole = json.loads((page.parent / "study.json").read_text())
     assert [table["key"] for table in whole["tables"]] == list(KEYS)
     figures = json.loads((page.parent / "benchmark.json").read_text())
-    assert len(figures["runs"]) >= 3 * len(CORE)
-    assert figures["pairs"][0]["a"] == "digits_vit-0"
+    assert len(figures["runs"]) == 3 * len(CORE) + 1
+    assert figures["pairs"][0]["a"] == "digits_vit-0-distilled"

@@ -6,7 +6,8 @@ from pathlib import Path
 from core.files import replacing_folder
 from tfx_pipeline.cli.views.subjects import Subject
 from trainers.data import features
-from trainers.evaluation.analysis import CLASS, CROSS, Analysis
+from trainers.evaluation.analysis import CLASS, Analysis
+from trainers.evaluation.groups import CROSS
 
 
 def write_tfma(found: Analysis, subject: Subject, slices: Sequence[str], folder: Path) -> Path:

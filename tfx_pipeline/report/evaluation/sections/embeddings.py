@@ -96,10 +96,11 @@ def _map(evaluation: Evaluation, found: EmbeddingMap, colors: dict[int, int]) ->
             for number, share in enumerate(found.projection.shares, start=1)
         )
     return Markup(
+        '<div class="scroll">'
         '<svg class="chart points" viewBox="0 0 {} {}" role="group" aria-label="{}">'
         '<rect class="plot" width="{}" height="{}" rx="8"/>'
         '<text class="end" x="{}" y="{}">{}</text>'
-        '<text transform="translate(14 {}) rotate(-90)">{}</text>{}</svg>'
+        '<text transform="translate(14 {}) rotate(-90)">{}</text>{}</svg></div>'
     ).format(
         *(_WIDTH, _HEIGHT, title, _PLOT, _HEIGHT, _PLOT - 10, _HEIGHT - 8, axes[0]),
         *(_HEIGHT - 10, axes[1]),

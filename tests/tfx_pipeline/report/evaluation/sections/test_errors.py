@@ -68,8 +68,8 @@ def section(page, anchor):
 
 
 def test_sections_are_in_the_given_order(mapped):
-    page = render(mapped(), ALL)
-    assert re.findall(r'<section id="([\w-]+)"', page) == list(ALL)
+    anchors = ["suspect-labels", "embeddings", "errors"]
+    assert re.findall(r'<section id="([\w-]+)"', render(mapped(), anchors)) == anchors
 
 
 def test_errors_come_with_their_share_and_most_confident_first(mapped):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from trainers.compression.rewrites import Conversion, Facts, Rewrite
 from trainers.compression.tflite_graph import (
     Part,
     builtin,
@@ -30,6 +31,7 @@ from trainers.compression.tflite_graph import (
     store,
     unpack,
 )
+from trainers.registry import rewrites
 
 #: Number of images for the means; more do not improve agreement and need memory.
 MOST_IMAGES = 64
@@ -209,3 +211,20 @@ class _Runs:
             for tensor, column in zip(outputs, zip(*rows, strict=True), strict=True):
                 self._values[tensor] = list(column)
         self._values = {t: column for t, column in self._values.items() if t in needed}
+
+
+def _run(content: bytes, conversion: Conversion) -> tuple[bytes, Facts]:
+    assert conversion.calibration is not None  # `needs_calibration`
+    return correct_biases(content, conversion.floats(), conversion.calibration), {}
+
+
+rewrites.register("correct_biases")(
+    Rewrite(
+        "correct_biases",
+        _run,
+        stage="values",
+        dtypes=("int8",),
+        needs_calibration=True,
+        title="biases corrected on calibration images",
+    )
+)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
+from trainers.compression.rewrites import Conversion, Facts, Rewrite
 from trainers.compression.tflite_graph import (
     builtin,
     constant,
@@ -18,6 +19,7 @@ from trainers.compression.tflite_graph import (
     store,
     unpack,
 )
+from trainers.registry import rewrites
 
 _BUILTIN = schema.BuiltinOperator
 _ELEMENTWISE = {_BUILTIN.CAST, _BUILTIN.SUB, _BUILTIN.MUL, _BUILTIN.ADD, _BUILTIN.DIV}
@@ -119,3 +121,21 @@ def _copied(model: Any, source: Any, prefix: list[Any]) -> list[Any]:
         copy.outputs = [number[int(tensor)] for tensor in operator.outputs]
         copies.append(copy)
     return copies
+
+
+def _run(content: bytes, conversion: Conversion) -> tuple[bytes, Facts]:
+    changed = normalize_in_float(content, conversion.floats())
+    why = "the network does not start with a normalization"
+    return changed, {} if changed != content else {"why": why}
+
+
+rewrites.register("normalize_in_float")(
+    Rewrite(
+        "normalize_in_float",
+        _run,
+        stage="graph",
+        dtypes=("int8",),
+        needs_calibration=True,
+        title="pixels normalized in float",
+    )
+)
