@@ -85,9 +85,10 @@ def image_gallery(found: pd.DataFrame, records: Path | None, *, shown: int) -> H
     other, number = list(found.columns[2:4])
     tiles = []
     for one in found.head(shown).to_dict("records"):
+        name = str(one["id"])
         lines = [f"label: {one['label']}", f"{other}: {one[other]}", f"{number}: {one[number]:.3f}"]
-        lines.append(index.files.get(one["id"], one["id"]))
-        tiles.append(Tile([drawn.source(one["id"])], lines, drawn.reason(one["id"])))
+        lines.append(index.files.get(name, name))
+        tiles.append(Tile([drawn.source(name)], lines, drawn.reason(name)))
     return charts.gallery(tiles, empty="No image to show.")
 
 
