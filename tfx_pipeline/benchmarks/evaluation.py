@@ -3,7 +3,7 @@
     figures = measure(images=50_000, classes=1_000, slices=12)
     Console().print(view(figures))
 
-Each command runs in a process of its own, so its memory is that of a user's run.
+Each command runs in a separate process, so its memory is that of a user's run.
 """
 
 import resource
