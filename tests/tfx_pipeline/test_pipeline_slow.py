@@ -116,20 +116,26 @@ def test_killed_resumed_refused_and_run_again(killed):
     assert "Benchmarker" in unknown.stdout
 
 
-def test_every_notebook_shows_a_refused_run(killed, tmp_path):
+def sightline(*arguments):
+    line = [sys.executable, "-m", "tfx_pipeline.cli", *map(str, arguments)]
+    ran = subprocess.run(line, capture_output=True, text=True, check=False, env=environment())
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_the_errors_of_a_refused_run_have_a_map(killed, tmp_path):
     assert finish(killed).returncode == 3  # At once after the test above.
+    run = f"{killed / 'runs' / 'smoke'}:digits_cnn"
+    assert "There is no map" not in sightline("errors", run, "--out", tmp_path / "gallery")
+    assert "<svg" in (tmp_path / "gallery" / "index.html").read_text(encoding="utf-8")
+
+
+def test_every_notebook_shows_a_refused_run(killed, tmp_path):
+    assert finish(killed).returncode == 3
     run = killed / "runs" / "smoke"
     for one in catalog():
         path = tmp_path / f"{one.name}.ipynb"
-        line = ["notebook", one.name, str(run), "--out", str(path), "--execute"]
-        ran = subprocess.run(
-            [sys.executable, "-m", "tfx_pipeline.cli", *line],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment(),
-        )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        sightline("notebook", one.name, run, "--out", path, "--execute")
         outputs = [o for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", ())]
         assert {one["output_type"] for one in outputs} <= {"execute_result", "stream"}
         assert not [one for one in outputs if one.get("name") == "stderr"]

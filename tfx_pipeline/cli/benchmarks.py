@@ -14,7 +14,8 @@ from tfx_pipeline.cli.shared import DATA_HELP, app, console, errors, records
 BundleFolder = Annotated[Path, typer.Argument(help="Bundle or model folder.")]
 JsonFile = Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")]
 Images = Annotated[
-    list[Path] | None, typer.Option(help="Image to classify; may be repeated. [generated]")
+    list[Path] | None,
+    typer.Option(help="Image to classify; may be repeated; defaults to a generated one."),
 ]
 ModelName = Annotated[str, typer.Argument(help="Model, e.g. resnet50.")]
 BuilderOptions = Annotated[list[str] | None, typer.Argument(help="Model options as key=value.")]
@@ -79,7 +80,10 @@ def benchmark_serving(
     image: Images = None,
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="Variant; may be repeated. [SavedModel and recommended TFLite]"),
+        typer.Option(
+            help="Variant; may be repeated. Defaults to the SavedModel and the recommended TFLite "
+            "file."
+        ),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Seconds per measurement.")] = 0.5,
     rounds: Annotated[

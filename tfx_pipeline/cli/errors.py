@@ -23,9 +23,12 @@ def errors(
         Path, typer.Option(help="Folder for the page, CSV lists, and FiftyOne and COCO files.")
     ] = Path("gallery"),
     split: Annotated[str, typer.Option(help="Split: train, validation, or test.")] = "test",
-    variant: Annotated[str, typer.Option(help="Variant of a bundle or run. [the SavedModel]")] = "",
+    variant: Annotated[
+        str, typer.Option(help="Variant of a bundle or run; defaults to the SavedModel.")
+    ] = "",
     slices: Annotated[
-        str, typer.Option(help="Slice keys to search for weak slices, e.g. race,age. [all]")
+        str,
+        typer.Option(help="Slice keys to search for weak slices, e.g. race,age; defaults to all."),
     ] = "",
     method: Annotated[
         str, typer.Option("--map", help="Map of the embeddings: pca, or tsne up to 3,000 images.")

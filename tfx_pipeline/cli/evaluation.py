@@ -32,14 +32,14 @@ def compare(
         ),
     ],
     data: Annotated[
-        str | None, typer.Option(help=f"{DATA_HELP}. [the records of each model's configuration]")
+        str | None, typer.Option(help=f"{DATA_HELP}; defaults to that of each model.")
     ] = None,
     split: Annotated[
         str, typer.Option(help="Split of the records; several as validation,test.")
     ] = "test",
     model: ServedModel = "",
     variant: Annotated[
-        str, typer.Option(help="Variant of bundles and runs. [the SavedModel]")
+        str, typer.Option(help="Variant of bundles and runs; defaults to the SavedModel.")
     ] = "",
     seeds: Annotated[
         bool, typer.Option("--seeds", help="Group runs of one recipe and compare over seeds.")
@@ -109,7 +109,8 @@ def evaluate(
     slices: Annotated[
         str,
         typer.Option(
-            help="With --out: slice keys and crosses, e.g. race,race*gender,class*size. [all keys]"
+            help="With --out: slice keys and crosses, e.g. race,race*gender,class*size; defaults "
+            "to all keys."
         ),
     ] = "",
     groups: Annotated[

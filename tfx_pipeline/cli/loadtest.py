@@ -40,7 +40,7 @@ def loadtest(
     verb: Annotated[str, typer.Option(help="API: predict, classify, or regress.")] = "predict",
     images: Annotated[
         Path | None,
-        typer.Option(help="Image, or folder of images, to send. [generated]"),
+        typer.Option(help="Image, or folder of images, to send; defaults to generated ones."),
     ] = None,
     input_file: Annotated[
         Path | None,
@@ -48,7 +48,7 @@ def loadtest(
     ] = None,
     rows: Annotated[int, typer.Option(help="Images per request.")] = 1,
     rate: Annotated[
-        float | None, typer.Option(help="Mean requests per second (Poisson). [20]")
+        float | None, typer.Option(help="Mean requests per second (Poisson); defaults to 20.")
     ] = None,
     rates: Annotated[
         str, typer.Option(help="Rates to run one after the other, e.g. 50,100,200.")

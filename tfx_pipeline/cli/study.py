@@ -21,13 +21,15 @@ def study(
     recipes: Annotated[
         str,
         typer.Option(
-            help="cifar10, digits, imagenet, or cnn=RECIPE,resnet=RECIPE,vit=RECIPE. "
-            "[by the classes of the data]"
+            help="cifar10, digits, imagenet, or cnn=RECIPE,resnet=RECIPE,vit=RECIPE; "
+            "defaults to those for the classes of the data."
         ),
     ] = "",
     figures: Annotated[
         Path | None,
-        typer.Option(help="CSV file of the study's figures. [those quoted in the project]"),
+        typer.Option(
+            help="CSV file of the study's figures; defaults to those that the project quotes."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Output folder; defaults to work/study-SET.")

@@ -52,10 +52,11 @@ class Row(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """An item of a gallery: images as data URIs, empty for one that is missing, and lines below."""
+    """An item of a gallery: data URIs, empty for no image; lines below; why there is no image."""
 
     images: Sequence[str]
     lines: Sequence[str]
+    reason: str = "no image"
 
 
 def interval(value: Interval | Sequence[float]) -> Estimate:
@@ -136,7 +137,7 @@ def _tile(tile: Tile) -> Markup:
     shots = Markup("").join(
         Markup('<img src="{}" alt="{}">').format(source, tile.lines[0] if tile.lines else "")
         if source
-        else Markup('<span class="blank">no image</span>')
+        else Markup('<span class="blank">{}</span>').format(tile.reason)
         for source in tile.images
     )
     lines = Markup("").join(Markup("<p>{}</p>").format(line) for line in tile.lines)

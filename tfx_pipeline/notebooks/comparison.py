@@ -11,6 +11,7 @@ from core.figures import FRACTION
 from tfx_pipeline.notebooks import charts
 from tfx_pipeline.notebooks.charts import Html, Row, interval
 from tfx_pipeline.notebooks.run_results import RunError, RunResults
+from trainers.evaluation.common_images import CommonImages, on_common_images
 from trainers.evaluation.comparison import Comparison, ModelPredictions, aligned, compare
 
 _GATES = ["model", "name", "variant", "slice", "value", "threshold", "verdict", "waived", "detail"]
@@ -85,8 +86,8 @@ def gates(run: RunResults) -> pd.DataFrame:
 
 def chosen_predictions(
     run: RunResults, other: RunResults | None = None, *, variant: str = ""
-) -> list[ModelPredictions]:
-    """The test predictions of each model, the recommended one first.
+) -> CommonImages:
+    """The test predictions of each model on the images of all, the recommended model first.
 
     Args:
       run: its models.
@@ -95,6 +96,7 @@ def chosen_predictions(
 
     Raises:
       RunError: a model lacks the variant, or its predictions.
+      ComparisonError: too few of the images are shared.
     """
     runs = [run] if other is None else [run, other]
     found = []
@@ -103,7 +105,7 @@ def chosen_predictions(
             made = one.predictions(model)[one.variant(model, variant)["name"]]
             label = made.name if other is None else f"{one.summary.get('run')} {made.name}"
             found.append(replace(made, name=label))
-    return found
+    return on_common_images(found)
 
 
 def compared(models: Sequence[ModelPredictions]) -> list[Comparison]:
@@ -174,9 +176,7 @@ def _points(rows: Sequence[Row], title: str) -> Html:
     return charts.forest(rows, title=title, x_title="points", kind=charts.POINTS, reference=0.0)
 
 
-def changed_images(
-    found: Sequence[Comparison], models: Sequence[ModelPredictions]
-) -> pd.DataFrame:
+def changed_images(found: Sequence[Comparison], models: Sequence[ModelPredictions]) -> pd.DataFrame:
     """One row per comparison and image on which exactly one model is right, losses first.
 
     Args:

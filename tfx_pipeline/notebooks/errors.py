@@ -7,7 +7,7 @@ import pandas as pd
 from core.figures import Estimate
 from tfx_pipeline.notebooks import charts
 from tfx_pipeline.notebooks.charts import Html, Row, Tile, interval
-from tfx_pipeline.notebooks.thumbnails import thumbnails
+from tfx_pipeline.report.thumbnails import Thumbnails, index_images
 from trainers.evaluation import curves, error_analysis
 from trainers.evaluation.comparison import ModelPredictions
 
@@ -80,14 +80,15 @@ def image_gallery(found: pd.DataFrame, records: Path | None, *, shown: int) -> H
       records: the data set; None shows the table's text without images.
       shown: number of images.
     """
-    first = found.head(shown)
-    known = thumbnails(records, _TEST, first["id"])
+    index = index_images(records, _TEST)
+    drawn = Thumbnails(index)
     other, number = list(found.columns[2:4])
     tiles = []
-    for one in first.to_dict("records"):
-        image, file = known.get(one["id"], ("", ""))
+    for one in found.head(shown).to_dict("records"):
+        name = str(one["id"])
         lines = [f"label: {one['label']}", f"{other}: {one[other]}", f"{number}: {one[number]:.3f}"]
-        tiles.append(Tile([image], [*lines, file or one["id"]]))
+        lines.append(index.files.get(name, name))
+        tiles.append(Tile([drawn.source(name)], lines, drawn.reason(name)))
     return charts.gallery(tiles, empty="No image to show.")
 
 

@@ -31,8 +31,8 @@ def check_installed(*, jupyter: bool) -> None:
         raise NotebookError(f"{', '.join(missing)} is not installed; run {_EXTRA}")
     if jupyter and not any(map(find_spec, _JUPYTER)):
         raise NotebookError(
-            "Jupyter is not installed; run pip install jupyterlab, or use --execute, which needs no "
-            "Jupyter and writes HTML"
+            "Jupyter is not installed; run pip install jupyterlab, or write HTML without it with "
+            "--execute"
         )
 
 
@@ -77,7 +77,7 @@ def run_headless(path: Path) -> Path:
 
 
 def open_in_jupyter(path: Path) -> NoReturn:
-    """Replaces this process by JupyterLab, or else Jupyter Notebook, which handles Ctrl-C itself."""
+    """Replaces this process by JupyterLab, or else Jupyter Notebook, which handles Ctrl-C."""
     verb = next(verb for module, verb in _JUPYTER.items() if find_spec(module))
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "jupyter", verb, str(path)])

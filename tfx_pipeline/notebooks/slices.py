@@ -127,19 +127,20 @@ def gaps(found: Analysis) -> pd.DataFrame:
 def group_charts(found: Analysis) -> Html:
     """A chart per key and rate, with the groups that are large enough.
 
-    Rates of one class against the others are shown where one class is the positive one; accuracy
-    is shown in any case.
+    Accuracy is shown in any case, the rates of one class against the others if it is the only
+    positive one.
     """
     parts = {}
-    one_positive = len({one.positive for one in found.groups}) == 1
+    positives = {one.positive for one in found.groups if one.positive}
     for one in found.groups:
         compared = [group for group in one.groups if group.compared]
-        for rate in _RATES if one_positive else (fairness.ACCURACY,):
+        for rate in _RATES if len(positives) == 1 else (fairness.ACCURACY,):
             rows = [Row(g.name, interval(g.rates[rate])) for g in compared if rate in g.rates]
             title = f"{one.key}: {rate.replace('_', ' ')}"
             if rate != fairness.ACCURACY:
                 title += f", positive class: {one.positive}"
-            parts[title] = charts.forest(rows, title="95 % intervals", x_title="rate")
+            if rows and title not in parts:
+                parts[title] = charts.forest(rows, title="95 % intervals", x_title="rate")
     if not parts:
         return charts.text(
             "No groups: ingest recorded no slices of this data set. Set GROUPS to compare image "
@@ -155,7 +156,7 @@ def accuracy_gaps(model: ModelPredictions) -> pd.DataFrame:
     """
     rows = []
     for key, values in sorted(model.slices.items()):
-        groups = fairness.group_rates(model.scores, model.labels, values, positive=0)
+        groups = fairness.group_rates(model.scores, model.labels, values)
         for gap in fairness.gaps(groups):
             if gap.rate == fairness.ACCURACY:
                 rows.append((_key(key), *gap.size.as_list(), gap.highest, gap.lowest))

@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from rich.text import Text
+
+from tfx_pipeline.cli import app
 
 SIGHTLINE = [sys.executable, "-m", "tfx_pipeline.cli"]
 VERBS = [
@@ -22,6 +26,7 @@ VERBS = [
     "serve",
     "predict",
     "report",
+    "notebook",
     "loadtest",
     "deploy",
     "rollback",
@@ -54,6 +59,22 @@ def test_help_lists_the_verbs_and_loads_nothing_heavy(tmp_path):
     assert found.returncode == 0, found.stderr
     for verb in VERBS:
         assert re.search(rf"\b{verb}\b", found.stdout)
+
+
+def helps(command, path="sightline"):
+    """(command and parameter, help text) of a command and its subcommands."""
+    for parameter in command.params:
+        yield f"{path} {parameter.name}", getattr(parameter, "help", "") or ""
+    yield path, command.help or ""
+    for name, sub in getattr(command, "commands", {}).items():
+        yield from helps(sub, f"{path} {name}")
+
+
+def test_help_texts_lose_nothing_as_markup():
+    found = dict(helps(typer.main.get_command(app)))
+    assert len(found) > 150
+    lost = {key: text for key, text in found.items() if Text.from_markup(text).plain != text}
+    assert not lost
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -112,7 +112,7 @@ def test_a_run_without_the_artifact_is_refused_before_anything_starts(change_sum
     [
         ("nbconvert", ["--execute"], r"nbconvert is not installed; run pip install 'sightline\["),
         ("ipykernel", [], r"ipykernel is not installed; run pip install 'sightline\["),
-        ("jupyterlab notebook", [], "run pip install jupyterlab, or use --execute"),
+        ("jupyterlab notebook", [], "run pip install jupyterlab, or write HTML without it"),
     ],
 )
 def test_a_missing_package_is_named_with_its_command(

@@ -95,7 +95,7 @@ def test_an_unknown_metric_is_an_error(run):
 
 
 def test_models_are_compared_on_the_same_images(run, predictions):
-    models = comparison.chosen_predictions(run)
+    models = comparison.chosen_predictions(run).models
     assert [one.name for one in models] == ["pets_cnn pqat_int8", "pets_vit pqat_int8"]
     compared = comparison.compared(models)
     (row,) = comparison.differences(compared).to_dict("records")
@@ -114,12 +114,12 @@ def test_models_are_compared_on_the_same_images(run, predictions):
 
 
 def test_two_runs_are_compared_and_one_model_alone_is_not(run, change_summary):
-    both = comparison.chosen_predictions(run, run, variant="none_fp32")
+    both = comparison.chosen_predictions(run, run, variant="none_fp32").models
     assert len(both) == 4
     assert both[2].name == "20260101-000000 pets_cnn none_fp32"
     assert len(comparison.compared(both)) == 3
     alone = open_run(change_summary(lambda summary: summary["models"].pop(1)))
-    models = comparison.chosen_predictions(alone)
+    models = comparison.chosen_predictions(alone).models
     assert comparison.compared(models) == []
     assert "set OTHER" in comparison.difference_chart([])._repr_html_()
     assert comparison.changed_images([], models).empty
@@ -192,7 +192,7 @@ def test_errors_have_their_images_and_file_names(run):
         assert f"{row['label']}/{row['id'][:6]}.png" in html
     without = errors.image_gallery(wrong, None, shown=2)._repr_html_()
     assert "data:image" not in without
-    assert without.count("no image") == 2
+    assert without.count("not in the records") == 2
     assert "No image to show" in errors.image_gallery(wrong[:0], run.records, shown=2)._repr_html_()
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from components.files import SERVING_MODEL
 from core.bundle import SAVED_MODEL
 from tfx_pipeline.cli.shared import errors
 from tfx_pipeline.cli.views.evaluate import is_model, predictions, split_names
@@ -187,8 +188,9 @@ def _bundle_of(summary: Mapping[str, Any], name: str) -> Path | None:
     """The bundle that a run made of a model, if it still exists."""
     rows = (row for row in summary.get("lineage") or () if isinstance(row, dict))
     wanted = f"Compressor.{name}.bundle"
-    found = next((row["uri"] for row in rows if row.get("producer") == wanted), "")
-    return Path(found) if found and Path(found).is_dir() else None
+    uri = next((row["uri"] for row in rows if row.get("producer") == wanted), "")
+    folder = Path(uri) / SERVING_MODEL
+    return folder if uri and folder.is_dir() else None
 
 
 def _of_table(path: Path, name: str) -> Subject:
