@@ -45,7 +45,7 @@ _LEAST_PROBE_S = 300.0
 _LEAST_REPORT_S = 600.0
 # A run of the three models may take so many times what was estimated.
 _SLOWER = 1.5
-_TIMING = {"rounds": 5, "calls": 20, "study_calls": 3}
+_TIMING = {"rounds": 5, "calls": 12, "study_calls": 3}
 
 
 @dataclass(frozen=True)

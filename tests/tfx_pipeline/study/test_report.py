@@ -201,6 +201,14 @@ def test_claims(study_folder):
     assert verdict("hybrid")[1] == "the recipes digits have no hybrid"
 
 
+def test_a_claim_is_not_decided_without_all_seeds(study_folder):
+    shutil.rmtree(study_folder / "runs" / "digits_resnet-2-resnet")
+    (row,) = rows_of(claims.claims(Results(study_folder)), "ResNet is more accurate", "")
+    assert row.verdict.word == UNDECIDED
+    assert "2 of 3 seeds" in row.verdict.why
+    assert row.low > 0
+
+
 def test_the_ratio_of_times_is_that_of_the_rounds(study_folder):
     results = Results(study_folder)
     (row,) = [row for row in claims.claims(results).rows if row.subject.startswith("ViT takes")]
