@@ -206,7 +206,6 @@ def test_a_claim_is_not_decided_without_all_seeds(study_folder):
     (row,) = rows_of(claims.claims(Results(study_folder)), "ResNet is more accurate", "")
     assert row.verdict.word == UNDECIDED
     assert "2 of 3 seeds" in row.verdict.why
-    assert row.low > 0
 
 
 def test_the_ratio_of_times_is_that_of_the_rounds(study_folder):
