@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,11 @@ from core.files import read_json, write_json, writing
 from trainers.config import Config, from_dict
 from trainers.data.features import DatasetInfo
 from trainers.evaluation.predictions import Predictions
-from trainers.training.epoch import Progress
 
+if TYPE_CHECKING:
+    from trainers.training.epoch import Progress
+
+# Nothing above loads TensorFlow, whose time counts.
 _STARTED = time.monotonic()
 # In a trained folder: the time of its processes until their last epoch.
 _TIME_FILE = "time.json"
@@ -125,7 +128,7 @@ def train(config: dict[str, Any], out: str, seconds: float) -> None:
     folder = Path(out)
     earlier, clock = _time_spent(folder), EpochClock()
 
-    def on_progress(at: Progress) -> None:
+    def on_progress(at: "Progress") -> None:
         clock.at(at.step, at.steps)
         emit(event="progress", **asdict(at))
 

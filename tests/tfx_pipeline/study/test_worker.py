@@ -1,8 +1,15 @@
 """The guard that ends a training at its time, and the probe."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 from tfx_pipeline.study import worker
+
+
+def test_the_time_that_tensorflow_takes_to_load_is_measured():
+    code = "import sys, tfx_pipeline.study.worker; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_first_step_does_not_count_for_the_next_epoch(monkeypatch):

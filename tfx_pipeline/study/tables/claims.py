@@ -151,7 +151,7 @@ def _two_latencies(results: Results) -> Row:
 
 
 def _operations(results: Results) -> Row:
-    title = "its ViT has 7.98 GFLOP"
+    title = "the ViT of the study has 7.98 GFLOP"
     figure = results.figures.get("cost", VIT, "gflop")
     found = [one for one in results.cost if one["name"] == "vit_b16" and one["at_study"]]
     if not found or figure is None:
@@ -160,7 +160,11 @@ def _operations(results: Results) -> Row:
     gflop = 2 * found[0]["multiply_adds"] / 1e9
     verdict = counted(gflop, figure, hint=f"no ViT-B/16; {which_vit(results)}")
     return Row(
-        *(f"its ViT has {figure.digits} GFLOP", "operations of ViT-B/16, 224 px", "GFLOP"),
+        *(
+            f"the ViT of the study has {figure.digits} GFLOP",
+            "operations of ViT-B/16, 224 px",
+            "GFLOP",
+        ),
         verdict,
         gflop,
         interval="none: a count",
