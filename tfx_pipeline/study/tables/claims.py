@@ -151,22 +151,17 @@ def _two_latencies(results: Results) -> Row:
 
 
 def _operations(results: Results) -> Row:
-    title = "the ViT of the study has 7.98 GFLOP"
     figure = results.figures.get("cost", VIT, "gflop")
+    title = f"the ViT of the study has {figure.digits if figure else 'its'} GFLOP"
+    quantity = "operations of ViT-B/16, 224 px"
     found = [one for one in results.cost if one["name"] == "vit_b16" and one["at_study"]]
     if not found or figure is None:
         why = "nothing was counted" if figure else "the study's figure is not at hand"
-        return _none(title, "operations of ViT-B/16, 224 px", "GFLOP", why)
+        return _none(title, quantity, "GFLOP", why)
     gflop = 2 * found[0]["multiply_adds"] / 1e9
     verdict = counted(gflop, figure, hint=f"no ViT-B/16; {which_vit(results)}")
     return Row(
-        *(
-            f"the ViT of the study has {figure.digits} GFLOP",
-            "operations of ViT-B/16, 224 px",
-            "GFLOP",
-        ),
-        verdict,
-        gflop,
+        *(title, quantity, "GFLOP", verdict, gflop),
         interval="none: a count",
         study=figure,
     )
