@@ -213,6 +213,13 @@ def test_the_tfma_result_of_a_run_is_known(run, tmp_path):
     assert [one.tfma for one in found] == [tmp_path / "tfma", None]
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_a_model_of_a_server_needs_a_server(run, verb):
+    result = CliRunner().invoke(app, [verb, str(run), "--model", "cnn"])
+    assert result.exit_code == 2
+    assert "--model cnn is a model of a server" in " ".join(result.output.split())
+
+
 def test_changed_images_and_seeds_exclude_each_other(run, tmp_path):
     result = compare(run, "--seeds", "--images", tmp_path / "changed.csv")
     assert result.exit_code == 2
