@@ -56,6 +56,7 @@ def compare(
 
     if seeds and images:
         raise typer.BadParameter("--images lists changes between two models; leave out --seeds")
+    _check_served(model, models)
     folder = records(data) if data else None
     subjects = view.load_all(models, data=folder, split=split, variant=variant, model=model)
     common = on_common_images([subject.predictions for subject in subjects])
@@ -131,6 +132,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Compute metrics with 95 % intervals; counts every example once."""
+    _check_served(model, [subject])
     found = records(data) if data else None
     if out is None:
         if slices or groups or positive or specificity != 0.95 or tfma:
@@ -158,6 +160,15 @@ def evaluate(
         console.print(f"wrote {len(written)} files to {folder}; open {written[0]}")
         if tfma:
             _write_tfma(result, one, options.slices, folder)
+
+
+def _check_served(model: str, given: Sequence[str]) -> None:
+    from tfx_pipeline.cli.views.served import is_server
+
+    if model and not any(map(is_server, given)):
+        raise typer.BadParameter(
+            f"--model {model} is a model of a server, but {given[0]} is none: give http://host:8501"
+        )
 
 
 def _write_tfma(found: "Analysis", subject: "Subject", slices: Sequence[str], folder: Path) -> None:

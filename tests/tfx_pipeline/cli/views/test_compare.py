@@ -12,7 +12,7 @@ from core.bundle import SAVED_MODEL
 from tfx_pipeline.cli import app
 from tfx_pipeline.cli.views.compare import compare_seeds
 from tfx_pipeline.cli.views.evaluate import evaluate_model
-from tfx_pipeline.cli.views.subjects import Subject
+from tfx_pipeline.cli.views.subjects import Subject, load
 from trainers.config import (
     Config,
     DataConfig,
@@ -200,6 +200,24 @@ def test_a_summary_of_another_version_is_named(tmp_path, content):
     result = compare(tmp_path, tmp_path)
     assert isinstance(result.exception, ComparisonError)
     assert "summary.json has no list of models with names: another version" in str(result.exception)
+
+
+def test_the_tfma_result_of_a_run_is_known(run, tmp_path):
+    file = run / "reports" / "latest" / "summary.json"
+    summary = json.loads(file.read_text())
+    (tmp_path / "tfma").mkdir()
+    summary["models"][0]["evaluation"] = str(tmp_path / "tfma")
+    summary["models"][1]["evaluation"] = str(tmp_path / "deleted")
+    file.write_text(json.dumps(summary))
+    found = load(str(run), data=None, split="test", variant="")
+    assert [one.tfma for one in found] == [tmp_path / "tfma", None]
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_a_model_of_a_server_needs_a_server(run, verb):
+    result = CliRunner().invoke(app, [verb, str(run), "--model", "cnn"])
+    assert result.exit_code == 2
+    assert "--model cnn is a model of a server" in " ".join(result.output.split())
 
 
 def test_changed_images_and_seeds_exclude_each_other(run, tmp_path):
