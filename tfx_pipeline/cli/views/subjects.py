@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.files import SERVING_MODEL
 from core.bundle import SAVED_MODEL
 from trainers.evaluation.comparison import ComparisonError, ModelPredictions
 
@@ -142,7 +143,8 @@ def _bundle_of(summary: Mapping[str, Any], name: str) -> Path | None:
     rows = (row for row in summary.get("lineage") or () if isinstance(row, dict))
     wanted = f"Compressor.{name}.bundle"
     found = next((row["uri"] for row in rows if row.get("producer") == wanted), "")
-    return Path(found) if found and Path(found).is_dir() else None
+    path = Path(found) / SERVING_MODEL
+    return path if found and path.is_dir() else None
 
 
 def _of_table(path: Path, name: str) -> Subject:
