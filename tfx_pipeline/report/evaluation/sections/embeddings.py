@@ -11,7 +11,7 @@ from tfx_pipeline.report.evaluation.markup import absent
 from tfx_pipeline.report.evaluation.sections import Section, sections
 from trainers.evaluation.embeddings import PCA, EmbeddingMap
 
-#: Classes with a color of their own; more colors are hard to distinguish.
+#: Classes with a separate color; more colors are hard to distinguish.
 COLORS = 12
 _WIDTH, _HEIGHT, _EDGE = 900, 560, 20
 _PLOT = 690
