@@ -39,9 +39,9 @@ test-onednn: setup ## run the tests marked onednn with the other TF_ENABLE_ONEDN
 test-zoo: setup ## train, compress and export all but the largest models, an hour or more; writes zoo.tsv
 	@.venv/bin/pytest -m zoo $(ARGS)
 
-test-peers: setup ## run third-party clients against the server; writes COMPATIBILITY.md
+test-peers: setup ## compare with third-party clients and libraries; writes COMPATIBILITY.md
 	@tools/peers.sh
-	@.venv/bin/pytest -m peers -rP --peers-page serving/server/COMPATIBILITY.md tests/serving/peers $(ARGS)
+	@.venv/bin/pytest -m peers -rP --peers-page serving/server/COMPATIBILITY.md tests/serving tests/trainers $(ARGS)
 
 lint: setup ## ruff, codespell, the project's word list, import-linter, basedpyright
 	@.venv/bin/ruff check && .venv/bin/ruff format --check
@@ -61,8 +61,10 @@ export IMAGES
 bench: setup ## measure the data input (IMAGES=DIR), the server (BUNDLE=DIR) and the demo's bundles
 	@tools/bench.sh
 
-study: setup ## train the CIFAR-10 recipes and compare them, hours (IMAGES=cifar10_A.tar)
-	@.venv/bin/python tools/study.py $(or $(IMAGES),../shared/data/cifar10_A.tar)
+study: setup ## repeat the study on CIFAR-10 (IMAGES=cifar10_A.tar BUDGET=8h) and write BENCHMARKS.md
+	@.venv/bin/sightline study --data "folder:$(or $(IMAGES),../shared/data/cifar10_A.tar) validation=0.1" \
+	  --recipes cifar10 --budget $(or $(BUDGET),8h) --out work/study
+	@cp work/study/report/benchmark.json benchmarks/cifar10.json
 	@.venv/bin/python tools/benchmarks_md.py benchmarks BENCHMARKS.md
 
 soak: setup ## 30 minutes of load with version swaps (MODEL=DIR, ARGS="--seconds 60")

@@ -18,7 +18,7 @@ class Benchmark(Artifact):
 
 
 class Card(Artifact):
-    """A bundle's final `manifest.json` and `card.html`."""
+    """A bundle's final `manifest.json`, and the model card in three forms."""
 
     TYPE_NAME = "SightlineCard"
 

@@ -37,12 +37,12 @@ _STATISTICS = Path("Split-train") / "FeatureStats.pb"
 
 
 def assemble(draft: Path, card: Path, out: Path) -> bundles.Manifest:
-    """The draft with its final manifest and card, and the recommended variant as `model.tflite`.
+    """The draft with its final manifest and cards, and the recommended variant as `model.tflite`.
 
     It does not contain the variants that the gates left out of the manifest.
     """
     shutil.copytree(draft, out)
-    for name in (bundles.MANIFEST_FILE, bundles.CARD_FILE):
+    for name in (bundles.MANIFEST_FILE, *bundles.CARD_FILES):
         shutil.copyfile(card / name, out / name)
     text = (out / bundles.MANIFEST_FILE).read_text(encoding="utf-8")
     manifest = bundles.Manifest.from_json(text, str(card))
@@ -119,7 +119,7 @@ def BundlePusher(
 
     Args:
       bundle: a draft of the Compressor.
-      card: its manifest and card.
+      card: its manifest and cards.
       blessing: of the SignificanceGate.
       live: the versions that the gates compared with.
       statistics: of the run's data; those of the training split are stored.

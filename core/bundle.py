@@ -6,7 +6,7 @@
       assets.extra/tf_serving_warmup_requests        TFRecord of PredictionLog
       model.tflite                                   the recommended variant, TF Serving's file name
       model_<method>_<dtype>.tflite                  every variant, e.g. model_ptq_int8.tflite
-      manifest.json  card.html
+      manifest.json  card.html model_card.json README.md   the model card is in three forms
 
 Signatures of the SavedModel (classification):
   serving_default   image_bytes string (B,)   -> scores f32, classes i32, labels string: (B,k) each
@@ -15,7 +15,7 @@ Signatures of the SavedModel (classification):
   predict_examples  examples string (B,)      -> as serving_default
   predict_embeddings  image_bytes string (B,) -> embeddings f32 (B,D): before the classifier
 TFLite: one input uint8 (1,H,W,3) RGB in [0, 255], one output f32 (1,N) softmax, labels.txt
-attached as a zip member. The model includes normalization and softmax.
+attached as a zip member, and TFLite metadata. The model includes normalization and softmax.
 """
 
 import gzip
@@ -34,13 +34,12 @@ from core.renamed import current_fields
 
 INPUT_BYTES = "image_bytes"  # of the signatures that take encoded images
 MANIFEST_FILE = "manifest.json"
-CARD_FILE = "card.html"
+CARD_FILES = ("card.html", "model_card.json", "README.md")
 LABELS_FILE = "assets/labels.txt"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 RECOMMENDED_TFLITE = "model.tflite"
 SAVED_MODEL_FILE = "saved_model.pb"
-# Files that may change without a change of the model.
-_NOT_CONTENT = {MANIFEST_FILE, CARD_FILE}
+_NOT_CONTENT = {MANIFEST_FILE, *CARD_FILES}  # They may change without a change of the model.
 SIGNATURE_BYTES = "serving_default"
 SIGNATURE_PREPROCESS = "preprocess"
 SIGNATURE_TENSOR = "predict_tensor"
@@ -87,13 +86,14 @@ class Manifest:
       top_k: number of classes that `serving_default` returns.
       recommended: name of the variant copied to `model.tflite`.
       methods: compression method of a variant -> its title; empty in earlier versions.
+      conversion: variant -> `partitions`, `snr_db` and `rewrites` of its file, null if unknown.
       metrics: variant -> metric -> value, or `[value, low, high]` with a 95 % interval.
       benchmark: variant -> results of `serving.benchmark.variants`.
       gates: `verdict`, `not_held` (gate -> why it was passed), `excludable_drop`; or empty.
-      weights_origin: `package`, `version`, `file`, `sha256`, and `license` of the initial weights,
-        as far as known; empty for random weights.
+      weights_origin: known `package`, `version`, `file`, `sha256`, `license` of initial weights.
       linear_probe: for a model with initial weights: `shipped` (whether it is the frozen backbone
         with a linear probe as its last layer), `why`, and the probe's `val_top1`.
+      data: `name`, `source` and `splits` of the training data; empty in earlier versions.
       plugins: files of the user with code of the model; serving does not need them.
       embedding_size: D of `predict_embeddings`; 0 without it, as in earlier versions.
     """
@@ -110,10 +110,12 @@ class Manifest:
     git_commit: str = ""
     stack: dict[str, str] = field(default_factory=dict)
     data_fingerprint: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
     weights_origin: dict[str, str] = field(default_factory=dict)
     linear_probe: dict[str, Any] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
     methods: dict[str, str] = field(default_factory=dict)
+    conversion: dict[str, dict[str, Any]] = field(default_factory=dict)
     content_digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
@@ -204,9 +206,8 @@ def versions(model_dir: Path) -> list[int]:
 
 def find_models(bundles_dir: Path) -> dict[str, list[int]]:
     """Model name -> versions of every model under `bundles_dir` with at least one version."""
-    if not bundles_dir.is_dir():
-        return {}
-    return {one.name: found for one in sorted(bundles_dir.iterdir()) if (found := versions(one))}
+    entries = sorted(bundles_dir.iterdir()) if bundles_dir.is_dir() else []
+    return {entry.name: found for entry in entries if (found := versions(entry))}
 
 
 def open_bundle(path: Path | str) -> Bundle:
@@ -252,15 +253,14 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def content_digest(path: Path) -> str:
-    """Sha256 hex over names and bytes of all files except the manifest and the card."""
+    """Sha256 hex over names and bytes of all files except the manifest and the cards."""
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         name = file.relative_to(path).as_posix()
-        if name in _NOT_CONTENT:
-            continue
-        data = file.read_bytes()
-        digest.update(f"{name}\0{len(data)}\0".encode())
-        digest.update(data)
+        if name not in _NOT_CONTENT:
+            data = file.read_bytes()
+            digest.update(f"{name}\0{len(data)}\0".encode())
+            digest.update(data)
     return digest.hexdigest()
 
 

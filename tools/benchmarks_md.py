@@ -146,7 +146,7 @@ def models_section(rows: list[dict[str, Any]]) -> str:
 
 
 def study_section(figures: dict[str, Any]) -> str:
-    """The Markdown section for the output of `tools/study.py`."""
+    """The Markdown section for `report/benchmark.json` of `sightline study`."""
     counts, machine = figures["examples"], figures["machine"]
     lines = [
         "## CIFAR-10 on two cores",

@@ -27,7 +27,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.study import ROOT, SIGHTLINE, cpu_name
+from serving.benchmark.variants import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+SIGHTLINE = ROOT / ".venv" / "bin" / "sightline"
 
 _PER_CLASS = 10
 _SPLITS = 5
@@ -57,7 +60,7 @@ def main() -> None:
     figures: dict[str, Any] = {"sets": {}}
     if given.out.is_file():
         figures = json.loads(given.out.read_text(encoding="utf-8"))
-    figures["machine"] = {"cores": os.cpu_count(), "cpu": cpu_name()}
+    figures["machine"] = {"cores": os.cpu_count(), "cpu": environment()["cpu"]}
     for name in given.sets or _SETS:
         figures["sets"][name] = _SETS[name](given)
         given.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

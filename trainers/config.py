@@ -323,6 +323,10 @@ class CompressConfig:
     calibration_images: int = key(
         256, "Training images that calibrate int8 ranges.", within="[1, inf)"
     )
+    rewrites: tuple[str, ...] = key(
+        ("normalize_in_float", "delegate_islands", "correct_biases", "metadata"),
+        "Registered rewrites of the converted TFLite files.",
+    )
 
 
 @dataclass(frozen=True)

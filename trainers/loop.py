@@ -55,6 +55,7 @@ def fit(
     announce: Callable[[str], None] | None = None,
     resume_anyway: bool = False,
     index: Path | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Trained:
     """Trains `config`, or resumes where `work_dir` was left, and returns the best epoch.
 
@@ -68,6 +69,7 @@ def fit(
         or its learning rates belong to another number of epochs; otherwise the run starts over and
         `announce` gets a line about it.
       index: file that keeps digests of data and code; `files.json` in `work_dir` if not given.
+      stop: called after every epoch; True ends the run there, and a later call resumes it.
 
     Raises:
       ConfigError: a value is out of range, or does not fit the data, the model or the devices.
@@ -102,7 +104,7 @@ def fit(
         history = run.begin(announce or (lambda line: None), resume_anyway=resume_anyway)
         if not history and (not config.train.epochs or run.probing.ships_untrained):
             run.keep_initial_weights(history)
-        while not run.is_over(history):
+        while not run.is_over(history) and not (history and stop is not None and stop()):
             run.epoch(history)
         # Workers wait until the chief has written the best weights.
         from_chief(strategy, [0.0])

@@ -124,6 +124,8 @@ models: Registry[Callable[..., Any]] = Registry("model", "trainers.models")
 recipes: Registry[Callable[[], Any]] = Registry("recipe", "trainers.recipes")
 #: Compression methods, see `trainers.compression`.
 compressors: Registry[Any] = Registry("compression method", "trainers.compression")
+#: Rewrites of converted files, see `trainers.compression.rewrites`.
+rewrites: Registry[Any] = Registry("compression rewrite", "trainers.compression.rewrites")
 #: What differs between classification, detection and segmentation, see `trainers.tasks`.
 tasks: Registry[Any] = Registry("task", "trainers.tasks")
 #: Figures of classifiers, one file each, see `trainers.evaluation.metric`.

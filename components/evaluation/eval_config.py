@@ -17,6 +17,8 @@ from trainers.evaluation.predictions import LABEL, SCORES
 
 _REGISTERED = "components.evaluation.registered_metrics"
 _FLOAT = "none_fp32"
+#: Joins the keys of a cross: `slice/race*slice/age`.
+CROSS = "*"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class EvalSettings:
     """What a pipeline sets of its evaluation.
 
     Attributes:
-      slices: feature keys to slice by, each separately; TFMA always slices by the class as well.
+      slices: feature keys to slice by, each separately, and crosses whose keys `*` joins; TFMA
+        always slices by the class as well.
       min_top1: TFMA's threshold on the overall top-1 of every variant of the candidate; 0 sets
         none. Columns of other models, such as the live one, have no threshold.
     """
@@ -58,7 +61,9 @@ def make_eval_config(
     ]
     keys = [features.TEXT, *settings.slices]
     slicing = [config_pb2.SlicingSpec()]
-    slicing += [config_pb2.SlicingSpec(feature_keys=[key]) for key in dict.fromkeys(keys)]
+    slicing += [
+        config_pb2.SlicingSpec(feature_keys=key.split(CROSS)) for key in dict.fromkeys(keys)
+    ]
     return config_pb2.EvalConfig(
         model_specs=model_specs,
         slicing_specs=slicing,

@@ -6,11 +6,8 @@ ordinary ModelEvaluation: `tfma.load_eval_result(uri, model_name="ptq_int8")` op
 """
 
 import json
-from pathlib import Path
 
 import apache_beam as beam
-import tensorflow_model_analysis as tfma
-from tensorflow_model_analysis.proto import config_pb2
 from tfx.types.standard_artifacts import Examples, ModelEvaluation
 from tfx.v1.dsl.components import (
     BeamComponentParameter,
@@ -19,40 +16,12 @@ from tfx.v1.dsl.components import (
     Parameter,
     component,
 )
-from tfx_bsl.tfxio import tf_example_record
 
 from components import files
 from components.evaluation.eval_config import EvalSettings, make_eval_config
 from components.evaluation.predict_variants import REFERENCES
+from components.evaluation.tfma_result import analyze
 from trainers.evaluation.predictions import read_table
-
-
-def analyze(
-    pipeline: beam.Pipeline, table: Path, output: str, eval_config: config_pb2.EvalConfig
-) -> None:
-    """Adds to `pipeline` the steps that read `table` and write a TFMA result folder.
-
-    Args:
-      pipeline: the caller runs it.
-      table: a predictions table.
-      output: the folder.
-      eval_config: its model specs name columns of the table.
-    """
-    source = tf_example_record.TFExampleRecord(
-        file_pattern=str(table),
-        raw_record_column_name=tfma.ARROW_INPUT_COLUMN,
-        telemetry_descriptors=["sightline"],
-    )
-    _ = (
-        pipeline
-        | "ReadPredictions" >> source.BeamSource()
-        | "Analyze"
-        >> tfma.ExtractEvaluateAndWriteResults(
-            eval_config=eval_config,
-            extractors=tfma.default_extractors(eval_config=eval_config),
-            output_path=output,
-        )
-    )
 
 
 @component(use_beam=True)

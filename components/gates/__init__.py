@@ -4,6 +4,7 @@ settings   requirements of a pipeline
 verdicts   outcome of one gate: held, failed or not decided
 columns    the predictions table: the kinds of columns, and the float pass of each variant
 change     against the live model and the best one ever pushed: not worse by more than a margin
+fairness   gaps of rates between groups, against a margin
 agreement  a variant against its own float pass, counted in images
 collapse   constant predictions, and variants far less accurate than their float pass
 probe      not worse than a linear probe on the features that training started from

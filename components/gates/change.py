@@ -74,6 +74,7 @@ def drop_gate(
         detail="; ".join(detail),
         waived=waiver(found, settings) if undecided else "",
         images_needed=needed,
+        acceptable=found.difference >= 0,
     )
 
 

@@ -20,6 +20,7 @@ from components.evaluation.references import known
 from components.gates.agreement import AllImages, agreement_gates
 from components.gates.change import change_gates
 from components.gates.collapse import collapsed, majority_gate
+from components.gates.fairness import fairness_figures, fairness_gates
 from components.gates.probe import probe_gate
 from components.gates.recommend import Figures, drop_from_float, recommend
 from components.gates.settings import GateSettings
@@ -67,11 +68,13 @@ def judge(
     chosen = choice.variant
     described = describe(table)
     slices = slice_rows(table[chosen], classes)
+    groups = fairness_figures(table[chosen], settings, classes)
     gates = [
         *_value_gates(described[chosen], figures[chosen], settings, chosen),
         majority_gate(table[chosen], chosen, settings),
         probe_gate(table, chosen, settings),
         *_slice_gates(slices, settings, chosen),
+        *fairness_gates(groups, settings, chosen),
         *agreement_gates(table, chosen, counts, settings),
         *([] if chosen == FLOAT else [drop_from_float(chosen, table, counts, settings)]),
         *dropped.values(),
@@ -91,6 +94,8 @@ def judge(
         "metric_facts": metric_facts(len(classes)),
         "variants": described,
         "slices": slices,
+        "fairness": [one.to_dict() for one in groups],
+        "max_gap": settings.max_gap,
         "confusion": {
             "variant": chosen,
             "matrix": confusion_matrix(table[chosen].scores, table[chosen].labels).tolist(),

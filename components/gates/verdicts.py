@@ -28,7 +28,7 @@ class Gate:
 
     Attributes:
       name: e.g. `value/top1`.
-      value: the measured value.
+      value: the measured value; None if there is none.
       threshold: the requirement, as text.
       verdict: the outcome.
       variant: the judged variant; empty for the whole model.
@@ -36,10 +36,11 @@ class Gate:
       detail: intervals and counts as text.
       waived: why a gate that did not hold does not stop the model; empty if it does.
       images_needed: number of images that would decide an undecided gate; 0 if not known.
+      acceptable: whether `undecided=accept` lets an undecided gate pass.
     """
 
     name: str
-    value: float
+    value: float | None
     threshold: str
     verdict: Verdict
     variant: str = ""
@@ -47,6 +48,7 @@ class Gate:
     detail: str = ""
     waived: str = ""
     images_needed: int = 0
+    acceptable: bool = True
 
     def __post_init__(self) -> None:
         """Raises TypeError for a verdict of another type: `True` would never be held."""

@@ -1,1 +1,1 @@
-"""The model card of a bundle."""
+"""The component that writes the model card of a bundle; see `trainers.bundles.card`."""

@@ -10,9 +10,9 @@ from tfx.v1.dsl.components import InputArtifact, OutputArtifact, Parameter, comp
 from components import files
 from components.artifacts import Benchmark, Card
 from components.gates import Verdict
-from components.model_card.card_html import render_card
-from core.bundle import CARD_FILE, MANIFEST_FILE, Manifest, open_bundle
+from core.bundle import MANIFEST_FILE, Manifest, open_bundle
 from core.files import write_text
+from trainers.bundles.card import write_cards
 
 
 def final_manifest(
@@ -53,14 +53,14 @@ def CardWriter(
     card: OutputArtifact[Card],
     code_digest: Parameter[str],
 ) -> None:
-    """Writes `manifest.json` and `card.html`.
+    """Writes `manifest.json` and the card in its three forms.
 
     Args:
       model: of the Trainer.
       bundle: draft of the Compressor.
       benchmark_result: of the Benchmarker.
       blessing: of the gates.
-      card: output folder of both files.
+      card: output folder of these files.
       code_digest: part of the cache key.
     """
     draft = open_bundle(Path(bundle.uri) / files.SERVING_MODEL)
@@ -77,4 +77,4 @@ def CardWriter(
     }
     folder = Path(card.uri)
     write_text(folder / MANIFEST_FILE, manifest.to_json())
-    write_text(folder / CARD_FILE, render_card(manifest, about))
+    write_cards(folder, manifest, about)

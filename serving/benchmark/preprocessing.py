@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core import bundle as bundles
-from serving.benchmark.closed_loop import closed_loop, sample_of
+from serving.benchmark.closed_loop import closed_loop
+from serving.benchmark.images import sample_of
 from serving.benchmark.rounds import ratio_over_rounds
 from serving.benchmark.variants import Ratio
 from serving.engines.engine import open_engine

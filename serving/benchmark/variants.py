@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from core import bundle as bundles
+from serving.benchmark.images import sample_of
 from serving.benchmark.rounds import ratio_over_rounds
 from serving.engines.engine import BundleEngine, load_saved_model, open_engine
 from serving.protocol.types import predictions_from_scores
@@ -107,8 +108,6 @@ def benchmark(
       EngineError: a variant cannot be loaded or run, or an image cannot be decoded.
       ValueError: `runs`, `warmup` or `threads` out of range.
     """
-    from serving.benchmark.closed_loop import sample_of
-
     if runs < 1 or warmup < 0 or threads < 1:
         raise ValueError(
             "runs and threads must be at least 1 and warmup at least 0, got "

@@ -44,7 +44,8 @@ def push(tmp_path, write_bundle):
         draft = write_bundle(home / "bundle" / "Format-Serving", content)
         card = artifact(Card, home / "card")
         shutil.copy(draft / "manifest.json", home / "card")
-        (home / "card" / "card.html").write_text("<p>m</p>")
+        for name in bundles.CARD_FILES:
+            (home / "card" / name).write_text("<p>m</p>")
         blessing = artifact(standard_artifacts.ModelBlessing, home / "blessing")
         if blessed:
             (home / "blessing" / "BLESSED").touch()
@@ -172,7 +173,8 @@ def test_a_variant_that_the_gates_left_out_is_not_in_the_bundle(tmp_path, write_
     card = tmp_path / "card"
     card.mkdir()
     (card / bundles.MANIFEST_FILE).write_text(final.to_json())
-    (card / bundles.CARD_FILE).write_text("<p>m</p>")
+    for name in bundles.CARD_FILES:
+        (card / name).write_text("<p>m</p>")
 
     assemble(draft, card, tmp_path / "out")
 

@@ -64,5 +64,5 @@ def test_the_make_variable_reaches_the_command(name, warns):
         # `make test` itself exports an empty IMAGES.
         env={**os.environ, "IMAGES": "", "MAKEFLAGS": ""},
     )
-    assert "tools/study.py some.tar" in made.stdout
+    assert 'sightline study --data "folder:some.tar ' in made.stdout
     assert (f"{name} is now IMAGES" in made.stderr) is warns

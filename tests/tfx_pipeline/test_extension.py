@@ -15,14 +15,15 @@ from tfx_pipeline.config import make_experiments, pipelines
 from tfx_pipeline.ingest.source import jobs
 from trainers import plugins
 from trainers.compression.tflite_file import kernel_dtypes
+from trainers.compression.tflite_graph import unpack
 from trainers.data.augment import augmentations
 from trainers.data.features import DatasetInfo
-from trainers.registry import compressors, metrics, models, recipes
+from trainers.registry import compressors, metrics, models, recipes, rewrites
 from trainers.training.trained import load_trained
 
 pytestmark = pytest.mark.onednn
 
-REGISTRIES = (augmentations, compressors, jobs, metrics, models, pipelines, recipes)
+REGISTRIES = (augmentations, compressors, jobs, metrics, models, pipelines, recipes, rewrites)
 PLUGIN = '''
 """A model, data set, augmentation, recipe, pipeline, metric and compression method."""
 
@@ -37,11 +38,13 @@ def register():
     from tfx_pipeline.config import CompressionPlan, PipelineConfig, pipelines
     from tfx_pipeline.ingest.source import Item, Source, jobs
     from trainers.compression import Method
+    from trainers.compression.rewrites import Rewrite
+    from trainers.compression.tflite_graph import pack, unpack
     from trainers.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
     from trainers.data.augment import augmentations
     from trainers.evaluation.metric import Metric, guesses
     from trainers.keras import keras
-    from trainers.registry import compressors, metrics, models, recipes
+    from trainers.registry import compressors, metrics, models, recipes, rewrites
 
     @models.register("ext_model")
     def model(images, *, width: int = 4):
@@ -101,8 +104,21 @@ def register():
         copy.set_weights([np.round(one * 16) / 16 for one in model.get_weights()])
         return copy
 
+    def described(content, conversion):
+        model = unpack(content)
+        model.description = f"{conversion.name} of shades"
+        return pack(model), {"labels": len(conversion.labels)}
+
+    rewrites.register("ext_rewrite")(Rewrite("ext_rewrite", described, stage="contents"))
     compressors.register("ext_coarse")(
-        Method("ext_coarse", dtypes=("int8",), run=coarse, needs_calibration=True, title="coarse")
+        Method(
+            "ext_coarse",
+            dtypes=("int8",),
+            run=coarse,
+            needs_calibration=True,
+            rewrites=("ext_rewrite",),
+            title="coarse",
+        )
     )
 
 
@@ -135,6 +151,7 @@ def extended(request, tmp_path, monkeypatch):
         return
     install(tmp_path / "site")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))  # for the converter's process
     plugins._installed.cache_clear()
     yield []
     sys.modules.pop("shades_sightline", None)
@@ -162,7 +179,11 @@ def test_one_of_each_kind_is_trained_compressed_evaluated_and_shipped(extended, 
     draft = open_bundle(Path("draft"))
     assert [one.name for one in draft.manifest.variants] == ["none_fp32", "ext_coarse_int8"]
     assert draft.manifest.variants[1].method == "ext_coarse"
-    assert set(kernel_dtypes(Path("draft/model_ext_coarse_int8.tflite").read_bytes())) == {"int8"}
+    content = Path("draft/model_ext_coarse_int8.tflite").read_bytes()
+    assert set(kernel_dtypes(content)) == {"int8"}
+    assert unpack(content).description == b"ext_coarse_int8 of shades"
+    done = draft.manifest.conversion["ext_coarse_int8"]["rewrites"]
+    assert done[-1] == {"name": "ext_rewrite", "applied": True, "labels": 2}
     table = dict.fromkeys([SAVED_MODEL, "none_fp32", "ext_coarse_int8", OWN_FLOAT + "ext_coarse"])
     assert own_float("ext_coarse_int8", table) == OWN_FLOAT + "ext_coarse"
 

@@ -101,10 +101,10 @@ def test_the_verdict_has_it_with_an_interval(verdict, table):
 
 
 def test_card_console_and_report_show_it(verdict, summary, table, plugin, monkeypatch):
-    from components.model_card.card_html import render_card
     from components.model_card.card_writer import final_manifest
     from core.bundle import Manifest, Variant
     from tfx_pipeline.report import console_metrics, render_report
+    from trainers.bundles.card.card_html import render_card
 
     variants = tuple(Variant(n, "none", "fp32", 1, 1) for n in table if n != "saved_model")
     draft = Manifest("pets", "classification", 6, {}, 5, variants, "none_fp32")

@@ -68,7 +68,7 @@ def test_the_graph_gives_every_node_its_digest():
 
 
 def test_an_edited_card_template_writes_cards_again_and_nothing_else(rerun_by):
-    assert rerun_by({"components/model_card/card_template.html.j2": "<!-- -->"}) == {"CardWriter"}
+    assert rerun_by({"trainers/bundles/card/card_template.html.j2": "<!-- -->"}) == {"CardWriter"}
     assert rerun_by({"core/page.css": "/* */"}) == {"CardWriter"}
     assert rerun_by({"core/base.html.j2": "<!-- -->"}) == {"CardWriter"}
 

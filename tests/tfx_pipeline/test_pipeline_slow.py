@@ -6,12 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from core.bundle import find_models, open_bundle
 from tfx_pipeline.ingest import ingest
+from tfx_pipeline.notebooks import quality
+from tfx_pipeline.notebooks.catalog import catalog
+from trainers.data.reader import raw_examples
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -109,6 +114,39 @@ def test_killed_resumed_refused_and_run_again(killed):
     unknown = finish(root, "--from", "Benchmark")
     assert unknown.returncode == 1
     assert "Benchmarker" in unknown.stdout
+
+
+def test_every_notebook_shows_a_refused_run(killed, tmp_path):
+    assert finish(killed).returncode == 3  # At once after the test above.
+    run = killed / "runs" / "smoke"
+    for one in catalog():
+        path = tmp_path / f"{one.name}.ipynb"
+        line = ["notebook", one.name, str(run), "--out", str(path), "--execute"]
+        ran = subprocess.run(
+            [sys.executable, "-m", "tfx_pipeline.cli", *line],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        outputs = [o for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", ())]
+        assert {one["output_type"] for one in outputs} <= {"execute_result", "stream"}
+        assert not [one for one in outputs if one.get("name") == "stderr"]
+
+    counted: dict[str, Counter[str]] = {}
+    for split in ("train", "test"):
+        records = raw_examples(killed / "data", split)
+        features = [tf.train.Example.FromString(record).features.feature for record in records]
+        values = [one["slice/brightness"].bytes_list.value[0].decode() for one in features]
+        counted[split] = Counter(values)
+    shares = quality.slice_shares(quality.open_data(str(run)))
+    found = {row["value"]: row for row in shares[shares["key"] == "brightness"].to_dict("records")}
+    assert found.keys() == counted["train"].keys() | counted["test"].keys()
+    for value, row in found.items():
+        assert row["images"] == counted["test"][value]
+        expected = counted["train"][value] / sum(counted["train"].values())
+        assert row["train share"] == pytest.approx(expected)
 
 
 def test_interrupted_by_ctrl_c_says_so(killed):

@@ -20,8 +20,8 @@ __all__ = ["app", "main"]
 
 # In the order of the verbs in `--help`.
 _MODULES = (
-    *("data", "training", "evaluation", "errors", "benchmarks"),
-    *("projects", "platform", "deploy", "loadtest"),
+    *("data", "training", "evaluation", "errors", "study", "benchmarks"),
+    *("projects", "platform", "notebooks", "deploy", "loadtest"),
 )
 for _module in _MODULES:
     importlib.import_module(f"tfx_pipeline.cli.{_module}")

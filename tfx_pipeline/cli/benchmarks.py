@@ -53,7 +53,7 @@ def benchmark_bundle(
     Latency is measured twice: of the engine alone, from pixels to scores, and from the bytes of an
     encoded image to its label. Preprocessing is measured with one caller and with two.
     """
-    from serving.benchmark.closed_loop import read_image
+    from serving.benchmark.images import read_image
     from serving.benchmark.preprocessing import benchmark_preprocessing
     from serving.benchmark.variants import DEFINITIONS, environment
     from serving.benchmark.variants import benchmark as time_variants

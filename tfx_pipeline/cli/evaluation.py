@@ -1,11 +1,24 @@
-"""Verbs that evaluate models: `compare`, `evaluate`."""
+"""Verbs that evaluate models: `compare`, `evaluate`, `benchmark evaluation`."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tfx_pipeline.cli.shared import DATA_HELP, app, console, records
+from core.files import write_json
+from tfx_pipeline.cli.benchmarks import JsonFile, benchmarks
+from tfx_pipeline.cli.shared import DATA_HELP, app, console, errors, records
+
+if TYPE_CHECKING:
+    from tfx_pipeline.cli.views.subjects import Subject
+    from trainers.evaluation.analysis import Analysis
+
+ServedModel = Annotated[
+    str, typer.Option(help="Model of a server; or write http://host:8501/v1/models/NAME.")
+]
 
 
 @app.command(epilog="Example: sightline compare demo/bundles/digits_cnn demo/bundles/digits_vit")
@@ -14,13 +27,17 @@ def compare(
         list[str],
         typer.Argument(
             help="The reference and one or more candidates: bundles, folders of `train`, runs "
-            "(RUN or RUN:MODEL) or predictions (FILE or FILE:COLUMN)."
+            "(RUN or RUN:MODEL), predictions (FILE or FILE:COLUMN) or servers "
+            "(http://host:8501/v1/models/NAME)."
         ),
     ],
     data: Annotated[
         str | None, typer.Option(help=f"{DATA_HELP}. [the records of each model's configuration]")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the records.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split of the records; several as validation,test.")
+    ] = "test",
+    model: ServedModel = "",
     variant: Annotated[
         str, typer.Option(help="Variant of bundles and runs. [the SavedModel]")
     ] = "",
@@ -34,38 +51,52 @@ def compare(
 ) -> None:
     """Compare models on the same images: differences with intervals, tests and slices."""
     from tfx_pipeline.cli.views import compare as view
+    from trainers.evaluation.common_images import on_common_images
     from trainers.evaluation.comparison import compare as compared
 
+    if seeds and images:
+        raise typer.BadParameter("--images lists changes between two models; leave out --seeds")
     folder = records(data) if data else None
-    subjects = view.load_all(models, data=folder, split=split, variant=variant)
-    over_seeds = view.compare_seeds(subjects) if seeds else []
-    found = [] if seeds else compared([subject.predictions for subject in subjects])
+    subjects = view.load_all(models, data=folder, split=split, variant=variant, model=model)
+    common = on_common_images([subject.predictions for subject in subjects])
+    if common.sentence:
+        console.print(common.sentence, highlight=False, markup=False, soft_wrap=True)
+    pairs = zip(subjects, common.models, strict=True)
+    shared = [replace(one, predictions=two) for one, two in pairs]
+    over_seeds = view.compare_seeds(shared) if seeds else []
+    aligned = [] if seeds else view.aligned_models(common.models)
+    found = compared(aligned) if aligned else []
     if seeds:
         view.show_seeds(over_seeds, console)
     else:
-        view.show(found, subjects, console)
+        view.show(found, aligned, console)
     if out:
-        view.write(found, over_seeds, out, split=split)
+        view.write(found, over_seeds, out, split=split, left_out=common.left_out)
         console.print(f"wrote {out}")
-    if images and not seeds:
-        count = view.write_images(found, subjects, images, split=split)
+    if images:
+        files = view.file_names(subjects[0].data, split)
+        count = view.write_images(found, aligned, images, files=files)
         console.print(f"wrote {count:,} changed images to {images}")
 
 
 @app.command(epilog="Example: sightline evaluate bundles/digits_cnn --data data/digits --out out")
 def evaluate(
-    model: Annotated[
+    subject: Annotated[
         str,
         typer.Argument(
-            help="Bundle or output folder of `sightline train`; with --out also a run "
-            "(RUN or RUN:MODEL) or predictions (FILE or FILE:COLUMN)."
+            metavar="MODEL",
+            help="Bundle, output folder of `sightline train`, run (RUN or RUN:MODEL), predictions "
+            "(FILE or FILE:COLUMN) or server (http://host:8501 with --model).",
         ),
     ],
     data: Annotated[str | None, typer.Option(help=f"{DATA_HELP}; defaults to the model's.")] = None,
-    split: Annotated[str, typer.Option(help="Split: train, validation, or test.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split: train, validation, or test; several as validation,test.")
+    ] = "test",
     variant: Annotated[
         str, typer.Option(help="Variant of a bundle, e.g. saved_model or ptq_int8.")
     ] = "",
+    model: ServedModel = "",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -76,7 +107,10 @@ def evaluate(
         ),
     ] = None,
     slices: Annotated[
-        str, typer.Option(help="With --out: slice keys and crosses, e.g. race,race*gender. [all]")
+        str,
+        typer.Option(
+            help="With --out: slice keys and crosses, e.g. race,race*gender,class*size. [all keys]"
+        ),
     ] = "",
     groups: Annotated[
         str, typer.Option(help="With --out: slice keys and crosses whose rates are compared.")
@@ -87,34 +121,91 @@ def evaluate(
     specificity: Annotated[
         float, typer.Option(help="With --out: specificity at which sensitivity is reported.")
     ] = 0.95,
+    tfma: Annotated[
+        bool,
+        typer.Option(
+            "--tfma",
+            help="With --out: also write OUT/tfma, which tfma.load_eval_result opens; loads TFMA.",
+        ),
+    ] = False,
 ) -> None:
     """Compute metrics with 95 % intervals; counts every example once."""
-    from tfx_pipeline.cli.views.evaluate import evaluate_model, evaluation_table
-
     found = records(data) if data else None
     if out is None:
-        if slices or groups or positive or specificity != 0.95:
+        if slices or groups or positive or specificity != 0.95 or tfma:
             raise typer.BadParameter(
-                "--slices, --groups, --positive and --specificity need --out FOLDER"
+                "need --out FOLDER: --slices, --groups, --positive, --specificity, --tfma"
             )
-        console.print(evaluation_table(evaluate_model(Path(model), found, split, variant)))
+        _show_metrics(subject, found, split, variant, model)
         return
     from tfx_pipeline.cli.views import analysis
     from tfx_pipeline.cli.views.compare import load_all
     from trainers.evaluation.analysis import AnalysisOptions, analyze
 
     options = AnalysisOptions(_listed(slices), _listed(groups), positive, specificity)
-    subjects = load_all([model], data=found, split=split, variant=variant)
-    for subject in subjects:
-        result = analyze(subject.predictions, options)
-        folder = out / subject.predictions.name if len(subjects) > 1 else out
+    subjects = load_all([subject], data=found, split=split, variant=variant, model=model)
+    for one in subjects:
+        result = analyze(one.predictions, options)
+        folder = out / one.predictions.name if len(subjects) > 1 else out
         analysis.show(result, console)
         written = analysis.write(
-            result, subject, folder, split=split, options=options, given=model, data=found
+            result, one, folder, split=split, options=options, given=subject, data=found
         )
         console.print(f"wrote {len(written)} files to {folder}; open {written[0]}")
+        if tfma:
+            _write_tfma(result, one, options.slices, folder)
+
+
+def _write_tfma(found: "Analysis", subject: "Subject", slices: Sequence[str], folder: Path) -> None:
+    from tfx_pipeline.cli.views.tfma_files import write_tfma
+
+    path = write_tfma(found, subject, slices, folder)
+    console.print(f"wrote TFMA's result to {path}: tfma.load_eval_result('{path}')", soft_wrap=True)
+    if subject.tfma:
+        own = f"tfma.load_eval_result('{subject.tfma}', model_name='saved_model')"
+        console.print(f"the run has one of all variants: {own}", soft_wrap=True)
+
+
+def _show_metrics(subject: str, data: Path | None, split: str, variant: str, model: str) -> None:
+    """Prints a table of metrics: all variants of a bundle, or the models of another subject."""
+    from tfx_pipeline.cli.views.evaluate import evaluate_model, evaluation_table, is_model
+    from tfx_pipeline.cli.views.subjects import load
+    from trainers.evaluation.metrics import metrics_with_intervals
+
+    if is_model(Path(subject)):
+        console.print(evaluation_table(evaluate_model(Path(subject), data, split, variant)))
+        return
+    found = {}
+    for one in load(subject, data=data, split=split, variant=variant, model=model):
+        table = one.predictions
+        metrics = metrics_with_intervals(table.scores, table.labels)
+        found[table.name] = {name: value.as_list() for name, value in metrics.items()}
+    console.print(evaluation_table(found))
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    """The parts of a comma-separated option."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """The parts of a comma-separated option; `race x gender` is `race*gender`."""
+    parts = (re.sub(r"\s+x\s+", "*", part.strip()) for part in text.split(","))
+    return tuple(filter(None, parts))
+
+
+@benchmarks.command("evaluation", epilog="Example: sightline benchmark evaluation --images 5000")
+def benchmark_evaluation(
+    images: Annotated[int, typer.Option(help="Images of each table.")] = 50_000,
+    classes: Annotated[int, typer.Option(help="Number of classes.")] = 1_000,
+    slices: Annotated[int, typer.Option(help="Slice keys, of 3 to 6 values each.")] = 12,
+    out: JsonFile = None,
+) -> None:
+    """Measure time and memory of evaluate and compare on synthetic predictions."""
+    from tfx_pipeline.benchmarks.evaluation import measure, view
+
+    figures = measure(
+        images=images,
+        classes=classes,
+        slices=slices,
+        on_progress=lambda text: errors.print(text, markup=False),
+    )
+    console.print(view(figures))
+    if out:
+        write_json(out, figures)
+        console.print(f"wrote {out}", soft_wrap=True)

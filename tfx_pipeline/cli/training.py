@@ -215,7 +215,7 @@ def export(
     ],
     variant: Annotated[str, typer.Option(help="Variant to recommend as model.tflite.")] = "",
 ) -> None:
-    """Push a bundle, atomically and once. Skips the gates; use `sightline run` for those."""
+    """Push a bundle with its model card, atomically and once; `sightline run` also checks gates."""
     from tfx_pipeline.cli.views.train import export_shown
 
     export_shown(source, bundles, variant, console)

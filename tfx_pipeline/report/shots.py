@@ -41,5 +41,5 @@ def _item(shot: Shot) -> Markup:
 
 
 def breakable(path: str) -> Markup:
-    """A file name that may be broken after each slash."""
+    """A file name that may be broken after each slash; its text is escaped."""
     return Markup("/<wbr>").join(path.split("/"))

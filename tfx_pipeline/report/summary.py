@@ -1,6 +1,6 @@
 """`summary.json`: the results of one run, read from its artifacts.
 
-The report, the console's tables, the notebook and the next run's check for changes read it.
+The report, the console's tables, the notebooks and the next run's check for changes read it.
 """
 
 import csv
@@ -206,6 +206,8 @@ def _judged(name: str, uris: dict[tuple[str, str], str], verdict: dict[str, Any]
         "why_variant": verdict["reason"],
         "confusion": verdict["confusion"],
         "slices": verdict["slices"],
+        "fairness": verdict["fairness"],
+        "max_gap": verdict["max_gap"],
         "gates": verdict["gates"],
         "verdict": verdict["verdict"],
         "blessed": verdict["blessed"],
@@ -222,7 +224,8 @@ def _judged(name: str, uris: dict[tuple[str, str], str], verdict: dict[str, Any]
 
 def _reason(gate: dict[str, Any]) -> str:
     """A gate that stopped a model; if undecided, with the number of images that would decide it."""
-    text = f"{gate['name']} {short(float(gate['value']), 4)}, required {gate['threshold']}"
+    value = "" if gate["value"] is None else f" {short(float(gate['value']), 4)}"
+    text = f"{gate['name']}{value}, required {gate['threshold']}"
     if gate["verdict"] != Verdict.UNDECIDED.value:
         return text
     needed = f" (about {gate['images_needed']:,} images would)" if gate["images_needed"] else ""

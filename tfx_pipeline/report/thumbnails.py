@@ -9,6 +9,7 @@ The records are read once for the index. A thumbnail reads only its own record.
 import base64
 import io
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The images of one split.
+    """The images of one or more splits.
 
     Attributes:
       files: image id -> file name; without images that have none.
@@ -54,7 +55,7 @@ def index_images(data: Path | None, split: str) -> ImageIndex:
 
     Args:
       data: folder of records; None if they are not known.
-      split: of the records.
+      split: of the records, or several joined by commas.
     """
     if data is None:
         return ImageIndex(problem="The records are not known: give their folder with --data.")
@@ -62,15 +63,17 @@ def index_images(data: Path | None, split: str) -> ImageIndex:
         info = DatasetInfo.load(data)
     except DatasetError as error:  # The records of a configuration may have been moved or deleted.
         return ImageIndex(problem=f"The records cannot be read: {error}.")
-    if split not in info.splits:
+    splits = [part.strip() for part in split.split(",")]
+    unknown = [name for name in splits if name not in info.splits]
+    if unknown:
         known = ", ".join(info.splits)
         return ImageIndex(
-            problem=f"The records in {data} have no split {split!r} (known: {known})."
+            problem=f"The records in {data} have no split {unknown[0]!r} (known: {known})."
         )
-    return _index(data, split, info)
+    return _index([(data, name, info) for name in splits])
 
 
-def _index(data: Path, split: str, info: DatasetInfo) -> ImageIndex:
+def _index(splits: Sequence[tuple[Path, str, DatasetInfo]]) -> ImageIndex:
     import tensorflow as tf
 
     from trainers.data.reader import fingerprint
@@ -79,7 +82,8 @@ def _index(data: Path, split: str, info: DatasetInfo) -> ImageIndex:
     files: dict[str, str] = {}
     records: dict[str, tuple[Path, int]] = {}
     problems = []
-    for file in shard_files(data, split, info):
+    shards = [(file, of[2].foreign) for of in splits for file in shard_files(*of)]
+    for file, foreign in shards:
         offset = 0
         try:
             for record in tf.data.TFRecordDataset(file).as_numpy_iterator():
@@ -87,7 +91,7 @@ def _index(data: Path, split: str, info: DatasetInfo) -> ImageIndex:
                 values = {key: feature[key].bytes_list.value[:1] for key in (FILENAME, ID, IMAGE)}
                 if values[ID]:
                     image_id = values[ID][0].decode()
-                elif info.foreign and values[IMAGE]:
+                elif foreign and values[IMAGE]:
                     image_id = fingerprint(tf.constant(values[IMAGE]))[0].numpy().decode()
                 else:
                     image_id = ""

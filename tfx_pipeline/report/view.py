@@ -136,10 +136,14 @@ def undecided(summary: dict[str, Any]) -> list[str]:
             continue
         images = max(int(figures.number(gate.get("images_needed")) or 0) for gate in stopping)
         needed = f"about {images:,} test images would decide it" if images else ""
+        # Summaries of earlier versions have only differences in accuracy, without `acceptable`.
         lower = any((figures.number(gate.get("value")) or 0) < 0 for gate in stopping)
+        closed = any(gate.get("acceptable") is False for gate in stopping)
         remedy = (
             "its estimate is lower, so it cannot be accepted"
             if lower
+            else "an estimate is missing or above its margin, so it cannot be accepted"
+            if closed
             else "the same command with --accept-undecided pushes it"
         )
         names = ", ".join(str(gate.get("name")) for gate in stopping)

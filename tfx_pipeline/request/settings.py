@@ -11,6 +11,7 @@ from components.gates import GateSettings
 from components.gates.settings import ACCEPT
 from tfx_pipeline.config import CompressionPlan, PipelineConfig, Tuning
 from trainers.config import Config, ConfigError, build_settings, override
+from trainers.data.features import DatasetInfo
 from trainers.registry import nearest
 
 _TUNE = "tune"
@@ -64,6 +65,17 @@ def with_settings(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return _tuned(_for_all(changed, mine), searches), tuple(others)
+
+
+def check_fairness(pipeline: PipelineConfig, info: DatasetInfo) -> None:
+    """Checks the fairness gates of all models against the data set, before anything is trained.
+
+    Raises:
+      ConfigError: the data set lacks a slice or class (names the nearest ones), or a setting is
+        missing or has no effect.
+    """
+    for model in ("", *pipeline.model_gates):
+        GateSettings(**pipeline.gates_of(model)).check_fairness(info.slices, info.classes)
 
 
 def settings_of(pipeline: PipelineConfig) -> _Settings:

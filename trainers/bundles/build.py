@@ -14,6 +14,7 @@ import tensorflow as tf
 from core import bundle
 from core.files import replacing_folder
 from trainers.bundles.saved_model import (
+    ConvertedFile,
     describe_variant,
     seal_draft,
     write_saved_model,
@@ -77,9 +78,9 @@ def build_bundle(
             if on_model is not None and not method.has_trained_weights:
                 on_model(method.name, models[method.name])
         say("convert")
-        variants = _converted(trained, models, wanted, ptq, draft=draft, work=work)
+        files = _converted(trained, models, wanted, ptq, draft=draft, work=work)
         shutil.rmtree(work)
-        manifest = seal_draft(draft, trained, variants=variants, recommended=FLOAT_VARIANT)
+        manifest = seal_draft(draft, trained, files, recommended=FLOAT_VARIANT)
     return manifest
 
 
@@ -159,21 +160,17 @@ def _converted(
     *,
     draft: Path,
     work: Path,
-) -> tuple[bundle.Variant, ...]:
+) -> list[ConvertedFile]:
     plan = [("none", "fp32", FLOAT), *(("ptq", dtype, FLOAT) for dtype in ptq)]
     # `none` and `ptq` are methods too: listed in `wanted`, they add nothing twice.
     plan += [(m.name, dtype, m.name) for m in wanted for dtype in m.dtypes]
     plan = list({(method, dtype): (method, dtype, key) for method, dtype, key in plan}.values())
     saved = {key: save_for_conversion(model, work / key) for key, model in models.items()}
-    calibrated = {
-        (method, dtype)
-        for method, dtype, _ in plan
-        if dtype == "int8" and compressors.get(method).needs_calibration
-    }
-    calibration = work / "calibration.npy"
-    if calibrated:
-        images = trained.config.compress.calibration_images
-        np.save(calibration, pipeline.calibration_images(trained.config, trained.info, images))
+    images = None
+    if any(dtype == "int8" for _, dtype, _ in plan):
+        images = work / "calibration.npy"
+        count = trained.config.compress.calibration_images
+        np.save(images, pipeline.calibration_images(trained.config, trained.info, count))
     jobs = [
         ConversionJob(
             name=f"{method}_{dtype}",
@@ -181,16 +178,27 @@ def _converted(
             dtype=dtype,
             output=draft / bundle.tflite_file(f"{method}_{dtype}"),
             labels=trained.info.classes,
-            calibration=calibration if (method, dtype) in calibrated else None,
+            calibration=images if dtype == "int8" and _is_calibrated(method) else None,
+            samples=images,
+            rewrites=(*trained.config.compress.rewrites, *compressors.get(method).rewrites),
         )
         for method, dtype, key in plan
     ]
-    require(convert_all(jobs))
+    results = convert_all(jobs)
+    require(results)
     zeros = {key: sparsity(model) for key, model in models.items()}
-    return tuple(
-        replace(describe_variant(draft / bundle.tflite_file(job.name), job.name), sparsity=zero)
-        for job, zero in ((j, zeros[key]) for j, (_, _, key) in zip(jobs, plan, strict=True))
-    )
+    return [
+        ConvertedFile(
+            describe_variant(one.job.output, one.job.name, sparsity=zeros[key]),
+            figures=one.figures,
+            rewrites=one.rewrites,
+        )
+        for one, (_, _, key) in zip(results, plan, strict=True)
+    ]
+
+
+def _is_calibrated(method: str) -> bool:
+    return compressors.get(method).needs_calibration
 
 
 def _some_images(trained: Trained, count: int) -> list[bytes]:

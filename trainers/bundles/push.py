@@ -5,11 +5,15 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from core.bundle import BundleError, PushResult, open_bundle, push, seal
+from core.bundle import CARD_FILES, BundleError, PushResult, open_bundle, push, seal
+from trainers.bundles.card import write_cards
 
 
 def export(draft: Path, bundles: Path, *, variant: str = "") -> PushResult:
     """Pushes a draft to the next version of its model, atomically and once; checks no gate.
+
+    Writes the model card from the manifest, and states what was not measured. A card that a run
+    wrote is kept, unless `variant` changes the recommended variant.
 
     Args:
       draft: what `compress` wrote; it is not changed.
@@ -26,7 +30,12 @@ def export(draft: Path, bundles: Path, *, variant: str = "") -> PushResult:
         copy = Path(shutil.copytree(open_bundle(draft).path, Path(scratch) / "draft"))
         manifest = open_bundle(copy).manifest
         if variant:
+            changed = variant != manifest.recommended
             manifest = seal(copy, replace(manifest, recommended=variant))
+            if changed:
+                for name in CARD_FILES:
+                    (copy / name).unlink(missing_ok=True)
+        write_cards(copy, manifest, {}, keep=True)
         result = push(copy, bundles / manifest.name)
     if result.withdrawn:
         raise BundleError(

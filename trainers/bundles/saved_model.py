@@ -5,7 +5,8 @@ that the pixels of a client's image are those of evaluation, bit for bit.
 """
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,17 @@ def describe_variant(path: Path, name: str, *, sparsity: float = 0.0) -> bundle.
     )
 
 
+@dataclass(frozen=True)
+class ConvertedFile:
+    """A TFLite file for the manifest; `figures` and `rewrites` are those of `ConversionResult`."""
+
+    variant: bundle.Variant
+    figures: dict[str, Any]
+    rewrites: list[dict[str, Any]]
+
+
 def seal_draft(
-    out: Path, trained: Trained, *, variants: tuple[bundle.Variant, ...], recommended: str
+    out: Path, trained: Trained, files: Sequence[ConvertedFile], *, recommended: str
 ) -> bundle.Manifest:
     """Copies the recommended variant to `model.tflite` and writes `manifest.json` last."""
     config, info = trained.config, trained.info
@@ -167,16 +177,25 @@ def seal_draft(
             "exif": info.exif,
         },
         top_k=min(config.export.top_k, info.num_classes),
-        variants=variants,
+        variants=tuple(one.variant for one in files),
         recommended=recommended,
         config=to_dict(config),
         config_hash=config_hash(config),
         git_commit=git_commit(),
         stack=stack(),
         data_fingerprint=info.fingerprint,
+        data={
+            "name": info.name,
+            "source": info.source,
+            "splits": {name: {"examples": one.examples} for name, one in info.splits.items()},
+        },
         weights_origin=trained.weights_origin,
         plugins=list(map(str, counted_files())),
-        methods={one.method: compressors.get(one.method).title for one in variants},
+        methods={
+            one.method: compressors.get(one.method).title
+            for one in (file.variant for file in files)
+        },
+        conversion={one.variant.name: {**one.figures, "rewrites": one.rewrites} for one in files},
         linear_probe=_linear_probe(trained),
         embedding_size=embedding_size(trained.model),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

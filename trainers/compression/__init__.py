@@ -6,7 +6,8 @@ A method is one file, `trainers/compression/mymethod.py` or a plugin:
     compressors.register("mymethod")(Method("mymethod", dtypes=("int8",), run=run))
 
 A method takes the model of its `start` and returns a new one with the same input and output;
-`trainers.compression.convert` makes a TFLite file of it for each of `dtypes`. Building and gates
+`trainers.compression.convert` makes a TFLite file of it for each of `dtypes`, which rewrites
+(`trainers.compression.rewrites`) then improve without training. Building and gates
 use the attributes of `Method` only, never a list of names.
 """
 
@@ -73,6 +74,7 @@ class Method:
         compared with its own float forward pass, otherwise with that of the `start`.
       needs_calibration: whether the ranges of an `int8` file come from calibration images, as for
         every float model, rather than from the model, as after quantization-aware training.
+      rewrites: registered rewrites of its files, besides those of `compress.rewrites`.
       title: a few words for the model card; the name if empty.
 
     Raises:
@@ -86,6 +88,7 @@ class Method:
     run: "Callable[[keras.Model, FineTune, CompressConfig], keras.Model]" = _unchanged
     changes_weights: bool = True
     needs_calibration: bool = False
+    rewrites: tuple[str, ...] = ()
     title: str = ""
 
     def __post_init__(self) -> None:

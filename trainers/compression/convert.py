@@ -16,14 +16,17 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from core.bundle import SIGNATURE_TENSOR, gzip_size
 from core.processes import exit_reason, module_command, start, stop, tail
 from trainers.compression import DTYPES
+from trainers.compression.rewrites import in_order
+from trainers.config import CompressConfig
 from trainers.keras import keras
 
 _REASON_LINES = 6
@@ -43,9 +46,11 @@ class ConversionJob:
       dtype: `fp32`; `dynamic`, int8 kernels with float activations; `int8`, both.
       output: the file; its folder must exist.
       labels: class names to attach, in label order; may be empty.
-      calibration: an .npy file of uint8 (M, H, W, 3) images that set the ranges of `int8` and
-        correct its biases. None for a model from quantization-aware training, which includes its
-        ranges.
+      calibration: an .npy file of uint8 (M, H, W, 3) images that set the ranges of `int8`. None for
+        a model from quantization-aware training, which includes its ranges.
+      samples: an .npy file of such images to measure the file on; by default those of
+        `calibration`. Without any, rewrites on trial are not applied.
+      rewrites: registered rewrites of the file; see `trainers.compression.rewrites`.
     """
 
     name: str
@@ -54,6 +59,8 @@ class ConversionJob:
     output: Path
     labels: tuple[str, ...] = ()
     calibration: Path | None = None
+    samples: Path | None = None
+    rewrites: tuple[str, ...] = CompressConfig().rewrites
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,9 @@ class ConversionResult:
       gzip_bytes: of the file after gzip -9.
       kernels: dtype -> number of convolutions and fully connected layers; see
         `tflite_file.kernel_dtypes`.
+      figures: `partitions` of LiteRT's CPU delegate (None if unknown) and `snr_db` against the
+        float network on the samples (None without any).
+      rewrites: what each rewrite did; see `apply_rewrites`.
     """
 
     job: ConversionJob
@@ -74,6 +84,8 @@ class ConversionResult:
     size_bytes: int = 0
     gzip_bytes: int = 0
     kernels: dict[str, int] | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+    rewrites: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -116,7 +128,7 @@ def convert_all(jobs: Sequence[ConversionJob]) -> list[ConversionResult]:
       signal that killed it.
 
     Raises:
-      ValueError: a job's dtype is unknown, or two jobs write one file.
+      ValueError: a job's dtype or rewrite is unknown, or two jobs write one file.
     """
     _check(jobs)
     results: dict[int, ConversionResult] = {}
@@ -157,6 +169,7 @@ def _check(jobs: Sequence[ConversionJob]) -> None:
                 f"conversion {job.name!r}: dtype must be one of {', '.join(DTYPES)}, "
                 f"got {job.dtype!r}"
             )
+        in_order(job.rewrites)
         if outputs.count(output) > 1:
             raise ValueError(f"conversion {job.name!r}: another job writes {output} too")
 
@@ -192,4 +205,6 @@ def _result(job: ConversionJob, report: dict) -> ConversionResult:
         size_bytes=job.output.stat().st_size,
         gzip_bytes=gzip_size(job.output),
         kernels=report["kernels"],
+        figures=report["figures"],
+        rewrites=report["rewrites"],
     )

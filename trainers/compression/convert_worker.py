@@ -4,12 +4,16 @@
 one runs; a job that kills the process leaves no report, from which the parent process knows.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.files import read_json, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from trainers.compression.rewrites import Conversion
 
 _REASON_CHARACTERS = 2000
 
@@ -19,7 +23,7 @@ def main(arguments: list[str]) -> int:
     (request,) = arguments
     for job in read_json(request):
         try:
-            report = {"error": "", "kernels": _convert(job)}
+            report = {"error": "", **_convert(job)}
         except Exception as error:  # Any error of the converter is the result of the job.
             reason = f"{type(error).__name__}: {error}"
             report = {"error": reason[-_REASON_CHARACTERS:]}
@@ -27,8 +31,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _convert(job: dict[str, Any]) -> dict[str, int]:
-    """Writes one TFLite file and returns its kernel dtypes."""
+def _convert(job: dict[str, Any]) -> dict[str, Any]:
+    """Writes one TFLite file and returns its `kernels`, `figures` and `rewrites`."""
+    from trainers.compression.apply_rewrites import apply_rewrites
+    from trainers.compression.batch import any_batch
+    from trainers.compression.rewrites import in_order
     from trainers.compression.tflite_file import append_softmax, attach_labels, kernel_dtypes
 
     content = append_softmax(_converter(job, job["dtype"]).convert())
@@ -38,26 +45,63 @@ def _convert(job: dict[str, Any]) -> dict[str, int]:
             f"not a full int8 model, its kernels are {kernels}; annotate the layers in front of "
             "them for quantization, or give calibration images"
         )
-    if job["dtype"] == "int8" and job["calibration"] is not None:
-        content = _refined(content, job)
+    conversion = _conversion(job)
+    content, records = apply_rewrites(content, in_order(job["rewrites"]), conversion)
+    content = any_batch(content)
+    figures = _figures(content, conversion)
     if job["labels"]:
         content = attach_labels(content, job["labels"])
     write_bytes(job["output"], content)
-    return kernels
+    return {"kernels": kernels, "figures": figures, "rewrites": records}
 
 
-def _refined(content: bytes, job: dict[str, Any]) -> bytes:
-    """The calibrated int8 model with smaller errors against the float one.
+def _conversion(job: dict[str, Any]) -> "Conversion":
+    """What rewrites may use besides the file."""
+    from trainers.compression.measure import SAMPLES
+    from trainers.compression.rewrites import Conversion
 
-    Returns:
-      The file with pixels normalized in float and its biases corrected.
-    """
-    from trainers.compression.bias_correction import correct_biases
-    from trainers.compression.float_input import normalize_in_float
+    calibration, samples = (
+        _calibration_images(job[key]) if job[key] is not None else None
+        for key in ("calibration", "samples")
+    )
+    samples = calibration if samples is None else samples
+    samples = None if samples is None else samples[:SAMPLES]
+    return Conversion(
+        job["name"],
+        job["dtype"],
+        functools.cache(lambda: _converter(job, "fp32").convert()),
+        functools.cache(lambda: _float_outputs(job["saved_model"], samples)),
+        tuple(job["labels"]),
+        calibration,
+        samples,
+    )
 
-    floats = _converter(job, "fp32").convert()
-    content = normalize_in_float(content, floats)
-    return correct_biases(content, floats, _calibration_images(job["calibration"]))
+
+def _float_outputs(saved_model: str, images: Any) -> Any:
+    """(M, ...) float32: the outputs of a SavedModel of `save_for_conversion` for each image."""
+    import numpy as np
+    import tensorflow as tf
+
+    from core.bundle import SIGNATURE_TENSOR
+
+    run = tf.saved_model.load(saved_model).signatures[SIGNATURE_TENSOR]
+    rows = [next(iter(run(images=tf.constant(image[None])).values())) for image in images]
+    return np.concatenate([row.numpy() for row in rows])
+
+
+def _figures(content: bytes, conversion: "Conversion") -> dict[str, Any]:
+    """The partitions and the signal-to-noise ratio of the finished file; None where unknown."""
+    from trainers.compression.delegate import DelegateError, partitions
+    from trainers.compression.measure import snr_db
+
+    try:
+        count = partitions(content).count
+    except DelegateError:
+        count = None
+    snr = None
+    if conversion.samples is not None:
+        snr = round(snr_db(content, conversion.samples, conversion.reference()), 2)
+    return {"partitions": count, "snr_db": snr}
 
 
 def _converter(job: dict[str, Any], dtype: str) -> Any:

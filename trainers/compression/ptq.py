@@ -1,8 +1,8 @@
 """`none` and `ptq`: the trained model as it is, and quantized after training.
 
 `dynamic` keeps int8 kernels and float activations, without data; `int8` sets the ranges of
-activations from calibration images and corrects the biases (`bias_correction`). Both happen in the
-converter's process (`trainers.compression.convert`).
+activations from calibration images. Both happen in the converter's process
+(`trainers.compression.convert`).
 """
 
 from trainers.compression import Method

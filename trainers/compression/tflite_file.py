@@ -70,7 +70,9 @@ def attach_labels(content: bytes, labels: Sequence[str]) -> bytes:
     file = io.BytesIO(content)
     # A fixed date makes the bytes of equal models equal.
     member = zipfile.ZipInfo(LABELS_MEMBER, date_time=(1980, 1, 1, 0, 0, 0))
-    with zipfile.ZipFile(file, "a", compression=zipfile.ZIP_DEFLATED) as archive:
+    # MediaPipe reads the member in place and refuses a compressed one.
+    member.compress_type = zipfile.ZIP_STORED
+    with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(member, "".join(f"{label}\n" for label in labels))
     return file.getvalue()
 

@@ -7,12 +7,12 @@ Plain values that become JSON and tables; see `sightline evaluate --out`. NumPy 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from trainers.evaluation import curves, error_analysis, fairness
+from trainers.evaluation import curves, error_analysis, groups
 from trainers.evaluation.comparison import ModelPredictions
+from trainers.evaluation.group_figures import GroupFigures, group_figures
 from trainers.evaluation.metrics import metrics_of_parts
 from trainers.evaluation.noninferiority import Array
 from trainers.evaluation.scores import confusion_matrix
@@ -22,8 +22,6 @@ from trainers.registry import nearest
 
 #: With more classes, curves and thresholds are computed for the positive class only.
 MOST_CURVES = 100
-#: Joins the keys of a cross: `race*gender`.
-CROSS = "*"
 #: The key of slices by class, unless the data has a slice of this name.
 CLASS = "class"
 _PREFIX = "slice/"
@@ -47,7 +45,8 @@ class AnalysisOptions:
         `class` is the class, also in crosses.
       groups: keys or crosses whose rates and gaps are compared.
       positive: the class that counts as positive in groups and thresholds; empty is the second of
-        two classes, each of up to `MOST_CURVES` classes, and none of more.
+        two classes, each of up to `MOST_CURVES` classes, and none of more. Accuracy and
+        overconfidence of groups need none.
       specificity: at which sensitivity is reported, in (0, 1).
     """
 
@@ -97,16 +96,6 @@ class SliceFigures:
 
 
 @dataclass(frozen=True)
-class GroupFigures:
-    """Rates of the groups of one key for one positive class, and the gaps between them."""
-
-    key: str
-    positive: str
-    groups: list[fairness.Group]
-    gaps: list[fairness.Gap]
-
-
-@dataclass(frozen=True)
 class Analysis:
     """See the module; parallel to the predictions that it was computed from.
 
@@ -123,7 +112,7 @@ class Analysis:
       thresholds: class name -> rates at 0.01 to 0.99; empty with more than `MOST_CURVES` classes
         and no positive one, as are `curves`.
       curves: class name -> (ROC, precision-recall).
-      groups: for each key and positive class.
+      groups: for each key and positive class; with more than two classes, first without one.
       errors: positions of wrong images, the most confident first.
       suspects: labels that are likely to be wrong.
       weak: slices that are less accurate than the rest, and `slices_tried` of them all.
@@ -164,13 +153,10 @@ def analyze(model: ModelPredictions, options: AnalysisOptions | None = None) -> 
         raise ValueError(f"`specificity` must be in (0, 1), got {options.specificity}")
     names = _class_names(model)
     positives = _positives(options.positive, names)
-    if options.groups and not positives:
-        raise AnalysisError(
-            f"groups of {len(names):,} classes need a positive class: give one with --positive"
-        )
     keyed = _with_class(model, names)
     sliced = {key: _values(keyed, key) for key in options.slices or sorted(model.slices)}
-    grouped = {key: _values(keyed, key) for key in options.groups}
+    for key in options.groups:
+        _values(keyed, key)
     weak, tried = error_analysis.weak_slices(
         model.correct, {key: np.asarray(v, str) for key, v in model.slices.items()}
     )
@@ -204,9 +190,9 @@ def analyze(model: ModelPredictions, options: AnalysisOptions | None = None) -> 
         thresholds={names[one]: _thresholds(model, one) for one in positives},
         curves={names[one]: found for one in positives if (found := drawn[names[one]]) is not None},
         groups=[
-            _groups(model, key, values, (one, names[one]))
-            for key, values in grouped.items()
-            for one in positives
+            group_figures(keyed, key, one, names)
+            for key in options.groups
+            for one in _compared_classes(options.positive, names, positives)
         ],
         errors=error_analysis.confident_errors(model.scores, model.labels),
         suspects=error_analysis.suspect_labels(model.scores, model.labels),
@@ -240,18 +226,9 @@ def _positives(given: str, names: Sequence[str]) -> list[int]:
 
 def _values(model: ModelPredictions, key: str) -> Array:
     """(M,) str: the values of a key, or of several that `*` joins."""
-    keys = []
-    for part in key.split(CROSS):
-        known = {one.removeprefix(_PREFIX): one for one in model.slices}
-        name = part.strip().removeprefix(_PREFIX)
-        if name not in known:
-            raise AnalysisError(
-                f"no slice {part.strip()!r}; {nearest(name, list(known)) if known else 'none'}"
-            )
-        keys.append(known[name])
     try:
-        return fairness.crossed(model.slices, tuple(keys))
-    except ValueError as error:
+        return groups.group_values(model.slices, key)
+    except groups.GroupError as error:
         raise AnalysisError(str(error)) from error
 
 
@@ -276,11 +253,11 @@ def _metrics(
 
 
 def _ordered(values: Array) -> list[str]:
-    return sorted(set(values.tolist()), key=fairness.natural)
+    return sorted(set(values.tolist()), key=groups.natural)
 
 
 def _short(key: str) -> str:
-    return CROSS.join(part.strip().removeprefix(_PREFIX) for part in key.split(CROSS))
+    return groups.CROSS.join(part.strip().removeprefix(_PREFIX) for part in key.split(groups.CROSS))
 
 
 def _classes(
@@ -329,10 +306,8 @@ def _thresholds(model: ModelPredictions, label: int) -> list[curves.Rates]:
     return curves.rates_table(model.scores[:, label], model.labels == label, _THRESHOLDS)
 
 
-def _groups(
-    model: ModelPredictions, key: str, values: Array, positive: tuple[int, str]
-) -> GroupFigures:
-    number, name = positive
-    parts: tuple[Any, ...] = (model.scores, model.labels, values)
-    groups = fairness.group_rates(*parts, positive=number)
-    return GroupFigures(key.removeprefix(_PREFIX), name, groups, fairness.gaps(groups))
+def _compared_classes(
+    given: str, names: Sequence[str], positives: Sequence[int]
+) -> Sequence[int | None]:
+    """The positive classes of groups; with several, None comes first: rates that need none."""
+    return positives if given or len(names) == 2 else [None, *positives]

@@ -10,6 +10,7 @@ each comparison. NumPy and SciPy only.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,6 +33,8 @@ class ComparisonError(ValueError):
 class ModelPredictions(Predictions):
     """Predictions with the model's name; an id may repeat where images do.
 
+    What is derived from the scores is computed once: do not change the arrays.
+
     Attributes:
       name: of the model, for tables.
       classes: N names in label order, each empty where it is not known; or none at all.
@@ -40,17 +43,17 @@ class ModelPredictions(Predictions):
     name: str = ""
     classes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def predicted(self) -> Array:
         """(M,) int: the class with the highest score, the first of equals."""
         return self.scores.argmax(axis=1)
 
-    @property
+    @cached_property
     def correct(self) -> Array:
         """(M,) bool: the predicted class is the label."""
         return self.predicted == self.labels
 
-    @property
+    @cached_property
     def losses(self) -> Array:
         """(M,) float64: cross-entropy of each image, in nats."""
         return cross_entropy(self.scores, self.labels)
@@ -255,11 +258,13 @@ def _slices(
 
 
 def aligned(other: ModelPredictions, reference: ModelPredictions) -> ModelPredictions:
-    """`other` in the reference's order of images and classes.
+    """`other` in the reference's order of images and classes; as it is if it is aligned already.
 
     Raises:
       ComparisonError: other images, labels or classes.
     """
+    if other.labels is reference.labels and other.ids is reference.ids:
+        return other  # Of an earlier call: it has the reference's own arrays.
     other = _with_classes(other, reference)
     rows = _rows(other, reference)
     labels = other.labels[rows]
@@ -275,7 +280,7 @@ def aligned(other: ModelPredictions, reference: ModelPredictions) -> ModelPredic
     return replace(
         other,
         ids=reference.ids,
-        labels=labels,
+        labels=reference.labels,
         scores=other.scores[rows],
         slices=slices,
         classes=reference.classes,

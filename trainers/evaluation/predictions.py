@@ -74,6 +74,22 @@ def predict(
     )
 
 
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """The predictions of several splits as one, with the slices that all of them have.
+
+    Args:
+      parts: of the same classes; at least one.
+    """
+    keys = set.intersection(*(set(part.slices) for part in parts))
+    return replace(
+        parts[0],
+        ids=np.concatenate([part.ids for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        slices={key: np.concatenate([part.slices[key] for part in parts]) for key in sorted(keys)},
+    )
+
+
 def with_labels_of(predictions: Predictions, positions: Sequence[int] | None) -> Predictions:
     """`predictions` with labels that index the model's classes instead of the data set's.
 

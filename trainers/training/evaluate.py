@@ -29,6 +29,11 @@ def predict_trained(trained: Trained, data: Path, split: str) -> Predictions:
     config = replace(trained.config, data=replace(trained.config.data, dir=str(data)))
     info = DatasetInfo.load(data)
     info.check_task(config.task, config.name)
+    if split in info.splits and (count := info.splits[split].examples):
+        # As many batches as before, but of equal size: the last one is padded, and a model of a
+        # large batch would spend most of the time of a small split on padding.
+        batch = -(-count // -(-count // config.eval.batch))
+        config = replace(config, eval=replace(config.eval, batch=batch))
     forward = Forward(trained.model, config)
     return predict_split(forward, config, info, split, classes=trained.info.classes)
 

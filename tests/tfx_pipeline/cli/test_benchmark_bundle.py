@@ -5,7 +5,7 @@ import json
 from typer.testing import CliRunner
 
 from serving.benchmark import preprocessing, variants
-from serving.benchmark.closed_loop import BenchmarkError
+from serving.benchmark.errors import BenchmarkError
 from serving.benchmark.preprocessing import PreprocessingFigures
 from serving.benchmark.variants import VariantFigures
 from tfx_pipeline.cli import app

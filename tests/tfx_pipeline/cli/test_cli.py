@@ -93,7 +93,7 @@ def test_every_verb_has_an_example(verb):
         (("benchmark", "bundle", "nowhere"), ["nowhere is not a folder"]),
         (("benchmark", "data", "nowhere"), ["nowhere"]),
         (("report", "smoke"), ["summary.json does not exist", "none"]),
-        (("evaluate", "nowhere"), ["nowhere is not a folder"]),
+        (("evaluate", "nowhere"), ["nowhere does not exist", "a bundle", "a server"]),
     ],
 )
 def test_errors_have_one_line_and_a_remedy(arguments, words, tmp_path, capsys, monkeypatch):

@@ -357,6 +357,14 @@ def test_a_lower_estimate_cannot_be_accepted(smoke_summary):
     assert "--accept-undecided" not in line
 
 
+def test_a_gap_without_an_acceptable_estimate_cannot_be_accepted(smoke_summary):
+    summary = undecided_summary(smoke_summary, value=None, acceptable=False)
+    (line,) = report.view.undecided(summary)
+    assert "an estimate is missing or above its margin, so it cannot be accepted" in line
+    assert "--accept-undecided" not in line
+    assert "–" in " ".join(_printed(report.console_gates(summary)).split())  # noqa: RUF001
+
+
 def test_a_waived_gate_is_shown(smoke_summary):
     summary = undecided_summary(smoke_summary, passed=True, waived="accepted: it is not lower")
     assert report.view.undecided(summary) == []

@@ -18,12 +18,13 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_every_gate_can_be_set_and_the_rest_goes_to_the_experiments(tmp_path):
-    values = {int: "7", float: "0.5", str: "accept"}
+    values = {int: "7", float: "0.5", str: "accept", tuple: "accuracy"}
     for one in fields(GateSettings):
         text = values[type(getattr(GateSettings(), one.name))]
         shape, others = with_settings(smoke(), [f"gates.{one.name}={text}", "train.epochs=2"])
         assert others == ("train.epochs=2",)
-        expected = asdict(GateSettings(**smoke().gates)) | {one.name: type(one.default)(text)}
+        value = (text,) if one.default == () else type(one.default)(text)
+        expected = asdict(GateSettings(**smoke().gates)) | {one.name: value}
         assert shape.gates == expected
     mixed = ["digits_vit:train.epochs=3", "gates.min_top1=0.5", "train.seed=7"]
     shape, others = with_settings(smoke(), mixed)

@@ -64,6 +64,22 @@ def test_every_variant_is_measured_as_it_is(built):
     assert sizes["ptq_dynamic"] < sizes["none_fp32"]
 
 
+def test_the_manifest_has_the_rewrites_of_every_file(built):
+    found = built[1].conversion
+    assert tuple(found) == VARIANTS
+    for one in found.values():
+        assert one["partitions"] >= 1
+        assert one["snr_db"] > 10
+    metadata = {"name": "metadata", "applied": True, "labels": 10}
+    assert found["none_fp32"]["rewrites"] == found["ptq_dynamic"]["rewrites"] == [metadata]
+    done = {one["name"]: one for one in found["ptq_int8"]["rewrites"]}
+    assert list(done) == ["normalize_in_float", "delegate_islands", "correct_biases", "metadata"]
+    assert done["normalize_in_float"] == {"name": "normalize_in_float", "applied": True}
+    assert done["correct_biases"]["applied"]
+    assert not done["delegate_islands"]["applied"]
+    assert "refuses no int8" in done["delegate_islands"]["why"]
+
+
 @pytest.mark.parametrize(("variant", "near"), list(zip(VARIANTS, (1e-4, 0.05, 0.1), strict=True)))
 def test_every_variant_answers_like_the_model(built, trained, variant, near):
     batch = next(iter(eval_batches(trained.config, trained.info, "validation", batch=16)))

@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from trainers.compression.bias_correction import MOST_IMAGES, correct_biases
 from trainers.compression.convert import ConversionJob, convert_all, save_for_conversion
 from trainers.compression.qat import quantization_aware
+from trainers.compression.rewrites.bias_correction import MOST_IMAGES, correct_biases
 from trainers.compression.tflite_graph import builtin, constant, kernel_operators, pack, unpack
+from trainers.config import CompressConfig
 from trainers.keras import keras
 from trainers.models.layers import Normalize
 
 pytestmark = pytest.mark.onednn
 
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+# Without metadata, which every file gets.
+GRAPH = tuple(one for one in CompressConfig().rewrites if one != "metadata")
 CONV, DEPTHWISE, DENSE = 3, 4, 9  # in TFLite's schema
 
 
@@ -56,11 +59,12 @@ def files(model, images, tmp_path_factory):
     np.save(folder / "calibration.npy", images)
     saved = save_for_conversion(model, folder / "saved")
     jobs = [
-        ConversionJob("fp32", saved, "fp32", folder / "fp32.tflite"),
-        ConversionJob("dynamic", saved, "dynamic", folder / "dynamic.tflite"),
-        ConversionJob(
-            "int8", saved, "int8", folder / "int8.tflite", (), folder / "calibration.npy"
-        ),
+        ConversionJob(dtype, saved, dtype, folder / f"{dtype}.tflite", (), ranges, rewrites=GRAPH)
+        for dtype, ranges in (
+            ("fp32", None),
+            ("dynamic", None),
+            ("int8", folder / "calibration.npy"),
+        )
     ]
     results = convert_all(jobs)
     assert [result.error for result in results] == ["", "", ""]
@@ -206,7 +210,7 @@ def test_other_variants_are_the_converters_own(model, files, images, tmp_path):
     aware(images.astype(np.float32), training=True)  # Finds the ranges.
     outputs = keras.layers.GlobalAveragePooling2D()(aware.output)
     saved = save_for_conversion(keras.Model(aware.input, outputs), tmp_path / "qat")
-    job = ConversionJob("qat", saved, "int8", tmp_path / "qat.tflite")
+    job = ConversionJob("qat", saved, "int8", tmp_path / "qat.tflite", rewrites=GRAPH)
     (result,) = convert_all([job])
     assert result.ok, result.error
     plain = files["fp32"].parent / "saved"

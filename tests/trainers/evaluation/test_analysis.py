@@ -145,6 +145,14 @@ def test_groups_of_a_positive_class(given):
     assert list(found.thresholds) == ["dog"]
 
 
+def test_groups_of_several_classes_begin_with_rates_that_need_no_positive_one(given):
+    found = analyze(given, AnalysisOptions(groups=["age"])).groups
+    assert [one.positive for one in found] == ["", *CLASSES]
+    inside = given.slices["slice/age"] == "3-9"
+    assert found[0].groups[1].rates["accuracy"].value == pytest.approx(given.correct[inside].mean())
+    assert set(found[0].groups[1].rates) == {"accuracy", "overconfidence"}
+
+
 def test_two_classes_have_one_positive():
     assert list(analyze(predicted(classes=("no", "yes"))).curves) == ["yes"]
 
@@ -165,8 +173,9 @@ def test_a_class_without_images_has_no_figures():
 def test_many_classes_have_curves_and_groups_of_a_positive_class_only():
     given = predicted(classes=tuple(f"class{i}" for i in range(101)))
     assert analyze(given).thresholds == {}
-    with pytest.raises(AnalysisError, match="groups of 101 classes need a positive class"):
-        analyze(given, AnalysisOptions(groups=["age"]))
+    (without,) = analyze(given, AnalysisOptions(groups=["age"])).groups
+    assert without.positive == ""
+    assert {gap.rate for gap in without.gaps} == {"accuracy", "overconfidence"}
     found = analyze(given, AnalysisOptions(groups=["age"], positive="class3"))
     assert list(found.curves) == ["class3"]
     assert found.groups[0].positive == "class3"

@@ -1,15 +1,18 @@
 """Comparisons of models on the same images, against brute force and simulation."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from trainers.evaluation.common_images import on_common_images
 from trainers.evaluation.comparison import (
     LEAST_IMAGES,
     ComparisonError,
     ModelPredictions,
+    aligned,
     compare,
     holm,
     images_to_detect,
@@ -214,3 +217,39 @@ def test_names_that_are_known_in_part_are_compared_where_they_are():
 def test_one_model_is_no_comparison():
     with pytest.raises(ComparisonError, match="at least two models, got 1"):
         compare([predicted("a", [True])])
+
+
+def test_models_that_are_aligned_are_not_aligned_again():
+    reference = predicted("a", [True, False] * 50)
+    turned = predicted("b", [True] * 100)
+    order = np.random.default_rng(0).permutation(100)
+    turned = replace(
+        turned, ids=turned.ids[order], labels=turned.labels[order], scores=turned.scores[order]
+    )
+    once = aligned(turned, reference)
+    assert once.ids.tolist() == reference.ids.tolist()
+    assert aligned(once, reference) is once
+    (found,) = compare([reference, once])
+    assert (found.paired.gained, found.paired.lost) == (50, 0)
+
+
+def test_images_in_common_count_copies_and_name_what_is_left_out():
+    first = predicted("a", [True] * 100)
+    ids = first.ids.copy()
+    ids[1] = ids[0]  # Two copies of one image; the other model has one of them.
+    second = replace(predicted("b", [True] * 100), ids=first.ids)
+    found = on_common_images([replace(first, ids=ids), second])
+    assert found.left_out == {"a": 2, "b": 2}
+    assert [len(model.ids) for model in found.models] == [98, 98]
+    same = on_common_images([first, second])
+    assert same.models[0] is first
+    assert same.sentence == ""
+
+
+def test_few_images_in_common_are_refused():
+    first = predicted("a", [True] * 100)
+    second = predicted("b", [True] * 100)
+    ids = np.array([f"x{i}" if i < 20 else one for i, one in enumerate(first.ids)], dtype=object)
+    other = replace(second, ids=ids)
+    with pytest.raises(ComparisonError, match=r"of which 80 are the same \(80%\)"):
+        on_common_images([first, other])

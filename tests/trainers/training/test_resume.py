@@ -120,6 +120,16 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(config, trained, 
     assert last.top1 == pytest.approx(trained.history[-1]["top1"], abs=1e-5)
 
 
+def test_a_run_that_is_stopped_after_an_epoch_has_its_weights_and_resumes(
+    config, trained, tmp_path, figures
+):
+    stopped = fit(config, tmp_path, stop=lambda: True)
+    np.testing.assert_allclose(figures(stopped.history), figures(trained.history[:1]), atol=1e-5)
+    assert stopped.best_epoch == 1
+    resumed = fit(config, tmp_path, stop=lambda: False)
+    np.testing.assert_allclose(figures(resumed.history), figures(trained.history), atol=1e-5)
+
+
 @pytest.mark.slow
 def test_kill_9_loses_no_whole_epoch(config, trained, tmp_path, figures):
     command = [sys.executable, "-c", CHILD, json.dumps(to_dict(config)), str(tmp_path)]

@@ -43,11 +43,13 @@ from trainers.evaluation.analysis import (
     GroupFigures,
 )
 from trainers.evaluation.curves import thinned
+from trainers.evaluation.fairness import ACCURACY, OVERCONFIDENCE, Group, minimum_note, size_note
 from trainers.evaluation.metrics import metric_facts
 from trainers.evaluation.stats import Interval
 
 # More classes than this are in `classes.csv` only.
 _SHOWN_CLASSES = 20
+_SHOWN_SMALL = 5
 _CLASS_INTERVALS = ("recall", "precision", "roc_area", "average_precision", "sensitivity")
 _RATES = ("precision", "recall", "false_positive_rate", "false_negative_rate")
 
@@ -63,9 +65,12 @@ def show(found: Analysis, console: Console) -> None:
     if found.slices:
         console.print(_slices_table(found))
     for one in found.groups:
-        console.print(_groups_table(one))
+        if _shown_groups(one):
+            console.print(_groups_table(one))
         if one.gaps:
             console.print(_gaps_table(one))
+        for line in _group_notes(one):
+            console.print(escape(line), soft_wrap=True)
     for line in findings(found):
         console.print(escape(line), soft_wrap=True)
 
@@ -125,8 +130,8 @@ def _tables(evaluation: Evaluation) -> dict[str, list[Sequence[Any]]]:
         ],
         "thresholds": [("class", "threshold", *_ended(_RATES)), *_threshold_rows(found)],
         "curves": [("class", "curve", "threshold", "x", "y"), *_curve_rows(found)],
-        "groups": [("key", "positive", "group", "rate", "images", *_ENDS), *_group_rows(found)],
-        "gaps": [("key", "positive", "rate", "highest", "lowest", *_ENDS), *_gap_rows(found)],
+        "groups": [(*_GROUP_COLUMNS, *_ENDS, "note"), *_group_rows(found)],
+        "gaps": [(*_GAP_COLUMNS, *_ENDS, "compared", "left_out"), *_gap_rows(found)],
         **slice_tables(found),
         **image_tables(evaluation),
     }
@@ -162,7 +167,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             for one in found.calibration
         ],
         "temperature": found.temperature,
-        "groups": [_group_json(one) for one in found.groups],
+        "groups": [one.to_dict() for one in found.groups],
         "weak_slices": [
             {
                 "values": one.values,
@@ -180,6 +185,8 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 _ENDS = ("estimate", "low", "high")
+_GROUP_COLUMNS = ("key", "positive", "group", "rate", "images")
+_GAP_COLUMNS = ("key", "positive", "rate", "highest", "lowest")
 
 
 def _ended(names: Iterable[str]) -> list[str]:
@@ -233,48 +240,17 @@ def _group_rows(found: Analysis) -> Iterable[Sequence[Any]]:
     for one in found.groups:
         for group in one.groups:
             for rate, value in group.rates.items():
-                yield (
-                    one.key,
-                    one.positive,
-                    group.name,
-                    rate,
-                    group.counts[rate],
-                    *value.as_list(),
-                )
+                images = group.counts[rate]
+                note = group.note or size_note(images)
+                yield (one.key, one.positive, group.name, rate, images, *value.as_list(), note)
 
 
 def _gap_rows(found: Analysis) -> Iterable[Sequence[Any]]:
     for one in found.groups:
         for gap in one.gaps:
             ends = gap.size.as_list()
-            yield (one.key, one.positive, gap.rate, gap.highest, gap.lowest, *ends)
-
-
-def _group_json(one: GroupFigures) -> dict[str, Any]:
-    return {
-        "key": one.key,
-        "positive": one.positive,
-        "groups": [
-            {
-                "name": group.name,
-                "images": group.images,
-                "compared": group.compared,
-                "overconfidence": group.overconfidence,
-                "rates": {rate: value.as_list() for rate, value in group.rates.items()},
-                "images_of_rates": group.counts,
-            }
-            for group in one.groups
-        ],
-        "gaps": [
-            {
-                "rate": gap.rate,
-                "size": gap.size.as_list(),
-                "highest": gap.highest,
-                "lowest": gap.lowest,
-            }
-            for gap in one.gaps
-        ],
-    }
+            others = (gap.compared, "; ".join(gap.left_out))
+            yield (one.key, one.positive, gap.rate, gap.highest, gap.lowest, *ends, *others)
 
 
 def _classes_table(classes: Sequence[ClassFigures]) -> Table:
@@ -304,26 +280,39 @@ def _slices_table(found: Analysis) -> Table:
     return _table(("slice", "images", "top-1"), rows)
 
 
+def _shown_groups(one: GroupFigures) -> list[Group]:
+    """All groups, or those that are compared where there are many."""
+    many = len(one.groups) > _SHOWN_CLASSES
+    return [group for group in one.groups if group.compared or not many]
+
+
 def _groups_table(one: GroupFigures) -> Table:
-    rows: list[tuple[str, ...]] = [
-        (
-            group.name,
-            f"{group.images:,}",
-            *(_text(group.rates.get(rate)) for rate in ("accuracy", *_GROUP_RATES)),
-            f"{group.overconfidence:+.4f}",
-        )
-        for group in one.groups
-        if group.compared
+    shown = {ACCURACY: "accuracy", **(_CLASS_RATES if one.positive else {})}
+    shown[OVERCONFIDENCE] = "overconfidence"
+    rows = [
+        (group.name, f"{group.images:,}", *(_text(group.rates.get(rate)) for rate in shown))
+        for group in _shown_groups(one)
     ]
-    small = sum(not group.compared for group in one.groups)
+    title = f"{one.key}, positive: {one.positive}" if one.positive else one.key
+    return _table((title, "images", *shown.values()), rows)
+
+
+_CLASS_RATES = {
+    "true_positive_rate": "recall",
+    "false_positive_rate": "false alarms",
+    "positive_rate": "positive",
+}
+
+
+def _group_notes(one: GroupFigures) -> Iterable[str]:
+    """Which groups were not compared, and why."""
+    small = [group for group in one.groups if not group.compared]
     if small:
-        left = f"{small} with fewer than {LEAST_IMAGES} images: see groups.csv"
-        rows.append((left, "", "", "", "", "", ""))
-    columns = ("images", "accuracy", "recall", "false alarms", "positive", "overconfidence")
-    return _table((f"{one.key}, positive: {one.positive}", *columns), rows)
-
-
-_GROUP_RATES = ("true_positive_rate", "false_positive_rate", "positive_rate")
+        named = "; ".join(f"{group.name} ({group.images:,})" for group in small[:_SHOWN_SMALL])
+        more = f" and {len(small) - _SHOWN_SMALL} more" if len(small) > _SHOWN_SMALL else ""
+        yield f"not compared: {named}{more}, see groups.csv; {minimum_note()}"
+    if not one.gaps:
+        yield f"no gap between groups of {one.key}: fewer than two have {LEAST_IMAGES} images"
 
 
 def _gaps_table(one: GroupFigures) -> Table:

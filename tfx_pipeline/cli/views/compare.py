@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.files import write_json, write_text
+from tfx_pipeline.cli.views.evaluate import split_names
+from tfx_pipeline.cli.views.served import is_server
 from tfx_pipeline.cli.views.subjects import Subject, load
 from trainers.evaluation.comparison import Comparison, ComparisonError, ModelPredictions, aligned
 from trainers.evaluation.stats import SeedTest, paired_t
@@ -41,13 +43,26 @@ class SeedComparison:
     tests: dict[str, SeedTest]
 
 
-def load_all(given: Sequence[str], *, data: Path | None, split: str, variant: str) -> list[Subject]:
-    """The models of all arguments, with different names.
+def load_all(
+    given: Sequence[str], *, data: Path | None, split: str, variant: str, model: str = ""
+) -> list[Subject]:
+    """The models of all arguments, with different names; see `subjects.load`.
 
     Raises:
       ComparisonError: an argument is not a model; see `subjects.load`.
     """
-    found = [s for one in given for s in load(one, data=data, split=split, variant=variant)]
+    # A server has no variants; alone, it refuses one.
+    found = [
+        subject
+        for one in given
+        for subject in load(
+            one,
+            data=data,
+            split=split,
+            variant="" if is_server(one) and len(given) > 1 else variant,
+            model=model,
+        )
+    ]
     names = [subject.predictions.name for subject in found]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ComparisonError(
@@ -116,9 +131,9 @@ def _listed(seeds: Sequence[int] | dict[int, Any]) -> str:
     return ", ".join(map(str, sorted(seeds)))
 
 
-def show(found: Sequence[Comparison], subjects: Sequence[Subject], console: Console) -> None:
+def show(found: Sequence[Comparison], models: Sequence[ModelPredictions], console: Console) -> None:
     """Prints the comparisons, what each shows, and the slices with the greatest changes."""
-    reference, *others = (subject.predictions for subject in subjects)
+    reference, *others = models
     top1 = float(reference.correct.mean())
     images = len(reference.ids)
     console.print(escape(f"reference: {reference.name}, top-1 {top1:.4f} on {images:,} images"))
@@ -160,11 +175,17 @@ def show_seeds(found: Sequence[SeedComparison], console: Console) -> None:
 
 
 def write(
-    found: Sequence[Comparison], seeds: Sequence[SeedComparison], path: Path, *, split: str
+    found: Sequence[Comparison],
+    seeds: Sequence[SeedComparison],
+    path: Path,
+    *,
+    split: str,
+    left_out: Mapping[str, int],
 ) -> None:
     """Writes the comparisons as JSON; intervals are `[value, low, high]`."""
     whole = {
         "split": split,
+        "images_left_out": dict(left_out),
         "comparisons": [_as_json(one) for one in found],
         "seeds": [_plain(asdict(one)) for one in seeds],
     }
@@ -172,28 +193,29 @@ def write(
 
 
 def write_images(
-    found: Sequence[Comparison], subjects: Sequence[Subject], path: Path, *, split: str
+    found: Sequence[Comparison],
+    models: Sequence[ModelPredictions],
+    path: Path,
+    *,
+    files: Mapping[str, str],
 ) -> int:
     """Writes one CSV row for each image on which exactly one model of a pair is right.
 
-    The column `file` is empty where the records of the reference are not at hand.
-
     Args:
       found: of `compare`.
-      subjects: the same models, the reference first.
+      models: the same models, aligned, the reference first.
       path: the file.
-      split: of the records.
+      files: sha256 of an image -> its file, for the column `file`.
 
     Returns:
       The number of rows.
     """
-    reference = subjects[0].predictions
-    files = file_names(subjects[0].data, split)
+    reference, *others = models
     right = reference.correct
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)
-    for one, other in zip(found, aligned_predictions(subjects), strict=True):
+    for one, other in zip(found, others, strict=True):
         for at in one.changed:
             names = (_class(reference, int(reference.labels[at])),)
             for model in (reference, other):
@@ -210,15 +232,16 @@ def file_names(data: Path | None, split: str) -> dict[str, str]:
     from trainers.data.features import FILENAME, ID, DatasetError, DatasetInfo
     from trainers.data.reader import raw_examples
 
+    splits = split_names(split)
     try:
-        if data is None or split not in DatasetInfo.load(data).splits:
+        if data is None or set(splits) - set(DatasetInfo.load(data).splits):
             return {}
     except DatasetError:  # The records of the configuration have been moved or deleted.
         return {}
     import tensorflow as tf
 
     found = {}
-    for record in raw_examples(data, split):
+    for record in (one for part in splits for one in raw_examples(data, part)):
         feature = tf.train.Example.FromString(record).features.feature
         name, image = (feature[key].bytes_list.value[:1] for key in (FILENAME, ID))
         if name and image:
@@ -226,11 +249,13 @@ def file_names(data: Path | None, split: str) -> dict[str, str]:
     return found
 
 
-def aligned_predictions(subjects: Sequence[Subject]) -> Iterator[ModelPredictions]:
-    """The models after the first, in the first one's order of images and classes."""
-    reference, *others = (subject.predictions for subject in subjects)
-    for other in others:
-        yield aligned(other, reference)
+def aligned_models(models: Sequence[ModelPredictions]) -> list[ModelPredictions]:
+    """The models in the first one's order of images and classes.
+
+    Raises:
+      ComparisonError: other images, labels or classes.
+    """
+    return [models[0], *(aligned(other, models[0]) for other in models[1:])]
 
 
 def _slices_table(one: Comparison) -> Table:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from core.bundle import SAVED_MODEL, Bundle, open_bundle
+from core.bundle import SAVED_MODEL, Bundle, BundleError, open_bundle
 from trainers.data.features import DatasetError, DatasetInfo
 from trainers.data.orientation import AS_STORED, UPRIGHT
 
@@ -24,7 +24,7 @@ def evaluate_model(
     Args:
       model: a bundle, or an output folder of `sightline train`.
       data: folder of records; None uses that of the model's configuration.
-      split: of the records.
+      split: of the records; several as `validation,test`.
       variant: of a bundle; empty evaluates all variants.
 
     Raises:
@@ -41,6 +41,17 @@ def evaluate_model(
         }
         for name, p in found.items()
     }
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path is a bundle, a model's folder of versions or an output folder of training."""
+    if (path / "trained.json").is_file():
+        return True
+    try:
+        open_bundle(path)
+    except BundleError:
+        return False
+    return True
 
 
 def predictions(
@@ -121,18 +132,37 @@ def _bundle_subject(model: Path) -> Evaluated:
     )
 
 
-def _trained(model: Path, data: Path, split: str) -> dict[str, Any]:
+def split_names(text: str) -> tuple[str, ...]:
+    """The different splits of `--split`.
+
+    Raises:
+      DatasetError: there is none, or one is given twice.
+    """
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names or len(set(names)) < len(names):
+        raise DatasetError(f"give different splits, e.g. validation,test; got {text!r}")
+    return names
+
+
+def _trained(model: Path, data: Path, split: str) -> "dict[str, Predictions]":
+    from trainers.evaluation.predictions import joined
     from trainers.training.evaluate import predict_trained
     from trainers.training.trained import load_trained
 
-    return {"trained": predict_trained(load_trained(model), data, split)}
+    trained = load_trained(model)
+    parts = [predict_trained(trained, data, one) for one in split_names(split)]
+    return {"trained": joined(parts)}
 
 
-def _bundle(bundle: Bundle, data: Path, split: str, variant: str) -> dict[str, Any]:
+def _bundle(bundle: Bundle, data: Path, split: str, variant: str) -> "dict[str, Predictions]":
     from components.evaluation.predict_variants import predict_variant
+    from trainers.evaluation.predictions import joined
 
     names = [variant] if variant else [SAVED_MODEL, *(v.name for v in bundle.manifest.variants)]
-    return {name: predict_variant(bundle, name, data, split) for name in names}
+    splits = split_names(split)
+    return {
+        name: joined([predict_variant(bundle, name, data, one) for one in splits]) for name in names
+    }
 
 
 def evaluation_table(found: Mapping[str, Mapping[str, list[float]]]) -> Table:

@@ -22,6 +22,7 @@ from core.processes import exit_reason, module_command, start, stop, tail
 from tfx_pipeline.cli.views.live import LiveView
 from tfx_pipeline.config import slice_keys
 from tfx_pipeline.request.run import Layout, RunRequest, request_to_json, run_state
+from tfx_pipeline.request.settings import check_fairness
 from trainers.data.features import DatasetInfo
 from trainers.training.progress import EVENTS_FD
 
@@ -44,12 +45,13 @@ def run(request: RunRequest, console: Console) -> int:
     Raises:
       LockedError: another run of this pipeline is in progress.
       DatasetError: `request.data` has no records, or records of another task.
-      ConfigError: the pipeline slices by a key that the records do not have.
+      ConfigError: the pipeline slices or compares groups by a key that the records do not have.
     """
     info = DatasetInfo.load(Path(request.data))
     for name, config in request.experiments.items():
         info.check_task(config.task, f"the experiment {name}")
     slice_keys(request.pipeline, info)
+    check_fairness(request.pipeline, info)
     layout = request.layout
     with locked(layout) as lock:
         last = None

@@ -6,18 +6,23 @@
 | a folder of `sightline train` | of the model in float, made on the records |
 | a pipeline's run, `RUN` or `RUN:MODEL` | the run's own table, of every model or of one |
 | a `predictions.tfrecord`, `FILE` or `FILE:COLUMN` | that table |
+| a server, `http://host:8501/v1/models/NAME` | of the served model, made on the records |
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from components.files import SERVING_MODEL
 from core.bundle import SAVED_MODEL
+from tfx_pipeline.cli.shared import errors
+from tfx_pipeline.cli.views.evaluate import is_model, predictions, split_names
+from tfx_pipeline.cli.views.served import is_server, predict_served
 from trainers.evaluation.comparison import ComparisonError, ModelPredictions
+from trainers.evaluation.predictions import joined
 
 _SUMMARY = "summary.json"
 _TEST = "test"
@@ -31,12 +36,14 @@ class Subject:
       predictions: on its images.
       config: its whole configuration as JSON, or empty where it is not known.
       data: the records that the predictions were made on, or None where they are not known.
+      tfma: the TFMA result of a run, with all variants, or None.
       model: the bundle or the folder of `sightline train`, or None where it is not known.
     """
 
     predictions: ModelPredictions
     config: Mapping[str, Any]
     data: Path | None = None
+    tfma: Path | None = None
     model: Path | None = None
 
     @property
@@ -61,20 +68,38 @@ class Subject:
         return json.dumps(facts, sort_keys=True)
 
 
-def load(given: str, *, data: Path | None, split: str, variant: str) -> list[Subject]:
+def load(
+    given: str, *, data: Path | None, split: str, variant: str, model: str = ""
+) -> list[Subject]:
     """The models that one argument names; several only for a run without a model's name.
 
     Args:
       given: see the module's table.
       data: records to predict on; None takes those of the model's configuration. Not used where
         predictions exist already.
-      split: of the records or of the run.
+      split: of the records or of the run; several are joined, as `validation,test`.
       variant: of a bundle or a run; empty is the SavedModel.
+      model: on a server whose address has no name of a model.
 
     Raises:
+      ClientError: the server is unreachable or lacks the model.
       ComparisonError: `given` is none of these, or lacks the split, the model or the variant.
       DatasetError: the records are not ones that the model can be evaluated on.
     """
+    splits = split_names(split)
+    if len(splits) > 1 and (is_server(given) or not is_model(Path(given))):
+        each = [load(given, data=data, split=one, variant=variant, model=model) for one in splits]
+        return [
+            replace(parts[0], predictions=joined([part.predictions for part in parts]))
+            for parts in zip(*each, strict=True)
+        ]
+    if is_server(given):
+        if variant:
+            raise ComparisonError(
+                f"{given} serves one variant, so --variant {variant} has no effect; leave it out"
+            )
+        found = predict_served(given, model=model, data=data, split=split, notify=_notify)
+        return [Subject(found, {}, data)]
     path, name = _divided(given)
     summary = _summary(path)
     if summary is not None:
@@ -89,6 +114,10 @@ def load(given: str, *, data: Path | None, split: str, variant: str) -> list[Sub
     return [_predicted(path, data, split, variant)]
 
 
+def _notify(line: str) -> None:
+    errors.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _divided(given: str) -> tuple[Path, str]:
     if Path(given).exists():
         return Path(given), ""
@@ -97,7 +126,7 @@ def _divided(given: str) -> tuple[Path, str]:
         return Path(path), name
     raise ComparisonError(
         f"{given} does not exist; give a bundle, a folder of `sightline train`, a run's folder "
-        "(RUN or RUN:MODEL) or a predictions file (FILE or FILE:COLUMN)"
+        "(RUN or RUN:MODEL), a predictions file (FILE or FILE:COLUMN) or a server (http://host:8501)"
     )
 
 
@@ -108,9 +137,18 @@ def _summary(path: Path) -> dict[str, Any] | None:
     if file is None:
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ComparisonError(f"{file} is not JSON: {error}; run the pipeline again") from error
+    models = found.get("models") if isinstance(found, dict) else None
+    if not isinstance(models, list) or any(
+        not isinstance(one, dict) or "name" not in one for one in models
+    ):
+        raise ComparisonError(
+            f"{file} has no list of models with names: another version of Sightline wrote it. Run "
+            "the pipeline again, or give the run's predictions files"
+        )
+    return found
 
 
 def _of_run(
@@ -133,8 +171,16 @@ def _of_run(
         predictions = _column(Path(table), variant, model["name"], tuple(info.get("classes") or ()))
         config = model.get("config") or {}
         records = config.get("data", {}).get("dir")
-        bundle = _bundle_of(summary, model["name"])
-        found.append(Subject(predictions, config, Path(records) if records else None, bundle))
+        own = Path(model.get("evaluation") or "") if split == _TEST else Path()
+        found.append(
+            Subject(
+                predictions,
+                config,
+                Path(records) if records else None,
+                tfma=own if own.name and own.is_dir() else None,
+                model=_bundle_of(summary, model["name"]),
+            )
+        )
     return found
 
 
@@ -190,10 +236,8 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _predicted(path: Path, data: Path | None, split: str, variant: str) -> Subject:
     """Predictions of a bundle or a trained folder, made now."""
-    from tfx_pipeline.cli.views.evaluate import predictions
-
     subject, found = predictions(path, data, split, variant or SAVED_MODEL)
     ((chosen, made),) = found.items()
     shown = str(path) if chosen in (SAVED_MODEL, "trained") else f"{path} {chosen}"
     table = ModelPredictions(**vars(made), name=shown, classes=subject.classes)
-    return Subject(table, subject.config, data or subject.data, path)
+    return Subject(table, subject.config, data or subject.data, model=path)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,17 +105,44 @@ def test_all_files_agree_with_scikit_learn(table, predicted, tmp_path):
     assert groups[:2] == ["3-9", "10-19"]
     assert len(groups) == 2 + 4
     assert {row["key"] for row in rows_of(out / "gaps.csv")} == {"age", "age*light"}
+    gap = rows_of(out / "gaps.csv")[0]
+    assert (gap["rate"], gap["compared"], gap["left_out"]) == ("accuracy", "2", "")
     errors = rows_of(out / "errors.csv")
     assert len(errors) == (guess != predicted.labels).sum() == found["errors"]
     scores = [float(row["score"]) for row in errors]
     assert scores == sorted(scores, reverse=True)
     page = (out / "index.html").read_text()
     assert f"<dt>top-1</dt><dd><b>{100 * found['metrics']['top1'][0]:.1f} %" in page
+    assert "The records are not known: give their folder with --data." in page
     assert found["lineage"]["model"] == str(table)
     assert found["lineage"]["split"] == "test, 400 images"
     assert "age, positive: yes" in result.output
     assert "no [small]" in result.output, "brackets are no markup"
     assert "micro" not in result.output
+
+
+def test_small_groups_are_shown_and_explained(predicted, tmp_path):
+    age = predicted.slices["slice/age"].copy()
+    age[:2] = "old [2]"
+    age[2:9] = ""
+    path = tmp_path / "few.tfrecord"
+    slices = predicted.slices | {"slice/age": age, "slice/one": np.full(400, "all", object)}
+    write_table(path, {SAVED_MODEL: replace(predicted, slices=slices)}, CLASSES)
+    result = evaluate(path, "--out", tmp_path / "out", "--groups", "age,one")
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert "not compared: not recorded (7); old [2] (2), see groups.csv" in text
+    assert "groups with fewer than 30 images are shown, not compared" in text
+    assert "no gap between groups of one: fewer than two have 30 images" in text
+    notes = {row["group"]: row["note"] for row in rows_of(tmp_path / "out" / "groups.csv")}
+    assert "with 2 images an interval is about" in notes["old [2]"]
+    assert notes["not recorded"] == "no value: shown, not compared"
+    assert notes["3-9"] == ""
+    (gap, *_) = rows_of(tmp_path / "out" / "gaps.csv")
+    assert (gap["compared"], gap["left_out"]) == ("2", "not recorded; old [2]")
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["groups"][0]
+    assert "fewer than 30 images" in found["minimum"]
+    assert len(found["limits"]) == 5
 
 
 def test_a_bundle_is_analyzed_on_its_records_with_file_names(earlier, tmp_path):

@@ -163,6 +163,51 @@ def test_predictions_of_other_images_are_refused(run, tmp_path):
     assert "on 90 images and cnn on 120, of which 90 are the same" in str(result.exception)
 
 
+def test_almost_the_same_images_are_compared_on_those_in_common(run, tmp_path):
+    table, out = tmp_path / "most" / "predictions.tfrecord", tmp_path / "found.json"
+    other = predictions(3, 0.7)
+    kept = np.random.default_rng(0).permutation(120)[:110]  # Also in another order.
+    part = Predictions(
+        *(column[kept] for column in (other.ids, other.labels, other.scores)),
+        {key: values[kept] for key, values in other.slices.items()},
+    )
+    write_table(table, {SAVED_MODEL: part}, CLASSES)
+    images = tmp_path / "changed.csv"
+    result = compare(f"{run}:cnn", table, "--out", out, "--images", images)
+    assert result.exit_code == 0, result.exception
+    assert "compared on the 110 images that all models share; left out: 10 of cnn" in result.output
+    whole = json.loads(out.read_text())
+    assert whole["images_left_out"] == {"cnn": 10}
+    (one,) = whole["comparisons"]
+    first = predictions(0, 0.9)
+    theirs = (first.scores.argmax(1) == first.labels)[kept]
+    ours = part.scores.argmax(1) == part.labels
+    gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    assert one["paired"] == {"gained": gained, "lost": lost, "total": 110}
+    assert {row["image_sha256"] for row in rows_of(images)} == set(part.ids[ours != theirs])
+
+
+def test_candidates_of_other_classes_are_refused(run, tmp_path):
+    table = tmp_path / "other" / "predictions.tfrecord"
+    write_table(table, {SAVED_MODEL: predictions(0, 0.9)}, ("cat", "dog", "owl"))
+    result = compare(f"{run}:cnn", table)
+    assert "they differ in: eel, owl. Compare models of the same classes" in str(result.exception)
+
+
+@pytest.mark.parametrize("content", [[], {"models": {"cnn": {}}}, {"models": [{"top1": 0.9}]}, {}])
+def test_a_summary_of_another_version_is_named(tmp_path, content):
+    (tmp_path / "summary.json").write_text(json.dumps(content))
+    result = compare(tmp_path, tmp_path)
+    assert isinstance(result.exception, ComparisonError)
+    assert "summary.json has no list of models with names: another version" in str(result.exception)
+
+
+def test_changed_images_and_seeds_exclude_each_other(run, tmp_path):
+    result = compare(run, "--seeds", "--images", tmp_path / "changed.csv")
+    assert result.exit_code == 2
+    assert "leave out --seeds" in result.output
+
+
 @pytest.mark.parametrize("content", [b"", b"text, no records", b"\x00" * 40])
 def test_a_file_that_holds_no_predictions(run, tmp_path, content):
     (tmp_path / "file.tfrecord").write_bytes(content)
