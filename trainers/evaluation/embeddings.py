@@ -115,17 +115,19 @@ def pca(features: ArrayLike, dimensions: int = 2) -> Projection:
     """
     values = _checked(features)
     centered = values - values.mean(axis=0)
-    # A QR decomposition keeps the singular values and axes, and is cheaper for many images.
-    small = np.linalg.qr(centered, mode="r") if len(centered) > centered.shape[1] else centered
-    _, singular, axes = np.linalg.svd(small, full_matrices=False)
+    if len(centered) > centered.shape[1]:  # The same axes, from a smaller matrix.
+        _, variances, axes = np.linalg.svd(centered.T @ centered)
+    else:
+        _, singular, axes = np.linalg.svd(centered, full_matrices=False)
+        variances = singular**2
     largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
     axes = axes * np.where(largest < 0, -1.0, 1.0)[:, None]
     points = np.zeros((len(values), dimensions))
     points[:, : len(axes)] = centered @ axes[:dimensions].T
-    total = float((singular**2).sum())
-    variances = np.zeros(dimensions)
-    variances[: len(singular)] = singular[:dimensions] ** 2
-    return Projection(points, PCA, tuple(float(one) for one in variances / (total or 1.0)))
+    kept = np.zeros(dimensions)
+    kept[: len(variances)] = variances[:dimensions]
+    shares = kept / (float(variances.sum()) or 1.0)
+    return Projection(points, PCA, tuple(map(float, shares)))
 
 
 def tsne(features: ArrayLike, *, seed: int = 0) -> Projection:

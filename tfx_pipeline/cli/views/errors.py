@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from components.data_validation.anomaly import Anomaly
+from core.bundle import BundleError
 from core.files import write_text
 from tfx_pipeline.cli.views.relabeling import write_lists
 from tfx_pipeline.cli.views.subjects import Subject
@@ -157,7 +158,7 @@ def _embeddings(
         model = evaluation.model
         similar = {} if why else maps.similar_training_images(model, embed, embedded, wanted)
         found = maps.embedding_map(model, embedded, method, similar)
-    except EmbeddingError as error:
+    except (EmbeddingError, BundleError) as error:
         return None, f"There is no map of the embeddings: {error}."
     missing = evaluation.analysis.images - len(np.unique(found.positions))
     if missing and len(found.positions) < maps.MOST_POINTS:

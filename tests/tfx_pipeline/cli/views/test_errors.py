@@ -1,7 +1,9 @@
 """`sightline errors` on a model of an earlier version, on planted faults, and on bad input."""
 
 import csv
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -135,6 +137,26 @@ def test_predictions_without_records_have_no_thumbnails(table, tmp_path):
         len(rows_of(out / "errors.csv"))
         == (predicted().scores.argmax(1) != predicted().labels).sum()
     )
+
+
+def test_the_model_of_a_run_is_found_by_its_lineage(table, old, tmp_path):
+    """Its bundle is of an earlier version, which the message about embeddings names."""
+    bundle = tmp_path / "bundle/7/Format-Serving"
+    row = {"producer": "Compressor.pets.bundle", "uri": str(bundle.parent)}
+    model = {"name": "pets", "predictions": str(table), "config": {}}
+    summary = {"models": [model], "data": {"classes": ["no", "yes"]}, "lineage": [row]}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+
+    def output():
+        result = run(tmp_path, "--data", old / "data", "--out", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "predictions alone do not have them" in output(), "the bundle was deleted"
+    shutil.copytree(old / "bundles/tiny/1", bundle)
+    assert f"There is no map of the embeddings: {bundle} has no signature" in output()
+    (bundle / "manifest.json").unlink()
+    assert f"There is no map of the embeddings: {bundle / 'manifest.json'} is missing" in output()
 
 
 def test_ids_that_the_records_lack_are_counted(table, old, tmp_path):
