@@ -15,10 +15,11 @@ def line_of(svg):
     return [tuple(map(float, point.split(","))) for point in text.split()]
 
 
-def test_a_line_is_drawn_at_its_shares():
-    (left, bottom), middle, (right, top) = line_of(
-        unit_chart([Series("a", [(0, 0), (0.25, 0.5), (1, 1)])], **TITLES)
-    )
+def test_a_line_is_drawn_at_its_shares_over_the_whole_plot():
+    svg = unit_chart([Series("a", [(0, 0), (0.25, 0.5), (1, 1)])], **TITLES)
+    (left, bottom), middle, (right, top) = line_of(svg)
+    axis = re.search(r'<line class="axis" x1="(.+?)" x2="(.+?)" y1="(.+?)"', svg)
+    assert tuple(map(float, axis.groups())) == (left, right, bottom)
     assert middle == pytest.approx((left + (right - left) / 4, (bottom + top) / 2), abs=0.1)
     assert left < right
     assert bottom > top

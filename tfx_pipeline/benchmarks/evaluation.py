@@ -7,6 +7,7 @@ Each command runs in a separate process, so its memory is that of a user's run.
 """
 
 import resource
+import runpy
 import sys
 import tempfile
 import time
@@ -135,10 +136,9 @@ def _timed(*arguments: str) -> dict[str, float]:
 
 def _run(arguments: list[str]) -> None:
     """Runs one command in this process, and prints its peak memory in bytes."""
-    from tfx_pipeline.cli import main
-
+    sys.argv[1:] = arguments
     try:
-        main(arguments)
+        runpy.run_module("tfx_pipeline.cli", run_name="__main__")
     except SystemExit as end:
         if end.code:
             raise

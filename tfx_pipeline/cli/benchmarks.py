@@ -226,12 +226,12 @@ def benchmark_scaling(
     """Measure how work, time and memory of a model grow with image size and batch."""
     from tfx_pipeline.benchmarks.scaling import measure, table
 
-    numbers = {"sizes": _numbers("--sizes", sizes), "batches": _numbers("--batches", batches)}
     with console.status("scaling") as status:
         figures = measure(
             model,
             options or (),
-            **numbers,
+            sizes=_numbers("--sizes", sizes),
+            batches=_numbers("--batches", batches),
             rounds=rounds,
             on_round=lambda number: status.update(f"round {number} of {rounds}"),
         )

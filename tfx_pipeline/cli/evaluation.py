@@ -141,10 +141,13 @@ def evaluate(
         return
     from tfx_pipeline.cli.views import analysis
     from tfx_pipeline.cli.views.compare import load_all
+    from tfx_pipeline.cli.views.evaluate import split_names
     from trainers.evaluation.analysis import AnalysisOptions, analyze
 
     options = AnalysisOptions(_listed(slices), _listed(groups), positive, specificity)
     subjects = load_all([subject], data=found, split=split, variant=variant, model=model)
+    if "train" in split_names(split):
+        console.print("figures on the train split are too good: the model was trained on it")
     for one in subjects:
         result = analyze(one.predictions, options)
         folder = out / one.predictions.name if len(subjects) > 1 else out

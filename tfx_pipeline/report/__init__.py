@@ -1,4 +1,7 @@
-"""The report of a run, from `summary.json`: `report.html` and the console's tables."""
+"""The report of a run, from `summary.json`: `report.html` and the console's tables.
+
+`tfx_pipeline.report.evaluation` is the page of `sightline evaluate --out`.
+"""
 
 from tfx_pipeline.report.console import console_gates, console_metrics, console_table
 from tfx_pipeline.report.page import REPORT_FILE, render_report, write_report

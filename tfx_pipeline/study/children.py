@@ -19,7 +19,7 @@ _TICK_S = 0.5
 
 Event = dict[str, Any]
 #: Lines of a child's output, then None.
-Lines: TypeAlias = "queue.SimpleQueue[bytes | None]"
+Lines: TypeAlias = queue.SimpleQueue[bytes | None]
 
 
 class OutOfTimeError(StudyError):

@@ -1,6 +1,7 @@
 """Checks the arguments of `sightline study`, finds its data, and runs it."""
 
 import shutil
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -41,7 +42,7 @@ def run_study(
     Raises:
       StudyError: an argument is not possible; the message contains the remedy.
     """
-    budget_s = parse_budget(budget)
+    began, budget_s = time.monotonic(), parse_budget(budget)
     if seeds < _LEAST_SEEDS:
         raise StudyError(
             f"--seeds {seeds} is too few: a paired t-test over seeds needs at least {_LEAST_SEEDS} "
@@ -74,7 +75,15 @@ def run_study(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with file_lock(folder / LOCK_FILE, wait_s=0):
-            study = Study(folder, records, chosen, seeds=seeds, budget_s=budget_s, display=display)
+            study = Study(
+                folder,
+                records,
+                chosen,
+                seeds=seeds,
+                budget_s=budget_s,
+                display=display,
+                began=began,
+            )
             shutil.copyfile(figures or BUNDLED, folder / FIGURES_FILE)
             return study.run()
     except LockHeldError as error:

@@ -43,6 +43,25 @@ def pruned(sparsity: float) -> str:
 
 
 @dataclass(frozen=True)
+class Run:
+    """A training with its planned epochs.
+
+    Attributes:
+      role: of the recipe.
+      seed: of the run.
+      epochs: planned.
+    """
+
+    role: str
+    seed: int
+    epochs: int
+
+    def folder(self, study: Path, recipe: str) -> Path:
+        """The trained folder; runs of other numbers of epochs are beside it."""
+        return study / "runs" / f"{recipe}-{self.seed}-{self.role}" / f"e{self.epochs}"
+
+
+@dataclass(frozen=True)
 class Measured:
     """What the probe measured, as seconds.
 

@@ -125,7 +125,7 @@ class Results:
         role = name if name in ROLES else RESNET
         if role not in self.recipes:
             return f"the recipes {self.state['set']} have no {role}"
-        keys = (name, f"bundle {name}", f"{self.recipes[role]}-0-{role}", f"bundle {role}")
+        keys = (name, f"{self.recipes[role]}-0-{role}", f"bundle {name}", f"bundle {role}")
         found = [self.left_out[key] for key in keys if key in self.left_out]
         return found[0] if found else "no result was written; run the same command again"
 

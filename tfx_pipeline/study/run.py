@@ -4,7 +4,6 @@ Each step is a child process whose result is a file, so that the same command re
 study, and a longer budget continues it.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tfx_pipeline.study.plan import (
     MORE,
     QAT,
     Measured,
+    Run,
     configs_of,
     estimates,
     extended,
@@ -45,26 +45,7 @@ _LEAST_PROBE_S = 300.0
 _LEAST_REPORT_S = 600.0
 # A run of the three models may take so many times what was estimated.
 _SLOWER = 1.5
-_TIMING = {"rounds": 5, "calls": 20, "study_calls": 3}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training with its planned epochs.
-
-    Attributes:
-      role: of the recipe.
-      seed: of the run.
-      epochs: planned.
-    """
-
-    role: str
-    seed: int
-    epochs: int
-
-    def folder(self, study: Path, recipe: str) -> Path:
-        """The trained folder; runs of other numbers of epochs are beside it."""
-        return study / "runs" / f"{recipe}-{self.seed}-{self.role}" / f"e{self.epochs}"
+_TIMING = {"rounds": 5, "calls": 12, "study_calls": 3}
 
 
 class Study:
@@ -77,6 +58,7 @@ class Study:
       seeds: of each of the three models, at least 2.
       budget_s: of the whole study.
       display: of the progress.
+      began: `time.monotonic()` at the start of the command, whose ingest counts; now if not given.
     """
 
     def __init__(
@@ -88,11 +70,12 @@ class Study:
         seeds: int,
         budget_s: float,
         display: Display,
+        began: float | None = None,
     ) -> None:
         self.folder, self.data, self.recipes, self.display = folder, data, recipes, display
         self.info = DatasetInfo.load(data)
         self.configs = configs_of(recipes, data)
-        self.state = State(folder, data, recipes, seeds=seeds, budget_s=budget_s)
+        self.state = State(folder, data, recipes, seeds=seeds, budget_s=budget_s, began=began)
         self.seeds, self.budget_s = seeds, budget_s
         # How many times as long as estimated the last training or bundle took, at least 1.
         self._slowness = 1.0

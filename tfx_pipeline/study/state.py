@@ -35,6 +35,7 @@ class State:
         *,
         seeds: int,
         budget_s: float,
+        began: float | None = None,
     ) -> None:
         """Opens or creates the folder.
 
@@ -44,6 +45,7 @@ class State:
           recipes: of its roles.
           seeds: of each of the three models.
           budget_s: of the whole study.
+          began: `time.monotonic()` at the start of the command; now if not given.
 
         Raises:
           StudyError: it holds something else, or a study of other data or recipes.
@@ -68,7 +70,8 @@ class State:
             "planned_for": earlier.get("planned_for"),
             "left_out": {},
         }
-        self._before, self._began = self.values["spent_s"], time.monotonic()
+        self._before = self.values["spent_s"]
+        self._began = time.monotonic() if began is None else began
         self._written = 0.0
         self.write()
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from trainers.config import Config, from_dict
 from trainers.data.features import DatasetInfo
 from trainers.evaluation.predictions import Predictions
 
+if TYPE_CHECKING:
+    from trainers.training.epoch import Progress
+
+# Nothing above loads TensorFlow, whose time counts.
 _STARTED = time.monotonic()
 # In a trained folder: the time of its processes until their last epoch.
 _TIME_FILE = "time.json"
@@ -122,19 +126,20 @@ def train(config: dict[str, Any], out: str, seconds: float) -> None:
     from trainers.training.trained import save_trained
 
     folder = Path(out)
-    ends: list[float] = [time.monotonic()]
-    earlier = _time_spent(folder)
+    earlier, clock = _time_spent(folder), EpochClock()
+
+    def on_progress(at: "Progress") -> None:
+        clock.at(at.step, at.steps)
+        emit(event="progress", **asdict(at))
 
     def stop() -> bool:
-        ends.append(time.monotonic())
         write_json(folder / _TIME_FILE, _time_with(earlier))
-        epoch_s = (ends[-1] - ends[0]) / (len(ends) - 1)
-        return ends[-1] + epoch_s * _EPOCH_SLACK - _STARTED > seconds
+        return time.monotonic() - _STARTED + clock.next_s() * _EPOCH_SLACK > seconds
 
     trained = fit(
         from_dict(config),
         folder / "checkpoints",
-        report=lambda at: emit(event="progress", **asdict(at)),
+        report=on_progress,
         announce=lambda line: emit(event="note", line=line),
         stop=stop,
     )
@@ -144,6 +149,29 @@ def train(config: dict[str, Any], out: str, seconds: float) -> None:
     save_predictions(folder / "predictions.npz", found)
     epochs = {"epochs": len(trained.history), "planned": trained.config.train.epochs}
     write_json(folder / "run.json", {**epochs, **_time_with(earlier)})
+
+
+class EpochClock:
+    """The expected seconds of the next epoch, without what only the first step takes."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+        self._steps = 0
+
+    def at(self, step: int, steps: int) -> None:
+        """Records that `step` of `steps` is done."""
+        if self._first is None:
+            self._first = (time.monotonic(), step)
+        self._steps = steps
+
+    def next_s(self) -> float:
+        """Seconds of an epoch with its validation, from the one that ends now."""
+        if self._first is None:
+            return 0.0
+        began, step = self._first
+        self._first = None
+        # An epoch that reports once is so short that its time does not matter.
+        return (time.monotonic() - began) * self._steps / max(self._steps - step, 1)
 
 
 def _time_spent(folder: Path) -> dict[str, float]:

@@ -178,7 +178,7 @@ def nearest(features: ArrayLike, references: ArrayLike, count: int) -> tuple[Arr
     positions = np.empty((len(ours), count), np.int64)
     cosines = np.empty((len(ours), count))
     for at in range(0, len(ours), _CHUNK):
-        similar = ours[at : at + _CHUNK] @ theirs.T
+        similar: Array = ours[at : at + _CHUNK] @ theirs.T
         best = np.argsort(-similar, axis=1, kind="stable")[:, :count]
         positions[at : at + _CHUNK] = best
         cosines[at : at + _CHUNK] = np.take_along_axis(similar, best, axis=1)

@@ -51,8 +51,9 @@ class SuspectLabel:
       image: position.
       label: as given.
       suggested: the class that the model is confident of.
-      margin: score of the given label minus that of the suggested one, in [-1, 0]; the lower, the
-        more suspect.
+      margin: score of the given label minus that of the suggested one, in [-1, 1]; the lower, the
+        more suspect. Above 0, the given label has the higher score, but less than images with this
+        label have on average, while the other score reaches its average.
     """
 
     image: int

@@ -45,10 +45,14 @@ def macro_average(
         return float(np.mean(of_classes(*class_counts(labels, guess))))
 
     def interval(columns: Columns, sampling: Sampling) -> Interval:
-        wide = closed_form(*class_counts(*columns), sampling.level)
-        counts = resampled_counts(*columns, sampling)
-        figures = [means_of_classes(of_classes, part) for part in vars(counts).values()]
-        (narrow,) = bca_intervals(Resamples(figures[0][0], *figures[1:]), sampling.level)
+        labels, guess = columns
+        wide = closed_form(*class_counts(labels, guess), sampling.level)
+        counts = resampled_counts(labels, guess, sampling)
+        estimates, replicates, left_out = (
+            means_of_classes(of_classes, part)
+            for part in (counts.estimates, counts.replicates, counts.left_out)
+        )
+        (narrow,) = bca_intervals(Resamples(estimates[0], replicates, left_out), sampling.level)
         return wide.reaching(narrow.low, narrow.high)
 
     return Metric(figure, title, guesses, interval=interval, order=order)

@@ -29,8 +29,8 @@ def test_charts_and_closed_details_are_printed(tmp_path, smoke_summary, browser,
     assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     sizes = browser.run(
         "[...document.querySelectorAll('details:not([open]) > :not(summary), .chart')]"
-        ".map((one) => one.getBoundingClientRect()).map((box) => [box.height, box.right])"
+        ".map((one) => [one.checkVisibility(), one.getBoundingClientRect().right])"
     )
     assert len(sizes) > 12
-    assert all(height > 0 and right <= 730 for height, right in sizes)
+    assert all(visible and right <= 730 for visible, right in sizes)
     browser.pdf(screenshots / "report.pdf")

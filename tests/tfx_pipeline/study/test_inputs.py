@@ -7,12 +7,23 @@ from typer.testing import CliRunner
 
 from tfx_pipeline.cli import app
 from tfx_pipeline.study.figures import BUNDLED, load_figures
+from tfx_pipeline.study.run import Study
 from tfx_pipeline.study.sets import CORE, SETS, StudyError, choose, set_of_classes
 from trainers.recipes import load_recipe
 from trainers.registry import UnknownNameError
 
 HEAD = "table,row,column,value,unit,source\n"
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+@pytest.fixture(autouse=True)
+def no_study(monkeypatch):
+    """Fails a test that would start a study instead of refusing it."""
+
+    def started(self):
+        raise AssertionError(f"a study was started in {self.folder}")
+
+    monkeypatch.setattr(Study, "run", started)
 
 
 def refused(*arguments, **kwargs):

@@ -173,6 +173,17 @@ def test_intervals_over_seeds_are_those_of_scipy(study_folder):
     assert (row.low, row.high) == pytest.approx(tuple(found))
 
 
+def test_intervals_are_of_the_value_beside_them_where_seeds_differ_much(study_folder):
+    run = next((study_folder / "runs").glob("digits_cnn-1-cnn/*/predictions.npz"))
+    with np.load(run) as held:
+        found = dict(held)
+    found["scores"] = np.roll(found["scores"], 1, axis=1)
+    np.savez(run, **found)
+    rows = rows_of(accuracy.intervals(Results(study_folder)), "CNN", "top-1")
+    assert [len(row.seeds) for row in rows] == [3, 1, 3]
+    assert all(row.low <= row.value <= row.high for row in rows)
+
+
 def test_claims(study_folder):
     found = {row.subject: row for row in claims.claims(Results(study_folder)).rows}
 
@@ -182,7 +193,7 @@ def test_claims(study_folder):
 
     # Both models have all epochs, and 20 points on 300 images and three seeds are plain.
     assert verdict("ResNet is more accurate than CNN")[0] == REPRODUCED
-    word, why = verdict("its ViT has 7.98 GFLOP")
+    word, why = verdict("the ViT of the study has 7.98 GFLOP")
     assert word == CONTRADICTED
     assert "35.13 counted" in why
     assert "vit_b32 (8.82 GFLOP)" in why
@@ -199,6 +210,13 @@ def test_claims(study_folder):
     assert word == UNDECIDED
     assert "4 of 26 epochs" in why
     assert verdict("hybrid")[1] == "the recipes digits have no hybrid"
+
+
+def test_a_claim_is_not_decided_without_all_seeds(study_folder):
+    shutil.rmtree(study_folder / "runs" / "digits_resnet-2-resnet")
+    (row,) = rows_of(claims.claims(Results(study_folder)), "ResNet is more accurate", "")
+    assert row.verdict.word == UNDECIDED
+    assert "2 of 3 seeds" in row.verdict.why
 
 
 def test_the_ratio_of_times_is_that_of_the_rounds(study_folder):

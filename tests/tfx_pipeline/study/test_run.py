@@ -110,7 +110,7 @@ def data(tmp_path):
 def start(data, tmp_path, monkeypatch):
     """Runs a study on a machine: (machine, budget, seeds) -> the study."""
 
-    def started(machine, budget, seeds=3):
+    def started(machine, budget, seeds=3, began=None):
         monkeypatch.setattr(run, "run_step", machine.run_step)
         monkeypatch.setattr(state, "time", SimpleNamespace(monotonic=lambda: machine.now))
         study = run.Study(
@@ -120,6 +120,7 @@ def start(data, tmp_path, monkeypatch):
             seeds=seeds,
             budget_s=parse_budget(budget),
             display=Display(Console(quiet=True)),
+            began=began,
         )
         study.run()
         return study
@@ -151,6 +152,14 @@ def test_a_study_ends_within_its_budget_with_every_step(start, budget):
     for role in CORE:
         assert found[role] == [study.state.values["plan"][role]] * 3
     assert {f"bundle-{role}" for role in CORE} <= set(machine.steps)
+
+
+def test_the_time_of_ingest_is_part_of_the_budget(start):
+    machine = Machine()
+    machine.now = 600.0
+    study = start(machine, "60m", began=0.0)
+    assert machine.now <= 3600
+    assert study.state.spent_s == machine.now
 
 
 def test_the_budget_is_used(start):

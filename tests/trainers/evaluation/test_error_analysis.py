@@ -114,6 +114,15 @@ def test_wrong_labels_of_a_trained_classifier_are_found():
     assert turned[found[:50]].mean() > precision, "the most suspect come first"
 
 
+def test_a_label_with_the_higher_score_may_be_suspect():
+    """All images are predicted as class 0; image 2 has a lower score for it than its class."""
+    first = np.array([0.60, 0.60, 0.52, 0.54, 0.54, 0.54])
+    scores = np.stack([first, 1 - first], axis=1)
+    (found,) = suspect_labels(scores, [0, 0, 0, 1, 1, 1])
+    assert (found.image, found.label, found.suggested) == (2, 0, 1)
+    assert found.margin == pytest.approx(0.04)
+
+
 def test_equal_scores_reach_their_own_mean():
     scores = np.tile(np.array([[0.9, 0.1]], np.float32), (14, 1))
     assert len(suspect_labels(scores, [0] * 7 + [1] * 7)) == 7

@@ -171,6 +171,15 @@ def test_overconfidence_has_an_interval_that_is_at_least_as_wide_as_the_accuracy
     assert interval.high == pytest.approx(max(high, scores.max(1).mean() - accuracy.low))
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_equal_confidence_in_equal_predictions_has_the_interval_of_the_accuracy(right):
+    scores = np.tile([0.2, 0.8], (40, 1))
+    (found,) = group_rates(scores, np.full(40, int(right)), ["a"] * 40)
+    ends = stats.binomtest(40 * right, 40).proportion_ci(method="exact")
+    interval = found.rates[OVERCONFIDENCE]
+    assert (interval.low, interval.high) == pytest.approx((0.8 - ends.high, 0.8 - ends.low))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [5, 30, 100])
 @pytest.mark.parametrize("accuracy", [0.75, 0.9, 0.99])

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,7 +29,8 @@ from trainers.registry import nearest
 if TYPE_CHECKING:
     from trainers.data.reader import ParsedRecords
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 
 _PATH, _METRICS = "/v1/models/", "/monitoring/prometheus/metrics"
 # Images of a request. Two requests at a time hide their latency.
@@ -59,6 +61,7 @@ def predict_served(
       ClientError: the server is unreachable, lacks the model, or rejects an image.
       ComparisonError: no model or records are given, or the server returns no scores of all
         classes, or not enough names.
+      DataError: a record lacks its label or image; names the file and the record.
       DatasetError: the records are of another task or have classes that the model lacks.
     """
     url, spec = _address(given, model)
@@ -270,16 +273,17 @@ def _requests(data: Path, info: DatasetInfo, split: str) -> Iterator[_Images]:
     """The split in file order."""
     import tensorflow as tf
 
-    from trainers.data.reader import parse_records, raw_examples
+    from trainers.data.reader import find_bad_record, parse_records, raw_examples
+    from trainers.data.records_check import DataError
 
-    waiting: list[bytes] = []
-    for record in raw_examples(data, split):
-        waiting.append(record)
-        if len(waiting) == _IMAGES:
-            yield _parsed(parse_records(tf.constant(waiting), info=info), info)
-            waiting = []
-    if waiting:
-        yield _parsed(parse_records(tf.constant(waiting), info=info), info)
+    records = raw_examples(data, split)
+    while waiting := list(islice(records, _IMAGES)):
+        try:
+            parsed = parse_records(tf.constant(waiting), info=info)
+        except tf.errors.InvalidArgumentError as error:
+            bad = find_bad_record(str(data), split, info) or f"{data}: {error.message}"
+            raise DataError(f"{bad}; ingest the data again") from error
+        yield _parsed(parsed, info)
 
 
 def _parsed(records: "ParsedRecords", info: DatasetInfo) -> _Images:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from tfx_pipeline.cli.views.live import LOG_EVERY_S, ProgressLog, progress_line
+from tfx_pipeline.cli.views.variants import variants_table
 from trainers.config import Config
 from trainers.config_keys import keys_of
 from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo
@@ -160,35 +161,55 @@ def compress_shown(
     console: Console,
     *,
     data: Path | None = None,
-) -> None:
-    """Builds the draft bundle `out` and prints the size of each variant.
+) -> int:
+    """Builds the draft bundle `out` and prints a table of its variants.
 
-    Fine-tuning and calibration read `data`; by default, the data of the training.
+    Fine-tuning, calibration and validation read `data`; by default, the data of the training.
+
+    Returns:
+      The exit status: 3 if every compressed variant collapsed, else 0.
 
     Raises:
       DatasetError: `data` is of another task, or has other classes than the model.
     """
+    from components.evaluation.predict_variants import predict_variant
+    from components.gates.collapse import collapsed
+    from core.bundle import open_bundle
     from trainers.bundles.build import FLOAT_VARIANT, build_bundle
     from trainers.training.trained import load_trained
 
     with Bar(console, "load") as bar:
+        reading = _reading(load_trained(trained), data)
         manifest = build_bundle(
-            _reading(load_trained(trained), data),
+            reading,
             out,
             methods=methods,
             ptq=ptq,
             report=bar.report,
             announce=bar.step,
         )
-    sizes = {variant.name: variant.gzip_bytes for variant in manifest.variants}
-    for variant in manifest.variants:
-        ratio = sizes[FLOAT_VARIANT] / variant.gzip_bytes
+        bar.step("validate")
+        names = [variant.name for variant in manifest.variants]
+        held_out = reading.info.splits.get("validation")
+        found = {}
+        if held_out is not None and held_out.examples:
+            draft, records = open_bundle(out), Path(reading.config.data.dir)
+            found = {one: predict_variant(draft, one, records, "validation") for one in names}
+    dropped = collapsed(found) if found else {}
+    console.print(variants_table(manifest, found, dropped), highlight=False, soft_wrap=True)
+    for variant, gate in dropped.items():
+        console.print(f"{variant} collapsed: it {gate.detail}", highlight=False, soft_wrap=True)
+    if not found:
+        console.print("no validation images: accuracy and collapse are unknown")
+    if dropped and set(dropped) == set(names) - {FLOAT_VARIANT}:
         console.print(
-            f"  {variant.name:<14} {variant.size_bytes / 1e3:8.1f} kB, gzip "
-            f"{variant.gzip_bytes / 1e3:8.1f} kB ({ratio:.1f}x), sparsity {variant.sparsity:.0%}",
-            highlight=False,
+            f"wrote {out}, but every compressed variant collapsed; compare the signal-to-noise "
+            "ratios, and use more calibration images, a lower compress.sparsity or learning rate",
+            soft_wrap=True,
         )
+        return 3
     console.print(f"wrote {out}; next: sightline export {out} bundles", soft_wrap=True)
+    return 0
 
 
 def _reading(trained: "Trained", data: Path | None) -> "Trained":

@@ -6,6 +6,7 @@ They can often be decided where absolute values cannot, on another machine or da
 import numpy as np
 
 from serving.benchmark.rounds import ratio_over_rounds
+from tfx_pipeline.study.figures import StudyFigure
 from tfx_pipeline.study.results import Results
 from tfx_pipeline.study.sets import CNN, CORE, DISTILLED, HYBRID, RESNET, VIT
 from tfx_pipeline.study.tables import POINTS, TITLES, Row, Table, accuracy, conditions, epochs_text
@@ -97,24 +98,32 @@ def _slower(results: Results) -> Row:
         ordering(f"{title}, on {machine(results)}", [above], Conditions()),
         *(above.value, above.low, above.high),
         interval="95 %, Student's t on the logarithms of the rounds' ratios",
+        study=_study_ratio(results, less=1.0),
     )
 
 
-def _slower_by(results: Results) -> Row:
-    title = "ViT takes 1.45 times as long as ResNet-50 (55 / 38 FPS)"
-    found = _ratio(results)
+def _study_ratio(results: Results, *, less: float = 0.0) -> StudyFigure | None:
+    """The study's ratio of times, from its FPS; None if one is not at hand."""
     fps = [results.figures.get("speed", role, "fps") for role in (RESNET, VIT)]
-    if found is None or fps[0] is None or fps[1] is None:
-        why = "the networks were not timed" if found is None else "a figure is not at hand"
-        return _none(title, "time ViT-B/16 / ResNet-50", "ratio", why)
-    machines = f"another machine ({machine(results)}; the study: a desktop GPU): a ratio of times "
+    if fps[0] is None or fps[1] is None:
+        return None
+    ratio = fps[0].value / fps[1].value - less
+    shown = f"{fps[0].digits} / {fps[1].digits} FPS, {fps[0].source}"
+    return StudyFigure(ratio, "ratio", shown, f"{ratio:.2f}")
+
+
+def _slower_by(results: Results) -> Row:
+    found, study = _ratio(results), _study_ratio(results)
+    title = f"ViT takes {study.digits if study else '...'} times as long as ResNet-50"
+    if found is None:
+        return _none(title, "time ViT-B/16 / ResNet-50", "ratio", "the networks were not timed")
+    differs = f"another machine ({machine(results)}; the study: a desktop GPU): a ratio of times "
     return Row(
-        f"ViT takes {fps[0].value / fps[1].value:.2f} times as long as ResNet-50",
-        "time ViT-B/16 / ResNet-50, 224 px",
-        "ratio",
-        absolute(found, fps[0], Conditions(differs=(machines + "depends on it too",))),
+        *(title, "time ViT-B/16 / ResNet-50, 224 px", "ratio"),
+        absolute(found, study, Conditions(differs=(differs + "depends on it too",))),
         *(found.value, found.low, found.high),
         interval="95 %, Student's t on the logarithms of the rounds' ratios",
+        study=study,
     )
 
 
@@ -142,18 +151,17 @@ def _two_latencies(results: Results) -> Row:
 
 
 def _operations(results: Results) -> Row:
-    title = "its ViT has 7.98 GFLOP"
     figure = results.figures.get("cost", VIT, "gflop")
+    title = f"the ViT of the study has {figure.digits if figure else 'its'} GFLOP"
+    quantity = "operations of ViT-B/16, 224 px"
     found = [one for one in results.cost if one["name"] == "vit_b16" and one["at_study"]]
     if not found or figure is None:
         why = "nothing was counted" if figure else "the study's figure is not at hand"
-        return _none(title, "operations of ViT-B/16, 224 px", "GFLOP", why)
+        return _none(title, quantity, "GFLOP", why)
     gflop = 2 * found[0]["multiply_adds"] / 1e9
     verdict = counted(gflop, figure, hint=f"no ViT-B/16; {which_vit(results)}")
     return Row(
-        *(f"its ViT has {figure.digits} GFLOP", "operations of ViT-B/16, 224 px", "GFLOP"),
-        verdict,
-        gflop,
+        *(title, quantity, "GFLOP", verdict, gflop),
         interval="none: a count",
         study=figure,
     )

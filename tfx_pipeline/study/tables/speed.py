@@ -8,7 +8,7 @@ from core.bundle import SAVED_MODEL
 from serving.benchmark.rounds import RangeOverRounds, range_over_rounds
 from serving.benchmark.variants import DEFINITIONS
 from tfx_pipeline.study.cost import STUDY_PX
-from tfx_pipeline.study.figures import StudyFigure
+from tfx_pipeline.study.figures import TABLES, StudyFigure
 from tfx_pipeline.study.results import Results
 from tfx_pipeline.study.sets import CORE, RESNET, ROLES, VIT
 from tfx_pipeline.study.tables import MS, RATE, TITLES, Row, Table, absent, subject
@@ -167,7 +167,8 @@ def cost(results: Results) -> Table:
     roles = {network: role for role, network in STUDY_NETWORKS.items()}
     for one in results.cost:
         title = one["name"] if one["at_study"] else f"{TITLES[one['name']]} ({one['model']})"
-        role = roles.get(one["name"], one["name"]) if one["at_study"] else ""
+        name = str(one["name"])
+        role = roles.get(name, name) if one["at_study"] else ""
         rows += _counts(results, one, role, f"{title}, {one['size'][0]} px")
     if not rows:
         why = results.left_out.get("cost", "nothing was counted")
@@ -249,7 +250,8 @@ def _counts(results: Results, one: dict[str, Any], role: str, title: str) -> lis
 
 
 def _reason(role: str, why: str) -> str:
-    return "the study's figure is not at hand" if role in ROLES else why
+    rows, _ = TABLES["cost"]
+    return "the study's figure is not at hand" if role in rows else why
 
 
 def _attention(title: str, one: dict[str, Any], attention: dict[str, int]) -> Row:

@@ -13,6 +13,7 @@ from core import figures
 from core.bundle import Manifest
 from trainers.bundles.card import statements
 from trainers.evaluation.fairness import LIMITS
+from trainers.evaluation.metrics import metric_facts
 
 SCHEMA_VERSION = "0.0.2"
 
@@ -31,7 +32,7 @@ def toolkit_card(manifest: Manifest, model: dict[str, Any]) -> dict[str, Any]:
         "model_details": _details(manifest, model),
         "model_parameters": _parameters(manifest, model),
         "quantitative_analysis": {
-            "performance_metrics": [*_metrics(manifest), *_slices(model), *_groups(model)]
+            "performance_metrics": [*_metrics(manifest, model), *_slices(model), *_groups(model)]
         },
         "considerations": {
             "use_cases": [_described(statements.INTENDED_USE[0])],
@@ -102,13 +103,15 @@ def _dataset(data: Mapping[str, Any], manifest: Manifest, model: dict[str, Any])
     return found
 
 
-def _metrics(manifest: Manifest) -> list[dict[str, Any]]:
+def _metrics(manifest: Manifest, model: dict[str, Any]) -> list[dict[str, Any]]:
+    """The metrics that apply to this number of classes."""
+    facts = model.get("metric_facts") or metric_facts(manifest.num_classes)
     chosen = statements.measured_variant(manifest)
     rows = []
     for variant, metrics in manifest.metrics.items():
         for name, raw in metrics.items() if isinstance(metrics, Mapping) else ():
             shown = name if variant == chosen else f"{name} ({variant})"
-            rows.append(_metric(shown, raw))
+            rows.append(_metric(shown, raw) if name in facts else {})
     return [row for row in rows if row]
 
 

@@ -37,7 +37,8 @@ def markdown_card(manifest: Manifest, model: dict[str, Any]) -> str:
         "Intended use": "\n\n".join(map(_plain, statements.INTENDED_USE)),
         "How to use": _usage(manifest),
         "Metrics": _metrics(manifest, facts),
-        "Not measured": _list(statements.not_measured(manifest, model)),
+        # Without a name of the user, and with commands in backticks.
+        "Not measured": "\n".join(f"- {one}" for one in statements.not_measured(manifest, model)),
         "Fairness": _fairness(model),
         "What these figures cannot show": _list(LIMITS),
         "Data": _data(manifest, data),
@@ -68,7 +69,7 @@ def header_of(
     results = [
         row
         for key, raw in manifest.metrics.get(variant, {}).items()
-        if (row := _result(key, raw, facts))
+        if key in facts and (row := _result(key, raw, facts[key]["title"]))
     ]
     if results:
         found["metrics"] = list(dict.fromkeys(row["type"] for row in results))
@@ -78,11 +79,10 @@ def header_of(
     return found
 
 
-def _result(key: str, raw: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _result(key: str, raw: Any, title: str) -> dict[str, Any]:
     found = figures.estimate(raw)
     if found is None:
         return {}
-    title = facts[key]["title"] if key in facts else key
     interval = "" if found.low is None else f", 95 % interval {found.low:.4f} to {found.high:.4f}"
     return {"type": _TYPES.get(key, key), "value": found.value, "name": f"{title}{interval}"}
 

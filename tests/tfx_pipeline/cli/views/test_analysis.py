@@ -11,8 +11,12 @@ from typer.testing import CliRunner
 
 from core.bundle import SAVED_MODEL
 from tfx_pipeline.cli import app
+from trainers.data.features import DatasetInfo
 from trainers.evaluation.analysis import AnalysisError
 from trainers.evaluation.predictions import Predictions, write_table
+from trainers.training.evaluate import predict_trained
+from trainers.training.forward import Forward
+from trainers.training.trained import load_trained
 
 CLASSES = ("no [small]", "yes")
 FILES = {
@@ -113,6 +117,7 @@ def test_all_files_agree_with_scikit_learn(table, predicted, tmp_path):
     assert scores == sorted(scores, reverse=True)
     page = (out / "index.html").read_text()
     assert f"<dt>top-1</dt><dd><b>{100 * found['metrics']['top1'][0]:.1f} %" in page
+    assert "The records are not known: give their folder with --data." in page
     assert found["lineage"]["model"] == str(table)
     assert found["lineage"]["split"] == "test, 400 images"
     assert "age, positive: yes" in result.output
@@ -154,6 +159,43 @@ def test_a_bundle_is_analyzed_on_its_records_with_file_names(earlier, tmp_path):
     assert found["model"].endswith("ptq_int8")
     assert {one["name"] for one in found["classes"]} == {str(i) for i in range(10)}
     assert all(row["file"] for row in rows_of(out / "errors.csv"))
+
+
+@pytest.mark.onednn
+@pytest.mark.parametrize("subject", ["trained", "bundles/tiny/1"])
+def test_several_splits_are_evaluated_as_one(earlier, tmp_path, subject):
+    old = earlier("b54914a")
+    options = ("--data", old / "data", "--out")
+    counts, right = {}, {}
+    for split in ("validation", "test", "validation,test"):
+        result = evaluate(old / subject, "--split", split, *options, tmp_path / split)
+        assert result.exit_code == 0, result.exception
+        found = json.loads((tmp_path / split / "evaluation.json").read_text())
+        counts[split] = found["images"]
+        right[split] = np.trace(found["confusion"])
+        assert all(row["file"] for row in rows_of(tmp_path / split / "errors.csv"))
+    assert counts["validation,test"] == counts["validation"] + counts["test"]
+    assert right["validation,test"] == right["validation"] + right["test"]
+    result = evaluate(old / subject, "--split", "test,test", *options, tmp_path / "out")
+    assert "give different splits" in str(result.exception)
+
+
+@pytest.mark.onednn
+def test_a_small_split_is_not_padded_to_the_batch_of_the_model(earlier, monkeypatch):
+    old, sizes = earlier("b54914a"), []
+    run = Forward.__call__
+
+    def counted(self, images):
+        sizes.append(len(images))
+        return run(self, images)
+
+    monkeypatch.setattr(Forward, "__call__", counted)
+    trained = load_trained(old / "trained")
+    large = replace(trained.config, eval=replace(trained.config.eval, batch=24))
+    count = DatasetInfo.load(old / "data").splits["test"].examples
+    found = predict_trained(replace(trained, config=large), old / "data", "test")
+    assert len(found.ids) == count == 30
+    assert sizes == [15, 15]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from tfx_pipeline.cli.views.evaluate import evaluate_model
 from tfx_pipeline.cli.views.served import predict_served
 from trainers.data.features import DATASET_FILE, DatasetError, DatasetInfo, SplitInfo
 from trainers.data.reader import raw_examples
+from trainers.data.records_check import DataError
 from trainers.evaluation.comparison import ComparisonError
 from trainers.evaluation.metrics import metrics_with_intervals
 
@@ -200,6 +201,26 @@ def test_no_data_is_an_error(server):
     assert "give --data" in str(result.exception)
 
 
+@pytest.mark.parametrize("where", ["server", "bundle"])
+def test_records_without_labels_are_named(old, server, tmp_path, where):
+    data = with_classes(old, tmp_path / "data", NAMES)
+    (file,) = (data / "Split-test").iterdir()
+    records = list(tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for number, record in enumerate(records):
+            example = tf.train.Example.FromString(record)
+            if number == 5:
+                del example.features.feature["image/class/label"]
+            writer.write(example.SerializeToString())
+    subject = {"server": f"{server.rest_url}/v1/models/sorted", "bundle": str(old / "bundles/tiny")}
+    options = ("--data", str(data), "--out", str(tmp_path / "out"))
+    result = CliRunner().invoke(app, ["evaluate", subject[where], *options])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, DataError)
+    for words in (file.name, "record 5", "image/class/label"):
+        assert words in str(result.exception)
+
+
 class Flaky(http.server.BaseHTTPRequestHandler):
     """Forwards requests, and rejects every third one before the server sees it."""
 
@@ -225,7 +246,7 @@ class Flaky(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, *_):
+    def log_message(self, format, *args):
         pass
 
 

@@ -127,9 +127,12 @@ def test_print_is_light_and_has_all_columns_and_closed_details(page, browser, sc
         "one.getBoundingClientRect().right > 718 + 8).length"
     )
     assert browser.run(cut) == 0
-    height = "document.querySelector('details:not([open]) :not(summary)').offsetHeight"
     browser.run("for (const one of document.querySelectorAll('details')) one.open = false")
-    assert browser.run(height) > 0
+    hidden = (
+        "[...document.querySelectorAll('details > :not(summary)')]"
+        ".filter((one) => !one.checkVisibility()).length"
+    )
+    assert browser.run(hidden) == 0
     browser.pdf(screenshots / "evaluation.pdf")
     assert (screenshots / "evaluation.pdf").read_bytes().startswith(b"%PDF")
 

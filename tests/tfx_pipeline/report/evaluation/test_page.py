@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -38,14 +39,14 @@ def own_sections(monkeypatch):
 
 
 def test_sections_are_in_order_with_anchor_title_and_lead(make_evaluation, own_sections):
-    sections.register("last")(lambda _: Section("Last", Markup("<p>1</p>"), 90))
-    sections.register("first")(lambda _: Section("First <b>", Markup("<p>2</p>"), 10, "A lead."))
+    sections.register("alpha")(lambda _: Section("Last", Markup("<p>1</p>"), 90))
+    sections.register("omega")(lambda _: Section("First <b>", Markup("<p>2</p>"), 10, "A lead."))
     sections.register("empty")(lambda _: None)
 
     page = render(make_evaluation())
 
-    assert re.findall(r'<section id="(\w+)"', page) == ["first", "last"]
-    assert re.findall(r'<a href="#(\w+)">(\w+)', page) == [("first", "First"), ("last", "Last")]
+    assert re.findall(r'<section id="(\w+)"', page) == ["omega", "alpha"]
+    assert re.findall(r'<a href="#(\w+)">(\w+)', page) == [("omega", "First"), ("alpha", "Last")]
     assert 'First &lt;b&gt;</h2>\n<p class="lead">A lead.</p>\n<p>2</p>' in page
 
 
@@ -88,6 +89,23 @@ def test_a_gallery_has_the_image_of_a_position_or_the_reason(make_evaluation, ow
     page = render(make_evaluation(data=None))
     assert "<img" not in page
     assert "The page has no thumbnails of 1 images. The records are not known" in page
+
+
+def test_the_page_counts_images_that_are_not_in_the_records_or_do_not_decode(
+    make_evaluation, own_sections, tmp_path, write_records, image_bytes
+):
+    ids = write_records(tmp_path / "d", [("0.jpg", image_bytes(0)), ("cut.jpg", b"\xff\xd8\xff")])
+    whole = make_evaluation(data=tmp_path / "d")
+    known = np.array([f"{i:064x}" for i in range(300)], object)
+    known[[0, 2]] = ids[1], ids[0]
+    model = replace(whole.model, ids=known)
+    sections.register("images")(
+        lambda one: Section("Images", gallery(one, [(i, "cat", "") for i in range(4)]), 1)
+    )
+    page = render(replace(whole, model=model))
+    assert page.count("<img ") == 1
+    note = "Images without a thumbnail: 2 not in the records; 1 cannot be decoded."
+    assert f'<p class="note warn">{note}</p>' in page
 
 
 def test_the_summary_omits_top5_where_the_registry_does(make_evaluation):

@@ -38,7 +38,7 @@ MANIFEST = Manifest(
     weights_origin={"package": "weights", "license": "Apache-2.0"},
     metrics={
         "saved_model": {"top1": [0.9, 0.87, 0.93]},
-        "none_fp32": {"top1": [0.9, 0.87, 0.93], "cross_entropy": 0.25},
+        "none_fp32": {"top1": [0.9, 0.87, 0.93], "cross_entropy": 0.25, "top5": [1.0, 0.9, 1.0]},
     },
     benchmark={"none_fp32": {"latency_ms_p50": 0.05}},
     gates={"verdict": "held", "not_held": {}},
@@ -117,6 +117,7 @@ def test_the_json_card_has_the_figures(model):
     assert found["cross_entropy", ""]["value"] == "0.25"
     assert "confidence_interval" not in found["cross_entropy", ""]
     assert ("top1 (saved_model)", "") in found
+    assert ("top5", "") not in found, "top-5 says nothing about two classes"
     assert found["top1", "race=few"]["value"] == "1.0"
     rate = model["fairness"][0]["groups"][0]["rates"]["true_positive_rate"]
     group = found[
@@ -148,6 +149,10 @@ def test_what_was_not_measured_is_stated_in_each_form():
             assert words in text, words
     measured = toolkit_card(MANIFEST, about())["considerations"]["limitations"]
     assert not any("not measured" in one["description"] for one in measured)
+
+
+def test_commands_are_code_in_markdown():
+    assert "`gates.fairness` judges them" in markdown_card(BARE, {})
 
 
 def test_the_header_is_what_hugging_face_reads(model):

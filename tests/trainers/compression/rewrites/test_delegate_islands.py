@@ -13,7 +13,11 @@ from trainers.compression.convert import ConversionJob, convert_all, save_for_co
 from trainers.compression.delegate import DelegateError, partitions
 from trainers.compression.qat import quantization_aware
 from trainers.compression.rewrites import Conversion
-from trainers.compression.rewrites.delegate_islands import delegate_islands, with_islands
+from trainers.compression.rewrites.delegate_islands import (
+    _eligible,
+    delegate_islands,
+    with_islands,
+)
 from trainers.compression.tflite_graph import KERNEL_OPS, Part, builtin, unpack
 from trainers.config import Config, DataConfig, ModelConfig
 from trainers.keras import keras
@@ -220,6 +224,17 @@ def test_kernels_and_other_operators_stay_as_they_were(kind, converted):
         assert after.tensors[one.inputs[0]].type == schema.TensorType.INT8
         assert after.tensors[one.outputs[0]].type == schema.TensorType.INT8
     assert len(changed) < 1.35 * len(content)
+
+
+def test_kernels_and_conversions_never_become_islands(converted):
+    content = converted("vit")["qat"][0]
+    model = unpack(content)
+    kinds = [NAMES[builtin(model, one)] for one in model.subgraphs[0].operators]
+    assert {"FULLY_CONNECTED", "QUANTIZE", "DEQUANTIZE", "CAST", "GELU"} <= set(kinds)
+    found = {kinds[at] for at in _eligible(content, range(len(kinds)))}
+    kept = {"FULLY_CONNECTED", "CONV_2D", "QUANTIZE", "DEQUANTIZE", "CAST"}
+    assert "GELU" in found
+    assert not found & kept
 
 
 def test_neighboring_islands_exchange_floats_and_constants_are_exact(converted):

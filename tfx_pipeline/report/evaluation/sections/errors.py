@@ -87,9 +87,9 @@ def suspect_labels(evaluation: Evaluation) -> Section:
     lead = (
         "Images that confident learning assigns to another class than their label: the score of "
         "that class reaches its mean on images with that label. The margin is the score of the "
-        "label minus that of the other class. A weak model suspects many correct labels, so look "
-        f"before you relabel. {_most('The most suspect', len(found), SHOWN_SUSPECTS)}; "
-        "suspect_labels.csv has all."
+        "label minus that of the other class; the lower, the more suspect. A weak model suspects "
+        "many correct labels, so look before you relabel. "
+        f"{_most('The most suspect', len(found), SHOWN_SUSPECTS)}; suspect_labels.csv has all."
     )
     return Section("Suspect labels", body, 64, lead)
 
