@@ -14,6 +14,8 @@ from tfx_pipeline.notebooks.run_results import RunError, RunResults
 from trainers.evaluation.common_images import CommonImages, on_common_images
 from trainers.evaluation.comparison import Comparison, ModelPredictions, aligned, compare
 
+pd.set_option("display.max_colwidth", None)  # Details are sentences.
+
 _GATES = ["model", "name", "variant", "slice", "value", "threshold", "verdict", "waived", "detail"]
 
 
@@ -77,7 +79,7 @@ def _with_interval(one: dict[str, Any]) -> str:
 def gates(run: RunResults) -> pd.DataFrame:
     """One row per gate and model, as the run decided."""
     rows = [
-        {"model": model["name"], **gate, "value": figures.short(float(gate["value"]), 5)}
+        {"model": model["name"], **gate, "value": figures.short(float(gate["value"]), 7)}
         for model in run.models
         for gate in model.get("gates") or ()
     ]

@@ -18,6 +18,13 @@ _EXECUTE = ("nbformat", "nbclient", "nbconvert", "ipykernel")
 #: Module -> the verb of `jupyter` that starts it, in order of preference.
 _JUPYTER = {"jupyterlab": "lab", "notebook": "notebook"}
 _CELL_SECONDS = 1800
+# Paper has no scroll bars.
+_PRINT_STYLE = """<style>@media print {
+.jp-RenderedHTMLCommon table { font-size: 7pt; }
+.jp-OutputArea-output, .jp-InputArea-editor { overflow: visible !important; }
+.highlight pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+}</style>
+</head>"""
 
 
 def check_installed(*, jupyter: bool) -> None:
@@ -72,7 +79,7 @@ def run_headless(path: Path) -> Path:
     exporter = HTMLExporter(**{name: "" for name in traits if name.endswith("_url")})
     text, _ = exporter.from_notebook_node(book, {"metadata": {"name": path.stem}})
     page = path.with_suffix(".html")
-    write_text(page, text)
+    write_text(page, text.replace("</head>", _PRINT_STYLE, 1))
     return page
 
 

@@ -15,6 +15,8 @@ from tfx_pipeline.report import gallery
 from trainers.data.features import DATASET_FILE, SPLITS, DatasetInfo, SplitInfo
 from trainers.evaluation.stats import proportion_interval
 
+pd.set_option("display.max_colwidth", None)  # Meanings and examples are sentences.
+
 _STATISTICS, _VALIDATED = "StatisticsGen.statistics", "StatisticsValidator.anomalies"
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from tfx_pipeline.notebooks import charts
 from tfx_pipeline.notebooks.charts import Html, Row, interval
 from tfx_pipeline.notebooks.run_results import RunResults
+from trainers.data.features import TEXT
 from trainers.evaluation import fairness
 from trainers.evaluation.analysis import Analysis, AnalysisOptions, analyze
 from trainers.evaluation.comparison import ALPHA, ModelPredictions
@@ -164,4 +165,4 @@ def accuracy_gaps(model: ModelPredictions) -> pd.DataFrame:
 
 
 def _key(key: str) -> str:
-    return key.removeprefix("slice/")
+    return "class" if key == TEXT else key.removeprefix("slice/")

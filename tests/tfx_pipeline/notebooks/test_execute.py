@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import sys
 
@@ -118,6 +119,7 @@ def test_a_run_without_the_artifact_is_refused_before_anything_starts(change_sum
 def test_a_missing_package_is_named_with_its_command(
     finished_run, tmp_path, monkeypatch, missing, options, message
 ):
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("Jupyter would start"))
     for name in missing.split():
         monkeypatch.setitem(sys.modules, name, None)
     out = tmp_path / "x.ipynb"

@@ -124,7 +124,7 @@ def test_tfmas_slices_equal_scikit_learn_and_those_with_intervals(executed, pred
     tfma_slices, slice_table = executed("slices_and_fairness")[1]
     one = predictions["pets_cnn"]["pqat_int8"]
     guess = one.scores.argmax(axis=1)
-    masks = {"all": np.ones(len(guess), bool), "image/class/text = owl": one.labels == 2}
+    masks = {"all": np.ones(len(guess), bool), "class = owl": one.labels == 2}
     for key, values in one.slices.items():
         short = key.removeprefix("slice/")
         masks |= {f"{short} = {value}": values == value for value in set(values)}
