@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from core import bundle as bundles
-from core.image_header import ImageError, check_image
+from serving.benchmark.errors import BenchmarkError
 from serving.benchmark.loadtest.bodies import from_images
 from serving.benchmark.loadtest.callers import PREDICT_METHOD
 from serving.benchmark.loadtest.plan import LoadTarget
@@ -29,9 +29,6 @@ from serving.client.address import grpc_proxy_options
 
 Call: TypeAlias = Callable[[], Any]
 
-#: Smallest side in pixels of the JPEG that is generated if no images are given.
-_LEAST_SIDE = 224
-
 _TIMEOUT_S = 60.0
 #: Warm-up before a measurement, as a share of its length: fills connections, caches and threads.
 _WARM_SHARE = 0.1
@@ -39,10 +36,6 @@ _WARM_SHARE = 0.1
 _MIN_CALLS = 3
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _MAX_REASON = 500
-
-
-class BenchmarkError(RuntimeError):
-    """Nothing can be measured; the message has the reason and what to do."""
 
 
 @dataclass(frozen=True)
@@ -153,42 +146,6 @@ def _engine_call(engine: Any, batches: Sequence[np.ndarray]) -> Call:
         return engine.run_tensors(feeds, list(tensors.values()))
 
     return call
-
-
-def read_image(file: Path) -> bytes:
-    """The bytes of an image that models decode.
-
-    Raises:
-      BenchmarkError: it cannot be read or decoded.
-    """
-    try:
-        data = file.read_bytes()
-        check_image(data)
-    except OSError as error:
-        raise BenchmarkError(
-            f"cannot read the image {file}: {error.strerror}; give the path of a file"
-        ) from error
-    except ImageError as error:
-        raise BenchmarkError(f"{file} cannot be sent: {error}") from error
-    return data
-
-
-def sample_of(bundle: bundles.Bundle) -> bytes:
-    """A generated JPEG, at least as large as the model's input. Loads TensorFlow."""
-    sides = (int(bundle.manifest.input[side]) for side in ("height", "width"))
-    return sample_jpeg(*(max(side, _LEAST_SIDE) for side in sides))
-
-
-def sample_jpeg(height: int, width: int) -> bytes:
-    """A smooth JPEG with some noise, the same one each time. Loads TensorFlow."""
-    from serving.engines.saved_model import import_tensorflow
-
-    noise = np.random.default_rng(0)
-    corners = noise.integers(40, 216, (4, 4, 3)).astype(np.float32)
-    tf = import_tensorflow()
-    smooth = tf.image.resize(corners, (height, width), "bicubic").numpy()
-    pixels = np.clip(smooth + noise.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
-    return tf.io.encode_jpeg(pixels, quality=90).numpy()
 
 
 def measure_server(

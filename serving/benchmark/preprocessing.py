@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core import bundle as bundles
-from serving.benchmark.closed_loop import closed_loop, sample_of
-from serving.benchmark.rounds import ratio_over_rounds
-from serving.benchmark.variants import Ratio
+from serving.benchmark.closed_loop import closed_loop
+from serving.benchmark.images import sample_of
+from serving.benchmark.rounds import RatioOverRounds, ratio_over_rounds
 from serving.engines.engine import open_engine
 
 #: Lowest ratio on a machine with at least two idle cores.
@@ -31,7 +31,7 @@ class PreprocessingFigures:
     variant: str
     one_caller: list[float]
     two_callers: list[float]
-    ratio: Ratio
+    ratio: RatioOverRounds
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -68,5 +68,5 @@ def benchmark_preprocessing(
             for callers in (1, 2) if round_ % 2 else (2, 1):
                 calls = [lambda: engine.preprocess(data)] * callers
                 rates[callers].append(closed_loop(calls, seconds).images_per_second)
-    ratio = tuple(ratio_over_rounds(rates[2], rates[1]))
+    ratio = ratio_over_rounds(rates[2], rates[1])
     return PreprocessingFigures(variant, rates[1], rates[2], ratio)

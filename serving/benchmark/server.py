@@ -24,14 +24,13 @@ from core import bundle as bundles
 from core.processes import available_cores
 from serving.benchmark import baseline
 from serving.benchmark.closed_loop import (
-    BenchmarkError,
     Measurement,
     measure_engine,
     measure_server,
-    read_image,
     response_of,
-    sample_of,
 )
+from serving.benchmark.errors import BenchmarkError
+from serving.benchmark.images import read_image, sample_of
 from serving.benchmark.loadtest.plan import LoadTarget
 from serving.benchmark.targets import (
     BASELINES,

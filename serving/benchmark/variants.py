@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from core import bundle as bundles
-from serving.benchmark.rounds import ratio_over_rounds
+from serving.benchmark.images import sample_of
+from serving.benchmark.rounds import RatioOverRounds, ratio_over_rounds
 from serving.engines.engine import BundleEngine, load_saved_model, open_engine
 from serving.protocol.types import predictions_from_scores
 
@@ -39,9 +40,6 @@ _ROUND = 10
 _LEAST_ROUNDS = 8
 _FLOAT = "none_fp32"
 _PACKAGES = ("tensorflow", "ai-edge-litert", "numpy")
-
-#: A ratio with its 95 % interval: value, low, high.
-Ratio = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,8 @@ class VariantFigures:
     bytes_to_label_ms_p90: float
     bytes_to_label_ms_p99: float
     bytes_to_label_images_per_second: float
-    bytes_to_label_ratio: Ratio | None
-    speedup: Ratio | None
+    bytes_to_label_ratio: RatioOverRounds | None
+    speedup: RatioOverRounds | None
     runs: int
     threads: int
 
@@ -107,8 +105,6 @@ def benchmark(
       EngineError: a variant cannot be loaded or run, or an image cannot be decoded.
       ValueError: `runs`, `warmup` or `threads` out of range.
     """
-    from serving.benchmark.closed_loop import sample_of
-
     if runs < 1 or warmup < 0 or threads < 1:
         raise ValueError(
             "runs and threads must be at least 1 and warmup at least 0, got "
@@ -196,16 +192,20 @@ def _figures(
     engine, label = (part[~np.isnan(part)] for part in seconds)
     means, of_base = np.nanmean(seconds, axis=2), np.nanmean(base, axis=2)
     has_rounds = means.shape[1] > 1
-    percentiles = [np.percentile(1000 * part, [50, 90, 99]).tolist() for part in (engine, label)]
+    alone, whole = (np.percentile(1000 * part, [50, 90, 99]).tolist() for part in (engine, label))
     return VariantFigures(
-        sum(file.stat().st_size for file in files),
-        sum(bundles.gzip_size(file) for file in files),
-        *percentiles[0],
-        float(len(engine) / engine.sum()),
-        *percentiles[1],
-        float(len(label) / label.sum()),
-        bytes_to_label_ratio=tuple(ratio_over_rounds(means[1], means[0])) if has_rounds else None,
-        speedup=tuple(ratio_over_rounds(of_base[0], means[0])) if has_rounds else None,
+        size_bytes=sum(file.stat().st_size for file in files),
+        gzip_bytes=sum(bundles.gzip_size(file) for file in files),
+        latency_ms_p50=alone[0],
+        latency_ms_p90=alone[1],
+        latency_ms_p99=alone[2],
+        images_per_second=float(len(engine) / engine.sum()),
+        bytes_to_label_ms_p50=whole[0],
+        bytes_to_label_ms_p90=whole[1],
+        bytes_to_label_ms_p99=whole[2],
+        bytes_to_label_images_per_second=float(len(label) / label.sum()),
+        bytes_to_label_ratio=ratio_over_rounds(means[1], means[0]) if has_rounds else None,
+        speedup=ratio_over_rounds(of_base[0], means[0]) if has_rounds else None,
         runs=len(engine),
         threads=threads,
     )

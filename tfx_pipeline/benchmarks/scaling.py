@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from serving.benchmark.closed_loop import BenchmarkError
+from serving.benchmark.errors import BenchmarkError
 from serving.benchmark.rounds import ratio_over_rounds
 from serving.benchmark.variants import environment
 from trainers.config import Config, ConfigError, DataConfig, ModelConfig, override

@@ -53,7 +53,7 @@ def benchmark_bundle(
     Latency is measured twice: of the engine alone, from pixels to scores, and from the bytes of an
     encoded image to its label. Preprocessing is measured with one caller and with two.
     """
-    from serving.benchmark.closed_loop import read_image
+    from serving.benchmark.images import read_image
     from serving.benchmark.preprocessing import benchmark_preprocessing
     from serving.benchmark.variants import DEFINITIONS, environment
     from serving.benchmark.variants import benchmark as time_variants
@@ -222,12 +222,12 @@ def benchmark_scaling(
     """Measure how work, time and memory of a model grow with image size and batch."""
     from tfx_pipeline.benchmarks.scaling import measure, table
 
-    numbers = {"sizes": _numbers("--sizes", sizes), "batches": _numbers("--batches", batches)}
     with console.status("scaling") as status:
         figures = measure(
             model,
             options or (),
-            **numbers,
+            sizes=_numbers("--sizes", sizes),
+            batches=_numbers("--batches", batches),
             rounds=rounds,
             on_round=lambda number: status.update(f"round {number} of {rounds}"),
         )

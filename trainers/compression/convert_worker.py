@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> int:
 
 def _convert(job: dict[str, Any]) -> dict[str, int]:
     """Writes one TFLite file and returns its kernel dtypes."""
+    from trainers.compression.batch import any_batch
     from trainers.compression.tflite_file import append_softmax, attach_labels, kernel_dtypes
 
     content = append_softmax(_converter(job, job["dtype"]).convert())
@@ -40,6 +41,7 @@ def _convert(job: dict[str, Any]) -> dict[str, int]:
         )
     if job["dtype"] == "int8" and job["calibration"] is not None:
         content = _refined(content, job)
+    content = any_batch(content)
     if job["labels"]:
         content = attach_labels(content, job["labels"])
     write_bytes(job["output"], content)

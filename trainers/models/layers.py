@@ -47,8 +47,10 @@ class ClassToken(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """(B, T, D) -> (B, T + 1, D)."""
+        # A sum, because TFLite concatenates only what has the batch in its shape.
         token = tf.cast(self.token, inputs.dtype)
-        return tf.concat([tf.repeat(token, tf.shape(inputs)[0], axis=0), inputs], axis=1)
+        rest = [[0, 0], [0, inputs.shape[1]], [0, 0]]
+        return tf.pad(inputs, [[0, 0], [1, 0], [0, 0]]) + tf.pad(token, rest)
 
 
 @keras.utils.register_keras_serializable(package="sightline")

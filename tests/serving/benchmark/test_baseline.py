@@ -6,7 +6,8 @@ import json
 import pytest
 
 from serving.benchmark import baseline
-from serving.benchmark.closed_loop import BenchmarkError, measure_server, response_of
+from serving.benchmark.closed_loop import measure_server, response_of
+from serving.benchmark.errors import BenchmarkError
 from serving.benchmark.loadtest.plan import LoadTarget
 
 

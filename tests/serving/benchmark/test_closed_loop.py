@@ -10,14 +10,12 @@ from concurrent import futures
 import grpc
 import pytest
 
-from core.image_header import check_image
 from serving.benchmark.closed_loop import (
-    BenchmarkError,
     closed_loop,
     measure_engine,
     measure_server,
-    sample_jpeg,
 )
+from serving.benchmark.errors import BenchmarkError
 from serving.benchmark.loadtest.plan import LoadTarget
 from serving.client import ClientError
 from serving.engines.saved_model import EngineError
@@ -64,14 +62,6 @@ def test_an_engine_is_called_through_serving_default(tiny_draft, make_png, varia
     assert found.images_per_second > 0
     with pytest.raises(EngineError, match="not an image"):
         measure_engine(tiny_draft, variant, [b"no image"], callers=1, seconds=0.0)
-
-
-def test_the_sample_is_a_jpeg_and_always_the_same():
-    data = sample_jpeg(48, 64)
-    header = check_image(data)
-    assert (header.height, header.width) == (48, 64)
-    assert data == sample_jpeg(48, 64)
-    assert data.startswith(b"\xff\xd8\xff")
 
 
 class RestStub(threading.Thread):

@@ -7,7 +7,7 @@ import pytest
 from core.bundle import BundleError
 from core.files import write_json
 from serving.benchmark import server
-from serving.benchmark.closed_loop import BenchmarkError
+from serving.benchmark.errors import BenchmarkError
 from serving.benchmark.server import contenders, measure, round_order
 from serving.server.scheduling.batching import read_batching_options
 

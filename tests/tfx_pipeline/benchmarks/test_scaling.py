@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from serving.benchmark.closed_loop import BenchmarkError
+from serving.benchmark.errors import BenchmarkError
 from tfx_pipeline.benchmarks.scaling import measure
 from tfx_pipeline.cli import app
 from trainers.config import ConfigError

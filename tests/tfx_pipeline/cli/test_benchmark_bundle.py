@@ -5,8 +5,9 @@ import json
 from typer.testing import CliRunner
 
 from serving.benchmark import preprocessing, variants
-from serving.benchmark.closed_loop import BenchmarkError
+from serving.benchmark.errors import BenchmarkError
 from serving.benchmark.preprocessing import PreprocessingFigures
+from serving.benchmark.rounds import RatioOverRounds
 from serving.benchmark.variants import VariantFigures
 from tfx_pipeline.cli import app
 
@@ -21,13 +22,13 @@ FLOAT = VariantFigures(
     bytes_to_label_ms_p90=2.625,
     bytes_to_label_ms_p99=3.0,
     bytes_to_label_images_per_second=390.0,
-    bytes_to_label_ratio=(1.6, 1.5, 1.7),
-    speedup=(1.0, 1.0, 1.0),
+    bytes_to_label_ratio=RatioOverRounds(1.6, 1.5, 1.7),
+    speedup=RatioOverRounds(1.0, 1.0, 1.0),
     runs=7,
     threads=2,
 )
 INT8 = VariantFigures(
-    **{**FLOAT.to_dict(), "gzip_bytes": 97_500, "speedup": (3.25, 3.125, 3.375)},
+    **{**FLOAT.to_dict(), "gzip_bytes": 97_500, "speedup": RatioOverRounds(3.25, 3.125, 3.375)},
 )
 
 
@@ -42,7 +43,9 @@ def test_both_latencies_are_in_the_tables_and_the_file(tmp_path, monkeypatch):
         given.update(options, bundle=str(bundle))
         return {"none_fp32": FLOAT, "ptq_int8": INT8}
 
-    decoding = PreprocessingFigures("ptq_int8", [700.0, 720.0], [1300.0, 1400.0], (1.9, 1.8, 2.0))
+    decoding = PreprocessingFigures(
+        "ptq_int8", [700.0, 720.0], [1300.0, 1400.0], RatioOverRounds(1.9, 1.8, 2.0)
+    )
     monkeypatch.setattr(variants, "benchmark", measure)
     monkeypatch.setattr(preprocessing, "benchmark_preprocessing", lambda *a, **options: decoding)
     image, out = tmp_path / "dot.gif", tmp_path / "figures.json"

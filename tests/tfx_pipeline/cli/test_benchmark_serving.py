@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from core.bundle import BundleError
 from serving.benchmark import server
-from serving.benchmark.closed_loop import BenchmarkError
+from serving.benchmark.errors import BenchmarkError
 from tfx_pipeline.cli import app
 
 

@@ -137,11 +137,27 @@ def tflite_scores(path: Path, images: np.ndarray) -> np.ndarray:
     return np.concatenate([runner(images=image[None])["scores"] for image in images])
 
 
+def batch_scores(path: Path, images: np.ndarray) -> np.ndarray:
+    """The scores of all images in one call."""
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    (slot,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(slot["index"], images.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(slot["index"], images)
+    interpreter.invoke()
+    return interpreter.get_tensor(output["index"])
+
+
 def check_tflite(model: keras.Model, aware: keras.Model, results) -> None:
-    """fp32 has the outputs of the model, int8 those of the emulation, with int8 kernels only."""
+    """fp32 has the outputs of the model, int8 those of the emulation, with int8 kernels only.
+
+    Both have the same outputs for a batch as for one image at a time.
+    """
     assert [result.error for result in results] == ["", ""]
     images = random_images(model)
     float_scores, int8_scores = (tflite_scores(one.job.output, images) for one in results)
+    for one, alone in zip(results, (float_scores, int8_scores), strict=True):
+        np.testing.assert_allclose(batch_scores(one.job.output, images), alone, atol=1e-6)
     scores = softmax(model(images).numpy())
     np.testing.assert_allclose(float_scores, scores, atol=1e-4)
     emulated = softmax(aware(images.astype(np.float32), training=False).numpy())

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.benchmark.preprocessing import TARGET, PreprocessingFigures
-from serving.benchmark.variants import DEFINITIONS, Ratio, VariantFigures
+from serving.benchmark.rounds import RatioOverRounds
+from serving.benchmark.variants import DEFINITIONS, VariantFigures
 
 
 def bundle_tables(
@@ -93,7 +94,7 @@ def _ms(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _ratio(found: Ratio | None, *, is_base: bool = False) -> tuple[str, str]:
+def _ratio(found: RatioOverRounds | None, *, is_base: bool = False) -> tuple[str, str]:
     """A ratio and its interval, which is omitted for the base and for a single run."""
     if is_base:
         return "1.00x", ""
