@@ -84,10 +84,10 @@ def run_step(
         raise OutOfTimeError(f"{name} was ended after {seconds:.0f} s, at the end of its time")
     if child.returncode:
         reason = processes.exit_reason(child.returncode)
-        lines = "\n".join(processes.tail(log))
+        end = "\n".join(processes.tail(log))
         raise StudyError(
             f"the step {name} {reason}; the same command resumes the study. The end of {log}:\n"
-            f"{lines}"
+            f"{end}"
         )
     return time.monotonic() - began
 

@@ -39,6 +39,7 @@ from tfx_pipeline.study.state import State
 from trainers.config import Config, to_dict
 from trainers.data.features import DatasetInfo
 
+PROBE_FILE = "probe.json"
 # The probe may take this long whatever the budget, because its result names the least budget.
 _LEAST_PROBE_S = 300.0
 # A report of what is there is written even after the end of the budget.
@@ -101,8 +102,8 @@ class Study:
 
     @cached_property
     def measured(self) -> Measured:
-        """The times that the probe measures; kept in `probe.json`."""
-        path = self.folder / "probe.json"
+        """The times that the probe measures; kept for a longer budget."""
+        path = self.folder / PROBE_FILE
         if not path.is_file():
             configs = {
                 role: to_dict(one) for role, one in self.configs.items() if role != DISTILLED
@@ -129,6 +130,9 @@ class Study:
             )
         except BudgetError:
             if not earlier:
+                # The next attempt measures again: this machine may have been busy.
+                (self.folder / PROBE_FILE).unlink()
+                self.state.restart()
                 raise
             plan = earlier
         if earlier and not all(plan[role] > earlier[role] for role in CORE):

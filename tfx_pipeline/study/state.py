@@ -85,6 +85,11 @@ class State:
         """Seconds until the end of the budget; negative after it."""
         return float(self.values["budget_s"]) - self.spent_s
 
+    def restart(self) -> None:
+        """Sets the time spent to 0."""
+        self._before, self._began = 0.0, time.monotonic()
+        self.write()
+
     def leave_out(self, name: str, why: str) -> None:
         """Records why a step has no result."""
         self.values["left_out"][name] = why
