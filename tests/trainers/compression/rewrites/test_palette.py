@@ -85,6 +85,14 @@ def test_values_are_as_good_as_those_of_scikit_learn():
     assert error < 1.15 * best.inertia_ + 0.25 * len(column)
 
 
+def test_pruned_zeros_stay_zero_although_a_value_of_the_palette_is_near():
+    weights = np.repeat(np.arange(41, dtype=np.int8), 30)
+    found = on_palette(weights, 4)
+    assert (found[weights == 0] == 0).all()
+    assert (found[weights > 0] > 0).all()
+    assert len(np.unique(found)) == 5
+
+
 def test_few_values_stay_as_they_are():
     weights = np.tile(np.arange(-8, 8, dtype=np.int8), 100)
     np.testing.assert_array_equal(on_palette(weights, 16), weights)
