@@ -102,13 +102,13 @@ def _write(builder: flatbuffers.Builder, table: _Table) -> int:
     offsets = {
         slot: _write_value(builder, value)
         for slot, value in table.items()
-        if not isinstance(value, (int, np.uint32))
+        if not isinstance(value, (int, np.integer))
     }
     builder.StartObject(max(table, default=-1) + 1)
     for slot, value in table.items():
         if slot in offsets:
             builder.PrependUOffsetTRelativeSlot(slot, offsets[slot], 0)
-        elif isinstance(value, np.uint32):
+        elif isinstance(value, np.integer):
             builder.PrependUint32Slot(slot, int(value), 0)
         else:
             builder.PrependUint8Slot(slot, value, 0)

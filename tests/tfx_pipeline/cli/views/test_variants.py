@@ -21,7 +21,7 @@ pytestmark = pytest.mark.onednn
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """A folder of 150 scanned digits of two classes that a small network tells apart."""
+    """A folder of 150 scanned digits of two classes that a small network can separate."""
     folder, digits = tmp_path_factory.mktemp("scans"), load_digits()
     for index in np.flatnonzero(digits.target < 2)[:150]:
         where = folder / f"number {digits.target[index]}"
