@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+from core import processes
 from core.files import write_text
 from tfx_pipeline.notebooks.catalog import NotebookError
 
@@ -87,4 +88,5 @@ def open_in_jupyter(path: Path) -> NoReturn:
     """Replaces this process by JupyterLab, or else Jupyter Notebook, which handles Ctrl-C."""
     verb = next(verb for module, verb in _JUPYTER.items() if find_spec(module))
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "jupyter", verb, str(path)])
+    command = processes.module_command("jupyter", verb, str(path))
+    os.execv(command[0], command)

@@ -54,7 +54,7 @@ def test_the_figures_are_those_quoted_in_the_issue_and_name_it():
     [
         ("", "an empty file"),
         ("a,b\n", "the first line must be table,row,column"),
-        (HEAD + "acuracy,vit,top1,0.7,fraction,p. 3\n", "line 2: no table 'acuracy'.*accuracy"),
+        (HEAD + "accuraci,vit,top1,0.7,fraction,p. 3\n", "line 2: no table 'accuraci'.*accuracy"),
         (HEAD + "accuracy,vitt,top1,0.7,fraction,p. 3\n", "line 2.*no row 'vitt'.*vit"),
         (HEAD + "accuracy,vit,top-1,0.7,fraction,p. 3\n", "no column 'top-1'.*top1"),
         (HEAD + "accuracy,vit,top1,high,fraction,p. 3\n", "'high' is not a number"),
