@@ -48,7 +48,7 @@ def test_mediapipe_shows_labels_and_scores(name, options, tmp_path):
         for dtype in ("fp32", "dynamic", "int8")
     ]
     assert [one.error for one in convert_all(jobs)] == ["", "", ""]
-    command = [PYTHON, HERE / "read_mediapipe.py", tmp_path / "images.npy"]
+    command = [PYTHON, HERE / "ask_mediapipe.py", tmp_path / "images.npy"]
     run = subprocess.run([*command, *(job.output for job in jobs)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     shown = json.loads(run.stdout)

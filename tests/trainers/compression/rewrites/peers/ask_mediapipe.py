@@ -1,10 +1,11 @@
 """MediaPipe's ImageClassifier on files of Sightline: prints what it shows as JSON.
 
-    python read_mediapipe.py IMAGES.npy FILE.tflite ...
+    python ask_mediapipe.py IMAGES.npy FILE.tflite ...
 
 IMAGES.npy has uint8 (M, H, W, 3) images of the networks' size.
 """
 
+# pyright: reportMissingImports=false
 import json
 import sys
 
