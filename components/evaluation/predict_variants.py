@@ -92,9 +92,9 @@ def embed_bundle(bundle: Bundle, data_dir: Path, split: str) -> Embeddings:
     """
     if not bundle.manifest.embedding_size:
         raise EmbeddingError(
-            f"{bundle.path} has no signature {SIGNATURE_EMBEDDINGS}, as it was exported by an "
-            "earlier version of sightline or its network has no classifier layer; export the "
-            "model again, or give its folder of `sightline train`"
+            f"the bundle {bundle.manifest.name} has no signature {SIGNATURE_EMBEDDINGS}, as it was "
+            "exported by an earlier version of sightline or its network has no classifier layer; "
+            "export the model again, or give its folder of `sightline train`"
         )
     config = from_dict(bundle.manifest.config)
     config = replace(config, data=replace(config.data, dir=str(data_dir)))

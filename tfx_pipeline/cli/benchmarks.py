@@ -11,14 +11,16 @@ from typer.core import TyperGroup
 from core.files import write_json
 from tfx_pipeline.cli.shared import DATA_HELP, app, console, errors, records
 
-BundleFolder = Annotated[Path, typer.Argument(help="Bundle or model folder.")]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle or model folder.")]
 JsonFile = Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")]
 Images = Annotated[
     list[Path] | None,
     typer.Option(help="Image to classify; may be repeated; defaults to a generated one."),
 ]
-ModelName = Annotated[str, typer.Argument(help="Model, e.g. resnet50.")]
-BuilderOptions = Annotated[list[str] | None, typer.Argument(help="Model options as key=value.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Model, e.g. resnet50.")]
+BuilderOptions = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Model options as key=value.")
+]
 ImageSide = Annotated[int, typer.Option(help="Image side in pixels.")]
 
 
@@ -135,7 +137,10 @@ def _progress_bar() -> Iterator[Callable[[int, int, str], None]]:
 
 @benchmarks.command("data", epilog="Example: sightline benchmark data ~/images --out rates.json")
 def benchmark_data(
-    source: Annotated[str, typer.Argument(help=f"{DATA_HELP}, or a folder or tar file of JPEGs.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help=f"{DATA_HELP}, or a folder or tar file of JPEGs."),
+    ],
     rounds: Annotated[int, typer.Option(help="Measurements of each input.")] = 5,
     out: JsonFile = None,
 ) -> None:

@@ -19,11 +19,17 @@ def _list_jobs(wanted: bool) -> None:
 @app.command(epilog="Example: sightline ingest coco ~/coco captions=true --out data/coco")
 def ingest(
     job: Annotated[
-        str, typer.Argument(help="Job: folder, imagenet, coco, voc, yolo, tfds, csv, ...")
+        str,
+        typer.Argument(
+            metavar="JOB", help="Job: folder, imagenet, coco, voc, yolo, tfds, csv, ..."
+        ),
     ],
-    source: Annotated[str | None, typer.Argument(help="Folder, archive, or name.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(metavar="SOURCE", help="Folder, archive, or name.")
+    ] = None,
     options: Annotated[
-        list[str] | None, typer.Argument(help="Options of the job as key=value.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Options of the job as key=value."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; defaults to data/JOB.")] = None,
     name: Annotated[str | None, typer.Option(help="Data set name.")] = None,
@@ -77,7 +83,9 @@ def ingest(
 
 @app.command(epilog="Example: sightline validate data/pets --out pets.html")
 def validate(
-    data: Annotated[Path, typer.Argument(help="Folder of records from `sightline ingest`.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder of records from `sightline ingest`.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Also write an HTML gallery to this file.")
     ] = None,
@@ -98,7 +106,9 @@ def validate(
 
 @app.command(epilog="Example: sightline show data/coco --split test -n 12 --out sheet.png")
 def show(
-    data: Annotated[Path, typer.Argument(help="Folder of records from `sightline ingest`.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder of records from `sightline ingest`.")
+    ],
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("sheet.png"),
     split: Annotated[str, typer.Option(help="Split: train, validation, or test.")] = "train",
     count: Annotated[int, typer.Option("-n", "--count", help="Number of images.")] = 12,

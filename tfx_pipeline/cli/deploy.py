@@ -49,10 +49,15 @@ def check(
 
 @app.command(epilog="Example: sightline rollback digits_cnn --reason 'misreads sevens'")
 def rollback(
-    model: Annotated[str, typer.Argument(help="Model name: its folder under BUNDLES.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model name: its folder under BUNDLES.")
+    ],
     version: Annotated[
         int | None,
-        typer.Argument(help="Version to serve; defaults to the one before the served version."),
+        typer.Argument(
+            metavar="VERSION",
+            help="Version to serve; defaults to the one before the served version.",
+        ),
     ] = None,
     bundles: Annotated[Path, typer.Option(help="Folder of bundles that is served.")] = Path(
         "bundles"

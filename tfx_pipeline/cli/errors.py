@@ -14,8 +14,9 @@ def errors(
     model: Annotated[
         str,
         typer.Argument(
+            metavar="MODEL",
             help="Bundle, output folder of `sightline train`, run (RUN or RUN:MODEL) or "
-            "predictions (FILE or FILE:COLUMN)."
+            "predictions (FILE or FILE:COLUMN).",
         ),
     ],
     data: Annotated[str | None, typer.Option(help=f"{DATA_HELP}; defaults to the model's.")] = None,
@@ -58,4 +59,5 @@ def errors(
         )
         for line in findings(evaluation.analysis):
             console.print(escape(line), soft_wrap=True)
-        console.print(f"open {folder / 'index.html'}; lists of images are beside it", markup=False)
+        line = f"open {folder / 'index.html'}; lists of images are beside it"
+        console.print(line, markup=False, soft_wrap=True)

@@ -28,7 +28,10 @@ _DEFAULT_RATE = 20.0
     epilog="Example: sightline loadtest http://127.0.0.1:8501 --model digits_cnn --rates 50,100,200"
 )
 def loadtest(
-    url: Annotated[str, typer.Argument(help="Server: http(s)://host:port or grpc(s)://host:port.")],
+    url: Annotated[
+        str,
+        typer.Argument(metavar="URL", help="Server: http(s)://host:port or grpc(s)://host:port."),
+    ],
     model: Annotated[str, typer.Option(help="Model name.")],
     version: Annotated[int | None, typer.Option(help="Model version.")] = None,
     label: Annotated[

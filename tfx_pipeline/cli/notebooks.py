@@ -12,11 +12,14 @@ from tfx_pipeline.cli.shared import app, console
 def notebook(
     name: Annotated[
         str | None,
-        typer.Argument(help="Notebook; without it, all are listed.", show_default=False),
+        typer.Argument(
+            metavar="NAME", help="Notebook; without it, all are listed.", show_default=False
+        ),
     ] = None,
     run: Annotated[
         str | None,
         typer.Argument(
+            metavar="RUN",
             help="Folder of a run, e.g. runs/smoke; data_quality also takes a folder of records.",
             show_default="$SIGHTLINE_RUN",
         ),
@@ -24,7 +27,9 @@ def notebook(
     parameters: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Parameters of the notebook as key=value, e.g. groups=race.", show_default=False
+            metavar="PARAMETERS",
+            help="Parameters of the notebook as key=value, e.g. groups=race.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[

@@ -21,7 +21,7 @@ _PIPELINE_HELP = "Pipeline, e.g. smoke; project folder, e.g. pets; or Python fil
 
 @app.command(epilog="Example: sightline run imagenet --smoke --data tfrecord:~/imagenet")
 def run(
-    pipeline: Annotated[str, typer.Argument(help=_PIPELINE_HELP)],
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help=_PIPELINE_HELP)],
     overrides: Overrides = None,
     data: Annotated[
         str | None, typer.Option(help=f"{DATA_HELP}; defaults to the pipeline's.")
@@ -119,9 +119,14 @@ def serve(context: typer.Context) -> None:
 @app.command(epilog="Example: sightline predict http://127.0.0.1:8501 cat.jpg --model digits_cnn")
 def predict(
     where: Annotated[
-        str, typer.Argument(help="Server as http(s)://... or grpc(s)://..., or bundle folder.")
+        str,
+        typer.Argument(
+            metavar="WHERE", help="Server as http(s)://... or grpc(s)://..., or bundle folder."
+        ),
     ],
-    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG, BMP, or GIF files.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES", help="JPEG, PNG, BMP, or GIF files.")
+    ],
     model: Annotated[str, typer.Option(help="Model name on the server.")] = "",
     variant: Annotated[
         str, typer.Option(help="Variant of a bundle, e.g. saved_model or ptq_int8.")
@@ -136,7 +141,7 @@ def predict(
 
 @app.command(epilog="Example: sightline report smoke --run latest")
 def report(
-    pipeline: Annotated[str, typer.Argument(help=_PIPELINE_HELP)] = "smoke",
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help=_PIPELINE_HELP)] = "smoke",
     root: ProjectRoot = None,
     run_name: Annotated[str, typer.Option("--run", help="Run name, or latest.")] = "latest",
 ) -> None:

@@ -10,14 +10,23 @@ from tfx_pipeline.cli.shared import app, console
 
 @app.command(epilog="Example: sightline new pets ~/pets")
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the project and its model, e.g. pets.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the project and its model, e.g. pets.")
+    ],
     source: Annotated[
         Path,
-        typer.Argument(help="Folder with one folder per class, CSV file, TFRecords, or data set."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder with one folder per class, CSV file, TFRecords, or data set.",
+        ),
     ],
     options: Annotated[
         list[str] | None,
-        typer.Argument(help="Options of the ingest job, e.g. label=breed.", show_default=False),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Options of the ingest job, e.g. label=breed.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder in which to create NAME/.")] = Path(),
     group: Annotated[

@@ -41,7 +41,9 @@ errors = Console(stderr=True)
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Configuration overrides as key=value, e.g. train.epochs=5.", show_default=False
+        metavar="OVERRIDES",
+        help="Configuration overrides as key=value, e.g. train.epochs=5.",
+        show_default=False,
     ),
 ]
 ProjectRoot = Annotated[

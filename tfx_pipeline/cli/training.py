@@ -11,7 +11,7 @@ from trainers.data.features import DATASET_FILE, DatasetInfo
 
 ModelData = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; defaults to the model's.")]
 Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; defaults to the recipe's.")]
-RecipeName = Annotated[str, typer.Argument(help="Recipe, e.g. digits_cnn.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe, e.g. digits_cnn.")]
 
 
 def _config(recipe: str, overrides: list[str] | None, data: Path | None) -> Config:
@@ -96,9 +96,12 @@ def train(
 @app.command(epilog="Example: sightline describe vit_s16 --size 224")
 def describe(
     model: Annotated[
-        str | None, typer.Argument(help="Model, recipe, trained folder, or bundle.")
+        str | None,
+        typer.Argument(metavar="MODEL", help="Model, recipe, trained folder, or bundle."),
     ] = None,
-    options: Annotated[list[str] | None, typer.Argument(help="Model options as key=value.")] = None,
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Model options as key=value.")
+    ] = None,
     size: Annotated[
         int,
         typer.Option(help="Image side in pixels; defaults to 224 or the model's size."),
@@ -152,7 +155,8 @@ def tune(
     space: Annotated[
         list[str],
         typer.Argument(
-            help="key=log(A,B), key=uniform(A,B), key=int(A,B), key=choice(A,B), or key=value."
+            metavar="SPACE",
+            help="key=log(A,B), key=uniform(A,B), key=int(A,B), key=choice(A,B), or key=value.",
         ),
     ],
     data: Data = None,
@@ -188,7 +192,9 @@ def tune(
 
 @app.command(epilog="Example: sightline compress work/digits_cnn --method pqat --out work/draft")
 def compress(
-    trained: Annotated[Path, typer.Argument(help="Output folder of `sightline train`.")],
+    trained: Annotated[
+        Path, typer.Argument(metavar="TRAINED", help="Output folder of `sightline train`.")
+    ],
     out: Annotated[Path, typer.Option(help="Draft bundle to write.")],
     method: Annotated[
         list[str] | None,
@@ -213,9 +219,14 @@ def compress(
 
 @app.command(epilog="Example: sightline export work/digits_cnn bundles --variant ptq_dynamic")
 def export(
-    source: Annotated[Path, typer.Argument(help="Trained folder or draft bundle.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Trained folder or draft bundle.")
+    ],
     bundles: Annotated[
-        Path, typer.Argument(help="Folder of bundles; pushes to BUNDLES/<name>/<next version>.")
+        Path,
+        typer.Argument(
+            metavar="BUNDLES", help="Folder of bundles; pushes to BUNDLES/<name>/<next version>."
+        ),
     ],
     variant: Annotated[str, typer.Option(help="Variant to recommend as model.tflite.")] = "",
 ) -> None:

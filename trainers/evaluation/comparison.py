@@ -201,7 +201,11 @@ def compare(models: Sequence[ModelPredictions]) -> list[Comparison]:
       ComparisonError: fewer than two models, other images, labels or classes.
     """
     if len(models) < 2:
-        raise ComparisonError(f"a comparison needs at least two models, got {len(models)}")
+        given = "".join(f": {one.name}" for one in models)
+        raise ComparisonError(
+            f"a comparison needs at least two models, got {len(models)}{given}; give another, or "
+            "RUN to compare all its models"
+        )
     reference, *others = models
     others = [aligned(other, reference) for other in others]
     pairs = [pair(other.correct, reference.correct) for other in others]

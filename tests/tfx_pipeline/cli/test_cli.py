@@ -77,6 +77,21 @@ def test_help_texts_lose_nothing_as_markup():
     assert not lost
 
 
+def arguments_of(command, path="sightline"):
+    """(command, name in the usage line) of each argument of a command and its subcommands."""
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            yield path, parameter.metavar or parameter.name
+    for name, sub in getattr(command, "commands", {}).items():
+        yield from arguments_of(sub, f"{path} {name}")
+
+
+def test_arguments_are_in_capitals():
+    found = list(arguments_of(typer.main.get_command(app)))
+    assert len(found) > 30
+    assert [one for one in found if one[1] != one[1].upper()] == []
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_an_example(verb):
     from typer.testing import CliRunner
