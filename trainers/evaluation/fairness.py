@@ -38,6 +38,8 @@ RATES = (ACCURACY, TRUE_POSITIVE_RATE, FALSE_POSITIVE_RATE, FALSE_NEGATIVE_RATE,
 # More images than this are not suggested, and suggestions are within this ratio.
 _MOST_IMAGES = 1e9
 _NEAR = 1.01
+# Rates that differ by less are equal except for rounding.
+_EQUAL = 1e-9
 
 #: What no figure of groups can show; for reports and model cards.
 LIMITS = (
@@ -129,6 +131,11 @@ class Gap:
     lowest: str
     compared: int = 0
     left_out: tuple[str, ...] = ()
+
+    @property
+    def differs(self) -> bool:
+        """Whether the groups' rates are not all equal, so that one is highest."""
+        return self.size.value > _EQUAL
 
 
 def group_rates(

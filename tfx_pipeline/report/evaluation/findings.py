@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 
+from core import figures
 from trainers.evaluation.analysis import LEAST_IMAGES, Analysis
 from trainers.evaluation.comparison import ALPHA
 from trainers.evaluation.curves import TEMPERATURES
 from trainers.evaluation.error_analysis import WeakSlice
+from trainers.evaluation.stats import proportion_interval
 
 _SHOWN_WEAK = 5
 
 
 def findings(found: Analysis) -> Iterator[str]:
-    """Sentences on calibration, weak slices, errors and suspect labels."""
+    """Sentences on trivial predictions, calibration, weak slices, errors and suspect labels."""
+    yield from trivial(found)
     yield temperature(found)
     weak = significant(found)
     for one in weak[:_SHOWN_WEAK]:
@@ -24,7 +27,33 @@ def findings(found: Analysis) -> Iterator[str]:
         yield f"no slice has {LEAST_IMAGES} images inside and outside, so none was tested"
     elif not weak:
         yield f"no slice of {found.slices_tried} is significantly less accurate than the others"
-    yield f"{len(found.errors):,} errors, {len(found.suspects):,} suspect labels"
+    yield errors(found)
+
+
+def trivial(found: Analysis) -> Iterator[str]:
+    """Sentences on a model that predicts one class only, or is worse than guessing one class."""
+    names = [one.name for one in found.classes]
+    predicted, labels = found.confusion.sum(axis=0), found.confusion.sum(axis=1)
+    if predicted.max() == found.images and len(found.errors):
+        yield f"the model predicts {names[predicted.argmax()]} for all {found.images:,} images"
+    top1, share = found.metrics["top1"], float(labels.max() / found.images)
+    if top1.high < share:
+        ends = top1.as_list()
+        yield (
+            f"top-1, {figures.percent(ends)} ({figures.percent_interval(ends)}), is below the "
+            f"share of the most common class, {figures.percent(share)} ({names[labels.argmax()]})"
+        )
+
+
+def errors(found: Analysis) -> str:
+    """A sentence on the number and share of wrong images, and the number of suspect labels."""
+    wrong, suspect = len(found.errors), len(found.suspects)
+    ends = proportion_interval(wrong, found.images).as_list()
+    return (
+        f"{wrong:,} of {found.images:,} images ({figures.percent(ends)}, "
+        f"{figures.percent_interval(ends)}) {'is' if wrong == 1 else 'are'} wrong; "
+        f"{suspect:,} {'label is' if suspect == 1 else 'labels are'} suspect"
+    )
 
 
 def temperature(found: Analysis) -> str:

@@ -83,6 +83,14 @@ def test_the_keyboard_reaches_every_section_in_order(page, browser):
     assert {"classes", "confusion", "slices", "lineage"} <= set(reached)
 
 
+@pytest.mark.parametrize("width", [700, 1280])
+def test_all_links_of_the_navigation_are_visible(page, browser, width):
+    browser.use(width=width)
+    browser.open(page)
+    edge = "Math.max(...[...document.querySelectorAll('nav a')].map((one) => "
+    assert browser.run(f"{edge}one.getBoundingClientRect().right))") <= width
+
+
 def test_a_link_of_the_navigation_moves_the_focus(page, browser):
     browser.use()
     browser.open(page)

@@ -159,8 +159,7 @@ def _gap_row(gap: Gap, scale: tuple[float, float], groups: int) -> Row:
         Cell(_CRITERIA[gap.rate]),
         Cell(f"{100 * size.value:.1f}", interval, tone="strong" if size.low > 0 else ""),
         Cell(charts.whisker(figures.estimate(size.as_list()), *scale)),
-        Cell(gap.highest),
-        Cell(gap.lowest),
+        *map(Cell, (gap.highest, gap.lowest) if gap.differs else (figures.DASH, figures.DASH)),
         Cell(f"{gap.compared:,} of {groups:,}"),
     ]
 
