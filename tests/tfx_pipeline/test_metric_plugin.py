@@ -186,7 +186,7 @@ def test_sightline_evaluate_prints_it(earlier, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    (row,) = (line for line in done.stdout.splitlines() if line.startswith(NAME))
+    (row,) = (line for line in done.stdout.splitlines() if line.startswith(TITLE))
     value, low, high = map(float, re.findall(r"\d\.\d+", row))
     # By the version that made the bundle. An image whose two best scores are close may tip.
     raw = json.loads((old / "expected.json").read_text())

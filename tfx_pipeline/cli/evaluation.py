@@ -26,9 +26,10 @@ def compare(
     models: Annotated[
         list[str],
         typer.Argument(
+            metavar="MODELS",
             help="The reference and one or more candidates: bundles, folders of `train`, runs "
             "(RUN or RUN:MODEL), predictions (FILE or FILE:COLUMN) or servers "
-            "(http://host:8501/v1/models/NAME)."
+            "(http://host:8501/v1/models/NAME).",
         ),
     ],
     data: Annotated[
@@ -72,12 +73,13 @@ def compare(
     else:
         view.show(found, aligned, console)
     if out:
-        view.write(found, over_seeds, out, split=split, left_out=common.left_out)
-        console.print(f"wrote {out}")
+        full = {one.predictions.name: one.full_name for one in subjects}
+        view.write(found, over_seeds, out, split=split, left_out=common.left_out, full_names=full)
+        console.print(f"wrote {out}", markup=False, soft_wrap=True)
     if images:
         files = view.file_names(subjects[0].data, split)
         count = view.write_images(found, aligned, images, files=files)
-        console.print(f"wrote {count:,} changed images to {images}")
+        console.print(f"wrote {count:,} changed images to {images}", markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: sightline evaluate bundles/digits_cnn --data data/digits --out out")
@@ -135,10 +137,10 @@ def evaluate(
     _check_served(model, [subject])
     found = records(data) if data else None
     if out is None:
-        if slices or groups or positive or specificity != 0.95 or tfma:
-            raise typer.BadParameter(
-                "need --out FOLDER: --slices, --groups, --positive, --specificity, --tfma"
-            )
+        used = {"--slices": slices, "--groups": groups, "--positive": positive}
+        used |= {"--specificity": specificity != 0.95, "--tfma": tfma}
+        if needing := [name for name, value in used.items() if value]:
+            raise typer.BadParameter(f"need --out FOLDER: {', '.join(needing)}")
         _show_metrics(subject, found, split, variant, model)
         return
     from tfx_pipeline.cli.views import analysis
@@ -157,7 +159,11 @@ def evaluate(
         written = analysis.write(
             result, one, folder, split=split, options=options, given=subject, data=found
         )
-        console.print(f"wrote {len(written)} files to {folder}; open {written[0]}")
+        console.print(
+            f"wrote {len(written)} files to {folder}; open {written[0]}",
+            markup=False,
+            soft_wrap=True,
+        )
         if tfma:
             _write_tfma(result, one, options.slices, folder)
 
@@ -175,27 +181,46 @@ def _write_tfma(found: "Analysis", subject: "Subject", slices: Sequence[str], fo
     from tfx_pipeline.cli.views.tfma_files import write_tfma
 
     path = write_tfma(found, subject, slices, folder)
-    console.print(f"wrote TFMA's result to {path}: tfma.load_eval_result('{path}')", soft_wrap=True)
+    line = f"wrote TFMA's result to {path}: tfma.load_eval_result('{path}')"
+    console.print(line, markup=False, soft_wrap=True)
     if subject.tfma:
         own = f"tfma.load_eval_result('{subject.tfma}', model_name='saved_model')"
-        console.print(f"the run has one of all variants: {own}", soft_wrap=True)
+        console.print(f"the run has one of all variants: {own}", markup=False, soft_wrap=True)
 
 
 def _show_metrics(subject: str, data: Path | None, split: str, variant: str, model: str) -> None:
     """Prints a table of metrics: all variants of a bundle, or the models of another subject."""
-    from tfx_pipeline.cli.views.evaluate import evaluate_model, evaluation_table, is_model
+    from tfx_pipeline.cli.views.evaluate import evaluation_table, is_model, predictions
+    from tfx_pipeline.cli.views.names import with_short_names
     from tfx_pipeline.cli.views.subjects import load
     from trainers.evaluation.metrics import metrics_with_intervals
 
     if is_model(Path(subject)):
-        console.print(evaluation_table(evaluate_model(Path(subject), data, split, variant)))
-        return
-    found = {}
-    for one in load(subject, data=data, split=split, variant=variant, model=model):
-        table = one.predictions
-        metrics = metrics_with_intervals(table.scores, table.labels)
-        found[table.name] = {name: value.as_list() for name, value in metrics.items()}
-    console.print(evaluation_table(found))
+        evaluated, made = predictions(Path(subject), data, split, variant)
+        classes = len(evaluated.classes)
+        best = evaluated.bundle.manifest.recommended if evaluated.bundle else ""
+        found = {
+            _heading("", name, best if name == best else ""): (table.scores, table.labels)
+            for name, table in made.items()
+        }
+    else:
+        loaded = load(subject, data=data, split=split, variant=variant, model=model)
+        classes = max(one.predictions.scores.shape[1] for one in loaded)
+        found = {
+            _heading(table.name, one.variant, one.recommended): (table.scores, table.labels)
+            for one in with_short_names(loaded)
+            for table in [one.predictions]
+        }
+    metrics = {name: metrics_with_intervals(*table) for name, table in found.items()}
+    console.print(evaluation_table(metrics, classes))
+
+
+def _heading(model: str, variant: str, recommended: str) -> str:
+    """`cnn saved_model (recommended: int8)`, or `cnn int8 (recommended)` for that variant."""
+    name = model if model.endswith(variant) else f"{model} {variant}".strip()
+    if not recommended:
+        return name
+    return f"{name} (recommended{'' if variant == recommended else f': {recommended}'})"
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,7 +26,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from core import figures
 from core.files import write_json, write_text
 from tfx_pipeline.cli.views.relabeling import image_tables
 from tfx_pipeline.cli.views.slice_tables import areas_as_json, slice_tables
@@ -50,13 +53,15 @@ from trainers.evaluation.stats import Interval
 # More classes than this are in `classes.csv` only.
 _SHOWN_CLASSES = 20
 _SHOWN_SMALL = 5
+# Least width of the names of groups, and of a line that is not limited, in characters.
+_NAME_WIDTH, _UNLIMITED = 12, 10_000
 _CLASS_INTERVALS = ("recall", "precision", "roc_area", "average_precision", "sensitivity")
 _RATES = ("precision", "recall", "false_positive_rate", "false_negative_rate")
 
 
 def show(found: Analysis, console: Console) -> None:
     """Prints metrics, classes, slices, groups and what stands out."""
-    console.print(escape(f"{found.model}: {found.images:,} images"))
+    console.print(escape(f"{found.model}: {found.images:,} images"), soft_wrap=True)
     facts = metric_facts(len(found.classes))
     rows = [(one["title"], _text(found.metrics[name])) for name, one in facts.items()]
     console.print(_table(("metric", "value"), rows))
@@ -66,9 +71,11 @@ def show(found: Analysis, console: Console) -> None:
         console.print(_slices_table(found))
     for one in found.groups:
         if _shown_groups(one):
-            console.print(_groups_table(one))
+            title = f"{one.key}, positive: {one.positive}" if one.positive else one.key
+            console.print(escape(f"{title}; % with 95 % intervals"), soft_wrap=True)
+            _print_whole(_groups_table(one), console)
         if one.gaps:
-            console.print(_gaps_table(one))
+            _print_whole(_gaps_table(one), console)
         for line in _group_notes(one):
             console.print(escape(line), soft_wrap=True)
     for line in findings(found):
@@ -106,7 +113,10 @@ def write(
     tables = _tables(evaluation)
     written = ("evaluation.json", *(f"{name}.csv" for name in tables))
     evaluation = replace(evaluation, lineage=lineage(given, evaluation), written=written)
-    write_json(folder / "evaluation.json", as_json(evaluation))
+    write_json(
+        folder / "evaluation.json",
+        as_json(evaluation) | {"model": subject.full_name or found.model},
+    )
     for name, rows in tables.items():
         _write_csv(folder / f"{name}.csv", rows)
     write_text(folder / PAGE_FILE, render(evaluation))
@@ -269,14 +279,22 @@ def _classes_table(classes: Sequence[ClassFigures]) -> Table:
 
 
 def _slices_table(found: Analysis) -> Table:
-    rows = [
-        (
-            f"{one.key}={one.value}",
-            f"{one.images:,}",
-            _text(one.metrics["top1"]) if one.metrics else f"fewer than {LEAST_IMAGES} images",
-        )
-        for one in found.slices
-    ]
+    """One row per value, and one for the small values of a key where there are several."""
+    small = Counter(one.key for one in found.slices if not one.metrics)
+    images = Counter[str]()
+    for one in found.slices:
+        images[one.key] += 0 if one.metrics else one.images
+    rows = []
+    for one in found.slices:
+        name, few = f"{one.key}={one.value}", f"fewer than {LEAST_IMAGES} images"
+        if one.metrics:
+            rows.append((name, f"{one.images:,}", _text(one.metrics["top1"])))
+        elif small[one.key] == 1:
+            rows.append((name, f"{one.images:,}", few))
+        elif count := small[one.key]:
+            small[one.key] = 0
+            note = f"{count:,} values with {few}: slices.csv"
+            rows.append((one.key, f"{images[one.key]:,}", note))
     return _table(("slice", "images", "top-1"), rows)
 
 
@@ -290,11 +308,10 @@ def _groups_table(one: GroupFigures) -> Table:
     shown = {ACCURACY: "accuracy", **(_CLASS_RATES if one.positive else {})}
     shown[OVERCONFIDENCE] = "overconfidence"
     rows = [
-        (group.name, f"{group.images:,}", *(_text(group.rates.get(rate)) for rate in shown))
+        (group.name, f"{group.images:,}", *(_percent(group.rates.get(rate)) for rate in shown))
         for group in _shown_groups(one)
     ]
-    title = f"{one.key}, positive: {one.positive}" if one.positive else one.key
-    return _table((title, "images", *shown.values()), rows)
+    return _table(("group", "images", *shown.values()), rows)
 
 
 _CLASS_RATES = {
@@ -316,8 +333,24 @@ def _group_notes(one: GroupFigures) -> Iterable[str]:
 
 
 def _gaps_table(one: GroupFigures) -> Table:
-    rows = [(gap.rate, _text(gap.size), gap.highest, gap.lowest) for gap in one.gaps]
-    return _table((f"gap between groups of {one.key}", "size", "highest", "lowest"), rows)
+    rows = [
+        (gap.rate.replace("_", " "), _percent(gap.size), *ends)
+        for gap in one.gaps
+        for ends in [(gap.highest, gap.lowest) if gap.differs else (figures.DASH, figures.DASH)]
+    ]
+    return _table((f"gap between groups of {one.key}", "points", "highest", "lowest"), rows)
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """Prints a table whose first column wraps; a narrow console gets longer lines, not fewer."""
+    table.columns[0].min_width = _NAME_WIDTH
+    for column in table.columns[1:]:
+        column.no_wrap = True
+        column.min_width = max(Text.from_markup(str(one)).cell_len for one in column.cells)
+    needed = console.measure(table, options=console.options.update(width=_UNLIMITED)).minimum
+    if needed > console.width:
+        table.width = needed
+    console.print(table, crop=False)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -333,6 +366,13 @@ def _text(value: Interval | None) -> str:
     if value is None:
         return "-"
     return f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}]"
+
+
+def _percent(value: Interval | None) -> str:
+    """A share or a difference of shares without its unit, as `56.0 [47.7, 59.1]`."""
+    if value is None:
+        return figures.DASH
+    return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from core.files import write_json, write_text
 from tfx_pipeline.cli.views.evaluate import split_names
+from tfx_pipeline.cli.views.names import with_short_names
 from tfx_pipeline.cli.views.served import is_server
 from tfx_pipeline.cli.views.subjects import Subject, load
 from trainers.evaluation.comparison import Comparison, ComparisonError, ModelPredictions, aligned
@@ -46,10 +47,10 @@ class SeedComparison:
 def load_all(
     given: Sequence[str], *, data: Path | None, split: str, variant: str, model: str = ""
 ) -> list[Subject]:
-    """The models of all arguments, with different names; see `subjects.load`.
+    """The models of all arguments, with short and different names; see `subjects.load`.
 
     Raises:
-      ComparisonError: an argument is not a model; see `subjects.load`.
+      ComparisonError: an argument is not a model, or one is given twice; see `subjects.load`.
     """
     # A server has no variants; alone, it refuses one.
     found = [
@@ -63,13 +64,7 @@ def load_all(
             model=model,
         )
     ]
-    names = [subject.predictions.name for subject in found]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ComparisonError(
-            f"{repeated[0]} is given twice; give different models, or other variants of one as "
-            "RUN:MODEL or FILE:COLUMN"
-        )
-    return found
+    return with_short_names(found)
 
 
 def compare_seeds(subjects: Sequence[Subject]) -> list[SeedComparison]:
@@ -181,13 +176,27 @@ def write(
     *,
     split: str,
     left_out: Mapping[str, int],
+    full_names: Mapping[str, str],
 ) -> None:
-    """Writes the comparisons as JSON; intervals are `[value, low, high]`."""
+    """Writes the comparisons as JSON; intervals are `[value, low, high]`.
+
+    Args:
+      found: of `compare`.
+      seeds: of `compare_seeds`.
+      path: the file.
+      split: of the records.
+      left_out: name -> number of images.
+      full_names: name -> the name with the whole path, which is written.
+    """
+
+    def named(one: Comparison | SeedComparison) -> dict[str, str]:
+        return {key: full_names[getattr(one, key)] for key in ("reference", "candidate")}
+
     whole = {
         "split": split,
-        "images_left_out": dict(left_out),
-        "comparisons": [_as_json(one) for one in found],
-        "seeds": [_plain(asdict(one)) for one in seeds],
+        "images_left_out": {full_names[name]: count for name, count in left_out.items()},
+        "comparisons": [_as_json(one) | named(one) for one in found],
+        "seeds": [_plain(asdict(one)) | named(one) for one in seeds],
     }
     write_json(path, whole)
 

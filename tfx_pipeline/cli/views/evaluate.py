@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from core.bundle import SAVED_MODEL, Bundle, BundleError, open_bundle
@@ -14,6 +15,7 @@ from trainers.data.orientation import AS_STORED, UPRIGHT
 
 if TYPE_CHECKING:
     from trainers.evaluation.predictions import Predictions
+    from trainers.evaluation.stats import Interval
 
 
 def evaluate_model(
@@ -165,15 +167,20 @@ def _bundle(bundle: Bundle, data: Path, split: str, variant: str) -> "dict[str, 
     }
 
 
-def evaluation_table(found: Mapping[str, Mapping[str, list[float]]]) -> Table:
-    """One row per metric and one column per variant; every value has its 95 % interval."""
+def evaluation_table(found: "Mapping[str, Mapping[str, Interval]]", classes: int) -> Table:
+    """One row per metric and one column per variant; every value has its 95 % interval.
+
+    Args:
+      found: heading -> name of a metric -> value.
+      classes: number of classes; metrics that need more are omitted.
+    """
+    from trainers.evaluation.metrics import metric_facts
+
     table = Table("metric", box=None, pad_edge=False)
-    for name in found:
-        table.add_column(name, justify="right")
-    for metric in next(iter(found.values())):
-        cells = []
-        for figures in found.values():
-            value, low, high = figures[metric]
-            cells.append(f"{value:.4f} [{low:.4f}, {high:.4f}]".replace("[", "\\["))
-        table.add_row(metric, *cells)
+    for heading in found:
+        table.add_column(escape(heading), justify="right")
+    for name, facts in metric_facts(classes).items():
+        values = [metrics[name] for metrics in found.values()]
+        cells = [f"{one.value:.4f} [{one.low:.4f}, {one.high:.4f}]" for one in values]
+        table.add_row(escape(facts["title"]), *map(escape, cells))
     return table

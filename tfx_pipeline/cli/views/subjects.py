@@ -38,6 +38,11 @@ class Subject:
       data: the records that the predictions were made on, or None where they are not known.
       tfma: the TFMA result of a run, with all variants, or None.
       model: the bundle or the folder of `sightline train`, or None where it is not known.
+      source: the path with which the name begins, or None.
+      run: the path of the run that the model is from, or None.
+      variant: that made the predictions, or empty where it is not known.
+      recommended: variant of the run, or empty where it is not known.
+      full_name: name with the whole path, where that of the predictions has only its end.
     """
 
     predictions: ModelPredictions
@@ -45,6 +50,11 @@ class Subject:
     data: Path | None = None
     tfma: Path | None = None
     model: Path | None = None
+    source: Path | None = None
+    run: Path | None = None
+    variant: str = ""
+    recommended: str = ""
+    full_name: str = ""
 
     @property
     def seed(self) -> int | None:
@@ -168,7 +178,8 @@ def _of_run(
                 f"{given}: {model['name']} has no predictions of the {split} split"
                 + (f"; {table} is gone, run the pipeline again" if table else "")
             )
-        predictions = _column(Path(table), variant, model["name"], tuple(info.get("classes") or ()))
+        names = tuple(info.get("classes") or ())
+        predictions, chosen = _column(Path(table), variant, model["name"], names)
         config = model.get("config") or {}
         records = config.get("data", {}).get("dir")
         own = Path(model.get("evaluation") or "") if split == _TEST else Path()
@@ -179,6 +190,9 @@ def _of_run(
                 Path(records) if records else None,
                 tfma=own if own.name and own.is_dir() else None,
                 model=_bundle_of(summary, model["name"]),
+                run=_divided(given)[0],
+                variant=chosen,
+                recommended=str(model.get("recommended_variant") or ""),
             )
         )
     return found
@@ -194,12 +208,14 @@ def _bundle_of(summary: Mapping[str, Any], name: str) -> Path | None:
 
 
 def _of_table(path: Path, name: str) -> Subject:
-    shown = f"{path.parent.name}/{path.name}" + (f":{name}" if name else "")
-    return Subject(_column(path, name, shown, ()), {})
+    found, chosen = _column(path, name, f"{path}:{name}" if name else str(path), ())
+    return Subject(found, {}, source=path, variant=chosen)
 
 
-def _column(path: Path, variant: str, name: str, classes: tuple[str, ...]) -> ModelPredictions:
-    """One column of a predictions table: `variant`, the only one, or the SavedModel's."""
+def _column(
+    path: Path, variant: str, name: str, classes: tuple[str, ...]
+) -> tuple[ModelPredictions, str]:
+    """One column of a predictions table, `variant`, the only one, or the SavedModel's; its name."""
     from trainers.evaluation.predictions import read_column, table_columns
 
     with _reading(path):
@@ -220,7 +236,7 @@ def _column(path: Path, variant: str, name: str, classes: tuple[str, ...]) -> Mo
             f"{path} has scores of {len(names)} classes, but the run's summary lists "
             f"{len(classes)}; run the pipeline again"
         )
-    return ModelPredictions(**vars(found), name=shown, classes=classes or names)
+    return ModelPredictions(**vars(found), name=shown, classes=classes or names), chosen
 
 
 @contextmanager
@@ -240,4 +256,4 @@ def _predicted(path: Path, data: Path | None, split: str, variant: str) -> Subje
     ((chosen, made),) = found.items()
     shown = str(path) if chosen in (SAVED_MODEL, "trained") else f"{path} {chosen}"
     table = ModelPredictions(**vars(made), name=shown, classes=subject.classes)
-    return Subject(table, subject.config, data or subject.data, model=path)
+    return Subject(table, subject.config, data or subject.data, model=path, source=path)

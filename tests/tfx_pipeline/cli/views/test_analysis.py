@@ -9,8 +9,10 @@ import pytest
 from sklearn import metrics
 from typer.testing import CliRunner
 
+from core import figures
 from core.bundle import SAVED_MODEL
 from tfx_pipeline.cli import app
+from tfx_pipeline.cli.shared import console
 from trainers.data.features import DatasetInfo
 from trainers.evaluation.analysis import AnalysisError
 from trainers.evaluation.predictions import Predictions, write_table
@@ -18,6 +20,7 @@ from trainers.training.evaluate import predict_trained
 from trainers.training.forward import Forward
 from trainers.training.trained import load_trained
 
+ENDS = ("estimate", "low", "high")
 CLASSES = ("no [small]", "yes")
 FILES = {
     *(
@@ -149,6 +152,68 @@ def test_small_groups_are_shown_and_explained(predicted, tmp_path):
     assert len(found["limits"]) == 5
 
 
+@pytest.mark.parametrize("width", [60, 120])
+def test_intervals_of_groups_stay_on_one_line(predicted, tmp_path, monkeypatch, width):
+    race = np.array(["Southeast Asian", "Middle Eastern"], object)[np.arange(400) % 2]
+    predicted = replace(predicted, slices=predicted.slices | {"slice/race": race})
+    path = tmp_path / "predictions.tfrecord"
+    write_table(path, {SAVED_MODEL: predicted}, CLASSES)
+    monkeypatch.setattr(console, "_width", width)
+    result = evaluate(path, "--out", tmp_path / "out", "--groups", "race*age", "--slices", "age")
+    assert result.exit_code == 0, result.output
+    rates = {
+        (row["group"], row["rate"]): [f"{100 * float(row[end]):.1f}" for end in ENDS]
+        for row in rows_of(tmp_path / "out" / "groups.csv")
+    }
+    shown = ("accuracy", "true_positive_rate", "false_positive_rate", "positive_rate")
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    for group in ("Southeast Asian, 3-9", "Middle Eastern, 10-19"):
+        cells = [rates[group, rate] for rate in (*shown, "overconfidence")]
+        row = " ".join(f"{value} [{low}, {high}]" for value, low, high in cells)
+        assert [line for line in lines if line.endswith(row)], (row, lines)
+
+
+def test_groups_with_equal_rates_have_no_highest(tmp_path):
+    count = 160
+    scores = np.where(np.arange(2) == np.arange(count)[:, None] % 2, 0.75, 0.25)
+    slices = {"slice/side": np.repeat(np.array(["left", "right"], object), count // 2)}
+    ids = np.array([f"{i:064d}" for i in range(count)], object)
+    labels = np.arange(count, dtype=np.int32) % 2
+    path = tmp_path / "predictions.tfrecord"
+    found = Predictions(ids, labels, scores.astype(np.float32), slices)
+    write_table(path, {SAVED_MODEL: found}, CLASSES)
+    result = evaluate(path, "--out", tmp_path / "out", "--groups", "side")
+    assert result.exit_code == 0, result.output
+    (line,) = [one for one in result.output.splitlines() if one.startswith("equalized odds")]
+    assert line.split()[-2:] == [figures.DASH] * 2
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "left" not in page.split("Gaps of side")[1].split("</table>")[0]
+    gaps = rows_of(tmp_path / "out" / "gaps.csv")
+    assert "\nfalse positive rate " in result.output
+    assert "false_positive_rate" not in result.output
+    assert "false_positive_rate" in {row["rate"] for row in gaps}
+    assert {(row["highest"], row["lowest"]) for row in gaps} == {("left", "left")}
+
+
+def test_small_slices_are_one_line_for_each_key(predicted, tmp_path):
+    camera = np.array([f"c{i % 40}" for i in range(400)], object)
+    camera[:100] = "c0"
+    odd = np.where(np.arange(400) < 5, "odd", "even").astype(object)
+    slices = predicted.slices | {"slice/camera": camera, "slice/odd": odd}
+    path = tmp_path / "predictions.tfrecord"
+    write_table(path, {SAVED_MODEL: replace(predicted, slices=slices)}, CLASSES)
+    result = evaluate(path, "--out", tmp_path / "out", "--slices", "camera,odd")
+    assert result.exit_code == 0, result.output
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    small = [row for row in rows_of(tmp_path / "out" / "slices.csv") if row["metric"] == ""]
+    images = sum(int(row["images"]) for row in small if row["key"] == "camera")
+    assert len(small) == 39 + 1
+    assert f"camera {images} 39 values with fewer than 30 images: slices.csv" in lines
+    assert "odd=odd 5 fewer than 30 images" in lines
+    assert result.output.count("fewer than 30 images") == 2
+    assert [line for line in lines if line.startswith("camera=c0 ")]
+
+
 def test_a_bundle_is_analyzed_on_its_records_with_file_names(earlier, tmp_path):
     old = earlier("b54914a")
     out = tmp_path / "out"
@@ -222,6 +287,7 @@ def test_report_is_another_name_of_out(table, tmp_path):
 
 
 def test_options_of_the_analysis_need_a_folder(table):
-    result = evaluate(table, "--slices", "light")
+    result = evaluate(table, "--slices", "light", "--tfma")
     assert result.exit_code == 2
-    assert "need --out" in result.output
+    assert "need --out FOLDER: --slices, --tfma" in result.output
+    assert "--groups" not in result.output

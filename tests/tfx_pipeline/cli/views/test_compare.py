@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -135,6 +136,30 @@ def test_a_bundle_and_a_trained_folder_are_evaluated_on_the_records(earlier, tmp
     assert all(row["file"] for row in rows_of(images)), "the records name each image's file"
 
 
+def test_models_are_named_by_the_ends_of_their_paths(tmp_path):
+    files = [tmp_path / one / "pets" / "predictions.tfrecord" for one in ("old", "new")]
+    for seed, file in enumerate(files):
+        write_table(file, {SAVED_MODEL: predictions(seed, 0.9 - 0.3 * seed)}, CLASSES)
+    out, images = tmp_path / "found.json", tmp_path / "changed.csv"
+    result = compare(*files, "--out", out, "--images", images)
+    assert result.exit_code == 0, result.exception
+    assert "reference: old/pets/predictions.tfrecord, top-1" in result.output
+    assert {row["candidate"] for row in rows_of(images)} == {"new/pets/predictions.tfrecord"}
+    (one,) = json.loads(out.read_text())["comparisons"]
+    assert [one["reference"], one["candidate"]] == list(map(str, files))
+
+
+def test_one_model_of_two_runs(run, tmp_path):
+    other = tmp_path / "later"
+    shutil.copytree(run, other)
+    out = tmp_path / "found.json"
+    result = compare(f"{run}:cnn", f"{other}:cnn", "--out", out)
+    assert result.exit_code == 0, result.exception
+    assert "reference: pets:cnn, top-1" in result.output
+    (one,) = json.loads(out.read_text())["comparisons"]
+    assert [one["reference"], one["candidate"]] == [f"{run}:cnn", f"{other}:cnn"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -142,7 +167,7 @@ def test_a_bundle_and_a_trained_folder_are_evaluated_on_the_records(earlier, tmp
         (["RUN:bird"], "the run has no model 'bird' (its models: cnn, vit)"),
         (["RUN", "--variant", "fp8"], "no predictions of 'fp8' (known: ptq_int8, saved_model)"),
         (["RUN", "--split", "validation"], "cnn has no predictions of the validation split"),
-        (["RUN:cnn"], "at least two models, got 1"),
+        (["RUN:cnn"], "got 1: cnn; give another, or RUN to compare all its models"),
         (["RUN:cnn", "RUN"], "cnn is given twice"),
         (["RUN/reports:cnn", "RUN"], "neither a run nor a predictions file"),
         (["RUN", "--seeds"], "has the seeds 0 and vit has 1; a paired t-test needs the same two"),
