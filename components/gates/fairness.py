@@ -90,10 +90,10 @@ def _gate(one: GroupFigures, criterion: str, settings: GateSettings, variant: st
 
 
 def _describe_gap(gap: fairness.Gap) -> str:
-    return (
-        f"{gap.highest} is highest and {gap.lowest} lowest of {gap.compared} groups, "
-        f"95 % interval of the gap {gap.size.low:.4f} to {gap.size.high:.4f}"
-    )
+    ends = f"{gap.highest} is highest and {gap.lowest} lowest of {gap.compared} groups"
+    if not gap.differs:
+        ends = f"{gap.compared} groups have the same rate"
+    return f"{ends}, 95 % interval of the gap {gap.size.low:.4f} to {gap.size.high:.4f}"
 
 
 def _describe_groups(one: GroupFigures, rate: str) -> str:

@@ -43,6 +43,8 @@ def errors(
 
     if method not in (PCA, TSNE):
         raise typer.BadParameter(f"--map takes {PCA} or {TSNE}, got {method!r}")
+    if "," in split:
+        raise typer.BadParameter(f"--split takes one split, got {split!r}; run each by itself")
     keys = tuple(part.strip() for part in slices.split(",") if part.strip())
     found = records(data) if data else None
     subjects = load_all([model], data=found, split=split, variant=variant)

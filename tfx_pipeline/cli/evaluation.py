@@ -169,11 +169,16 @@ def evaluate(
 
 
 def _check_served(model: str, given: Sequence[str]) -> None:
-    from tfx_pipeline.cli.views.served import is_server
+    from tfx_pipeline.cli.views.served import is_server, names_model
 
-    if model and not any(map(is_server, given)):
+    servers = [one for one in given if is_server(one)]
+    if model and not servers:
         raise typer.BadParameter(
             f"--model {model} is a model of a server, but {given[0]} is none: give http://host:8501"
+        )
+    if model and all(map(names_model, servers)):
+        raise typer.BadParameter(
+            f"--model {model} has no effect, as {servers[0]} names its model; leave one of them out"
         )
 
 

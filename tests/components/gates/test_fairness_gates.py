@@ -52,6 +52,12 @@ def interval(*shares):
     return max(0.0, low), max(one.high for one in ends) - min(one.low for one in ends)
 
 
+def test_no_group_of_equal_rates_is_highest():
+    (gate,) = gates(predictions(("a", 500, 9, 4), ("b", 500, 9, 4)), "accuracy")
+    assert gate.detail.startswith("2 groups have the same rate, 95 % interval of the gap 0.0000 to")
+    assert "highest" not in gate.detail
+
+
 @pytest.mark.parametrize(
     ("wrong", "max_gap", "verdict"),
     [

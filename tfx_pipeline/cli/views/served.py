@@ -44,6 +44,11 @@ def is_server(given: str) -> bool:
     return "://" in given
 
 
+def names_model(given: str) -> bool:
+    """Whether the address of a server has the name of a model."""
+    return bool(given.partition(_PATH)[2].strip("/"))
+
+
 def predict_served(
     given: str, *, model: str, data: Path | None, split: str, notify: Callable[[str], None]
 ) -> ModelPredictions:

@@ -121,7 +121,8 @@ def test_all_files_agree_with_scikit_learn(table, predicted, tmp_path):
     page = (out / "index.html").read_text()
     assert f"<dt>top-1</dt><dd><b>{100 * found['metrics']['top1'][0]:.1f} %" in page
     assert "The records are not known: give their folder with --data." in page
-    assert found["lineage"]["model"] == str(table)
+    assert found["lineage"]["model"] == found["model"] == str(table)
+    assert f"<h1>{table.parent.name}/predictions.tfrecord</h1>" in page
     assert found["lineage"]["split"] == "test, 400 images"
     assert "age, positive: yes" in result.output
     assert "no [small]" in result.output, "brackets are no markup"

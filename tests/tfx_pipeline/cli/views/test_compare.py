@@ -245,6 +245,14 @@ def test_a_model_of_a_server_needs_a_server(run, verb):
     assert "--model cnn is a model of a server" in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_a_model_is_not_named_twice(verb):
+    address = "http://127.0.0.1:9/v1/models/cnn"
+    result = CliRunner().invoke(app, [verb, address, "--model", "vit"])
+    assert result.exit_code == 2
+    assert "--model vit has no effect, as" in " ".join(result.output.split())
+
+
 def test_changed_images_and_seeds_exclude_each_other(run, tmp_path):
     result = compare(run, "--seeds", "--images", tmp_path / "changed.csv")
     assert result.exit_code == 2

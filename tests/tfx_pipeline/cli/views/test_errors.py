@@ -206,6 +206,9 @@ def test_other_bad_input(table, old, tmp_path):
     result = run(table, "--map", "umap", "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert "takes pca or tsne, got" in result.output
+    result = run(table, "--split", "validation,test", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "--split takes one split, got 'validation,test'" in " ".join(result.output.split())
     result = run(tmp_path / "nothing", "--out", tmp_path / "out")
     assert isinstance(result.exception, ComparisonError)
     result = run(old / "trained", "--data", old / "data", "--split", "dev", "--out", tmp_path / "o")
