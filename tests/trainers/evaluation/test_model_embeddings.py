@@ -41,7 +41,7 @@ def test_a_bundle_makes_them_from_encoded_images(embedded, built, records, true_
 def test_a_bundle_of_an_earlier_version_is_named_with_the_remedy(built, records):
     bundle = open_bundle(built[0])
     earlier = replace(bundle, manifest=replace(bundle.manifest, embedding_size=0))
-    with pytest.raises(EmbeddingError, match=r"draft has no signature predict_embeddings.*export"):
+    with pytest.raises(EmbeddingError, match=r"bundle tiny has no signature .*export"):
         embed_bundle(earlier, records[0], "test")
 
 
