@@ -1,12 +1,13 @@
 """What a conversion computes once, although a trial finishes two files; run in this process."""
 
+import json
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from core.files import read_json, write_json
+from core.files import read_json
 from trainers.compression import convert_worker
 from trainers.compression.convert import ConversionJob, save_for_conversion
 from trainers.compression.rewrites import bias_correction
@@ -56,7 +57,7 @@ def test_a_trial_runs_the_float_network_once(tmp_path, monkeypatch):
     ]
     request = tmp_path / "request.json"
     listed = [{**asdict(job), "report": tmp_path / f"{job.dtype}.json"} for job in jobs]
-    write_json(request, [{k: _plain(v) for k, v in one.items()} for one in listed])
+    request.write_text(json.dumps(listed, default=str))
     convert_worker._float_outputs.cache_clear()
     means = counted(monkeypatch, bias_correction, "means_of")
     loaded = counted(monkeypatch, tf.saved_model, "load")
@@ -73,7 +74,3 @@ def test_a_trial_runs_the_float_network_once(tmp_path, monkeypatch):
     # Kernels are as they were, so that means computed again correct nothing.
     content, floats = (job.output.read_bytes() for job in reversed(jobs))
     assert correct_biases(content, floats, images) == content
-
-
-def _plain(value):
-    return value if value is None or isinstance(value, (list, tuple, str)) else str(value)

@@ -230,6 +230,7 @@ class _Runs:
 def _run(content: bytes, conversion: Conversion) -> tuple[bytes, Facts]:
     assert conversion.calibration is not None  # `needs_calibration`
     floats, images = conversion.floats(), conversion.calibration
+    assert images is not None  # `needs_calibration`
     if _NAME not in conversion.cache:
         conversion.cache[_NAME] = float_means(floats, images)
     return correct_biases(content, floats, images, means=conversion.cache[_NAME]), {}
