@@ -30,6 +30,7 @@ def final_manifest(
         recommended=verdict["recommended"],
         metrics={name: found for name, found in metrics.items() if name not in dropped},
         benchmark={name: found for name, found in figures.items() if name not in dropped},
+        conversion={n: found for n, found in draft.conversion.items() if n not in dropped},
         gates={
             "verdict": verdict["verdict"],
             "not_held": {

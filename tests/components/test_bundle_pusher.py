@@ -159,7 +159,11 @@ def test_a_variant_that_the_gates_left_out_is_not_in_the_bundle(tmp_path, write_
     (draft / bundles.tflite_file("ptq_int8")).write_text("collapsed")
     opened = bundles.open_bundle(draft)
     int8 = bundles.Variant("ptq_int8", "ptq", "int8", size_bytes=1, gzip_bytes=1)
-    manifest = replace(opened.manifest, variants=(*opened.manifest.variants, int8))
+    manifest = replace(
+        opened.manifest,
+        variants=(*opened.manifest.variants, int8),
+        conversion={"none_fp32": {"snr_db": 120.0}, "ptq_int8": {"snr_db": 1.0}},
+    )
     gate = {"name": "collapse/ptq_int8", "verdict": "failed", "waived": "the variant is left out"}
     verdict = {
         "variants": {"none_fp32": {"metrics": {}}, "ptq_int8": {"metrics": {}}},
@@ -185,5 +189,6 @@ def test_a_variant_that_the_gates_left_out_is_not_in_the_bundle(tmp_path, write_
     ]
     assert [variant.name for variant in shipped.manifest.variants] == ["none_fp32"]
     assert set(shipped.manifest.metrics) == set(shipped.manifest.benchmark) == {"none_fp32"}
+    assert shipped.manifest.conversion == {"none_fp32": {"snr_db": 120.0}}
     assert shipped.manifest.gates["not_held"] == {"collapse/ptq_int8": "the variant is left out"}
     assert bundles.content_digest(shipped.path) == shipped.manifest.content_digest

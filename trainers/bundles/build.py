@@ -22,6 +22,7 @@ from trainers.bundles.saved_model import (
 )
 from trainers.compression import FLOAT, Method, sparsity
 from trainers.compression.convert import ConversionJob, convert_all, require, save_for_conversion
+from trainers.compression.rewrites import in_order
 from trainers.data import pipeline
 from trainers.data.features import IMAGE, DatasetError, DatasetInfo
 from trainers.keras import keras
@@ -58,13 +59,15 @@ def build_bundle(
         before conversion: the float forward pass of its variants.
 
     Raises:
-      UnknownNameError: no such method.
+      UnknownNameError: no such method or rewrite.
       DatasetError: the classes of the records, or their order, differ from those of the model.
       ConversionError: TFLite refused a variant; names it and the reason.
     """
     _check_classes(trained)
     say = announce or (lambda step: None)
     wanted = [_method(name) for name in _in_order(methods)]
+    for name in ("none", "ptq", *(method.name for method in wanted)):
+        in_order(_rewrites(trained, name))
     with replacing_folder(out) as draft:
         # On the disk of `out`; the temporary folder of the system may be too small.
         work = draft / ".work"
@@ -180,7 +183,7 @@ def _converted(
             labels=trained.info.classes,
             calibration=images if dtype == "int8" and _is_calibrated(method) else None,
             samples=images,
-            rewrites=(*trained.config.compress.rewrites, *compressors.get(method).rewrites),
+            rewrites=_rewrites(trained, method),
         )
         for method, dtype, key in plan
     ]
@@ -195,6 +198,10 @@ def _converted(
         )
         for one, (_, _, key) in zip(results, plan, strict=True)
     ]
+
+
+def _rewrites(trained: Trained, method: str) -> tuple[str, ...]:
+    return (*trained.config.compress.rewrites, *compressors.get(method).rewrites)
 
 
 def _is_calibrated(method: str) -> bool:

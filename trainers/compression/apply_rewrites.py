@@ -47,22 +47,24 @@ def _tried(
 ) -> tuple[bytes, list[Facts]]:
     """The better of the two finished files; `records` ends with that of the trial."""
     without, facts_without = apply_rewrites(content, later, conversion)
-    if conversion.samples is None:
-        trial = {**records[-1], "applied": False, "why": "there are no images to measure it on"}
+    images, trial = conversion.samples, records[-1]
+    if images is None:
+        trial = {**trial, "applied": False, "why": "there are no images to measure it on"}
         return without, [*records[:-1], trial, *facts_without]
     changed, facts_with = apply_rewrites(changed, later, conversion)
-    images, reference = conversion.samples, conversion.reference()
-    before, after = (measure.snr_db(one, images, reference) for one in (without, changed))
-    slow, fast = measure.cpu_ms([without, changed], images[0])
-    why = _objection((before, after), (slow, fast))
-    trial = {
-        **records[-1],
-        "applied": not why,
-        "snr_db": [round(before, 2), round(after, 2)],
-        "cpu_ms": [round(slow, 4), round(fast, 4)],
-    }
+    before = measure.snr_db(without, images, conversion.reference())
+    try:
+        after = measure.snr_db(changed, images, conversion.reference())
+        slow, fast = measure.cpu_ms([without, changed], images[0])
+    except RuntimeError as error:
+        why = f"LiteRT cannot run the file: {error}"
+    else:
+        why = _objection((before, after), (slow, fast))
+        trial["snr_db"] = [round(before, 2), round(after, 2)]
+        trial["cpu_ms"] = [round(slow, 4), round(fast, 4)]
     if why:
-        return without, [*records[:-1], {**trial, "why": why}, *facts_without]
+        trial = {**trial, "applied": False, "why": why}
+        return without, [*records[:-1], trial, *facts_without]
     return changed, [*records[:-1], trial, *facts_with]
 
 

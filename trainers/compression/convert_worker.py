@@ -60,29 +60,32 @@ def _conversion(job: dict[str, Any]) -> "Conversion":
     from trainers.compression.measure import SAMPLES
     from trainers.compression.rewrites import Conversion
 
+    source = job["samples"] or job["calibration"]
     calibration, samples = (
-        _calibration_images(job[key]) if job[key] is not None else None
-        for key in ("calibration", "samples")
+        None if path is None else _calibration_images(path) for path in (job["calibration"], source)
     )
-    samples = calibration if samples is None else samples
-    samples = None if samples is None else samples[:SAMPLES]
     return Conversion(
         job["name"],
         job["dtype"],
         functools.cache(lambda: _converter(job, "fp32").convert()),
-        functools.cache(lambda: _float_outputs(job["saved_model"], samples)),
+        lambda: _float_outputs(job["saved_model"], source),
         tuple(job["labels"]),
         calibration,
-        samples,
+        None if samples is None else samples[:SAMPLES],
     )
 
 
-def _float_outputs(saved_model: str, images: Any) -> Any:
-    """(M, ...) float32: the outputs of a SavedModel of `save_for_conversion` for each image."""
+# Jobs of the same network follow each other.
+@functools.lru_cache(maxsize=1)
+def _float_outputs(saved_model: str, samples: str) -> Any:
+    """(M, ...) float32: the outputs of a SavedModel of `save_for_conversion` for the samples."""
     import numpy as np
     import tensorflow as tf
 
     from core.bundle import SIGNATURE_TENSOR
+    from trainers.compression.measure import SAMPLES
+
+    images = _calibration_images(samples)[:SAMPLES]
 
     run = tf.saved_model.load(saved_model).signatures[SIGNATURE_TENSOR]
     rows = [next(iter(run(images=tf.constant(image[None])).values())) for image in images]

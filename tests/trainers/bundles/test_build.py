@@ -119,6 +119,19 @@ def test_an_unknown_method_is_refused_before_any_work(trained, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_unknown_rewrite_is_refused_before_any_work(trained, tmp_path, monkeypatch):
+    listed = replace(trained, config=override(trained.config, ["compress.rewrites=metadat"]))
+    with pytest.raises(UnknownNameError, match=r"unknown compression rewrite 'metadat'.*metadata"):
+        build_bundle(listed, tmp_path / "x" / "draft", announce=pytest.fail)
+    compressors.names()
+    monkeypatch.setattr(compressors, "_entries", dict(compressors._entries))
+    monkeypatch.setattr(compressors, "_origins", dict(compressors._origins))
+    compressors.register("mine")(Method("mine", rewrites=("palete8",)))
+    with pytest.raises(UnknownNameError, match=r"unknown compression rewrite 'palete8'.*palette8"):
+        build_bundle(trained, tmp_path / "x" / "draft", methods=["mine"], announce=pytest.fail)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("change", ["compress.rate_fraction=0.5", "compress.learning_rate=0.01"])
 def test_methods_get_a_rate_that_follows_the_peak(trained, change):
     given = []

@@ -135,6 +135,21 @@ def test_a_trial_without_images_is_not_applied():
     }
 
 
+def test_a_trial_that_litert_cannot_run_is_not_applied(monkeypatch):
+    def snr_db(content, *_):
+        if b"b" in content:
+            raise RuntimeError("Node number 3 (GELU) failed to invoke.")
+        return 20.0
+
+    monkeypatch.setattr(measure, "snr_db", snr_db)
+    content, records = apply_rewrites(b"-", [adds(b"b", trial=True), adds(b"z")], conversion())
+    assert content == b"-z"
+    assert [one["applied"] for one in records] == [False, True]
+    assert records[0]["why"] == (
+        "LiteRT cannot run the file: Node number 3 (GELU) failed to invoke."
+    )
+
+
 def test_a_trial_that_changes_nothing_is_not_measured(monkeypatch):
     monkeypatch.setattr(measure, "snr_db", None)
     same = Rewrite("same", lambda content, _: (content, {}), "graph", trial=True)

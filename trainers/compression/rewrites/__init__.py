@@ -12,7 +12,7 @@ tensors, images and the outputs of the float network.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class Conversion:
       calibration: (M, H, W, 3) uint8 images that set the ranges of the file; None if its ranges
         come from training, or it has none.
       samples: (M, H, W, 3) uint8 images to measure on; None without any.
+      cache: name of a rewrite -> its results that do not depend on the file, for the other file of
+        a trial.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Conversion:
     labels: tuple[str, ...] = ()
     calibration: NDArray[np.uint8] | None = None
     samples: NDArray[np.uint8] | None = None
+    cache: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ the mean output is the output for the mean input, so each layer runs only once.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,17 +36,25 @@ from trainers.registry import rewrites
 #: Number of images for the means; more do not improve agreement and need memory.
 MOST_IMAGES = 64
 
+_NAME = "correct_biases"
 # A bias is added to an int32 sum of products, which needs the rest of the range.
 _LARGEST_BIAS = 2**30
 
 
-def correct_biases(content: bytes, floats: bytes, images: np.ndarray) -> bytes:
+#: Tensor of a float file -> its mean over images, float32.
+Means = Mapping[int, np.ndarray]
+
+
+def correct_biases(
+    content: bytes, floats: bytes, images: np.ndarray, *, means: Means | None = None
+) -> bytes:
     """The int8 model with corrected biases; kernels, scales and operators do not change.
 
     Args:
       content: an int8 .tflite file with one uint8 input (1, H, W, 3).
       floats: the same network before quantization.
       images: (M, H, W, 3) uint8 calibration images, at least one; the first `MOST_IMAGES` are used.
+      means: what `float_means` returns for `floats` and `images`, if it is known.
 
     Returns:
       The new file's bytes, the same for the same arguments.
@@ -57,18 +65,24 @@ def correct_biases(content: bytes, floats: bytes, images: np.ndarray) -> bytes:
     model, source = unpack(content), unpack(floats)
     images = images[:MOST_IMAGES]
     pairs = _pairs(model, source)
-    inputs = dict.fromkeys(int(exact.inputs[0]) for _, exact in pairs)
-    wanted = means_of(floats, images, list(inputs))
+    wanted = float_means(floats, images) if means is None else means
     partners = {id(layer): exact for layer, exact in pairs}
     run = _Runs(model, images)
     for layer in run.layers([layer for layer, _ in pairs]):
         exact = partners[id(layer)]
-        aim = _kernel_sums(source, exact, wanted[int(exact.inputs[0])].astype(np.float32))
+        aim = _kernel_sums(source, exact, wanted[int(exact.inputs[0])])
         mean = dequantized(model, layer.inputs[0], run.mean(int(layer.inputs[0])))
         kernel = dequantized(model, layer.inputs[1])
         shift = _kernel_sums(source, exact, mean, kernel) - aim
         _set_bias(model, layer, _bias(source, exact) - shift)
     return pack(model)
+
+
+def float_means(floats: bytes, images: np.ndarray) -> Means:
+    """The mean inputs of a float network's layers over the first `MOST_IMAGES` of `images`."""
+    inputs = dict.fromkeys(int(layer.inputs[0]) for layer in kernel_operators(unpack(floats)))
+    found = means_of(floats, images[:MOST_IMAGES], list(inputs))
+    return {tensor: mean.astype(np.float32) for tensor, mean in found.items()}
 
 
 def _pairs(model: Any, source: Any) -> list[tuple[Any, Any]]:
@@ -215,12 +229,16 @@ class _Runs:
 
 def _run(content: bytes, conversion: Conversion) -> tuple[bytes, Facts]:
     assert conversion.calibration is not None  # `needs_calibration`
-    return correct_biases(content, conversion.floats(), conversion.calibration), {}
+    floats, images = conversion.floats(), conversion.calibration
+    assert images is not None  # `needs_calibration`
+    if _NAME not in conversion.cache:
+        conversion.cache[_NAME] = float_means(floats, images)
+    return correct_biases(content, floats, images, means=conversion.cache[_NAME]), {}
 
 
-rewrites.register("correct_biases")(
+rewrites.register(_NAME)(
     Rewrite(
-        "correct_biases",
+        _NAME,
         _run,
         stage="values",
         dtypes=("int8",),
