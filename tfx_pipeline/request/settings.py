@@ -125,7 +125,14 @@ def _checked(found: _Settings) -> _Settings:
 
 def _replaced(pipeline: PipelineConfig, found: _Settings) -> PipelineConfig:
     sections = ("gates", "images", "statistics")
-    plain: dict[str, Any] = {key: asdict(getattr(found, key)) for key in sections}
+    # A request is stored as JSON, which has no tuples.
+    plain: dict[str, Any] = {
+        key: {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(getattr(found, key)).items()
+        }
+        for key in sections
+    }
     rest = {one.name: getattr(found, one.name) for one in fields(found)}
     return replace(pipeline, **{**rest, **plain})
 
