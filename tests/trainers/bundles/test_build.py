@@ -126,7 +126,7 @@ def test_an_unknown_rewrite_is_refused_before_any_work(trained, tmp_path, monkey
     compressors.names()
     monkeypatch.setattr(compressors, "_entries", dict(compressors._entries))
     monkeypatch.setattr(compressors, "_origins", dict(compressors._origins))
-    compressors.register("mine")(Method("mine", rewrites=("palete8",)))
+    compressors.register("mine")(Method("mine", run=lambda model, *_: model, rewrites=("palete8",)))
     with pytest.raises(UnknownNameError, match=r"unknown compression rewrite 'palete8'.*palette8"):
         build_bundle(trained, tmp_path / "x" / "draft", methods=["mine"], announce=pytest.fail)
     assert list(tmp_path.iterdir()) == []
