@@ -67,7 +67,7 @@ def _pair(
     own = "" if kind == "engine" else "label_"
     columns = (f"{own}fps", f"{own}ms" if own else "latency_ms")
     differs = [f"another machine ({machine(results)}; the study: a desktop GPU)"]
-    if not title and not results.state["is_original"]:
+    if not title and not results.state["has_study_recipes"]:
         differs.append(f"another network and image size ({results.recipes[role]})")
     return [
         Row(
@@ -150,7 +150,7 @@ def _time_row(
         why = results.left_out.get("timing", "this variant was not timed")
         return Row(title, "inference time", MS, undecided(why), interval="none", missing=why)
     differs = [f"another machine ({machine(results)}; the study: a desktop GPU)"]
-    if not results.state["is_original"]:
+    if not results.state["has_study_recipes"]:
         differs.append("another network and image size")
     return Row(
         *(title, "inference time", MS),
