@@ -200,6 +200,20 @@ def test_a_folder_with_other_files_is_not_written_to(tmp_path, monkeypatch):
     assert "is not the state of a study" in message
 
 
+def test_the_figures_in_the_folder_can_be_edited_and_given_again(tmp_path):
+    splits = {name: SplitInfo(9, 1, {}) for name in ("train", "validation", "test")}
+    info = DatasetInfo("own", "classification", tuple("01"), 0, splits, "fingerprint")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.json").write_text(info.to_json(), encoding="utf-8")
+    own, out = tmp_path / "own.csv", tmp_path / "out"
+    own.write_text(HEAD + "classes,vit,0,0.5,fraction,p. 3\n", encoding="utf-8")
+    options = ["--data", str(tmp_path / "data"), "--recipes", "digits", "--out", str(out)]
+    for figures in (own, out / "figures.csv"):
+        message = refused(*options, "--budget", "60m", "--figures", str(figures))
+        assert message == f"a study was started in {out}"
+        assert (out / "figures.csv").read_text() == own.read_text()
+
+
 def test_a_folder_with_another_study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()

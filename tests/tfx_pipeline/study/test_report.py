@@ -1,8 +1,10 @@
 """The report of a study: complete tables, and figures equal to those of other libraries."""
 
 import csv
+import html
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -291,6 +293,21 @@ def test_attention_is_that_of_the_formula(study_folder):
     # 197 tokens of 768 features in 12 layers.
     assert rows[0].value == pytest.approx(12 * 4 * 197**2 * 768 / 1e9)
     assert rows[0].verdict.word == REPRODUCED
+
+
+@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.parametrize("own_figures", [False, True])
+def test_the_command_in_the_report_continues_this_study(study_folder, own_figures):
+    own = study_folder / "figures.csv"
+    if own_figures:
+        text = "table,row,column,value,unit,source\ncost,cnn,gflop,3,GFLOP,p. 1\n"
+        own.write_text(text, encoding="utf-8")
+    text = html.unescape(write_report(study_folder).read_text(encoding="utf-8"))
+    given = shlex.split(re.search(r"<code>sightline study (.*?)</code>", text)[1])
+    found = dict(zip(given[::2], given[1::2], strict=True))
+    expected = {"--data": "data/my digits", "--recipes": "digits", "--budget": "12m"}
+    expected |= {"--seeds": "3", "--out": str(study_folder)}
+    assert found == expected | ({"--figures": str(own)} if own_figures else {})
 
 
 @pytest.mark.usefixtures("few_resamples")

@@ -47,7 +47,8 @@ def speed(results: Results) -> Table:
         rows += _pair(results, role, seconds, "engine", "engine alone", title=title)
     note = (
         f"Engine alone: {DEFINITIONS['engine alone']}. Bytes to label: "
-        f"{DEFINITIONS['bytes to label']}. All cores. Which of the two the study has is not known."
+        f"{DEFINITIONS['bytes to label']}. All cores. Latency is the median time of a call, FPS "
+        "are from the mean time. Which of the two the study has is not known."
     )
     return Table("speed", "Frames per second and latency", note, rows)
 
