@@ -13,7 +13,7 @@ from tfx_pipeline.study import cost, run
 from tfx_pipeline.study.results import Results
 
 PLAN = {
-    **{"cnn": 2, "resnet": 1, "vit": 1, "distilled": 1},
+    **{"cnn": 4, "resnet": 1, "vit": 1, "distilled": 1},
     # Pruning and quantization-aware training are one step; one of them is enough.
     **{"prune90": 1, "qat": 0, "prune80": 0, "prune50": 0},
 }
