@@ -246,7 +246,7 @@ def test_claims(study_folder):
 
     # Both models have all epochs, and 20 points on 300 images and three seeds are plain.
     word, why = verdict("ResNet is more accurate than CNN")
-    assert (word, ", on digits: " in why) == (REPRODUCED, True)
+    assert (word, ", on the data set digits: " in why) == (REPRODUCED, True)
     # All models decide which one has the largest gap, and the ViT has too few epochs.
     word, why = verdict("precision is more than 5 points")
     assert word == UNDECIDED
@@ -293,6 +293,9 @@ def test_attention_is_that_of_the_formula(study_folder):
     # 197 tokens of 768 features in 12 layers.
     assert rows[0].value == pytest.approx(12 * 4 * 197**2 * 768 / 1e9)
     assert rows[0].verdict.word == REPRODUCED
+    # The study has the formula, and no figure for this network.
+    assert "in the study" not in rows[0].verdict.why
+    assert "the study's formula gives 1.431" in rows[0].verdict.why
 
 
 @pytest.mark.usefixtures("few_resamples")

@@ -62,7 +62,7 @@ def _higher(results: Results, first: str, second: str) -> Row:
         return _none(title, "difference of top-1", POINTS, results.why_missing(missing))
     tested = paired_tests(results, first, second)
     found = tested.intervals
-    where = f"{title}, on {results.state['data_name']}"
+    where = f"{title}, on the data set {results.state['data_name']}"
     verdict = ordering(where, found, conditions(results, first, second, absolute=False))
     shown = found[0] or next(iter(tested.images.values())).interval()
     kind = "Student's t over the seeds" if found[0] else "Tango's, images of one seed"
