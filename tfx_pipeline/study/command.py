@@ -84,7 +84,9 @@ def run_study(
                 display=display,
                 began=began,
             )
-            shutil.copyfile(figures or BUNDLED, folder / FIGURES_FILE)
+            given, own = figures or BUNDLED, folder / FIGURES_FILE
+            if not own.is_file() or not own.samefile(given):
+                shutil.copyfile(given, own)
             return study.run()
     except LockHeldError as error:
         raise StudyError(

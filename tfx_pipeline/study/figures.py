@@ -33,6 +33,15 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("difference", "size_ratio", "latency_ms", "sparsity"),
     ),
 }
+_FRACTION = "fraction"
+#: Column -> unit of its values, which verdicts compare with this project's.
+UNITS = {
+    **dict.fromkeys(("top1", "top5", "macro_precision", "macro_recall", "macro_f1"), _FRACTION),
+    **{"sparsity": _FRACTION, "fps": "images/s", "label_fps": "images/s", "latency_ms": "ms"},
+    **{"label_ms": "ms", "start": "nats", "end": "nats", "gflop": "GFLOP"},
+    **{"parameters_m": "million", "resamples": "resamples", "p_value": "p-value"},
+    **{"alpha": "p-value", "difference": "points", "size_ratio": "ratio"},
+}
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,15 @@ def _parsed(row: Sequence[str], where: str) -> tuple[tuple[str, str, str], Study
         number = math.nan
     if not math.isfinite(number):
         raise StudyError(f"{where}: {value!r} is not a number; leave out figures without a value")
+    # The columns of `classes` are classes.
+    wanted = UNITS[column] if columns else _FRACTION
+    if unit != wanted:
+        raise StudyError(
+            f"{where}: {column} is in {unit or 'no unit'}, and must be in {wanted}: convert the "
+            "value" + (", one multiply-add is two FLOPs" if wanted == "GFLOP" else "")
+        )
+    if wanted in (_FRACTION, "p-value") and not 0 <= number <= 1:
+        raise StudyError(f"{where}: {column} is {value}, and a {wanted} is from 0 to 1")
     if not source:
         raise StudyError(f"{where}: no source; name where the figure was read")
     return (table, name, column), StudyFigure(number, unit, source, value)

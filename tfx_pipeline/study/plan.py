@@ -220,8 +220,9 @@ def extended(
     added = [one for one in trainings(configs, measured, 1) if not earlier.get(one.name)]
     # As many epochs as the ViT has, which it is compared with.
     added = [replace(one, epochs=earlier[VIT]) if one.name == DISTILLED else one for one in added]
-    found = allot(added, (remaining_s - measured.reserve) * PLANNED_SHARE) if added else {}
-    if found.get(DISTILLED, 0) < earlier[VIT]:
+    seconds = max((remaining_s - measured.reserve) * PLANNED_SHARE, 0.0)
+    found = allot(added, seconds) if added else {}
+    if DISTILLED in found and found[DISTILLED] < earlier[VIT]:
         found[DISTILLED] = 0
     return {**earlier, **{name: epochs for name, epochs in found.items() if name not in CORE}}
 

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -14,9 +13,10 @@ from core import charts, figures, html
 from core.files import replacing_folder, write_json, write_text
 from tfx_pipeline.study.benchmark import benchmark_figures
 from tfx_pipeline.study.budget import duration
-from tfx_pipeline.study.figures import NOT_AT_HAND
+from tfx_pipeline.study.figures import BUNDLED, NOT_AT_HAND
 from tfx_pipeline.study.results import Results
 from tfx_pipeline.study.sets import CORE
+from tfx_pipeline.study.state import FIGURES_FILE
 from tfx_pipeline.study.tables import FRACTION, TITLES, Row, Table, epochs_text, subject
 from tfx_pipeline.study.tables.accuracy import accuracy, classes, intervals, loss
 from tfx_pipeline.study.tables.claims import claims
@@ -158,15 +158,21 @@ def render(results: Results, tables: Sequence[Table]) -> str:
         tables=[{**vars(table), "shown": [shown(row) for row in table.rows]} for table in tables],
         left_out=state["left_out"],
         charts=_charts(results),
-        command=_command(state),
+        command=_command(results),
     )
 
 
-def _command(state: dict[str, Any]) -> str:
-    return (
-        f"sightline study --data {shlex.quote(state['records'])} --recipes {state['set']} "
-        f"--budget {duration(state['budget_s'])} --seeds {state['seeds']}"
+def _command(results: Results) -> str:
+    """The command that repeats or continues the study."""
+    state, own = results.state, results.folder / FIGURES_FILE
+    command = (
+        f"sightline study --data {shlex.quote(state['records'])} "
+        f"--recipes {shlex.quote(state['set'])} --budget {duration(state['budget_s'])} "
+        f"--seeds {state['seeds']} --out {shlex.quote(str(results.folder))}"
     )
+    if own.read_bytes() != BUNDLED.read_bytes():
+        command += f" --figures {shlex.quote(str(own))}"
+    return command
 
 
 def _charts(results: Results) -> list[tuple[str, Markup]]:

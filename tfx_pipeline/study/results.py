@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from core.files import read_json
 from tfx_pipeline.study.figures import load_figures
-from tfx_pipeline.study.sets import CORE, RESNET, ROLES
+from tfx_pipeline.study.sets import RESNET, ROLES
 from tfx_pipeline.study.state import FIGURES_FILE, STATE_FILE
 from trainers.evaluation.comparison import ModelPredictions
 from trainers.recipes import load_recipe
@@ -149,9 +149,3 @@ class Results:
         with np.load(path) as held:
             ids, labels, scores = (held[key] for key in ("ids", "labels", "scores"))
         return ModelPredictions(ids, labels, scores, {}, name, self.classes)
-
-
-def complete_seeds(results: Results) -> list[int]:
-    """The seeds that all of the three models have."""
-    found = [{run.seed for run in results.runs[role]} for role in CORE]
-    return sorted(set.intersection(*found))

@@ -359,7 +359,7 @@ class Study:
         folder = self.folder / "bundles"
         done = sorted(folder.glob("*.predictions/done.json"))
         kept = [folder / one.parent.name.removesuffix(".predictions") for one in done]
-        return [one for one in kept if f"-e{self._epochs_of(one.name, plan)}" in one.name]
+        return [one for one in kept if f"e{self._epochs_of(one.name, plan)}" in one.name.split("-")]
 
     def _epochs_of(self, name: str, plan: dict[str, int]) -> int:
         role = name.partition("-")[0]

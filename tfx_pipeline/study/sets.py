@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trainers.data.features import DatasetInfo
 from trainers.recipes import load_recipe
 from trainers.registry import nearest
 
@@ -27,7 +28,7 @@ class StudySet:
     Attributes:
       name: of a set, or the recipes as the user gave them.
       recipes: role -> recipe, at least the three of `CORE`.
-      is_original: whether data set and recipes are those of the study.
+      is_original: whether the recipes are those of the study.
     """
 
     name: str
@@ -61,10 +62,24 @@ SETS = {
         is_original=True,
     ),
 }
+_IMAGENET_CLASSES, _IMAGENET_TRAIN, _IMAGENET_TEST = 1000, 1_281_167, 50_000
 _CIFAR10 = [
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 ]
+
+
+def is_imagenet(info: DatasetInfo) -> bool:
+    """Whether the data are ImageNet-1k, the study's, by classes and numbers of images.
+
+    A hundredth of the images may be missing, e.g. damaged or duplicate ones.
+    """
+    counts = {name: one.examples for name, one in info.splits.items()}
+    trained = counts.get("train", 0) + counts.get("validation", 0)
+    found = ((trained, _IMAGENET_TRAIN), (counts.get("test", 0), _IMAGENET_TEST))
+    return len(info.classes) == _IMAGENET_CLASSES and all(
+        0.99 * whole <= count <= whole for count, whole in found
+    )
 
 
 def set_of_classes(classes: Sequence[str]) -> str:
@@ -73,7 +88,7 @@ def set_of_classes(classes: Sequence[str]) -> str:
         return "cifar10"
     if sorted(classes) == list("0123456789"):
         return "digits"
-    return "imagenet" if len(classes) == 1000 else ""
+    return "imagenet" if len(classes) == _IMAGENET_CLASSES else ""
 
 
 def choose(given: str, classes: Sequence[str]) -> StudySet:

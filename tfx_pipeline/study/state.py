@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core.files import read_json, write_json
-from tfx_pipeline.study.sets import StudyError, StudySet
+from tfx_pipeline.study.sets import StudyError, StudySet, is_imagenet
 from trainers.data.features import DatasetInfo
 
 STATE_FILE = "study.json"
@@ -60,7 +60,8 @@ class State:
             "data_name": info.name,
             "records": str(records),
             "set": recipes.name,
-            "is_original": recipes.is_original,
+            "has_study_recipes": recipes.is_original,
+            "is_original": recipes.is_original and is_imagenet(info),
             "classes": list(info.classes),
             "examples": {name: split.examples for name, split in info.splits.items()},
             "spent_s": float(earlier.get("spent_s", 0.0)),

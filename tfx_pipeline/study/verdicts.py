@@ -7,6 +7,7 @@ values. Everything else is not decidable here, and the reason is given.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from tfx_pipeline.study.figures import NOT_AT_HAND, StudyFigure
 from trainers.evaluation.stats import Interval
@@ -16,6 +17,8 @@ REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "contradicted", "not decidab
 COUNT_TOLERANCE = 0.05
 #: A drop in top-1 above this is a significant loss, as for the gates (`max_drop`).
 LOSS_MARGIN = 0.02
+# Equal values of a few seeds are no evidence that others would be equal too.
+_NO_WIDTH = "an interval has no width, because the values of all seeds are equal"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class Conditions:
         return self.differs
 
 
+def rounding(figure: StudyFigure) -> float:
+    """Half a unit of the last digit of a figure."""
+    exponent = Decimal(figure.digits).as_tuple().exponent
+    return 0.5 * 10.0 ** int(exponent)
+
+
 def undecided(*reasons: str) -> Verdict:
     """The verdict that there is none."""
     return Verdict(UNDECIDED, "; ".join(reasons))
@@ -62,6 +71,8 @@ def absolute(
     ours: Interval | None, study: StudyFigure | None, conditions: Conditions, *, missing: str = ""
 ) -> Verdict:
     """Whether the study's value is in our interval.
+
+    A value outside it whose rounding reaches into it is not decidable.
 
     Args:
       ours: with a 95 % interval; None if there is none, for the reason `missing`.
@@ -76,9 +87,14 @@ def absolute(
         reasons.append(missing or "no interval was measured")
     if study is None or ours is None or reasons:
         return undecided(*reasons)
+    if ours.low == ours.high:
+        return undecided(_NO_WIDTH)
     shown = f"the study's {study.digits} and our interval {ours.low:.4g} to {ours.high:.4g}"
     if ours.low <= study.value <= ours.high:
         return Verdict(REPRODUCED, f"{shown} agree")
+    half = rounding(study)
+    if ours.low - half <= study.value <= ours.high + half:
+        return undecided(f"{shown} differ by less than the study's rounding")
     return Verdict(CONTRADICTED, f"{shown} do not overlap")
 
 
@@ -95,6 +111,8 @@ def ordering(claim: str, differences: Sequence[Interval | None], conditions: Con
     reasons = list(conditions.reasons)
     if len(known) < len(differences) or not known:
         reasons.append("not all intervals could be computed")
+    if any(one.low == one.high for one in known):
+        reasons.append(_NO_WIDTH)
     if reasons:
         return undecided(*reasons)
     shown = " and ".join(f"{one.low:+.4g} to {one.high:+.4g}" for one in known)
@@ -138,8 +156,7 @@ def counted(ours: float, study: StudyFigure | None, *, hint: str = "") -> Verdic
     """
     if study is None:
         return undecided(f"the study's figure is {NOT_AT_HAND}")
-    decimals = len(study.digits.partition(".")[2])
-    slack = max(COUNT_TOLERANCE * abs(ours), 0.5 * 10.0**-decimals)
+    slack = max(COUNT_TOLERANCE * abs(ours), rounding(study))
     shown = f"{ours:.4g} counted, {study.digits} {study.unit} in the study"
     if abs(study.value - ours) <= slack:
         return Verdict(REPRODUCED, f"{shown}; a count depends on no machine or data")
@@ -156,7 +173,7 @@ def consistent(first: StudyFigure | None, second: StudyFigure | None, *, hint: s
     """
     if first is None or second is None:
         return undecided(f"the study's figure is {NOT_AT_HAND}")
-    slack = sum(0.5 * 10.0 ** -len(one.digits.partition(".")[2]) for one in (first, second))
+    slack = rounding(first) + rounding(second)
     shown = f"{first.digits} {first.unit} in one table, {second.digits} {second.unit} in another"
     if abs(first.value - second.value) <= slack:
         return Verdict(REPRODUCED, f"{shown}: they agree")

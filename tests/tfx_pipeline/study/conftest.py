@@ -139,7 +139,8 @@ def study_folder(tmp_path):
     why = "the budget has no time for it; give a longer --budget"
     state = {
         **{"data": "0", "recipes": SETS["digits"].recipes, "data_name": "digits", "set": "digits"},
-        **{"is_original": False, "classes": CLASSES, "seeds": SEEDS, "plan": PLAN},
+        **{"is_original": False, "has_study_recipes": False},
+        **{"classes": CLASSES, "seeds": SEEDS, "plan": PLAN},
         "records": "data/my digits",
         "examples": {"train": 1000, "validation": 300, "test": IMAGES},
         **{"spent_s": 600.0, "budget_s": 720.0, "planned_for": [720.0, SEEDS]},

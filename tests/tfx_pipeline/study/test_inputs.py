@@ -9,6 +9,8 @@ from tfx_pipeline.cli import app
 from tfx_pipeline.study.figures import BUNDLED, load_figures
 from tfx_pipeline.study.run import Study
 from tfx_pipeline.study.sets import CORE, SETS, StudyError, choose, set_of_classes
+from tfx_pipeline.study.state import State
+from trainers.data.features import DatasetInfo, SplitInfo
 from trainers.recipes import load_recipe
 from trainers.registry import UnknownNameError
 
@@ -61,6 +63,12 @@ def test_the_figures_are_those_quoted_in_the_issue_and_name_it():
         (HEAD + "accuracy,vit,top1,nan,fraction,p. 3\n", "'nan' is not a number"),
         (HEAD + "accuracy,vit,top1,0.7,fraction,\n", "no source"),
         (HEAD + "accuracy,vit,top1,0.7\n", "4 values, expected 6"),
+        (HEAD + "accuracy,vit,top1,76.4,%,p. 3\n", "line 2: top1 is in %, and must be in fraction"),
+        (HEAD + "accuracy,vit,top1,76.4,fraction,p. 3\n", "top1 is 76.4, .*from 0 to 1"),
+        (HEAD + "classes,vit,cat,76.4,fraction,p. 3\n", "cat is 76.4, .*from 0 to 1"),
+        (HEAD + "cost,vit,gflop,7.98,GMAC,p. 3\n", "must be in GFLOP: .*is two FLOPs"),
+        (HEAD + "speed,vit,latency_ms,0.026,s,p. 3\n", "latency_ms is in s, and must be in ms"),
+        (HEAD + "loss,vit,start,6.9,,p. 3\n", "start is in no unit, and must be in nats"),
         (HEAD + 2 * "accuracy,vit,top1,0.7,fraction,p. 3\n", "line 3.*given twice"),
     ],
 )
@@ -106,6 +114,32 @@ def test_classes_decide_the_set():
     own = choose("cnn=digits_cnn,resnet=digits_resnet, vit = digits_vit", ["cat", "dog"])
     assert own.recipes == {"cnn": "digits_cnn", "resnet": "digits_resnet", "vit": "digits_vit"}
     assert not own.is_original
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "expected"),
+    [
+        (1000, (1_268_356, 12_811, 50_000), True),
+        # A few damaged images are left out.
+        (1000, (1_268_300, 12_800, 49_990), True),
+        # ImageNet's recipes on another data set do not reproduce its figures.
+        (10, (45_000, 5_000, 10_000), False),
+        (1000, (100_000, 10_000, 50_000), False),
+        (1000, (1_268_356, 12_811, 10_000), False),
+        (100, (1_268_356, 12_811, 50_000), False),
+    ],
+)
+def test_figures_of_the_study_are_compared_on_imagenet_only(tmp_path, classes, images, expected):
+    names = ("train", "validation", "test")
+    splits = {name: SplitInfo(count, 1, {}) for name, count in zip(names, images, strict=True)}
+    labels = tuple(map(str, range(classes)))
+    info = DatasetInfo("own", "classification", labels, 0, splits, "fingerprint")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.json").write_text(info.to_json(), encoding="utf-8")
+    for name, one in SETS.items():
+        found = State(tmp_path / name, tmp_path / "data", one, seeds=2, budget_s=60.0)
+        assert found.values["is_original"] == (expected and name == "imagenet")
+        assert found.values["has_study_recipes"] == (name == "imagenet")
 
 
 @pytest.mark.parametrize(
@@ -164,6 +198,20 @@ def test_a_folder_with_other_files_is_not_written_to(tmp_path, monkeypatch):
     (tmp_path / "out" / "study.json").write_text("[]")
     message = refused("--data", "digits", "--budget", "60m", "--out", "out")
     assert "is not the state of a study" in message
+
+
+def test_the_figures_in_the_folder_can_be_edited_and_given_again(tmp_path):
+    splits = {name: SplitInfo(9, 1, {}) for name in ("train", "validation", "test")}
+    info = DatasetInfo("own", "classification", tuple("01"), 0, splits, "fingerprint")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.json").write_text(info.to_json(), encoding="utf-8")
+    own, out = tmp_path / "own.csv", tmp_path / "out"
+    own.write_text(HEAD + "classes,vit,0,0.5,fraction,p. 3\n", encoding="utf-8")
+    options = ["--data", str(tmp_path / "data"), "--recipes", "digits", "--out", str(out)]
+    for figures in (own, out / "figures.csv"):
+        message = refused(*options, "--budget", "60m", "--figures", str(figures))
+        assert message == f"a study was started in {out}"
+        assert (out / "figures.csv").read_text() == own.read_text()
 
 
 def test_a_folder_with_another_study(tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 """The report of a study: complete tables, and figures equal to those of other libraries."""
 
 import csv
+import html
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -143,6 +145,57 @@ def test_paired_t_tests_are_those_of_scipy(study_folder):
         assert (found.difference.low, found.difference.high) == pytest.approx(tuple(ends))
 
 
+def test_p_values_over_seeds_are_adjusted_over_the_pairs(study_folder):
+    rows = rows_of(paired.tests(Results(study_folder)), "", "t-test over seeds")
+    found = [re.search(r" p (\S+), .*; (\S+) by Holm over 3 tests", row.interval) for row in rows]
+    raw, adjusted = (np.array([float(one[at]) for one in found]) for at in (1, 2))
+    ranks = np.argsort(raw)
+    expected = np.maximum.accumulate(raw[ranks] * [3, 2, 1]).clip(max=1)
+    np.testing.assert_allclose(adjusted[ranks], expected, rtol=2e-2)
+
+
+def test_a_missing_test_over_seeds_has_the_seeds_of_the_pair(study_folder):
+    for run in ("digits_resnet-1-resnet", "digits_resnet-2-resnet", "digits_vit-0-vit"):
+        shutil.rmtree(study_folder / "runs" / run)
+    row, *_ = rows_of(paired.tests(Results(study_folder)), "ResNet minus CNN", "over seeds")
+    assert row.missing.endswith("there are 1")
+
+
+def test_the_interval_of_one_seed_is_the_exact_one(study_folder):
+    results = Results(study_folder)
+    table = accuracy.accuracy(results)
+    (row,) = rows_of(table, "distilled", "top-1")
+    (run,) = results.runs["distilled"]
+    right = int((run.test.scores.argmax(1) == run.test.labels).sum())
+    exact = stats.binomtest(right, len(run.test.labels)).proportion_ci(0.95, method="exact")
+    assert (row.low, row.high) == pytest.approx(tuple(exact))
+    assert row.interval == "95 %, Clopper & Pearson, exact: one seed"
+    (row,) = rows_of(table, "CNN", "top-1")
+    assert "1,000 resamples" in row.interval
+
+
+def test_the_figures_of_the_outlook_are_shown_with_their_verdicts(study_folder):
+    figures = (
+        "prune90,difference,-0.5,points",
+        "prune90,latency_ms,3,ms",
+        "distilled,difference,1.5,points",
+    )
+    lines = [f"outlook,{one},p. 9" for one in figures]
+    text = "\n".join(["table,row,column,value,unit,source", *lines])
+    (study_folder / "figures.csv").write_text(text, encoding="utf-8")
+    rows = [row for row in paired.outlook(Results(study_folder)).rows if row.study]
+    shown = {(row.quantity.split(",")[0], row.unit, row.study.digits) for row in rows}
+    assert shown == {
+        ("difference of top-1", "points", "-0.5"),
+        ("latency", "ms", "3"),
+        ("difference of top-1", "points", "1.5"),
+    }
+    for row in rows:
+        assert row.verdict.word == UNDECIDED
+        assert "not at hand" not in row.verdict.why
+        assert ("another machine" if row.unit == "ms" else "another data set") in row.verdict.why
+
+
 def test_image_tests_are_exact_and_adjusted_over_all_of_them(study_folder):
     results = Results(study_folder)
     rows = rows_of(paired.tests(results), "", "images, seed")
@@ -192,7 +245,12 @@ def test_claims(study_folder):
         return row.verdict.word, row.verdict.why
 
     # Both models have all epochs, and 20 points on 300 images and three seeds are plain.
-    assert verdict("ResNet is more accurate than CNN")[0] == REPRODUCED
+    word, why = verdict("ResNet is more accurate than CNN")
+    assert (word, ", on the data set digits: " in why) == (REPRODUCED, True)
+    # All models decide which one has the largest gap, and the ViT has too few epochs.
+    word, why = verdict("precision is more than 5 points")
+    assert word == UNDECIDED
+    assert "4 of 26 epochs" in why
     word, why = verdict("the ViT of the study has 7.98 GFLOP")
     assert word == CONTRADICTED
     assert "35.13 counted" in why
@@ -235,6 +293,24 @@ def test_attention_is_that_of_the_formula(study_folder):
     # 197 tokens of 768 features in 12 layers.
     assert rows[0].value == pytest.approx(12 * 4 * 197**2 * 768 / 1e9)
     assert rows[0].verdict.word == REPRODUCED
+    # The study has the formula, and no figure for this network.
+    assert "in the study" not in rows[0].verdict.why
+    assert "the study's formula gives 1.431" in rows[0].verdict.why
+
+
+@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.parametrize("own_figures", [False, True])
+def test_the_command_in_the_report_continues_this_study(study_folder, own_figures):
+    own = study_folder / "figures.csv"
+    if own_figures:
+        text = "table,row,column,value,unit,source\ncost,cnn,gflop,3,GFLOP,p. 1\n"
+        own.write_text(text, encoding="utf-8")
+    text = html.unescape(write_report(study_folder).read_text(encoding="utf-8"))
+    given = shlex.split(re.search(r"<code>sightline study (.*?)</code>", text)[1])
+    found = dict(zip(given[::2], given[1::2], strict=True))
+    expected = {"--data": "data/my digits", "--recipes": "digits", "--budget": "12m"}
+    expected |= {"--seeds": "3", "--out": str(study_folder)}
+    assert found == expected | ({"--figures": str(own)} if own_figures else {})
 
 
 @pytest.mark.usefixtures("few_resamples")

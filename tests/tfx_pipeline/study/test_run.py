@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from tfx_pipeline.study import children, run, state
 from tfx_pipeline.study.budget import BudgetError, parse_budget
 from tfx_pipeline.study.display import Display
 from tfx_pipeline.study.sets import CORE, SETS, StudyError
+from trainers.config import CompressConfig
 from trainers.data.features import DatasetInfo, SplitInfo
 
 START, BUILD, STEP, STEPS, EXPORT = 4.0, 6.0, 0.15, 280, 40.0
@@ -60,7 +62,11 @@ class Machine:
         return spent
 
     def compress(self, trained, out, methods, ptq, settings):
-        del trained, ptq
+        del trained
+        # What the real step would reject.
+        assert set(methods) <= {"prune", "qat"}
+        replace(CompressConfig(), **settings)
+        assert bool(methods) != bool(ptq)
         write(f"{out}.predictions/done.json", {"variants": [], "gzip_bytes": {}})
         epochs = settings.get("prune_epochs", settings.get("qat_epochs", 0))
         return self.seconds(EXPORT + len(methods) * epochs * 1.4 * STEP * STEPS)
@@ -247,6 +253,25 @@ def test_a_shorter_budget_trains_nothing_again(start):
     before = trainings(machine)
     start(machine, "60m")
     assert trainings(machine) == before
+
+
+def test_a_budget_that_is_spent_leaves_out_what_was_left_out_before(start):
+    machine = Machine()
+    study = start(machine, "25m")
+    plan = dict(study.state.values["plan"])
+    assert (plan["distilled"], plan["qat"]) == (1, 0)
+    count = len(machine.steps)
+    assert start(machine, "15m").state.values["plan"] == plan
+    assert machine.steps[count:] == ["report"]
+
+
+def test_bundles_of_other_numbers_of_epochs_are_not_timed(start):
+    study = start(Machine(), "60m")
+    plan = study.state.values["plan"]
+    found = study.bundles(plan)
+    for name in (f"resnet-e{plan['resnet']}0", f"prune90-e{plan['resnet']}0-f4"):
+        write(study.folder / "bundles" / f"{name}.predictions" / "done.json", {})
+    assert study.bundles(plan) == found
 
 
 def test_more_seeds_are_trained_beside_those_that_exist(start):

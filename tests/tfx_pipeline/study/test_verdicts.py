@@ -35,6 +35,12 @@ def figure(text, unit="fraction"):
         (interval(0.74, 0.78), figure("0.76"), ALL, REPRODUCED, "agree"),
         (interval(0.70, 0.73), figure("0.76"), ALL, CONTRADICTED, "do not overlap"),
         (interval(0.76, 0.78), figure("0.76"), ALL, REPRODUCED, "agree"),
+        # Only the rounding of the study's figure reaches into the interval.
+        (interval(0.763, 0.78), figure("0.76"), ALL, UNDECIDED, "the study's rounding"),
+        (interval(0.74, 0.757), figure("0.76"), ALL, UNDECIDED, "the study's rounding"),
+        (interval(0.763, 0.78), figure("0.760"), ALL, CONTRADICTED, "do not overlap"),
+        # Two seeds with equal losses.
+        (interval(0.76, 0.76), figure("0.76"), ALL, UNDECIDED, "no width"),
         # A value within the interval is not reproduced by a shorter training.
         (interval(0.74, 0.78), figure("0.76"), SOME, UNDECIDED, "4 of 30 epochs"),
         (interval(0.10, 0.12), figure("0.76"), SOME, UNDECIDED, "4 of 30 epochs"),
@@ -61,6 +67,8 @@ def test_absolute_figures(ours, study, conditions, word, why):
         ([interval(-0.05, -0.01)], ALL, CONTRADICTED, "below 0"),
         ([interval(-0.05, -0.01), interval(-0.1, 0.1)], ALL, UNDECIDED, "includes 0"),
         ([interval(0.0, 0.05)], ALL, UNDECIDED, "includes 0"),
+        # Two seeds with equal differences.
+        ([interval(0.02, 0.02), interval(0.01, 0.05)], ALL, UNDECIDED, "no width"),
         ([interval(0.01, 0.05)], SOME, UNDECIDED, "4 of 30 epochs"),
         ([interval(-0.05, -0.01)], SOME, UNDECIDED, "4 of 30 epochs"),
         ([interval(0.01, 0.05), None], ALL, UNDECIDED, "not all intervals"),
@@ -98,6 +106,9 @@ def test_losses_have_a_margin(difference, conditions, word):
         (8.18, figure("8.2", "GFLOP"), REPRODUCED),
         (8.18, figure("4.1", "GFLOP"), CONTRADICTED),
         (0.3, figure("0", "GFLOP"), REPRODUCED),
+        (25.6, figure("2.5e1", "million"), REPRODUCED),
+        (12.0, figure("1e1", "million"), REPRODUCED),
+        (16.0, figure("1e1", "million"), CONTRADICTED),
         (8.18, None, UNDECIDED),
     ],
 )

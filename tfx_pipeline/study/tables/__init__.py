@@ -109,7 +109,7 @@ def conditions(results: Results, *roles: str, absolute: bool = True) -> Conditio
     differs = []
     if absolute and not results.state["is_original"]:
         differs.append(
-            f"another data set and recipe ({results.state['data_name']}, "
+            f"another data set or recipe ({results.state['data_name']}, "
             f"{results.recipes[least]}; the study trained on ImageNet)"
         )
     wanted = int(results.state["seeds"])

@@ -31,6 +31,9 @@ from trainers.registry import metrics
 RESAMPLES = 1000
 _MACRO = ("macro_precision", "macro_recall", "macro_f1")
 _BOOTSTRAP = "95 %, 1,000 resamples of the test images, mean over the seeds"
+# Of a share of images: `bootstrap_interval` resamples no values of 0 and 1.
+_EXACT = "95 %, Clopper & Pearson, exact: equal for all seeds on every image"
+_EXACT_ONE = "95 %, Clopper & Pearson, exact: one seed"
 
 
 def accuracy(results: Results) -> Table:
@@ -40,7 +43,7 @@ def accuracy(results: Results) -> Table:
         if not results.runs[role]:
             rows.append(absent(results, role, "all metrics", FRACTION, subject(results, role)))
             continue
-        for name, (values, found) in _metrics(results.runs[role]).items():
+        for name, (values, found, kind) in _metrics(results.runs[role]).items():
             figure = results.figures.get("accuracy", role, name)
             rows.append(
                 Row(
@@ -49,7 +52,7 @@ def accuracy(results: Results) -> Table:
                     FRACTION,
                     absolute(found, figure, conditions(results, role)),
                     *(found.value, found.low, found.high),
-                    interval=_BOOTSTRAP,
+                    interval=kind,
                     seeds=values,
                     epochs=epochs_text(results, role),
                     study=figure,
@@ -63,13 +66,22 @@ def accuracy(results: Results) -> Table:
     return Table("accuracy", "Accuracy", note, rows)
 
 
-def _metrics(runs: list[RunResult]) -> dict[str, tuple[tuple[float, ...], Interval]]:
-    """Metric -> the value of each seed, and their mean with its bootstrap interval."""
+def _share(right: Array) -> tuple[Interval, str]:
+    """The mean of (seeds, images) 0/1 values with its interval, and the kind of the interval."""
+    values = right.mean(axis=0)
+    kind = _EXACT_ONE if len(right) == 1 else _EXACT
+    return (
+        bootstrap_interval(values, resamples=RESAMPLES),
+        kind if np.isin(values, (0, 1)).all() else _BOOTSTRAP,
+    )
+
+
+def _metrics(runs: list[RunResult]) -> dict[str, tuple[tuple[float, ...], Interval, str]]:
+    """Metric -> the value of each seed, their mean with its interval, and the interval's kind."""
     found = {}
     for name, k in (("top1", 1), ("top5", 5)):
         right = np.stack([top_k_correct(run.test.scores, run.test.labels, k) for run in runs])
-        interval = bootstrap_interval(right.mean(axis=0), resamples=RESAMPLES)
-        found[name] = (tuple(float(one) for one in right.mean(axis=1)), interval)
+        found[name] = (tuple(float(one) for one in right.mean(axis=1)), *_share(right))
     labels = runs[0].test.labels.astype(np.int64)
     guesses = [run.test.predicted for run in runs]
     each = np.array([_macro(labels, guess) for guess in guesses])
@@ -79,7 +91,7 @@ def _metrics(runs: list[RunResult]) -> dict[str, tuple[tuple[float, ...], Interv
         resamples=RESAMPLES,
     )
     for at, name in enumerate(_MACRO):
-        found[name] = (tuple(float(one) for one in each[:, at]), intervals[at])
+        found[name] = (tuple(float(one) for one in each[:, at]), intervals[at], _BOOTSTRAP)
     return found
 
 
@@ -125,12 +137,12 @@ def _class_row(results: Results, role: str, name: str, right: Array) -> Row:
             study=figure,
             missing=why,
         )
-    found = bootstrap_interval(right.mean(axis=0), resamples=RESAMPLES)
+    found, kind = _share(right)
     return Row(
         *(subject(results, role), name, FRACTION),
         absolute(found, figure, conditions(results, role)),
         *(found.value, found.low, found.high),
-        interval=f"{_BOOTSTRAP}; {right.shape[1]} images",
+        interval=f"{kind}; {right.shape[1]} images",
         seeds=tuple(float(one) for one in right.mean(axis=1)),
         epochs=epochs_text(results, role),
         study=figure,

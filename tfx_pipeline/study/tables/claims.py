@@ -62,7 +62,8 @@ def _higher(results: Results, first: str, second: str) -> Row:
         return _none(title, "difference of top-1", POINTS, results.why_missing(missing))
     tested = paired_tests(results, first, second)
     found = tested.intervals
-    verdict = ordering(title, found, conditions(results, first, second, absolute=False))
+    where = f"{title}, on the data set {results.state['data_name']}"
+    verdict = ordering(where, found, conditions(results, first, second, absolute=False))
     shown = found[0] or next(iter(tested.images.values())).interval()
     kind = "Student's t over the seeds" if found[0] else "Tango's, images of one seed"
     return Row(
@@ -185,7 +186,8 @@ def _precision(results: Results) -> Row:
     role = max(gaps, key=lambda one: gaps[one].high)
     found = gaps[role]
     above = Interval(*(end - FAR_ABOVE for end in (found.value, found.low, found.high)))
-    differ = conditions(results, role, absolute=False)
+    # The role with the largest gap depends on how far the others were trained.
+    differ = conditions(results, *trained, absolute=False)
     verdict = ordering(f"{title} ({TITLES[role]}, the largest gap of the models)", [above], differ)
     return Row(
         f"{title} at the same operating point",

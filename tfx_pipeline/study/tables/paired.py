@@ -1,10 +1,11 @@
 """Tables of paired comparisons: the three models over seeds and images, and the study's outlook."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving.benchmark.rounds import RangeOverRounds
+from tfx_pipeline.study.figures import NOT_AT_HAND, StudyFigure
 from tfx_pipeline.study.plan import QAT, pruned
-from tfx_pipeline.study.results import Results, RunResult, complete_seeds
+from tfx_pipeline.study.results import Results, RunResult
 from tfx_pipeline.study.sets import CNN, DISTILLED, HYBRID, RESNET, SPARSITIES, VIT
 from tfx_pipeline.study.tables import (
     POINTS,
@@ -16,8 +17,14 @@ from tfx_pipeline.study.tables import (
     epochs_text,
     subject,
 )
-from tfx_pipeline.study.tables.speed import latency
-from tfx_pipeline.study.verdicts import Conditions, Verdict, undecided, without_loss
+from tfx_pipeline.study.tables.speed import latency, machine
+from tfx_pipeline.study.verdicts import (
+    Conditions,
+    Verdict,
+    absolute,
+    undecided,
+    without_loss,
+)
 from trainers.evaluation.comparison import ModelPredictions, aligned, holm
 from trainers.evaluation.noninferiority import Paired, pair
 from trainers.evaluation.stats import Interval, SeedTest, paired_t
@@ -74,6 +81,9 @@ def tests(results: Results) -> Table:
     found = {names: paired_tests(results, *names) for names in PAIRS}
     all_p = [one.mcnemar_p for tested in found.values() for one in tested.images.values()]
     adjusted = iter(holm(all_p).tolist())
+    over_seeds = {names: one.over_seeds for names, one in found.items() if one.over_seeds}
+    seed_p = holm([one.p_value for one in over_seeds.values()]).tolist()
+    by_seeds = dict(zip(over_seeds, seed_p, strict=True))
     rows: list[Row] = []
     for (first, second), tested in found.items():
         title = f"{TITLES[first]} minus {TITLES[second]}"
@@ -82,7 +92,11 @@ def tests(results: Results) -> Table:
         reasons = conditions(results, first, second).reasons
         why = "the study's p-value is not at hand" if figure is None else "p-values of other data"
         verdict = undecided(why, *reasons)
-        rows += _seed_rows(title, tested, epochs, verdict, len(complete_seeds(results)))
+        p_adjusted = by_seeds.get((first, second), 1.0)
+        row = _seed_row(
+            title, tested, epochs, verdict, f"{p_adjusted:.3g} by Holm over {len(seed_p)} tests"
+        )
+        rows.append(replace(row, study=figure))
         for seed, counts in tested.images.items():
             interval = counts.interval()
             text = f"95 %, Tango's score interval; McNemar p {counts.mcnemar_p:.3g}, "
@@ -98,38 +112,33 @@ def tests(results: Results) -> Table:
     note = (
         f"Paired t-tests over the seeds at {ALPHA}, as in the study, and exact paired tests on the "
         "same test images. The first include the randomness of training, the second the choice of "
-        "images. With three seeds a t-test has two degrees of freedom and detects only large "
-        "differences."
+        f"images. Significance at {ALPHA} is of one test, as in the study; p-values by Holm allow "
+        "for all tests of their kind. With three seeds a t-test has two degrees of freedom and "
+        "detects only large differences."
     )
     return Table("tests", "Paired tests", note, rows)
 
 
-def _seed_rows(
-    title: str, tested: PairedTests, epochs: str, verdict: Verdict, seeds: int
-) -> list[Row]:
+def _seed_row(title: str, tested: PairedTests, epochs: str, verdict: Verdict, adjusted: str) -> Row:
     quantity = "difference of top-1, paired t-test over seeds"
     if tested.over_seeds is None:
-        why = f"a paired t-test needs two seeds of both models, and there are {seeds}"
-        return [
-            Row(
-                *(title, quantity, POINTS, undecided(why)),
-                interval="none",
-                epochs=epochs,
-                missing=why,
-            )
-        ]
+        why = f"a paired t-test needs two seeds of both models, and there are {len(tested.images)}"
+        return Row(
+            *(title, quantity, POINTS, undecided(why)),
+            interval="none",
+            epochs=epochs,
+            missing=why,
+        )
     found = tested.over_seeds
     is_significant = found.p_value <= ALPHA
     text = f"95 %, Student's t; t {found.statistic:.3g}, p {found.p_value:.3g}, "
-    text += f"{'significant' if is_significant else 'not significant'} at {ALPHA}"
-    return [
-        Row(
-            *(title, quantity, POINTS, verdict),
-            *_points(found.difference),
-            interval=text,
-            epochs=epochs,
-        )
-    ]
+    text += f"{'significant' if is_significant else 'not significant'} at {ALPHA}; {adjusted}"
+    return Row(
+        *(title, quantity, POINTS, verdict),
+        *_points(found.difference),
+        interval=text,
+        epochs=epochs,
+    )
 
 
 def _points(found: Interval) -> tuple[float, float, float]:
@@ -176,11 +185,12 @@ def _trained(results: Results, role: str, against: str) -> list[Row]:
     figure = results.figures.get("outlook", role, "difference")
     rows = []
     for seed, counts in tested.images.items():
-        verdict = undecided("the study's figure is not at hand", *conditions(results, role).reasons)
+        ours = _points(counts.interval())
+        verdict = absolute(Interval(*ours), figure, conditions(results, role, against))
         rows.append(
             Row(
                 *(title, f"difference of top-1, seed {seed}", POINTS, verdict),
-                *_points(counts.interval()),
+                *ours,
                 interval=f"95 %, Tango's score interval; McNemar p {counts.mcnemar_p:.3g}",
                 epochs=f"{epochs_text(results, role)}; {epochs_text(results, against)}",
                 study=figure,
@@ -228,14 +238,18 @@ def _compressed(results: Results, name: str, variant: str, title: str) -> list[R
             missing=why,
         )
         return [row]
-    verdict = without_loss(difference, compression_conditions(results, name))
     ratio = results.gzip_bytes(base, FLOAT) / results.gzip_bytes(name, variant)
     own = name if name != base else variant
     figures = [results.figures.get("outlook", own, key) for key in ("difference", "size_ratio")]
+    limits, points = compression_conditions(results, name), _points(difference)
+    verdict = without_loss(difference, limits)
+    if figures[0]:
+        limits = replace(limits, differs=(*limits.differs, *conditions(results, base).differs))
+        verdict = absolute(Interval(*points), figures[0], limits)
     rows = [
         Row(
             *(shown, "difference of top-1", POINTS, verdict),
-            *_points(difference),
+            *points,
             interval="95 %, Tango's score interval",
             epochs=epochs,
             study=figures[0],
@@ -249,17 +263,26 @@ def _compressed(results: Results, name: str, variant: str, title: str) -> list[R
             study=figures[1],
         ),
     ]
-    return [*rows, _latency_row(shown, latency(results, name, variant), epochs)]
+    figure = results.figures.get("outlook", own, "latency_ms")
+    row = _latency_row(results, shown, latency(results, name, variant), figure)
+    return [*rows, replace(row, epochs=epochs, study=figure)]
 
 
-def _latency_row(title: str, found: RangeOverRounds | None, epochs: str) -> Row:
+def _latency_row(
+    results: Results, title: str, found: RangeOverRounds | None, figure: StudyFigure | None
+) -> Row:
     if found is None:
         why = "this variant was not timed"
         return Row(title, "latency", "ms", undecided(why), interval="none", missing=why)
+    other = f"another machine ({machine(results)}; the study: a desktop GPU)"
     return Row(
         *(title, "latency", "ms"),
-        undecided("the study's figure is not at hand"),
+        undecided(*_at_hand(figure), other),
         *found,
         interval="median of the rounds, with their minimum and maximum",
-        epochs=epochs,
     )
+
+
+def _at_hand(figure: StudyFigure | None) -> tuple[str, ...]:
+    """The reason that the study's figure is missing; empty if it is not."""
+    return () if figure else (f"the study's figure is {NOT_AT_HAND}",)

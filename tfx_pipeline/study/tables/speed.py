@@ -1,5 +1,6 @@
 """Tables of cost: operations and parameters, frames per second and latency, time by variant."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,8 @@ def speed(results: Results) -> Table:
         rows += _pair(results, role, seconds, "engine", "engine alone", title=title)
     note = (
         f"Engine alone: {DEFINITIONS['engine alone']}. Bytes to label: "
-        f"{DEFINITIONS['bytes to label']}. All cores. Which of the two the study has is not known."
+        f"{DEFINITIONS['bytes to label']}. All cores. Latency is the median time of a call, FPS "
+        "are from the mean time. Which of the two the study has is not known."
     )
     return Table("speed", "Frames per second and latency", note, rows)
 
@@ -67,7 +69,7 @@ def _pair(
     own = "" if kind == "engine" else "label_"
     columns = (f"{own}fps", f"{own}ms" if own else "latency_ms")
     differs = [f"another machine ({machine(results)}; the study: a desktop GPU)"]
-    if not title and not results.state["is_original"]:
+    if not title and not results.state["has_study_recipes"]:
         differs.append(f"another network and image size ({results.recipes[role]})")
     return [
         Row(
@@ -150,7 +152,7 @@ def _time_row(
         why = results.left_out.get("timing", "this variant was not timed")
         return Row(title, "inference time", MS, undecided(why), interval="none", missing=why)
     differs = [f"another machine ({machine(results)}; the study: a desktop GPU)"]
-    if not results.state["is_original"]:
+    if not results.state["has_study_recipes"]:
         differs.append("another network and image size")
     return Row(
         *(title, "inference time", MS),
@@ -259,12 +261,13 @@ def _attention(title: str, one: dict[str, Any], attention: dict[str, int]) -> Ro
     ours, formula = (2 * part / 1e9 for part in (attention["products"], one["formula_products"]))
     share = attention["products"] / one["multiply_adds"]
     text = f"4 N^2 d over {attention['layers']} layers gives {formula:.4g} GFLOP"
+    why = f"{ours:.4g} GFLOP counted; the study's formula gives {formula:.4g} for this network"
     study = StudyFigure(formula, "GFLOP", "the study's formula 4 N^2 d", f"{formula:.6g}")
     return Row(
         title,
         "scores and sums of attention",
         "GFLOP",
-        counted(ours, study),
+        replace(counted(ours, study), why=why),
         ours,
         interval=f"none: a count, {share:.1%} of all operations; {text}",
         study=study,
