@@ -1,3 +1,5 @@
+import json
+
 """`gates.<field>=value` and `--accept-undecided` on the command line."""
 
 import os
@@ -23,8 +25,8 @@ def test_every_gate_can_be_set_and_the_rest_goes_to_the_experiments(tmp_path):
         text = values[type(getattr(GateSettings(), one.name))]
         shape, others = with_settings(smoke(), [f"gates.{one.name}={text}", "train.epochs=2"])
         assert others == ("train.epochs=2",)
-        value = (text,) if one.default == () else type(one.default)(text)
-        expected = asdict(GateSettings(**smoke().gates)) | {one.name: value}
+        value = [text] if one.default == () else type(one.default)(text)
+        expected = json.loads(json.dumps(asdict(GateSettings(**smoke().gates)))) | {one.name: value}
         assert shape.gates == expected
     mixed = ["digits_vit:train.epochs=3", "gates.min_top1=0.5", "train.seed=7"]
     shape, others = with_settings(smoke(), mixed)
