@@ -1,7 +1,6 @@
-import json
-
 """`gates.<field>=value` and `--accept-undecided` on the command line."""
 
+import json
 import os
 import subprocess
 import sys
