@@ -34,7 +34,7 @@ def final_manifest(
         gates={
             "verdict": verdict["verdict"],
             "not_held": {
-                gate["name"]: gate["waived"] or gate["verdict"]
+                _key(gate): gate["waived"] or gate["verdict"]
                 for gate in verdict["gates"]
                 if gate["verdict"] != Verdict.HELD.value
             },
@@ -43,6 +43,12 @@ def final_manifest(
         # Set when the bundle is assembled: model.tflite is the recommended variant.
         content_digest="",
     )
+
+
+def _key(gate: dict[str, Any]) -> str:
+    """The gate's name; gates on gaps judge several keys under one name."""
+    groups = gate.get("slice", "") if gate["name"].startswith("fairness/") else ""
+    return f"{gate['name']} {groups}".rstrip()
 
 
 @component

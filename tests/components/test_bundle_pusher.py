@@ -165,12 +165,16 @@ def test_a_variant_that_the_gates_left_out_is_not_in_the_bundle(tmp_path, write_
         conversion={"none_fp32": {"snr_db": 120.0}, "ptq_int8": {"snr_db": 1.0}},
     )
     gate = {"name": "collapse/ptq_int8", "verdict": "failed", "waived": "the variant is left out"}
+    gaps = [
+        {"name": "fairness/accuracy", "verdict": "undecided", "waived": why, "slice": key}
+        for key, why in (("race", "accepted"), ("age", "accepted, too"))
+    ]
     verdict = {
         "variants": {"none_fp32": {"metrics": {}}, "ptq_int8": {"metrics": {}}},
         "verdict": "held",
         "recommended": "none_fp32",
         "dropped": ["ptq_int8"],
-        "gates": [{"name": "value/top1", "verdict": "held", "waived": ""}, gate],
+        "gates": [{"name": "value/top1", "verdict": "held", "waived": ""}, gate, *gaps],
         "excludable_drop": {"images": 50},
     }
     final = final_manifest(manifest, verdict, {"none_fp32": {}, "ptq_int8": {}})
@@ -190,5 +194,9 @@ def test_a_variant_that_the_gates_left_out_is_not_in_the_bundle(tmp_path, write_
     assert [variant.name for variant in shipped.manifest.variants] == ["none_fp32"]
     assert set(shipped.manifest.metrics) == set(shipped.manifest.benchmark) == {"none_fp32"}
     assert shipped.manifest.conversion == {"none_fp32": {"snr_db": 120.0}}
-    assert shipped.manifest.gates["not_held"] == {"collapse/ptq_int8": "the variant is left out"}
+    assert shipped.manifest.gates["not_held"] == {
+        "collapse/ptq_int8": "the variant is left out",
+        "fairness/accuracy race": "accepted",
+        "fairness/accuracy age": "accepted, too",
+    }
     assert bundles.content_digest(shipped.path) == shipped.manifest.content_digest
