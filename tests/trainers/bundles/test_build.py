@@ -121,7 +121,9 @@ def test_an_unknown_method_is_refused_before_any_work(trained, tmp_path):
 
 def test_an_unknown_rewrite_is_refused_before_any_work(trained, tmp_path, monkeypatch):
     listed = replace(trained, config=override(trained.config, ["compress.rewrites=metadatax"]))
-    with pytest.raises(UnknownNameError, match=r"unknown compression rewrite 'metadatax'.*metadata"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown compression rewrite 'metadatax'.*metadata"
+    ):
         build_bundle(listed, tmp_path / "x" / "draft", announce=pytest.fail)
     compressors.names()
     monkeypatch.setattr(compressors, "_entries", dict(compressors._entries))
