@@ -9,6 +9,7 @@ from tfx_pipeline.benchmarks.evaluation import measure
 from tfx_pipeline.cli import app
 
 
+@pytest.mark.slow
 def test_both_commands_are_measured(tmp_path):
     out = tmp_path / "figures.json"
     arguments = ["--images", "300", "--classes", "5", "--slices", "2", "--out", str(out)]

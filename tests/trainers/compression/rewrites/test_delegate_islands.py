@@ -156,6 +156,7 @@ def keras_logits(model, images):
     return model(images.astype(np.float32), training=False).numpy().astype(np.float64)
 
 
+@pytest.mark.slow
 def test_the_operators_outside_are_those_that_the_delegate_refuses_alone(converted):
     content = converted("vit")["ptq"][0]
     model = unpack(content)
