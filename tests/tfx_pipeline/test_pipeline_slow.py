@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -70,7 +71,8 @@ def killed(tmp_path_factory):
         process = subprocess.Popen(
             command(root), stdout=out, stderr=subprocess.STDOUT, env=environment()
         )
-        while "Trainer.digits_cnn" not in log.read_text():
+        # Lines of progress have its name, too.
+        while not re.search(r"done +Trainer\.digits_cnn", log.read_text()):
             assert process.poll() is None, log.read_text()
             time.sleep(0.2)
         time.sleep(3)

@@ -9,12 +9,15 @@ size of its groups and the distances between them mean nothing. UMAP has the sam
 NumPy only; t-SNE imports scikit-learn.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from core.processes import available_cores
 
 Array = NDArray[Any]
 
@@ -148,6 +151,8 @@ def tsne(features: ArrayLike, *, seed: int = 0) -> Projection:
         raise EmbeddingError(
             f"a t-SNE map takes 4 to {MOST_TSNE:,} images, got {len(values):,}; use {PCA}"
         )
+    # Otherwise joblib looks for physical cores, and warns where it finds none.
+    os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(available_cores()))
     from sklearn.manifold import TSNE as Estimator
 
     reduced = pca(values, min(_TSNE_INPUT, values.shape[1])).points
