@@ -21,8 +21,6 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Google's libraries would otherwise look for a metadata server, with retries.
 os.environ.setdefault("NO_GCE_CHECK", "true")
-# scikit-learn would otherwise look for physical cores, and warn where it finds none.
-os.environ.setdefault("LOKY_MAX_CPU_COUNT", "2")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"

@@ -9,15 +9,13 @@ size of its groups and the distances between them mean nothing. UMAP has the sam
 NumPy only; t-SNE imports scikit-learn.
 """
 
-import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from core.processes import available_cores
 
 Array = NDArray[Any]
 
@@ -151,8 +149,6 @@ def tsne(features: ArrayLike, *, seed: int = 0) -> Projection:
         raise EmbeddingError(
             f"a t-SNE map takes 4 to {MOST_TSNE:,} images, got {len(values):,}; use {PCA}"
         )
-    # Otherwise joblib looks for physical cores, and warns where it finds none.
-    os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(available_cores()))
     from sklearn.manifold import TSNE as Estimator
 
     reduced = pca(values, min(_TSNE_INPUT, values.shape[1])).points
@@ -160,7 +156,11 @@ def tsne(features: ArrayLike, *, seed: int = 0) -> Projection:
     start = pca(values).points
     start *= 1e-4 / (start[:, 0].std() or 1.0)
     estimator = Estimator(2, perplexity=perplexity, init=start, random_state=seed)
-    return Projection(estimator.fit_transform(reduced).astype(np.float64), TSNE)
+    with warnings.catch_warnings():
+        # In some containers, joblib cannot count the physical cores and uses the logical ones.
+        warnings.filterwarnings("ignore", "Could not find the number of physical cores")
+        points = estimator.fit_transform(reduced)
+    return Projection(points.astype(np.float64), TSNE)
 
 
 def nearest(features: ArrayLike, references: ArrayLike, count: int) -> tuple[Array, Array]:
